@@ -1,0 +1,9 @@
+"""Inverses of Fisher-like matrices, F = Λ + Σ c_i g_i g_iᵀ, without ever forming a d × d array."""
+
+from ._errors import FactorizationError as FactorizationError
+from ._errors import IllConditionedWarning as IllConditionedWarning
+from ._woodbury import WoodburyRankOneInverse as WoodburyRankOneInverse
+
+__version__ = "0.1.0"
+
+__all__ = ["FactorizationError", "IllConditionedWarning", "WoodburyRankOneInverse"]

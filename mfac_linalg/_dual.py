@@ -1,0 +1,85 @@
+"""The m × m system A = I + S Sᵀ, in float64. It knows nothing of d."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import _backend
+
+Array = Any
+POWER_STEPS = 12
+
+
+@dataclass(frozen=True)
+class SmallSystem:
+    """A = I + B for a positive semidefinite B (S Sᵀ, or SᵀS in the primal form), held by its factor A = L Lᵀ."""
+
+    gram: Array  # B
+    lower: Array  # L
+
+    @classmethod
+    def factor(cls, gram: Array) -> "SmallSystem | None":
+        """Factor I + gram; None where it has no factor, even from its eigenvalues."""
+        lower = _backend.cholesky(add_identity(gram))
+        if lower is None:
+            lower = _factor_from_spectrum(gram)
+        return None if lower is None else cls(gram, lower)
+
+    def half_solve(self, b: Array) -> Array:
+        """L⁻¹ b."""
+        return _backend.solve_triangular(self.lower, b)
+
+    def half_solve_transposed(self, b: Array) -> Array:
+        """L⁻ᵀ b."""
+        return _backend.solve_triangular(self.lower, b, transposed=True)
+
+    def solve(self, b: Array) -> Array:
+        """A⁻¹ b."""
+        return self.half_solve_transposed(self.half_solve(b))
+
+    def logdet(self) -> Array:
+        """log det A."""
+        xp = _backend.namespace(self.lower)
+        return 2 * xp.sum(xp.log(xp.linalg.diagonal(self.lower)))
+
+    def spectrum(self) -> tuple[Array, Array]:
+        """Eigenvalues s ≥ 0 of B, ascending, and its eigenvectors Q: B = Q diag(s) Qᵀ."""
+        return nonnegative_spectrum(self.gram)
+
+
+def add_identity(gram: Array) -> Array:
+    """I + B."""
+    xp = _backend.namespace(gram)
+    return gram + _backend.asarray(np.eye(gram.shape[-1]), like=gram, dtype=xp.float64)
+
+
+def nonnegative_spectrum(gram: Array) -> tuple[Array, Array]:
+    """Eigenvalues, clipped at the zero that rounding may miss, and eigenvectors of a positive semidefinite B."""
+    xp = _backend.namespace(gram)
+    values, vectors = xp.linalg.eigh(gram)
+    return xp.where(values > 0, values, xp.zeros_like(values)), vectors
+
+
+def _factor_from_spectrum(gram: Array) -> Array | None:
+    """Factor I + Q s Qᵀ where Cholesky failed by rounding: A has no eigenvalue below 1, so none is lost by s ≥ 0."""
+    xp = _backend.namespace(gram)
+    if not math.isfinite(float(_backend.read(xp.sum(gram)))):
+        return None
+    values, vectors = nonnegative_spectrum(gram)
+    upper = xp.linalg.qr((vectors * xp.sqrt(1 + values)).T).R
+    signs = xp.sign(xp.linalg.diagonal(upper))
+    return (upper * signs[:, None]).T
+
+
+def largest_eigenvalue(gram: Array) -> Array:
+    """Largest eigenvalue of B, from below, by a few power steps from a fixed random vector."""
+    xp = _backend.namespace(gram)
+    gram = _backend.stop_gradient(gram)
+    start = np.random.default_rng(0).standard_normal((gram.shape[0], 1))
+    x = _backend.asarray(start, like=gram, dtype=xp.float64)
+    for _ in range(POWER_STEPS):
+        norm = xp.linalg.vector_norm(x)
+        x = gram @ (x / xp.where(norm > 0, norm, xp.ones_like(norm)))
+    return xp.linalg.vector_norm(x)

@@ -1,0 +1,124 @@
+"""The dual form: M = I − Sᵀ A⁻¹ S with A = I + S Sᵀ (Woodbury), by dual sweeps."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import _backend
+from .._dual import SmallSystem
+from .._rows.scaled import ScaledRows
+from .._rows.whitened import WhitenedRows
+from .._sweeps import dual_sweeps
+from .diagonal import complement, refine
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class DualForm:
+    """M for m < d. Products go through `rows`; elements through W where it is held."""
+
+    rows: ScaledRows | WhitenedRows
+    whitened: WhitenedRows | None
+    system: SmallSystem
+    norm: Any  # ‖S‖₂
+    sweeps: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, d)."""
+        return self.rows.shape
+
+    @property
+    def dtype(self) -> Any:
+        """The computing dtype of d-sized arrays."""
+        return self.rows.dtype
+
+    def solve(self, u: Array) -> tuple[Array, Array]:
+        """M u and the dual a = S M u (float64)."""
+        return dual_sweeps(self.rows, self.system.solve, u, None, norm=self.norm, sweeps=self.sweeps)
+
+    def solve_in_span(self, b: Array) -> Array:
+        """M Sᵀ b by push-through, Sᵀ A⁻¹ b, swept on where Sᵀ a itself cancels."""
+        y = self.system.solve(b)
+        r = self.rows.combine(y)
+        if _backend.on_host(r):
+            xp = _backend.namespace(r)
+            norms = [_backend.read(xp.linalg.vector_norm(_backend.stop_gradient(x), axis=0)) for x in (r, y)]
+            if np.all(norms[1] * self.norm <= 10 * norms[0]):
+                return r
+        return dual_sweeps(self.rows, self.system.solve, r, b - y, norm=self.norm, sweeps=self.sweeps - 1 or 1)[0]
+
+    def root(self, u: Array) -> Array:
+        """M^½ u = u − Sᵀ Q diag(1/(√(1+s)(1+√(1+s)))) Qᵀ S u."""
+        xp = _backend.namespace(self.system.gram)
+        s, q = self.system.spectrum()
+        root = xp.sqrt(1 + s)
+        weights = (1 / (root * (1 + root)))[:, None]
+        return u - self.rows.combine(q @ (weights * (q.T @ self.rows.project(u))))
+
+    def path(self, u: Array, ratios: np.ndarray) -> Array:
+        """Column k: (I + t_k SᵀS)⁻¹ u for ratios t (k,), each swept in its own metric, by one eigendecomposition."""
+        gram = self.system.gram
+        s, q = self.system.spectrum()
+        steps = _backend.asarray(ratios[None, :], like=gram, dtype=gram.dtype)
+        shrink = 1 / (1 + s[:, None] * steps)
+        rows = StretchedRows(self.rows, steps**0.5)
+        norm = self.norm * np.sqrt(ratios)
+        return dual_sweeps(rows, lambda b: q @ (shrink * (q.T @ b)), u, None, norm=norm, sweeps=self.sweeps)[0]
+
+    def columns(self, j: Array) -> Array:
+        """w_j = L⁻¹ S e_j as columns."""
+        return self.whitened.whitened(j) if self.whitened else self.system.half_solve(self.rows.columns(j))
+
+    def element(self, i: Array, j: Array) -> Array:
+        """M_ij = δ_ij − w_iᵀw_j for flat index arrays."""
+        if self.whitened:
+            products = self.whitened.pair_products(i, j)
+        else:
+            products = _backend.namespace(self.system.gram).vecdot(self.columns(i), self.columns(j), axis=0)
+        return _backend.to_float64(i == j) - _backend.to_float64(products)
+
+    def submatrix(self, i: Array, j: Array) -> Array:
+        """M[i][:, j]."""
+        products = self.columns(i).T @ self.columns(j)
+        return _backend.to_float64(i[:, None] == j[None, :]) - _backend.to_float64(products)
+
+    def diagonal(self) -> Array:
+        """M_jj = 1 − ‖w_j‖², and ‖r‖² + ‖a‖² of the swept solution where that cancels; float64."""
+        return refine(self, complement(self._whitened_panels()), like=self.rows.like, norm=self.norm)
+
+    def _whitened_panels(self) -> Iterator[Array]:
+        if self.whitened:
+            yield from self.whitened.whitened_panels()
+            return
+        source = self.rows.rows
+        lower = _backend.from_float64(self.system.lower, like=source.gradients, dtype=source.dtype)
+        for columns in source.slices():
+            yield _backend.solve_triangular(lower, self.rows.panel(columns))
+
+    def logdet(self) -> Array:
+        """log det M."""
+        return -self.system.logdet()
+
+    def spectrum(self) -> Array:
+        """Eigenvalues of SᵀS that the rows move, descending."""
+        return _backend.namespace(self.system.gram).flip(self.system.spectrum()[0])
+
+
+@dataclass(frozen=True)
+class StretchedRows:
+    """t_k S for column k: one set of rows in several metrics."""
+
+    rows: ScaledRows | WhitenedRows
+    stretch: Array  # t, (1, k)
+
+    def project(self, u: Array) -> Array:
+        """t_k S u_k; one u of shape (d, 1) serves all k."""
+        return self.stretch * self.rows.project(u)
+
+    def combine(self, a: Array) -> Array:
+        """t_k Sᵀ a_k."""
+        return self.rows.combine(self.stretch * a)

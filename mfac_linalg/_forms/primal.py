@@ -1,0 +1,86 @@
+"""The primal form, for m ≥ d: the d × d matrix I + SᵀS is small, and its Cholesky factor serves everything."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import _backend
+from .._dual import SmallSystem
+from .._rows.scaled import ScaledRows
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class PrimalForm:
+    """M = (I + SᵀS)⁻¹ = UᵀU with U = L⁻¹, I + SᵀS = L Lᵀ: a diagonal entry is a sum of squares."""
+
+    rows: ScaledRows
+    system: SmallSystem
+    norm: Any  # ‖S‖₂
+    sweeps: int = 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, d)."""
+        return self.rows.shape
+
+    @property
+    def dtype(self) -> Any:
+        """The computing dtype of d-sized arrays."""
+        return self.rows.dtype
+
+    def _beside(self, x: Array) -> Array:
+        return _backend.from_float64(x, like=self.rows.like, dtype=self.dtype)
+
+    def solve(self, u: Array) -> tuple[Array, Array]:
+        """M u and the dual a = S M u (float64)."""
+        r = self._beside(self.system.solve(_backend.to_float64(u)))
+        return r, self.rows.project(r)
+
+    def solve_in_span(self, b: Array) -> Array:
+        """M Sᵀ b."""
+        return self._beside(self.system.solve(_backend.to_float64(self.rows.combine(b))))
+
+    def root(self, u: Array) -> Array:
+        """M^½ u = Q (I + s)^-½ Qᵀ u."""
+        s, q = self.system.spectrum()
+        shrink = (1 / _backend.namespace(s).sqrt(1 + s))[:, None]
+        return self._beside(q @ (shrink * (q.T @ _backend.to_float64(u))))
+
+    def path(self, u: Array, ratios: np.ndarray) -> Array:
+        """Column k: (I + t_k SᵀS)⁻¹ u, by one eigendecomposition."""
+        s, q = self.system.spectrum()
+        steps = _backend.asarray(ratios[None, :], like=s, dtype=s.dtype)
+        return self._beside(q @ ((q.T @ _backend.to_float64(u)) / (1 + s[:, None] * steps)))
+
+    def _half_columns(self, j: Array | None = None) -> Array:
+        identity = _backend.asarray(np.eye(self.shape[1]), like=self.system.lower, dtype=self.system.lower.dtype)
+        if j is not None:
+            j = _backend.index_like(j, like=identity)
+            identity = _backend.namespace(identity).take(identity, j, axis=1)
+        return self.system.half_solve(identity)
+
+    def element(self, i: Array, j: Array) -> Array:
+        """M_ij = u_iᵀu_j for flat index arrays."""
+        xp = _backend.namespace(self.system.lower)
+        half = self._half_columns().T
+        i, j = (_backend.index_like(x, like=half) for x in (i, j))
+        return xp.vecdot(xp.take(half, i, axis=0), xp.take(half, j, axis=0))
+
+    def submatrix(self, i: Array, j: Array) -> Array:
+        """M[i][:, j]."""
+        return self._half_columns(i).T @ self._half_columns(j)
+
+    def diagonal(self) -> Array:
+        """M_jj = ‖u_j‖², float64."""
+        return _backend.column_squares(self._half_columns())
+
+    def logdet(self) -> Array:
+        """log det M."""
+        return -self.system.logdet()
+
+    def spectrum(self) -> Array:
+        """Eigenvalues of SᵀS, descending."""
+        return _backend.namespace(self.system.gram).flip(self.system.spectrum()[0])

@@ -1,0 +1,90 @@
+"""F itself, beside its inverse: the same rows, the same metric, no factorisation needed."""
+
+from typing import Any
+
+import numpy as np
+
+from . import _backend
+from . import _validation as check
+from ._state import State
+
+Array = Any
+
+
+class Forward:
+    """F = Λ + Σ c_i g_i g_iᵀ as an operator of shape (d, d); made by the `forward` property of an inverse."""
+
+    __array_ufunc__ = None
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(d, d)."""
+        dim = self._state.form.shape[1]
+        return (dim, dim)
+
+    @property
+    def dtype(self) -> Any:
+        """Dtype of the answers."""
+        return self._state.dtype
+
+    def matvec(self, x: Array) -> Array:
+        """F x for x of shape (d,). Cost: two passes over the rows."""
+        x = check.check_beside("x", x, self._state.form.rows.like, self.dtype)
+        check.check_shape("x", x, self.shape[:1], "Pass a flat vector here, a matrix of columns to `matmat`.")
+        return _backend.in_float64(State.multiply, self._state, x[:, None])[:, 0]
+
+    def matmat(self, x: Array) -> Array:
+        """F X for X of shape (d, k)."""
+        x = check.check_beside("X", x, self._state.form.rows.like, self.dtype)
+        check.check_shape("X", x, (self.shape[0], "k"), "Pass one vector per column.")
+        return _backend.in_float64(State.multiply, self._state, x)
+
+    def __matmul__(self, x: Array) -> Array:
+        if not _backend.is_array(x):
+            return NotImplemented
+        return self.matvec(x) if x.ndim == 1 else self.matmat(x)
+
+    def diagonal(self) -> Array:
+        """The diagonal of F, shape (d,). Cost: one pass over the rows."""
+        return _backend.in_float64(State.forward_diagonal, self._state)
+
+    def trace(self) -> Array:
+        """Trace of F. Cost: as `diagonal`."""
+        return _backend.in_float64(State.forward_trace, self._state)
+
+    def logdet(self) -> Array:
+        """log det F. Cost: O(m)."""
+        return -_backend.in_float64(State.logdet, self._state)
+
+    def to_dense(self) -> Array:
+        """F as a (d, d) array. Cost: O(d²m) time, O(d²) memory."""
+        like = self._state.form.rows.like
+        index = _backend.index_like(np.arange(self.shape[0]), like=like)
+        dense = self.matmat(_backend.unit_columns(index, self.shape[0], like=like, dtype=self.dtype))
+        return (dense + dense.T) / 2
+
+    def eigenvalues(self) -> Array:
+        """The min(m, d) eigenvalues that the gradients move, descending; the rest are λ. Cost: O(m³).
+
+        Raises
+        ------
+        ValueError
+            Vector damping: F and I + SᵀS then have different eigenvalues.
+        """
+        self._state.require_scalar("forward.eigenvalues")
+        return _backend.in_float64(State.eigenvalues, self._state)
+
+    def condition_number(self) -> Array:
+        """‖F‖ ‖F⁻¹‖, for scalar damping. Cost: O(m³)."""
+        self._state.require_scalar("condition_number")
+        return _backend.in_float64(State.condition_number, self._state)
+
+    def effective_rank(self) -> Array:
+        """Σ s/(1 + s), s the eigenvalues of Λ^-½ (F − Λ) Λ^-½: σ/(σ + λ) for scalar damping. Cost: O(m³)."""
+        return _backend.in_float64(State.effective_rank, self._state)
+
+    def __repr__(self) -> str:
+        return f"Forward(d={self.shape[0]}, m={self._state.form.shape[0]}, dtype={_backend.dtype_name(self.dtype)})"

@@ -1,0 +1,374 @@
+"""The abstract base of the public inverses: what every one of them is and answers."""
+
+import abc
+import html
+import numbers
+from typing import Any, Self
+
+import numpy as np
+
+from . import _backend
+from . import _validation as check
+from ._forward import Forward
+from ._state import State
+
+Array = Any
+DENSE_LIMIT = 16_384  # to_dense refuses more parameters than this: 2 GB in float64
+
+
+class Inverse(abc.ABC):
+    """F⁻¹ as an object; `_current` gives the immutable state that all answers are computed from."""
+
+    __array_ufunc__ = None  # ndarray @ inverse is ours
+    __array_priority__ = 100.0
+
+    @property
+    @abc.abstractmethod
+    def _current(self) -> State:
+        """The state to answer from."""
+
+    @property
+    @abc.abstractmethod
+    def gradients(self) -> Array:
+        """The gradients held, shape (m, d)."""
+
+    @property
+    @abc.abstractmethod
+    def damping(self) -> Any:
+        """λ as a float, or the (d,) array it was given as."""
+
+    # --- what it is -------------------------------------------------------------------------------------------
+
+    @property
+    def num_gradients(self) -> int:
+        """Number m of gradients held."""
+        return self._current.form.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """Number d of parameters."""
+        return self._current.form.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(d, d)."""
+        return (self.dim, self.dim)
+
+    @property
+    def dtype(self) -> Any:
+        """Dtype of the answers."""
+        return self._current.dtype
+
+    @property
+    def device(self) -> Any:
+        """Device of the answers."""
+        return _backend.device(self._like)
+
+    @property
+    def kappa(self) -> Any:
+        """κ = ‖F‖/λ, estimated by power steps (for vector damping ‖Λ^-½ F Λ^-½‖)."""
+        return self._current.kappa
+
+    @property
+    def sweeps(self) -> int:
+        """Dual sweeps of a product where values cannot be read; on the host as many as it needs are done."""
+        return self._current.form.sweeps
+
+    @property
+    def T(self) -> Self:  # noqa: N802 (the name NumPy gives it)
+        """The transpose: F⁻¹ is symmetric."""
+        return self
+
+    @property
+    def H(self) -> Self:  # noqa: N802
+        """The adjoint: F⁻¹ is real symmetric."""
+        return self
+
+    @property
+    def forward(self) -> Forward:
+        """F itself, as an operator."""
+        return Forward(self._current)
+
+    @property
+    def _like(self) -> Array:
+        return self._current.form.rows.like
+
+    # --- products ---------------------------------------------------------------------------------------------
+
+    def matvec(self, v: Array) -> Array:
+        """F⁻¹ v, the inverse-Hessian-vector product, by dual sweeps.
+
+        Parameters
+        ----------
+        v : array, shape (d,)
+            Of the gradients' library and device, in `dtype` (16-bit is widened).
+
+        Returns
+        -------
+        array, shape (d,)
+
+        Raises
+        ------
+        TypeError
+            Another library, device or dtype.
+        ValueError
+            Another shape, or non-finite values in a host array.
+        OverflowError
+            The answer does not fit into `dtype` (host arrays).
+
+        Notes
+        -----
+        Cost: 2s passes over the m × d rows for s sweeps, O(dm + m²) time, O(d) memory.
+        Accuracy: ‖v − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ for every v, also in the span of the gradients.
+        """
+        return self._product(State.solve, "v", v, self.dim)
+
+    def matmat(self, v: Array) -> Array:
+        """F⁻¹ V for V of shape (d, k): as `matvec`, column by column, by matrix products."""
+        return self._products(State.solve, "V", v, self.dim)
+
+    rmatvec = matvec
+    rmatmat = matmat
+
+    def matvec_gradients(self, coefficients: Array) -> Array:
+        """F⁻¹ Gᵀ c, the IHVP of a combination of the stored gradients, by push-through.
+
+        F⁻¹ Gᵀ c = Λ⁻¹ Gᵀ (I + C G Λ⁻¹ Gᵀ)⁻¹ c: v / λ is never subtracted from.
+
+        Parameters
+        ----------
+        coefficients : array, shape (m,) or (m, k)
+            Weights c of the stored gradients, not divided by m.
+
+        Returns
+        -------
+        array, shape (d,) or (d, k)
+
+        Notes
+        -----
+        Cost: one pass over the rows (three where Gᵀ c itself cancels), O(dm + m²).
+        Accuracy: as `matvec`.
+        """
+        if _backend.is_array(coefficients) and coefficients.ndim == 1:
+            return self._product(State.solve_gradients, "coefficients", coefficients, self.num_gradients)
+        return self._products(State.solve_gradients, "coefficients", coefficients, self.num_gradients)
+
+    def dual_coefficients(self, v: Array) -> Array:
+        """The a, shape (m,), with F⁻¹ v = Λ⁻¹ (v − Gᵀ a): what to keep to apply F⁻¹ v without this object.
+
+        Notes
+        -----
+        Cost: as `matvec`.
+        """
+        return self._product(State.dual, "v", v, self.dim)
+
+    def sqrt_matvec(self, v: Array) -> Array:
+        """B v for a B with B Bᵀ = F⁻¹; B = F^-½ for scalar damping.
+
+        Notes
+        -----
+        Cost: an eigendecomposition, O(m³), and two passes over the rows.
+        """
+        return self._product(State.root, "v", v, self.dim)
+
+    def sample(self, size: int, *, seed: int) -> Array:
+        """Draw from N(0, F⁻¹), shape (size, d), by the library's own generator on its own device.
+
+        Notes
+        -----
+        Cost: an eigendecomposition, O(m³), and O(dm) per draw; O(d · size) memory.
+        """
+        size, seed = check.check_count("size", size), check.check_count("seed", seed)
+        z = _backend.standard_normal((self.dim, size), seed=seed, like=self._like, dtype=self.dtype)
+        return _backend.in_float64(State.root, self._current, z).T
+
+    def damping_path(self, v: Array, dampings: Any) -> Array:
+        """F(λ_k)⁻¹ v as the columns of a (d, k) array, each as accurate as an inverse built with its λ_k.
+
+        Raises
+        ------
+        ValueError
+            Vector damping, or dampings that are not a sequence of floats > 0.
+
+        Notes
+        -----
+        Cost: an eigendecomposition, O(m³), and one matrix product of k columns per pass instead of k passes.
+        """
+        self._current.require_scalar("damping_path")
+        values = check.check_dampings(dampings)
+        return self._product(lambda state, u: state.path(u, values), "v", v, self.dim, keep_columns=True)
+
+    def __matmul__(self, v: Array) -> Array:
+        if not _backend.is_array(v):
+            return NotImplemented
+        return self.matvec(v) if v.ndim == 1 else self.matmat(v)
+
+    def __rmatmul__(self, v: Array) -> Array:
+        if not _backend.is_array(v):
+            return NotImplemented
+        return self.matvec(v) if v.ndim == 1 else self.matmat(v.T).T
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Give `tensor @ inverse` to the inverse: PyTorch asks the right operand here and nowhere else."""
+        if getattr(func, "__name__", "") in ("matmul", "__matmul__") and len(args) == 2:
+            left, right = args
+            return right.__rmatmul__(left) if isinstance(right, Inverse) else left.__matmul__(right)
+        return NotImplemented
+
+    # --- entries ----------------------------------------------------------------------------------------------
+
+    def diagonal(self) -> Array:
+        """The diagonal of F⁻¹, shape (d,), each entry in [1/‖F‖, 1/λ].
+
+        Notes
+        -----
+        Cost: one pass over whitened rows, O(dm); O(dm²) where rows are not whitened.
+        Accuracy: 30 eps/λ absolute, and 1e-3 relative: entries that cancel are redone as sums of squares.
+        """
+        return _backend.in_float64(State.diagonal_entries, self._current)
+
+    def element(self, i: Any, j: Any) -> Array:
+        """F⁻¹[i, j] for integers or broadcastable integer arrays; negative indices count from the end.
+
+        Raises
+        ------
+        TypeError
+            Indices that are not integers.
+        IndexError
+            An index outside [−d, d).
+        ValueError
+            Shapes that do not broadcast.
+
+        Notes
+        -----
+        Cost: O(m) each on whitened rows, O(m²) where rows are not whitened.
+        Accuracy: 30 eps/λ absolute.
+        """
+        i = check.check_indices("i", i, self.dim, like=self._like)
+        j = check.check_indices("j", j, self.dim, like=self._like)
+        i, j = check.broadcast_indices(i, j)
+        xp = _backend.namespace(i)
+        flat = _backend.in_float64(State.element, self._current, xp.reshape(i, (-1,)), xp.reshape(j, (-1,)))
+        return xp.reshape(flat, i.shape)[()]
+
+    def columns(self, j: Any) -> Array:
+        """Columns F⁻¹[:, j], shape (d, k), for a (k,) list or array of indices.
+
+        Notes
+        -----
+        Cost: as `matmat` with k columns.
+        """
+        j = check.check_vector_of_indices("j", j, self.dim, like=self._like)
+        return _backend.in_float64(State.columns, self._current, j)
+
+    def submatrix(self, rows: Any, cols: Any = None) -> Array:
+        """The dense block F⁻¹[rows][:, cols]; cols are the rows where not given.
+
+        Notes
+        -----
+        Cost: O(m · |rows| · |cols|) on whitened rows.
+        Accuracy: 30 eps/λ absolute.
+        """
+        rows = check.check_vector_of_indices("rows", rows, self.dim, like=self._like)
+        cols = rows if cols is None else check.check_vector_of_indices("cols", cols, self.dim, like=self._like)
+        return _backend.in_float64(State.submatrix, self._current, rows, cols)
+
+    def to_dense(self) -> Array:
+        """F⁻¹ as a (d, d) array; refused for d > 16,384, where `columns` and `submatrix` serve."""
+        if self.dim > DENSE_LIMIT:
+            msg = f"`to_dense` must have d ≤ {DENSE_LIMIT}; got d = {self.dim}. Use `columns` or `submatrix`."
+            raise ValueError(msg)
+        dense = self.columns(np.arange(self.dim))
+        return (dense + dense.T) / 2
+
+    # --- scalars ----------------------------------------------------------------------------------------------
+
+    def quadratic_form(self, v: Array) -> Array:
+        """vᵀ F⁻¹ v as a sum of squares, ‖r‖²/λ + m ‖a‖²: never negative.
+
+        Notes
+        -----
+        Cost: as `matvec`.
+        """
+        return self._product(State.quadratic, "v", v, self.dim, scalar=True)
+
+    def logdet(self) -> Array:
+        """log det F⁻¹. Cost: O(m)."""
+        return _backend.in_float64(State.logdet, self._current)
+
+    def trace(self) -> Array:
+        """Trace of F⁻¹. Cost: as `diagonal`."""
+        return _backend.in_float64(State.trace, self._current)
+
+    def condition_number(self) -> Array:
+        """‖F‖ ‖F⁻¹‖, for scalar damping. Cost: an eigendecomposition, O(m³)."""
+        return self.forward.condition_number()
+
+    def backward_error(self, v: Array, x: Array) -> Array:
+        """‖v − F x‖ / (‖F‖ ‖x‖), to be compared with 30 eps: the certificate of x as F⁻¹ v.
+
+        For vector damping it is taken in the scaled norm, ‖Λ^-½(v − Fx)‖ / (κ ‖Λ^½x‖).
+
+        Notes
+        -----
+        Cost: two passes over the rows.
+        """
+        return self._certificate(State.backward_error, v, x)
+
+    def relative_residual(self, v: Array, x: Array) -> Array:
+        """‖v − F x‖ / ‖v‖, which κ · eps bounds, not eps. Cost: two passes over the rows."""
+        return self._certificate(State.relative_residual, v, x)
+
+    # --- other shapes of the same thing ------------------------------------------------------------------------
+
+    def as_linear_operator(self) -> Any:
+        """A scipy.sparse.linalg.LinearOperator (CuPy's for CuPy), with matmat."""
+        return _backend.linear_operator(self)
+
+    def _describe(self) -> dict[str, str]:
+        damping = self.damping
+        vector = _backend.is_array(damping) and damping.ndim == 1
+        kappa = self.kappa
+        return {
+            "gradients (m)": f"{self.num_gradients:,}",
+            "parameters (d)": f"{self.dim:,}",
+            "damping": f"array of shape ({self.dim},)" if vector else f"{damping:.6g}" if isinstance(damping, float) else "0-d array",
+            "dtype": _backend.dtype_name(self.dtype),
+            "device": str(self.device),
+            "kappa": f"{kappa:.3g}" if isinstance(kappa, numbers.Real) else "traced",
+            "sweeps": str(self.sweeps),
+        }
+
+    def __repr__(self) -> str:
+        facts = self._describe()
+        names = ("m", "d", "damping", "dtype", "device", "kappa", "sweeps")
+        inside = ", ".join(f"{n}={f}" for n, f in zip(names, facts.values(), strict=True))
+        return f"{type(self).__name__}({inside})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{html.escape(n)}</th><td>{html.escape(f)}</td></tr>" for n, f in self._describe().items())
+        return f"<table><caption>{type(self).__name__}</caption>{rows}</table>"
+
+    # --- checks ------------------------------------------------------------------------------------------------
+
+    def _product(
+        self, function: Any, name: str, v: Array, length: int, *, keep_columns: bool = False, scalar: bool = False
+    ) -> Array:
+        v = check.check_beside(name, v, self._like, self.dtype)
+        check.check_shape(name, v, (length,), "Pass a flat vector here, a matrix of columns to `matmat`.")
+        result = _backend.in_float64(function, self._current, v[:, None])
+        return result if keep_columns or scalar else result[:, 0]
+
+    def _products(self, function: Any, name: str, v: Array, length: int) -> Array:
+        v = check.check_beside(name, v, self._like, self.dtype)
+        check.check_shape(name, v, (length, "k"), "Pass one vector per column.")
+        return _backend.in_float64(function, self._current, v)
+
+    def _certificate(self, function: Any, v: Array, x: Array) -> Array:
+        pair = []
+        for name, y in (("v", v), ("x", x)):
+            y = check.check_beside(name, y, self._like, self.dtype)
+            check.check_shape(name, y, (self.dim,), "Pass flat vectors.")
+            pair.append(y[:, None])
+        return _backend.in_float64(function, self._current, *pair)

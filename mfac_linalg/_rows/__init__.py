@@ -1,0 +1,1 @@
+"""Gradient rows: everything d-sized, behind one small protocol."""

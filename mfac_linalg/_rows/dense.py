@@ -1,0 +1,88 @@
+"""Dense gradient rows G, read by column panels, never changed and never copied whole."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .. import _backend
+from .._scaling import ldexp
+
+Array = Any
+
+
+def panel_width(num_rows: int) -> int:
+    """Return the number of columns read at a time: large enough for BLAS, small enough to stay in cache."""
+    return min(16384, max(4096, 2**21 // num_rows))
+
+
+def column_slices(num_rows: int, num_columns: int) -> list[slice]:
+    """Slices of all columns, one per panel."""
+    width = panel_width(num_rows)
+    return [slice(start, min(start + width, num_columns)) for start in range(0, num_columns, width)]
+
+
+@dataclass(frozen=True)
+class DenseRows:
+    """The rows of Ĝ = 2^−exponent · G, computed in `dtype` (at least the dtype in which G is stored)."""
+
+    gradients: Array
+    exponent: Any
+    dtype: Any
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, d)."""
+        return self.gradients.shape
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether Ĝ is G as it stands, so that whole-matrix products serve."""
+        return self.exponent is None and self.gradients.dtype == self.dtype
+
+    def slices(self) -> list[slice]:
+        """Column slices of the panels: one for all where arrays cannot be written by parts."""
+        m, d = self.shape
+        return column_slices(m, d) if _backend.is_writable(self.gradients) else [slice(0, d)]
+
+    def _computed(self, block: Array) -> Array:
+        block = _backend.cast(block, self.dtype)
+        return block if self.exponent is None else ldexp(block, -self.exponent)
+
+    def panel(self, columns: slice) -> Array:
+        """Ĝ[:, columns] in the computing dtype."""
+        return self._computed(self.gradients[:, columns])
+
+    def row_block(self, rows: slice) -> Array:
+        """Ĝ[rows, :] in the computing dtype."""
+        return self._computed(self.gradients[rows, :])
+
+    def columns(self, j: Array) -> Array:
+        """Ĝ[:, j], shape (m, len(j))."""
+        return self._computed(_backend.namespace(self.gradients).take(self.gradients, j, axis=1))
+
+    def panels(self) -> Iterator[tuple[slice, Array]]:
+        """The panels in order, each with its column slice."""
+        for columns in self.slices():
+            yield columns, self.panel(columns)
+
+    def gram(self, root: Array | None) -> Array:
+        """K = Ĝ diag(root)² Ĝᵀ, shape (m, m), float64: panels in the computing dtype, float64 across panels."""
+        total = None
+        for columns, panel in self.panels():
+            scaled = panel if root is None else panel * root[columns, 0]
+            part = _backend.to_float64(scaled @ scaled.T)
+            total = part if total is None else total + part
+        return total
+
+    def project(self, v: Array) -> Array:
+        """Ĝ v, shape (m, k), float64."""
+        if self.is_plain:
+            return _backend.to_float64(self.gradients @ v)
+        return sum(_backend.to_float64(panel @ v[columns, :]) for columns, panel in self.panels())
+
+    def combine(self, a: Array) -> Array:
+        """Ĝᵀ a, shape (d, k), for float64 a of shape (m, k)."""
+        a = _backend.from_float64(a, like=self.gradients, dtype=self.dtype)
+        if self.is_plain:
+            return self.gradients.T @ a
+        return _backend.namespace(a).concat([panel.T @ a for _, panel in self.panels()], axis=0)

@@ -1,0 +1,73 @@
+"""S = C^½ Ĝ Λ̂^-½: the rows in the coordinates where F = I + SᵀS, kept as G and two diagonal factors."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .. import _backend
+from .dense import DenseRows, panel_width
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class ScaledRows:
+    """S = diag(row_scale) Ĝ diag(root), nothing of size m × d beside the caller's G."""
+
+    rows: DenseRows
+    row_scale: Array  # (m, 1) float64
+    root: Array | None  # (d, 1), None for scalar damping
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, d)."""
+        return self.rows.shape
+
+    @property
+    def like(self) -> Array:
+        """An array of the library and device that d-sized results live on."""
+        return self.rows.gradients
+
+    @property
+    def dtype(self) -> Any:
+        """The computing dtype of d-sized arrays."""
+        return self.rows.dtype
+
+    def gram(self) -> Array:
+        """S Sᵀ, float64."""
+        return self.row_scale * self.rows.gram(self.root) * self.row_scale.T
+
+    def project(self, u: Array) -> Array:
+        """S u, shape (m, k), float64."""
+        return self.row_scale * self.rows.project(u if self.root is None else self.root * u)
+
+    def combine(self, a: Array) -> Array:
+        """Sᵀ a, shape (d, k)."""
+        total = self.rows.combine(self.row_scale * a)
+        return total if self.root is None else self.root * total
+
+    def panel(self, columns: slice) -> Array:
+        """S[:, columns] in the computing dtype."""
+        block = self.rows.panel(columns)
+        scale = _backend.from_float64(self.row_scale, like=block, dtype=block.dtype)
+        return block * scale if self.root is None else block * scale * self.root[columns, 0]
+
+    def normal(self) -> Array:
+        """SᵀS, shape (d, d), float64: for d ≤ m, by blocks of rows."""
+        m, d = self.shape
+        total = None
+        for start in range(0, m, panel_width(d)):
+            block = _backend.to_float64(self.rows.row_block(slice(start, start + panel_width(d))))
+            block = self.row_scale[start : start + panel_width(d), :] * block
+            part = block.T @ block
+            total = part if total is None else total + part
+        if self.root is None:
+            return total
+        root = _backend.to_float64(self.root)
+        return root * total * root.T
+
+    def columns(self, j: Array) -> Array:
+        """S[:, j], float64."""
+        block = self.row_scale * _backend.to_float64(self.rows.columns(j))
+        if self.root is None:
+            return block
+        return block * _backend.to_float64(_backend.namespace(j).take(self.root[:, 0], j))

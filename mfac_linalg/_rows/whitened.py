@@ -1,0 +1,92 @@
+"""Whitened rows W = L⁻¹ S: one element of F⁻¹ is then one short dot product."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .. import _backend
+from .._dual import SmallSystem
+from .dense import panel_width
+from .scaled import ScaledRows
+
+Array = Any
+PAIRS = 4096  # pairs of columns gathered at a time
+
+
+@dataclass(frozen=True)
+class WhitenedRows:
+    """W and L, which together are S = L W: the same products as ScaledRows, without G."""
+
+    rows: Array  # W, (m, d)
+    system: SmallSystem
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, d)."""
+        return self.rows.shape
+
+    @property
+    def like(self) -> Array:
+        """An array of the library and device that d-sized results live on."""
+        return self.rows
+
+    @property
+    def dtype(self) -> Any:
+        """The computing dtype of d-sized arrays."""
+        return self.rows.dtype
+
+    def project(self, u: Array) -> Array:
+        """S u = L (W u), shape (m, k), float64."""
+        return self.system.lower @ _backend.to_float64(self.rows @ u)
+
+    def combine(self, a: Array) -> Array:
+        """Sᵀ a = Wᵀ (Lᵀ a), shape (d, k)."""
+        a = _backend.from_float64(self.system.lower.T @ a, like=self.rows, dtype=self.rows.dtype)
+        return self.rows.T @ a
+
+    def panel(self, columns: slice) -> Array:
+        """S[:, columns] in W's dtype."""
+        lower = _backend.from_float64(self.system.lower, like=self.rows, dtype=self.rows.dtype)
+        return lower @ self.rows[:, columns]
+
+    def whitened(self, j: Array) -> Array:
+        """W[:, j]."""
+        return _backend.namespace(self.rows).take(self.rows, j, axis=1)
+
+    def whitened_panels(self) -> Any:
+        """W by column panels."""
+        m, d = self.shape
+        for start in range(0, d, panel_width(m)):
+            yield self.rows[:, start : start + panel_width(m)]
+
+    def pair_products(self, i: Array, j: Array) -> Array:
+        """w_iᵀ w_j for index arrays of one shape (n,), in the order that W's memory favours."""
+        xp = _backend.namespace(self.rows)
+        if _backend.is_row_major(self.rows) and i.shape[0] > PAIRS:
+            total = xp.zeros_like(xp.take(self.rows[0, :], i))
+            for k in range(self.shape[0]):
+                total += xp.take(self.rows[k, :], i) * xp.take(self.rows[k, :], j)
+            return total
+        columns = self.rows.T
+        parts = []
+        for start in range(0, i.shape[0], PAIRS):
+            chunk = slice(start, start + PAIRS)
+            parts.append(xp.vecdot(xp.take(columns, i[chunk], axis=0), xp.take(columns, j[chunk], axis=0)))
+        return xp.concat(parts)
+
+
+def whiten(rows: ScaledRows, system: SmallSystem, *, dtype: Any, overwrite: bool, progress: Any) -> WhitenedRows:
+    """Return W = L⁻¹ S, written over the caller's G, into one new array, or by one solve where nothing is writable."""
+    source = rows.rows.gradients
+    lower = _backend.from_float64(system.lower, like=source, dtype=rows.rows.dtype)
+    m, d = rows.shape
+    if not _backend.is_writable(source) or _backend.is_differentiated(system.lower):
+        return WhitenedRows(_backend.cast(_backend.solve_triangular(lower, rows.panel(slice(0, d))), dtype), system)
+    if overwrite:
+        for columns in progress(rows.rows.slices(), "scale"):
+            source[:, columns] = rows.panel(columns)
+        _backend.solve_triangular_into(lower, source, source)
+        return WhitenedRows(source, system)
+    out = _backend.empty((d, m), like=source, dtype=dtype).T
+    for columns in progress(rows.rows.slices(), "whiten"):
+        _backend.solve_triangular_into(lower, rows.panel(columns), out[:, columns])
+    return WhitenedRows(out, system)

@@ -1,0 +1,69 @@
+"""Powers of two: the only scale factors used, since multiplying by them is exact."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from . import _backend
+
+Array = Any
+_REACH = {"float32": 126, "float64": 1022}  # 2^±reach is a normal number
+
+
+def exponent(x: Array, *, axis: int | None = None) -> Any:
+    """Return e with max|x| in [2^(e−1), 2^e], 0 where that is zero or not finite, as an array of integers."""
+    xp = _backend.namespace(x)
+    largest = _backend.stop_gradient(xp.max(xp.abs(x), axis=axis))
+    usable = (largest > 0) & (largest < xp.inf)
+    largest = xp.where(usable, largest, xp.ones_like(largest))
+    return xp.astype(xp.floor(xp.log2(largest)), _backend.index_dtype(x)) + 1
+
+
+def column_exponents(v: Array) -> Any:
+    """Return the exponent of each column of v, or plain 0 where every column is in comfortable range.
+
+    Columns are only looked at where that is free; elsewhere their exponents stay on the device.
+    """
+    if not _backend.on_host(v):
+        return exponent(v, axis=0)
+    xp = _backend.namespace(v)
+    largest = _backend.read(xp.max(xp.abs(v), axis=0))
+    if not np.all(np.isfinite(largest)):
+        msg = "`v` must be finite; got nan or infinity. Check the computation that made it."
+        raise ValueError(msg)
+    comfortable = 2.0 ** (_REACH[_backend.dtype_name(v.dtype)] // 3)
+    if np.all((largest == 0) | ((largest > 1 / comfortable) & (largest < comfortable))):
+        return 0
+    return exponent(v, axis=0)
+
+
+def ldexp(x: Array, power: Any) -> Array:
+    """Return x · 2^power, exactly unless the result leaves the normal range; power is an int or an integer array."""
+    if isinstance(power, int):
+        return _ldexp_int(x, power)
+    xp = _backend.namespace(x)
+    reach = _REACH[_backend.dtype_name(x.dtype)]
+    table = _backend.asarray(np.ldexp(1.0, np.arange(-reach, reach + 1)), like=x, dtype=x.dtype)
+    power = xp.clip(power, -2 * reach, 2 * reach)
+    half = power // 2
+    for part in (half, power - half):
+        x = x * xp.reshape(xp.take(table, xp.reshape(part + reach, (-1,))), part.shape)
+    return x
+
+
+def _ldexp_int(x: Array, power: int) -> Array:
+    reach = _REACH[_backend.dtype_name(x.dtype)]
+    power = max(-3 * reach, min(3 * reach, power))
+    while power:
+        step = max(-reach, min(reach, power))
+        x, power = x * 2.0**step, power - step
+    return x
+
+
+def mantissa(x: Any) -> tuple[Any, Any]:
+    """Return (f, e) with x = f · 2^e and |f| in [1/2, 1) for a Python float or a 0-d float64 array."""
+    if isinstance(x, float):
+        return math.frexp(x)
+    power = exponent(x)
+    return ldexp(x, -power), power

@@ -1,0 +1,236 @@
+"""An inverse as a value: the form, the metric and the weights that make it, and every query as a function of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import _backend
+from ._metric import Metric, beside, fit, settle
+from ._rows.dense import DenseRows, column_slices
+from ._scaling import exponent, ldexp, mantissa
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything an inverse holds. Immutable; a registered pytree under JAX."""
+
+    form: Any
+    metric: Metric
+    row_scale: Array  # √(c_i / level), (m, 1) float64: S = row_scale ∘ G ∘ root
+    rows: DenseRows | None  # the caller's G where it is kept
+    kappa: Any
+    dtype: Any  # of results
+
+    # --- products ---
+
+    def solve(self, v: Array) -> Array:
+        """F⁻¹ v for v (d, k)."""
+        u, power = self.metric.enter(v, self.form.dtype)
+        r, _ = self.form.solve(u)
+        return self.metric.leave(r, power, self.dtype)
+
+    def solve_gradients(self, c: Array) -> Array:
+        """F⁻¹ Gᵀ c for c (m, k)."""
+        b = _backend.to_float64(c) / self.row_scale
+        power = exponent(b, axis=0)
+        r = self.form.solve_in_span(ldexp(b, -power))
+        return self.metric.leave(r, _backend.index_like(power, like=r), self.dtype)
+
+    def dual(self, v: Array) -> Array:
+        """The a with F⁻¹v = Λ⁻¹(v − Gᵀa), for v (d, k)."""
+        u, power = self.metric.enter(v, self.form.dtype)
+        _, a = self.form.solve(u)
+        return self._home(ldexp(self.row_scale * a, _backend.beside_float64(power)))
+
+    def root(self, v: Array) -> Array:
+        """B v with B Bᵀ = F⁻¹."""
+        u, power = Metric(1.0, None).enter(v, self.form.dtype)
+        return self.metric.leave(self.form.root(u), power, self.dtype, level=self.metric.level**0.5)
+
+    def path(self, v: Array, dampings: np.ndarray) -> Array:
+        """F(λ_k)⁻¹ v as columns."""
+        u, power = self.metric.enter(v, self.form.dtype)
+        r = self.form.path(u, self.metric.level / dampings)
+        fractions, shifts = np.frexp(dampings)
+        fractions = _backend.asarray(fractions, like=r, dtype=r.dtype)
+        shifts = _backend.asarray(shifts, like=r, dtype=_backend.index_dtype(r))
+        return fit(r / fractions, power - shifts, self.dtype)
+
+    def quadratic(self, v: Array) -> Array:
+        """vᵀF⁻¹v = (‖r‖² + ‖a‖²)/level: a sum of squares."""
+        u, power = self.metric.enter(v, self.form.dtype)
+        r, a = self.form.solve(u)
+        total = _backend.column_squares(_backend.to_float64(r)) + _backend.column_squares(a)
+        power = _backend.beside_float64(power)
+        return self._home(ldexp(total / self._level(total), 2 * power)[0])
+
+    # --- entries ---
+
+    def diagonal(self) -> Array:
+        """The diagonal of F⁻¹, float64; M's is within [1/κ, 1]."""
+        xp = _backend.namespace(self.row_scale)
+        values = self.form.diagonal()
+        floor = beside(1 / self.kappa, values)
+        values = xp.where(values < floor, floor, xp.where(values > 1, xp.ones_like(values), values))
+        if self.metric.root is not None:
+            values = values * _backend.to_float64(self.metric.root[:, 0]) ** 2
+        return values / self._level(values)
+
+    def diagonal_entries(self) -> Array:
+        """The diagonal of F⁻¹ in the user's dtype."""
+        return self._home(self.diagonal())
+
+    def element(self, i: Array, j: Array) -> Array:
+        """F⁻¹_ij for flat index arrays."""
+        return self._scaled_entries(self.form.element(i, j), self._roots(i), self._roots(j))
+
+    def submatrix(self, i: Array, j: Array) -> Array:
+        """F⁻¹[i][:, j]."""
+        left, right = self._roots(i), self._roots(j)
+        left = left if isinstance(left, float) else left[:, None]
+        return self._scaled_entries(self.form.submatrix(i, j), left, right)
+
+    def columns(self, j: Array) -> Array:
+        """F⁻¹[:, j], solved like any right-hand side."""
+        dim, like = self.form.shape[1], self.form.rows.like
+        return self.solve(_backend.unit_columns(j, dim, like=like, dtype=self.dtype))
+
+    def _roots(self, j: Array) -> Any:
+        if self.metric.root is None:
+            return 1.0
+        return _backend.to_float64(_backend.namespace(j).take(self.metric.root[:, 0], j))
+
+    def _scaled_entries(self, values: Array, left: Any, right: Any) -> Array:
+        return self._home(values * left * right / self._level(values))
+
+    def _level(self, like: Array) -> Any:
+        return beside(self.metric.level, like)
+
+    def _home(self, values: Array) -> Array:
+        return settle(values, like=self.form.rows.like, dtype=self.dtype)
+
+    # --- scalars ---
+
+    def logdet(self) -> Array:
+        """log det F⁻¹."""
+        dim = self.form.shape[1]
+        return self._home(self.form.logdet() - self.metric.log_determinant(dim, like=self.row_scale))
+
+    def trace(self) -> Array:
+        """tr F⁻¹."""
+        diagonal = self.diagonal()
+        return self._home(_backend.namespace(diagonal).sum(diagonal))
+
+    # --- F itself ---
+
+    def multiply(self, x: Array) -> Array:
+        """F x for x (d, k)."""
+        z, power = Metric(1.0, None).enter(x, self.form.dtype)
+        if self.metric.root is not None:
+            z = z / self.metric.root
+        return self.metric.raise_level(z + self.normal(z), power, self.dtype)
+
+    def normal(self, z: Array) -> Array:
+        """SᵀS z."""
+        rows = self.form.rows
+        return rows.combine(rows.project(z))
+
+    def forward_diagonal(self) -> Array:
+        """The diagonal of F."""
+        return self._home(self._forward_diagonal())
+
+    def forward_trace(self) -> Array:
+        """Trace of F."""
+        diagonal = self._forward_diagonal()
+        return self._home(_backend.namespace(diagonal).sum(diagonal))
+
+    def _forward_diagonal(self) -> Array:
+        rows, d = self.form.rows, self.form.shape[1]
+        panels = (rows.panel(columns) for columns in column_slices(*rows.shape))
+        parts = [_backend.column_squares(_backend.to_float64(panel)) for panel in panels]
+        values = (1 + _backend.namespace(parts[0]).concat(parts)) * self._level(parts[0])
+        return values if self.metric.root is None else values / _backend.to_float64(self.metric.root[:, 0]) ** 2
+
+    # --- the spectrum ---
+
+    def eigenvalues(self) -> Array:
+        """λ (1 + s), descending."""
+        s = self.form.spectrum()
+        return self._home((1 + s) * self._level(s))
+
+    def condition_number(self) -> Array:
+        """‖F‖ ‖F⁻¹‖ = (1 + s₁)/(1 + s_d), s_d = 0 for m < d."""
+        s = self.form.spectrum()
+        m, d = self.form.shape
+        return self._home((1 + s[0]) / (1 + s[-1]) if m >= d else 1 + s[0])
+
+    def effective_rank(self) -> Array:
+        """Σ s/(1 + s)."""
+        s = self.form.spectrum()
+        return self._home(_backend.namespace(s).sum(s / (1 + s)))
+
+    # --- certificates ---
+
+    def backward_error(self, v: Array, x: Array) -> Array:
+        """‖Λ^-½(v − Fx)‖ / (κ ‖Λ^½x‖)."""
+        residual, _, z, _ = self._residual(v, x)
+        return _ratio(_backend.column_norms(residual), _backend.column_norms(z) * beside(self.kappa, z))
+
+    def relative_residual(self, v: Array, x: Array) -> Array:
+        """‖v − Fx‖ / ‖v‖."""
+        residual, u, _, root = self._residual(v, x)
+        if root is not None:
+            residual, u = residual / root, u / root
+        return _ratio(_backend.column_norms(residual), _backend.column_norms(u))
+
+    def _residual(self, v: Array, x: Array) -> tuple[Array, Array, Array, Array | None]:
+        """Λ^-½(v − Fx), Λ^-½v, Λ^½x in units in which v is of order one, and root."""
+        u, power = self.metric.enter(v, self.form.dtype)
+        z, root = _backend.cast(x, self.form.dtype), self.metric.root
+        fraction, shift = mantissa(self.metric.level)
+        z = ldexp((z if root is None else z / root) * beside(fraction, z), shift - power)
+        return u - (z + self.normal(z)), u, z, root
+
+    # --- what it was built from ---
+
+    def require_scalar(self, name: str) -> None:
+        """Refuse a query that has a meaning for scalar damping only."""
+        if self.metric.root is not None:
+            dim = self.form.shape[1]
+            msg = f"`{name}` must have scalar damping; got an array of shape ({dim},). Build with one float λ."
+            raise ValueError(msg)
+
+    @property
+    def is_whitened(self) -> bool:
+        """Whether W is held."""
+        return getattr(self.form, "whitened", None) is not None
+
+    def gram(self) -> Array | None:
+        """G Gᵀ in float64, where the form keeps it and it was taken without rescaling."""
+        rows = self.rows
+        plain = rows is None or rows.exponent is None
+        return self.form.system.gram / (self.row_scale * self.row_scale.T) if plain and self.has_gram else None
+
+    @property
+    def has_gram(self) -> bool:
+        """Whether the m × m matrix S Sᵀ is held."""
+        system = getattr(self.form, "system", None)
+        return system is not None and self.form.shape[0] < self.form.shape[1]
+
+    def gradients(self) -> Array:
+        """The caller's G, or S undone."""
+        if self.rows is not None:
+            return self.rows.gradients
+        rows = self.form.rows
+        scale = _backend.from_float64(self.row_scale, like=rows.like, dtype=rows.dtype)
+        block = rows.panel(slice(0, rows.shape[1])) / scale
+        return block if self.metric.root is None else block / self.metric.root[:, 0]
+
+
+def _ratio(above: Array, below: Array) -> Array:
+    """above / below for one column, 0 for 0/0."""
+    xp = _backend.namespace(above)
+    return xp.where(above == 0, above, above / xp.where(above == 0, xp.ones_like(below), below))[0]

@@ -1,0 +1,225 @@
+"""One small check per argument. Every refusal names the argument, what came, and the cure."""
+
+import math
+import numbers
+from typing import Any
+
+import numpy as np
+
+from . import _backend
+
+Array = Any
+FLOATING = ("float16", "bfloat16", "float32", "float64")
+NARROW = ("float16", "bfloat16")
+
+
+def describe(x: Any) -> str:
+    """Say what x is in a few words, without its values if it is an array."""
+    if _backend.is_array(x):
+        return f"an array of shape {tuple(x.shape)} and dtype {_backend.dtype_name(x.dtype)}"
+    return f"{x!r:.60} ({type(x).__name__})"
+
+
+def check_gradients(gradients: Any) -> Array:
+    """Accept a non-empty (m, d) array of real floating numbers."""
+    if not _backend.is_array(gradients) or _backend.is_masked(gradients):
+        msg = f"`gradients` must be an array of an array-API library; got {type(gradients).__name__}. "
+        raise TypeError(msg + "Convert it first, for example with numpy.asarray.")
+    if not _backend.is_supported(gradients):
+        msg = f"`gradients` must be in memory; got a lazy {type(gradients).__name__}. Compute it first."
+        raise TypeError(msg)
+    if _backend.dtype_name(gradients.dtype) not in FLOATING:
+        msg = f"`gradients` must be float16, bfloat16, float32 or float64; got {describe(gradients)}. Cast it."
+        raise TypeError(msg)
+    if gradients.ndim != 2 or 0 in gradients.shape:
+        msg = (
+            f"`gradients` must have shape (m, d) with m ≥ 1 and d ≥ 1; got {describe(gradients)}. "
+            "Stack one flattened gradient per row."
+        )
+        raise ValueError(msg)
+    return gradients
+
+
+def refuse_nonfinite() -> None:
+    """Refuse gradients that were found to hold nan or infinity."""
+    msg = "`gradients` must be finite; got nan or infinity. Drop the rows whose loss overflowed."
+    raise ValueError(msg)
+
+
+def check_damping(damping: Any, like: Array, dtype: Any) -> Any:
+    """Accept λ > 0 as a float (or a traced scalar, kept as an array), or a (d,) array."""
+    if isinstance(damping, numbers.Real) and not isinstance(damping, bool | np.bool_):
+        return _positive_float(float(damping))
+    if not _backend.is_array(damping) or damping.ndim > 1:
+        msg = f"`damping` must be a float > 0 or an array of shape ({like.shape[1]},); got {describe(damping)}. "
+        raise TypeError(msg + "Pass λ itself, not its reciprocal.")
+    if damping.ndim == 0:
+        if _backend.is_concrete(damping) and not _backend.is_differentiated(damping):
+            return _positive_float(float(_backend.read(damping)))
+        check_same_library("damping", damping, like)
+        return damping
+    damping = check_beside("damping", damping, like, dtype)
+    check_shape("damping", damping, (like.shape[1],), "Give one λ per parameter, or one float for all.")
+    check_positive_entries("damping", damping)
+    return damping
+
+
+def _positive_float(damping: float) -> float:
+    if not (math.isfinite(damping) and damping > 0):
+        msg = f"`damping` must be finite and > 0; got {damping!r}. Start from 1e-4 · mean(‖g‖²)/d if unsure."
+        raise ValueError(msg)
+    return damping
+
+
+def check_dampings(dampings: Any) -> np.ndarray:
+    """Accept a non-empty sequence of floats > 0, as a float64 host array."""
+    values = _backend.read(dampings) if _backend.is_array(dampings) else np.asarray(dampings)
+    if values.dtype.kind not in "fiu" or values.ndim != 1 or values.size == 0:
+        msg = f"`dampings` must be a non-empty sequence of floats > 0; got {describe(dampings)}. Pass [λ] for one."
+        raise ValueError(msg)
+    for value in values:
+        if not (np.isfinite(value) and value > 0):
+            msg = f"`dampings` must be finite and > 0; got {value!r} among them. Remove it."
+            raise ValueError(msg)
+    return values.astype(np.float64)
+
+
+def check_weights(weights: Any, like: Array) -> Array | None:
+    """Accept None or a (m,) array of finite weights > 0."""
+    if weights is None:
+        return None
+    if not _backend.is_array(weights):
+        msg = f"`weights` must be an array of shape ({like.shape[0]},); got {describe(weights)}. Convert it first."
+        raise TypeError(msg)
+    check_same_library("weights", weights, like)
+    if _backend.dtype_name(weights.dtype) not in FLOATING:
+        msg = f"`weights` must be real floating; got {describe(weights)}. Cast it."
+        raise TypeError(msg)
+    check_shape("weights", weights, (like.shape[0],), "Give one weight per gradient.")
+    check_positive_entries("weights", weights)
+    return weights
+
+
+def check_positive_entries(name: str, x: Array) -> None:
+    """Refuse an array with an entry that is not finite and > 0, where its values can be read."""
+    if not _backend.is_concrete(x):
+        return
+    xp = _backend.namespace(x)
+    bad = _backend.read(xp.max(xp.where((x > 0) & (x < xp.inf), xp.zeros_like(x), xp.ones_like(x))))
+    if bad:
+        msg = f"`{name}` must be finite and > 0 in every entry; got {describe(x)} with entries that are not. "
+        raise ValueError(msg + "Raise them to the smallest value you can defend.")
+
+
+def check_same_library(name: str, x: Array, like: Array) -> None:
+    """Refuse an array of another library or on another device than the gradients."""
+    if not _backend.same_library(x, like):
+        msg = f"`{name}` must be of the gradients' library; got {type(x).__module__}.{type(x).__name__}. Convert it."
+        raise TypeError(msg)
+    ours, theirs = _backend.device(like), _backend.device(x)
+    if ours is not None and theirs is not None and ours != theirs:
+        msg = f"`{name}` must be on the gradients' device, {ours}; got one on {theirs}. Move it there."
+        raise TypeError(msg)
+
+
+def check_beside(name: str, x: Any, like: Array, dtype: Any) -> Array:
+    """Accept an array of like's library and device in dtype; a 16-bit one is widened."""
+    if not _backend.is_array(x):
+        msg = f"`{name}` must be an array of the gradients' library; got {describe(x)}. Convert it first."
+        raise TypeError(msg)
+    check_same_library(name, x, like)
+    x = _backend.native(x)
+    if _backend.dtype_name(x.dtype) in NARROW:
+        return _backend.cast(x, dtype)
+    if x.dtype != dtype:
+        wanted = _backend.dtype_name(dtype)
+        msg = f"`{name}` must have dtype {wanted}; got {describe(x)}. Cast it to {wanted}."
+        raise TypeError(msg)
+    return x
+
+
+def check_shape(name: str, x: Array, shape: tuple[int | str, ...], cure: str) -> None:
+    """Refuse an array whose shape differs; a letter in `shape` stands for any length."""
+    given = tuple(x.shape)
+    fits = len(given) == len(shape)
+    if not fits or any(isinstance(w, int) and w != g for w, g in zip(shape, given, strict=True)):
+        wanted = "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
+        msg = f"`{name}` must have shape {wanted}; got {describe(x)}. {cure}"
+        raise ValueError(msg)
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    """Refuse a value that is not one of the choices."""
+    if not any(value is c or (isinstance(c, str) and value == c) for c in choices):
+        msg = f"`{name}` must be one of {', '.join(map(repr, choices))}; got {value!r}. Check the spelling."
+        raise ValueError(msg)
+    return value
+
+
+def check_indices(name: str, j: Any, dim: int, *, like: Array) -> Array:
+    """Accept an integer or integer array in [−d, d), as non-negative indices beside like."""
+    if isinstance(j, bool) or not isinstance(j, numbers.Integral | list | tuple) and not _backend.is_array(j):
+        msg = f"`{name}` must be an integer or an array of integers; got {describe(j)}. Round or cast it."
+        raise TypeError(msg)
+    index = j if _backend.is_array(j) else np.asarray(j)
+    if index.shape == (0,) and not _backend.is_array(j):
+        index = index.astype(np.int64)
+    if not _backend.is_integer(index):
+        msg = f"`{name}` must be an integer or an array of integers; got {describe(j)}. Round or cast it."
+        raise TypeError(msg)
+    if _backend.on_host(index) and 0 not in index.shape:
+        values = _backend.read(index)
+        if values.min() < -dim or values.max() >= dim:
+            worst = values.min() if values.min() < -dim else values.max()
+            msg = f"`{name}` must be in [{-dim}, {dim}); got {worst}. Indices count parameters, from 0."
+            raise IndexError(msg)
+    index = _backend.index_like(index, like=like)
+    xp = _backend.namespace(index)
+    return xp.where(index < 0, index + dim, index)
+
+
+def check_vector_of_indices(name: str, j: Any, dim: int, *, like: Array) -> Array:
+    """Accept a (k,) list or array of indices."""
+    index = check_indices(name, j, dim, like=like)
+    if index.ndim != 1:
+        msg = f"`{name}` must have shape (k,); got shape {tuple(index.shape)}. Pass [j] for one index."
+        raise ValueError(msg)
+    return index
+
+
+def broadcast_indices(i: Array, j: Array) -> tuple[Array, Array]:
+    """Broadcast two index arrays against each other."""
+    try:
+        shape = np.broadcast_shapes(tuple(i.shape), tuple(j.shape))
+    except ValueError as mismatch:
+        msg = f"`i` and `j` must broadcast; got shapes {tuple(i.shape)} and {tuple(j.shape)}. Add axes with [:, None]."
+        raise ValueError(msg) from mismatch
+    xp = _backend.namespace(i)
+    return xp.broadcast_to(i, shape), xp.broadcast_to(j, shape)
+
+
+def check_overwritable(gradients: Array, dtype: Any, whiten: Any, precision: str) -> None:
+    """Refuse to overwrite what cannot be overwritten, or is needed as it is."""
+    reason = None
+    if whiten is False:
+        reason = "there is nothing to write with whiten=False"
+    elif gradients.dtype != dtype:
+        reason = f"{describe(gradients)} cannot hold results in {_backend.dtype_name(dtype)}"
+    elif precision == "high" and _backend.dtype_name(dtype) != "float64":
+        reason = 'precision="high" needs the gradients themselves'
+    elif not _backend.is_overwritable(gradients):
+        reason = "the array is read-only, not contiguous, or of a library without writing"
+    if reason:
+        msg = f"`overwrite_gradients` must be False here; got True, but {reason}. Leave it out."
+        raise ValueError(msg)
+
+
+def check_count(name: str, value: Any) -> int:
+    """Accept a whole number ≥ 0."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        msg = f"`{name}` must be a whole number; got {describe(value)}. Pass an int."
+        raise TypeError(msg)
+    if value < 0:
+        msg = f"`{name}` must be ≥ 0; got {value}. Pass how many are wanted."
+        raise ValueError(msg)
+    return int(value)

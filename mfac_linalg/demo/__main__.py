@@ -1,0 +1,100 @@
+"""Train, invert, report, prune, draw."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import TypeVar
+
+import numpy as np
+
+from .. import WoodburyRankOneInverse
+from . import digits, network, picture, pruning, report
+from .network import Array
+from .progress import visible
+
+T = TypeVar("T")
+
+EXTRA = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the demo, printing each section of the report as soon as it is known."""
+    options = parse(arguments)
+    require_extra()
+    training, test = digits.load(options.seed)
+    parameters, training_time = timed(lambda: network.train(training, seed=options.seed))
+    before = network.accuracy(parameters, test)
+    print(report.network_facts(training, test, parameters, seconds=training_time))
+
+    sample = training.take(slice(options.gradients))
+    inverse = study(network.per_sample_gradients(parameters, sample), options.damping, seed=options.seed)
+
+    curves = pruning.compare(parameters, inverse, sample, test, steps=options.steps)
+    print(report.pruning_table(curves, before=before))
+    picture.draw(options.output, curves, inverse, before=before)
+    print(f"Picture: {options.output}")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser("python -m mfac_linalg.demo", description="The inverse Fisher of a small network.")
+    parser.add_argument("--output", default="mfac_demo.png", help="where the picture goes (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the split and of the training (default: %(default)s)")
+    parser.add_argument("--damping", type=float, default=1e-4, help="added to the Fisher (default: %(default)s)")
+    parser.add_argument("--gradients", type=int, default=1000, help="how many to collect (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=4, help="recomputations per sparsity (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    if not options.damping > 0:
+        parser.error(f"--damping must be positive; got {options.damping}.")
+    if not 1 <= options.gradients <= digits.TRAINING_IMAGES:
+        parser.error(f"--gradients must lie in 1 ... {digits.TRAINING_IMAGES}; got {options.gradients}.")
+    if options.steps < 1:
+        parser.error(f"--steps must be at least 1; got {options.steps}.")
+    return options
+
+
+def require_extra() -> None:
+    """Stop with the command that installs what is missing."""
+    missing = [name for module, name in EXTRA.items() if find_spec(module) is None]
+    if missing:
+        sys.exit(f'The demo needs {" and ".join(missing)}. Install with: pip install "mfac_linalg[demo]"')
+
+
+def study(gradients: Array, damping: float, *, seed: int) -> WoodburyRankOneInverse:
+    """Build the inverse; print what it is, how accurate its products are and what other dampings would do."""
+    inverse, build = timed(lambda: WoodburyRankOneInverse(gradients, damping, progress=visible()))
+    dense, dense_time = timed(lambda: dense_inverse(gradients, damping))
+    random = np.random.default_rng(seed).standard_normal(inverse.dim, gradients.dtype)
+    product, product_time = timed(lambda: inverse @ random)
+    print(report.inverse_facts(inverse, build=build, product=product_time, dense=dense_time))
+
+    newest, mean = gradients[-1], gradients.mean(axis=0)
+    select_newest = np.eye(len(gradients), dtype=gradients.dtype)[-1]
+    products = [
+        ("random", random, product),
+        ("newest gradient", newest, inverse @ newest),
+        ("  by push-through", newest, inverse.matvec_gradients(select_newest)),
+        ("mean gradient", mean, inverse @ mean),
+    ]
+    print(report.accuracy_table(inverse, products, dense))
+    print(report.damping_table(inverse, mean))
+    return inverse
+
+
+def dense_inverse(gradients: Array, damping: float) -> Array:
+    """F⁻¹ in float64 the obvious way, every element of it."""
+    wide = gradients.astype(np.float64)
+    return np.linalg.inv(damping * np.eye(wide.shape[1]) + wide.T @ wide / len(wide))
+
+
+def timed(function: Callable[[], T]) -> tuple[T, float]:
+    """Return what `function` returns and the seconds that it took."""
+    start = time.perf_counter()
+    result = function()
+    return result, time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The picture: accuracy against sparsity, and the spectrum of F."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import WoodburyRankOneInverse
+from .pruning import Curves
+
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
+
+
+def draw(path: str, curves: Curves, inverse: WoodburyRankOneInverse, *, before: float) -> None:
+    """Write both panels to `path`, in the format that its suffix names."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.4), dpi=150, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_accuracy(left, curves, before=before)
+    _draw_spectrum(right, inverse)
+    for panel in (left, right):
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(color="0.92")
+        panel.set_axisbelow(True)
+    figure.savefig(path)
+
+
+def _draw_accuracy(panel: Any, curves: Curves, *, before: float) -> None:
+    """One line a method, over an axis on which each halving of the weights takes the same room."""
+    panel.axhline(100 * before, color=GREY, linewidth=1, linestyle=":", label="before pruning")
+    for values, label, style in (
+        (curves.recomputed, "OBS, inverse recomputed", {"color": BLUE, "marker": "o"}),
+        (curves.one_shot, "OBS, one shot", {"color": BLUE, "linestyle": "--", "linewidth": 1.2}),
+        (curves.magnitude, "magnitude", {"color": ORANGE, "marker": "s"}),
+    ):
+        panel.plot(100 * curves.sparsity, 100 * values, label=label, markersize=3.5, **style)
+    panel.set_xscale("function", functions=(lambda s: -np.log1p(-s / 100), lambda u: -100 * np.expm1(-u)))
+    panel.set_xticks([0, 30, 50, 70, 80, 90, 95])
+    panel.set(xlim=(0, 95.5), ylim=(0, 102), xlabel="weights removed, %", ylabel="test accuracy, %")
+    panel.set_title("Pruning a 64-32-10 perceptron on digits")
+    panel.legend(loc="lower left", frameon=False)
+
+
+def _draw_spectrum(panel: Any, inverse: WoodburyRankOneInverse) -> None:
+    """Eigenvalues that the gradients move, above the level of all the others."""
+    eigenvalues, damping = inverse.forward.eigenvalues(), float(inverse.damping)
+    rank = float(inverse.forward.effective_rank())
+    others = f"index (the other {inverse.dim - len(eigenvalues):,} equal the damping)"
+    panel.semilogy(np.arange(1, len(eigenvalues) + 1), eigenvalues, color=BLUE, linewidth=2, label="eigenvalues of F")
+    panel.axhline(damping, color=ORANGE, linewidth=1.5, linestyle="--", label=f"damping {damping:.3g}")
+    panel.axvline(rank, color=GREY, linewidth=1, linestyle=":", label=f"effective rank {rank:.0f}")
+    panel.set(xlabel=others, ylim=(damping / 3, None))
+    panel.set_title("Spectrum of F")
+    panel.legend(frameon=False)
