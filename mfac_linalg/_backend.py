@@ -216,7 +216,7 @@ def is_row_major(x: Array) -> bool:
 
 def result_dtype(gradients: Array) -> Any:
     """Return the dtype of answers: the gradients' own in native order, float32 for 16-bit ones."""
-    if gradients.dtype.itemsize == 2:
+    if dtype_name(gradients.dtype) in ("float16", "bfloat16"):
         return namespace(gradients).float32
     return gradients.dtype.newbyteorder("=") if isinstance(gradients, np.ndarray) else gradients.dtype
 

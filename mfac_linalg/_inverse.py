@@ -250,7 +250,7 @@ class Inverse(abc.ABC):
         i, j = check.broadcast_indices(i, j)
         xp = _backend.namespace(i)
         flat = _backend.in_float64(State.element, self._current, xp.reshape(i, (-1,)), xp.reshape(j, (-1,)))
-        return xp.reshape(flat, i.shape)[()]
+        return flat[0] if i.ndim == 0 else xp.reshape(flat, i.shape)
 
     def columns(self, j: Any) -> Array:
         """Columns F⁻¹[:, j], shape (d, k), for a (k,) list or array of indices.

@@ -70,7 +70,7 @@ class BasisForm:
 
     def element(self, i: Array, j: Array) -> Array:
         """M_ij = δ_ij − w_iᵀw_j for flat index arrays."""
-        products = _backend.namespace(self.basis).vecdot(self.columns(i), self.columns(j), axis=0)
+        products = _backend.namespace(self.basis).vecdot(self.columns(i).T, self.columns(j).T)
         return _backend.to_float64(i == j) - products
 
     def submatrix(self, i: Array, j: Array) -> Array:
@@ -79,7 +79,7 @@ class BasisForm:
 
     def diagonal(self) -> Array:
         """M_jj, float64."""
-        panels = (self._whitened(self.basis[columns, :]) for columns in self.rows.rows.slices())
+        panels = (self._whitened(self.basis[columns, :]) for columns in self.rows.rows.column_slices())
         return refine(self, complement(panels), like=self.rows.like, norm=self.norm)
 
     def logdet(self) -> Array:

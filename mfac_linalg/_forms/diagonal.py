@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
+from .._rows.dense import slices
 
 Array = Any
 REDO_BELOW = 1e-2  # an entry 1 − ‖w_j‖² under this has lost two digits or more
@@ -25,10 +26,9 @@ def refine(form: Any, diagonal: Array, *, like: Array, norm: Any) -> Array:
         return diagonal
     xp = _backend.namespace(diagonal)
     index = _backend.index_like(chosen, like=like)
-    dtype = form.dtype
     parts = []
-    for start in range(0, index.shape[0], REDO_COLUMNS):
-        unit = _backend.unit_columns(index[start : start + REDO_COLUMNS], form.shape[1], like=like, dtype=dtype)
+    for chunk in slices(index.shape[0], REDO_COLUMNS):
+        unit = _backend.unit_columns(index[chunk], form.shape[1], like=like, dtype=form.dtype)
         r, a = form.solve(unit)
         parts.append(_backend.to_float64(_backend.column_squares(r)) + _backend.column_squares(a))
     return _replace(diagonal, chosen, xp.concat(parts))

@@ -78,7 +78,7 @@ class DualForm:
         if self.whitened:
             products = self.whitened.pair_products(i, j)
         else:
-            products = _backend.namespace(self.system.gram).vecdot(self.columns(i), self.columns(j), axis=0)
+            products = _backend.namespace(self.system.gram).vecdot(self.columns(i).T, self.columns(j).T)
         return _backend.to_float64(i == j) - _backend.to_float64(products)
 
     def submatrix(self, i: Array, j: Array) -> Array:
@@ -96,7 +96,7 @@ class DualForm:
             return
         source = self.rows.rows
         lower = _backend.from_float64(self.system.lower, like=source.gradients, dtype=source.dtype)
-        for columns in source.slices():
+        for columns in source.column_slices():
             yield _backend.solve_triangular(lower, self.rows.panel(columns))
 
     def logdet(self) -> Array:

@@ -17,8 +17,12 @@ def panel_width(num_rows: int) -> int:
 
 def column_slices(num_rows: int, num_columns: int) -> list[slice]:
     """Slices of all columns, one per panel."""
-    width = panel_width(num_rows)
-    return [slice(start, min(start + width, num_columns)) for start in range(0, num_columns, width)]
+    return slices(num_columns, panel_width(num_rows))
+
+
+def slices(length: int, width: int) -> list[slice]:
+    """Cut range(length) into runs of at most `width`."""
+    return [slice(start, min(start + width, length)) for start in range(0, length, width)]
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class DenseRows:
         """Whether Ĝ is G as it stands, so that whole-matrix products serve."""
         return self.exponent is None and self.gradients.dtype == self.dtype
 
-    def slices(self) -> list[slice]:
+    def column_slices(self) -> list[slice]:
         """Column slices of the panels: one for all where arrays cannot be written by parts."""
         m, d = self.shape
         return column_slices(m, d) if _backend.is_writable(self.gradients) else [slice(0, d)]
@@ -62,7 +66,7 @@ class DenseRows:
 
     def panels(self) -> Iterator[tuple[slice, Array]]:
         """The panels in order, each with its column slice."""
-        for columns in self.slices():
+        for columns in self.column_slices():
             yield columns, self.panel(columns)
 
     def gram(self, root: Array | None) -> Array:

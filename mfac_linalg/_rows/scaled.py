@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import _backend
-from .dense import DenseRows, panel_width
+from .dense import DenseRows, panel_width, slices
 
 Array = Any
 
@@ -55,9 +55,8 @@ class ScaledRows:
         """SᵀS, shape (d, d), float64: for d ≤ m, by blocks of rows."""
         m, d = self.shape
         total = None
-        for start in range(0, m, panel_width(d)):
-            block = _backend.to_float64(self.rows.row_block(slice(start, start + panel_width(d))))
-            block = self.row_scale[start : start + panel_width(d), :] * block
+        for chunk in slices(m, panel_width(d)):
+            block = self.row_scale[chunk, :] * _backend.to_float64(self.rows.row_block(chunk))
             part = block.T @ block
             total = part if total is None else total + part
         if self.root is None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from .. import _backend
 from .._dual import SmallSystem
-from .dense import panel_width
+from .dense import column_slices, slices
 from .scaled import ScaledRows
 
 Array = Any
@@ -54,9 +54,8 @@ class WhitenedRows:
 
     def whitened_panels(self) -> Any:
         """W by column panels."""
-        m, d = self.shape
-        for start in range(0, d, panel_width(m)):
-            yield self.rows[:, start : start + panel_width(m)]
+        for columns in column_slices(*self.shape):
+            yield self.rows[:, columns]
 
     def pair_products(self, i: Array, j: Array) -> Array:
         """w_iᵀ w_j for index arrays of one shape (n,), in the order that W's memory favours."""
@@ -68,8 +67,7 @@ class WhitenedRows:
             return total
         columns = self.rows.T
         parts = []
-        for start in range(0, i.shape[0], PAIRS):
-            chunk = slice(start, start + PAIRS)
+        for chunk in slices(i.shape[0], PAIRS):
             parts.append(xp.vecdot(xp.take(columns, i[chunk], axis=0), xp.take(columns, j[chunk], axis=0)))
         return xp.concat(parts)
 
@@ -82,11 +80,11 @@ def whiten(rows: ScaledRows, system: SmallSystem, *, dtype: Any, overwrite: bool
     if not _backend.is_writable(source) or _backend.is_differentiated(system.lower):
         return WhitenedRows(_backend.cast(_backend.solve_triangular(lower, rows.panel(slice(0, d))), dtype), system)
     if overwrite:
-        for columns in progress(rows.rows.slices(), "scale"):
+        for columns in progress(rows.rows.column_slices(), "scale"):
             source[:, columns] = rows.panel(columns)
         _backend.solve_triangular_into(lower, source, source)
         return WhitenedRows(source, system)
     out = _backend.empty((d, m), like=source, dtype=dtype).T
-    for columns in progress(rows.rows.slices(), "whiten"):
+    for columns in progress(rows.rows.column_slices(), "whiten"):
         _backend.solve_triangular_into(lower, rows.panel(columns), out[:, columns])
     return WhitenedRows(out, system)

@@ -32,52 +32,54 @@ def schedule(steps: int) -> Array:
     return 1 - np.exp(np.interp(positions, np.arange(len(densities)), np.log(densities)))
 
 
-def survivors(scores: Array, kept: Mask, sparsity: float) -> Mask:
-    """Keep what the lowest scores leave when `sparsity` of the weights are gone; biases always stay."""
-    weights = weight_mask()
-    ranked = np.where(weights, np.where(kept, scores, -np.inf), np.inf)
-    remaining = np.ones_like(weights)
-    remaining[np.argsort(ranked, kind="stable")[: round(sparsity * weights.sum())]] = False
-    return remaining
+def lowest(scores: Array, removable: Mask, count: int) -> Mask:
+    """Mark the `count` lowest scores among the removable parameters."""
+    order = np.argsort(np.where(removable, scores, np.inf), kind="stable")
+    marked = np.zeros_like(removable)
+    marked[order[:count]] = True
+    return marked
 
 
-def prune_by_magnitude(parameters: Array, sparsity: float) -> Array:
-    """Set the smallest weights to zero."""
-    everything = np.ones_like(parameters, dtype=bool)
-    return np.where(survivors(abs(parameters), everything, sparsity), parameters, 0)
+def prune_by_magnitude(parameters: Array, removable: Mask, count: int) -> Array:
+    """Set the `count` smallest weights to zero."""
+    return np.where(lowest(abs(parameters), removable, count), 0, parameters)
 
 
 def prune_by_curvature(
-    parameters: Array, kept: Mask, sparsity: float, inverse: WoodburyRankOneInverse
+    parameters: Array, removable: Mask, count: int, inverse: WoodburyRankOneInverse
 ) -> tuple[Array, Mask]:
-    """Remove the weights that cost least under F and let the others make up for them.
+    """Remove the `count` weights that cost least under F and let the others make up for them.
 
     Weight i costs w_i² / (2 [F⁻¹]_ii). The update is -F⁻¹u with u_i = w_i / [F⁻¹]_ii on the removed weights,
     which adds up the best updates for removing each alone (M-FAC, arXiv 2107.03356).
     """
     diagonal = inverse.diagonal()
-    remaining = survivors(parameters**2 / (2 * diagonal), kept, sparsity)
-    update = inverse @ np.where(kept & ~remaining, parameters / diagonal, 0)
-    return np.where(remaining, parameters - update, 0), remaining
+    removed = lowest(parameters**2 / (2 * diagonal), removable, count)
+    update = inverse @ np.where(removed, parameters / diagonal, 0)
+    return np.where(removed, 0, parameters - update), removed
+
+
+def prune_gradually(parameters: Array, images: Images, counts: Sequence[int], *, damping: float) -> Iterator[Array]:
+    """Remove more and more weights, with new gradients of the parameters that remain before each step."""
+    weights, alive = weight_mask(), np.arange(len(parameters))
+    for count in tracked(counts, "pruning"):
+        gradients = per_sample_gradients(parameters, images)[:, alive]
+        inverse = WoodburyRankOneInverse(gradients, damping)
+        more = count - (len(parameters) - len(alive))
+        remaining, removed = prune_by_curvature(parameters[alive], weights[alive], more, inverse)
+        parameters = np.zeros_like(parameters)
+        parameters[alive] = remaining
+        alive = alive[~removed]
+        yield parameters
 
 
 def compare(parameters: Array, inverse: WoodburyRankOneInverse, images: Images, test: Images, *, steps: int) -> Curves:
     """Prune by magnitude, by `inverse` in one shot, and with F recomputed at every sparsity."""
-    sparsities = schedule(steps)
-    everything = np.ones_like(parameters, dtype=bool)
+    sparsities, weights = schedule(steps), weight_mask()
+    counts = [round(sparsity * weights.sum()) for sparsity in sparsities]
     networks = (
-        (prune_by_magnitude(parameters, s) for s in sparsities),
-        (prune_by_curvature(parameters, everything, s, inverse)[0] for s in sparsities),
-        gradually(parameters, images, sparsities, damping=inverse.damping),
+        (prune_by_magnitude(parameters, weights, count) for count in counts),
+        (prune_by_curvature(parameters, weights, count, inverse)[0] for count in counts),
+        prune_gradually(parameters, images, counts, damping=inverse.damping),
     )
     return Curves(sparsities, *(np.array([accuracy(each, test) for each in pruned]) for pruned in networks))
-
-
-def gradually(parameters: Array, images: Images, sparsities: Sequence[float], *, damping: float) -> Iterator[Array]:
-    """Prune to one sparsity after another, with new gradients of the remaining parameters before each."""
-    kept = np.ones_like(parameters, dtype=bool)
-    for sparsity in tracked(sparsities, "pruning"):
-        gradients = per_sample_gradients(parameters, images) * kept
-        inverse = WoodburyRankOneInverse(gradients, damping)
-        parameters, kept = prune_by_curvature(parameters, kept, sparsity, inverse)
-        yield parameters
