@@ -342,6 +342,28 @@ def _unflatten(cls: type) -> Any:
     return unflatten
 
 
+def portable(x: Any) -> Any:
+    """Return what to pickle for x: JAX would bring float64 back as float32."""
+    return _Float64(np.asarray(x)) if compat.is_jax_array(x) and x.dtype == np.float64 else x
+
+
+class _Float64:
+    """The values of a float64 JAX array, unpickled as one."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    def __reduce__(self) -> tuple[Any, tuple[np.ndarray]]:
+        return _restore_float64, (self.values,)
+
+
+def _restore_float64(values: np.ndarray) -> Array:
+    import jax
+
+    with jax.enable_x64(True):
+        return jax.numpy.asarray(values)
+
+
 # --- small linear algebra ---------------------------------------------------------------------------------------
 
 
@@ -386,6 +408,9 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
 def solve_triangular_into(lower: Array, b: Array, out: Array) -> None:
     """Write L⁻¹b into out, which may be b itself: in place for NumPy where the memory layout allows."""
     if not compat.is_numpy_array(out):
+        out[...] = cast(solve_triangular(lower, b), out.dtype)
+        return
+    if out.dtype != b.dtype:
         out[...] = solve_triangular(lower, b)
         return
     if out is not b:

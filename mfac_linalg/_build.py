@@ -11,7 +11,6 @@ import numpy as np
 from . import _backend
 from ._dual import SmallSystem, largest_eigenvalue
 from ._errors import IllConditionedWarning, beyond_arithmetic, breakdown
-from ._forms.basis import basis_form
 from ._forms.dual import DualForm
 from ._forms.primal import PrimalForm
 from ._metric import Metric
@@ -25,9 +24,7 @@ from ._validation import refuse_nonfinite
 
 Array = Any
 
-WHITENED_LIMIT = 1e-2  # κ ε up to which W and L alone keep R ≤ 30
-DUAL_LIMIT = 0.1  # κ ε up to which sweeps on G do, ε the precision of the Gram matrix
-FLOAT64_LIMIT = 1e11  # the same in float64, where cond(A) meets its own factorisation
+RESOLVED = 0.1  # κ ε up to which answers keep their backward error, ε that of the computing dtype
 
 
 @dataclass(frozen=True)
@@ -62,8 +59,8 @@ def build(gradients: Array, damping: Any, coefficients: Array, options: Options,
             small, _, norm = _small_matrix(rows, None)
             norm = float(_backend.read(norm))
     kappa = 1 + norm**2
-    form = _choose_form(rows, small, norm, kappa, options, traced)
-    kept = None if getattr(form, "rows", None) is not rows else rows.rows
+    form = _choose_form(rows, small, norm, math.inf if traced else kappa, options)
+    kept = rows.rows if form.rows is rows else None
     return State(form, metric, row_scale, kept, kappa, options.dtype)
 
 
@@ -106,47 +103,26 @@ def _exponent_of_finite(gradients: Array) -> int:
     return math.frexp(largest)[1]
 
 
-def _choose_form(rows: ScaledRows, small: Array, norm: Any, kappa: Any, options: Options, traced: bool) -> Any:
+def _choose_form(rows: ScaledRows, small: Array, norm: Any, kappa: float, options: Options) -> DualForm | PrimalForm:
+    """Factor the small matrix and hold it in the form that fits its shape; warn where κ is beyond its arithmetic."""
     m, d = rows.shape
-    known = math.inf if traced else kappa
-    if m < d and options.precision == "high" and known > FLOAT64_LIMIT and not traced:
-        _warn_beyond(kappa, 0.1 / np.finfo(np.float64).eps, options)
-        return basis_form(rows, norm)
+    dtype = np.float64 if m >= d else np.dtype(_backend.dtype_name(rows.dtype))
+    epsilon = float(np.finfo(dtype).eps)
     system = SmallSystem.factor(small)
     if system is None:
-        damping = f"{1 / float(_backend.read(rows.row_scale[0, 0])) ** 2:.3g} n"
-        raise breakdown(size=min(m, d), damping=damping, kappa=float(kappa), dtype=rows.dtype)
+        raise breakdown(size=min(m, d), kappa=kappa, dtype=_backend.dtype_name(rows.dtype))
+    if kappa > RESOLVED / epsilon and not math.isinf(kappa):
+        text = beyond_arithmetic(
+            kappa=kappa,
+            limit=RESOLVED / epsilon,
+            dtype=_backend.dtype_name(options.dtype),
+            precision=options.precision,
+        )
+        warnings.warn(text, IllConditionedWarning, stacklevel=6)
     if m >= d:
-        if not traced:
-            _warn_beyond(kappa, 0.1 / np.finfo(np.float64).eps, options)
         return PrimalForm(rows, system, norm)
-    return _dual_form(rows, system, norm, known, options)
-
-
-def _dual_form(rows: ScaledRows, system: SmallSystem, norm: Any, kappa: float, options: Options) -> DualForm:
-    """Whiten, or not, and say which rows the products may trust."""
-    name = _backend.dtype_name(rows.dtype)
-    epsilon = float(np.finfo(np.dtype(name)).eps)
-    limit = min(DUAL_LIMIT / epsilon, FLOAT64_LIMIT)
-    sweeps = sweeps_for(min(kappa, limit), epsilon)
-    if math.isfinite(kappa):
-        _warn_beyond(kappa, limit, options)
+    sweeps = sweeps_for(min(kappa, RESOLVED / epsilon), epsilon)
     if not options.whiten:
         return DualForm(rows, None, system, norm, sweeps)
     whitened = whiten(rows, system, dtype=options.dtype, overwrite=options.overwrite, progress=options.progress)
-    trusted = options.dtype == rows.dtype and kappa <= WHITENED_LIMIT / epsilon
-    if options.overwrite and not trusted:
-        msg = (
-            f"kappa = {kappa:.3g} is beyond {WHITENED_LIMIT / epsilon:.1g}: the whitened gradients that "
-            "overwrite_gradients=True leaves keep fewer digits than the gradients themselves. Pass "
-            "overwrite_gradients=False, or raise `damping`."
-        )
-        warnings.warn(msg, IllConditionedWarning, stacklevel=5)
-    return DualForm(whitened if trusted or options.overwrite else rows, whitened, system, norm, sweeps)
-
-
-def _warn_beyond(kappa: float, limit: float, options: Options) -> None:
-    if kappa > limit or math.isnan(kappa):
-        dtype = _backend.dtype_name(options.dtype)
-        text = beyond_arithmetic(kappa=kappa, limit=limit, dtype=dtype, precision=options.precision)
-        warnings.warn(text, IllConditionedWarning, stacklevel=6)
+    return DualForm(whitened if options.dtype == rows.dtype else rows, whitened, system, norm, sweeps)

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from . import _backend
+from ._pytree import Part
 
 Array = Any
 POWER_STEPS = 12
 
 
 @dataclass(frozen=True)
-class SmallSystem:
+class SmallSystem(Part):
     """A = I + B for a positive semidefinite B (S Sᵀ, or SᵀS in the primal form), held by its factor A = L Lᵀ."""
 
     gram: Array  # B
@@ -40,7 +41,7 @@ class SmallSystem:
         return self.half_solve_transposed(self.half_solve(b))
 
     def logdet(self) -> Array:
-        """log det A."""
+        """Log det A."""
         xp = _backend.namespace(self.lower)
         return 2 * xp.sum(xp.log(xp.linalg.diagonal(self.lower)))
 

@@ -11,11 +11,11 @@ class IllConditionedWarning(RuntimeWarning):
     """The condition number is beyond what the arithmetic in use can resolve; answers lose digits."""
 
 
-def breakdown(*, size: int, damping: str, kappa: float, dtype: object) -> FactorizationError:
+def breakdown(*, size: int, kappa: float, dtype: object) -> FactorizationError:
     """Return the error of a factorisation that failed, with its likely causes in order."""
     msg = (
-        f"The {size} × {size} system of this inverse could not be factored (damping {damping}, "
-        f"kappa {kappa:.3g}, {dtype}). Likely causes, in order: (a) gradients so large that their Gram matrix "
+        f"The {size} × {size} system of this inverse could not be factored (kappa = ‖F‖/damping = {kappa:.3g}, "
+        f"{dtype}). Likely causes, in order: (a) gradients so large that their Gram matrix "
         "overflows float64: divide gradients by s and damping by s²; (b) damping below the round-off of the Gram "
         'matrix: raise `damping` or pass precision="high".'
     )

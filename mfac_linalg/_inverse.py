@@ -2,7 +2,6 @@
 
 import abc
 import html
-import numbers
 from typing import Any, Self
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from . import _backend
 from . import _validation as check
 from ._forward import Forward
+from ._pytree import register
 from ._state import State
 
 Array = Any
@@ -36,6 +36,10 @@ class Inverse(abc.ABC):
     @abc.abstractmethod
     def damping(self) -> Any:
         """λ as a float, or the (d,) array it was given as."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        register(self._like, type(self))
 
     # --- what it is -------------------------------------------------------------------------------------------
 
@@ -294,7 +298,7 @@ class Inverse(abc.ABC):
         return self._product(State.quadratic, "v", v, self.dim, scalar=True)
 
     def logdet(self) -> Array:
-        """log det F⁻¹. Cost: O(m)."""
+        """Log det F⁻¹. Cost: O(m)."""
         return _backend.in_float64(State.logdet, self._current)
 
     def trace(self) -> Array:
@@ -327,27 +331,24 @@ class Inverse(abc.ABC):
         return _backend.linear_operator(self)
 
     def _describe(self) -> dict[str, str]:
-        damping = self.damping
-        vector = _backend.is_array(damping) and damping.ndim == 1
-        kappa = self.kappa
+        """What a repr shows: never a value of an array, never a wait for a device."""
+        damping, kappa = self.damping, self.kappa
         return {
-            "gradients (m)": f"{self.num_gradients:,}",
-            "parameters (d)": f"{self.dim:,}",
-            "damping": f"array of shape ({self.dim},)" if vector else f"{damping:.6g}" if isinstance(damping, float) else "0-d array",
+            "m": f"{self.num_gradients}",
+            "d": f"{self.dim}",
+            "damping": check.describe(damping) if _backend.is_array(damping) else f"{damping:.6g}",
             "dtype": _backend.dtype_name(self.dtype),
-            "device": str(self.device),
-            "kappa": f"{kappa:.3g}" if isinstance(kappa, numbers.Real) else "traced",
-            "sweeps": str(self.sweeps),
+            "device": f"{self.device}",
+            "kappa": f"{kappa:.3g}" if isinstance(kappa, float) else "traced",
+            "sweeps": f"{self.sweeps}",
         }
 
     def __repr__(self) -> str:
-        facts = self._describe()
-        names = ("m", "d", "damping", "dtype", "device", "kappa", "sweeps")
-        inside = ", ".join(f"{n}={f}" for n, f in zip(names, facts.values(), strict=True))
-        return f"{type(self).__name__}({inside})"
+        return f"{type(self).__name__}({', '.join(f'{name}={fact}' for name, fact in self._describe().items())})"
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><th>{html.escape(n)}</th><td>{html.escape(f)}</td></tr>" for n, f in self._describe().items())
+        facts = {name: html.escape(fact) for name, fact in self._describe().items()}
+        rows = "".join(f"<tr><th>{name}</th><td>{fact}</td></tr>" for name, fact in facts.items())
         return f"<table><caption>{type(self).__name__}</caption>{rows}</table>"
 
     # --- checks ------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import _backend
+from ._pytree import Part
 from ._scaling import column_exponents, exponent, ldexp, mantissa
 
 Array = Any
@@ -14,7 +15,7 @@ HARMLESS_POWER = 60
 
 
 @dataclass(frozen=True)
-class Metric:
+class Metric(Part):
     """Λ = level · diag(1/root²): `level` is λ itself, or a power of two near min(Λ) with root (d, 1)."""
 
     level: Any  # float, or a 0-d float64 array where it is traced or differentiated
@@ -35,7 +36,7 @@ class Metric:
         return cls(float(_backend.read(level)) if _backend.on_host(damping) else level, root[:, None])
 
     def enter(self, v: Array, dtype: Any) -> tuple[Array, Any]:
-        """u = root ∘ v · 2^−power, comfortably scaled column by column, and power."""
+        """U = root ∘ v · 2^−power, comfortably scaled column by column, and power."""
         power = column_exponents(v)
         if not isinstance(power, int):
             v = ldexp(v, -power)
@@ -43,14 +44,14 @@ class Metric:
         return (v if self.root is None else self.root * v), power
 
     def leave(self, r: Array, power: Any, dtype: Any, *, level: Any = None) -> Array:
-        """x = root ∘ r · 2^power / level, in dtype; an answer that does not fit raises on host arrays."""
+        """X = root ∘ r · 2^power / level, in dtype; an answer that does not fit raises on host arrays."""
         fraction, shift = mantissa(self.level if level is None else level)
         if self.root is not None:
             r = self.root * r
         return fit(r / beside(fraction, r), power - shift, dtype)
 
     def raise_level(self, y: Array, power: Any, dtype: Any) -> Array:
-        """y · 2^power · level / root: the way back of F itself."""
+        """Y · 2^power · level / root: the way back of F itself."""
         fraction, shift = mantissa(self.level)
         if self.root is not None:
             y = y / self.root
@@ -74,7 +75,7 @@ def beside(x: Any, like: Array) -> Any:
 
 
 def fit(x: Array, power: Any, dtype: Any) -> Array:
-    """x · 2^power in dtype, for an x of order one."""
+    """X · 2^power in dtype, for an x of order one."""
     harmless = isinstance(power, int) and power < HARMLESS_POWER
     x = _backend.cast(ldexp(x, power), dtype)
     return x if harmless else refuse_overflow(x)

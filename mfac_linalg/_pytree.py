@@ -1,21 +1,17 @@
-"""The classes that JAX has to know as pytrees."""
+"""The pieces that an inverse is made of: pytrees for JAX, and picklable whatever the library."""
 
 from typing import Any
 
 from . import _backend
-from ._dual import SmallSystem
-from ._forms.basis import BasisForm
-from ._forms.dual import DualForm
-from ._forms.primal import PrimalForm
-from ._metric import Metric
-from ._rows.dense import DenseRows
-from ._rows.scaled import ScaledRows
-from ._rows.whitened import WhitenedRows
-from ._state import State
 
-PARTS = (SmallSystem, BasisForm, DualForm, PrimalForm, Metric, DenseRows, ScaledRows, WhitenedRows, State)
+
+class Part:
+    """An immutable piece of state; its subclasses are frozen dataclasses of arrays, Parts and constants."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: _backend.portable(value) for name, value in vars(self).items()}
 
 
 def register(like: Any, public: type) -> None:
-    """Register a public class and its parts, where `like` is a JAX array."""
-    _backend.adopt(like, public, *PARTS)
+    """Make a public class and the pieces known to JAX, where `like` is a JAX array."""
+    _backend.adopt(like, public, *Part.__subclasses__())

@@ -7,6 +7,7 @@ import numpy as np
 
 from . import _backend
 from ._metric import Metric, beside, fit, settle
+from ._pytree import Part
 from ._rows.dense import DenseRows, column_slices
 from ._scaling import exponent, ldexp, mantissa
 
@@ -14,7 +15,7 @@ Array = Any
 
 
 @dataclass(frozen=True)
-class State:
+class State(Part):
     """Everything an inverse holds. Immutable; a registered pytree under JAX."""
 
     form: Any
@@ -115,12 +116,12 @@ class State:
     # --- scalars ---
 
     def logdet(self) -> Array:
-        """log det F⁻¹."""
+        """Log det F⁻¹."""
         dim = self.form.shape[1]
         return self._home(self.form.logdet() - self.metric.log_determinant(dim, like=self.row_scale))
 
     def trace(self) -> Array:
-        """tr F⁻¹."""
+        """Tr F⁻¹."""
         diagonal = self.diagonal()
         return self._home(_backend.namespace(diagonal).sum(diagonal))
 
@@ -148,7 +149,7 @@ class State:
         return self._home(_backend.namespace(diagonal).sum(diagonal))
 
     def _forward_diagonal(self) -> Array:
-        rows, d = self.form.rows, self.form.shape[1]
+        rows = self.form.rows
         panels = (rows.panel(columns) for columns in column_slices(*rows.shape))
         parts = [_backend.column_squares(_backend.to_float64(panel)) for panel in panels]
         values = (1 + _backend.namespace(parts[0]).concat(parts)) * self._level(parts[0])
@@ -231,6 +232,6 @@ class State:
 
 
 def _ratio(above: Array, below: Array) -> Array:
-    """above / below for one column, 0 for 0/0."""
+    """Above / below for one column, 0 for 0/0."""
     xp = _backend.namespace(above)
     return xp.where(above == 0, above, above / xp.where(above == 0, xp.ones_like(below), below))[0]

@@ -158,7 +158,7 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
 
 def check_indices(name: str, j: Any, dim: int, *, like: Array) -> Array:
     """Accept an integer or integer array in [−d, d), as non-negative indices beside like."""
-    if isinstance(j, bool) or not isinstance(j, numbers.Integral | list | tuple) and not _backend.is_array(j):
+    if isinstance(j, bool) or (not isinstance(j, numbers.Integral | list | tuple) and not _backend.is_array(j)):
         msg = f"`{name}` must be an integer or an array of integers; got {describe(j)}. Round or cast it."
         raise TypeError(msg)
     index = j if _backend.is_array(j) else np.asarray(j)

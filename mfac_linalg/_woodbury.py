@@ -133,7 +133,9 @@ class WoodburyRankOneInverse(Inverse):
         new._weights, new._normalization, new._precision = self._weights, self._normalization, self._precision
         whitened = self._state.is_whitened
         options = Options(self.dtype, self._precision, whitened, whitened and self._state.rows is None, reporter(False))
-        new._state = _backend.in_float64(_rebuild, self._state, new._damping, self._weights, self._normalization, options)
+        new._state = _backend.in_float64(
+            _rebuild, self._state, new._damping, self._weights, self._normalization, options
+        )
         return new
 
 

@@ -1,1 +1,1 @@
-"""Three ways to hold M = (I + SᵀS)⁻¹: dual (m × m), primal (d × d, for m ≥ d) and an orthonormal basis."""
+"""Two ways to hold M = (I + SᵀS)⁻¹: by the m × m dual system, or for m ≥ d by the d × d matrix itself."""

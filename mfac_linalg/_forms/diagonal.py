@@ -45,7 +45,7 @@ def _small_entries(diagonal: Array, *, like: Array, norm: Any, num_rows: int) ->
 
 
 def _replace(x: Array, index: Array, values: Array) -> Array:
-    """x with x[index] = values for a sorted index, without writing to x."""
+    """X with x[index] = values for a sorted index, without writing to x."""
     xp = _backend.namespace(x)
     positions = _backend.asarray(np.arange(x.shape[0]), like=x, dtype=index.dtype)
     place = xp.clip(xp.searchsorted(index, positions), 0, index.shape[0] - 1)

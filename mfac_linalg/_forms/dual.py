@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import _backend
 from .._dual import SmallSystem
+from .._pytree import Part
 from .._rows.scaled import ScaledRows
 from .._rows.whitened import WhitenedRows
 from .._sweeps import dual_sweeps
@@ -17,7 +18,7 @@ Array = Any
 
 
 @dataclass(frozen=True)
-class DualForm:
+class DualForm(Part):
     """M for m < d. Products go through `rows`; elements through W where it is held."""
 
     rows: ScaledRows | WhitenedRows
@@ -100,7 +101,7 @@ class DualForm:
             yield _backend.solve_triangular(lower, self.rows.panel(columns))
 
     def logdet(self) -> Array:
-        """log det M."""
+        """Log det M."""
         return -self.system.logdet()
 
     def spectrum(self) -> Array:
@@ -109,7 +110,7 @@ class DualForm:
 
 
 @dataclass(frozen=True)
-class StretchedRows:
+class StretchedRows(Part):
     """t_k S for column k: one set of rows in several metrics."""
 
     rows: ScaledRows | WhitenedRows

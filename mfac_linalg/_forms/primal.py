@@ -7,13 +7,14 @@ import numpy as np
 
 from .. import _backend
 from .._dual import SmallSystem
+from .._pytree import Part
 from .._rows.scaled import ScaledRows
 
 Array = Any
 
 
 @dataclass(frozen=True)
-class PrimalForm:
+class PrimalForm(Part):
     """M = (I + SᵀS)⁻¹ = UᵀU with U = L⁻¹, I + SᵀS = L Lᵀ: a diagonal entry is a sum of squares."""
 
     rows: ScaledRows
@@ -78,7 +79,7 @@ class PrimalForm:
         return _backend.column_squares(self._half_columns())
 
     def logdet(self) -> Array:
-        """log det M."""
+        """Log det M."""
         return -self.system.logdet()
 
     def spectrum(self) -> Array:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import _backend
+from .._pytree import Part
 from .._scaling import ldexp
 
 Array = Any
@@ -26,7 +27,7 @@ def slices(length: int, width: int) -> list[slice]:
 
 
 @dataclass(frozen=True)
-class DenseRows:
+class DenseRows(Part):
     """The rows of Ĝ = 2^−exponent · G, computed in `dtype` (at least the dtype in which G is stored)."""
 
     gradients: Array

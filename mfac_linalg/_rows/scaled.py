@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import _backend
+from .._pytree import Part
 from .dense import DenseRows, panel_width, slices
 
 Array = Any
 
 
 @dataclass(frozen=True)
-class ScaledRows:
+class ScaledRows(Part):
     """S = diag(row_scale) Ĝ diag(root), nothing of size m × d beside the caller's G."""
 
     rows: DenseRows

@@ -5,6 +5,7 @@ from typing import Any
 
 from .. import _backend
 from .._dual import SmallSystem
+from .._pytree import Part
 from .dense import column_slices, slices
 from .scaled import ScaledRows
 
@@ -13,7 +14,7 @@ PAIRS = 4096  # pairs of columns gathered at a time
 
 
 @dataclass(frozen=True)
-class WhitenedRows:
+class WhitenedRows(Part):
     """W and L, which together are S = L W: the same products as ScaledRows, without G."""
 
     rows: Array  # W, (m, d)

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -46,12 +47,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--gradients", type=int, default=1000, help="how many to collect (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=4, help="recomputations per sparsity (default: %(default)s)")
     options = parser.parse_args(arguments)
-    if not options.damping > 0:
-        parser.error(f"--damping must be positive; got {options.damping}.")
+    if not 0 < options.damping < np.inf:
+        parser.error(f"--damping must be positive and finite; got {options.damping}.")
     if not 1 <= options.gradients <= digits.TRAINING_IMAGES:
         parser.error(f"--gradients must lie in 1 ... {digits.TRAINING_IMAGES}; got {options.gradients}.")
     if options.steps < 1:
         parser.error(f"--steps must be at least 1; got {options.steps}.")
+    if not Path(options.output).parent.is_dir():
+        parser.error(f"--output must lie in a directory that exists; got {options.output}.")
     return options
 
 
@@ -67,7 +70,7 @@ def study(gradients: Array, damping: float, *, seed: int) -> WoodburyRankOneInve
     inverse, build = timed(lambda: WoodburyRankOneInverse(gradients, damping, progress=visible()))
     dense, dense_time = timed(lambda: dense_inverse(gradients, damping))
     random = np.random.default_rng(seed).standard_normal(inverse.dim, gradients.dtype)
-    product, product_time = timed(lambda: inverse @ random)
+    product, product_time = timed(lambda: inverse @ random, repeats=10)
     print(report.inverse_facts(inverse, build=build, product=product_time, dense=dense_time))
 
     newest, mean = gradients[-1], gradients.mean(axis=0)
@@ -89,11 +92,14 @@ def dense_inverse(gradients: Array, damping: float) -> Array:
     return np.linalg.inv(damping * np.eye(wide.shape[1]) + wide.T @ wide / len(wide))
 
 
-def timed(function: Callable[[], T]) -> tuple[T, float]:
-    """Return what `function` returns and the seconds that it took."""
-    start = time.perf_counter()
-    result = function()
-    return result, time.perf_counter() - start
+def timed(function: Callable[[], T], *, repeats: int = 1) -> tuple[T, float]:
+    """Return what `function` returns and the seconds that its fastest run took."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = function()
+        seconds.append(time.perf_counter() - start)
+    return result, min(seconds)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def forward(parameters: Array, pixels: Array) -> tuple[Array, Array]:
 
 def cross_entropy(parameters: Array, images: Images) -> Array:
     """Loss of each image, shape (n,)."""
-    log_probabilities = log_softmax(forward(parameters, images.pixels)[1], axis=1)
+    log_probabilities: Array = log_softmax(forward(parameters, images.pixels)[1], axis=1)
     return -log_probabilities[np.arange(len(images.labels)), images.labels]
 
 

@@ -29,15 +29,15 @@ def _draw_accuracy(panel: Any, curves: Curves, *, before: float) -> None:
     """One line a method, over an axis on which each halving of the weights takes the same room."""
     panel.axhline(100 * before, color=GREY, linewidth=1, linestyle=":", label="before pruning")
     for values, label, style in (
-        (curves.recomputed, "OBS, inverse recomputed", {"color": BLUE, "marker": "o"}),
-        (curves.one_shot, "OBS, one shot", {"color": BLUE, "linestyle": "--", "linewidth": 1.2}),
+        (curves.recomputed, f"OBS, {len(curves.sparsity)} inverses", {"color": BLUE, "marker": "o"}),
+        (curves.one_shot, "OBS, one inverse", {"color": BLUE, "linestyle": "--", "linewidth": 1.2}),
         (curves.magnitude, "magnitude", {"color": ORANGE, "marker": "s"}),
     ):
         panel.plot(100 * curves.sparsity, 100 * values, label=label, markersize=3.5, **style)
     panel.set_xscale("function", functions=(lambda s: -np.log1p(-s / 100), lambda u: -100 * np.expm1(-u)))
     panel.set_xticks([0, 30, 50, 70, 80, 90, 95])
     panel.set(xlim=(0, 95.5), ylim=(0, 102), xlabel="weights removed, %", ylabel="test accuracy, %")
-    panel.set_title("Pruning a 64-32-10 perceptron on digits")
+    panel.set_title("Optimal brain surgeon (OBS) and magnitude, no retraining", fontsize=11)
     panel.legend(loc="lower left", frameon=False)
 
 
@@ -46,9 +46,9 @@ def _draw_spectrum(panel: Any, inverse: WoodburyRankOneInverse) -> None:
     eigenvalues, damping = inverse.forward.eigenvalues(), float(inverse.damping)
     rank = float(inverse.forward.effective_rank())
     others = f"index (the other {inverse.dim - len(eigenvalues):,} equal the damping)"
-    panel.semilogy(np.arange(1, len(eigenvalues) + 1), eigenvalues, color=BLUE, linewidth=2, label="eigenvalues of F")
-    panel.axhline(damping, color=ORANGE, linewidth=1.5, linestyle="--", label=f"damping {damping:.3g}")
+    panel.loglog(np.arange(1, len(eigenvalues) + 1), eigenvalues, color=BLUE, linewidth=2, label="eigenvalues of F")
+    panel.axhline(damping, color=ORANGE, linewidth=1.5, linestyle="--", zorder=3, label=f"damping {damping:.3g}")
     panel.axvline(rank, color=GREY, linewidth=1, linestyle=":", label=f"effective rank {rank:.0f}")
     panel.set(xlabel=others, ylim=(damping / 3, None))
-    panel.set_title("Spectrum of F")
+    panel.set_title(f"Spectrum of F, {inverse.num_gradients:,} gradients of dimension {inverse.dim:,}", fontsize=11)
     panel.legend(frameon=False)

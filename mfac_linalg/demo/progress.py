@@ -19,4 +19,5 @@ def tracked(steps: Sequence[T], description: str) -> Iterable[T]:
         return steps
     from tqdm.auto import tqdm
 
-    return tqdm(steps, desc=description, leave=False)
+    bar: Iterable[T] = tqdm(steps, desc=description, leave=False)
+    return bar

@@ -29,7 +29,8 @@ def schedule(steps: int) -> Array:
     """Sparsities up to each of `TARGETS` in `steps` steps that keep the same fraction of the weights each."""
     densities = 1 - np.array([0.0, *TARGETS])
     positions = np.arange(1, len(TARGETS) * steps + 1) / steps
-    return 1 - np.exp(np.interp(positions, np.arange(len(densities)), np.log(densities)))
+    logarithms: Array = np.interp(positions, np.arange(len(densities)), np.log(densities))
+    return 1 - np.exp(logarithms)
 
 
 def lowest(scores: Array, removable: Mask, count: int) -> Mask:
