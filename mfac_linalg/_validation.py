@@ -214,6 +214,13 @@ def check_overwritable(gradients: Array, dtype: Any, whiten: Any, precision: str
         raise ValueError(msg)
 
 
+def check_precision_available(precision: str, gradients: Array) -> None:
+    """Refuse "high" on a device without float64."""
+    if precision == "high" and not _backend.supports_float64(gradients):
+        msg = f"`precision` must be 'default' on {_backend.device(gradients)}, which has no float64; got 'high'. "
+        raise ValueError(msg + "Leave it out, or move the gradients to the host.")
+
+
 def check_count(name: str, value: Any) -> int:
     """Accept a whole number ≥ 0."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):

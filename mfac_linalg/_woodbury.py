@@ -95,6 +95,7 @@ class WoodburyRankOneInverse(Inverse):
         self._precision = check.check_choice("precision", precision, ("default", "high"))
         check.check_choice("whiten", whiten, (None, True, False))
         check.check_choice("overwrite_gradients", overwrite_gradients, (True, False))
+        check.check_precision_available(precision, gradients)
         if overwrite_gradients:
             check.check_overwritable(gradients, dtype, whiten, precision)
         register(gradients, type(self))
@@ -131,11 +132,10 @@ class WoodburyRankOneInverse(Inverse):
         new = object.__new__(type(self))
         new._damping = check.check_damping(damping, like, self.dtype)
         new._weights, new._normalization, new._precision = self._weights, self._normalization, self._precision
-        whitened = self._state.is_whitened
-        options = Options(self.dtype, self._precision, whitened, whitened and self._state.rows is None, reporter(False))
-        new._state = _backend.in_float64(
-            _rebuild, self._state, new._damping, self._weights, self._normalization, options
-        )
+        state = self._state
+        whiten = state.is_whitened
+        options = Options(self.dtype, self._precision, whiten, whiten and state.rows is None, reporter(False))
+        new._state = _backend.in_float64(_rebuild, state, new._damping, self._weights, self._normalization, options)
         return new
 
 
