@@ -60,7 +60,8 @@ class Forward:
         return -_backend.in_float64(State.logdet, self._state)
 
     def to_dense(self) -> Array:
-        """F as a (d, d) array. Cost: O(d²m) time, O(d²) memory."""
+        """F as a (d, d) array, refused for d > 16,384. Cost: O(d²m) time, O(d²) memory."""
+        check.check_dense(self.shape[0])
         like = self._state.form.rows.like
         index = _backend.index_like(np.arange(self.shape[0]), like=like)
         dense = self.matmat(_backend.unit_columns(index, self.shape[0], like=like, dtype=self.dtype))

@@ -13,7 +13,6 @@ from ._pytree import register
 from ._state import State
 
 Array = Any
-DENSE_LIMIT = 16_384  # to_dense refuses more parameters than this: 2 GB in float64
 
 
 class Inverse(abc.ABC):
@@ -280,9 +279,7 @@ class Inverse(abc.ABC):
 
     def to_dense(self) -> Array:
         """F⁻¹ as a (d, d) array; refused for d > 16,384, where `columns` and `submatrix` serve."""
-        if self.dim > DENSE_LIMIT:
-            msg = f"`to_dense` must have d ≤ {DENSE_LIMIT}; got d = {self.dim}. Use `columns` or `submatrix`."
-            raise ValueError(msg)
+        check.check_dense(self.dim)
         dense = self.columns(np.arange(self.dim))
         return (dense + dense.T) / 2
 

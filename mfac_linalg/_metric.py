@@ -88,7 +88,7 @@ def settle(values: Array, *, like: Array, dtype: Any) -> Array:
 
 def refuse_overflow(x: Array) -> Array:
     """On host arrays an answer too large for its dtype is an OverflowError, not a silent infinity."""
-    if _backend.on_host(x) and bool(_backend.namespace(x).any(_backend.namespace(x).isinf(x))):
+    if _backend.on_host(x) and not bool(_backend.namespace(x).all(_backend.namespace(x).isfinite(x))):
         name = _backend.dtype_name(x.dtype)
         msg = f"The answer does not fit into {name}. Scale `v`, or the gradients by s and `damping` by s²."
         raise OverflowError(msg)

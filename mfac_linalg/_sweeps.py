@@ -32,18 +32,20 @@ def dual_sweeps(
     Where values can be read the rule q = (‖r‖ + ‖S‖ ‖δ‖)/‖r_after‖ ≤ 10 decides in every column; elsewhere the
     number of sweeps is the one given.
     """
-    reads = _backend.on_host(r)
-    before = _norms(r) if reads else None
-    for _ in range(MAX_SWEEPS if reads else sweeps):
+    before = _norms(r) if _backend.on_host(r) else None
+    for sweep in range(1, MAX_SWEEPS + 1):
         projected = rows.project(r)
         delta = solve(projected if a is None else projected - a)
         r = r - rows.combine(delta)
         a = delta if a is None else a + delta
-        if reads:
-            after = _norms(r)
-            if np.all(before + norm * _norms(delta) <= CANCELLATION * after):
+        if before is None or not _backend.on_host(r):  # traced rows make traced answers of a host vector
+            if sweep == sweeps:
                 break
-            before = after
+            continue
+        after = _norms(r)
+        if np.all(before + norm * _norms(delta) <= CANCELLATION * after):
+            break
+        before = after
     return r, a
 
 

@@ -10,6 +10,7 @@ from . import _backend
 
 Array = Any
 FLOATING = ("float16", "bfloat16", "float32", "float64")
+DENSE_LIMIT = 16_384  # parameters; a (d, d) array of float64 is then 2 GB
 NARROW = ("float16", "bfloat16")
 
 
@@ -46,11 +47,18 @@ def refuse_nonfinite() -> None:
     raise ValueError(msg)
 
 
+def check_dense(dim: int) -> None:
+    """Refuse a d × d array that is larger than anyone means."""
+    if dim > DENSE_LIMIT:
+        msg = f"`to_dense` must have d ≤ {DENSE_LIMIT}; got d = {dim}. Use `columns`, `submatrix` or `matmat`."
+        raise ValueError(msg)
+
+
 def check_damping(damping: Any, like: Array, dtype: Any) -> Any:
     """Accept λ > 0 as a float (or a traced scalar, kept as an array), or a (d,) array."""
     if isinstance(damping, numbers.Real) and not isinstance(damping, bool | np.bool_):
         return _positive_float(float(damping))
-    if not _backend.is_array(damping) or damping.ndim > 1:
+    if not _backend.is_array(damping):
         msg = f"`damping` must be a float > 0 or an array of shape ({like.shape[1]},); got {describe(damping)}. "
         raise TypeError(msg + "Pass λ itself, not its reciprocal.")
     if damping.ndim == 0:
@@ -74,7 +82,10 @@ def _positive_float(damping: float) -> float:
 def check_dampings(dampings: Any) -> np.ndarray:
     """Accept a non-empty sequence of floats > 0, as a float64 host array."""
     values = _backend.read(dampings) if _backend.is_array(dampings) else np.asarray(dampings)
-    if values.dtype.kind not in "fiu" or values.ndim != 1 or values.size == 0:
+    if values.dtype.kind not in "fiu":
+        msg = f"`dampings` must be a sequence of floats > 0; got {describe(dampings)}. Convert them."
+        raise TypeError(msg)
+    if values.ndim != 1 or values.size == 0:
         msg = f"`dampings` must be a non-empty sequence of floats > 0; got {describe(dampings)}. Pass [λ] for one."
         raise ValueError(msg)
     for value in values:
@@ -148,12 +159,23 @@ def check_shape(name: str, x: Array, shape: tuple[int | str, ...], cure: str) ->
         raise ValueError(msg)
 
 
-def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
-    """Refuse a value that is not one of the choices."""
-    if not any(value is c or (isinstance(c, str) and value == c) for c in choices):
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """Accept one of a few words."""
+    if not isinstance(value, str):
+        msg = f"`{name}` must be one of {', '.join(map(repr, choices))}; got {describe(value)}. Pass the word."
+        raise TypeError(msg)
+    if value not in choices:
         msg = f"`{name}` must be one of {', '.join(map(repr, choices))}; got {value!r}. Check the spelling."
         raise ValueError(msg)
     return value
+
+
+def check_flag(name: str, value: Any, *, optional: bool = False) -> None:
+    """Accept True or False, and None where that means something."""
+    if not (isinstance(value, bool) or (optional and value is None)):
+        wanted = "True, False or None" if optional else "True or False"
+        msg = f"`{name}` must be {wanted}; got {describe(value)}. Pass a bool."
+        raise TypeError(msg)
 
 
 def check_indices(name: str, j: Any, dim: int, *, like: Array) -> Array:

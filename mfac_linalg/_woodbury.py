@@ -93,8 +93,9 @@ class WoodburyRankOneInverse(Inverse):
         self._weights = check.check_weights(weights, gradients)
         self._normalization = check.check_choice("normalization", normalization, ("mean", "sum"))
         self._precision = check.check_choice("precision", precision, ("default", "high"))
-        check.check_choice("whiten", whiten, (None, True, False))
-        check.check_choice("overwrite_gradients", overwrite_gradients, (True, False))
+        check.check_flag("whiten", whiten, optional=True)
+        check.check_flag("overwrite_gradients", overwrite_gradients)
+        check.check_flag("progress", progress)
         check.check_precision_available(precision, gradients)
         if overwrite_gradients:
             check.check_overwritable(gradients, dtype, whiten, precision)

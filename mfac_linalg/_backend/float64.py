@@ -1,0 +1,109 @@
+"""Where float64 exists, and what JAX has to know: switched on for one call, with gradients and pytrees."""
+
+import sys
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+from .kinds import is_traced
+
+Array = Any
+
+
+def in_float64(function: Any, *arguments: Any) -> Any:
+    """Call function(*arguments) where float64 exists: JAX needs it switched on, for this call and its gradient alone.
+
+    Arrays may be nested in registered classes. Traced JAX arguments get a reverse rule that works in float64 too
+    (without it JAX transposes the float64 part in float32).
+    """
+    jax = sys.modules.get("jax")
+    leaves = [] if jax is None else [x for x in jax.tree_util.tree_leaves(arguments) if compat.is_jax_array(x)]
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found, and named, in the answer
+        if not leaves:
+            return function(*arguments)
+        if any(is_traced(x) for x in leaves):
+            return _with_float64_gradient(jax, function, arguments)
+        with jax.enable_x64(True):
+            return function(*arguments)
+
+
+def _with_float64_gradient(jax: Any, function: Any, arguments: tuple[Any, ...]) -> Any:
+    leaves, structure = jax.tree_util.tree_flatten(arguments)
+    is_leaf_array = [compat.is_jax_array(x) for x in leaves]
+    arrays = [x for x, yes in zip(leaves, is_leaf_array, strict=True) if yes]
+
+    def evaluate(*arrays: Any) -> Any:
+        with jax.enable_x64(True):
+            given = iter(arrays)
+            filled = [next(given) if yes else x for x, yes in zip(leaves, is_leaf_array, strict=True)]
+            return function(*jax.tree_util.tree_unflatten(structure, filled))
+
+    def forward(*arrays: Any) -> Any:
+        with jax.enable_x64(True):
+            return jax.vjp(evaluate, *arrays)
+
+    def backward(pullback: Any, cotangent: Any) -> Any:
+        with jax.enable_x64(True):
+            return pullback(cotangent)
+
+    scoped = jax.custom_vjp(evaluate)
+    scoped.defvjp(forward, backward)
+    return scoped(*arrays)
+
+
+ESTIMATES = ("kappa", "norm")  # floats that jit must not compile in
+
+
+_registered: set[type] = set()
+
+
+def adopt(like: Array, *classes: type) -> None:
+    """Make the classes known to JAX as pytrees, on the first use of a JAX array."""
+    if not compat.is_jax_array(like):
+        return
+    tree_util = sys.modules["jax"].tree_util
+    for cls in classes:
+        if cls not in _registered:
+            tree_util.register_pytree_node(cls, _flatten, _unflatten(cls))
+            _registered.add(cls)
+
+
+def _flatten(instance: Any) -> tuple[tuple[Any, ...], Any]:
+    fields = vars(instance)
+    arrays = {n: v for n, v in fields.items() if compat.is_jax_array(v) or type(v) in _registered or n in ESTIMATES}
+    constants = tuple((n, v) for n, v in fields.items() if n not in arrays)
+    return tuple(arrays.values()), (tuple(arrays), constants)
+
+
+def _unflatten(cls: type) -> Any:
+    def unflatten(auxiliary: Any, arrays: Any) -> Any:
+        names, constants = auxiliary
+        instance = object.__new__(cls)
+        vars(instance).update(constants)
+        vars(instance).update(zip(names, arrays, strict=True))
+        return instance
+
+    return unflatten
+
+
+def portable(x: Any) -> Any:
+    """Return what to pickle for x: JAX would bring float64 back as float32."""
+    return _Float64(np.asarray(x)) if compat.is_jax_array(x) and x.dtype == np.float64 else x
+
+
+class _Float64:
+    """The values of a float64 JAX array, unpickled as one."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    def __reduce__(self) -> tuple[Any, tuple[np.ndarray]]:
+        return _restore_float64, (self.values,)
+
+
+def _restore_float64(values: np.ndarray) -> Array:
+    import jax
+
+    with jax.enable_x64(True):
+        return jax.numpy.asarray(values)

@@ -1,0 +1,138 @@
+"""What an array is: its library, its device, and whether its values can be read or written."""
+
+import sys
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+Array = Any
+
+
+def is_array(x: object) -> bool:
+    """Return whether x is an array of a library that the array API covers."""
+    return compat.is_array_api_obj(x) or isinstance(x, np.generic)
+
+
+def is_supported(x: Array) -> bool:
+    """Return whether x is of a library that holds its values itself (Dask does not)."""
+    return not compat.is_dask_array(x) and not compat.is_pydata_sparse_array(x)
+
+
+def is_masked(x: object) -> bool:
+    """Return whether x is a NumPy masked array, whose mask a product would drop."""
+    return isinstance(x, np.ma.MaskedArray)
+
+
+def is_vector(x: Any) -> bool:
+    """Return whether x is an array with an axis."""
+    return is_array(x) and x.ndim > 0
+
+
+def is_integer(x: Array) -> bool:
+    """Return whether x holds integers."""
+    return bool(namespace(x).isdtype(x.dtype, "integral"))
+
+
+def same_library(x: Array, y: Array) -> bool:
+    """Return whether two arrays are of one library."""
+    return namespace(x) is namespace(y)
+
+
+def namespace(*arrays: Array) -> Any:
+    """Return the array-API namespace of the arrays."""
+    return compat.array_namespace(*arrays)
+
+
+def device(x: Array) -> Any:
+    """Return the device of x; None where there is none to name (a traced JAX array)."""
+    return None if is_traced(x) else compat.device(x)
+
+
+def dtype_name(dtype: Any) -> str:
+    """Return "float32", "bfloat16", … for a dtype of any library."""
+    if isinstance(dtype, np.dtype | type) or hasattr(dtype, "dtype"):
+        return np.dtype(dtype).name
+    return str(dtype).rpartition(".")[2]
+
+
+def result_dtype(gradients: Array) -> Any:
+    """Return the dtype of answers: the gradients' own in native order, float32 for 16-bit ones."""
+    if dtype_name(gradients.dtype) in ("float16", "bfloat16"):
+        return namespace(gradients).float32
+    return gradients.dtype.newbyteorder("=") if isinstance(gradients, np.ndarray) else gradients.dtype
+
+
+def index_dtype(x: Array) -> Any:
+    """Return the integer dtype for indices beside x."""
+    xp = namespace(x)
+    if compat.is_jax_namespace(xp):
+        return xp.int32  # int64 needs jax_enable_x64
+    if compat.is_array_api_strict_namespace(xp):
+        return xp.__array_namespace_info__().default_dtypes(device=compat.device(x))["indexing"]
+    return xp.int64 if supports_float64(x) else xp.int32
+
+
+def supports_float64(x: Array) -> bool:
+    """Return whether arrays beside x, on its device, can be float64."""
+    if compat.is_numpy_array(x) or compat.is_jax_array(x) or compat.is_cupy_array(x):
+        return True
+    if compat.is_torch_array(x):
+        return x.device.type != "mps"
+    info = namespace(x).__array_namespace_info__()
+    return "float64" in info.dtypes(device=compat.device(x), kind="real floating")
+
+
+def is_traced(x: Array) -> bool:
+    """Return whether x is a JAX tracer: it has a shape and a dtype, and no values yet."""
+    return compat.is_jax_array(x) and isinstance(x, sys.modules["jax"].core.Tracer)
+
+
+def is_concrete(x: Array) -> bool:
+    """Return whether x has values that can be read (not traced by JAX, not batched by torch.func, not on "meta")."""
+    if compat.is_torch_array(x):
+        wrapped = sys.modules["torch"]._C._functorch.is_functorch_wrapped_tensor(x)
+        return not wrapped and x.device.type != "meta"
+    return not is_traced(x)
+
+
+def on_host(x: Array) -> bool:
+    """Return whether reading a value of x costs nothing: a concrete array in the host's memory."""
+    if compat.is_numpy_array(x):
+        return True
+    if not is_concrete(x) or compat.is_cupy_array(x):
+        return False
+    if compat.is_torch_array(x):
+        return x.device.type == "cpu"
+    if compat.is_jax_array(x):
+        return all(d.platform == "cpu" for d in x.devices())
+    return str(compat.device(x)).endswith("'CPU_DEVICE')")
+
+
+def is_differentiated(x: Array) -> bool:
+    """Return whether gradients flow through x, so that it may not be written in place."""
+    return compat.is_torch_array(x) and (x.requires_grad or not is_concrete(x))
+
+
+def is_writable(x: Array) -> bool:
+    """Return whether blocks of arrays like x can be written in place."""
+    return not compat.is_jax_array(x) and not is_differentiated(x)
+
+
+def is_overwritable(x: Array) -> bool:
+    """Return whether x can be whitened in place."""
+    if isinstance(x, np.ndarray):
+        return x.flags.writeable and (x.flags.c_contiguous or x.flags.f_contiguous)
+    return is_writable(x)
+
+
+def is_row_major(x: Array) -> bool:
+    """Return whether the rows of a NumPy matrix are contiguous (other libraries gather either way)."""
+    return compat.is_numpy_array(x) and x.strides[1] == x.itemsize
+
+
+def stop_gradient(x: Array) -> Array:
+    """Return x as a constant of differentiation."""
+    if compat.is_torch_array(x):
+        return x.detach()
+    return sys.modules["jax"].lax.stop_gradient(x) if compat.is_jax_array(x) else x

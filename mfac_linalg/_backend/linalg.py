@@ -1,0 +1,95 @@
+"""Small factorisations, triangular solves and column sums, by each library's own routines."""
+
+import contextlib
+import sys
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+import scipy.linalg
+
+from .kinds import dtype_name, is_concrete, namespace
+from .values import cast, read
+
+Array = Any
+
+
+def column_squares(x: Array) -> Array:
+    """Return the squared norms of the columns of x."""
+    if compat.is_numpy_array(x):
+        return np.einsum("ij,ij->j", x, x)
+    xp = namespace(x)
+    return xp.sum(x * x, axis=0)
+
+
+def column_norms(x: Array) -> Array:
+    """Return the norms of the columns of x."""
+    return namespace(x).linalg.vector_norm(x, axis=0)
+
+
+def cholesky(a: Array) -> Array | None:
+    """Return the lower Cholesky factor, or None where there is none; traced or batched values are not tested."""
+    if compat.is_torch_array(a):
+        torch = sys.modules["torch"]
+        factor, info = torch.linalg.cholesky_ex(a)
+        return None if is_concrete(a) and int(info) else factor
+    if compat.is_cupy_array(a):
+        with sys.modules["cupyx"].errstate(linalg="raise"):
+            return _attempt_cholesky(a)
+    return _attempt_cholesky(a)
+
+
+def _attempt_cholesky(a: Array) -> Array | None:
+    with contextlib.suppress(np.linalg.LinAlgError):
+        factor = namespace(a).linalg.cholesky(a)
+        if compat.is_jax_array(a) and is_concrete(a) and not bool(np.isfinite(read(factor[-1, -1]))):
+            return None
+        return factor
+    return None
+
+
+def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Array:
+    """Return L⁻¹b, or L⁻ᵀb, for a lower-triangular L."""
+    matrix = lower.T if transposed else lower
+    if compat.is_numpy_array(b):
+        return scipy.linalg.solve_triangular(lower, b, lower=True, trans=int(transposed), check_finite=False)
+    if compat.is_torch_array(b):
+        return sys.modules["torch"].linalg.solve_triangular(matrix, b, upper=transposed)
+    if compat.is_jax_array(b):
+        solve = sys.modules["jax"].scipy.linalg.solve_triangular
+        return solve(lower, b, trans=int(transposed), lower=True)
+    if compat.is_cupy_array(b):
+        from cupyx.scipy.linalg import solve_triangular as solve
+
+        return solve(lower, b, trans=int(transposed), lower=True, check_finite=False)
+    return namespace(b).linalg.solve(matrix, b)
+
+
+def solve_triangular_into(lower: Array, b: Array, out: Array) -> None:
+    """Write L⁻¹b into out, which may be b itself: in place for NumPy where the memory layout allows."""
+    if not compat.is_numpy_array(out):
+        out[...] = cast(solve_triangular(lower, b), out.dtype)
+        return
+    if out.dtype != b.dtype:
+        out[...] = solve_triangular(lower, b)
+        return
+    if out is not b:
+        np.copyto(out, b)
+    (trsm,) = scipy.linalg.get_blas_funcs(("trsm",), (out,))
+    if out.flags.f_contiguous:
+        solved, view = trsm(1.0, lower, out, lower=1, overwrite_b=1), out
+    else:  # X Lᵀ = Bᵀ, with Bᵀ in Fortran order
+        solved, view = trsm(1.0, lower, out.T, side=1, lower=1, trans_a=1, overwrite_b=1), out.T
+    if not np.shares_memory(solved, view):
+        view[...] = solved
+
+
+def linear_operator(inverse: Any) -> Any:
+    """Return SciPy's LinearOperator over an inverse, or CuPy's for CuPy arrays."""
+    if compat.is_cupy_array(inverse._like):
+        from cupyx.scipy.sparse.linalg import LinearOperator
+    else:
+        from scipy.sparse.linalg import LinearOperator
+    products = {"matvec": inverse.matvec, "rmatvec": inverse.matvec}
+    products |= {"matmat": inverse.matmat, "rmatmat": inverse.matmat}
+    return LinearOperator(inverse.shape, dtype=dtype_name(inverse.dtype), **products)

@@ -1,0 +1,106 @@
+"""Moving values: between dtypes, to the host, and to where the small float64 system lives."""
+
+import sys
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+from .kinds import dtype_name, index_dtype, is_traced, namespace, supports_float64
+
+Array = Any
+
+
+def read(x: Array) -> np.ndarray:
+    """Copy a small array to the host: the one place where a device is waited for."""
+    if isinstance(x, np.ndarray | np.generic):
+        return np.asarray(x)
+    if compat.is_torch_array(x):
+        return x.detach().cpu().numpy()
+    if compat.is_cupy_array(x):
+        return x.get()
+    if compat.is_jax_array(x):
+        return np.asarray(x)
+    return np.asarray(compat.to_device(x, namespace(x).Device("CPU_DEVICE")))
+
+
+def asarray(values: Any, *, like: Array, dtype: Any = None) -> Array:
+    """Return host values as an array of like's library, on its device."""
+    xp = namespace(like)
+    if is_traced(like):
+        return xp.asarray(values, dtype=dtype)
+    return xp.asarray(values, dtype=dtype, device=compat.device(like))
+
+
+def native(x: Array) -> Array:
+    """Return x in the machine's byte order (a NumPy matter)."""
+    return x.astype(x.dtype.newbyteorder("=")) if isinstance(x, np.ndarray) and not x.dtype.isnative else x
+
+
+def cast(x: Array, dtype: Any) -> Array:
+    """Return x in another dtype of its own library; x itself where nothing changes."""
+    x = native(x)
+    return x if x.dtype == dtype else namespace(x).astype(x, dtype)
+
+
+def to_float64(x: Array) -> Array:
+    """Return x in float64: on its own device where that has float64, else on the host."""
+    if supports_float64(x):
+        return cast(x, namespace(x).float64)
+    return read(x).astype(np.float64)
+
+
+def beside_float64(index: Any) -> Any:
+    """Bring integers, or an int, to where `to_float64` brings arrays."""
+    return index if isinstance(index, int) or supports_float64(index) else read(index)
+
+
+def from_float64(x: Any, *, like: Array, dtype: Any) -> Array:
+    """Bring float64 values of the small system back beside like."""
+    if isinstance(x, np.ndarray | np.generic) and not compat.is_numpy_array(like):
+        return asarray(np.asarray(x, dtype=dtype_name(dtype)), like=like, dtype=dtype)
+    return cast(x, dtype)
+
+
+def index_like(index: Array, *, like: Array) -> Array:
+    """Bring an integer array beside like, where it is not there already."""
+    if isinstance(index, np.ndarray) and not compat.is_numpy_array(like):
+        return asarray(index, like=like, dtype=index_dtype(like))
+    if compat.is_numpy_array(like):
+        return read(index)
+    return index
+
+
+def empty(shape: tuple[int, ...], *, like: Array, dtype: Any) -> Array:
+    """Return an uninitialised array beside like."""
+    return namespace(like).empty(shape, dtype=dtype, device=compat.device(like))
+
+
+def unit_columns(j: Array, size: int, *, like: Array, dtype: Any) -> Array:
+    """Return the unit vectors e_j as columns, shape (size, len(j))."""
+    xp = namespace(like)
+    positions = asarray(np.arange(size), like=like, dtype=j.dtype)
+    return xp.astype(positions[:, None] == j[None, :], dtype)
+
+
+def weights_column(weights: Array | None, size: int, *, like: Array) -> Array:
+    """Return weights, 1 where there are none, as a (size, 1) float64 array of the small system."""
+    if weights is not None:
+        return to_float64(weights)[:, None]
+    ones = np.ones((size, 1))
+    return asarray(ones, like=like, dtype=namespace(like).float64) if supports_float64(like) else ones
+
+
+def standard_normal(shape: tuple[int, ...], *, seed: int, like: Array, dtype: Any) -> Array:
+    """Draw standard normal numbers by like's own generator, on its device."""
+    if compat.is_torch_array(like):
+        torch = sys.modules["torch"]
+        generator = torch.Generator(device=like.device).manual_seed(seed)
+        return torch.randn(shape, generator=generator, dtype=dtype, device=like.device)
+    if compat.is_jax_array(like):
+        random = sys.modules["jax"].random
+        return random.normal(random.key(seed), shape, dtype=dtype)
+    if compat.is_cupy_array(like):
+        return sys.modules["cupy"].random.default_rng(seed).standard_normal(shape, dtype=dtype)
+    values = np.random.default_rng(seed).standard_normal(shape, dtype=dtype_name(dtype))
+    return asarray(values, like=like, dtype=dtype)
