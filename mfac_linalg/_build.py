@@ -14,16 +14,16 @@ from ._errors import IllConditionedWarning, beyond_arithmetic, breakdown
 from ._forms.dual import DualForm
 from ._forms.primal import PrimalForm
 from ._metric import Metric
-from ._rows.dense import DenseRows
-from ._rows.scaled import ScaledRows
+from ._rows.scaled import ScaledRows, scaled_rows
 from ._rows.whitened import whiten
-from ._scaling import exponent, ldexp
+from ._scaling import exponent
 from ._state import State
 from ._sweeps import sweeps_for
-from ._validation import refuse_nonfinite
+from ._validation import has_bad_entry, refuse_entries, refuse_nonfinite
 
 Array = Any
 
+ELEMENTS_RESOLVED = 1e-4  # κ ε up to which a Gram matrix of that ε leaves elements within 30 eps/λ
 RESOLVED = 0.1  # κ ε up to which answers keep their backward error, ε that of the computing dtype
 
 
@@ -42,32 +42,30 @@ class Options:
         return xp.float64 if self.precision == "high" else self.dtype
 
 
-def build(gradients: Array, damping: Any, coefficients: Array, options: Options, gram: Array | None = None) -> State:
-    """Build the State of (Λ + Σ c_i g_i g_iᵀ)⁻¹; coefficients c are (m, 1) float64, gram a known G Gᵀ."""
+def build(
+    gradients: Array, damping: Any, weights: Array | None, divisor: int, options: Options, gram: Array | None = None
+) -> State:
+    """Build the State of (Λ + Σ c_i g_i g_iᵀ)⁻¹ with c = weights / divisor; `gram` is G Gᵀ where it is known."""
     computing = options.computing_dtype(_backend.namespace(gradients))
     metric = Metric.of(damping, computing)
+    coefficients = _backend.weights_column(weights, gradients.shape[0], like=gradients) / divisor
     row_scale = (coefficients / metric.level) ** 0.5
     traced = not (_backend.is_concrete(gradients) and _backend.is_concrete(row_scale))
-    power = exponent(gradients) if traced else None
-    rows = _scaled_rows(DenseRows(gradients, power, computing), row_scale, metric)
+    rows = scaled_rows(gradients, exponent(gradients) if traced else None, computing, row_scale, metric)
+    accurate = rows
     small, largest, norm = _small_matrix(rows, gram)
     if not traced:
-        heaviest, norm = _read_together(largest, norm)
+        heaviest, norm = _read_checked([largest, norm], {"damping": damping, "weights": weights})
         if not _comfortable(heaviest, computing):
-            power = _exponent_of_finite(gradients)
-            rows = _scaled_rows(DenseRows(gradients, power, computing), row_scale, metric)
+            accurate = rows = scaled_rows(gradients, _exponent_of_finite(gradients), computing, row_scale, metric)
             small, _, norm = _small_matrix(rows, None)
             norm = float(_backend.read(norm))
+        if _wants_float64(rows, norm, gram):
+            accurate = rows.in_float64()
+            small, *_ = _small_matrix(accurate, None)
     kappa = 1 + norm**2
-    form = _choose_form(rows, small, norm, math.inf if traced else kappa, options)
-    kept = rows.rows if form.rows is rows else None
-    return State(form, metric, row_scale, kept, kappa, options.dtype)
-
-
-def _scaled_rows(rows: DenseRows, row_scale: Array, metric: Metric) -> ScaledRows:
-    if rows.exponent is None:
-        return ScaledRows(rows, row_scale, metric.root)
-    return ScaledRows(rows, ldexp(row_scale, _backend.beside_float64(rows.exponent)), metric.root)
+    form = _choose_form(rows, accurate, small, norm, math.inf if traced else kappa, options)
+    return State(form, metric, row_scale, rows.rows if form.rows is rows else None, kappa, options.dtype)
 
 
 def _small_matrix(rows: ScaledRows, gram: Array | None) -> tuple[Array, Array, Array]:
@@ -83,10 +81,23 @@ def _small_matrix(rows: ScaledRows, gram: Array | None) -> tuple[Array, Array, A
     return small, xp.max(xp.linalg.diagonal(raw)), xp.sqrt(largest_eigenvalue(small))
 
 
-def _read_together(*values: Array) -> list[float]:
-    """Small results of a build in one host read."""
-    stacked = _backend.namespace(values[0]).stack(values)
-    return [float(x) for x in _backend.read(stacked)]
+def _read_checked(values: list[Array], entries: dict[str, Any]) -> list[float]:
+    """The small results of a build, and whether array arguments that only a device knows are legal: one host read."""
+    unread = {name: x for name, x in entries.items() if _backend.is_vector(x) and not _backend.on_host(x)}
+    flags = [_backend.to_float64(has_bad_entry(x)) for x in unread.values()]
+    stacked = _backend.read(_backend.namespace(values[0]).stack(values + flags))
+    for (name, x), bad in zip(unread.items(), stacked[len(values) :], strict=True):
+        if bad:
+            refuse_entries(name, x)
+    return [float(x) for x in stacked[: len(values)]]
+
+
+def _wants_float64(rows: ScaledRows, norm: float, gram: Array | None) -> bool:
+    """Whether the rounding of a float32 Gram matrix, κ ε of A, would show in the elements of F⁻¹."""
+    m, d = rows.shape
+    if m >= d or gram is not None or _backend.dtype_name(rows.dtype) == "float64":
+        return False
+    return norm**2 * float(np.finfo(np.float32).eps) > ELEMENTS_RESOLVED and _backend.supports_float64(rows.like)
 
 
 def _comfortable(squared: float, dtype: Any) -> bool:
@@ -103,7 +114,9 @@ def _exponent_of_finite(gradients: Array) -> int:
     return math.frexp(largest)[1]
 
 
-def _choose_form(rows: ScaledRows, small: Array, norm: Any, kappa: float, options: Options) -> DualForm | PrimalForm:
+def _choose_form(
+    rows: ScaledRows, accurate: ScaledRows, small: Array, norm: Any, kappa: float, options: Options
+) -> DualForm | PrimalForm:
     """Factor the small matrix and hold it in the form that fits its shape; warn where κ is beyond its arithmetic."""
     m, d = rows.shape
     dtype = np.float64 if m >= d else np.dtype(_backend.dtype_name(rows.dtype))
@@ -124,5 +137,5 @@ def _choose_form(rows: ScaledRows, small: Array, norm: Any, kappa: float, option
     sweeps = sweeps_for(min(kappa, RESOLVED / epsilon), epsilon)
     if not options.whiten:
         return DualForm(rows, None, system, norm, sweeps)
-    whitened = whiten(rows, system, dtype=options.dtype, overwrite=options.overwrite, progress=options.progress)
+    whitened = whiten(accurate, system, dtype=options.dtype, overwrite=options.overwrite, progress=options.progress)
     return DualForm(whitened if options.dtype == rows.dtype else rows, whitened, system, norm, sweeps)

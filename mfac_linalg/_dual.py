@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import _backend
-from ._pytree import Part
+from ._pytree import CACHED, Part
 
 Array = Any
 POWER_STEPS = 12
@@ -46,8 +46,13 @@ class SmallSystem(Part):
         return 2 * xp.sum(xp.log(xp.linalg.diagonal(self.lower)))
 
     def spectrum(self) -> tuple[Array, Array]:
-        """Eigenvalues s ≥ 0 of B, ascending, and its eigenvectors Q: B = Q diag(s) Qᵀ."""
-        return nonnegative_spectrum(self.gram)
+        """Eigenvalues s ≥ 0 of B, ascending, and its eigenvectors Q: B = Q diag(s) Qᵀ; computed once."""
+        cached = vars(self).get(CACHED)
+        if cached is None:
+            cached = nonnegative_spectrum(self.gram)
+            if _backend.is_concrete(cached[0]) and not _backend.is_differentiated(cached[0]):
+                vars(self)[CACHED] = cached  # not a field: a pytree or a pickle does not carry it
+        return cached
 
 
 def add_identity(gram: Array) -> Array:

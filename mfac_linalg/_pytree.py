@@ -4,12 +4,14 @@ from typing import Any
 
 from . import _backend
 
+CACHED = _backend.CACHED
+
 
 class Part:
     """An immutable piece of state; its subclasses are frozen dataclasses of arrays, Parts and constants."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: _backend.portable(value) for name, value in vars(self).items()}
+        return {name: _backend.portable(value) for name, value in vars(self).items() if name != CACHED}
 
 
 def register(like: Any, public: type) -> None:

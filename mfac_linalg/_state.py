@@ -210,16 +210,12 @@ class State(Part):
         return getattr(self.form, "whitened", None) is not None
 
     def gram(self) -> Array | None:
-        """G Gᵀ in float64, where the form keeps it and it was taken without rescaling."""
-        rows = self.rows
-        plain = rows is None or rows.exponent is None
-        return self.form.system.gram / (self.row_scale * self.row_scale.T) if plain and self.has_gram else None
-
-    @property
-    def has_gram(self) -> bool:
-        """Whether the m × m matrix S Sᵀ is held."""
-        system = getattr(self.form, "system", None)
-        return system is not None and self.form.shape[0] < self.form.shape[1]
+        """G Gᵀ in float64, where it can be had from the form: for scalar damping, m < d and plain G."""
+        m, d = self.form.shape
+        rescaled = self.rows is not None and self.rows.exponent is not None
+        if m >= d or rescaled or self.metric.root is not None:
+            return None
+        return self.form.system.gram / (self.row_scale * self.row_scale.T)
 
     def gradients(self) -> Array:
         """The caller's G, or S undone."""

@@ -112,14 +112,21 @@ def check_weights(weights: Any, like: Array) -> Array | None:
 
 
 def check_positive_entries(name: str, x: Array) -> None:
-    """Refuse an array with an entry that is not finite and > 0, where its values can be read."""
-    if not _backend.is_concrete(x):
-        return
+    """Refuse a host array with an entry that is not finite and > 0; a build reads the others, all at once."""
+    if _backend.on_host(x) and _backend.read(has_bad_entry(x)):
+        refuse_entries(name, x)
+
+
+def has_bad_entry(x: Array) -> Array:
+    """1.0 where an entry is not finite and > 0, else 0.0, as a 0-d array of x's library."""
     xp = _backend.namespace(x)
-    bad = _backend.read(xp.max(xp.where((x > 0) & (x < xp.inf), xp.zeros_like(x), xp.ones_like(x))))
-    if bad:
-        msg = f"`{name}` must be finite and > 0 in every entry; got {describe(x)} with entries that are not. "
-        raise ValueError(msg + "Raise them to the smallest value you can defend.")
+    return xp.max(xp.where((x > 0) & (x < xp.inf), xp.zeros_like(x), xp.ones_like(x)))
+
+
+def refuse_entries(name: str, x: Array) -> None:
+    """Refuse an array for its entries."""
+    msg = f"`{name}` must be finite and > 0 in every entry; got {describe(x)} with entries that are not. "
+    raise ValueError(msg + "Raise them to the smallest value you can defend.")
 
 
 def check_same_library(name: str, x: Array, like: Array) -> None:

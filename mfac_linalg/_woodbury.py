@@ -140,17 +140,16 @@ class WoodburyRankOneInverse(Inverse):
         return new
 
 
-def _coefficients(gradients: Array, weights: Array | None, normalization: str) -> Array:
-    """c_i = w_i / n, (m, 1) float64."""
-    m = gradients.shape[0]
-    return _backend.weights_column(weights, m, like=gradients) / (m if normalization == "mean" else 1)
+def _divisor(gradients: Array, normalization: str) -> int:
+    """n: the number of gradients held, or 1."""
+    return gradients.shape[0] if normalization == "mean" else 1
 
 
 def _build(gradients: Array, damping: Any, weights: Any, normalization: str, options: Options) -> State:
-    return build(gradients, damping, _coefficients(gradients, weights, normalization), options)
+    return build(gradients, damping, weights, _divisor(gradients, normalization), options)
 
 
 def _rebuild(state: State, damping: Any, weights: Any, normalization: str, options: Options) -> State:
-    gram = state.gram() if state.metric.root is None and not _backend.is_vector(damping) else None
+    gram = None if _backend.is_vector(damping) else state.gram()
     gradients = state.gradients()
-    return build(gradients, damping, _coefficients(gradients, weights, normalization), options, gram)
+    return build(gradients, damping, weights, _divisor(gradients, normalization), options, gram)

@@ -1,5 +1,6 @@
 """The only package that names an array library: the rest is written once, for all of them."""
 
+from .float64 import CACHED as CACHED
 from .float64 import adopt as adopt
 from .float64 import in_float64 as in_float64
 from .float64 import portable as portable

@@ -52,6 +52,7 @@ def _with_float64_gradient(jax: Any, function: Any, arguments: tuple[Any, ...]) 
     return scoped(*arrays)
 
 
+CACHED = "_cached"  # the attribute of what is computed on demand
 ESTIMATES = ("kappa", "norm")  # floats that jit must not compile in
 
 
@@ -70,7 +71,7 @@ def adopt(like: Array, *classes: type) -> None:
 
 
 def _flatten(instance: Any) -> tuple[tuple[Any, ...], Any]:
-    fields = vars(instance)
+    fields = {name: value for name, value in vars(instance).items() if name != CACHED}
     arrays = {n: v for n, v in fields.items() if compat.is_jax_array(v) or type(v) in _registered or n in ESTIMATES}
     constants = tuple((n, v) for n, v in fields.items() if n not in arrays)
     return tuple(arrays.values()), (tuple(arrays), constants)

@@ -95,10 +95,10 @@ class DualForm(Part):
         if self.whitened:
             yield from self.whitened.whitened_panels()
             return
-        source = self.rows.rows
-        lower = _backend.from_float64(self.system.lower, like=source.gradients, dtype=source.dtype)
-        for columns in source.column_slices():
-            yield _backend.solve_triangular(lower, self.rows.panel(columns))
+        rows = self.rows.in_float64() if _backend.supports_float64(self.rows.like) else self.rows
+        lower = _backend.from_float64(self.system.lower, like=rows.like, dtype=rows.dtype)
+        for columns in rows.rows.column_slices():
+            yield _backend.solve_triangular(lower, rows.panel(columns))
 
     def logdet(self) -> Array:
         """Log det M."""

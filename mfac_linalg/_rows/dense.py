@@ -45,9 +45,9 @@ class DenseRows(Part):
         return self.exponent is None and self.gradients.dtype == self.dtype
 
     def column_slices(self) -> list[slice]:
-        """Column slices of the panels: one for all where arrays cannot be written by parts."""
+        """Column slices of the panels; a traced array is one panel, which its compiler cuts as it likes."""
         m, d = self.shape
-        return column_slices(m, d) if _backend.is_writable(self.gradients) else [slice(0, d)]
+        return column_slices(m, d) if _backend.is_concrete(self.gradients) else [slice(0, d)]
 
     def _computed(self, block: Array) -> Array:
         block = _backend.cast(block, self.dtype)

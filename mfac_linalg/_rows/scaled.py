@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import _backend
+from .._metric import Metric
 from .._pytree import Part
+from .._scaling import ldexp
 from .dense import DenseRows, panel_width, slices
 
 Array = Any
@@ -32,6 +34,12 @@ class ScaledRows(Part):
     def dtype(self) -> Any:
         """The computing dtype of d-sized arrays."""
         return self.rows.dtype
+
+    def in_float64(self) -> "ScaledRows":
+        """The same rows, computed in float64."""
+        wide = _backend.namespace(self.like).float64
+        root = None if self.root is None else _backend.cast(self.root, wide)
+        return ScaledRows(DenseRows(self.rows.gradients, self.rows.exponent, wide), self.row_scale, root)
 
     def gram(self) -> Array:
         """S Sᵀ, float64."""
@@ -71,3 +79,10 @@ class ScaledRows(Part):
         if self.root is None:
             return block
         return block * _backend.to_float64(_backend.namespace(j).take(self.root[:, 0], j))
+
+
+def scaled_rows(gradients: Array, power: Any, dtype: Any, row_scale: Array, metric: Metric) -> ScaledRows:
+    """S for G = 2^power Ĝ computed in dtype; power None leaves G as it stands."""
+    if power is not None:
+        row_scale = ldexp(row_scale, _backend.beside_float64(power))
+    return ScaledRows(DenseRows(gradients, power, dtype), row_scale, metric.root)

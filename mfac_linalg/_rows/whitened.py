@@ -76,16 +76,18 @@ class WhitenedRows(Part):
 def whiten(rows: ScaledRows, system: SmallSystem, *, dtype: Any, overwrite: bool, progress: Any) -> WhitenedRows:
     """Return W = L⁻¹ S, written over the caller's G, into one new array, or by one solve where nothing is writable."""
     source = rows.rows.gradients
-    lower = _backend.from_float64(system.lower, like=source, dtype=rows.rows.dtype)
-    m, d = rows.shape
-    if not _backend.is_writable(source) or _backend.is_differentiated(system.lower):
-        return WhitenedRows(_backend.cast(_backend.solve_triangular(lower, rows.panel(slice(0, d))), dtype), system)
-    if overwrite:
-        for columns in progress(rows.rows.column_slices(), "scale"):
+    lower = _backend.from_float64(system.lower, like=source, dtype=rows.dtype)
+    panels = progress(rows.rows.column_slices(), "whiten")
+    if not _backend.is_writable(source) or _backend.is_differentiated(lower):
+        solved = (_backend.solve_triangular(lower, rows.panel(columns)) for columns in panels)
+        parts = [_backend.cast(part, dtype) for part in solved]
+        return WhitenedRows(_backend.namespace(source).concat(parts, axis=1), system)
+    if overwrite and rows.dtype == dtype:
+        for columns in panels:
             source[:, columns] = rows.panel(columns)
         _backend.solve_triangular_into(lower, source, source)
         return WhitenedRows(source, system)
-    out = _backend.empty((d, m), like=source, dtype=dtype).T
-    for columns in progress(rows.rows.column_slices(), "whiten"):
+    out = source if overwrite else _backend.empty(rows.shape[::-1], like=source, dtype=dtype).T
+    for columns in panels:
         _backend.solve_triangular_into(lower, rows.panel(columns), out[:, columns])
     return WhitenedRows(out, system)
