@@ -1,7 +1,6 @@
 """From checked arguments to a State: one Gram matrix, one factorisation, and the choice of form."""
 
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 
 from . import _backend
 from ._dual import SmallSystem, largest_eigenvalue
-from ._errors import IllConditionedWarning, beyond_arithmetic, breakdown
+from ._errors import breakdown, warn_if_unresolved
 from ._forms.dual import DualForm
 from ._forms.primal import PrimalForm
 from ._metric import Metric
@@ -24,7 +23,6 @@ from ._validation import has_bad_entry, refuse_entries, refuse_nonfinite
 Array = Any
 
 ELEMENTS_RESOLVED = 1e-4  # κ ε up to which a Gram matrix of that ε leaves elements within 30 eps/λ
-RESOLVED = 0.1  # κ ε up to which answers keep their backward error, ε that of the computing dtype
 
 
 @dataclass(frozen=True)
@@ -51,13 +49,13 @@ def build(
     coefficients = _backend.weights_column(weights, gradients.shape[0], like=gradients) / divisor
     row_scale = (coefficients / metric.level) ** 0.5
     traced = not (_backend.is_concrete(gradients) and _backend.is_concrete(row_scale))
-    rows = scaled_rows(gradients, exponent(gradients) if traced else None, computing, row_scale, metric)
+    rows = scaled_rows(gradients, exponent(gradients) if traced else None, computing, row_scale, metric.root)
     accurate = rows
     small, largest, norm = _small_matrix(rows, gram)
     if not traced:
         heaviest, norm = _read_checked([largest, norm], {"damping": damping, "weights": weights})
         if not _comfortable(heaviest, computing):
-            accurate = rows = scaled_rows(gradients, _exponent_of_finite(gradients), computing, row_scale, metric)
+            accurate = rows = scaled_rows(gradients, _exponent_of_finite(gradients), computing, row_scale, metric.root)
             small, _, norm = _small_matrix(rows, None)
             norm = float(_backend.read(norm))
         if _wants_float64(rows, norm, gram):
@@ -119,22 +117,15 @@ def _choose_form(
 ) -> DualForm | PrimalForm:
     """Factor the small matrix and hold it in the form that fits its shape; warn where κ is beyond its arithmetic."""
     m, d = rows.shape
-    dtype = np.float64 if m >= d else np.dtype(_backend.dtype_name(rows.dtype))
-    epsilon = float(np.finfo(dtype).eps)
+    dtype = "float64" if m >= d else _backend.dtype_name(rows.dtype)
     system = SmallSystem.factor(small)
     if system is None:
-        raise breakdown(size=min(m, d), kappa=kappa, dtype=_backend.dtype_name(rows.dtype))
-    if kappa > RESOLVED / epsilon and not math.isinf(kappa):
-        text = beyond_arithmetic(
-            kappa=kappa,
-            limit=RESOLVED / epsilon,
-            dtype=_backend.dtype_name(options.dtype),
-            precision=options.precision,
-        )
-        warnings.warn(text, IllConditionedWarning, stacklevel=6)
+        raise breakdown(size=min(m, d), kappa=kappa, dtype=dtype)
+    if not math.isinf(kappa):
+        warn_if_unresolved(kappa, dtype)
     if m >= d:
         return PrimalForm(rows, system, norm)
-    sweeps = sweeps_for(min(kappa, RESOLVED / epsilon), epsilon)
+    sweeps = sweeps_for(kappa, dtype)
     if not options.whiten:
         return DualForm(rows, None, system, norm, sweeps)
     whitened = whiten(accurate, system, dtype=options.dtype, overwrite=options.overwrite, progress=options.progress)

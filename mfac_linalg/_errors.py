@@ -1,5 +1,8 @@
 """The two classes of numerical trouble, and the words of a breakdown."""
 
+import sys
+import warnings
+
 import numpy as np
 
 
@@ -22,10 +25,26 @@ def breakdown(*, size: int, kappa: float, dtype: object) -> FactorizationError:
     return FactorizationError(msg)
 
 
-def beyond_arithmetic(*, kappa: float, limit: float, dtype: object, precision: str) -> str:
-    """Return the text of an IllConditionedWarning."""
-    cure = "raise `damping`" if precision == "high" else 'pass precision="high" or raise `damping`'
-    return (
-        f"kappa = ‖F‖/damping = {kappa:.3g} is beyond {limit:.1g}, the largest for which {dtype} arithmetic with "
-        f'precision="{precision}" keeps its backward error; answers may lose all digits: {cure}.'
+def largest_kappa(dtype: str) -> float:
+    """Return the κ = 0.1/eps up to which answers computed in dtype keep their backward error."""
+    return 0.1 / float(np.finfo(np.dtype(dtype)).eps)
+
+
+def warn_if_unresolved(kappa: float, dtype: str) -> None:
+    """Warn where κ is beyond what computing in dtype resolves."""
+    if kappa <= largest_kappa(dtype):
+        return
+    cure = 'pass precision="high" or raise `damping`' if dtype == "float32" else "raise `damping`"
+    msg = (
+        f"kappa = ‖F‖/damping = {kappa:.3g} is beyond {largest_kappa(dtype):.2g}, the largest for which computing in "
+        f"{dtype} keeps its backward error; answers may lose all digits: {cure}."
     )
+    warnings.warn(msg, IllConditionedWarning, stacklevel=_caller_depth())
+
+
+def _caller_depth() -> int:
+    """Return the stack level of the first frame outside this package, for a warning that points at the user's line."""
+    frame, depth = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        frame, depth = frame.f_back, depth + 1
+    return depth

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from . import _backend
+from ._errors import warn_if_unresolved
 from ._metric import Metric, beside, fit, settle
 from ._pytree import Part
 from ._rows.dense import DenseRows, column_slices
@@ -54,7 +55,10 @@ class State(Part):
     def path(self, v: Array, dampings: np.ndarray) -> Array:
         """F(λ_k)⁻¹ v as columns."""
         u, power = self.metric.enter(v, self.form.dtype)
-        r = self.form.path(u, self.metric.level / dampings)
+        ratios = self.metric.level / dampings
+        if isinstance(self.kappa, float):
+            warn_if_unresolved(1 + (self.kappa - 1) * float(np.max(ratios)), self.form.arithmetic)
+        r = self.form.path(u, ratios)
         fractions, shifts = np.frexp(dampings)
         fractions = _backend.asarray(fractions, like=r, dtype=r.dtype)
         shifts = _backend.asarray(shifts, like=r, dtype=_backend.index_dtype(r))

@@ -7,20 +7,22 @@ from typing import Any
 import numpy as np
 
 from . import _backend
+from ._errors import largest_kappa
 
 Array = Any
 MAX_SWEEPS = 12
 CANCELLATION = 10.0  # stop where rounding is amplified by no more than this
 
 
-def sweeps_for(kappa: float, epsilon: float) -> int:
-    """Return the number of sweeps that bring the amplification κ down to order one.
+def sweeps_for(kappa: float, dtype: str) -> int:
+    """Return the number of sweeps that bring the amplification κ down to order one where it cannot be watched.
 
-    A sweep multiplies the error left by about κ ε, ε the precision of the Gram matrix and of the products.
+    A sweep multiplies the error left by about κ ε, ε of the dtype of the products.
     """
     if kappa <= CANCELLATION:
         return 1
-    contraction = min(max(kappa * epsilon, epsilon), 0.5)
+    kappa = min(kappa, largest_kappa(dtype))
+    contraction = min(kappa * float(np.finfo(np.dtype(dtype)).eps), 0.5)
     return min(MAX_SWEEPS, 1 + math.ceil(math.log(CANCELLATION / kappa) / math.log(contraction)))
 
 

@@ -11,7 +11,7 @@ from .._dual import SmallSystem
 from .._pytree import Part
 from .._rows.scaled import ScaledRows
 from .._rows.whitened import WhitenedRows
-from .._sweeps import dual_sweeps
+from .._sweeps import dual_sweeps, sweeps_for
 from .diagonal import complement, refine
 
 Array = Any
@@ -36,6 +36,11 @@ class DualForm(Part):
     def dtype(self) -> Any:
         """The computing dtype of d-sized arrays."""
         return self.rows.dtype
+
+    @property
+    def arithmetic(self) -> str:
+        """Name of the dtype whose precision bounds κ."""
+        return _backend.dtype_name(self.dtype)
 
     def solve(self, u: Array) -> tuple[Array, Array]:
         """M u and the dual a = S M u (float64)."""
@@ -68,7 +73,10 @@ class DualForm(Part):
         shrink = 1 / (1 + s[:, None] * steps)
         rows = StretchedRows(self.rows, steps**0.5)
         norm = self.norm * np.sqrt(ratios)
-        return dual_sweeps(rows, lambda b: q @ (shrink * (q.T @ b)), u, None, norm=norm, sweeps=self.sweeps)[0]
+        sweeps = (
+            sweeps_for(1 + float(np.max(norm)) ** 2, self.arithmetic) if isinstance(self.norm, float) else MAX_SWEEPS
+        )
+        return dual_sweeps(rows, lambda b: q @ (shrink * (q.T @ b)), u, None, norm=norm, sweeps=sweeps)[0]
 
     def columns(self, j: Array) -> Array:
         """w_j = L⁻¹ S e_j as columns."""

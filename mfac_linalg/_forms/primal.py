@@ -35,6 +35,11 @@ class PrimalForm(Part):
     def _beside(self, x: Array) -> Array:
         return _backend.from_float64(x, like=self.rows.like, dtype=self.dtype)
 
+    @property
+    def arithmetic(self) -> str:
+        """Name of the dtype whose precision bounds κ."""
+        return "float64"
+
     def solve(self, u: Array) -> tuple[Array, Array]:
         """M u and the dual a = S M u (float64)."""
         r = self._beside(self.system.solve(_backend.to_float64(u)))

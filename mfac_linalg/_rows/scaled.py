@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import _backend
-from .._metric import Metric
 from .._pytree import Part
 from .._scaling import ldexp
 from .dense import DenseRows, panel_width, slices
@@ -81,8 +80,8 @@ class ScaledRows(Part):
         return block * _backend.to_float64(_backend.namespace(j).take(self.root[:, 0], j))
 
 
-def scaled_rows(gradients: Array, power: Any, dtype: Any, row_scale: Array, metric: Metric) -> ScaledRows:
+def scaled_rows(gradients: Array, power: Any, dtype: Any, row_scale: Array, root: Any) -> ScaledRows:
     """S for G = 2^power Ĝ computed in dtype; power None leaves G as it stands."""
     if power is not None:
         row_scale = ldexp(row_scale, _backend.beside_float64(power))
-    return ScaledRows(DenseRows(gradients, power, dtype), row_scale, metric.root)
+    return ScaledRows(DenseRows(gradients, power, dtype), row_scale, root)
