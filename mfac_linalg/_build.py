@@ -125,7 +125,7 @@ def _choose_form(
         warn_if_unresolved(kappa, dtype)
     if m >= d:
         return PrimalForm(rows, system, norm)
-    sweeps = sweeps_for(kappa, dtype)
+    sweeps = sweeps_for(kappa, dtype, sharp_gram=accurate is not rows or dtype == "float64")
     if not options.whiten:
         return DualForm(rows, None, system, norm, sweeps)
     whitened = whiten(accurate, system, dtype=options.dtype, overwrite=options.overwrite, progress=options.progress)

@@ -175,7 +175,18 @@ class Inverse(abc.ABC):
         return self._product(State.root, "v", v, self.dim)
 
     def sample(self, size: int, *, seed: int) -> Array:
-        """Draw from N(0, F⁻¹), shape (size, d), by the library's own generator on its own device.
+        """Draw from N(0, F⁻¹) by the library's own generator, on its own device.
+
+        Parameters
+        ----------
+        size : int
+            Number of draws.
+        seed : int
+            The same seed gives the same draws on the same library and device.
+
+        Returns
+        -------
+        array, shape (size, d)
 
         Notes
         -----

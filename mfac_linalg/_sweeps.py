@@ -14,15 +14,16 @@ MAX_SWEEPS = 12
 CANCELLATION = 10.0  # stop where rounding is amplified by no more than this
 
 
-def sweeps_for(kappa: float, dtype: str) -> int:
+def sweeps_for(kappa: float, dtype: str, *, sharp_gram: bool) -> int:
     """Return the number of sweeps that bring the amplification κ down to order one where it cannot be watched.
 
-    A sweep multiplies the error left by about κ ε, ε of the dtype of the products.
+    A sweep multiplies the error left by about κ ε, ε of the dtype of the products; by a fifth of that where the Gram
+    matrix is not rounded to that dtype itself (measured: docs/theory.md).
     """
     if kappa <= CANCELLATION:
         return 1
     kappa = min(kappa, largest_kappa(dtype))
-    contraction = min(kappa * float(np.finfo(np.dtype(dtype)).eps), 0.5)
+    contraction = kappa * float(np.finfo(np.dtype(dtype)).eps) * (0.2 if sharp_gram else 1.0)
     return min(MAX_SWEEPS, 1 + math.ceil(math.log(CANCELLATION / kappa) / math.log(contraction)))
 
 

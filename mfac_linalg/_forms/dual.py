@@ -73,9 +73,8 @@ class DualForm(Part):
         shrink = 1 / (1 + s[:, None] * steps)
         rows = StretchedRows(self.rows, steps**0.5)
         norm = self.norm * np.sqrt(ratios)
-        sweeps = (
-            sweeps_for(1 + float(np.max(norm)) ** 2, self.arithmetic) if isinstance(self.norm, float) else MAX_SWEEPS
-        )
+        largest = float(np.max(norm)) if isinstance(self.norm, float) else np.inf
+        sweeps = sweeps_for(1 + largest**2, self.arithmetic, sharp_gram=False)
         return dual_sweeps(rows, lambda b: q @ (shrink * (q.T @ b)), u, None, norm=norm, sweeps=sweeps)[0]
 
     def columns(self, j: Array) -> Array:
