@@ -9,7 +9,7 @@ import numpy as np
 import scipy.linalg
 
 from .kinds import dtype_name, is_concrete, namespace
-from .values import cast, read
+from .values import read
 
 Array = Any
 
@@ -65,23 +65,18 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
     return namespace(b).linalg.solve(matrix, b)
 
 
-def solve_triangular_into(lower: Array, b: Array, out: Array) -> None:
-    """Write L⁻¹b into out, which may be b itself: in place for NumPy where the memory layout allows."""
-    if not compat.is_numpy_array(out):
-        out[...] = cast(solve_triangular(lower, b), out.dtype)
-        return
-    if out.dtype != b.dtype:
-        out[...] = solve_triangular(lower, b)
-        return
-    if out is not b:
-        np.copyto(out, b)
-    (trsm,) = scipy.linalg.get_blas_funcs(("trsm",), (out,))
-    if out.flags.f_contiguous:
-        solved, view = trsm(1.0, lower, out, lower=1, overwrite_b=1), out
-    else:  # X Lᵀ = Bᵀ, with Bᵀ in Fortran order
-        solved, view = trsm(1.0, lower, out.T, side=1, lower=1, trans_a=1, overwrite_b=1), out.T
-    if not np.shares_memory(solved, view):
-        view[...] = solved
+def solves_in_place(x: Array) -> bool:
+    """Return whether `solve_triangular_in_place` takes arrays like x."""
+    return compat.is_numpy_array(x)
+
+
+def solve_triangular_in_place(lower: Array, b: Array) -> None:
+    """Replace a contiguous NumPy matrix b by L⁻¹b, without a copy, by BLAS's TRSM."""
+    (trsm,) = scipy.linalg.get_blas_funcs(("trsm",), (b,))
+    if b.flags.f_contiguous:
+        trsm(1.0, lower, b, lower=1, overwrite_b=1)
+    else:  # X Lᵀ = bᵀ, and bᵀ is in Fortran order
+        trsm(1.0, lower, b.T, side=1, lower=1, trans_a=1, overwrite_b=1)
 
 
 def linear_operator(inverse: Any) -> Any:

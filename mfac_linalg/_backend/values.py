@@ -76,6 +76,13 @@ def empty(shape: tuple[int, ...], *, like: Array, dtype: Any) -> Array:
     return namespace(like).empty(shape, dtype=dtype, device=compat.device(like))
 
 
+def copy(x: Array) -> Array:
+    """Return a contiguous copy."""
+    if isinstance(x, np.ndarray):
+        return x.copy(order="F" if x.flags.f_contiguous else "C")
+    return namespace(x).asarray(x, copy=True)
+
+
 def unit_columns(j: Array, size: int, *, like: Array, dtype: Any) -> Array:
     """Return the unit vectors e_j as columns, shape (size, len(j))."""
     xp = namespace(like)

@@ -34,6 +34,11 @@ class ScaledRows(Part):
         """The computing dtype of d-sized arrays."""
         return self.rows.dtype
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether S is G up to the scale of its rows."""
+        return self.rows.is_plain and self.root is None
+
     def in_float64(self) -> "ScaledRows":
         """The same rows, computed in float64."""
         wide = _backend.namespace(self.like).float64

@@ -11,6 +11,7 @@ from .scaled import ScaledRows
 
 Array = Any
 PAIRS = 4096  # pairs of columns gathered at a time
+FACTOR_LIMIT = 2.0**100  # entries that every dtype holds, squared sums included or not
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,10 @@ class WhitenedRows(Part):
         return _backend.namespace(self.rows).take(self.rows, j, axis=1)
 
     def whitened_panels(self) -> Any:
-        """W by column panels."""
+        """W by column panels; whole where its rows are read in order and no temporary is made."""
+        if _backend.is_row_major(self.rows):
+            yield self.rows
+            return
         for columns in column_slices(*self.shape):
             yield self.rows[:, columns]
 
@@ -74,20 +78,29 @@ class WhitenedRows(Part):
 
 
 def whiten(rows: ScaledRows, system: SmallSystem, *, dtype: Any, overwrite: bool, progress: Any) -> WhitenedRows:
-    """Return W = L⁻¹ S, written over the caller's G, into one new array, or by one solve where nothing is writable."""
+    """Return W = L⁻¹ S, in `dtype`, written over the caller's G or into one new array where arrays can be written."""
     source = rows.rows.gradients
     lower = _backend.from_float64(system.lower, like=source, dtype=rows.dtype)
+    writable = _backend.is_writable(source) and not _backend.is_differentiated(lower)
+    if writable and rows.dtype == dtype and rows.is_plain:
+        out = _whole(rows, system, source if overwrite else None)
+        if out is not None:
+            return WhitenedRows(out, system)
     panels = progress(rows.rows.column_slices(), "whiten")
-    if not _backend.is_writable(source) or _backend.is_differentiated(lower):
-        solved = (_backend.solve_triangular(lower, rows.panel(columns)) for columns in panels)
-        parts = [_backend.cast(part, dtype) for part in solved]
+    if not writable:
+        parts = [_backend.cast(_backend.solve_triangular(lower, rows.panel(columns)), dtype) for columns in panels]
         return WhitenedRows(_backend.namespace(source).concat(parts, axis=1), system)
-    if overwrite and rows.dtype == dtype:
-        for columns in panels:
-            source[:, columns] = rows.panel(columns)
-        _backend.solve_triangular_into(lower, source, source)
-        return WhitenedRows(source, system)
-    out = source if overwrite else _backend.empty(rows.shape[::-1], like=source, dtype=dtype).T
+    out = source if overwrite else _backend.empty(rows.shape, like=source, dtype=dtype)
     for columns in panels:
-        _backend.solve_triangular_into(lower, rows.panel(columns), out[:, columns])
+        out[:, columns] = _backend.cast(_backend.solve_triangular(lower, rows.panel(columns)), dtype)
     return WhitenedRows(out, system)
+
+
+def _whole(rows: ScaledRows, system: SmallSystem, out: Array | None) -> Array | None:
+    """W = (diag(1/row_scale) L)⁻¹ G by one solve in place; None where the library has none, or the factor no room."""
+    factor = system.lower / rows.row_scale
+    if not _backend.solves_in_place(rows.like) or not bool((abs(factor) < FACTOR_LIMIT).all()):
+        return None
+    out = _backend.copy(rows.like) if out is None else out
+    _backend.solve_triangular_in_place(_backend.cast(factor, out.dtype), out)
+    return out
