@@ -41,6 +41,8 @@ from .values import index_like as index_like
 from .values import native as native
 from .values import read as read
 from .values import standard_normal as standard_normal
+from .values import take_columns as take_columns
 from .values import to_float64 as to_float64
+from .values import transposed_copy as transposed_copy
 from .values import unit_columns as unit_columns
 from .values import weights_column as weights_column

@@ -83,6 +83,18 @@ def copy(x: Array) -> Array:
     return namespace(x).asarray(x, copy=True)
 
 
+def transposed_copy(x: Array) -> Array:
+    """Return xᵀ as a row-major array of its own (NumPy)."""
+    return np.ascontiguousarray(x.T)
+
+
+def take_columns(x: Array, j: Array) -> Array:
+    """Return x[:, j], reading no other column: numpy.take copies the whole of an x that is not row-major."""
+    if isinstance(x, np.ndarray):
+        return x.T[j].T
+    return namespace(x).take(x, j, axis=1)
+
+
 def unit_columns(j: Array, size: int, *, like: Array, dtype: Any) -> Array:
     """Return the unit vectors e_j as columns, shape (size, len(j))."""
     xp = namespace(like)

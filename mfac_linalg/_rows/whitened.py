@@ -11,6 +11,7 @@ from .scaled import ScaledRows
 
 Array = Any
 PAIRS = 4096  # pairs of columns gathered at a time
+BLOCK_ROWS = 64
 FACTOR_LIMIT = 2.0**100  # entries that every dtype holds, squared sums included or not
 
 
@@ -52,7 +53,7 @@ class WhitenedRows(Part):
 
     def whitened(self, j: Array) -> Array:
         """W[:, j]."""
-        return _backend.namespace(self.rows).take(self.rows, j, axis=1)
+        return _backend.take_columns(self.rows, j)
 
     def whitened_panels(self) -> Any:
         """W by column panels; whole where its rows are read in order and no temporary is made."""
@@ -63,18 +64,22 @@ class WhitenedRows(Part):
             yield self.rows[:, columns]
 
     def pair_products(self, i: Array, j: Array) -> Array:
-        """w_iᵀ w_j for index arrays of one shape (n,), in the order that W's memory favours."""
-        xp = _backend.namespace(self.rows)
+        """w_iᵀ w_j for index arrays of one shape (n,).
+
+        Gathering columns of a row-major W touches one cache line per number: for many pairs a block of rows at a time
+        is transposed first, so that a line holds the numbers of one column.
+        """
         if _backend.is_row_major(self.rows) and i.shape[0] > PAIRS:
-            total = xp.zeros_like(xp.take(self.rows[0, :], i))
-            for k in range(self.shape[0]):
-                total += xp.take(self.rows[k, :], i) * xp.take(self.rows[k, :], j)
-            return total
-        columns = self.rows.T
-        parts = []
-        for chunk in slices(i.shape[0], PAIRS):
-            parts.append(xp.vecdot(xp.take(columns, i[chunk], axis=0), xp.take(columns, j[chunk], axis=0)))
-        return xp.concat(parts)
+            blocks = (_backend.transposed_copy(self.rows[block, :]) for block in slices(self.shape[0], BLOCK_ROWS))
+            return sum(_column_products(block.T, i, j) for block in blocks)
+        return _column_products(self.rows, i, j)
+
+
+def _column_products(rows: Array, i: Array, j: Array) -> Array:
+    """Products of the columns i and j of a few rows, a chunk of pairs at a time."""
+    xp = _backend.namespace(rows)
+    take = _backend.take_columns
+    return xp.concat([xp.vecdot(take(rows, i[c]).T, take(rows, j[c]).T) for c in slices(i.shape[0], PAIRS)])
 
 
 def whiten(rows: ScaledRows, system: SmallSystem, *, dtype: Any, overwrite: bool, progress: Any) -> WhitenedRows:
