@@ -9,7 +9,8 @@ from . import _backend
 from ._errors import warn_if_unresolved
 from ._metric import Metric, beside, fit, settle
 from ._pytree import Part
-from ._rows.dense import DenseRows, column_slices
+from ._rows.dense import DenseRows
+from ._rows.panels import column_slices
 from ._scaling import exponent, ldexp, mantissa
 
 Array = Any

@@ -85,6 +85,11 @@ def linear_operator(inverse: Any) -> Any:
         from cupyx.scipy.sparse.linalg import LinearOperator
     else:
         from scipy.sparse.linalg import LinearOperator
-    products = {"matvec": inverse.matvec, "rmatvec": inverse.matvec}
-    products |= {"matmat": inverse.matmat, "rmatmat": inverse.matmat}
-    return LinearOperator(inverse.shape, dtype=dtype_name(inverse.dtype), **products)
+    return LinearOperator(
+        inverse.shape,
+        matvec=inverse.matvec,
+        rmatvec=inverse.matvec,
+        matmat=inverse.matmat,
+        rmatmat=inverse.matmat,
+        dtype=dtype_name(inverse.dtype),
+    )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .._rows.dense import slices
+from .._rows.panels import slices
 
 Array = Any
 REDO_BELOW = 1e-2  # an entry 1 − ‖w_j‖² under this has lost two digits or more

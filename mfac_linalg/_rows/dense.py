@@ -7,23 +7,9 @@ from typing import Any
 from .. import _backend
 from .._pytree import Part
 from .._scaling import ldexp
+from .panels import column_slices, long_product
 
 Array = Any
-
-
-def panel_width(num_rows: int) -> int:
-    """Return the number of columns read at a time: large enough for BLAS, small enough to stay in cache."""
-    return min(16384, max(4096, 2**21 // num_rows))
-
-
-def column_slices(num_rows: int, num_columns: int) -> list[slice]:
-    """Slices of all columns, one per panel."""
-    return slices(num_columns, panel_width(num_rows))
-
-
-def slices(length: int, width: int) -> list[slice]:
-    """Cut range(length) into runs of at most `width`."""
-    return [slice(start, min(start + width, length)) for start in range(0, length, width)]
 
 
 @dataclass(frozen=True)
@@ -81,9 +67,7 @@ class DenseRows(Part):
 
     def project(self, v: Array) -> Array:
         """Ĝ v, shape (m, k), float64."""
-        if self.is_plain:
-            return _backend.to_float64(self.gradients @ v)
-        return sum(_backend.to_float64(panel @ v[columns, :]) for columns, panel in self.panels())
+        return long_product(self.panel, v, like=self.gradients)
 
     def combine(self, a: Array) -> Array:
         """Ĝᵀ a, shape (d, k), for float64 a of shape (m, k)."""

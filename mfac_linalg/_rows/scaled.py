@@ -6,7 +6,8 @@ from typing import Any
 from .. import _backend
 from .._pytree import Part
 from .._scaling import ldexp
-from .dense import DenseRows, panel_width, slices
+from .dense import DenseRows
+from .panels import panel_width, slices
 
 Array = Any
 

@@ -6,7 +6,7 @@ from typing import Any
 from .. import _backend
 from .._dual import SmallSystem
 from .._pytree import Part
-from .dense import column_slices, slices
+from .panels import column_slices, long_product, slices
 from .scaled import ScaledRows
 
 Array = Any
@@ -39,7 +39,7 @@ class WhitenedRows(Part):
 
     def project(self, u: Array) -> Array:
         """S u = L (W u), shape (m, k), float64."""
-        return self.system.lower @ _backend.to_float64(self.rows @ u)
+        return self.system.lower @ long_product(lambda columns: self.rows[:, columns], u, like=self.rows)
 
     def combine(self, a: Array) -> Array:
         """Sᵀ a = Wᵀ (Lᵀ a), shape (d, k)."""

@@ -1,0 +1,51 @@
+"""How a wide matrix is cut into column panels, and the product that needs it for its accuracy."""
+
+from collections.abc import Callable
+from typing import Any
+
+from .. import _backend
+
+Array = Any
+VECTOR_WIDTH, MATRIX_WIDTH = 2048, 128  # terms summed in one go: BLAS keeps more partial sums for a vector
+GROUP = 16  # panels whose results are added together
+TRACED_PANELS = 64  # what a compiler is asked to unroll
+
+
+def slices(length: int, width: int) -> list[slice]:
+    """Cut range(length) into runs of at most `width`."""
+    return [slice(start, min(start + width, length)) for start in range(0, length, width)]
+
+
+def panel_width(num_rows: int) -> int:
+    """Return the number of columns read at a time: large enough for BLAS, small enough to stay in cache."""
+    return min(16384, max(4096, 2**21 // num_rows))
+
+
+def column_slices(num_rows: int, num_columns: int) -> list[slice]:
+    """Slices of all columns, one per panel."""
+    return slices(num_columns, panel_width(num_rows))
+
+
+def long_product(panel: Callable[[slice], Array], v: Array, *, like: Array) -> Array:
+    """Σ panel(c) @ v[c] over column slices c, float64: the product of a wide matrix with v (d, k).
+
+    One long sum in the computing dtype would lose √d to d digits of it; devices sum in trees of their own.
+    """
+    xp = _backend.namespace(like)
+    dim, k = v.shape
+    cuts = slices(dim, _product_width(dim, k, like))
+    total = None
+    for group in slices(len(cuts), GROUP):
+        parts = [panel(columns) @ v[columns, :] for columns in cuts[group]]
+        part = (
+            _backend.to_float64(parts[0]) if len(parts) == 1 else xp.sum(_backend.to_float64(xp.stack(parts)), axis=0)
+        )
+        total = part if total is None else total + part
+    return total
+
+
+def _product_width(dim: int, k: int, like: Array) -> int:
+    width = VECTOR_WIDTH if k == 1 else MATRIX_WIDTH
+    if _backend.on_host(like):
+        return width
+    return dim if _backend.is_concrete(like) else max(width, -(-dim // TRACED_PANELS))
