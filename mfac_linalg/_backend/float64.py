@@ -17,7 +17,7 @@ def in_float64(function: Any, *arguments: Any) -> Any:
     Arrays may be nested in registered classes. Traced JAX arguments get a reverse rule that works in float64 too
     (without it JAX transposes the float64 part in float32).
     """
-    jax = sys.modules.get("jax")
+    jax: Any = sys.modules.get("jax")
     leaves = [] if jax is None else [x for x in jax.tree_util.tree_leaves(arguments) if compat.is_jax_array(x)]
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found, and named, in the answer
         if not leaves:
@@ -80,7 +80,7 @@ def _flatten(instance: Any) -> tuple[tuple[Any, ...], Any]:
 def _unflatten(cls: type) -> Any:
     def unflatten(auxiliary: Any, arrays: Any) -> Any:
         names, constants = auxiliary
-        instance = object.__new__(cls)
+        instance: Any = object.__new__(cls)
         vars(instance).update(constants)
         vars(instance).update(zip(names, arrays, strict=True))
         return instance

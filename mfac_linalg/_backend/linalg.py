@@ -56,8 +56,7 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
     if compat.is_torch_array(b):
         return sys.modules["torch"].linalg.solve_triangular(matrix, b, upper=transposed)
     if compat.is_jax_array(b):
-        solve = sys.modules["jax"].scipy.linalg.solve_triangular
-        return solve(lower, b, trans=int(transposed), lower=True)
+        return sys.modules["jax"].scipy.linalg.solve_triangular(lower, b, trans=int(transposed), lower=True)
     if compat.is_cupy_array(b):
         from cupyx.scipy.linalg import solve_triangular as solve
 

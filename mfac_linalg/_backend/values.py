@@ -121,5 +121,6 @@ def standard_normal(shape: tuple[int, ...], *, seed: int, like: Array, dtype: An
         return random.normal(random.key(seed), shape, dtype=dtype)
     if compat.is_cupy_array(like):
         return sys.modules["cupy"].random.default_rng(seed).standard_normal(shape, dtype=dtype)
-    values = np.random.default_rng(seed).standard_normal(shape, dtype=dtype_name(dtype))
+    wide = dtype_name(dtype) == "float64"
+    values = np.random.default_rng(seed).standard_normal(shape, dtype=np.float64 if wide else np.float32)
     return asarray(values, like=like, dtype=dtype)

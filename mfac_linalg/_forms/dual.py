@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -79,7 +79,11 @@ class DualForm(Part):
 
     def columns(self, j: Array) -> Array:
         """w_j = L⁻¹ S e_j as columns."""
-        return self.whitened.whitened(j) if self.whitened else self.system.half_solve(self.rows.columns(j))
+        return self.whitened.whitened(j) if self.whitened else self.system.half_solve(self._unwhitened.columns(j))
+
+    @property
+    def _unwhitened(self) -> ScaledRows:
+        return cast(ScaledRows, self.rows)  # what `rows` is where there is no W
 
     def element(self, i: Array, j: Array) -> Array:
         """M_ij = δ_ij − w_iᵀw_j for flat index arrays."""
@@ -102,7 +106,7 @@ class DualForm(Part):
         if self.whitened:
             yield from self.whitened.whitened_panels()
             return
-        rows = self.rows.in_float64() if _backend.supports_float64(self.rows.like) else self.rows
+        rows = self._unwhitened.in_float64() if _backend.supports_float64(self.rows.like) else self._unwhitened
         lower = _backend.from_float64(self.system.lower, like=rows.like, dtype=rows.dtype)
         for columns in rows.rows.column_slices():
             yield _backend.solve_triangular(lower, rows.panel(columns))
