@@ -1,0 +1,62 @@
+"""How much of the machine other processes use: a time taken beside busy neighbours says little about the code."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+STAT = Path("/proc/stat")
+QUIET = 0.05
+"""Share of the cores that neighbours may use while the machine still counts as quiet."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One timed call: wall-clock seconds, and the share of all cores that other processes used meanwhile.
+
+    The share is 0 where the system does not tell it, and rough for calls of a few clock ticks (10 ms each).
+    """
+
+    seconds: float
+    others: float
+
+
+def _others() -> float:
+    """CPU seconds that all processes but this one have used since some fixed time; 0 where /proc does not tell."""
+    if not STAT.exists():
+        return 0.0
+    user, nice, system, _, _, irq, softirq, *_ = map(int, STAT.read_text().split(maxsplit=11)[1:9])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
+def timed(call: Callable[[], object]) -> tuple[Timing, object]:
+    """Return the timing of one call, and its result: handed on, so that freeing it is not timed."""
+    before, start = _others(), time.perf_counter()
+    result = call()
+    seconds = time.perf_counter() - start
+    share = (_others() - before) / (seconds * (os.cpu_count() or 1))
+    return Timing(seconds, min(1.0, max(0.0, share))), result
+
+
+class Patience:
+    """Waits for a quiet machine before a timing, for so many seconds in the whole run.
+
+    Parameters
+    ----------
+    seconds : float
+        0 never waits.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+
+    def wait(self) -> None:
+        """Return when neighbours have been quiet for half a second, or when patience has run out."""
+        while self.left > 0:
+            timing, _ = timed(lambda: time.sleep(0.5))
+            if timing.others <= QUIET:
+                return
+            self.left -= timing.seconds

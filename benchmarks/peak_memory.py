@@ -1,0 +1,90 @@
+"""Peak memory of a build in a process of its own, over the memory of G and W: `python -m benchmarks.peak_memory`.
+
+The peak is G plus the rise of the kernel's high-water mark of resident memory during the build, after a small build has
+loaded every module and BLAS buffer. The mark comes from Linux's /proc where there is one, because the `ru_maxrss` of a
+child starts from that of the process that started it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.problems import PROBLEMS, Problem
+from mfac_linalg import WoodburyRankOneInverse
+
+MODES = {
+    "W kept": {"whiten": True},
+    "W in place of G": {"whiten": True, "overwrite_gradients": True},
+    "G kept": {"whiten": False},
+}
+CEILING = 1.15
+
+
+def high_water() -> int:
+    """Return the largest resident memory that this process has had, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = status.read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def rise(problem: Problem, mode: str) -> int:
+    """Return by how many bytes one build raises this process's high-water mark."""
+    small = Problem(problem.num_gradients, 4 * problem.num_gradients)
+    WoodburyRankOneInverse(small.gradients, small.damping, **MODES[mode]).matvec(small.random_vector)
+    small.forget()
+    gradients = problem.gradients
+    before = high_water()
+    inverse = WoodburyRankOneInverse(gradients, problem.damping, **MODES[mode])
+    after = high_water()
+    del inverse
+    return after - before
+
+
+def measured_peak(problem: Problem, mode: str) -> float:
+    """Return the peak of a build in a fresh process over the memory that it is allowed: G + W, or G alone."""
+    command = [sys.executable, "-m", "benchmarks.peak_memory", "--rise", mode, str(PROBLEMS.index(problem))]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    held = 4 * problem.num_gradients * problem.dim
+    return (held + int(output)) / (2 * held if mode == "W kept" else held)
+
+
+def peaks() -> Iterator[dict[str, object]]:
+    """Yield the peak of every problem and mode, ready for JSON."""
+    for problem in PROBLEMS:
+        for mode in MODES:
+            held, peak = "G + W" if mode == "W kept" else "G", measured_peak(problem, mode)
+            yield {"problem": str(problem), "subject": mode, "peak": peak, "over": held, "met": peak <= CEILING}
+
+
+def line(peak: dict[str, object]) -> str:
+    """Return a peak in words."""
+    verdict = "met" if peak["met"] else "MISSED"
+    held = f"{peak['peak']:.3f} x ({peak['over']})"
+    return f"{peak['problem']:>15}  {peak['subject']:<15}  peak {held}, target ≤ {CEILING}: {verdict}"
+
+
+def main() -> int:
+    """Print a line per problem and mode, and return 1 if a peak is over its ceiling."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peak_memory", description=__doc__)
+    parser.add_argument("--rise", nargs=2, metavar=("MODE", "PROBLEM"), help="what the fresh process is asked for")
+    asked = parser.parse_args().rise
+    if asked:
+        print(rise(PROBLEMS[int(asked[1])], asked[0]))
+        return 0
+    met = True
+    for peak in peaks():
+        print(line(peak), flush=True)
+        met = met and peak["met"]
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""The inverses that the behaviour tests ask: a few problems times every library, device and dtype, each built once."""
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mfac_linalg import WoodburyRankOneInverse
+from tests.backends import FLAVOURS, NUMPY, Backend, eps
+from tests.oracle import Oracle, tolerance
+from tests.problems import Problem, make_problem
+
+WIDE, SQUARE, TALL = (6, 14), (9, 9), (15, 7)
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Arguments of `make_problem` and of the constructor."""
+
+    name: str
+    problem: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+GENERAL = {"vector": True, "weighted": True}
+CASES = (
+    Case("wide", {"shape": WIDE}),
+    Case("wide-referenced", {"shape": WIDE}, {"whiten": False}),
+    Case("wide-general", {"shape": WIDE, "normalization": "sum", **GENERAL}),
+    Case("wide-general-referenced", {"shape": WIDE, **GENERAL}, {"whiten": False}),
+    Case("wide-weights-high", {"shape": WIDE, "weighted": True}, {"precision": "high"}),
+    Case("square", {"shape": SQUARE}),
+    Case("square-general", {"shape": SQUARE, "normalization": "sum", **GENERAL}),
+    Case("tall", {"shape": TALL}, {"whiten": True}),
+    Case("tall-general-referenced", {"shape": TALL, **GENERAL}, {"whiten": False}),
+    Case("tall-sum-high", {"shape": TALL, "normalization": "sum"}, {"precision": "high"}),
+    Case("duplicates", {"shape": WIDE, "kind": "duplicates"}),
+    Case("zero-rows", {"shape": WIDE, "kind": "zero rows"}, {"whiten": False}),
+    Case("one-row", {"shape": (1, 8)}),
+    Case("one-column", {"shape": (5, 1)}),
+    Case("one-by-one", {"shape": (1, 1)}),
+)
+
+
+EVERYWHERE = ("wide", "wide-general-referenced", "wide-weights-high", "square", "tall-general-referenced", "one-row")
+"""The cases that every backend gets; NumPy gets all."""
+
+
+def runs_on(case: Case, backend: Backend) -> bool:
+    """Whether a backend is asked for a case, and can build it."""
+    possible = backend.has_float64 or case.options.get("precision") != "high"
+    return possible and (backend is NUMPY or case.name in EVERYWHERE)
+
+
+BUILT = tuple((*flavour, case) for flavour in FLAVOURS for case in CASES if runs_on(case, flavour[0]))
+"""Every backend, dtype and case that go together."""
+
+
+def construct(problem: Problem, backend: Backend, **options: Any) -> WoodburyRankOneInverse:
+    """The inverse of a problem on a backend."""
+    damping = problem.damping
+    return WoodburyRankOneInverse(
+        backend.asarray(problem.gradients),
+        damping if np.ndim(damping) == 0 else backend.asarray(damping),
+        weights=None if problem.weights is None else backend.asarray(problem.weights),
+        normalization=problem.normalization,
+        **options,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """An inverse beside its oracle."""
+
+    backend: Backend
+    case: Case
+    problem: Problem
+    oracle: Oracle
+    inverse: WoodburyRankOneInverse
+
+    @property
+    def dtype(self) -> str:
+        return self.problem.dtype
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether the damping is one number."""
+        return np.ndim(self.problem.damping) == 0
+
+    def vectors(self, *shape: int, seed: int = 1) -> np.ndarray:
+        """Random NumPy data in the problem's dtype."""
+        return np.random.default_rng(seed).standard_normal(shape).astype(self.dtype)
+
+    def send(self, array: np.ndarray) -> Any:
+        """To the backend."""
+        return self.backend.asarray(array)
+
+    def fetch(self, array: Any) -> np.ndarray:
+        """From the backend."""
+        return self.backend.to_numpy(array)
+
+    def assert_close(self, actual: Any, expected: Any) -> None:
+        """Same shape, and equal in norm to constant x eps x condition number."""
+        self.assert_near(self.fetch(actual), expected)
+
+    def assert_near(self, actual: np.ndarray, expected: Any) -> None:
+        """`assert_close` for what is a NumPy array already."""
+        assert actual.shape == np.shape(expected)
+        condition = max(self.oracle.kappa, np.linalg.cond(self.oracle.forward))  # the damping has one of its own
+        limit = tolerance(eps(self.dtype), condition)
+        assert np.linalg.norm(actual - expected) <= limit * np.linalg.norm(expected)
+
+    def assert_own(self, array: Any) -> None:
+        """Same library, device and dtype as the gradients."""
+        assert self.backend.is_own(array, self.dtype)
+
+
+@functools.cache
+def build(backend: Backend, dtype: str, case: Case) -> Built:
+    """The inverse of a case, built once in a test run and never changed by a test."""
+    problem = make_problem(3, dtype=dtype, **case.problem)
+    return Built(backend, case, problem, problem.oracle, construct(problem, backend, **case.options))

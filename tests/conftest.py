@@ -1,0 +1,34 @@
+"""Fixtures over the one list of backends, and the Hypothesis profiles."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.backends import AVAILABLE, FLAVOURS, Backend, flavour_name
+from tests.cases import BUILT, Built, build
+
+QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+settings.register_profile(
+    "deterministic", derandomize=True, deadline=None, database=None, max_examples=40, suppress_health_check=QUIET
+)
+settings.register_profile("thorough", deadline=None, max_examples=1000, suppress_health_check=QUIET)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "deterministic"))
+
+
+@pytest.fixture(params=AVAILABLE, ids=repr)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each library and device that can run here."""
+    return request.param
+
+
+@pytest.fixture(params=FLAVOURS, ids=flavour_name)
+def flavour(request: pytest.FixtureRequest) -> tuple[Backend, str]:
+    """Each backend with each dtype that it holds."""
+    return request.param
+
+
+@pytest.fixture(params=BUILT, ids=lambda request: f"{flavour_name(request[:2])}-{request[2]}")
+def built(request: pytest.FixtureRequest) -> Built:
+    """Each case on each backend in each dtype, with its oracle."""
+    return build(*request.param)

@@ -1,0 +1,208 @@
+"""The accuracy contract over generated problems: every right-hand side, up to the reach of each arithmetic.
+
+A warning is an error here (see the pytest settings), so these tests also say that nothing inside the reach warns. The
+large sample, with a table of the worst figures, is ``python -m tests.accuracy_sweep``.
+"""
+
+import contextlib
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mfac_linalg import FactorizationError, IllConditionedWarning
+from tests.backends import AVAILABLE, FLAVOURS, NUMPY, eps, flavour_name
+from tests.cases import construct
+from tests.contract import STATIC_HIGH, decades, measure
+from tests.oracle import LIMIT, tolerance
+from tests.problems import make_problem, right_hand_sides
+from tests.strategies import problems, seeds
+
+ARITHMETIC = [("float32", "default"), ("float32", "high"), ("float64", "default"), ("float64", "high")]
+OTHERS = [flavour for flavour in FLAVOURS if flavour[0] is not NUMPY]
+LONG = [b for b in AVAILABLE if b.name in ("numpy", "strict:device1", "torch:cpu", "torch:cuda:0", "jax", "cupy")]
+SHAPES = [(5, 11), (7, 7), (9, 4)]  # few, because JAX compiles for each
+SCALES = [1e-15, 1e-8, 1.0, 1e8, 1e20]
+
+
+def check(problem, backend, **options):
+    """Every answer to a problem keeps both ratios below the limit."""
+    for answer in measure(problem, backend, **options):
+        assert answer.backward <= LIMIT, f"R = {answer.backward:.3g} for {answer.name}: {problem}, {options}"
+        assert answer.forward <= LIMIT, f"forward {answer.forward:.3g} for {answer.name}: {problem}, {options}"
+
+
+@pytest.mark.parametrize("whiten", [True, False], ids=["whitened", "referenced"])
+@pytest.mark.parametrize(("dtype", "precision"), ARITHMETIC)
+def test_every_answer_keeps_the_contract(dtype, precision, whiten):
+    @settings(max_examples=80)
+    @given(problems(dtype, decades(dtype, precision), largest=40))
+    def property(problem):
+        check(problem, NUMPY, whiten=whiten, precision=precision)
+
+    property()
+
+
+@pytest.mark.parametrize("whiten", [True, False], ids=["whitened", "referenced"])
+@pytest.mark.parametrize("flavour", OTHERS, ids=flavour_name)
+def test_every_backend_keeps_the_contract(flavour, whiten):
+    backend, dtype = flavour
+
+    @settings(max_examples=8 if backend.library == "jax.numpy" else 20)
+    @given(st.sampled_from(SHAPES).flatmap(lambda shape: problems(dtype, decades(dtype, "default"), shape=shape)))
+    def property(problem):
+        check(problem, backend, whiten=whiten)
+
+    property()
+
+
+@pytest.mark.parametrize("whiten", [True, False], ids=["whitened", "referenced"])
+@settings(max_examples=100)
+@given(data=st.data())
+def test_a_static_inverse_in_high_precision_reaches_a_tenth_of_one_over_eps(whiten, data):
+    reach = decades("float64", "high", top=STATIC_HIGH)
+    problem = data.draw(problems("float64", (9.0, reach[1]), largest=40))
+    check(problem, NUMPY, whiten=whiten, precision="high")
+
+
+@pytest.mark.parametrize("whiten", [True, False], ids=["whitened", "referenced"])
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("kappa", [10.0, 1e5])
+def test_the_contract_does_not_depend_on_units(scale, kappa, whiten):
+    problem = make_problem(4, kappa=kappa, dtype="float32").scaled_by(scale)
+    check(problem, NUMPY, whiten=whiten)
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e20])
+@pytest.mark.parametrize("backend", AVAILABLE, ids=repr)
+def test_no_backend_depends_on_units(backend, scale):
+    check(make_problem(4, kappa=1e5, dtype="float32").scaled_by(scale), backend)
+
+
+@pytest.mark.parametrize("whiten", [True, False], ids=["whitened", "referenced"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["decay", "common mean", "nearly dependent", "scaled rows"])
+def test_larger_problems_keep_the_contract(kind, dtype, whiten):
+    check(make_problem(1, kind=kind, shape=(60, 1500), kappa=3e5, dtype=dtype), NUMPY, whiten=whiten)
+
+
+@pytest.mark.parametrize("whiten", [True, False], ids=["whitened", "referenced"])
+@pytest.mark.parametrize("kappa", [3.0, 1e3])
+@pytest.mark.parametrize("kind", ["gaussian", "common mean", "powers"])
+@pytest.mark.parametrize("backend", LONG, ids=repr)
+def test_long_sums_keep_the_contract(backend, kind, kappa, whiten):
+    """At a small condition number nothing cancels, and the rounding of sums over many columns is all there is."""
+    problem = make_problem(1, kind=kind, shape=(10, 30_000), kappa=kappa, dtype="float32", wide=np.float64)
+    check(problem, backend, whiten=whiten)
+
+
+@settings(max_examples=100)
+@given(problems("float32", (0.1, 7.0), shape=(9, 30)), st.booleans(), seeds())
+def test_high_precision_in_float32_is_right_to_1e_6_for_rows(problem, whiten, seed):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", IllConditionedWarning)  # the contract of R ends at 0.1 / eps, this one does not
+        inverse = construct(problem, NUMPY, whiten=whiten, precision="high")
+    coefficients = np.random.default_rng(seed).standard_normal(9).astype("float32")
+    v = problem.gradients.astype(np.float64).T @ coefficients
+    assert problem.oracle.forward_ratio(v, inverse.matvec_gradients(coefficients), 1 / problem.oracle.kappa) <= 1e-6
+
+
+@settings(max_examples=100)
+@given(problems("float32", (0.1, 7.0), shape=(9, 30)), st.booleans(), seeds())
+def test_high_precision_in_float32_is_right_to_1e_4_for_any_vector(problem, whiten, seed):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", IllConditionedWarning)
+        inverse = construct(problem, NUMPY, whiten=whiten, precision="high")
+    for name, v in right_hand_sides(problem, seed).items():
+        error = problem.oracle.forward_ratio(v, inverse.matvec(v), 1 / problem.oracle.kappa)
+        assert error <= (1e-6 if "row" in name and "orthogonal" not in name else 1e-4), name
+
+
+@pytest.mark.parametrize("whiten", [True, False], ids=["whitened", "referenced"])
+@pytest.mark.parametrize(("dtype", "precision"), ARITHMETIC)
+def test_the_diagonal_is_right_to_a_thousandth(dtype, precision, whiten):
+    @settings(max_examples=60)
+    @given(problems(dtype, decades(dtype, precision), largest=24))
+    def property(problem):
+        diagonal = construct(problem, NUMPY, whiten=whiten, precision=precision).diagonal()
+        assert np.allclose(diagonal, np.diag(problem.oracle.inverse), rtol=1e-3, atol=0)
+
+    property()
+
+
+@pytest.mark.parametrize("whiten", [True, False], ids=["whitened", "referenced"])
+@pytest.mark.parametrize(("dtype", "precision"), ARITHMETIC)
+def test_the_diagonal_keeps_its_bounds_at_every_condition_number(dtype, precision, whiten):
+    @settings(max_examples=60)
+    @given(problems(dtype, decades(dtype, precision), largest=24))
+    def property(problem):
+        diagonal = construct(problem, NUMPY, whiten=whiten, precision=precision).diagonal()
+        scaled = diagonal * problem.oracle.roots.astype(np.float64) ** 2
+        assert np.all(scaled <= 1 + 4 * eps(dtype))
+        assert np.all(scaled >= (1 - 4 * eps(dtype)) / problem.oracle.kappa)
+
+    property()
+
+
+@pytest.mark.parametrize("whiten", [True, False], ids=["whitened", "referenced"])
+@pytest.mark.parametrize(("dtype", "precision"), ARITHMETIC)
+def test_entries_keep_their_absolute_error(dtype, precision, whiten):
+    """30 eps / damping in float32, whose small system is float64; in float64 it answers to kappa eps."""
+
+    @settings(max_examples=60)
+    @given(problems(dtype, decades(dtype, precision), largest=24))
+    def property(problem):
+        inverse = construct(problem, NUMPY, whiten=whiten, precision=precision)
+        roots, everywhere = problem.oracle.roots.astype(np.float64), np.arange(inverse.dim)
+        limit = tolerance(eps(dtype), problem.oracle.kappa if dtype == "float64" else 1.0)
+        error = np.abs(inverse.element(everywhere[:, None], everywhere) - problem.oracle.inverse)
+        assert np.max(error * roots[:, None] * roots) <= limit
+        assert np.max(np.abs(inverse.diagonal() - np.diag(problem.oracle.inverse)) * roots**2) <= limit
+
+    property()
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(["float32", "float64"]).flatmap(lambda dtype: problems(dtype, (0.1, 5), vector=False)), seeds())
+def test_every_column_of_a_damping_path_keeps_the_contract_of_its_own_damping(problem, seed):
+    inverse = construct(problem, NUMPY)
+    dampings = [problem.damping * factor for factor in (1.0, 3.0, 1e3)]
+    for name, v in right_hand_sides(problem, seed).items():
+        for damping, x in zip(dampings, inverse.damping_path(v, dampings).T, strict=True):
+            oracle = type(problem.oracle)(problem.gradients, damping, problem.weights, problem.normalization)
+            assert oracle.backward_ratio(v, x, eps(problem.dtype)) <= LIMIT, (name, damping)
+
+
+def check_unless_refused(problem, backend, **options):
+    """An inverse may warn or fail; what it says in silence is accurate."""
+    with contextlib.suppress(IllConditionedWarning, FactorizationError):
+        check(problem, backend, **options)
+
+
+@pytest.mark.parametrize("precision", ["default", "high"])
+@pytest.mark.parametrize("whiten", [True, False], ids=["whitened", "referenced"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_silent_answer_is_an_accurate_one(dtype, whiten, precision):
+    @settings(max_examples=80)
+    @given(problems(dtype, (5.0, 20.0), largest=16))
+    def property(problem):
+        check_unless_refused(problem, NUMPY, whiten=whiten, precision=precision)
+
+    property()
+
+
+@pytest.mark.parametrize("kappa", [1e7, 1e10, 1e14, 1e18])
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=flavour_name)
+def test_a_silent_answer_is_an_accurate_one_on_every_backend(flavour, kappa):
+    backend, dtype = flavour
+    for shape in SHAPES:
+        check_unless_refused(make_problem(3, shape=shape, kappa=kappa, dtype=dtype), backend)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_warning_says_what_to_do(dtype):
+    problem = make_problem(3, kind="common mean", kappa=1e18, dtype=dtype)
+    with pytest.raises((IllConditionedWarning, FactorizationError), match="damping"):
+        construct(problem, NUMPY)

@@ -1,0 +1,174 @@
+"""The shape of the package: imports go one way, libraries stay in one module, files and bodies stay small."""
+
+import ast
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import mfac_linalg
+from tests.source import MODULES, ROOT, TEXTS, body_lines, chain, docstring, functions, imports
+
+LAYERS = (
+    ("demo", "testing", "pruning", "influence", "torch", "jax"),
+    ("",),  # the package itself: its public names
+    ("_woodbury", "_window", "_blocks"),
+    ("_storage",),
+    ("_inverse", "_forward"),
+    ("_build",),
+    ("_progress",),
+    ("_state",),
+    ("_metric",),
+    ("_forms",),
+    ("_sweeps",),
+    ("_rows",),
+    ("_dual",),
+    ("_scaling",),
+    ("_validation",),
+    ("_pytree",),
+    ("_backend",),
+    ("_errors",),
+)
+"""From the top down. A module imports from its own row or from below it."""
+
+LIBRARIES = ("torch", "jax", "cupy", "cupyx", "array_api_compat", "dask")
+OPTIONAL = ("torch", "jax", "dask", "cupy", "hypothesis", "matplotlib", "tqdm", "sklearn")
+CREATION = ("asarray", "arange", "empty", "eye", "full", "linspace", "ones", "zeros")
+LONGEST_MODULE, LONGEST_BODY = 250, 40
+
+
+def layer(module):
+    """The row of a module in `LAYERS`; None where it has none."""
+    part = module.split(".")[1] if "." in module else ""
+    return next((index for index, names in enumerate(LAYERS) if part in names), None)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_has_a_place_in_the_order(module):
+    assert layer(module) is not None, f"{module} is in no row of LAYERS"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_one_way(module):
+    upwards = [other for other in imports(module) if layer(other) < layer(module)]
+    assert not upwards
+
+
+def test_imports_have_no_cycle():
+    remaining = {module: imports(module) for module in MODULES}
+    while leaves := [module for module, needs in remaining.items() if not needs & remaining.keys()]:
+        for module in leaves:
+            del remaining[module]
+    assert not remaining
+
+
+def test_the_public_names_are_all_there():
+    assert all(hasattr(mfac_linalg, name) for name in mfac_linalg.__all__)
+
+
+def test_every_name_without_underscore_is_public():
+    names = {name for name, value in vars(mfac_linalg).items() if not name.startswith("_")}
+    modules = {name for name in names if inspect.ismodule(getattr(mfac_linalg, name))}
+    assert names - modules == set(mfac_linalg.__all__)
+
+
+def test_the_public_names_are_sorted():
+    assert list(mfac_linalg.__all__) == sorted(mfac_linalg.__all__)
+
+
+@pytest.mark.parametrize("name", mfac_linalg.__all__)
+def test_a_public_object_says_that_it_lives_in_the_package(name):
+    assert getattr(mfac_linalg, name).__module__.partition(".")[0] == "mfac_linalg"
+
+
+def test_importing_the_package_imports_no_optional_library():
+    code = f"import sys, mfac_linalg; print(*[name for name in {OPTIONAL} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def named_libraries(tree):
+    """Array libraries that code names: as a module, a variable, or part of a function's name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            words = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            words = [node.module or ""] if not node.level else []
+        elif isinstance(node, ast.Name | ast.Attribute):
+            words = [node.id if isinstance(node, ast.Name) else node.attr]
+        else:
+            continue
+        yield from (name for word in words for name in LIBRARIES if name in word.replace(".", "_").split("_"))
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.split(".")[1:2] not in (["_backend"], ["torch"], ["jax"])])
+def test_only_the_backend_module_names_an_array_library(module):
+    assert set(named_libraries(MODULES[module])) == set()
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.split(".")[1:2] != ["_backend"]])
+def test_every_creation_call_names_its_device(module):
+    for node in ast.walk(MODULES[module]):
+        if isinstance(node, ast.Call) and chain(node.func) in [["xp", name] for name in CREATION]:
+            assert "device" in {keyword.arg for keyword in node.keywords}, f"{module}:{node.lineno}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_is_short(module):
+    assert len(TEXTS[module].splitlines()) <= LONGEST_MODULE
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_bodies_are_short(module):
+    long = {f.name: body_lines(f) for f in functions(module) if body_lines(f) > LONGEST_BODY}
+    assert not long
+
+
+def test_sizes_are_reported():
+    """Shown by ``pytest -rP tests/test_architecture.py -k reported``."""
+    for module, text in sorted(TEXTS.items(), key=lambda item: -item[1].count("\n")):
+        bodies = [body_lines(function) for function in functions(module)] or [0]
+        print(f"{module:40}{text.count(chr(10)):5} lines, longest body {max(bodies):3}")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_says_what_it_is(module):
+    assert docstring(MODULES[module]) is not None
+
+
+def public_callables():
+    """Public classes and functions, and the public methods of the classes."""
+    for name in mfac_linalg.__all__:
+        value = getattr(mfac_linalg, name)
+        yield pytest.param(value, id=name)
+        if inspect.isclass(value) and not issubclass(value, Exception):
+            for attribute in dir(value):
+                if not attribute.startswith("_"):
+                    yield pytest.param(inspect.getattr_static(value, attribute), id=f"{name}.{attribute}")
+
+
+@pytest.mark.parametrize("value", list(public_callables()))
+def test_everything_public_has_a_docstring(value):
+    assert inspect.getdoc(value)
+
+
+@pytest.mark.parametrize("value", list(public_callables()))
+def test_a_docstring_begins_with_one_sentence(value):
+    first, *rest = inspect.getdoc(value).splitlines()
+    assert first.rstrip().endswith(".")
+    assert not rest or not rest[0].strip()
+
+
+@pytest.mark.parametrize("value", [p for p in public_callables() if inspect.isfunction(p.values[0])])
+def test_a_docstring_explains_the_arguments_it_takes(value):
+    parameters = [name for name in inspect.signature(value).parameters if name != "self"]
+    text = inspect.getdoc(value)
+    assert all(name in text for name in parameters)
+
+
+@pytest.mark.parametrize("value", [p for p in public_callables() if "." not in p.id and p.id.endswith("Inverse")])
+def test_a_class_states_parameters_cost_accuracy_and_normalization(value):
+    text = inspect.getdoc(value)
+    for word in ("Parameters", "Notes", "Cost", "Accuracy", "References", "Examples", "normalization"):
+        assert word in text

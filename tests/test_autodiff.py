@@ -1,0 +1,176 @@
+"""Derivatives through the inverse: PyTorch's gradcheck, and JAX's grad, jit and vmap."""
+
+import numpy as np
+import pytest
+
+from mfac_linalg import WoodburyRankOneInverse
+from tests.oracle import Oracle
+from tests.problems import make_problem
+
+PROBLEM = make_problem(11, shape=(3, 6), kappa=30.0)
+TALL = make_problem(11, shape=(6, 3), kappa=30.0)
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def jax():
+    return pytest.importorskip("jax")
+
+
+def leaves(torch, problem, damping):
+    """Gradients, damping and a vector as float64 leaves."""
+    v = np.random.default_rng(0).standard_normal(problem.gradients.shape[1])
+    return [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (problem.gradients, damping, v)]
+
+
+@pytest.mark.parametrize("whiten", [True, False])
+@pytest.mark.parametrize("problem", [PROBLEM, TALL], ids=["wide", "tall"])
+def test_torch_differentiates_by_gradients_and_vector(torch, problem, whiten):
+    gradients, _, v = leaves(torch, problem, problem.damping)
+
+    def product(gradients, v):
+        return WoodburyRankOneInverse(gradients, problem.damping, whiten=whiten).matvec(v)
+
+    assert torch.autograd.gradcheck(product, (gradients, v))
+
+
+@pytest.mark.parametrize("kind", ["scalar", "vector"])
+@pytest.mark.parametrize("whiten", [True, False])
+@pytest.mark.parametrize("problem", [PROBLEM, TALL], ids=["wide", "tall"])
+def test_torch_differentiates_by_the_damping(torch, problem, whiten, kind):
+    d = problem.gradients.shape[1]
+    damping = problem.damping * (np.linspace(1, 2, d) if kind == "vector" else 1.0)
+    gradients, damping, v = leaves(torch, problem, damping)
+
+    def product(damping):
+        return WoodburyRankOneInverse(gradients.detach(), damping, whiten=whiten).matvec(v.detach())
+
+    assert torch.autograd.gradcheck(product, (damping,))
+
+
+def test_torch_differentiates_by_everything_at_once(torch):
+    def product(gradients, damping, v):
+        return WoodburyRankOneInverse(gradients, damping).matvec(v)
+
+    assert torch.autograd.gradcheck(product, leaves(torch, PROBLEM, PROBLEM.damping))
+
+
+@pytest.mark.parametrize("method", ["matvec", "matvec_gradients", "quadratic_form", "sqrt_matvec"])
+def test_torch_differentiates_every_product_by_its_argument(torch, method):
+    inverse = WoodburyRankOneInverse(torch.tensor(PROBLEM.gradients), PROBLEM.damping)
+    size = 3 if method == "matvec_gradients" else 6
+    v = torch.linspace(-1, 1, size, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(getattr(inverse, method), (v,))
+
+
+def test_a_torch_product_without_gradients_carries_none(torch):
+    inverse = WoodburyRankOneInverse(torch.tensor(PROBLEM.gradients), PROBLEM.damping)
+    assert not inverse.matvec(torch.ones(6, dtype=torch.float64)).requires_grad
+
+
+def exact(gradients, damping, v):
+    """The dense answer."""
+    return Oracle(np.asarray(gradients), damping).inverse @ v
+
+
+def jax_arguments(jax):
+    """Gradients, damping and a vector as JAX arrays in float32."""
+    v = np.random.default_rng(0).standard_normal(6)
+    return [jax.numpy.asarray(x, dtype="float32") for x in (PROBLEM.gradients, PROBLEM.damping, v)]
+
+
+def objective(gradients, damping, v):
+    """A number that depends on everything."""
+    return (WoodburyRankOneInverse(gradients, damping).matvec(v) ** 2).sum() / 2
+
+
+def test_jax_compiles_construction_and_product(jax):
+    gradients, damping, v = jax_arguments(jax)
+    x = jax.jit(lambda *args: WoodburyRankOneInverse(*args[:2]).matvec(args[2]))(gradients, damping, v)
+    assert np.allclose(x, exact(gradients, float(damping), np.asarray(v)), rtol=1e-3, atol=1e-3 / float(damping))
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+def test_jax_differentiates_by_the_vector(jax, compiled):
+    gradients, damping, v = jax_arguments(jax)
+    derivative = jax.grad(objective, argnums=2)
+    actual = (jax.jit(derivative) if compiled else derivative)(gradients, damping, v)
+    inverse = Oracle(np.asarray(gradients), float(damping)).inverse
+    expected = inverse @ inverse @ np.asarray(v)
+    assert np.linalg.norm(actual - expected) <= 1e-3 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+def test_jax_differentiates_by_the_damping(jax, compiled):
+    gradients, damping, v = jax_arguments(jax)
+    derivative = jax.grad(objective, argnums=1)
+    actual = (jax.jit(derivative) if compiled else derivative)(gradients, damping, v)
+    inverse = Oracle(np.asarray(gradients), float(damping)).inverse
+    x = inverse @ np.asarray(v)
+    assert float(actual) == pytest.approx(-x @ inverse @ x, rel=1e-3)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+def test_jax_differentiates_by_the_gradients(jax, compiled):
+    gradients, damping, v = jax_arguments(jax)
+    derivative = jax.grad(objective, argnums=0)
+    actual = (jax.jit(derivative) if compiled else derivative)(gradients, damping, v)
+    inverse = Oracle(np.asarray(gradients), float(damping)).inverse
+    x, rows = inverse @ np.asarray(v), np.asarray(gradients, np.float64)
+    y = inverse @ x
+    expected = -(np.outer(rows @ x, y) + np.outer(rows @ y, x)) / len(rows)
+    assert np.linalg.norm(actual - expected) <= 1e-3 * np.linalg.norm(expected)
+
+
+def test_jax_maps_the_product_over_vectors(jax):
+    gradients, damping, v = jax_arguments(jax)
+    inverse = WoodburyRankOneInverse(gradients, float(damping))
+    vectors = jax.numpy.stack([v, 2 * v, -v])
+    mapped = jax.vmap(inverse.matvec)(vectors)
+    assert np.allclose(mapped, inverse.matmat(vectors.T).T, rtol=1e-4, atol=1e-5 / float(damping))
+
+
+def test_jax_maps_construction_over_dampings(jax):
+    gradients, damping, v = jax_arguments(jax)
+    dampings = damping * jax.numpy.asarray([1.0, 10.0])
+    mapped = jax.vmap(lambda each: WoodburyRankOneInverse(gradients, each).matvec(v))(dampings)
+    for x, each in zip(mapped, np.asarray(dampings), strict=True):
+        expected = exact(gradients, float(each), np.asarray(v))
+        assert np.linalg.norm(x - expected) <= 1e-3 * np.linalg.norm(expected)
+
+
+def test_jax_maps_construction_over_gradients(jax):
+    gradients, damping, v = jax_arguments(jax)
+    batch = jax.numpy.stack([gradients, 2 * gradients])
+    mapped = jax.vmap(lambda each: WoodburyRankOneInverse(each, float(damping)).matvec(v))(batch)
+    for x, each in zip(mapped, np.asarray(batch), strict=True):
+        expected = exact(each, float(damping), np.asarray(v))
+        assert np.linalg.norm(x - expected) <= 1e-3 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("whiten", [True, False])
+def test_an_inverse_may_be_an_argument_of_a_compiled_function(jax, whiten):
+    gradients, damping, v = jax_arguments(jax)
+    inverse = WoodburyRankOneInverse(gradients, float(damping), whiten=whiten)
+    x = jax.jit(lambda inverse, v: inverse.matvec(v))(inverse, v)
+    expected = np.asarray(inverse.matvec(v))
+    assert np.linalg.norm(x - expected) <= 1e-4 * np.linalg.norm(expected)
+
+
+def test_an_inverse_survives_flattening(jax):
+    gradients, damping, v = jax_arguments(jax)
+    inverse = WoodburyRankOneInverse(gradients, float(damping))
+    values, structure = jax.tree_util.tree_flatten(inverse)
+    again = jax.tree_util.tree_unflatten(structure, values)
+    assert np.array_equal(again.matvec(v), inverse.matvec(v))
+
+
+def test_jax_keeps_its_own_precision_switch(jax):
+    gradients, damping, v = jax_arguments(jax)
+    before = jax.config.jax_enable_x64
+    WoodburyRankOneInverse(gradients, float(damping)).matvec(v)
+    assert jax.config.jax_enable_x64 == before

@@ -1,0 +1,38 @@
+"""The list of backends itself: what is missing skips here, once, by name."""
+
+import numpy as np
+import pytest
+
+from tests.backends import BACKENDS, Backend
+
+
+@pytest.mark.parametrize("candidate", BACKENDS, ids=repr)
+def test_a_backend_that_is_listed_is_present(candidate):
+    if candidate.missing:
+        pytest.skip(candidate.missing)
+
+
+def test_data_survive_the_way_to_a_backend_and_back(flavour):
+    backend, dtype = flavour
+    data = np.random.default_rng(0).standard_normal((3, 4)).astype(dtype)
+    assert np.array_equal(backend.to_numpy(backend.asarray(data)), data)
+
+
+def test_an_array_is_recognised_as_its_backends_own(flavour):
+    backend, dtype = flavour
+    assert backend.is_own(backend.asarray(np.ones(2, dtype)), dtype)
+
+
+def test_an_array_of_another_device_is_not_its_own():
+    first, second = (next(b for b in BACKENDS if b.name == name) for name in ("strict:CPU_DEVICE", "strict:device1"))
+    assert not first.is_own(second.asarray(np.ones(2)), "float64")
+
+
+def test_the_read_only_backend_hands_out_read_only_arrays():
+    backend = next(b for b in BACKENDS if b.name == "numpy:readonly")
+    assert not backend.asarray(np.ones(2)).flags.writeable
+
+
+def test_a_missing_library_is_named():
+    absent = Backend("absent", "no_such_library", ("float32",), lambda xp, array: array)
+    assert absent.missing == "needs no_such_library"

@@ -1,0 +1,67 @@
+"""No product waits for a device: array-api-strict's second device with a guard on every way to the host."""
+
+import pytest
+
+from tests.backends import BACKENDS
+from tests.cases import CASES, build, construct
+from tests.problems import make_problem
+
+DEVICE = next(backend for backend in BACKENDS if backend.name == "strict:device1")
+WAYS = ("__float__", "__bool__", "__int__", "__index__", "__complex__", "__iter__")
+WAYS += ("__dlpack__", "__array__", "__buffer__", "to_device")
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """A list that grows by the name of the way each time a value on the device goes to the host."""
+    taken = []
+    array = DEVICE.asarray([0.0])
+
+    def guard(way, original):
+        def guarded(self, *args, **kwargs):
+            if self.device == array.device:
+                taken.append(way)
+            return original(self, *args, **kwargs)
+
+        return guarded
+
+    for way in WAYS:
+        if hasattr(type(array), way):
+            monkeypatch.setattr(type(array), way, guard(way, getattr(type(array), way)))
+    return taken
+
+
+def test_the_guard_counts_every_way(reads):
+    array = DEVICE.asarray([1.0])
+    float(array[0])
+    bool(array[0])
+    list(array)
+    DEVICE.to_numpy(array)
+    assert reads == ["__float__", "__bool__", "__iter__", "to_device"]
+
+
+@pytest.mark.parametrize("dtype", DEVICE.dtypes)
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_a_build_reads_the_device_once_at_most(reads, case, dtype):
+    construct(make_problem(3, dtype=dtype, **case.problem), DEVICE, **case.options)
+    assert len(reads) <= 1, reads
+
+
+@pytest.mark.parametrize("method", ["matvec", "matmat", "matvec_gradients", "dual_coefficients", "diagonal"])
+@pytest.mark.parametrize("dtype", DEVICE.dtypes)
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_a_product_never_reads_the_device(reads, case, dtype, method):
+    built = build(DEVICE, dtype, case)
+    shape = {"matmat": (built.inverse.dim, 2), "matvec_gradients": (built.inverse.num_gradients,)}
+    arguments = [] if method == "diagonal" else [built.send(built.vectors(*shape.get(method, (built.inverse.dim,))))]
+    del reads[:]
+    getattr(built.inverse, method)(*arguments)
+    assert reads == []
+
+
+@pytest.mark.parametrize("method", ["__repr__", "_repr_html_"])
+def test_a_text_never_reads_the_device(reads, method):
+    inverse = build(DEVICE, "float64", CASES[0]).inverse
+    del reads[:]
+    getattr(inverse, method)()
+    assert reads == []

@@ -1,0 +1,147 @@
+"""What an inverse is as a Python object: its attributes, texts, copies and SciPy operator."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import scipy.sparse.linalg
+
+from mfac_linalg import WoodburyRankOneInverse
+from tests.backends import AVAILABLE, NUMPY, eps
+from tests.cases import CASES, build, construct
+from tests.oracle import tolerance
+from tests.problems import make_problem
+
+
+def test_the_sizes_are_those_of_the_gradients(built):
+    m, d = built.problem.gradients.shape
+    inverse = built.inverse
+    assert (inverse.shape, inverse.dim, inverse.num_gradients) == ((d, d), d, m)
+
+
+def test_dtype_and_device_are_the_gradients(built):
+    gradients = built.send(built.problem.gradients)
+    assert (built.inverse.dtype, built.inverse.device) == (gradients.dtype, gradients.device)
+
+
+def test_the_damping_is_the_one_given(built):
+    assert np.array_equal(built.fetch(built.inverse.damping), built.problem.damping)
+
+
+def test_the_gradients_are_those_given(built):
+    built.assert_own(built.inverse.gradients)
+    limit = tolerance(eps(built.dtype), np.sqrt(built.oracle.kappa))
+    error = built.fetch(built.inverse.gradients) - built.problem.gradients
+    assert np.linalg.norm(error) <= limit * np.linalg.norm(built.problem.gradients)
+
+
+def test_gradients_are_kept_by_reference_without_whitening(flavour):
+    backend, dtype = flavour
+    gradients = backend.asarray(make_problem(0, dtype=dtype).gradients)
+    assert WoodburyRankOneInverse(gradients, 1.0, whiten=False).gradients is gradients
+
+
+def test_kappa_is_an_estimate_of_the_condition_number(built):
+    assert built.oracle.kappa / 3 <= float(built.fetch(built.inverse.kappa)) <= 3 * built.oracle.kappa * 15
+
+
+def test_sweeps_is_a_small_positive_count(built):
+    assert 1 <= built.inverse.sweeps <= 10
+
+
+def test_a_repr_names_what_matters(built):
+    text = repr(built.inverse)
+    m, d = built.problem.gradients.shape
+    for word in ("WoodburyRankOneInverse", str(m), str(d), built.dtype, "damping", "kappa", "sweeps", "device"):
+        assert word in text
+
+
+@pytest.mark.parametrize("render", ["__repr__", "_repr_html_"])
+def test_a_text_shows_no_array_values(built, render):
+    text = getattr(built.inverse, render)()
+    marked = built.problem.gradients.flat[0]
+    assert f"{marked:.4f}"[:6] not in text
+    assert "[" not in text.replace("[0m", "")
+
+
+def test_the_html_text_is_a_table_or_a_box(built):
+    text = built.inverse._repr_html_()
+    assert text.lstrip().startswith("<")
+    assert "WoodburyRankOneInverse" in text
+
+
+@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_gives_the_same_answers(built, clone):
+    v = built.send(built.vectors(built.inverse.dim))
+    cloned = clone(built.inverse)
+    assert np.array_equal(built.fetch(cloned.matvec(v)), built.fetch(built.inverse.matvec(v)))
+
+
+def test_a_deep_copy_shares_no_memory_with_the_gradients():
+    problem = make_problem(0)
+    gradients = problem.gradients.copy()
+    inverse = WoodburyRankOneInverse(gradients, problem.damping, whiten=False)
+    cloned = copy.deepcopy(inverse)
+    gradients[:] = 0
+    v = np.ones(14)
+    assert problem.oracle.backward_ratio(v, cloned.matvec(v), eps("float64")) <= 30
+
+
+def test_whitening_keeps_no_reference_to_the_gradients():
+    problem = make_problem(0)
+    gradients = problem.gradients.copy()
+    inverse = WoodburyRankOneInverse(gradients, problem.damping, whiten=True)
+    gradients[:] = 0
+    v = np.ones(14)
+    assert problem.oracle.backward_ratio(v, inverse.matvec(v), eps("float64")) <= 30
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_overwriting_the_gradients_gives_the_same_answer(dtype):
+    problem = make_problem(0, dtype=dtype)
+    gradients = problem.gradients.copy()
+    inverse = WoodburyRankOneInverse(gradients, problem.damping, overwrite_gradients=True)
+    v = problem.gradients[0]
+    assert problem.oracle.backward_ratio(v, inverse.matvec(v), eps(dtype)) <= 30
+
+
+def test_overwriting_takes_the_memory_of_the_gradients():
+    problem = make_problem(0, shape=(6, 4000), dtype="float32")
+    gradients = problem.gradients.copy()
+    WoodburyRankOneInverse(gradients, problem.damping, overwrite_gradients=True)
+    assert not np.array_equal(gradients, problem.gradients)
+
+
+def test_progress_changes_no_answer(capsys):
+    problem = make_problem(0)
+    quiet, loud = (construct(problem, NUMPY, progress=progress) for progress in (False, True))
+    assert np.array_equal(quiet.matvec(problem.gradients[0]), loud.matvec(problem.gradients[0]))
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("case", CASES[:10], ids=repr)
+def test_scipy_solves_with_the_inverse_as_preconditioner(case):
+    built = build(NUMPY, "float64", case)
+    operator = built.inverse.as_linear_operator()
+    v = built.vectors(built.inverse.dim)
+    steps = []
+    x, info = scipy.sparse.linalg.cg(built.oracle.forward, v, M=operator, rtol=1e-10, callback=steps.append)
+    assert info == 0
+    assert len(steps) <= 3
+    assert np.linalg.norm(built.oracle.forward @ x - v) <= 1e-8 * np.linalg.norm(v)
+
+
+def test_the_scipy_operator_is_symmetric_and_has_matrix_products():
+    built = build(NUMPY, "float64", CASES[0])
+    operator = built.inverse.as_linear_operator()
+    assert isinstance(operator, scipy.sparse.linalg.LinearOperator)
+    v = built.vectors(14, 3)
+    built.assert_close(operator @ v, built.oracle.inverse @ v)
+    built.assert_close(operator.T @ v, built.oracle.inverse @ v)
+    built.assert_close(operator.H @ v, built.oracle.inverse @ v)
+
+
+@pytest.mark.parametrize("backend", [b for b in AVAILABLE if b.library == "numpy"], ids=repr)
+def test_the_scipy_operator_has_the_inverses_dtype(backend):
+    assert build(backend, "float32", CASES[0]).inverse.as_linear_operator().dtype == np.float32
