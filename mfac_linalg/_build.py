@@ -22,7 +22,7 @@ from ._validation import has_bad_entry, refuse_entries, refuse_nonfinite
 
 Array = Any
 
-ELEMENTS_RESOLVED = 1e-4  # κ ε up to which a Gram matrix of that ε leaves elements within 30 eps/λ
+ELEMENTS_RESOLVED = 3e-5  # κ ε up to which a Gram matrix of that ε leaves elements within 30 eps/λ
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,18 @@ class Options:
 
 
 def build(
-    gradients: Array, damping: Any, weights: Array | None, divisor: int, options: Options, gram: Array | None = None
+    gradients: Array,
+    damping: Any,
+    weights: Array | None,
+    divisor: int,
+    options: Options,
+    gram: Array | None = None,
+    sharp: bool = False,
 ) -> State:
-    """Build the State of (Λ + Σ c_i g_i g_iᵀ)⁻¹ with c = weights / divisor; `gram` is G Gᵀ where it is known."""
+    """Build the State of (Λ + Σ c_i g_i g_iᵀ)⁻¹ with c = weights / divisor.
+
+    `gram` is G Gᵀ where it is known, `sharp` if it was computed in float64.
+    """
     computing = options.computing_dtype(_backend.namespace(gradients))
     metric = Metric.of(damping, computing)
     coefficients = _backend.weights_column(weights, gradients.shape[0], like=gradients) / divisor
@@ -58,12 +67,13 @@ def build(
             accurate = rows = scaled_rows(gradients, _exponent_of_finite(gradients), computing, row_scale, metric.root)
             small, _, norm = _small_matrix(rows, None)
             norm = float(_backend.read(norm))
-        if _wants_float64(rows, norm, gram):
+        if _wants_float64(rows, norm):
             accurate = rows.in_float64()
-            small, *_ = _small_matrix(accurate, None)
+            small, *_ = _small_matrix(accurate, gram if sharp else None)
     kappa = 1 + norm**2
     form = _choose_form(rows, accurate, small, norm, math.inf if traced else kappa, options)
-    return State(form, metric, row_scale, rows.rows if form.rows is rows else None, kappa, options.dtype)
+    sharp = _backend.dtype_name(accurate.dtype) == "float64"
+    return State(form, metric, row_scale, rows.rows if form.rows is rows else None, kappa, options.dtype, sharp)
 
 
 def _small_matrix(rows: ScaledRows, gram: Array | None) -> tuple[Array, Array, Array]:
@@ -90,12 +100,12 @@ def _read_checked(values: list[Array], entries: dict[str, Any]) -> list[float]:
     return [float(x) for x in stacked[: len(values)]]
 
 
-def _wants_float64(rows: ScaledRows, norm: float, gram: Array | None) -> bool:
+def _wants_float64(rows: ScaledRows, norm: float) -> bool:
     """Whether the rounding of a float32 Gram matrix, κ ε of A, would show in the elements of F⁻¹."""
     m, d = rows.shape
-    if m >= d or gram is not None or _backend.dtype_name(rows.dtype) == "float64":
+    if m >= d or _backend.dtype_name(rows.dtype) == "float64" or not _backend.supports_float64(rows.like):
         return False
-    return norm**2 * float(np.finfo(np.float32).eps) > ELEMENTS_RESOLVED and _backend.supports_float64(rows.like)
+    return norm**2 * float(np.finfo(np.float32).eps) > ELEMENTS_RESOLVED
 
 
 def _comfortable(squared: float, dtype: Any) -> bool:
@@ -125,7 +135,7 @@ def _choose_form(
         warn_if_unresolved(kappa, dtype)
     if m >= d:
         return PrimalForm(rows, system, norm)
-    sweeps = sweeps_for(kappa, dtype, sharp_gram=accurate is not rows or dtype == "float64")
+    sweeps = sweeps_for(kappa, dtype, sharp_gram=_backend.dtype_name(accurate.dtype) == "float64")
     if not options.whiten:
         return DualForm(rows, None, system, norm, sweeps)
     whitened = whiten(accurate, system, dtype=options.dtype, overwrite=options.overwrite, progress=options.progress)

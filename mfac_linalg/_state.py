@@ -26,6 +26,7 @@ class State(Part):
     rows: DenseRows | None  # the caller's G where it is kept
     kappa: Any
     dtype: Any  # of results
+    sharp: bool  # whether the Gram matrix was computed in float64
 
     # --- products ---
 

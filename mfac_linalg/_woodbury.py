@@ -152,4 +152,4 @@ def _build(gradients: Array, damping: Any, weights: Any, normalization: str, opt
 def _rebuild(state: State, damping: Any, weights: Any, normalization: str, options: Options) -> State:
     gram = None if _backend.is_vector(damping) else state.gram()
     gradients = state.gradients()
-    return build(gradients, damping, weights, _divisor(gradients, normalization), options, gram)
+    return build(gradients, damping, weights, _divisor(gradients, normalization), options, gram, state.sharp)

@@ -64,6 +64,11 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
     return namespace(b).linalg.solve(matrix, b)
 
 
+def multiply_into(x: Array, y: Array, out: Array) -> None:
+    """Write x · y into a NumPy array."""
+    np.multiply(x, y, out=out)
+
+
 def solves_in_place(x: Array) -> bool:
     """Return whether `solve_triangular_in_place` takes arrays like x."""
     return compat.is_numpy_array(x)

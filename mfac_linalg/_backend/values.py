@@ -76,13 +76,6 @@ def empty(shape: tuple[int, ...], *, like: Array, dtype: Any) -> Array:
     return namespace(like).empty(shape, dtype=dtype, device=compat.device(like))
 
 
-def copy(x: Array) -> Array:
-    """Return a contiguous copy."""
-    if isinstance(x, np.ndarray):
-        return x.copy(order="F" if x.flags.f_contiguous else "C")
-    return namespace(x).asarray(x, copy=True)
-
-
 def transposed_copy(x: Array) -> Array:
     """Return xᵀ as a row-major array of its own (NumPy)."""
     return np.ascontiguousarray(x.T)

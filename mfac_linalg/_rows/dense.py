@@ -25,11 +25,6 @@ class DenseRows(Part):
         """(m, d)."""
         return self.gradients.shape
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether Ĝ is G as it stands, so that whole-matrix products serve."""
-        return self.exponent is None and self.gradients.dtype == self.dtype
-
     def column_slices(self) -> list[slice]:
         """Column slices of the panels; a traced array is one panel, which its compiler cuts as it likes."""
         m, d = self.shape
@@ -67,11 +62,9 @@ class DenseRows(Part):
 
     def project(self, v: Array) -> Array:
         """Ĝ v, shape (m, k), float64."""
-        return long_product(self.panel, v, like=self.gradients)
+        return long_product(self.panel, v)
 
     def combine(self, a: Array) -> Array:
         """Ĝᵀ a, shape (d, k), for float64 a of shape (m, k)."""
         a = _backend.from_float64(a, like=self.gradients, dtype=self.dtype)
-        if self.is_plain:
-            return self.gradients.T @ a
         return _backend.namespace(a).concat([panel.T @ a for _, panel in self.panels()], axis=0)

@@ -6,9 +6,11 @@ from typing import Any
 from .. import _backend
 
 Array = Any
-VECTOR_WIDTH, MATRIX_WIDTH = 2048, 128  # terms summed in one go: BLAS keeps more partial sums for a vector
+# terms of one sum in the computing dtype, before float64 takes over: BLAS keeps more partial sums for some shapes
+VECTOR_WIDTH = {"float32": 2048, "float64": 256}
+MATRIX_WIDTH = 128
 GROUP = 16  # panels whose results are added together
-TRACED_PANELS = 64  # what a compiler is asked to unroll
+DEVICE_PANELS = 64  # what a device is asked to launch, or a compiler to unroll
 
 
 def slices(length: int, width: int) -> list[slice]:
@@ -26,14 +28,14 @@ def column_slices(num_rows: int, num_columns: int) -> list[slice]:
     return slices(num_columns, panel_width(num_rows))
 
 
-def long_product(panel: Callable[[slice], Array], v: Array, *, like: Array) -> Array:
+def long_product(panel: Callable[[slice], Array], v: Array) -> Array:
     """Σ panel(c) @ v[c] over column slices c, float64: the product of a wide matrix with v (d, k).
 
-    One long sum in the computing dtype would lose √d to d digits of it; devices sum in trees of their own.
+    One long sum in the computing dtype errs by √d to d units of its precision, and no sweep can see that.
     """
-    xp = _backend.namespace(like)
+    xp = _backend.namespace(v)
     dim, k = v.shape
-    cuts = slices(dim, _product_width(dim, k, like))
+    cuts = slices(dim, _product_width(dim, k, v))
     total = None
     for group in slices(len(cuts), GROUP):
         parts = [panel(columns) @ v[columns, :] for columns in cuts[group]]
@@ -45,7 +47,9 @@ def long_product(panel: Callable[[slice], Array], v: Array, *, like: Array) -> A
 
 
 def _product_width(dim: int, k: int, like: Array) -> int:
-    width = VECTOR_WIDTH if k == 1 else MATRIX_WIDTH
+    width = VECTOR_WIDTH[_backend.dtype_name(like.dtype)] if k == 1 else MATRIX_WIDTH
     if _backend.on_host(like):
         return width
-    return dim if _backend.is_concrete(like) else max(width, -(-dim // TRACED_PANELS))
+    if k == 1 and _backend.is_concrete(like):
+        return dim  # a device sums a vector's products in a tree
+    return max(width, -(-dim // DEVICE_PANELS))

@@ -35,10 +35,13 @@ class ScaledRows(Part):
         """The computing dtype of d-sized arrays."""
         return self.rows.dtype
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether S is G up to the scale of its rows."""
-        return self.rows.is_plain and self.root is None
+    def write_panel(self, columns: slice, out: Array) -> None:
+        """Write S[:, columns] into a NumPy array, with no temporary where G is in the computing dtype."""
+        block = self.rows.panel(columns)
+        scale = _backend.from_float64(self.row_scale, like=block, dtype=block.dtype)
+        _backend.multiply_into(block, scale, out)
+        if self.root is not None:
+            _backend.multiply_into(out, self.root[columns, 0], out)
 
     def in_float64(self) -> "ScaledRows":
         """The same rows, computed in float64."""

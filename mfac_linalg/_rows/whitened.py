@@ -12,7 +12,6 @@ from .scaled import ScaledRows
 Array = Any
 PAIRS = 4096  # pairs of columns gathered at a time
 BLOCK_ROWS = 64
-FACTOR_LIMIT = 2.0**100  # entries that every dtype holds, squared sums included or not
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class WhitenedRows(Part):
 
     def project(self, u: Array) -> Array:
         """S u = L (W u), shape (m, k), float64."""
-        return self.system.lower @ long_product(lambda columns: self.rows[:, columns], u, like=self.rows)
+        return self.system.lower @ long_product(lambda columns: self.rows[:, columns], u)
 
     def combine(self, a: Array) -> Array:
         """Sᵀ a = Wᵀ (Lᵀ a), shape (d, k)."""
@@ -87,10 +86,8 @@ def whiten(rows: ScaledRows, system: SmallSystem, *, dtype: Any, overwrite: bool
     source = rows.rows.gradients
     lower = _backend.from_float64(system.lower, like=source, dtype=rows.dtype)
     writable = _backend.is_writable(source) and not _backend.is_differentiated(lower)
-    if writable and rows.dtype == dtype and rows.is_plain:
-        out = _whole(rows, system, source if overwrite else None)
-        if out is not None:
-            return WhitenedRows(out, system)
+    if writable and rows.dtype == dtype and _backend.solves_in_place(source):
+        return WhitenedRows(_in_place(rows, lower, overwrite=overwrite, progress=progress), system)
     panels = progress(rows.rows.column_slices(), "whiten")
     if not writable:
         parts = [_backend.cast(_backend.solve_triangular(lower, rows.panel(columns)), dtype) for columns in panels]
@@ -101,11 +98,11 @@ def whiten(rows: ScaledRows, system: SmallSystem, *, dtype: Any, overwrite: bool
     return WhitenedRows(out, system)
 
 
-def _whole(rows: ScaledRows, system: SmallSystem, out: Array | None) -> Array | None:
-    """W = (diag(1/row_scale) L)⁻¹ G by one solve in place; None where the library has none, or the factor no room."""
-    factor = system.lower / rows.row_scale
-    if not _backend.solves_in_place(rows.like) or not bool((abs(factor) < FACTOR_LIMIT).all()):
-        return None
-    out = _backend.copy(rows.like) if out is None else out
-    _backend.solve_triangular_in_place(_backend.cast(factor, out.dtype), out)
+def _in_place(rows: ScaledRows, lower: Array, *, overwrite: bool, progress: Any) -> Array:
+    """S, written panel by panel, and then L⁻¹ S by one solve in place."""
+    source = rows.rows.gradients
+    out = source if overwrite else _backend.empty(rows.shape, like=source, dtype=rows.dtype)
+    for columns in progress(rows.rows.column_slices(), "scale"):
+        rows.write_panel(columns, out[:, columns])
+    _backend.solve_triangular_in_place(lower, out)
     return out
