@@ -22,7 +22,9 @@ from ._validation import has_bad_entry, refuse_entries, refuse_nonfinite
 
 Array = Any
 
-ELEMENTS_RESOLVED = 3e-5  # κ ε up to which a Gram matrix of that ε leaves elements within 30 eps/λ
+# κ ε of float32 up to which elements stay within 30 eps/λ (docs/theory.md, section 6) ...
+ELEMENTS_RESOLVED = 3e-5  # ... with a Gram matrix of that ε
+WHITENING_RESOLVED = 1e-3  # ... with a triangular solve of that ε
 
 
 @dataclass(frozen=True)
@@ -138,5 +140,7 @@ def _choose_form(
     sweeps = sweeps_for(kappa, dtype, sharp_gram=_backend.dtype_name(accurate.dtype) == "float64")
     if not options.whiten:
         return DualForm(rows, None, system, norm, sweeps)
+    if math.isfinite(kappa) and kappa * float(np.finfo(np.float32).eps) <= WHITENING_RESOLVED:
+        accurate = rows
     whitened = whiten(accurate, system, dtype=options.dtype, overwrite=options.overwrite, progress=options.progress)
     return DualForm(whitened if options.dtype == rows.dtype else rows, whitened, system, norm, sweeps)

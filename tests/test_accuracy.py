@@ -50,8 +50,14 @@ def test_every_answer_keeps_the_contract(dtype, precision, whiten):
 def test_every_backend_keeps_the_contract(flavour, whiten):
     backend, dtype = flavour
 
-    @settings(max_examples=8 if backend.library == "jax.numpy" else 20)
-    @given(st.sampled_from(SHAPES).flatmap(lambda shape: problems(dtype, decades(dtype, "default"), shape=shape)))
+    compiled = backend.library == "jax.numpy"
+
+    @settings(max_examples=8 if compiled else 20)
+    @given(
+        st.sampled_from(SHAPES[::2] if compiled else SHAPES).flatmap(
+            lambda shape: problems(dtype, decades(dtype, "default"), shape=shape)
+        )
+    )
     def property(problem):
         check(problem, backend, whiten=whiten)
 
@@ -89,12 +95,11 @@ def test_larger_problems_keep_the_contract(kind, dtype, whiten):
 
 
 @pytest.mark.parametrize("whiten", [True, False], ids=["whitened", "referenced"])
-@pytest.mark.parametrize("kappa", [3.0, 1e3])
 @pytest.mark.parametrize("kind", ["gaussian", "common mean", "powers"])
 @pytest.mark.parametrize("backend", LONG, ids=repr)
-def test_long_sums_keep_the_contract(backend, kind, kappa, whiten):
+def test_long_sums_keep_the_contract(backend, kind, whiten):
     """At a small condition number nothing cancels, and the rounding of sums over many columns is all there is."""
-    problem = make_problem(1, kind=kind, shape=(10, 30_000), kappa=kappa, dtype="float32", wide=np.float64)
+    problem = make_problem(1, kind=kind, shape=(10, 20_000), kappa=3.0, dtype="float32", wide=np.float64)
     check(problem, backend, whiten=whiten)
 
 
