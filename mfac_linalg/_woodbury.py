@@ -118,7 +118,9 @@ class WoodburyRankOneInverse(Inverse):
         return _backend.in_float64(State.gradients, self._state)
 
     def with_damping(self, damping: Any) -> "WoodburyRankOneInverse":
-        """Return a new inverse with another damping; for scalar dampings the Gram matrix is not computed again.
+        """Return a new inverse with another damping.
+
+        For scalar dampings the Gram matrix is computed again only where the new κ asks for float64 and the old did not.
 
         Parameters
         ----------
@@ -127,7 +129,7 @@ class WoodburyRankOneInverse(Inverse):
 
         Notes
         -----
-        Cost: O(m³), and O(dm²) where the rows are whitened; one Gram pass for vector damping.
+        Cost: O(m³), and O(dm²) where the rows are whitened; one Gram pass for vector damping or the case above.
         """
         like = self._like
         new = object.__new__(type(self))

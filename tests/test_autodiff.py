@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from mfac_linalg import WoodburyRankOneInverse
-from tests.oracle import Oracle
+from tests.backends import eps
+from tests.oracle import LIMIT, Oracle
 from tests.problems import make_problem
 
 PROBLEM = make_problem(11, shape=(3, 6), kappa=30.0)
@@ -159,6 +160,17 @@ def test_an_inverse_may_be_an_argument_of_a_compiled_function(jax, whiten):
     x = jax.jit(lambda inverse, v: inverse.matvec(v))(inverse, v)
     expected = np.asarray(inverse.matvec(v))
     assert np.linalg.norm(x - expected) <= 1e-4 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("inside", ["construction", "product"])
+def test_compiled_answers_keep_the_accuracy_contract(jax, inside):
+    problem = make_problem(2, kind="common mean", shape=(3, 6), kappa=1e5, dtype="float32")
+    gradients, v = jax.numpy.asarray(problem.gradients), jax.numpy.asarray(problem.gradients[0])
+    if inside == "construction":
+        x = jax.jit(lambda g, v: WoodburyRankOneInverse(g, problem.damping).matvec(v))(gradients, v)
+    else:
+        x = jax.jit(lambda inverse, v: inverse.matvec(v))(WoodburyRankOneInverse(gradients, problem.damping), v)
+    assert problem.oracle.backward_ratio(problem.gradients[0], np.asarray(x), eps("float32")) <= LIMIT
 
 
 def test_an_inverse_survives_flattening(jax):

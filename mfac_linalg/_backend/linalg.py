@@ -6,7 +6,6 @@ from typing import Any
 
 import array_api_compat as compat
 import numpy as np
-import scipy.linalg
 
 from .kinds import dtype_name, is_concrete, namespace
 from .values import read
@@ -52,6 +51,8 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
     """Return L⁻¹b, or L⁻ᵀb, for a lower-triangular L."""
     matrix = lower.T if transposed else lower
     if compat.is_numpy_array(b):
+        import scipy.linalg  # on first use: it would be most of the time that importing this package takes
+
         return scipy.linalg.solve_triangular(lower, b, lower=True, trans=int(transposed), check_finite=False)
     if compat.is_torch_array(b):
         return sys.modules["torch"].linalg.solve_triangular(matrix, b, upper=transposed)
@@ -76,6 +77,8 @@ def solves_in_place(x: Array) -> bool:
 
 def solve_triangular_in_place(lower: Array, b: Array) -> None:
     """Replace a contiguous NumPy matrix b by L⁻¹b, without a copy, by BLAS's TRSM."""
+    import scipy.linalg
+
     (trsm,) = scipy.linalg.get_blas_funcs(("trsm",), (b,))
     if b.flags.f_contiguous:
         trsm(1.0, lower, b, lower=1, overwrite_b=1)
