@@ -64,14 +64,19 @@ class Runner:
 
         A long one is timed again where neighbours were busy and there is patience left.
         """
-        timings: list[Timing] = []
-        while len(timings) < 3:
-            self.patience.wait()
+        self.patience.wait()
+        timings = [timed(case.prepare(bench))[0]]
+        while len(timings) < 3 and self._wants_another(timings[-1]):
             timings.append(timed(case.prepare(bench))[0])
-            long = timings[-1].seconds > SHARE_KNOWN
-            if long and (timings[-1].others <= QUIET or self.patience.left <= 0):
-                break
         return timings
+
+    def _wants_another(self, last: Timing) -> bool:
+        if last.seconds <= SHARE_KNOWN:
+            return True
+        disturbed = last.others > QUIET and self.patience.left > 0
+        if disturbed:
+            self.patience.wait()
+        return disturbed
 
 
 def main() -> int:

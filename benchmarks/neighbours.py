@@ -54,9 +54,9 @@ class Patience:
         self.left = seconds
 
     def wait(self) -> None:
-        """Return when neighbours have been quiet for half a second, or when patience has run out."""
+        """Return when neighbours have been quiet for a fifth of a second, or when patience has run out."""
         while self.left > 0:
-            timing, _ = timed(lambda: time.sleep(0.5))
+            timing, _ = timed(lambda: time.sleep(0.2))
             if timing.others <= QUIET:
                 return
             self.left -= timing.seconds

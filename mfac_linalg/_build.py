@@ -25,6 +25,7 @@ Array = Any
 # κ ε of float32 up to which elements stay within 30 eps/λ (docs/theory.md, section 6) ...
 ELEMENTS_RESOLVED = 3e-5  # ... with a Gram matrix of that ε
 WHITENING_RESOLVED = 1e-3  # ... with a triangular solve of that ε
+GUESS_COLUMNS = 512  # enough for the size of κ
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,15 @@ def build(
     row_scale = (coefficients / metric.level) ** 0.5
     traced = not (_backend.is_concrete(gradients) and _backend.is_concrete(row_scale))
     rows = scaled_rows(gradients, exponent(gradients) if traced else None, computing, row_scale, metric.root)
-    accurate = rows
-    small, largest, norm = _small_matrix(rows, gram)
+    accurate = rows.in_float64() if not traced and gram is None and _expects_float64(rows) else rows
+    small, largest, norm = _small_matrix(accurate, gram)
     if not traced:
         heaviest, norm = _read_checked([largest, norm], {"damping": damping, "weights": weights})
         if not _comfortable(heaviest, computing):
             accurate = rows = scaled_rows(gradients, _exponent_of_finite(gradients), computing, row_scale, metric.root)
             small, _, norm = _small_matrix(rows, None)
             norm = float(_backend.read(norm))
-        if _wants_float64(rows, norm):
+        if accurate is rows and _wants_float64(rows, norm):
             accurate = rows.in_float64()
             small, *_ = _small_matrix(accurate, gram if sharp else None)
     kappa = 1 + norm**2
@@ -108,6 +109,16 @@ def _wants_float64(rows: ScaledRows, norm: float) -> bool:
     if m >= d or _backend.dtype_name(rows.dtype) == "float64" or not _backend.supports_float64(rows.like):
         return False
     return norm**2 * float(np.finfo(np.float32).eps) > ELEMENTS_RESOLVED
+
+
+def _expects_float64(rows: ScaledRows) -> bool:
+    """Guess `_wants_float64` from the first panel, to save a float32 Gram matrix that would be thrown away."""
+    first, *rest = rows.rows.column_slices()
+    if not rest or not _backend.on_host(rows.like):
+        return False
+    panel = _backend.to_float64(rows.panel(first)[:, :: max(1, first.stop // GUESS_COLUMNS)])
+    norm = float(_backend.read(largest_eigenvalue(panel @ panel.T))) * rows.shape[1] / panel.shape[1]
+    return _wants_float64(rows, norm**0.5)
 
 
 def _comfortable(squared: float, dtype: Any) -> bool:
