@@ -21,8 +21,8 @@ class Problem:
     num_gradients, dim : int
         m and d.
     kappa : float
-        About the condition number of F. At 1e2 the Gram matrix stays float32, one dual sweep serves a random vector, and
-        a stored row needs a second one.
+        About the condition number of F. At 1e2 the Gram matrix stays float32, one dual sweep serves a random vector,
+        and a stored row needs a second one.
     seed : int
         Of everything drawn here.
     """

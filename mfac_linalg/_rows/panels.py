@@ -7,7 +7,7 @@ from .. import _backend
 
 Array = Any
 # terms of one sum in the computing dtype, before float64 takes over: BLAS keeps more partial sums for some shapes
-VECTOR_WIDTH = {"float32": 2048, "float64": 256}
+VECTOR_WIDTH = {"float32": 512, "float64": 256}
 MATRIX_WIDTH = 128
 GROUP = 16  # panels whose results are added together
 DEVICE_PANELS = 64  # what a device is asked to launch, or a compiler to unroll
@@ -48,8 +48,4 @@ def long_product(panel: Callable[[slice], Array], v: Array) -> Array:
 
 def _product_width(dim: int, k: int, like: Array) -> int:
     width = VECTOR_WIDTH[_backend.dtype_name(like.dtype)] if k == 1 else MATRIX_WIDTH
-    if _backend.on_host(like):
-        return width
-    if k == 1 and _backend.is_concrete(like):
-        return dim  # a device sums a vector's products in a tree
-    return max(width, -(-dim // DEVICE_PANELS))
+    return width if _backend.on_host(like) else max(width, -(-dim // DEVICE_PANELS))
