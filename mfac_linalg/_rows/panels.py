@@ -10,7 +10,7 @@ Array = Any
 VECTOR_WIDTH = {"float32": 512, "float64": 256}
 MATRIX_WIDTH = 128
 GROUP = 16  # panels whose results are added together
-DEVICE_PANELS = 64  # what a device is asked to launch, or a compiler to unroll
+DEVICE_PANELS, TRACED_PANELS = 256, 64  # what a device is asked to launch, and a compiler to unroll
 
 
 def slices(length: int, width: int) -> list[slice]:
@@ -48,4 +48,6 @@ def long_product(panel: Callable[[slice], Array], v: Array) -> Array:
 
 def _product_width(dim: int, k: int, like: Array) -> int:
     width = VECTOR_WIDTH[_backend.dtype_name(like.dtype)] if k == 1 else MATRIX_WIDTH
-    return width if _backend.on_host(like) else max(width, -(-dim // DEVICE_PANELS))
+    if _backend.on_host(like):
+        return width
+    return max(width, -(-dim // (DEVICE_PANELS if _backend.is_concrete(like) else TRACED_PANELS)))
