@@ -347,7 +347,7 @@ class Inverse(abc.ABC):
             "damping": check.describe(damping) if _backend.is_array(damping) else f"{damping:.6g}",
             "dtype": _backend.dtype_name(self.dtype),
             "device": f"{self.device}",
-            "kappa": f"{kappa:.3g}" if isinstance(kappa, float) else "traced",
+            "kappa": f"{kappa:.3g}" if isinstance(kappa, float) else "array",
             "sweeps": f"{self.sweeps}",
         }
 

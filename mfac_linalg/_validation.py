@@ -11,7 +11,6 @@ from . import _backend
 Array = Any
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 DENSE_LIMIT = 16_384  # parameters; a (d, d) array of float64 is then 2 GB
-NARROW = ("float16", "bfloat16")
 
 
 def describe(x: Any) -> str:
@@ -147,7 +146,7 @@ def check_beside(name: str, x: Any, like: Array, dtype: Any) -> Array:
         raise TypeError(msg)
     check_same_library(name, x, like)
     x = _backend.native(x)
-    if _backend.dtype_name(x.dtype) in NARROW:
+    if _backend.is_narrow(x):
         return _backend.cast(x, dtype)
     if x.dtype != dtype:
         wanted = _backend.dtype_name(dtype)

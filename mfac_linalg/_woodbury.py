@@ -32,7 +32,8 @@ class WoodburyRankOneInverse(Inverse):
         Whether the sum is divided by m, the number of gradients.
     whiten : bool, optional
         Store W = L⁻¹ S (m × d), which makes an element cost O(m); False copies nothing and halves the build.
-        None means True. For m ≥ d a d × d factor takes its place.
+        None means True, and False for 16-bit gradients, whose W would be float32. For m ≥ d a d × d factor takes its
+        place.
     precision : {"default", "high"}
         "high" computes in float64 by panels whatever the dtype of the gradients.
     overwrite_gradients : bool
@@ -100,7 +101,8 @@ class WoodburyRankOneInverse(Inverse):
         if overwrite_gradients:
             check.check_overwritable(gradients, dtype, whiten, precision)
         register(gradients, type(self))
-        options = Options(dtype, precision, whiten is not False, overwrite_gradients, reporter(progress))
+        whiten = not _backend.is_narrow(gradients) if whiten is None else whiten
+        options = Options(dtype, precision, whiten, overwrite_gradients, reporter(progress))
         self._state = _backend.in_float64(_build, gradients, self._damping, self._weights, normalization, options)
 
     @property

@@ -12,6 +12,7 @@ from .kinds import is_concrete as is_concrete
 from .kinds import is_differentiated as is_differentiated
 from .kinds import is_integer as is_integer
 from .kinds import is_masked as is_masked
+from .kinds import is_narrow as is_narrow
 from .kinds import is_overwritable as is_overwritable
 from .kinds import is_row_major as is_row_major
 from .kinds import is_supported as is_supported

@@ -7,6 +7,7 @@ import array_api_compat as compat
 import numpy as np
 
 Array = Any
+NARROW = ("float16", "bfloat16")  # stored as they are, computed in float32
 
 
 def is_array(x: object) -> bool:
@@ -56,11 +57,15 @@ def dtype_name(dtype: Any) -> str:
     return str(dtype).rpartition(".")[2]
 
 
+def is_narrow(x: Array) -> bool:
+    """Return whether x holds 16-bit numbers."""
+    return dtype_name(x.dtype) in NARROW
+
+
 def result_dtype(gradients: Array) -> Any:
     """Return the dtype of answers: the gradients' own in native order, float32 for 16-bit ones."""
-    if dtype_name(gradients.dtype) in ("float16", "bfloat16"):
-        return namespace(gradients).float32
-    return gradients.dtype.newbyteorder("=") if isinstance(gradients, np.ndarray) else gradients.dtype
+    dtype = namespace(gradients).float32 if is_narrow(gradients) else gradients.dtype
+    return np.dtype(dtype).newbyteorder("=") if isinstance(gradients, np.ndarray) else dtype
 
 
 def index_dtype(x: Array) -> Any:
