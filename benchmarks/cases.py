@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.machine import Limits
-from benchmarks.neighbours import Timing, timed
+from benchmarks.neighbours import Clock, Timing, timed
 from benchmarks.problems import Problem
 from benchmarks.workbench import Workbench
 
@@ -87,9 +87,9 @@ class Case:
         """Return the name under which pytest knows the case."""
         return f"{self.operation}: {self.subject}"
 
-    def checked_call(self, bench: Workbench) -> tuple[Timing, float]:
+    def checked_call(self, bench: Workbench, clock: Clock = "wall") -> tuple[Timing, float]:
         """Make the call once, which warms it up; return its timing and the error of its answer over eps."""
-        timing, result = timed(self.prepare(bench))
+        timing, result = timed(self.prepare(bench), clock)
         return timing, self.check(bench, result, textbook=self.subject in RECURSIONS)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.cases import RECURSIONS, Case
 from benchmarks.machine import Limits, describe
-from benchmarks.neighbours import Timing
+from benchmarks.neighbours import QUIET, Timing
 from benchmarks.problems import Problem
 
 SHARE_KNOWN = 0.1
@@ -121,6 +121,8 @@ class Figures:
 
     def _row(self, figure: Figure) -> tuple[str, ...]:
         speedups = self.speedups(figure) if figure.case.subject not in RECURSIONS else {}
+        disturbed = figure.seconds > SHARE_KNOWN and figure.best.others > QUIET
+        busy = " (machine busy)" if disturbed and self.verdicts(figure) else ""
         return (
             str(figure.problem),
             figure.case.operation,
@@ -131,7 +133,7 @@ class Figures:
             *(f"{speedups[name]:.1f}".rjust(7) if name in speedups else "" for name in RECURSIONS),
             f"{figure.error:.2g}".rjust(7),
             f"{figure.best.others:.0%}".rjust(6) if figure.seconds > SHARE_KNOWN else "",
-            ", ".join(f"{words}: {'met' if met else 'MISSED'}" for words, met in self.verdicts(figure)),
+            ", ".join(f"{words}: {'met' if met else 'MISSED'}" for words, met in self.verdicts(figure)) + busy,
         )
 
     def write(self, path: Path, **more: object) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.neighbours import timed
+from benchmarks.neighbours import Clock, timed
 
 PANEL_COLUMNS = 32_768
 """Columns of the m × p panel that the matrix products are timed on: far out of cache, and quick."""
@@ -58,17 +58,17 @@ class Limits:
         )
 
 
-def _best(call: Callable[[], object], repeats: int) -> float:
-    return min(timed(call)[0].seconds for _ in range(repeats))
+def _best(call: Callable[[], object], repeats: int, clock: Clock) -> float:
+    return min(timed(call, clock)[0].seconds for _ in range(repeats))
 
 
-def _product_rate(left: np.ndarray, right: np.ndarray, repeats: int) -> float:
+def _product_rate(left: np.ndarray, right: np.ndarray, repeats: int, clock: Clock) -> float:
     out = np.empty((left.shape[0], right.shape[1]), dtype=left.dtype)
     flops = 2 * left.shape[0] * left.shape[1] * right.shape[1]
-    return flops / _best(lambda: np.matmul(left, right, out=out), repeats)
+    return flops / _best(lambda: np.matmul(left, right, out=out), repeats, clock)
 
 
-def measure(gradients: np.ndarray, *, repeats: int = 4) -> Limits:
+def measure(gradients: np.ndarray, *, repeats: int = 4, clock: Clock = "wall") -> Limits:
     """Measure the limits for gradients of this shape, on the gradients themselves.
 
     Parameters
@@ -77,6 +77,8 @@ def measure(gradients: np.ndarray, *, repeats: int = 4) -> Limits:
         G.
     repeats : int
         Calls of each kind; the best counts.
+    clock : {"wall", "cpu"}
+        The one that the cases are timed by.
 
     Returns
     -------
@@ -90,10 +92,11 @@ def measure(gradients: np.ndarray, *, repeats: int = 4) -> Limits:
     small = np.resize(panel, (m, m))
     v, a = np.ones(d, dtype=gradients.dtype), np.ones(m, dtype=gradients.dtype)
     flat = gradients.reshape(-1)
-    passes = [_best(call, repeats) for call in (lambda: gradients @ v, lambda: a @ gradients, lambda: flat @ flat)]
+    calls = (lambda: gradients @ v, lambda: a @ gradients, lambda: flat @ flat)
+    passes = [_best(call, repeats, clock) for call in calls]
     products = ((square, square.copy()), (panel, other), (small, panel))
     return Limits(
-        sgemm=max(_product_rate(left, right, repeats) for left, right in products),
+        sgemm=max(_product_rate(left, right, repeats, clock) for left, right in products),
         project=passes[0],
         combine=passes[1],
         read=gradients.nbytes / min(passes),

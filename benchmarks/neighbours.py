@@ -7,7 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+Clock = Literal["wall", "cpu"]
+CLOCKS: dict[Clock, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 STAT = Path("/proc/stat")
 QUIET = 0.05
 """Share of the cores that neighbours may use while the machine still counts as quiet."""
@@ -15,7 +18,7 @@ QUIET = 0.05
 
 @dataclass(frozen=True)
 class Timing:
-    """One timed call: wall-clock seconds, and the share of all cores that other processes used meanwhile.
+    """One timed call: its seconds, and the share of all cores that other processes used meanwhile.
 
     The share is 0 where the system does not tell it, and rough for calls of a few clock ticks (10 ms each).
     """
@@ -32,12 +35,16 @@ def _others() -> float:
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
-def timed(call: Callable[[], object]) -> tuple[Timing, object]:
-    """Return the timing of one call, and its result: handed on, so that freeing it is not timed."""
-    before, start = _others(), time.perf_counter()
+def timed(call: Callable[[], object], clock: Clock = "wall") -> tuple[Timing, object]:
+    """Return the timing of one call, and its result: handed on, so that freeing it is not timed.
+
+    The "cpu" clock counts the seconds of all threads of this process: with one thread it is what the call would have
+    taken on a quiet machine, but for caches and memory.
+    """
+    before, start, start_on_clock = _others(), time.perf_counter(), CLOCKS[clock]()
     result = call()
-    seconds = time.perf_counter() - start
-    share = (_others() - before) / (seconds * (os.cpu_count() or 1))
+    seconds, elapsed = CLOCKS[clock]() - start_on_clock, time.perf_counter() - start
+    share = (_others() - before) / (elapsed * (os.cpu_count() or 1))
     return Timing(seconds, min(1.0, max(0.0, share))), result
 
 

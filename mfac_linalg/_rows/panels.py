@@ -39,9 +39,8 @@ def long_product(panel: Callable[[slice], Array], v: Array) -> Array:
     total = None
     for group in slices(len(cuts), GROUP):
         parts = [panel(columns) @ v[columns, :] for columns in cuts[group]]
-        part = (
-            _backend.to_float64(parts[0]) if len(parts) == 1 else xp.sum(_backend.to_float64(xp.stack(parts)), axis=0)
-        )
+        stacked = _backend.to_float64(xp.stack(parts) if len(parts) > 1 else parts[0][None, ...])
+        part = _backend.namespace(stacked).sum(stacked, axis=0)
         total = part if total is None else total + part
     return total
 
