@@ -153,3 +153,12 @@ def test_sixteen_bit_gradients_are_computed_in_float32(backend, name, whiten):
     x = WoodburyRankOneInverse(gradients, problem.damping, whiten=whiten).matvec(gradients[0])
     assert backend.is_own(x, "float32")
     assert rounded.oracle.backward_ratio(rounded.gradients[0], backend.to_numpy(x), 2**-23) <= 30
+
+
+def test_sums_longer_than_a_panel_are_put_together(flavour):
+    backend, dtype = flavour
+    gradients = np.random.default_rng(0).standard_normal((4, 700)).astype(dtype)
+    inverse = WoodburyRankOneInverse(backend.asarray(gradients), 1.0)
+    dense = np.linalg.inv(np.eye(700) + gradients.T.astype(float) @ gradients / 4)
+    answer = backend.to_numpy(inverse.matmat(backend.asarray(gradients[:2].T.copy())))
+    assert np.allclose(answer, dense @ gradients[:2].T, rtol=0, atol=1e-5)
