@@ -23,9 +23,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write machine, versions, seeds and figures here")
     parser.add_argument("--gradients", type=int, nargs="*", help="only the problems with these m")
     parser.add_argument("--only", default="", help="only the operations whose name contains this")
-    parser.add_argument(
-        "--clock", choices=CLOCKS, default="wall", help="seconds to count; see README.md"
-    )
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="seconds to count; see README.md")
     parser.add_argument("--patience", type=float, default=0, help="minutes to wait, in all, for a quiet machine")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory, nine short processes")
     return parser.parse_args(arguments)

@@ -68,6 +68,7 @@ def build(
         heaviest, norm = _read_checked([largest, norm], {"damping": damping, "weights": weights})
         if not _comfortable(heaviest, computing):
             accurate = rows = scaled_rows(gradients, _exponent_of_finite(gradients), computing, row_scale, metric.root)
+            gram = None  # that of G as it stands, not of 2^−e G
             small, _, norm = _small_matrix(rows, None)
             norm = float(_backend.read(norm))
         if accurate is rows and _wants_float64(rows, norm):

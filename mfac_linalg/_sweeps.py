@@ -11,7 +11,7 @@ from ._errors import largest_kappa
 
 Array = Any
 MAX_SWEEPS = 12
-CANCELLATION = 10.0  # stop where rounding is amplified by no more than this
+CANCELLATION = 4.0  # stop where rounding is amplified by no more than this
 
 
 def sweeps_for(kappa: float, dtype: str, *, sharp_gram: bool) -> int:
@@ -32,7 +32,7 @@ def dual_sweeps(
 ) -> tuple[Array, Array]:
     """Drive r + Sᵀa = u to a = S r, which is r = (I + SᵀS)⁻¹u, keeping r + Sᵀa.
 
-    Where values can be read the rule q = (‖r‖ + ‖S‖ ‖δ‖)/‖r_after‖ ≤ 10 decides in every column; elsewhere the
+    Where values can be read the rule q = (‖r‖ + ‖S‖ ‖δ‖)/‖r_after‖ ≤ 4 decides in every column; elsewhere the
     number of sweeps is the one given.
     """
     before = _norms(r) if _backend.on_host(r) else None

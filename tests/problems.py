@@ -67,6 +67,14 @@ def _scaled_columns(rng: Rng, m: int, d: int) -> np.ndarray:
     return rng.standard_normal((m, d)) * 10 ** rng.uniform(-4, 4, d)
 
 
+def _leading_columns(rng: Rng, m: int, d: int) -> np.ndarray:
+    """A few columns far above the rest: the diagonal of the inverse is small there, and mixed."""
+    gradients = 1e-7 * rng.standard_normal((m, d))
+    count = max(1, min(m, d) - 1)
+    gradients[:, :count] += spectrum(rng, np.logspace(0, -2, count), m, count)
+    return gradients
+
+
 def _powers(rng: Rng, m: int, d: int) -> np.ndarray:
     return np.linspace(-1, 1, d) ** np.arange(m)[:, None]
 
@@ -82,6 +90,7 @@ KINDS: dict[str, Callable[[Rng, int, int], np.ndarray]] = {
     "common mean": _common_mean,
     "scaled rows": _scaled_rows,
     "scaled columns": _scaled_columns,
+    "leading columns": _leading_columns,
     "powers": _powers,
 }
 

@@ -8,7 +8,7 @@ from tests.backends import AVAILABLE, NUMPY, eps
 from tests.cases import SQUARE, TALL, WIDE, construct
 from tests.contract import measure
 from tests.oracle import LIMIT, Oracle
-from tests.problems import Problem, make_problem
+from tests.problems import Problem, make_problem, right_hand_sides
 
 SHAPES = (WIDE, SQUARE, TALL, (1, 1), (1, 5), (5, 1))
 WHITEN = pytest.mark.parametrize("whiten", [True, False], ids=["whitened", "referenced"])
@@ -80,6 +80,17 @@ def test_float64_reaches_the_ends_of_its_range(scale, whiten):
     problem = make_problem(0, kappa=1e6).scaled_by(scale)
     for answer in measure(problem, NUMPY, whiten=whiten):
         assert max(answer.backward, answer.forward) <= LIMIT, answer
+
+
+@WHITEN
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e20])
+def test_a_new_damping_is_as_accurate_in_any_units(scale, whiten):
+    problem = make_problem(0, kappa=1e3, dtype="float32").scaled_by(scale)
+    inverse = construct(problem, NUMPY, whiten=whiten)
+    damping = problem.damping / 10
+    oracle = Oracle(problem.gradients, damping)
+    for v in right_hand_sides(problem, 0).values():
+        assert oracle.backward_ratio(v, inverse.with_damping(damping).matvec(v), eps("float32")) <= LIMIT
 
 
 @WHITEN
