@@ -1,8 +1,8 @@
 """Peak memory of a build in a process of its own, over the memory of G and W: `python -m benchmarks.peak_memory`.
 
-The peak is G plus the rise of the kernel's high-water mark of resident memory during the build, after a small build has
-loaded every module and BLAS buffer. The mark comes from Linux's /proc where there is one, because the `ru_maxrss` of a
-child starts from that of the process that started it.
+The peak is G plus what the kernel's high-water mark of resident memory after the build is over the memory in use before
+it, when a small build has loaded every module and BLAS buffer. The mark comes from Linux's /proc where there is one,
+because the `ru_maxrss` of a child starts from that of the process that started it.
 """
 
 from __future__ import annotations
@@ -25,25 +25,28 @@ MODES = {
 CEILING = 1.15
 
 
-def high_water() -> int:
-    """Return the largest resident memory that this process has had, in bytes."""
+def resident(field: str) -> int:
+    """Return this process's resident memory in bytes: "VmRSS" is today's, "VmHWM" the most so far.
+
+    Without /proc it is the most so far for both.
+    """
     status = Path("/proc/self/status")
     if status.exists():
         lines = status.read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def rise(problem: Problem, mode: str) -> int:
-    """Return by how many bytes one build raises this process's high-water mark."""
+    """Return by how many bytes the high-water mark after one build is over the memory in use before it."""
     small = Problem(problem.num_gradients, 4 * problem.num_gradients)
     WoodburyRankOneInverse(small.gradients, small.damping, **MODES[mode]).matvec(small.random_vector)
     small.forget()
     gradients = problem.gradients
-    before = high_water()
+    before = resident("VmRSS")
     inverse = WoodburyRankOneInverse(gradients, problem.damping, **MODES[mode])
-    after = high_water()
+    after = resident("VmHWM")
     del inverse
     return after - before
 

@@ -63,24 +63,24 @@ def build(
     traced = not (_backend.is_concrete(gradients) and _backend.is_concrete(row_scale))
     rows = scaled_rows(gradients, exponent(gradients) if traced else None, computing, row_scale, metric.root)
     accurate = rows.in_float64() if not traced and gram is None and _expects_float64(rows) else rows
-    small, largest, norm = _small_matrix(accurate, gram)
+    small, largest, norm = _small_matrix(accurate, gram, options)
     if not traced:
         heaviest, norm = _read_checked([largest, norm], {"damping": damping, "weights": weights})
         if not _comfortable(heaviest, computing):
             accurate = rows = scaled_rows(gradients, _exponent_of_finite(gradients), computing, row_scale, metric.root)
             gram = None  # that of G as it stands, not of 2^−e G
-            small, _, norm = _small_matrix(rows, None)
+            small, _, norm = _small_matrix(rows, None, options)
             norm = float(_backend.read(norm))
         if accurate is rows and _wants_float64(rows, norm):
             accurate = rows.in_float64()
-            small, *_ = _small_matrix(accurate, gram if sharp else None)
+            small, *_ = _small_matrix(accurate, gram if sharp else None, options)
     kappa = 1 + norm**2
     form = _choose_form(rows, accurate, small, norm, math.inf if traced else kappa, options)
     sharp = _backend.dtype_name(accurate.dtype) == "float64"
     return State(form, metric, row_scale, rows.rows if form.rows is rows else None, kappa, options.dtype, sharp)
 
 
-def _small_matrix(rows: ScaledRows, gram: Array | None) -> tuple[Array, Array, Array]:
+def _small_matrix(rows: ScaledRows, gram: Array | None, options: Options) -> tuple[Array, Array, Array]:
     """S Sᵀ (or SᵀS for m ≥ d), the largest squared row (or column), and ‖S‖₂."""
     xp = _backend.namespace(rows.row_scale)
     m, d = rows.shape
@@ -88,7 +88,7 @@ def _small_matrix(rows: ScaledRows, gram: Array | None) -> tuple[Array, Array, A
         small = rows.normal()
         raw = small
     else:
-        raw = rows.rows.gram(rows.root) if gram is None else gram
+        raw = rows.rows.gram(rows.root, options.progress) if gram is None else gram
         small = rows.row_scale * raw * rows.row_scale.T
     return small, xp.max(xp.linalg.diagonal(raw)), xp.sqrt(largest_eigenvalue(small))
 

@@ -41,7 +41,7 @@ class SmallSystem(Part):
         return self.half_solve_transposed(self.half_solve(b))
 
     def logdet(self) -> Array:
-        """Log det A."""
+        """The logarithm of det A."""
         xp = _backend.namespace(self.lower)
         return 2 * xp.sum(xp.log(xp.linalg.diagonal(self.lower)))
 

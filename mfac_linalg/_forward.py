@@ -56,7 +56,7 @@ class Forward:
         return _backend.in_float64(State.forward_trace, self._state)
 
     def logdet(self) -> Array:
-        """Log det F. Cost: O(m)."""
+        """The logarithm of det F. Cost: O(m)."""
         return -_backend.in_float64(State.logdet, self._state)
 
     def to_dense(self) -> Array:

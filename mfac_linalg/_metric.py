@@ -36,7 +36,7 @@ class Metric(Part):
         return cls(float(_backend.read(level)) if _backend.on_host(damping) else level, root[:, None])
 
     def enter(self, v: Array, dtype: Any) -> tuple[Array, Any]:
-        """U = root ∘ v · 2^−power, comfortably scaled column by column, and power."""
+        """Return u = root ∘ v · 2^−power, comfortably scaled column by column, and power."""
         power = column_exponents(v)
         if not isinstance(power, int):
             v = ldexp(v, -power)
@@ -44,14 +44,14 @@ class Metric(Part):
         return (v if self.root is None else self.root * v), power
 
     def leave(self, r: Array, power: Any, dtype: Any, *, level: Any = None) -> Array:
-        """X = root ∘ r · 2^power / level, in dtype; an answer that does not fit raises on host arrays."""
+        """Return x = root ∘ r · 2^power / level, in dtype; an answer that does not fit raises on host arrays."""
         fraction, shift = mantissa(self.level if level is None else level)
         if self.root is not None:
             r = self.root * r
         return fit(r / beside(fraction, r), power - shift, dtype)
 
     def raise_level(self, y: Array, power: Any, dtype: Any) -> Array:
-        """Y · 2^power · level / root: the way back of F itself."""
+        """Return y · 2^power · level / root: the way back of F itself."""
         fraction, shift = mantissa(self.level)
         if self.root is not None:
             y = y / self.root
@@ -75,7 +75,7 @@ def beside(x: Any, like: Array) -> Any:
 
 
 def fit(x: Array, power: Any, dtype: Any) -> Array:
-    """X · 2^power in dtype, for an x of order one."""
+    """Return x · 2^power in dtype, for an x of order one."""
     harmless = isinstance(power, int) and power < HARMLESS_POWER
     x = _backend.cast(ldexp(x, power), dtype)
     return x if harmless else refuse_overflow(x)

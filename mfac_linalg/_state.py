@@ -122,12 +122,12 @@ class State(Part):
     # --- scalars ---
 
     def logdet(self) -> Array:
-        """Log det F⁻¹."""
+        """The logarithm of det F⁻¹."""
         dim = self.form.shape[1]
         return self._home(self.form.logdet() - self.metric.log_determinant(dim, like=self.row_scale))
 
     def trace(self) -> Array:
-        """Tr F⁻¹."""
+        """The trace of F⁻¹."""
         diagonal = self.diagonal()
         return self._home(_backend.namespace(diagonal).sum(diagonal))
 
@@ -234,6 +234,6 @@ class State(Part):
 
 
 def _ratio(above: Array, below: Array) -> Array:
-    """Above / below for one column, 0 for 0/0."""
+    """Return above / below for one column, 0 for 0/0."""
     xp = _backend.namespace(above)
     return xp.where(above == 0, above, above / xp.where(above == 0, xp.ones_like(below), below))[0]

@@ -50,7 +50,7 @@ class Backend:
         try:
             self.namespace  # noqa: B018
         except ImportError:
-            return "needs a GPU" if self.needs_gpu else f"needs {self.library}"
+            return "needs a GPU" if self.needs_gpu else f"needs {self.library.partition('.')[0]}"
         if not self.needs_gpu:
             return None
         try:

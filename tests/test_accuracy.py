@@ -115,6 +115,21 @@ def test_long_sums_keep_the_contract(backend, kind, whiten):
     check(problem, backend, whiten=whiten)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(4, 144), (8, 284), (23, 261), (24, 359)], ids=str)
+def test_sums_of_equal_terms_keep_the_contract(shape, dtype):
+    """A row of ones: its sums round the same way in every step."""
+    for seed in range(8):
+        check(make_problem(seed, kind="powers", shape=shape, kappa=4.0, dtype=dtype), NUMPY, seed=seed)
+
+
+@pytest.mark.parametrize("backend", [b for b in LONG if "float64" in b.dtypes], ids=repr)
+def test_duplicates_keep_the_contract_at_the_end_of_the_reach(backend):
+    for seed in range(8):
+        problem = make_problem(seed, kind="duplicates", shape=(28, 203), kappa=0.6 * STATIC_HIGH)
+        check(problem, backend, seed=seed, precision="high")
+
+
 @settings(max_examples=100)
 @given(problems("float32", (0.1, 7.0), shape=(9, 30)), st.booleans(), seeds())
 def test_high_precision_in_float32_is_right_to_1e_6_for_rows(problem, whiten, seed):

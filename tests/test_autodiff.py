@@ -14,12 +14,12 @@ TALL = make_problem(11, shape=(6, 3), kappa=30.0)
 
 @pytest.fixture
 def torch():
-    return pytest.importorskip("torch")
+    return pytest.importorskip("torch", reason="needs torch")
 
 
 @pytest.fixture
 def jax():
-    return pytest.importorskip("jax")
+    return pytest.importorskip("jax", reason="needs jax")
 
 
 def leaves(torch, problem, damping):

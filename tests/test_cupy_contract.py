@@ -23,7 +23,7 @@ def cupy():
     """CuPy, imported without its warning about a missing CUDA."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip("cupy")
+        return pytest.importorskip("cupy", reason="needs cupy")
 
 
 def imported_names():

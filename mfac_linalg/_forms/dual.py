@@ -11,7 +11,7 @@ from .._dual import SmallSystem
 from .._pytree import Part
 from .._rows.scaled import ScaledRows
 from .._rows.whitened import WhitenedRows
-from .._sweeps import dual_sweeps, sweeps_for
+from .._sweeps import CANCELLATION, dual_sweeps, sweeps_for
 from .diagonal import complement, refine
 
 Array = Any
@@ -53,7 +53,7 @@ class DualForm(Part):
         if _backend.on_host(r):
             xp = _backend.namespace(r)
             norms = [_backend.read(xp.linalg.vector_norm(_backend.stop_gradient(x), axis=0)) for x in (r, y)]
-            if np.all(norms[1] * self.norm <= 10 * norms[0]):
+            if np.all(norms[1] * self.norm <= CANCELLATION * norms[0]):
                 return r
         return dual_sweeps(self.rows, self.system.solve, r, b - y, norm=self.norm, sweeps=self.sweeps - 1 or 1)[0]
 
@@ -112,7 +112,7 @@ class DualForm(Part):
             yield _backend.solve_triangular(lower, rows.panel(columns))
 
     def logdet(self) -> Array:
-        """Log det M."""
+        """The logarithm of det M."""
         return -self.system.logdet()
 
     def spectrum(self) -> Array:

@@ -84,7 +84,7 @@ class PrimalForm(Part):
         return _backend.column_squares(self._half_columns())
 
     def logdet(self) -> Array:
-        """Log det M."""
+        """The logarithm of det M."""
         return -self.system.logdet()
 
     def spectrum(self) -> Array:

@@ -1,6 +1,5 @@
 """Dense gradient rows G, read by column panels, never changed and never copied whole."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,15 +45,11 @@ class DenseRows(Part):
         """Ĝ[:, j], shape (m, len(j))."""
         return self._computed(_backend.take_columns(self.gradients, j))
 
-    def panels(self) -> Iterator[tuple[slice, Array]]:
-        """The panels in order, each with its column slice."""
-        for columns in self.column_slices():
-            yield columns, self.panel(columns)
-
-    def gram(self, root: Array | None) -> Array:
+    def gram(self, root: Array | None, progress: Any) -> Array:
         """K = Ĝ diag(root)² Ĝᵀ, shape (m, m), float64: panels in the computing dtype, float64 across panels."""
         total = None
-        for columns, panel in self.panels():
+        for columns in progress(self.column_slices(), "gram"):
+            panel = self.panel(columns)
             scaled = panel if root is None else panel * root[columns, 0]
             part = _backend.to_float64(scaled @ scaled.T)
             total = part if total is None else total + part
@@ -67,4 +62,4 @@ class DenseRows(Part):
     def combine(self, a: Array) -> Array:
         """Ĝᵀ a, shape (d, k), for float64 a of shape (m, k)."""
         a = _backend.from_float64(a, like=self.gradients, dtype=self.dtype)
-        return _backend.namespace(a).concat([panel.T @ a for _, panel in self.panels()], axis=0)
+        return _backend.namespace(a).concat([self.panel(c).T @ a for c in self.column_slices()], axis=0)

@@ -49,10 +49,6 @@ class ScaledRows(Part):
         root = None if self.root is None else _backend.cast(self.root, wide)
         return ScaledRows(DenseRows(self.rows.gradients, self.rows.exponent, wide), self.row_scale, root)
 
-    def gram(self) -> Array:
-        """S Sᵀ, float64."""
-        return self.row_scale * self.rows.gram(self.root) * self.row_scale.T
-
     def project(self, u: Array) -> Array:
         """S u, shape (m, k), float64."""
         return self.row_scale * self.rows.project(u if self.root is None else self.root * u)
