@@ -40,6 +40,14 @@ class SmallSystem(Part):
         """A⁻¹ b."""
         return self.half_solve_transposed(self.half_solve(b))
 
+    def inverse_factor(self, growth: float) -> Array | None:
+        """L⁻¹, or None where L (L⁻¹S) might miss S by more than `growth` roundings: ‖|L| |L⁻¹| |S|‖ > growth ‖S‖."""
+        xp = _backend.namespace(self.lower)
+        inverse = _backend.solve_triangular(self.lower, add_identity(xp.zeros_like(self.lower)))
+        rows = xp.sqrt(xp.linalg.diagonal(self.gram))
+        grown = xp.abs(self.lower) @ (xp.abs(inverse) @ rows)
+        return inverse if xp.linalg.vector_norm(grown) <= growth * xp.linalg.vector_norm(rows) else None
+
     def logdet(self) -> Array:
         """The logarithm of det A."""
         xp = _backend.namespace(self.lower)

@@ -79,6 +79,18 @@ def _powers(rng: Rng, m: int, d: int) -> np.ndarray:
     return np.linspace(-1, 1, d) ** np.arange(m)[:, None]
 
 
+def _bumps(rng: Rng, m: int, d: int) -> np.ndarray:
+    """Smooth bumps, each nearly a combination of its neighbours: the inverse of the Cholesky factor grows."""
+    return np.exp(-50 * (np.linspace(0, 1, m)[:, None] - np.linspace(0, 1, d)) ** 2)
+
+
+def _opposites(rng: Rng, m: int, d: int) -> np.ndarray:
+    """Pairs of rows that nearly cancel each other."""
+    pairs = np.repeat(rng.standard_normal((m // 2 + 1, d)), 2, axis=0)[:m]
+    pairs[1::2] *= -1
+    return pairs + 1e-3 * rng.standard_normal((m, d))
+
+
 KINDS: dict[str, Callable[[Rng, int, int], np.ndarray]] = {
     "gaussian": _gaussian,
     "decay": _decay,
@@ -92,6 +104,8 @@ KINDS: dict[str, Callable[[Rng, int, int], np.ndarray]] = {
     "scaled columns": _scaled_columns,
     "leading columns": _leading_columns,
     "powers": _powers,
+    "bumps": _bumps,
+    "opposites": _opposites,
 }
 
 

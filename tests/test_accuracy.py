@@ -101,7 +101,7 @@ def test_no_backend_depends_on_units(backend, scale):
 
 @pytest.mark.parametrize("whiten", [True, False], ids=["whitened", "referenced"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("kind", ["decay", "common mean", "nearly dependent", "scaled rows"])
+@pytest.mark.parametrize("kind", ["decay", "common mean", "nearly dependent", "scaled rows", "bumps", "opposites"])
 def test_larger_problems_keep_the_contract(kind, dtype, whiten):
     check(make_problem(1, kind=kind, shape=(60, 1500), kappa=3e5, dtype=dtype), NUMPY, whiten=whiten)
 

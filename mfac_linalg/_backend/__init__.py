@@ -30,9 +30,10 @@ from .linalg import column_norms as column_norms
 from .linalg import column_squares as column_squares
 from .linalg import linear_operator as linear_operator
 from .linalg import multiply_into as multiply_into
+from .linalg import multiply_triangular_over as multiply_triangular_over
+from .linalg import overwrites_blocks as overwrites_blocks
 from .linalg import solve_triangular as solve_triangular
-from .linalg import solve_triangular_in_place as solve_triangular_in_place
-from .linalg import solves_in_place as solves_in_place
+from .linalg import solve_triangular_over as solve_triangular_over
 from .values import asarray as asarray
 from .values import beside_float64 as beside_float64
 from .values import cast as cast

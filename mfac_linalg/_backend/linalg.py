@@ -70,20 +70,28 @@ def multiply_into(x: Array, y: Array, out: Array) -> None:
     np.multiply(x, y, out=out)
 
 
-def solves_in_place(x: Array) -> bool:
-    """Return whether `solve_triangular_in_place` takes arrays like x."""
+def overwrites_blocks(x: Array) -> bool:
+    """Return whether `solve_triangular_over` and `multiply_triangular_over` write over blocks like x."""
     return compat.is_numpy_array(x)
 
 
-def solve_triangular_in_place(lower: Array, b: Array) -> None:
-    """Replace a contiguous NumPy matrix b by L⁻¹b, without a copy, by BLAS's TRSM."""
+def solve_triangular_over(lower: Array, b: Array) -> Array:
+    """Return L⁻¹b for a contiguous b, written over b where arrays of its kind can be."""
+    return _triangular_over("trsm", lower, b) if overwrites_blocks(b) else solve_triangular(lower, b)
+
+
+def multiply_triangular_over(lower: Array, b: Array) -> Array:
+    """Return L b for a contiguous NumPy matrix b, written over b."""
+    return _triangular_over("trmm", lower, b)
+
+
+def _triangular_over(routine: str, lower: Array, b: Array) -> Array:
     import scipy.linalg
 
-    (trsm,) = scipy.linalg.get_blas_funcs(("trsm",), (b,))
+    (run,) = scipy.linalg.get_blas_funcs((routine,), (b,))
     if b.flags.f_contiguous:
-        trsm(1.0, lower, b, lower=1, overwrite_b=1)
-    else:  # X Lᵀ = bᵀ, and bᵀ is in Fortran order
-        trsm(1.0, lower, b.T, side=1, lower=1, trans_a=1, overwrite_b=1)
+        return run(1.0, lower, b, lower=1, overwrite_b=1)
+    return run(1.0, lower, b.T, side=1, lower=1, trans_a=1, overwrite_b=1).T  # on bᵀ, in Fortran order: no copy
 
 
 def linear_operator(inverse: Any) -> Any:

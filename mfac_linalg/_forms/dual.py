@@ -109,7 +109,7 @@ class DualForm(Part):
         rows = self._unwhitened.in_float64() if _backend.supports_float64(self.rows.like) else self._unwhitened
         lower = _backend.from_float64(self.system.lower, like=rows.like, dtype=rows.dtype)
         for columns in rows.rows.column_slices():
-            yield _backend.solve_triangular(lower, rows.panel(columns))
+            yield _backend.solve_triangular_over(lower, rows.panel(columns))
 
     def logdet(self) -> Array:
         """The logarithm of det M."""

@@ -6,8 +6,8 @@ from typing import Any
 from .. import _backend
 
 Array = Any
-# terms of one sum in the computing dtype, before float64 takes over: BLAS keeps more partial sums for some shapes. 912 is
-# as many as rows of equal entries allow (R = 28 at worst), and enough for OpenBLAS to use its threads from m = 506 on
+# terms of one sum in the computing dtype, before float64 takes over: BLAS keeps more partial sums for some shapes. 912
+# is what rows of equal entries allow (R = 28 at worst), and enough for OpenBLAS to use its threads from m = 506 on
 VECTOR_WIDTH = {"float32": 912, "float64": 256}
 MATRIX_WIDTH = 128
 GROUP = 16  # panels whose results are added together
