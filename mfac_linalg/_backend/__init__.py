@@ -29,7 +29,6 @@ from .linalg import cholesky as cholesky
 from .linalg import column_norms as column_norms
 from .linalg import column_squares as column_squares
 from .linalg import linear_operator as linear_operator
-from .linalg import multiply_into as multiply_into
 from .linalg import multiply_triangular_over as multiply_triangular_over
 from .linalg import overwrites_blocks as overwrites_blocks
 from .linalg import solve_triangular as solve_triangular
@@ -41,6 +40,7 @@ from .values import empty as empty
 from .values import from_float64 as from_float64
 from .values import index_like as index_like
 from .values import native as native
+from .values import owned as owned
 from .values import read as read
 from .values import standard_normal as standard_normal
 from .values import take_columns as take_columns

@@ -65,11 +65,6 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
     return namespace(b).linalg.solve(matrix, b)
 
 
-def multiply_into(x: Array, y: Array, out: Array) -> None:
-    """Write x · y into a NumPy array."""
-    np.multiply(x, y, out=out)
-
-
 def overwrites_blocks(x: Array) -> bool:
     """Return whether `solve_triangular_over` and `multiply_triangular_over` write over blocks like x."""
     return compat.is_numpy_array(x)

@@ -76,6 +76,11 @@ def empty(shape: tuple[int, ...], *, like: Array, dtype: Any) -> Array:
     return namespace(like).empty(shape, dtype=dtype, device=compat.device(like))
 
 
+def owned(block: Array, *, source: Array) -> Array:
+    """Return the block, or its copy where writing over it could change the source (NumPy)."""
+    return np.array(block) if isinstance(block, np.ndarray) and np.may_share_memory(block, source) else block
+
+
 def transposed_copy(x: Array) -> Array:
     """Return xᵀ as a row-major array of its own (NumPy)."""
     return np.ascontiguousarray(x.T)

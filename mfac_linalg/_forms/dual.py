@@ -10,7 +10,7 @@ from .. import _backend
 from .._dual import SmallSystem
 from .._pytree import Part
 from .._rows.scaled import ScaledRows
-from .._rows.whitened import WhitenedRows
+from .._rows.whitened import WhitenedRows, whitened_blocks
 from .._sweeps import CANCELLATION, dual_sweeps, sweeps_for
 from .diagonal import complement, refine
 
@@ -107,9 +107,8 @@ class DualForm(Part):
             yield from self.whitened.whitened_panels()
             return
         rows = self._unwhitened.in_float64() if _backend.supports_float64(self.rows.like) else self._unwhitened
-        lower = _backend.from_float64(self.system.lower, like=rows.like, dtype=rows.dtype)
-        for columns in rows.rows.column_slices():
-            yield _backend.solve_triangular_over(lower, rows.panel(columns))
+        for _, block in whitened_blocks(rows, self.system, rows.rows.column_slices(), dtype=rows.dtype):
+            yield block
 
     def logdet(self) -> Array:
         """The logarithm of det M."""

@@ -35,13 +35,15 @@ class ScaledRows(Part):
         """The computing dtype of d-sized arrays."""
         return self.rows.dtype
 
-    def write_panel(self, columns: slice, out: Array) -> None:
-        """Write S[:, columns] into a NumPy array, with no temporary where G is in the computing dtype."""
+    @property
+    def is_plain(self) -> bool:
+        """Whether T, with S = diag(row_scale) T, is the caller's G as it stands."""
+        return self.root is None and self.rows.exponent is None and self.rows.gradients.dtype == self.dtype
+
+    def unscaled_panel(self, columns: slice) -> Array:
+        """T[:, columns] = Ĝ[:, columns] diag(root) in the computing dtype; it may be a view of the caller's G."""
         block = self.rows.panel(columns)
-        scale = _backend.from_float64(self.row_scale, like=block, dtype=block.dtype)
-        _backend.multiply_into(block, scale, out)
-        if self.root is not None:
-            _backend.multiply_into(out, self.root[columns, 0], out)
+        return block if self.root is None else block * self.root[columns, 0]
 
     def in_float64(self) -> "ScaledRows":
         """The same rows, computed in float64."""
@@ -60,9 +62,8 @@ class ScaledRows(Part):
 
     def panel(self, columns: slice) -> Array:
         """S[:, columns] in the computing dtype."""
-        block = self.rows.panel(columns)
-        scale = _backend.from_float64(self.row_scale, like=block, dtype=block.dtype)
-        return block * scale if self.root is None else block * scale * self.root[columns, 0]
+        block = self.unscaled_panel(columns)
+        return block * _backend.from_float64(self.row_scale, like=block, dtype=block.dtype)
 
     def normal(self) -> Array:
         """SᵀS, shape (d, d), float64: for d ≤ m, by blocks of rows."""

@@ -1,6 +1,6 @@
 """Whitened rows W = L⁻¹ S: one element of F⁻¹ is then one short dot product."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -90,22 +90,32 @@ def whiten(rows: ScaledRows, system: SmallSystem, *, dtype: Any, overwrite: bool
     """Return W = L⁻¹ S, in `dtype`, written over the caller's G or into one new array where arrays can be written."""
     source = rows.rows.gradients
     panels = rows.rows.column_slices()
-    half_solve = _half_solver(rows, system, dtype)
     if not _backend.is_writable(source) or _backend.is_differentiated(system.lower):
-        parts = [_backend.cast(half_solve(rows.panel(columns)), dtype) for columns in progress(panels, "whiten")]
+        blocks = whitened_blocks(rows, system, progress(panels, "whiten"), dtype=dtype)
+        parts = [_backend.cast(block, dtype) for _, block in blocks]
         return WhitenedRows(_backend.namespace(source).concat(parts, axis=1), system)
     out = source if overwrite else _backend.empty(rows.shape, like=source, dtype=dtype)
     if _backend.overwrites_blocks(out) and rows.dtype == dtype:
-        for columns in progress(panels, "scale"):
-            rows.write_panel(columns, out[:, columns])
-        return WhitenedRows(half_solve(out), system)
-    for columns in progress(panels, "whiten"):
-        out[:, columns] = _backend.cast(half_solve(rows.panel(columns)), dtype)
+        for columns in () if overwrite and rows.is_plain else progress(panels, "copy"):
+            out[:, columns] = rows.unscaled_panel(columns)
+        return WhitenedRows(_half_solver(rows, system, dtype)(out), system)
+    for columns, block in whitened_blocks(rows, system, progress(panels, "whiten"), dtype=dtype):
+        out[:, columns] = _backend.cast(block, dtype)
     return WhitenedRows(out, system)
 
 
+def whitened_blocks(
+    rows: ScaledRows, system: SmallSystem, panels: Iterable[slice], *, dtype: Any
+) -> Iterator[tuple[slice, Array]]:
+    """Column slices and blocks L⁻¹ S[:, columns], in the dtype of rows, good enough for a W in `dtype`."""
+    half_solve = _half_solver(rows, system, dtype)
+    for columns in panels:
+        block = _backend.owned(rows.unscaled_panel(columns), source=rows.rows.gradients)
+        yield columns, half_solve(block)
+
+
 def _half_solver(rows: ScaledRows, system: SmallSystem, dtype: Any) -> Callable[[Array], Array]:
-    """S ↦ L⁻¹S for blocks of columns, over the block where it can: by TRMM with L⁻¹ where W in `dtype` bears it.
+    """T ↦ L⁻¹ diag(row_scale) T for blocks of columns, over NumPy's: by TRMM with L⁻¹ where W in `dtype` bears it.
 
     TRMM runs nearly as fast as a matrix product, TRSM at two thirds of that.
     """
@@ -113,6 +123,7 @@ def _half_solver(rows: ScaledRows, system: SmallSystem, dtype: Any) -> Callable[
         growth = LARGEST_GROWTH * float(np.finfo(dtype).eps) / float(np.finfo(rows.dtype).eps)
         inverse = system.inverse_factor(growth)
         if inverse is not None:
-            return partial(_backend.multiply_triangular_over, _backend.cast(inverse, rows.dtype))
-    lower = _backend.from_float64(system.lower, like=rows.like, dtype=rows.dtype)
+            factor = _backend.cast(inverse * rows.row_scale.T, rows.dtype)
+            return partial(_backend.multiply_triangular_over, factor)
+    lower = _backend.from_float64(system.lower / rows.row_scale, like=rows.like, dtype=rows.dtype)
     return partial(_backend.solve_triangular_over, lower)
