@@ -33,6 +33,7 @@ from .linalg import multiply_triangular_over as multiply_triangular_over
 from .linalg import overwrites_blocks as overwrites_blocks
 from .linalg import solve_triangular as solve_triangular
 from .linalg import solve_triangular_over as solve_triangular_over
+from .linalg import squares_without_copy as squares_without_copy
 from .values import asarray as asarray
 from .values import beside_float64 as beside_float64
 from .values import cast as cast
@@ -44,6 +45,7 @@ from .values import owned as owned
 from .values import read as read
 from .values import standard_normal as standard_normal
 from .values import take_columns as take_columns
+from .values import take_rows as take_rows
 from .values import to_float64 as to_float64
 from .values import transposed_copy as transposed_copy
 from .values import unit_columns as unit_columns

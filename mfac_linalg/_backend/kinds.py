@@ -132,7 +132,9 @@ def is_overwritable(x: Array) -> bool:
 
 
 def is_row_major(x: Array) -> bool:
-    """Return whether the rows of a NumPy matrix are contiguous (other libraries gather either way)."""
+    """Return whether the rows of a NumPy or PyTorch matrix are contiguous (others do not tell)."""
+    if compat.is_torch_array(x):
+        return is_concrete(x) and x.stride(1) == 1
     return compat.is_numpy_array(x) and x.strides[1] == x.itemsize
 
 

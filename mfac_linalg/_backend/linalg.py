@@ -13,6 +13,11 @@ from .values import read
 Array = Any
 
 
+def squares_without_copy(x: Array) -> bool:
+    """Return whether `column_squares` makes no temporary of x's size."""
+    return compat.is_numpy_array(x)
+
+
 def column_squares(x: Array) -> Array:
     """Return the squared norms of the columns of x."""
     if compat.is_numpy_array(x):
@@ -55,7 +60,8 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
 
         return scipy.linalg.solve_triangular(lower, b, lower=True, trans=int(transposed), check_finite=False)
     if compat.is_torch_array(b):
-        return sys.modules["torch"].linalg.solve_triangular(matrix, b, upper=transposed)
+        torch = sys.modules["torch"]  # from the right, on bᵀ, which is in Fortran order: nothing is copied
+        return torch.linalg.solve_triangular(matrix.T, b.T, upper=not transposed, left=False).T
     if compat.is_jax_array(b):
         return sys.modules["jax"].scipy.linalg.solve_triangular(lower, b, trans=int(transposed), lower=True)
     if compat.is_cupy_array(b):

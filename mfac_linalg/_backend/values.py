@@ -82,8 +82,13 @@ def owned(block: Array, *, source: Array) -> Array:
 
 
 def transposed_copy(x: Array) -> Array:
-    """Return xᵀ as a row-major array of its own (NumPy)."""
-    return np.ascontiguousarray(x.T)
+    """Return xᵀ as a row-major array of its own (NumPy, PyTorch)."""
+    return np.ascontiguousarray(x.T) if isinstance(x, np.ndarray) else x.T.contiguous()
+
+
+def take_rows(x: Array, i: Array) -> Array:
+    """Return x[i, :] of a row-major x."""
+    return x[i] if isinstance(x, np.ndarray) else namespace(x).take(x, i, axis=0)
 
 
 def take_columns(x: Array, j: Array) -> Array:

@@ -24,6 +24,11 @@ class DenseRows(Part):
         """(m, d)."""
         return self.gradients.shape
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether Ĝ is the caller's G as it stands, so that nothing of its size need be made."""
+        return self.exponent is None and self.gradients.dtype == self.dtype
+
     def column_slices(self) -> list[slice]:
         """Column slices of the panels; a traced array is one panel, which its compiler cuts as it likes."""
         m, d = self.shape
@@ -62,4 +67,6 @@ class DenseRows(Part):
     def combine(self, a: Array) -> Array:
         """Ĝᵀ a, shape (d, k), for float64 a of shape (m, k)."""
         a = _backend.from_float64(a, like=self.gradients, dtype=self.dtype)
+        if self.is_plain:
+            return self.gradients.T @ a
         return _backend.namespace(a).concat([self.panel(c).T @ a for c in self.column_slices()], axis=0)

@@ -10,7 +10,7 @@ Array = Any
 # is what rows of equal entries allow (R = 28 at worst), and enough for OpenBLAS to use its threads from m = 506 on
 VECTOR_WIDTH = {"float32": 912, "float64": 256}
 MATRIX_WIDTH = 128
-GROUP = 16  # panels whose results are added together
+GROUP = 16  # panels whose results are added together, to call a library less often
 DEVICE_PANELS, TRACED_PANELS = 256, 64  # what a device is asked to launch, and a compiler to unroll
 
 
@@ -38,10 +38,12 @@ def long_product(panel: Callable[[slice], Array], v: Array) -> Array:
     dim, k = v.shape
     cuts = slices(dim, _product_width(dim, k, v))
     total = None
-    for group in slices(len(cuts), GROUP):
+    group_size = GROUP if k <= 1 or not _backend.on_host(v) else max(1, GROUP // k)
+    for group in slices(len(cuts), group_size):
         parts = [panel(columns) @ v[columns, :] for columns in cuts[group]]
-        stacked = _backend.to_float64(xp.stack(parts) if len(parts) > 1 else parts[0][None, ...])
-        part = _backend.namespace(stacked).sum(stacked, axis=0)
+        part = _backend.to_float64(parts[0] if len(parts) == 1 else xp.stack(parts))
+        if len(parts) > 1:
+            part = _backend.namespace(part).sum(part, axis=0)
         total = part if total is None else total + part
     return total
 

@@ -38,7 +38,7 @@ class ScaledRows(Part):
     @property
     def is_plain(self) -> bool:
         """Whether T, with S = diag(row_scale) T, is the caller's G as it stands."""
-        return self.root is None and self.rows.exponent is None and self.rows.gradients.dtype == self.dtype
+        return self.root is None and self.rows.is_plain
 
     def unscaled_panel(self, columns: slice) -> Array:
         """T[:, columns] = Ĝ[:, columns] diag(root) in the computing dtype; it may be a view of the caller's G."""

@@ -60,8 +60,8 @@ class WhitenedRows(Part):
         return _backend.take_columns(self.rows, j)
 
     def whitened_panels(self) -> Any:
-        """W by column panels; whole where its rows are read in order and no temporary is made."""
-        if _backend.is_row_major(self.rows):
+        """W by column panels; whole where its squares are summed with no temporary."""
+        if _backend.squares_without_copy(self.rows):
             yield self.rows
             return
         for columns in column_slices(*self.shape):
@@ -75,15 +75,14 @@ class WhitenedRows(Part):
         """
         if _backend.is_row_major(self.rows) and i.shape[0] > PAIRS:
             blocks = (_backend.transposed_copy(self.rows[block, :]) for block in slices(self.shape[0], BLOCK_ROWS))
-            return sum(_column_products(block.T, i, j) for block in blocks)
-        return _column_products(self.rows, i, j)
+            return sum(_pair_products(partial(_backend.take_rows, block), i, j) for block in blocks)
+        return _pair_products(lambda k: _backend.take_columns(self.rows, k).T, i, j)
 
 
-def _column_products(rows: Array, i: Array, j: Array) -> Array:
-    """Products of the columns i and j of a few rows, a chunk of pairs at a time."""
-    xp = _backend.namespace(rows)
-    take = _backend.take_columns
-    return xp.concat([xp.vecdot(take(rows, i[c]).T, take(rows, j[c]).T) for c in slices(i.shape[0], PAIRS)])
+def _pair_products(gather: Callable[[Array], Array], i: Array, j: Array) -> Array:
+    """gather(i)·gather(j), pair by pair, a chunk of pairs at a time."""
+    xp = _backend.namespace(i)
+    return xp.concat([xp.vecdot(gather(i[c]), gather(j[c])) for c in slices(i.shape[0], PAIRS)])
 
 
 def whiten(rows: ScaledRows, system: SmallSystem, *, dtype: Any, overwrite: bool, progress: Any) -> WhitenedRows:
