@@ -111,7 +111,8 @@ class Figures:
         """Return the limits and one line per figure, aligned."""
         limits = [
             f"{problem!s:>15}: SGEMM {limits.sgemm / 1e9:.0f} GFLOP/s, G v {1e3 * limits.project:.2f} ms, "
-            f"Gᵀa {1e3 * limits.combine:.2f} ms, reads {limits.read / 1e9:.1f} GB/s"
+            f"Gᵀa {1e3 * limits.combine:.2f} ms, reads {limits.read / 1e9:.1f} GB/s, "
+            f"first writes {limits.fresh / 1e9:.1f} GB/s"
             for problem, limits in self._limits.items()
         ]
         rows = [HEADINGS, *(self._row(figure) for figure in self._figures)]

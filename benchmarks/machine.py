@@ -31,12 +31,16 @@ class Limits:
         Seconds of a plain BLAS pass over the (m, d) matrix: G v and Gᵀ a.
     read : float
         Bytes per second of the fastest of those two and of the dot product of all of G with itself.
+    fresh : float
+        Bytes per second of the first write to new memory of G's size: what the system takes to provide it, which any
+        result of that size pays and no ratio leaves out.
     """
 
     sgemm: float
     project: float
     combine: float
     read: float
+    fresh: float
 
     @property
     def one_pass(self) -> float:
@@ -55,6 +59,7 @@ class Limits:
             project=min(self.project, other.project),
             combine=min(self.combine, other.combine),
             read=max(self.read, other.read),
+            fresh=max(self.fresh, other.fresh),
         )
 
 
@@ -100,6 +105,7 @@ def measure(gradients: np.ndarray, *, repeats: int = 4, clock: Clock = "wall") -
         project=passes[0],
         combine=passes[1],
         read=gradients.nbytes / min(passes),
+        fresh=gradients.nbytes / _best(lambda: np.empty_like(gradients).fill(1), 1, clock),
     )
 
 

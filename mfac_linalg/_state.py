@@ -156,7 +156,8 @@ class State(Part):
 
     def _forward_diagonal(self) -> Array:
         rows = self.form.rows
-        panels = (rows.panel(columns) for columns in column_slices(*rows.shape))
+        m, d = rows.shape
+        panels = (rows.panel(columns) for columns in column_slices(m, d, rows.dtype))
         parts = [_backend.column_squares(_backend.to_float64(panel)) for panel in panels]
         values = (1 + _backend.namespace(parts[0]).concat(parts)) * self._level(parts[0])
         return values if self.metric.root is None else values / _backend.to_float64(self.metric.root[:, 0]) ** 2

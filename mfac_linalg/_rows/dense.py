@@ -32,7 +32,7 @@ class DenseRows(Part):
     def column_slices(self) -> list[slice]:
         """Column slices of the panels; a traced array is one panel, which its compiler cuts as it likes."""
         m, d = self.shape
-        return column_slices(m, d) if _backend.is_concrete(self.gradients) else [slice(0, d)]
+        return column_slices(m, d, self.dtype) if _backend.is_concrete(self.gradients) else [slice(0, d)]
 
     def _computed(self, block: Array) -> Array:
         block = _backend.cast(block, self.dtype)

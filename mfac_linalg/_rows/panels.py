@@ -11,6 +11,7 @@ Array = Any
 VECTOR_WIDTH = {"float32": 912, "float64": 256}
 MATRIX_WIDTH = 128
 GROUP = 16  # panels whose results are added together, to call a library less often
+ROW_BYTES, PANEL_BYTES = 2**15, 2**26  # of panels that are read for products of matrices
 DEVICE_PANELS, TRACED_PANELS = 256, 64  # what a device is asked to launch, and a compiler to unroll
 
 
@@ -19,14 +20,15 @@ def slices(length: int, width: int) -> list[slice]:
     return [slice(start, min(start + width, length)) for start in range(0, length, width)]
 
 
-def panel_width(num_rows: int) -> int:
-    """Return the number of columns read at a time: large enough for BLAS, small enough to stay in cache."""
-    return min(16384, max(4096, 2**21 // num_rows))
+def panel_width(num_rows: int, dtype: Any) -> int:
+    """Return the number of columns read at a time: enough for BLAS, in panels of no more than 64 MB or so."""
+    itemsize = 8 if _backend.dtype_name(dtype) == "float64" else 4
+    return max(1024, min(ROW_BYTES, PANEL_BYTES // num_rows) // itemsize)
 
 
-def column_slices(num_rows: int, num_columns: int) -> list[slice]:
+def column_slices(num_rows: int, num_columns: int, dtype: Any) -> list[slice]:
     """Slices of all columns, one per panel."""
-    return slices(num_columns, panel_width(num_rows))
+    return slices(num_columns, panel_width(num_rows, dtype))
 
 
 def long_product(panel: Callable[[slice], Array], v: Array) -> Array:

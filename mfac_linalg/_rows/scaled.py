@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .. import _backend
 from .._pytree import Part
 from .._scaling import ldexp
@@ -69,7 +71,7 @@ class ScaledRows(Part):
         """SᵀS, shape (d, d), float64: for d ≤ m, by blocks of rows."""
         m, d = self.shape
         total = None
-        for chunk in slices(m, panel_width(d)):
+        for chunk in slices(m, panel_width(d, np.float64)):
             block = self.row_scale[chunk, :] * _backend.to_float64(self.rows.row_block(chunk))
             part = block.T @ block
             total = part if total is None else total + part

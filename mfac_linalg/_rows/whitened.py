@@ -64,7 +64,7 @@ class WhitenedRows(Part):
         if _backend.squares_without_copy(self.rows):
             yield self.rows
             return
-        for columns in column_slices(*self.shape):
+        for columns in column_slices(*self.shape, self.dtype):
             yield self.rows[:, columns]
 
     def pair_products(self, i: Array, j: Array) -> Array:
