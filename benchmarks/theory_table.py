@@ -22,7 +22,7 @@ Rng = np.random.Generator
 SHAPES = ((4, 30), (16, 100), (50, 400))
 SEEDS = range(4)
 KAPPAS = {"float32": (1e2, 1e3, 1e4, 1e5, 8e5), "float64": (1e3, 1e5, 1e7, 1e9, 1e11, 1e13, 4e14)}
-MOST = 12  # sweeps done where one is forced to go on
+MOST = _sweeps.MAX_SWEEPS
 FORCED = (1, 2, 3, 4)
 
 
@@ -175,7 +175,7 @@ def measure(problem: Problem, inverse: WoodburyRankOneInverse) -> tuple[np.ndarr
 
 def sweeps_table(dtype: str) -> None:
     """Worst R by κ and number of sweeps."""
-    print(f"\n**{dtype}**\n\n| κ | 1 sweep | 2 | 3 | 4 | q ≤ 10 on G | q ≤ 10 on L, W | most | fixed number |")
+    print(f"\n**{dtype}**\n\n| κ | 1 sweep | 2 | 3 | 4 | q ≤ 4 on G | q ≤ 4 on L, W | most | fixed number |")
     print("|---|---|---|---|---|---|---|---|---|")
     count = 0
     for kappa in KAPPAS[dtype]:
