@@ -81,7 +81,7 @@ def _powers(rng: Rng, m: int, d: int) -> np.ndarray:
 
 def _bumps(rng: Rng, m: int, d: int) -> np.ndarray:
     """Smooth bumps, each nearly a combination of its neighbours: the inverse of the Cholesky factor grows."""
-    return np.exp(-50 * (np.linspace(0, 1, m)[:, None] - np.linspace(0, 1, d)) ** 2)
+    return np.exp(-200 * (np.linspace(0, 0.25, m)[:, None] - np.linspace(0, 0.25, d)) ** 2)
 
 
 def _opposites(rng: Rng, m: int, d: int) -> np.ndarray:

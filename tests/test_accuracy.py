@@ -24,6 +24,7 @@ from tests.strategies import problems, seeds
 ARITHMETIC = [("float32", "default"), ("float32", "high"), ("float64", "default"), ("float64", "high")]
 OTHERS = [flavour for flavour in FLAVOURS if flavour[0] is not NUMPY]
 LONG = [b for b in AVAILABLE if b.name in ("numpy", "strict:device1", "torch:cpu", "torch:cuda:0", "jax", "cupy")]
+BIASED = [f for f in FLAVOURS if f[0].name in ("numpy", "strict:device1", "strict:no_float64")]
 SHAPES = [(5, 11), (7, 7), (9, 4)]  # few, because JAX compiles for each
 SCALES = [1e-15, 1e-8, 1.0, 1e8, 1e20]
 
@@ -115,12 +116,13 @@ def test_long_sums_keep_the_contract(backend, kind, whiten):
     check(problem, backend, whiten=whiten)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("shape", [(4, 144), (8, 284), (23, 261), (24, 359)], ids=str)
-def test_sums_of_equal_terms_keep_the_contract(shape, dtype):
+@pytest.mark.parametrize("flavour", BIASED, ids=flavour_name)
+@pytest.mark.parametrize("shape", [(4, 144), (8, 284), (23, 261), (24, 359), (32, 399)], ids=str)
+def test_sums_of_equal_terms_keep_the_contract(shape, flavour):
     """A row of ones: its sums round the same way in every step."""
+    backend, dtype = flavour
     for seed in range(8):
-        check(make_problem(seed, kind="powers", shape=shape, kappa=4.0, dtype=dtype), NUMPY, seed=seed)
+        check(make_problem(seed, kind="powers", shape=shape, kappa=3.6, dtype=dtype), backend, seed=seed)
 
 
 @pytest.mark.parametrize("backend", [b for b in LONG if "float64" in b.dtypes], ids=repr)
