@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mfac_linalg import WoodburyRankOneInverse
 from tests.backends import eps
 from tests.oracle import tolerance
 
@@ -113,3 +114,11 @@ def test_the_dense_inverse_is_available_for_small_sizes(built):
     dense = built.inverse.to_dense()
     built.assert_own(dense)
     built.assert_close(dense, built.oracle.inverse)
+
+
+def test_the_diagonal_of_a_large_inverse_is_made_of_its_elements():
+    """Large enough to be summed in several threads."""
+    gradients = np.random.default_rng(0).standard_normal((64, 70_000), dtype=np.float32)
+    inverse = WoodburyRankOneInverse(gradients, 10.0)
+    some = np.arange(0, 70_000, 997)
+    assert np.allclose(inverse.diagonal()[some], inverse.element(some, some), rtol=1e-5, atol=0)
