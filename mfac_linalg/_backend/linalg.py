@@ -82,6 +82,11 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
     return namespace(b).linalg.solve(matrix, b)
 
 
+def multiplies_batches(x: Array) -> bool:
+    """Return whether products with column panels of x are quick as one batch: of NumPy's, with BLAS for each panel."""
+    return compat.is_numpy_array(x) and is_row_major(x)
+
+
 def overwrites_blocks(x: Array) -> bool:
     """Return whether `solve_triangular_over` and `multiply_triangular_over` write over blocks like x."""
     return compat.is_numpy_array(x)

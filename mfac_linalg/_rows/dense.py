@@ -6,7 +6,7 @@ from typing import Any
 from .. import _backend
 from .._pytree import Part
 from .._scaling import ldexp
-from .panels import column_slices, long_product
+from .panels import batched_product, column_slices, long_product
 
 Array = Any
 
@@ -62,6 +62,8 @@ class DenseRows(Part):
 
     def project(self, v: Array) -> Array:
         """Ĝ v, shape (m, k), float64."""
+        if self.is_plain and _backend.multiplies_batches(self.gradients):
+            return batched_product(self.gradients, v)
         return long_product(self.panel, v)
 
     def combine(self, a: Array) -> Array:

@@ -11,6 +11,7 @@ Array = Any
 VECTOR_WIDTH = {"float32": 912, "float64": 256}
 MATRIX_WIDTH = 128
 GROUP = 16  # panels whose results are added together, to call a library less often
+BATCH_SIZE = 2**20  # numbers that a batch of products may take
 ROW_BYTES, PANEL_BYTES = 2**15, 2**26  # of panels that are read for products of matrices
 DEVICE_PANELS, TRACED_PANELS = 256, 64  # what a device is asked to launch, and a compiler to unroll
 
@@ -47,6 +48,20 @@ def long_product(panel: Callable[[slice], Array], v: Array) -> Array:
         if len(parts) > 1:
             part = _backend.namespace(part).sum(part, axis=0)
         total = part if total is None else total + part
+    return total
+
+
+def batched_product(rows: Array, v: Array) -> Array:
+    """The same sum over the same panels of row-major NumPy rows, which loops over them in one call."""
+    xp = _backend.namespace(rows)
+    (m, dim), k = rows.shape, v.shape[1]
+    width = _product_width(dim, k, v)
+    count = dim // width
+    panels = xp.permute_dims(xp.reshape(rows[:, : count * width], (m, count, width)), (1, 0, 2))
+    pieces = xp.reshape(v[: count * width, :], (count, width, k))
+    total = _backend.to_float64(rows[:, count * width :] @ v[count * width :, :])
+    for group in slices(count, max(1, BATCH_SIZE // max(1, m * k))):
+        total = total + xp.sum(panels[group] @ pieces[group], axis=0, dtype=xp.float64)
     return total
 
 

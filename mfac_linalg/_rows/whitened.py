@@ -10,7 +10,7 @@ import numpy as np
 from .. import _backend
 from .._dual import SmallSystem
 from .._pytree import Part
-from .panels import column_slices, long_product, slices
+from .panels import batched_product, column_slices, long_product, slices
 from .scaled import ScaledRows
 
 Array = Any
@@ -43,6 +43,8 @@ class WhitenedRows(Part):
 
     def project(self, u: Array) -> Array:
         """S u = L (W u), shape (m, k), float64."""
+        if _backend.multiplies_batches(self.rows):
+            return self.system.lower @ batched_product(self.rows, u)
         return self.system.lower @ long_product(lambda columns: self.rows[:, columns], u)
 
     def combine(self, a: Array) -> Array:
