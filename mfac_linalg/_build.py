@@ -24,7 +24,7 @@ Array = Any
 
 # κ ε of float32 up to which elements stay within 30 eps/λ (docs/theory.md, section 6) ...
 ELEMENTS_RESOLVED = 3e-5  # ... with a Gram matrix of that ε
-WHITENING_RESOLVED = 1e-3  # ... with a triangular solve of that ε
+WHITENING_RESOLVED = 1e-3  # ... with rows whitened in that ε
 GUESS_COLUMNS = 512  # enough for the size of κ
 
 

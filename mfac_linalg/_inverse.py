@@ -238,7 +238,7 @@ class Inverse(abc.ABC):
         Notes
         -----
         Cost: one pass over whitened rows, O(dm); O(dm²) where rows are not whitened.
-        Accuracy: 30 eps/λ absolute, and 1e-3 relative: entries that cancel are redone as sums of squares.
+        Accuracy: that of `element` absolute, and 1e-3 relative: entries that cancel are redone as sums of squares.
         """
         return _backend.in_float64(State.diagonal_entries, self._current)
 
@@ -257,7 +257,8 @@ class Inverse(abc.ABC):
         Notes
         -----
         Cost: O(m) each on whitened rows, O(m²) where rows are not whitened.
-        Accuracy: 30 eps/λ absolute.
+        Accuracy: 30 eps/λ absolute for float32 where float64 is at hand; else about κ/4 eps/λ, and then `columns` is
+        better (docs/theory.md, section 6).
         """
         i = check.check_indices("i", i, self.dim, like=self._like)
         j = check.check_indices("j", j, self.dim, like=self._like)
@@ -282,7 +283,7 @@ class Inverse(abc.ABC):
         Notes
         -----
         Cost: O(m · |rows| · |cols|) on whitened rows.
-        Accuracy: 30 eps/λ absolute.
+        Accuracy: that of `element`.
         """
         rows = check.check_vector_of_indices("rows", rows, self.dim, like=self._like)
         cols = rows if cols is None else check.check_vector_of_indices("cols", cols, self.dim, like=self._like)

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import array_api_compat as compat
@@ -27,6 +26,8 @@ def column_squares(x: Array) -> Array:
         return namespace(x).sum(x * x, axis=0)
     if x.size < THREADED_SIZE or not is_row_major(x):
         return _host_column_squares(x)
+    from concurrent.futures import ThreadPoolExecutor  # on first use: it imports logging
+
     count = min(MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     with ThreadPoolExecutor(count) as pool:
         return sum(pool.map(_host_column_squares, np.array_split(x, count)))

@@ -6,7 +6,7 @@ from typing import Any
 from .. import _backend
 from .._pytree import Part
 from .._scaling import ldexp
-from .panels import batched_product, column_slices, long_product
+from .panels import column_slices, long_product
 
 Array = Any
 
@@ -62,9 +62,7 @@ class DenseRows(Part):
 
     def project(self, v: Array) -> Array:
         """Ĝ v, shape (m, k), float64."""
-        if self.is_plain and _backend.multiplies_batches(self.gradients):
-            return batched_product(self.gradients, v)
-        return long_product(self.panel, v)
+        return long_product(self.gradients, v, None if self.is_plain else self.panel)
 
     def combine(self, a: Array) -> Array:
         """Ĝᵀ a, shape (d, k), for float64 a of shape (m, k)."""

@@ -1,6 +1,7 @@
 """How a wide matrix is cut into column panels, and the product that needs it for its accuracy."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from .. import _backend
@@ -32,11 +33,16 @@ def column_slices(num_rows: int, num_columns: int, dtype: Any) -> list[slice]:
     return slices(num_columns, panel_width(num_rows, dtype))
 
 
-def long_product(panel: Callable[[slice], Array], v: Array) -> Array:
-    """Σ panel(c) @ v[c] over column slices c, float64: the product of a wide matrix with v (d, k).
+def long_product(rows: Array, v: Array, panel: Callable[[slice], Array] | None = None) -> Array:
+    """Σ rows[:, c] @ v[c] over column slices c, float64: the product of a wide matrix with v (d, k).
 
-    One long sum in the computing dtype errs by √d to d units of its precision, and no sweep can see that.
+    One long sum in the computing dtype errs by √d to d units of its precision, and no sweep can see that. `panel(c)`
+    makes a panel where the rows are not multiplied as they stand.
     """
+    if panel is None:
+        if _backend.multiplies_batches(rows):
+            return _batched_product(rows, v)
+        panel = partial(_column_panel, rows)
     xp = _backend.namespace(v)
     dim, k = v.shape
     cuts = slices(dim, _product_width(dim, k, v))
@@ -51,8 +57,12 @@ def long_product(panel: Callable[[slice], Array], v: Array) -> Array:
     return total
 
 
-def batched_product(rows: Array, v: Array) -> Array:
-    """The same sum over the same panels of row-major NumPy rows, which loops over them in one call."""
+def _column_panel(rows: Array, columns: slice) -> Array:
+    return rows[:, columns]
+
+
+def _batched_product(rows: Array, v: Array) -> Array:
+    """The same sum over the same panels, of row-major NumPy rows, which loops over them in one call."""
     xp = _backend.namespace(rows)
     (m, dim), k = rows.shape, v.shape[1]
     width = _product_width(dim, k, v)

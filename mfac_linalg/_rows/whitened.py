@@ -10,13 +10,13 @@ import numpy as np
 from .. import _backend
 from .._dual import SmallSystem
 from .._pytree import Part
-from .panels import batched_product, column_slices, long_product, slices
+from .panels import column_slices, long_product, slices
 from .scaled import ScaledRows
 
 Array = Any
 PAIRS = 4096  # pairs of columns gathered at a time
 BLOCK_ROWS = 64
-LARGEST_GROWTH = 32.0  # a bound; the errors seen are a twentieth to a quarter of it (docs/theory.md, "Whitened rows")
+LARGEST_GROWTH = 32.0  # a bound; the errors seen are a fiftieth to 0.4 of it (docs/theory.md, "Whitened rows")
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,7 @@ class WhitenedRows(Part):
 
     def project(self, u: Array) -> Array:
         """S u = L (W u), shape (m, k), float64."""
-        if _backend.multiplies_batches(self.rows):
-            return self.system.lower @ batched_product(self.rows, u)
-        return self.system.lower @ long_product(lambda columns: self.rows[:, columns], u)
+        return self.system.lower @ long_product(self.rows, u)
 
     def combine(self, a: Array) -> Array:
         """Sᵀ a = Wᵀ (Lᵀ a), shape (d, k)."""
