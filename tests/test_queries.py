@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from mfac_linalg import WoodburyRankOneInverse
-from tests.backends import eps
+from tests.backends import FLAVOURS, eps, flavour_name
+from tests.cases import construct
 from tests.oracle import tolerance
+from tests.problems import make_problem
 
 
 def entry_limit(built, rows, columns):
@@ -122,3 +124,14 @@ def test_the_diagonal_of_a_large_inverse_is_made_of_its_elements():
     inverse = WoodburyRankOneInverse(gradients, 10.0)
     some = np.arange(0, 70_000, 997)
     assert np.allclose(inverse.diagonal()[some], inverse.element(some, some), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=flavour_name)
+def test_many_elements_of_many_rows_are_the_dense_ones(flavour):
+    """Enough pairs, and more rows than one block of them, to be gathered from transposed blocks of rows."""
+    backend, dtype = flavour
+    problem = make_problem(0, shape=(70, 90), dtype=dtype)
+    inverse, oracle = construct(problem, backend, whiten=True), problem.oracle
+    i, j = np.random.default_rng(0).integers(0, 90, (2, 5000))
+    values = backend.to_numpy(inverse.element(backend.asarray(i), backend.asarray(j)))
+    assert np.max(np.abs(values - oracle.inverse[i, j])) <= tolerance(eps(dtype)) / problem.damping
