@@ -48,7 +48,7 @@ class Metric(Part):
         fraction, shift = mantissa(self.level if level is None else level)
         if self.root is not None:
             r = self.root * r
-        return fit(r / beside(fraction, r), power - shift, dtype)
+        return fit(r, power - shift, dtype, over=fraction)
 
     def raise_level(self, y: Array, power: Any, dtype: Any) -> Array:
         """Return y · 2^power · level / root: the way back of F itself."""
@@ -74,11 +74,11 @@ def beside(x: Any, like: Array) -> Any:
     return _backend.from_float64(x, like=like, dtype=like.dtype)
 
 
-def fit(x: Array, power: Any, dtype: Any) -> Array:
-    """Return x · 2^power in dtype, for an x of order one."""
-    harmless = isinstance(power, int) and power < HARMLESS_POWER
-    x = _backend.cast(ldexp(x, power), dtype)
-    return x if harmless else refuse_overflow(x)
+def fit(x: Array, power: Any, dtype: Any, *, over: Any = 1.0) -> Array:
+    """Return x / over · 2^power in dtype, for x and over of order one."""
+    if isinstance(power, int) and abs(power) < HARMLESS_POWER:
+        return _backend.cast(x / beside(over * 2.0**-power, x), dtype)  # one division: powers of two are exact
+    return refuse_overflow(_backend.cast(ldexp(x / beside(over, x), power), dtype))
 
 
 def settle(values: Array, *, like: Array, dtype: Any) -> Array:

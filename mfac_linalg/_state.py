@@ -64,7 +64,7 @@ class State(Part):
         fractions, shifts = np.frexp(dampings)
         fractions = _backend.asarray(fractions, like=r, dtype=r.dtype)
         shifts = _backend.asarray(shifts, like=r, dtype=_backend.index_dtype(r))
-        return fit(r / fractions, power - shifts, self.dtype)
+        return fit(r, power - shifts, self.dtype, over=fractions)
 
     def quadratic(self, v: Array) -> Array:
         """vᵀF⁻¹v = (‖r‖² + ‖a‖²)/level: a sum of squares."""
@@ -80,8 +80,7 @@ class State(Part):
         """The diagonal of F⁻¹, float64; M's is within [1/κ, 1]."""
         xp = _backend.namespace(self.row_scale)
         values = self.form.diagonal()
-        floor = beside(1 / self.kappa, values)
-        values = xp.where(values < floor, floor, xp.where(values > 1, xp.ones_like(values), values))
+        values = xp.clip(values, beside(1 / self.kappa, values), 1.0)
         if self.metric.root is not None:
             values = values * _backend.to_float64(self.metric.root[:, 0]) ** 2
         return values / self._level(values)

@@ -38,7 +38,7 @@ def dual_sweeps(
     Where values can be read the rule q = (‖r‖ + ‖S‖ ‖δ‖)/‖r_after‖ ≤ 4 decides in every column; elsewhere the
     number of sweeps is the one given.
     """
-    before = _norms(r) if _backend.on_host(r) else None
+    before = host_norms(r) if _backend.on_host(r) else None
     for sweep in range(1, MAX_SWEEPS + 1):
         projected = rows.project(r)
         delta = solve(projected if a is None else projected - a)
@@ -48,14 +48,13 @@ def dual_sweeps(
             if sweep == sweeps:
                 break
             continue
-        after = _norms(r)
-        if np.all(before + norm * _norms(delta) <= CANCELLATION * after):
+        after = host_norms(r)
+        if np.all(before + norm * host_norms(delta) <= CANCELLATION * after):
             break
         before = after
     return r, a
 
 
-def _norms(x: Array) -> np.ndarray:
+def host_norms(x: Array) -> np.ndarray:
     """Column norms, on the host, in float64."""
-    xp = _backend.namespace(x)
-    return _backend.read(xp.linalg.vector_norm(_backend.stop_gradient(x), axis=0)).astype(np.float64)
+    return _backend.read(_backend.column_norms(_backend.stop_gradient(x))).astype(np.float64)

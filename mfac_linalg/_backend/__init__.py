@@ -35,6 +35,7 @@ from .linalg import overwrites_blocks as overwrites_blocks
 from .linalg import solve_triangular as solve_triangular
 from .linalg import solve_triangular_over as solve_triangular_over
 from .linalg import squares_without_copy as squares_without_copy
+from .threads import in_threads as in_threads
 from .values import asarray as asarray
 from .values import beside_float64 as beside_float64
 from .values import cast as cast

@@ -1,7 +1,6 @@
 """Small factorisations, triangular solves and column sums, by each library's own routines."""
 
 import contextlib
-import os
 import sys
 from typing import Any
 
@@ -9,10 +8,12 @@ import array_api_compat as compat
 import numpy as np
 
 from .kinds import dtype_name, is_concrete, is_row_major, namespace
+from .threads import in_threads
 from .values import read
 
 Array = Any
-THREADED_SIZE, MOST_THREADS = 2**22, 8  # einsum reads no faster than one core can
+THREADED_SIZE = 2**22
+BLOCK_ROWS, PANEL_COLUMNS = 2**12, 2**14  # terms of one sum in the computing dtype; the share of one thread
 
 
 def squares_without_copy(x: Array) -> bool:
@@ -21,25 +22,26 @@ def squares_without_copy(x: Array) -> bool:
 
 
 def column_squares(x: Array) -> Array:
-    """Return the squared norms of the columns of x."""
+    """Return the squared norms of the columns of x; for NumPy in float64, in which blocks of rows are added."""
     if not compat.is_numpy_array(x):
         return namespace(x).sum(x * x, axis=0)
-    if x.size < THREADED_SIZE or not is_row_major(x):
-        return _host_column_squares(x)
-    from concurrent.futures import ThreadPoolExecutor  # on first use: it imports logging
-
-    count = min(MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    with ThreadPoolExecutor(count) as pool:
-        return sum(pool.map(_host_column_squares, np.array_split(x, count)))
+    if x.shape[1] == 1:
+        return np.vecdot(x.T, x.T).astype(np.float64)  # BLAS, which keeps partial sums
+    panels = [x[:, start : start + PANEL_COLUMNS] for start in range(0, max(1, x.shape[1]), PANEL_COLUMNS)]
+    over_panels = in_threads if x.size >= THREADED_SIZE else map
+    return np.concatenate(list(over_panels(_panel_squares, panels)))
 
 
-def _host_column_squares(x: np.ndarray) -> np.ndarray:
+def _panel_squares(x: np.ndarray) -> np.ndarray:
     """By einsum, which makes no temporary of x's size, in one thread."""
-    return np.einsum("ij,ij->j", x, x)
+    blocks = (x[start : start + BLOCK_ROWS] for start in range(0, x.shape[0], BLOCK_ROWS))
+    return sum(np.einsum("ij,ij->j", block, block).astype(np.float64) for block in blocks)
 
 
 def column_norms(x: Array) -> Array:
-    """Return the norms of the columns of x."""
+    """Return the norms of the columns of x, in its dtype."""
+    if compat.is_numpy_array(x):
+        return np.sqrt(column_squares(x)).astype(x.dtype)
     return namespace(x).linalg.vector_norm(x, axis=0)
 
 

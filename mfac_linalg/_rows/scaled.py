@@ -47,6 +47,14 @@ class ScaledRows(Part):
         block = self.rows.panel(columns)
         return block if self.root is None else block * self.root[columns, 0]
 
+    def copy_unscaled(self, out: Array) -> None:
+        """Write T over a NumPy array of its shape, by panels in threads."""
+
+        def copy(columns: slice) -> None:
+            out[:, columns] = self.unscaled_panel(columns)
+
+        _backend.in_threads(copy, self.rows.column_slices())
+
     def in_float64(self) -> "ScaledRows":
         """The same rows, computed in float64."""
         wide = _backend.namespace(self.like).float64

@@ -95,8 +95,8 @@ def whiten(rows: ScaledRows, system: SmallSystem, *, dtype: Any, overwrite: bool
         return WhitenedRows(_backend.namespace(source).concat(parts, axis=1), system)
     out = source if overwrite else _backend.empty(rows.shape, like=source, dtype=dtype)
     if _backend.overwrites_blocks(out) and rows.dtype == dtype:
-        for columns in () if overwrite and rows.is_plain else progress(panels, "copy"):
-            out[:, columns] = rows.unscaled_panel(columns)
+        if not (overwrite and rows.is_plain):
+            rows.copy_unscaled(out)
         return WhitenedRows(_half_solver(rows, system, dtype)(out), system)
     for columns, block in whitened_blocks(rows, system, progress(panels, "whiten"), dtype=dtype):
         out[:, columns] = _backend.cast(block, dtype)
