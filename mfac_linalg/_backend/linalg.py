@@ -13,7 +13,7 @@ from .values import read
 
 Array = Any
 THREADED_SIZE = 2**22
-BLOCK_ROWS, PANEL_COLUMNS = 2**12, 2**14  # terms of one sum in the computing dtype; the share of one thread
+BLOCK_ROWS, PANEL_COLUMNS = 2**12, 2**16  # terms of one sum in the computing dtype; the share of one thread
 
 
 def squares_without_copy(x: Array) -> bool:
