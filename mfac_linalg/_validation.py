@@ -155,6 +155,25 @@ def check_beside(name: str, x: Any, like: Array, dtype: Any) -> Array:
     return x
 
 
+def check_result_dtype(dtype: Any, like: Array) -> Any:
+    """Accept float32 or float64, by name or as a dtype of any library, where arrays like `like` can have it."""
+    name = _backend.dtype_name(dtype)
+    if name not in ("float32", "float64") or not _backend.offers_dtype(like, name):
+        offered = [choice for choice in ("float32", "float64") if _backend.offers_dtype(like, choice)]
+        msg = f"`dtype` must be {' or '.join(offered)} here; got {dtype!r}. Pass one of these."
+        raise TypeError(msg)
+    return _backend.named_dtype(name, like=like)
+
+
+def check_moved(x: Array, device: Any) -> Array:
+    """Return x on another device of its library."""
+    try:
+        return _backend.to_device(x, device)
+    except (ValueError, TypeError, RuntimeError, AttributeError, AssertionError) as refused:  # each library has its own
+        msg = f"`device` must be a device of the gradients' library; got {device!r} ({refused}). Pass its own object."
+        raise TypeError(msg) from refused
+
+
 def check_shape(name: str, x: Array, shape: tuple[int | str, ...], cure: str) -> None:
     """Refuse an array whose shape differs; a letter in `shape` stands for any length."""
     given = tuple(x.shape)

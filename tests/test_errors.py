@@ -143,6 +143,11 @@ CALLS = {
     "damping_path: wrong length": (ValueError, "`v`", "damping_path", (C, [1.0]), {}),
     "with_damping: zero": (ValueError, "`damping`", "with_damping", (0.0,), {}),
     "with_damping: wrong length": (ValueError, "`damping`", "with_damping", (C,), {}),
+    "to_device: another library's": (TypeError, "`device`", "to_device", ("cuda",), {}),
+    "to_device: a number": (TypeError, "`device`", "to_device", (3,), {}),
+    "astype: integers": (TypeError, "`dtype`", "astype", (int,), {}),
+    "astype: 16 bits": (TypeError, "`dtype`", "astype", ("float16",), {}),
+    "astype: no dtype": (TypeError, "`dtype`", "astype", ("double",), {}),
     "backward_error: wrong length": (ValueError, "`x`", "backward_error", (V, C), {}),
     "relative_residual: wrong length": (ValueError, "`v`", "relative_residual", (C, V), {}),
 }

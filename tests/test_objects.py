@@ -145,3 +145,33 @@ def test_the_scipy_operator_is_symmetric_and_has_matrix_products():
 @pytest.mark.parametrize("backend", [b for b in AVAILABLE if b.library == "numpy"], ids=repr)
 def test_the_scipy_operator_has_the_inverses_dtype(backend):
     assert build(backend, "float32", CASES[0]).inverse.as_linear_operator().dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_astype_answers_in_the_other_dtype(case, dtype):
+    built = build(NUMPY, "float64", case)
+    cast = built.inverse.astype(dtype)
+    v = built.vectors(built.inverse.dim).astype(dtype)
+    x = cast.matvec(v)
+    assert x.dtype == dtype
+    assert built.oracle.backward_ratio(v, x, eps(dtype)) <= 30
+
+
+def test_moving_to_its_own_device_changes_no_answer(built):
+    moved = built.inverse.to_device(built.inverse.device)
+    v = built.send(built.vectors(built.inverse.dim))
+    assert moved.device == built.inverse.device
+    built.assert_close(moved.matvec(v), built.oracle.inverse @ built.fetch(v))
+
+
+def test_an_inverse_moves_to_another_device():
+    strict = {backend.name: backend for backend in AVAILABLE}
+    here, there = strict["strict:CPU_DEVICE"], strict["strict:device1"]
+    built = build(here, "float64", CASES[0])
+    device = there.asarray(np.zeros(1)).device
+    moved = built.inverse.to_device(device)
+    v = built.vectors(built.inverse.dim)
+    x = moved.matvec(there.asarray(v))
+    assert x.device == device
+    built.assert_near(there.to_numpy(x), built.oracle.inverse @ v)

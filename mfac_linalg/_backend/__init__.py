@@ -19,7 +19,9 @@ from .kinds import is_supported as is_supported
 from .kinds import is_traced as is_traced
 from .kinds import is_vector as is_vector
 from .kinds import is_writable as is_writable
+from .kinds import named_dtype as named_dtype
 from .kinds import namespace as namespace
+from .kinds import offers_dtype as offers_dtype
 from .kinds import on_host as on_host
 from .kinds import result_dtype as result_dtype
 from .kinds import same_library as same_library
@@ -48,6 +50,7 @@ from .values import read as read
 from .values import standard_normal as standard_normal
 from .values import take_columns as take_columns
 from .values import take_rows as take_rows
+from .values import to_device as to_device
 from .values import to_float64 as to_float64
 from .values import transposed_copy as transposed_copy
 from .values import unit_columns as unit_columns

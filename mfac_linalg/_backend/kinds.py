@@ -88,6 +88,18 @@ def supports_float64(x: Array) -> bool:
     return "float64" in info.dtypes(device=compat.device(x), kind="real floating")
 
 
+def offers_dtype(x: Array, name: str) -> bool:
+    """Return whether a user's arrays like x, on its device, can be float32 or float64: JAX has float64 on request."""
+    if name == "float64" and compat.is_jax_array(x):
+        return bool(sys.modules["jax"].config.jax_enable_x64)
+    return name == "float32" or supports_float64(x)
+
+
+def named_dtype(name: str, *, like: Array) -> Any:
+    """Return the dtype of that name in like's library."""
+    return np.dtype(name) if isinstance(like, np.ndarray) else getattr(namespace(like), name)
+
+
 def is_traced(x: Array) -> bool:
     """Return whether x is a JAX tracer: it has a shape and a dtype, and no values yet."""
     return compat.is_jax_array(x) and isinstance(x, sys.modules["jax"].core.Tracer)
