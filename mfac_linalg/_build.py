@@ -15,7 +15,7 @@ from ._forms.primal import PrimalForm
 from ._metric import Metric
 from ._rows.scaled import ScaledRows, scaled_rows
 from ._rows.whitened import whiten
-from ._scaling import exponent
+from ._scaling import comfortable, exponent
 from ._state import State
 from ._sweeps import sweeps_for
 from ._validation import has_bad_entry, refuse_entries, refuse_nonfinite
@@ -66,7 +66,7 @@ def build(
     small, largest, norm = _small_matrix(accurate, gram, options)
     if not traced:
         heaviest, norm = _read_checked([largest, norm], {"damping": damping, "weights": weights})
-        if not _comfortable(heaviest, computing):
+        if not comfortable(heaviest, computing):
             accurate = rows = scaled_rows(gradients, _exponent_of_finite(gradients), computing, row_scale, metric.root)
             gram = None  # that of G as it stands, not of 2^−e G
             small, _, norm = _small_matrix(rows, None, options)
@@ -120,12 +120,6 @@ def _expects_float64(rows: ScaledRows) -> bool:
     panel = _backend.to_float64(rows.panel(first)[:, :: max(1, first.stop // GUESS_COLUMNS)])
     norm = float(_backend.read(largest_eigenvalue(panel @ panel.T))) * rows.shape[1] / panel.shape[1]
     return _wants_float64(rows, norm**0.5)
-
-
-def _comfortable(squared: float, dtype: Any) -> bool:
-    """Whether squares of this size neither overflowed nor lost their small parts in the computing dtype."""
-    reach = 2.0 ** (80 if _backend.dtype_name(dtype) == "float32" else 600)
-    return 1 / reach < squared < reach
 
 
 def _exponent_of_finite(gradients: Array) -> int:

@@ -11,11 +11,15 @@ from ._pytree import CACHED, Part
 
 Array = Any
 POWER_STEPS = 12
+QR_BLOCK = 16  # columns; the fastest from m = 256 to 2048
 
 
 @dataclass(frozen=True)
 class SmallSystem(Part):
-    """A = I + B for a positive semidefinite B (S Sᵀ, or SᵀS in the primal form), held by its factor A = L Lᵀ."""
+    """A = I + B for a positive semidefinite B (S Sᵀ, or SᵀS in the primal form), held by its factor A = L Lᵀ.
+
+    The diagonal of L may have any signs.
+    """
 
     gram: Array  # B
     lower: Array  # L
@@ -32,13 +36,9 @@ class SmallSystem(Part):
         """L⁻¹ b."""
         return _backend.solve_triangular(self.lower, b)
 
-    def half_solve_transposed(self, b: Array) -> Array:
-        """L⁻ᵀ b."""
-        return _backend.solve_triangular(self.lower, b, transposed=True)
-
     def solve(self, b: Array) -> Array:
         """A⁻¹ b."""
-        return self.half_solve_transposed(self.half_solve(b))
+        return factor_solve(self.lower, b)
 
     def inverse_factor(self, growth: float) -> Array | None:
         """L⁻¹, or None where L (L⁻¹S) might miss S by more than `growth` roundings: ‖|L| |L⁻¹| |S|‖ > growth ‖S‖."""
@@ -51,7 +51,7 @@ class SmallSystem(Part):
     def logdet(self) -> Array:
         """The logarithm of det A."""
         xp = _backend.namespace(self.lower)
-        return 2 * xp.sum(xp.log(xp.linalg.diagonal(self.lower)))
+        return 2 * xp.sum(xp.log(xp.abs(xp.linalg.diagonal(self.lower))))
 
     def spectrum(self) -> tuple[Array, Array]:
         """Eigenvalues s ≥ 0 of B, ascending, and its eigenvectors Q: B = Q diag(s) Qᵀ; computed once."""
@@ -61,6 +61,11 @@ class SmallSystem(Part):
             if _backend.is_concrete(cached[0]) and not _backend.is_differentiated(cached[0]):
                 vars(self)[CACHED] = cached  # not a field: a pytree or a pickle does not carry it
         return cached
+
+
+def factor_solve(lower: Array, b: Array) -> Array:
+    """(L Lᵀ)⁻¹ b."""
+    return _backend.solve_triangular(lower, _backend.solve_triangular(lower, b), transposed=True)
 
 
 def add_identity(gram: Array) -> Array:
@@ -97,3 +102,48 @@ def largest_eigenvalue(gram: Array) -> Array:
         norm = xp.linalg.vector_norm(x)
         x = gram @ (x / xp.where(norm > 0, norm, xp.ones_like(norm)))
     return xp.linalg.vector_norm(x)
+
+
+# --- changes of a NumPy factor by rows, in O(m²) each -----------------------------------------------------------
+
+
+def factor_with(lower: np.ndarray, cross: np.ndarray, corner: np.ndarray) -> np.ndarray | None:
+    """Return the factor of [[A, C], [Cᵀ, D]] from that of A, C (m, k), D (k, k); None where rounding leaves none."""
+    m, k = cross.shape
+    below = _backend.solve_triangular(lower, cross).T if m else cross.T
+    square = _backend.cholesky(corner - below @ below.T)
+    if square is None:
+        return None
+    grown = np.zeros((m + k, m + k))
+    grown[:m, :m], grown[m:, :m], grown[m:, m:] = lower, below, square
+    return grown
+
+
+def factor_without(lower: np.ndarray, start: int, count: int) -> np.ndarray:
+    """Return the factor of A without the rows and columns start … start + count − 1.
+
+    What they leave behind is added to the trailing block, L₂₂L₂₂ᵀ + C Cᵀ, by a QR factorisation: a positive change, so
+    it is stable however often it is made.
+    """
+    stop = start + count
+    m = lower.shape[0] - count
+    shrunk = np.zeros((m, m))
+    shrunk[:start, :start], shrunk[start:, :start] = lower[:start, :start], lower[stop:, :start]
+    if start < m:
+        shrunk[start:, start:] = _positive_update(lower[stop:, stop:], lower[stop:, start:stop])
+    return shrunk
+
+
+def _positive_update(lower: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return a factor of L Lᵀ + C Cᵀ, signs as they come: the triangle of the QR of [Lᵀ; Cᵀ], by LAPACK's tpqrt."""
+    from scipy.linalg.lapack import dtpqrt  # on first use, as all of SciPy's linear algebra
+
+    upper, *_ = dtpqrt(
+        0,
+        min(QR_BLOCK, lower.shape[0]),
+        np.array(lower.T, order="F"),
+        np.array(columns.T, order="F"),
+        overwrite_a=1,
+        overwrite_b=1,
+    )
+    return upper.T

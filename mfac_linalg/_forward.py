@@ -1,5 +1,6 @@
 """F itself, beside its inverse: the same rows, the same metric, no factorisation needed."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,19 @@ Array = Any
 
 
 class Forward:
-    """F = Λ + Σ c_i g_i g_iᵀ as an operator of shape (d, d); made by the `forward` property of an inverse."""
+    """F = Λ + Σ c_i g_i g_iᵀ as an operator of shape (d, d); made by the `forward` property of an inverse.
+
+    It answers for the inverse as it is when asked: that of a window slides with it.
+    """
 
     __array_ufunc__ = None
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(self, current: Callable[[], State]) -> None:
+        self._ask = current
+
+    @property
+    def _state(self) -> State:
+        return self._ask()
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -90,7 +90,7 @@ class Inverse(abc.ABC):
     @property
     def forward(self) -> Forward:
         """F itself, as an operator."""
-        return Forward(self._current)
+        return Forward(lambda: self._current)
 
     @property
     def _like(self) -> Array:

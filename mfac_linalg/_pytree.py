@@ -14,6 +14,6 @@ class Part:
         return {name: _backend.portable(value) for name, value in vars(self).items() if name != CACHED}
 
 
-def register(like: Any, public: type) -> None:
-    """Make a public class and the pieces known to JAX, where `like` is a JAX array."""
-    _backend.adopt(like, public, *Part.__subclasses__())
+def register(like: Any, *public: type) -> None:
+    """Make public classes and the pieces known to JAX, where `like` is a JAX array."""
+    _backend.adopt(like, *public, *Part.__subclasses__())

@@ -14,12 +14,20 @@ _REACH = {"float32": 126, "float64": 1022}  # 2^±reach is a normal number
 def exponent(x: Array, *, axis: int | None = None) -> Any:
     """Return e with max|x| in [2^(e−1), 2^e), 1 where that is zero or not finite, as an array of integers."""
     xp = _backend.namespace(x)
+    if x.shape[:1] == (0,):  # of an empty window
+        return _backend.zeros(x.shape[1:], like=x, dtype=_backend.index_dtype(x))
     largest = _backend.stop_gradient(xp.max(xp.abs(x), axis=axis))
     usable = (largest > 0) & (largest < xp.inf)
     largest = xp.where(usable, largest, xp.ones_like(largest))
     power = xp.astype(xp.floor(xp.log2(largest)), _backend.index_dtype(x)) + 1
     overshot = ldexp(xp.ones_like(largest), power - 1) > largest  # log2 rounds up just below a power of two
     return power - xp.astype(overshot, power.dtype)
+
+
+def comfortable(squares: Any, dtype: Any) -> Any:
+    """Whether squares of this size neither overflowed nor lost their small parts in the computing dtype."""
+    reach = 2.0 ** (80 if _backend.dtype_name(dtype) == "float32" else 600)
+    return (squares > 1 / reach) & (squares < reach)
 
 
 def column_exponents(v: Array) -> Any:

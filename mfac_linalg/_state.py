@@ -27,6 +27,7 @@ class State(Part):
     kappa: Any
     dtype: Any  # of results
     sharp: bool  # whether the Gram matrix was computed in float64
+    order: np.ndarray | None = None  # position in `form` of each of the caller's rows; None as they stand
 
     # --- products ---
 
@@ -38,6 +39,8 @@ class State(Part):
 
     def solve_gradients(self, c: Array) -> Array:
         """F⁻¹ Gᵀ c for c (m, k)."""
+        if self.order is not None:
+            c = _backend.take_rows(c, _backend.index_like(np.argsort(self.order), like=c))
         b = _backend.to_float64(c) / self.row_scale
         power = exponent(b, axis=0)
         r = self.form.solve_in_span(ldexp(b, -power))
@@ -47,7 +50,10 @@ class State(Part):
         """The a with F⁻¹v = Λ⁻¹(v − Gᵀa), for v (d, k)."""
         u, power = self.metric.enter(v, self.form.dtype)
         _, a = self.form.solve(u)
-        return self._home(ldexp(self.row_scale * a, _backend.beside_float64(power)))
+        a = ldexp(self.row_scale * a, _backend.beside_float64(power))
+        if self.order is not None:
+            a = _backend.take_rows(a, _backend.index_like(self.order, like=a))
+        return self._home(a)
 
     def root(self, v: Array) -> Array:
         """B v with B Bᵀ = F⁻¹."""
@@ -77,10 +83,10 @@ class State(Part):
     # --- entries ---
 
     def diagonal(self) -> Array:
-        """The diagonal of F⁻¹, float64; M's is within [1/κ, 1]."""
-        xp = _backend.namespace(self.row_scale)
+        """The diagonal of F⁻¹, float64; M's is within [1/κ, 1], and κ ≤ 1 + ‖S‖²_F (`kappa` is from below)."""
+        xp, gram = _backend.namespace(self.row_scale), self.form.system.gram
         values = self.form.diagonal()
-        values = xp.clip(values, beside(1 / self.kappa, values), 1.0)
+        values = xp.clip(values, 1 / (1 + _backend.namespace(gram).sum(xp.linalg.diagonal(gram))), 1.0)
         if self.metric.root is not None:
             values = values * _backend.to_float64(self.metric.root[:, 0]) ** 2
         return values / self._level(values)

@@ -277,3 +277,84 @@ def check_count(name: str, value: Any) -> int:
         msg = f"`{name}` must be ≥ 0; got {value}. Pass how many are wanted."
         raise ValueError(msg)
     return int(value)
+
+
+# --- of a window ------------------------------------------------------------------------------------------------
+
+
+def check_size(name: str, value: Any) -> int:
+    """Accept an integer ≥ 1."""
+    count = check_count(name, value)
+    if count < 1:
+        msg = f"`{name}` must be at least 1; got {describe(value)}. Pass how many there are."
+        raise ValueError(msg)
+    return count
+
+
+def check_decay(decay: Any) -> float:
+    """Accept a float in (0, 1]."""
+    if not isinstance(decay, numbers.Real) or isinstance(decay, bool | np.bool_):
+        msg = f"`decay` must be a float in (0, 1]; got {describe(decay)}. Pass 1.0 for no forgetting."
+        raise TypeError(msg)
+    if not 0 < float(decay) <= 1:
+        msg = f"`decay` must be in (0, 1]; got {describe(decay)}. Pass 1.0 for no forgetting."
+        raise ValueError(msg)
+    return float(decay)
+
+
+def check_scalar_damping(damping: Any) -> float:
+    """Accept λ > 0 as a float, where there is no array yet to compare a vector with."""
+    return check_damping(damping, np.zeros((1, 1)), np.dtype(float))
+
+
+def check_place(xp: Any, dtype: Any, device: Any) -> Array:
+    """Return an empty array of the library, dtype and device that a window is asked for."""
+    library = np if xp is None else xp
+    if not hasattr(library, "zeros"):
+        msg = f"`xp` must be the module of an array library; got {describe(xp)}. Pass, for example, numpy or torch."
+        raise TypeError(msg)
+    try:
+        like = _backend.empty_vector(library, dtype, device)
+    except Exception as refused:  # every library has its own words for a dtype or a device that it does not have
+        msg = f"`dtype` and `device` must be of `xp`; got {dtype!r} and {device!r} ({refused}). Pass its own objects."
+        raise TypeError(msg) from refused
+    if _backend.dtype_name(like.dtype) not in FLOATING:
+        msg = f"`dtype` must be float16, bfloat16, float32 or float64; got {dtype!r}. Pass one of these."
+        raise TypeError(msg)
+    return like
+
+
+def check_age(age: Any, count: int) -> int:
+    """Accept the age of a gradient held, from 0 for the oldest; negative ones count from the newest."""
+    if isinstance(age, bool | np.bool_) or not isinstance(age, numbers.Integral):
+        msg = f"`age` must be an integer; got {describe(age)}. Pass 0 for the oldest gradient, -1 for the newest."
+        raise TypeError(msg)
+    if not -count <= int(age) < count:
+        msg = f"`age` must be in [-{count}, {count}); got {age}. The window holds {count} gradients."
+        raise IndexError(msg)
+    return int(age) % count
+
+
+def check_gradient_values(name: str, g: Any) -> None:
+    """Accept an array of real floating numbers that has values now."""
+    if not _backend.is_array(g) or _backend.is_masked(g) or not _backend.is_supported(g):
+        msg = f"`{name}` must be an array in memory, of an array-API library; got {type(g).__name__}. Convert it first."
+        raise TypeError(msg)
+    if _backend.dtype_name(g.dtype) not in FLOATING:
+        msg = f"`{name}` must be float16, bfloat16, float32 or float64; got {describe(g)}. Cast it."
+        raise TypeError(msg)
+    if not _backend.is_concrete(g):
+        msg = f"`{name}` must have values now; got a traced {describe(g)}. Use mfac_linalg.jax under jit."
+        raise TypeError(msg)
+
+
+def check_stored(name: str, g: Array, like: Array) -> Array:
+    """Accept an array of like's library, device and dtype; a window of 16-bit rows takes no other dtype."""
+    if not _backend.is_narrow(like):
+        return check_beside(name, g, like, like.dtype)
+    check_same_library(name, g, like)
+    if g.dtype != like.dtype:
+        wanted = _backend.dtype_name(like.dtype)
+        msg = f"`{name}` must have dtype {wanted}; got {describe(g)}. Cast it to {wanted}."
+        raise TypeError(msg)
+    return g

@@ -13,6 +13,7 @@ from .kinds import is_differentiated as is_differentiated
 from .kinds import is_integer as is_integer
 from .kinds import is_masked as is_masked
 from .kinds import is_narrow as is_narrow
+from .kinds import is_numpy as is_numpy
 from .kinds import is_overwritable as is_overwritable
 from .kinds import is_row_major as is_row_major
 from .kinds import is_supported as is_supported
@@ -42,6 +43,7 @@ from .values import asarray as asarray
 from .values import beside_float64 as beside_float64
 from .values import cast as cast
 from .values import empty as empty
+from .values import empty_vector as empty_vector
 from .values import from_float64 as from_float64
 from .values import index_like as index_like
 from .values import native as native
@@ -55,3 +57,6 @@ from .values import to_float64 as to_float64
 from .values import transposed_copy as transposed_copy
 from .values import unit_columns as unit_columns
 from .values import weights_column as weights_column
+from .values import write_row as write_row
+from .values import zeros as zeros
+from .values import zeros_like as zeros_like

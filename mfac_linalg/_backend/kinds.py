@@ -30,6 +30,11 @@ def is_vector(x: Any) -> bool:
     return is_array(x) and x.ndim > 0
 
 
+def is_numpy(x: Any) -> bool:
+    """Return whether x is a NumPy array."""
+    return compat.is_numpy_array(x)
+
+
 def is_integer(x: Array) -> bool:
     """Return whether x holds integers."""
     return bool(namespace(x).isdtype(x.dtype, "integral"))

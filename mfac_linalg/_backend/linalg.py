@@ -34,7 +34,7 @@ def column_squares(x: Array) -> Array:
 
 def _panel_squares(x: np.ndarray) -> np.ndarray:
     """By einsum, which makes no temporary of x's size, in one thread."""
-    blocks = (x[start : start + BLOCK_ROWS] for start in range(0, x.shape[0], BLOCK_ROWS))
+    blocks = (x[start : start + BLOCK_ROWS] for start in range(0, max(1, x.shape[0]), BLOCK_ROWS))
     return sum(np.einsum("ij,ij->j", block, block).astype(np.float64) for block in blocks)
 
 

@@ -81,6 +81,32 @@ def empty(shape: tuple[int, ...], *, like: Array, dtype: Any) -> Array:
     return namespace(like).empty(shape, dtype=dtype, device=compat.device(like))
 
 
+def empty_vector(xp: Any, dtype: Any, device: Any) -> Array:
+    """Return an array of shape (0,) of a library, in one of its dtypes (None: its default), on one of its devices."""
+    plain = xp.zeros(0)
+    if isinstance(dtype, str):
+        dtype = getattr(compat.array_namespace(plain), dtype)
+    return compat.array_namespace(plain).zeros((0,), dtype=plain.dtype if dtype is None else dtype, device=device)
+
+
+def zeros(shape: tuple[int, ...], *, like: Array, dtype: Any) -> Array:
+    """Return zeros beside like."""
+    return namespace(like).zeros(shape, dtype=dtype, device=compat.device(like))
+
+
+def zeros_like(x: Array, *, rows: int) -> Array:
+    """Return `rows` rows of zeros of x's width, beside x in its dtype."""
+    return namespace(x).zeros((rows, x.shape[1]), dtype=x.dtype, device=compat.device(x))
+
+
+def write_row(x: Array, index: int, row: Array) -> Array:
+    """Return x with x[index, :] = row: x itself, written to, but for JAX."""
+    if compat.is_jax_array(x):
+        return x.at[index].set(row)
+    x[index, :] = row
+    return x
+
+
 def owned(block: Array, *, source: Array) -> Array:
     """Return the block, or its copy where writing over it could change the source (NumPy)."""
     return np.array(block) if isinstance(block, np.ndarray) and np.may_share_memory(block, source) else block

@@ -29,6 +29,10 @@ class DenseRows(Part):
         """Whether Ĝ is the caller's G as it stands, so that nothing of its size need be made."""
         return self.exponent is None and self.gradients.dtype == self.dtype
 
+    def computed_in(self, dtype: Any) -> "DenseRows":
+        """The same rows, computed in another dtype."""
+        return DenseRows(self.gradients, self.exponent, dtype)
+
     def column_slices(self) -> list[slice]:
         """Column slices of the panels; a traced array is one panel, which its compiler cuts as it likes."""
         m, d = self.shape

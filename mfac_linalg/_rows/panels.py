@@ -25,7 +25,7 @@ def slices(length: int, width: int) -> list[slice]:
 def panel_width(num_rows: int, dtype: Any) -> int:
     """Return the number of columns read at a time: enough for BLAS, in panels of no more than 64 MB or so."""
     itemsize = 8 if _backend.dtype_name(dtype) == "float64" else 4
-    return max(1024, min(ROW_BYTES, PANEL_BYTES // num_rows) // itemsize)
+    return max(1024, min(ROW_BYTES, PANEL_BYTES // max(1, num_rows)) // itemsize)
 
 
 def column_slices(num_rows: int, num_columns: int, dtype: Any) -> list[slice]:

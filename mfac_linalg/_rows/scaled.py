@@ -18,7 +18,7 @@ Array = Any
 class ScaledRows(Part):
     """S = diag(row_scale) Ĝ diag(root), nothing of size m × d beside the caller's G."""
 
-    rows: DenseRows
+    rows: Any  # DenseRows or SelectedRows
     row_scale: Array  # (m, 1) float64
     root: Array | None  # (d, 1), None for scalar damping
 
@@ -59,7 +59,7 @@ class ScaledRows(Part):
         """The same rows, computed in float64."""
         wide = _backend.namespace(self.like).float64
         root = None if self.root is None else _backend.cast(self.root, wide)
-        return ScaledRows(DenseRows(self.rows.gradients, self.rows.exponent, wide), self.row_scale, root)
+        return ScaledRows(self.rows.computed_in(wide), self.row_scale, root)
 
     def project(self, u: Array) -> Array:
         """S u, shape (m, k), float64."""

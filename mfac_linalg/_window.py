@@ -1,0 +1,341 @@
+"""The inverse over a sliding window of gradients."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+
+from . import _backend
+from . import _validation as check
+from ._errors import largest_kappa, warn_if_unresolved
+from ._held import Held, Rules
+from ._inverse import Inverse
+from ._metric import Metric
+from ._pytree import register
+from ._state import State
+
+Array = Any
+
+
+class SlidingWindowInverse(Inverse):
+    """F⁻¹ for F = Λ + Σ_i c_i g_i g_iᵀ over the newest gradients, kept current in O(dm + m²) a step.
+
+    With m gradients held, c_i = decay^a / n for one of age a steps; n is m for "mean", 1 for "sum", and the capacity
+    for "window". Choose this class where gradients keep coming; `WoodburyRankOneInverse` where all are there.
+
+    Parameters
+    ----------
+    window : int
+        Capacity ≥ 1: the most gradients held. When it is full, a new one takes the place of the oldest.
+    dim : int
+        d ≥ 1, the number of parameters.
+    damping : float or array, shape (d,)
+        λ > 0, or one λ per parameter. Unit: that of squared gradients. It can be set again.
+    normalization : {"mean", "sum", "window"}
+        What the sum is divided by: the number of gradients held, 1, or the capacity.
+    decay : float
+        In (0, 1]: a gradient of age a (0 for the newest) counts decay^a times. Below 1 a step costs O(m³).
+    dtype, device, xp : optional
+        Of the gradients: a dtype of the library `xp`, one of its devices, and the library's module. With none of them
+        the first gradient decides; `dtype` or `device` without `xp` mean NumPy. 16-bit gradients are stored as they
+        are and computed in float32.
+    precision : {"default", "high"}
+        "high" computes in float64 by panels whatever the dtype of the gradients.
+
+    Raises
+    ------
+    TypeError
+        Arguments of another kind; an array of another library, device or dtype.
+    ValueError
+        Values out of range.
+
+    Warns
+    -----
+    IllConditionedWarning
+        A step takes κ beyond what the arithmetic in use resolves.
+
+    Notes
+    -----
+    Cost: O(dm) memory for a ring of window + 1 rows, O(m²) on the host; a step two passes over the rows and O(m²).
+    While a "mean" window fills or shrinks, and under decay, a step factors the m × m system anew, O(m³).
+    Accuracy: ‖v − Fx‖ ≤ 30 eps ‖F‖ ‖x‖, as the static class; elements are right to about κ/4 eps/λ, with
+    ``precision="high"`` in float32 to 30 eps/λ.
+    A call that raises leaves the window as it was. Several threads may ask at once; one may change it while none asks.
+    Under JAX it is for eager use; `mfac_linalg.jax` has the window as a pure function.
+
+    References
+    ----------
+    .. [1] E. Frantar, E. Kurtic, D. Alistarh, "M-FAC: Efficient Matrix-Free Approximations of Second-Order
+       Information", NeurIPS 2021, arXiv:2107.03356, section 3.2 (the dynamic algorithm, O(dm + m³) a step).
+
+    Examples
+    --------
+    >>> import numpy as np, mfac_linalg as ml
+    >>> window = ml.SlidingWindowInverse(window=4, dim=6, damping=0.1)
+    >>> for g in np.random.default_rng(0).standard_normal((9, 6)):
+    ...     step = window.append_matvec(g)
+    >>> dense = np.linalg.inv(0.1 * np.eye(6) + window.gradients.T @ window.gradients / 4)
+    >>> bool(np.allclose(step, dense @ g)), len(window), window.factorizations
+    (True, 4, 4)
+    """
+
+    def __init__(
+        self,
+        window: int,
+        dim: int,
+        damping: Any,
+        *,
+        normalization: str = "mean",
+        decay: float = 1.0,
+        dtype: Any = None,
+        device: Any = None,
+        xp: Any = None,
+        precision: str = "default",
+    ) -> None:
+        self._rules = Rules(
+            check.check_size("window", window),
+            check.check_size("dim", dim),
+            check.check_choice("normalization", normalization, ("mean", "sum", "window")),
+            check.check_decay(decay),
+            check.check_choice("precision", precision, ("default", "high")),
+        )
+        self._damping: Any = None
+        self._held: Held | None = None
+        if not (xp is None and dtype is None and device is None):
+            self._held, self._damping = self._placed(check.check_place(xp, dtype, device), damping)
+        elif _backend.is_vector(damping):
+            self._held, self._damping = self._placed(damping, damping)
+        else:
+            self._damping = check.check_scalar_damping(damping)
+
+    @classmethod
+    def from_gradients(cls, gradients: Array, damping: Any, *, window: int | None = None, **options: Any) -> Self:
+        """Return a window that holds the last rows of an array (k, d), the oldest first; a copy.
+
+        Parameters
+        ----------
+        gradients : array, shape (k, d), real floating
+            One gradient per row; library, dtype and device of the window are theirs.
+        damping : float or array, shape (d,)
+            As in the constructor.
+        window : int, optional
+            Capacity; k where not given.
+        **options
+            `normalization`, `decay` and `precision`, as in the constructor.
+
+        Notes
+        -----
+        Cost: dk² + k³/3 flops for the k ≤ window rows that are kept.
+        """
+        check.check_gradients(gradients)
+        made = cls(gradients.shape[0] if window is None else window, gradients.shape[1], 1.0, **options)
+        held, made._damping = made._placed(gradients, damping)
+        rows = _backend.stop_gradient(gradients)[max(0, gradients.shape[0] - made.window) :, :]
+        made._held = made._run(Held.extended, held, rows)
+        return made
+
+    def _placed(self, like: Array, damping: Any) -> tuple[Held, Any]:
+        """An empty window of the library, device and dtype of an array, and the checked damping."""
+        check.check_precision_available(self._rules.precision, like)
+        register(like)
+        result = _backend.result_dtype(like)
+        dtype = like.dtype if _backend.is_narrow(like) else result
+        buffer = _backend.zeros((self.window + 1, self.dim), like=like, dtype=dtype)
+        damping = check.check_damping(damping, buffer, result)
+        computing = _backend.namespace(like).float64 if self._rules.precision == "high" else result
+        empty = _backend.in_float64(lambda zeros: Held.empty(self._rules, Metric.of(damping, computing), zeros), buffer)
+        return empty, damping
+
+    # --- what it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def _current(self) -> State:
+        held = self._known
+        return _backend.in_float64(lambda _: held.beside, held.buffer)
+
+    @property
+    def _known(self) -> Held:
+        if self._held is None:
+            msg = (
+                "The window has not seen a gradient yet; got a query. Append one, or construct it with `xp` or `dtype`."
+            )
+            raise ValueError(msg)
+        return self._held
+
+    @property
+    def _like(self) -> Array:
+        return self._known.buffer
+
+    def __len__(self) -> int:
+        """Return the number of gradients held."""
+        return 0 if self._held is None else self._held.count
+
+    @property
+    def window(self) -> int:
+        """Capacity."""
+        return self._rules.window
+
+    @property
+    def num_gradients(self) -> int:
+        """Number m of gradients held, as `len`."""
+        return len(self)
+
+    @property
+    def dim(self) -> int:
+        """Number d of parameters."""
+        return self._rules.dim
+
+    @property
+    def dtype(self) -> Any:
+        """Dtype of the answers; None before the first gradient where it was left open."""
+        return None if self._held is None else self._held.result_dtype
+
+    @property
+    def device(self) -> Any:
+        """Device of the answers; None before the first gradient where it was left open."""
+        return None if self._held is None else _backend.device(self._held.buffer)
+
+    @property
+    def kappa(self) -> float:
+        """κ = ‖F‖/λ, by power steps that go on from step to step."""
+        return 1.0 if self._held is None else self._held.kappa
+
+    @property
+    def factorizations(self) -> int:
+        """Full O(m³) factorisations of the m × m system so far."""
+        return 0 if self._held is None else self._held.factorizations
+
+    @property
+    def gradients(self) -> Array:
+        """The gradients held, shape (m, d), oldest first: a copy."""
+        return self._run(Held.rows_by_age, self._known)
+
+    @property
+    def damping(self) -> Any:
+        """λ as a float, or the (d,) array it was given as; settable at the cost of a factorisation, O(m³)."""
+        return self._damping
+
+    @damping.setter
+    def damping(self, damping: Any) -> None:
+        held = self._held
+        if held is None:
+            self._damping = check.check_scalar_damping(damping)
+            return
+        checked = check.check_damping(damping, held.buffer, held.result_dtype)
+        self._commit(self._run(lambda: held.with_metric(Metric.of(checked, held.computing_dtype))), checked)
+
+    def _describe(self) -> dict[str, str]:
+        facts = {"m": f"{len(self)}", "window": f"{self.window}"}
+        if self._held is None:
+            return facts | {"d": f"{self.dim}", "damping": f"{self._damping:.6g}"}
+        return facts | {name: fact for name, fact in super()._describe().items() if name != "m"}
+
+    # --- changes ----------------------------------------------------------------------------------------------------
+
+    def append(self, g: Array) -> None:
+        """Take in a gradient g, shape (d,); a full window lets go of its oldest.
+
+        Raises
+        ------
+        TypeError
+            Another library, device or dtype than the window's; a traced array.
+        ValueError
+            Another shape, or non-finite values.
+        FactorizationError
+            The m × m system has no factor.
+
+        Notes
+        -----
+        Cost: one pass over the rows and O(m²).
+        """
+        held, g = self._received(g)
+        self._commit(self._run(Held.appended, held, g))
+
+    def append_matvec(self, g: Array) -> Array:
+        """Append g, then return F⁻¹ g, by push-through, in the two passes over the rows that both need.
+
+        Returns
+        -------
+        array, shape (d,)
+
+        Notes
+        -----
+        Cost: two passes over the rows and O(m²); two passes more where the rows are nearly dependent.
+        Accuracy: as `matvec_gradients`: nothing is lost to the damping.
+        """
+        held, g = self._received(g)
+        held, x = self._run(lambda g: _append_and_solve(held, g), g)
+        self._commit(held)
+        return x
+
+    def extend(self, gradients: Array) -> None:
+        """Take in the rows of an array (k, d), the oldest first, by matrix products.
+
+        Notes
+        -----
+        Cost: 2dmk + dk² flops and O(km²), O(m³) for k > m/8; the ring is copied, so that O(dm) memory more is taken.
+        """
+        held, rows = self._received(gradients, "gradients", ("k", self.dim))
+        if rows.shape[0]:
+            change = Held.extended if rows.shape[0] > 1 else (lambda held, rows: held.appended(rows[0, :]))
+            self._commit(self._run(change, held, rows[max(0, rows.shape[0] - self.window) :, :]))
+
+    def replace(self, age: int, g: Array) -> None:
+        """Put g in the place of the gradient of an age, 0 for the oldest, −1 for the newest. Cost: as `append`."""
+        age = check.check_age(age, len(self))
+        held, g = self._received(g)
+        self._commit(self._run(Held.replaced, held, age, g))
+
+    def remove(self, age: int) -> None:
+        """Let go of the gradient of an age, 0 for the oldest. Cost: O(m²); O(m³) under "mean": the divisor changes."""
+        age = check.check_age(age, len(self))
+        self._commit(self._run(Held.removed, self._known, age))
+
+    def clear(self) -> None:
+        """Let go of all gradients."""
+        if self._held is not None:
+            held = self._held
+            self._held = Held.empty(held.rules, held.metric, held.buffer)
+
+    def _received(self, g: Any, name: str = "g", shape: tuple[int | str, ...] = ()) -> tuple[Held, Array]:
+        """The window, placed by g where it had no place yet, and g, checked."""
+        shape = shape or (self.dim,)
+        check.check_gradient_values(name, g)
+        held = self._held or self._placed(g, self._damping)[0]
+        g = check.check_stored(name, _backend.stop_gradient(g), held.buffer)
+        check.check_shape(name, g, shape, f"Pass flattened gradients of {self.dim} entries.")
+        return held, g
+
+    def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function where float64 exists, whether or not an argument shows that JAX is in use."""
+        held = self._held
+        if held is None:
+            return _backend.in_float64(function, *arguments)
+        return _backend.in_float64(lambda _, *rest: function(*rest), held.buffer, *arguments)
+
+    def _commit(self, held: Held, damping: Any = None) -> None:
+        """Make a finished change visible, by one assignment."""
+        before, self._held = self.kappa, held
+        if damping is not None:
+            self._damping = damping
+        arithmetic = "float64" if held.count >= held.rules.dim else _backend.dtype_name(held.computing_dtype)
+        if before <= largest_kappa(arithmetic):
+            warn_if_unresolved(held.kappa, arithmetic)
+
+    # --- other windows ----------------------------------------------------------------------------------------------
+
+    def with_damping(self, damping: Any) -> "SlidingWindowInverse":
+        """Return a window of its own with the same gradients and another damping. Cost: a copy, and O(m³)."""
+        other = copy.deepcopy(self)
+        other.damping = damping
+        return other
+
+
+def _append_and_solve(held: Held, g: Array) -> tuple[Held, Array]:
+    """The window with g, and F⁻¹ g."""
+    held = held.appended(g)
+    state = held.on_host if held.count < held.rules.dim else held.beside
+    newest = np.zeros((held.count, 1))
+    newest[-1] = 1.0
+    return held, state.solve_gradients(newest)[:, 0]
