@@ -15,7 +15,7 @@ from ._forms.primal import PrimalForm
 from ._metric import Metric
 from ._rows.scaled import ScaledRows, scaled_rows
 from ._rows.whitened import whiten
-from ._scaling import comfortable, exponent
+from ._scaling import comfortable, exponent, ldexp
 from ._state import State
 from ._sweeps import sweeps_for
 from ._validation import has_bad_entry, refuse_entries, refuse_nonfinite
@@ -61,7 +61,10 @@ def build(
     coefficients = _backend.weights_column(weights, gradients.shape[0], like=gradients) / divisor
     row_scale = (coefficients / metric.level) ** 0.5
     traced = not (_backend.is_concrete(gradients) and _backend.is_concrete(row_scale))
-    rows = scaled_rows(gradients, exponent(gradients) if traced else None, computing, row_scale, metric.root)
+    power = exponent(gradients) if traced else None
+    if gram is not None and power is not None:
+        gram = ldexp(gram, -2 * _backend.beside_float64(power))  # that of 2^−e G
+    rows = scaled_rows(gradients, power, computing, row_scale, metric.root)
     accurate = rows.in_float64() if not traced and gram is None and _expects_float64(rows) else rows
     small, largest, norm = _small_matrix(accurate, gram, options)
     if not traced:
@@ -74,7 +77,9 @@ def build(
         if accurate is rows and _wants_float64(rows, norm):
             accurate = rows.in_float64()
             small, *_ = _small_matrix(accurate, gram if sharp else None, options)
-    kappa = 1 + norm**2
+    kappa = 1 + norm * norm  # not norm**2, which a float refuses to overflow
+    if not traced and not math.isfinite(kappa):
+        raise breakdown(size=min(rows.shape), kappa=math.inf, dtype="float64")
     form = _choose_form(rows, accurate, small, norm, math.inf if traced else kappa, options)
     sharp = _backend.dtype_name(accurate.dtype) == "float64"
     return State(form, metric, row_scale, rows.rows if form.rows is rows else None, kappa, options.dtype, sharp)

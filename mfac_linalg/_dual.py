@@ -96,12 +96,14 @@ def largest_eigenvalue(gram: Array) -> Array:
     """Largest eigenvalue of B, from below, by a few power steps from a fixed random vector."""
     xp = _backend.namespace(gram)
     gram = _backend.stop_gradient(gram)
+    unit = xp.max(xp.linalg.diagonal(gram))  # no entry of B is larger: squares do not overflow in these units
+    gram = gram / xp.where(unit > 0, unit, xp.ones_like(unit))
     start = np.random.default_rng(0).standard_normal((gram.shape[0], 1))
     x = _backend.asarray(start, like=gram, dtype=xp.float64)
     for _ in range(POWER_STEPS):
         norm = xp.linalg.vector_norm(x)
         x = gram @ (x / xp.where(norm > 0, norm, xp.ones_like(norm)))
-    return xp.linalg.vector_norm(x)
+    return unit * xp.linalg.vector_norm(x)
 
 
 # --- changes of a NumPy factor by rows, in O(m²) each -----------------------------------------------------------

@@ -25,6 +25,12 @@ def breakdown(*, size: int, kappa: float, dtype: object) -> FactorizationError:
     return FactorizationError(msg)
 
 
+def refuse_nonfinite_values(name: str) -> None:
+    """Refuse an array for a nan or an infinity in it."""
+    msg = f"`{name}` must be finite; got nan or infinity. Check the computation that made it."
+    raise ValueError(msg)
+
+
 def largest_kappa(dtype: str) -> float:
     """Return the κ = 0.1/eps up to which answers computed in dtype keep their backward error."""
     return 0.1 / float(np.finfo(np.dtype(dtype)).eps)

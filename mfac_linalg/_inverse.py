@@ -336,7 +336,10 @@ class Inverse(abc.ABC):
     # --- other shapes of the same thing ------------------------------------------------------------------------
 
     def as_linear_operator(self) -> Any:
-        """A scipy.sparse.linalg.LinearOperator (CuPy's for CuPy), with matmat."""
+        """A scipy.sparse.linalg.LinearOperator (CuPy's for CuPy), with matmat.
+
+        SciPy's takes and gives NumPy arrays whatever the library: vectors of another travel there and back.
+        """
         return _backend.linear_operator(self)
 
     def _describe(self) -> dict[str, str]:

@@ -35,9 +35,9 @@ class Metric(Part):
         level = ldexp(one, _backend.beside_float64(power))
         return cls(float(_backend.read(level)) if _backend.on_host(damping) else level, root[:, None])
 
-    def enter(self, v: Array, dtype: Any) -> tuple[Array, Any]:
+    def enter(self, v: Array, dtype: Any, name: str = "v") -> tuple[Array, Any]:
         """Return u = root ∘ v · 2^−power, comfortably scaled column by column, and power."""
-        power = column_exponents(v)
+        power = column_exponents(v, name)
         if not isinstance(power, int):
             v = ldexp(v, -power)
         v = _backend.cast(v, dtype)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from . import _backend
+from ._errors import refuse_nonfinite_values
 
 Array = Any
 _REACH = {"float32": 126, "float64": 1022}  # 2^±reach is a normal number
@@ -30,7 +31,7 @@ def comfortable(squares: Any, dtype: Any) -> Any:
     return (squares > 1 / reach) & (squares < reach)
 
 
-def column_exponents(v: Array) -> Any:
+def column_exponents(v: Array, name: str) -> Any:
     """Return the exponent of each column of v, or plain 0 where every column is in comfortable range.
 
     Columns are only looked at where that is free; elsewhere their exponents stay on the device.
@@ -43,8 +44,7 @@ def column_exponents(v: Array) -> Any:
         return 0
     xp = _backend.namespace(v)
     if not np.all(_backend.read(xp.all(xp.isfinite(v)))):
-        msg = "`v` must be finite; got nan or infinity. Check the computation that made it."
-        raise ValueError(msg)
+        refuse_nonfinite_values(name)
     return exponent(v, axis=0)
 
 

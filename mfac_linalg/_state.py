@@ -12,6 +12,7 @@ from ._pytree import Part
 from ._rows.dense import DenseRows
 from ._rows.panels import column_slices
 from ._scaling import exponent, ldexp, mantissa
+from ._validation import check_finite
 
 Array = Any
 
@@ -41,6 +42,7 @@ class State(Part):
         """F⁻¹ Gᵀ c for c (m, k)."""
         if self.order is not None:
             c = _backend.take_rows(c, _backend.index_like(np.argsort(self.order), like=c))
+        check_finite("coefficients", c)
         b = _backend.to_float64(c) / self.row_scale
         power = exponent(b, axis=0)
         r = self.form.solve_in_span(ldexp(b, -power))
@@ -63,9 +65,11 @@ class State(Part):
     def path(self, v: Array, dampings: np.ndarray) -> Array:
         """F(λ_k)⁻¹ v as columns."""
         u, power = self.metric.enter(v, self.form.dtype)
-        ratios = self.metric.level / dampings
-        if isinstance(self.kappa, float):
-            warn_if_unresolved(1 + (self.kappa - 1) * float(np.max(ratios)), self.form.arithmetic)
+        level = self.metric.level
+        ratios = level / (dampings if isinstance(level, float) else _backend.asarray(dampings, like=level))
+        if isinstance(self.kappa, float) and _backend.is_concrete(ratios):
+            largest = float(np.max(_backend.read(ratios)))
+            warn_if_unresolved(1 + (self.kappa - 1) * largest, self.form.arithmetic)
         r = self.form.path(u, ratios)
         fractions, shifts = np.frexp(dampings)
         fractions = _backend.asarray(fractions, like=r, dtype=r.dtype)
@@ -83,10 +87,13 @@ class State(Part):
     # --- entries ---
 
     def diagonal(self) -> Array:
-        """The diagonal of F⁻¹, float64; M's is within [1/κ, 1], and κ ≤ 1 + ‖S‖²_F (`kappa` is from below)."""
+        """The diagonal of F⁻¹, float64; M's is within [1/κ, 1], and κ ≤ 1 + ‖S‖²_F (`kappa` is from below).
+
+        Half of that bound: no value comes near it but by rounding, so no derivative is lost to it.
+        """
         xp, gram = _backend.namespace(self.row_scale), self.form.system.gram
         values = self.form.diagonal()
-        values = xp.clip(values, 1 / (1 + _backend.namespace(gram).sum(xp.linalg.diagonal(gram))), 1.0)
+        values = xp.clip(values, 0.5 / (1 + _backend.namespace(gram).sum(xp.linalg.diagonal(gram))), 1.0)
         if self.metric.root is not None:
             values = values * _backend.to_float64(self.metric.root[:, 0]) ** 2
         return values / self._level(values)
@@ -140,7 +147,7 @@ class State(Part):
 
     def multiply(self, x: Array) -> Array:
         """F x for x (d, k)."""
-        z, power = Metric(1.0, None).enter(x, self.form.dtype)
+        z, power = Metric(1.0, None).enter(x, self.form.dtype, "x")
         if self.metric.root is not None:
             z = z / self.metric.root
         return self.metric.raise_level(z + self.normal(z), power, self.dtype)
@@ -201,6 +208,7 @@ class State(Part):
 
     def _residual(self, v: Array, x: Array) -> tuple[Array, Array, Array, Array | None]:
         """Λ^-½(v − Fx), Λ^-½v, Λ^½x in units in which v is of order one, and root."""
+        check_finite("x", x)
         u, power = self.metric.enter(v, self.form.dtype)
         z, root = _backend.cast(x, self.form.dtype), self.metric.root
         fraction, shift = mantissa(self.metric.level)
@@ -240,6 +248,7 @@ class State(Part):
 
 
 def _ratio(above: Array, below: Array) -> Array:
-    """Return above / below for one column, 0 for 0/0."""
+    """Return above / below for one column, 0 for 0/0, infinity for a residual beside nothing."""
     xp = _backend.namespace(above)
-    return xp.where(above == 0, above, above / xp.where(above == 0, xp.ones_like(below), below))[0]
+    ratio = above / xp.where(below == 0, xp.ones_like(below), below)
+    return xp.where((below == 0) & (above > 0), xp.full_like(ratio, xp.inf), ratio)[0]

@@ -31,7 +31,7 @@ def sweeps_for(kappa: float, dtype: str, *, sharp_gram: bool) -> int:
 
 
 def dual_sweeps(
-    rows: Any, solve: Callable[[Array], Array], r: Array, a: Array | None, *, norm: float, sweeps: int
+    rows: Any, solve: Callable[[Array], Array], r: Array, a: Array | None, *, norm: Any, sweeps: int
 ) -> tuple[Array, Array]:
     """Drive r + Sᵀa = u to a = S r, which is r = (I + SᵀS)⁻¹u, keeping r + Sᵀa.
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import _backend
+from ._errors import refuse_nonfinite_values
 
 Array = Any
 FLOATING = ("float16", "bfloat16", "float32", "float64")
@@ -22,11 +23,13 @@ def describe(x: Any) -> str:
 
 def check_gradients(gradients: Any) -> Array:
     """Accept a non-empty (m, d) array of real floating numbers."""
-    if not _backend.is_array(gradients) or _backend.is_masked(gradients):
+    refuse_masked("gradients", gradients)
+    if not _backend.is_array(gradients):
         msg = f"`gradients` must be an array of an array-API library; got {type(gradients).__name__}. "
         raise TypeError(msg + "Convert it first, for example with numpy.asarray.")
     if not _backend.is_supported(gradients):
-        msg = f"`gradients` must be in memory; got a lazy {type(gradients).__name__}. Compute it first."
+        msg = f"`gradients` must be dense and in memory; got {type(gradients).__module__}.{type(gradients).__name__}. "
+        msg += "Compute it first, and make it dense."
         raise TypeError(msg)
     if _backend.dtype_name(gradients.dtype) not in FLOATING:
         msg = f"`gradients` must be float16, bfloat16, float32 or float64; got {describe(gradients)}. Cast it."
@@ -55,32 +58,38 @@ def check_dense(dim: int) -> None:
 
 def check_damping(damping: Any, like: Array, dtype: Any) -> Any:
     """Accept λ > 0 as a float (or a traced scalar, kept as an array), or a (d,) array."""
-    if isinstance(damping, numbers.Real) and not isinstance(damping, bool | np.bool_):
-        return _positive_float(float(damping))
-    if not _backend.is_array(damping):
+    is_number = isinstance(damping, numbers.Real) and not isinstance(damping, bool)
+    if is_number or (_backend.is_array(damping) and damping.ndim == 0 and _backend.is_real(damping)):
+        return _check_scalar_damping(damping, like)
+    if not _backend.is_vector(damping):
         msg = f"`damping` must be a float > 0 or an array of shape ({like.shape[1]},); got {describe(damping)}. "
         raise TypeError(msg + "Pass λ itself, not its reciprocal.")
-    if damping.ndim == 0:
-        if _backend.is_concrete(damping) and not _backend.is_differentiated(damping):
-            return _positive_float(float(_backend.read(damping)))
-        check_same_library("damping", damping, like)
-        return damping
     damping = check_beside("damping", damping, like, dtype)
     check_shape("damping", damping, (like.shape[1],), "Give one λ per parameter, or one float for all.")
     check_positive_entries("damping", damping)
     return damping
 
 
-def _positive_float(damping: float) -> float:
-    if not (math.isfinite(damping) and damping > 0):
-        msg = f"`damping` must be finite and > 0; got {damping!r}. Start from 1e-4 · mean(‖g‖²)/d if unsure."
-        raise ValueError(msg)
+def _check_scalar_damping(damping: Any, like: Array) -> Any:
+    """Read the value where there is one; a scalar that is traced or differentiated stays an array."""
+    if isinstance(damping, numbers.Real) or _backend.is_concrete(damping):
+        try:
+            value = float(damping if isinstance(damping, numbers.Real) else _backend.read(damping))
+        except OverflowError:
+            value = math.inf
+        if not (math.isfinite(value) and value > 0):
+            msg = f"`damping` must be finite and > 0; got {damping!r:.60}. Start from 1e-4 · mean(‖g‖²)/d if unsure."
+            raise ValueError(msg)
+        if isinstance(damping, numbers.Real) or not _backend.is_differentiated(damping):
+            return value
+    check_same_library("damping", damping, like)
     return damping
 
 
 def check_dampings(dampings: Any) -> np.ndarray:
     """Accept a non-empty sequence of floats > 0, as a float64 host array."""
-    values = _backend.read(dampings) if _backend.is_array(dampings) else np.asarray(dampings)
+    refuse_masked("dampings", dampings)
+    values = _backend.read(dampings) if _backend.is_array(dampings) else _as_numpy("dampings", dampings)
     if values.dtype.kind not in "fiu":
         msg = f"`dampings` must be a sequence of floats > 0; got {describe(dampings)}. Convert them."
         raise TypeError(msg)
@@ -101,6 +110,7 @@ def check_weights(weights: Any, like: Array) -> Array | None:
     if not _backend.is_array(weights):
         msg = f"`weights` must be an array of shape ({like.shape[0]},); got {describe(weights)}. Convert it first."
         raise TypeError(msg)
+    refuse_masked("weights", weights)
     check_same_library("weights", weights, like)
     if _backend.dtype_name(weights.dtype) not in FLOATING:
         msg = f"`weights` must be real floating; got {describe(weights)}. Cast it."
@@ -144,6 +154,7 @@ def check_beside(name: str, x: Any, like: Array, dtype: Any) -> Array:
     if not _backend.is_array(x):
         msg = f"`{name}` must be an array of the gradients' library; got {describe(x)}. Convert it first."
         raise TypeError(msg)
+    refuse_masked(name, x)
     check_same_library(name, x, like)
     x = _backend.native(x)
     if _backend.is_narrow(x):
@@ -153,6 +164,27 @@ def check_beside(name: str, x: Any, like: Array, dtype: Any) -> Array:
         msg = f"`{name}` must have dtype {wanted}; got {describe(x)}. Cast it to {wanted}."
         raise TypeError(msg)
     return x
+
+
+def refuse_masked(name: str, x: Any) -> None:
+    """Refuse a NumPy masked array, whose mask a product would drop."""
+    if _backend.is_masked(x):
+        msg = f"`{name}` must be a plain array; got {type(x).__name__}, whose mask would be lost. Fill it first."
+        raise TypeError(msg)
+
+
+def check_finite(name: str, x: Array) -> None:
+    """Refuse nan and infinity where values can be read."""
+    if _backend.on_host(x) and not bool(_backend.read(_backend.namespace(x).all(_backend.namespace(x).isfinite(x)))):
+        refuse_nonfinite_values(name)
+
+
+def _as_numpy(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError as ragged:
+        msg = f"`{name}` must be a flat sequence; got {describe(values)}. Give every row the same length."
+        raise ValueError(msg) from ragged
 
 
 def check_result_dtype(dtype: Any, like: Array) -> Any:
@@ -208,9 +240,13 @@ def check_indices(name: str, j: Any, dim: int, *, like: Array) -> Array:
     if isinstance(j, bool) or (not isinstance(j, numbers.Integral | list | tuple) and not _backend.is_array(j)):
         msg = f"`{name}` must be an integer or an array of integers; got {describe(j)}. Round or cast it."
         raise TypeError(msg)
-    index = j if _backend.is_array(j) else np.asarray(j)
+    refuse_masked(name, j)
+    index = j if _backend.is_array(j) else _as_numpy(name, j)
     if index.shape == (0,) and not _backend.is_array(j):
         index = index.astype(np.int64)
+    if isinstance(index, np.ndarray) and index.dtype == object and all(isinstance(x, int) for x in index.flat):
+        msg = f"`{name}` must be in [{-dim}, {dim}); got {describe(j)}. Indices count parameters, from 0."
+        raise IndexError(msg)
     if not _backend.is_integer(index):
         msg = f"`{name}` must be an integer or an array of integers; got {describe(j)}. Round or cast it."
         raise TypeError(msg)

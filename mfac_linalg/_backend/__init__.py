@@ -15,6 +15,7 @@ from .kinds import is_masked as is_masked
 from .kinds import is_narrow as is_narrow
 from .kinds import is_numpy as is_numpy
 from .kinds import is_overwritable as is_overwritable
+from .kinds import is_real as is_real
 from .kinds import is_row_major as is_row_major
 from .kinds import is_supported as is_supported
 from .kinds import is_traced as is_traced
@@ -31,6 +32,7 @@ from .kinds import supports_float64 as supports_float64
 from .linalg import cholesky as cholesky
 from .linalg import column_norms as column_norms
 from .linalg import column_squares as column_squares
+from .linalg import keeps_partial_sums as keeps_partial_sums
 from .linalg import linear_operator as linear_operator
 from .linalg import multiplies_batches as multiplies_batches
 from .linalg import multiply_triangular_over as multiply_triangular_over
@@ -40,11 +42,13 @@ from .linalg import solve_triangular_over as solve_triangular_over
 from .linalg import squares_without_copy as squares_without_copy
 from .threads import in_threads as in_threads
 from .values import asarray as asarray
+from .values import beside as beside
 from .values import beside_float64 as beside_float64
 from .values import cast as cast
 from .values import empty as empty
 from .values import empty_vector as empty_vector
 from .values import from_float64 as from_float64
+from .values import host_view as host_view
 from .values import index_like as index_like
 from .values import native as native
 from .values import owned as owned

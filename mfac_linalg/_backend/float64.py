@@ -1,6 +1,7 @@
 """Where float64 exists, and what JAX has to know: switched on for one call, with gradients and pytrees."""
 
 import sys
+from functools import partial
 from typing import Any
 
 import array_api_compat as compat
@@ -19,7 +20,7 @@ def in_float64(function: Any, *arguments: Any) -> Any:
     """
     jax: Any = sys.modules.get("jax")
     leaves = [] if jax is None else [x for x in jax.tree_util.tree_leaves(arguments) if compat.is_jax_array(x)]
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found, and named, in the answer
+    with np.errstate(all="ignore"):  # what overflows is found, and named, in the answer
         if not leaves:
             return function(*arguments)
         if any(is_traced(x) for x in leaves):
@@ -34,22 +35,29 @@ def _with_float64_gradient(jax: Any, function: Any, arguments: tuple[Any, ...]) 
     arrays = [x for x, yes in zip(leaves, is_leaf_array, strict=True) if yes]
 
     def evaluate(*arrays: Any) -> Any:
-        with jax.enable_x64(True):
-            given = iter(arrays)
-            filled = [next(given) if yes else x for x, yes in zip(leaves, is_leaf_array, strict=True)]
-            return function(*jax.tree_util.tree_unflatten(structure, filled))
+        given = iter(arrays)
+        filled = [next(given) if yes else x for x, yes in zip(leaves, is_leaf_array, strict=True)]
+        return function(*jax.tree_util.tree_unflatten(structure, filled))
 
-    def forward(*arrays: Any) -> Any:
+    return _scoped(jax, evaluate)(*arrays)
+
+
+def _scoped(jax: Any, function: Any) -> Any:
+    """`function` with float64 switched on in it, in its reverse rule, and in the reverse rules of these."""
+
+    def evaluate(*arguments: Any) -> Any:
         with jax.enable_x64(True):
-            return jax.vjp(evaluate, *arrays)
+            return function(*arguments)
+
+    def forward(*arguments: Any) -> Any:
+        return _scoped(jax, partial(jax.vjp, evaluate))(*arguments)
 
     def backward(pullback: Any, cotangent: Any) -> Any:
-        with jax.enable_x64(True):
-            return pullback(cotangent)
+        return _scoped(jax, lambda pull, x: pull(x))(pullback, cotangent)
 
     scoped = jax.custom_vjp(evaluate)
     scoped.defvjp(forward, backward)
-    return scoped(*arrays)
+    return scoped
 
 
 CACHED = "_cached"  # the attribute of what is computed on demand

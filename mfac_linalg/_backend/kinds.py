@@ -16,8 +16,9 @@ def is_array(x: object) -> bool:
 
 
 def is_supported(x: Array) -> bool:
-    """Return whether x is of a library that holds its values itself (Dask does not)."""
-    return not compat.is_dask_array(x) and not compat.is_pydata_sparse_array(x)
+    """Return whether x holds its values itself (Dask's arrays do not), and all of them (sparse ones do not)."""
+    sparse = compat.is_torch_array(x) and x.layout != sys.modules["torch"].strided
+    return not sparse and not compat.is_dask_array(x) and not compat.is_pydata_sparse_array(x)
 
 
 def is_masked(x: object) -> bool:
@@ -33,6 +34,13 @@ def is_vector(x: Any) -> bool:
 def is_numpy(x: Any) -> bool:
     """Return whether x is a NumPy array."""
     return compat.is_numpy_array(x)
+
+
+def is_real(x: Array) -> bool:
+    """Return whether x holds real numbers."""
+    if isinstance(x, np.ndarray | np.generic):
+        return np.asarray(x).dtype.kind in "fiu"
+    return bool(namespace(x).isdtype(x.dtype, ("real floating", "integral")))
 
 
 def is_integer(x: Array) -> bool:
@@ -145,6 +153,8 @@ def is_overwritable(x: Array) -> bool:
     """Return whether x can be whitened in place."""
     if isinstance(x, np.ndarray):
         return x.flags.writeable and (x.flags.c_contiguous or x.flags.f_contiguous)
+    if compat.is_torch_array(x) and not (x.is_contiguous() or x.T.is_contiguous()):
+        return False
     return is_writable(x)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from .kinds import dtype_name, is_concrete, is_row_major, namespace
 from .threads import in_threads
-from .values import read
+from .values import asarray, read
 
 Array = Any
 THREADED_SIZE = 2**22
@@ -90,6 +90,11 @@ def multiplies_batches(x: Array) -> bool:
     return compat.is_numpy_array(x) and is_row_major(x)
 
 
+def keeps_partial_sums(x: Array) -> bool:
+    """Return whether a product of x with a vector adds up several partial sums, as BLAS does for contiguous rows."""
+    return compat.is_numpy_array(x) and is_row_major(x)
+
+
 def overwrites_blocks(x: Array) -> bool:
     """Return whether `solve_triangular_over` and `multiply_triangular_over` write over blocks like x."""
     return compat.is_numpy_array(x)
@@ -115,16 +120,21 @@ def _triangular_over(routine: str, lower: Array, b: Array) -> Array:
 
 
 def linear_operator(inverse: Any) -> Any:
-    """Return SciPy's LinearOperator over an inverse, or CuPy's for CuPy arrays."""
-    if compat.is_cupy_array(inverse._like):
+    """Return SciPy's LinearOperator over an inverse, for NumPy vectors, or CuPy's for CuPy arrays."""
+    like = inverse._like
+    name = dtype_name(inverse.dtype)
+    if compat.is_cupy_array(like):
         from cupyx.scipy.sparse.linalg import LinearOperator
+
+        def adapted(function: Any) -> Any:
+            return lambda v: function(v.astype(name, copy=False))
+
     else:
         from scipy.sparse.linalg import LinearOperator
-    return LinearOperator(
-        inverse.shape,
-        matvec=inverse.matvec,
-        rmatvec=inverse.matvec,
-        matmat=inverse.matmat,
-        rmatmat=inverse.matmat,
-        dtype=dtype_name(inverse.dtype),
-    )
+
+        def adapted(function: Any) -> Any:
+            return lambda v: read(function(asarray(np.asarray(v, dtype=name), like=like, dtype=inverse.dtype)))
+
+    vector = adapted(lambda v: inverse.matvec(v if v.ndim == 1 else v[:, 0]))
+    matrix = adapted(inverse.matmat)
+    return LinearOperator(inverse.shape, matvec=vector, rmatvec=vector, matmat=matrix, rmatmat=matrix, dtype=name)

@@ -6,7 +6,16 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from .kinds import dtype_name, index_dtype, is_traced, namespace, supports_float64
+from .kinds import (
+    dtype_name,
+    index_dtype,
+    is_differentiated,
+    is_narrow,
+    is_traced,
+    namespace,
+    on_host,
+    supports_float64,
+)
 
 Array = Any
 
@@ -24,12 +33,27 @@ def read(x: Array) -> np.ndarray:
     return np.asarray(compat.to_device(x, namespace(x).Device("CPU_DEVICE")))
 
 
+def host_view(x: Array) -> np.ndarray | None:
+    """Return a NumPy array over x's own memory, None where that is not the host's or derivatives flow through x."""
+    if compat.is_numpy_array(x):
+        return x
+    shared = compat.is_torch_array(x) or compat.is_jax_array(x)
+    if not shared or not on_host(x) or is_differentiated(x) or is_narrow(x):
+        return None
+    return x.numpy() if compat.is_torch_array(x) else np.asarray(x)
+
+
 def asarray(values: Any, *, like: Array, dtype: Any = None) -> Array:
     """Return host values as an array of like's library, on its device."""
     xp = namespace(like)
     if is_traced(like):
         return xp.asarray(values, dtype=dtype)
     return xp.asarray(values, dtype=dtype, device=compat.device(like))
+
+
+def beside(values: Array, *, like: Array) -> Array:
+    """Return float64 values, of the host or of like's library, beside a float64 like."""
+    return values if not isinstance(values, np.ndarray) else asarray(values, like=like, dtype=like.dtype)
 
 
 def native(x: Array) -> Array:

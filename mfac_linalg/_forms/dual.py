@@ -62,15 +62,15 @@ class DualForm(Part):
         weights = (1 / (root * (1 + root)))[:, None]
         return u - self.rows.combine(q @ (weights * (q.T @ self.rows.project(u))))
 
-    def path(self, u: Array, ratios: np.ndarray) -> Array:
+    def path(self, u: Array, ratios: Array) -> Array:
         """Column k: (I + t_k SᵀS)⁻¹ u for ratios t (k,), each swept in its own metric, by one eigendecomposition."""
-        gram = self.system.gram
         s, q = self.system.spectrum()
-        steps = _backend.asarray(ratios[None, :], like=gram, dtype=gram.dtype)
+        steps = _backend.beside(ratios, like=self.system.gram)[None, :]
         shrink = 1 / (1 + s[:, None] * steps)
         rows = StretchedRows(self.rows, steps**0.5)
-        norm = self.norm * np.sqrt(ratios)
-        largest = float(np.max(norm)) if isinstance(self.norm, float) else np.inf
+        known = isinstance(self.norm, float) and _backend.is_concrete(ratios)
+        norm = self.norm * np.sqrt(_backend.read(ratios)) if known else np.full(ratios.shape[0], np.inf)
+        largest = float(np.max(norm))
         sweeps = sweeps_for(1 + largest**2, self.arithmetic, sharp_gram=False)
         return dual_sweeps(rows, lambda b: q @ (shrink * (q.T @ b)), u, None, norm=norm, sweeps=sweeps)[0]
 

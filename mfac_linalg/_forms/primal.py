@@ -55,10 +55,10 @@ class PrimalForm(Part):
         shrink = (1 / _backend.namespace(s).sqrt(1 + s))[:, None]
         return self._beside(q @ (shrink * (q.T @ _backend.to_float64(u))))
 
-    def path(self, u: Array, ratios: np.ndarray) -> Array:
+    def path(self, u: Array, ratios: Array) -> Array:
         """Column k: (I + t_k SᵀS)⁻¹ u, by one eigendecomposition."""
         s, q = self.system.spectrum()
-        steps = _backend.asarray(ratios[None, :], like=s, dtype=s.dtype)
+        steps = _backend.beside(ratios, like=s)[None, :]
         return self._beside(q @ ((q.T @ _backend.to_float64(u)) / (1 + s[:, None] * steps)))
 
     def _half_columns(self, j: Array | None = None) -> Array:

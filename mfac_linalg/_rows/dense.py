@@ -6,7 +6,7 @@ from typing import Any
 from .. import _backend
 from .._pytree import Part
 from .._scaling import ldexp
-from .panels import column_slices, long_product
+from .panels import column_slices, combination, gram, long_product
 
 Array = Any
 
@@ -60,7 +60,7 @@ class DenseRows(Part):
         for columns in progress(self.column_slices(), "gram"):
             panel = self.panel(columns)
             scaled = panel if root is None else panel * root[columns, 0]
-            part = _backend.to_float64(scaled @ scaled.T)
+            part = gram(scaled)
             total = part if total is None else total + part
         return total
 
@@ -72,5 +72,5 @@ class DenseRows(Part):
         """Ĝᵀ a, shape (d, k), for float64 a of shape (m, k)."""
         a = _backend.from_float64(a, like=self.gradients, dtype=self.dtype)
         if self.is_plain:
-            return self.gradients.T @ a
-        return _backend.namespace(a).concat([self.panel(c).T @ a for c in self.column_slices()], axis=0)
+            return combination(self.gradients, a)
+        return _backend.namespace(a).concat([combination(self.panel(c), a) for c in self.column_slices()], axis=0)

@@ -7,10 +7,12 @@ from typing import Any
 from .. import _backend
 
 Array = Any
-# terms of one sum in the computing dtype, before float64 takes over: BLAS keeps more partial sums for some shapes. 912
-# is what rows of equal entries allow (R = 28 at worst), and enough for OpenBLAS to use its threads from m = 506 on
-VECTOR_WIDTH = {"float32": 912, "float64": 256}
-MATRIX_WIDTH = 128
+# terms of one sum in the computing dtype, before float64 takes over: what rows of equal entries allow. Where partial
+# sums are kept 912 gives R = 28 at worst, and is enough for OpenBLAS to use its threads from m = 506 on
+PARTIAL_WIDTH = {"float32": 912, "float64": 256}
+SERIAL_WIDTH = 128
+FEW_ROWS = 16  # products with fewer are made with less care: half as many terms
+MOST_ROWS = 512  # the same for sums over rows, in which float64 does not take over
 GROUP = 16  # panels whose results are added together, to call a library less often
 BATCH_SIZE = 2**20  # numbers that a batch of products may take
 ROW_BYTES, PANEL_BYTES = 2**15, 2**26  # of panels that are read for products of matrices
@@ -18,8 +20,8 @@ DEVICE_PANELS, TRACED_PANELS = 256, 64  # what a device is asked to launch, and 
 
 
 def slices(length: int, width: int) -> list[slice]:
-    """Cut range(length) into runs of at most `width`."""
-    return [slice(start, min(start + width, length)) for start in range(0, length, width)]
+    """Cut range(length) into runs of at most `width`, one at least."""
+    return [slice(start, min(start + width, length)) for start in range(0, max(1, length), width)]
 
 
 def panel_width(num_rows: int, dtype: Any) -> int:
@@ -33,6 +35,14 @@ def column_slices(num_rows: int, num_columns: int, dtype: Any) -> list[slice]:
     return slices(num_columns, panel_width(num_rows, dtype))
 
 
+def gram(panel: Array) -> Array:
+    """The products of the rows of a panel, panel panelᵀ, float64."""
+    host = _backend.host_view(panel)
+    if host is None or host is panel:
+        return _backend.to_float64(panel @ panel.T)
+    return _backend.asarray(gram(host), like=panel, dtype=_backend.namespace(panel).float64)
+
+
 def long_product(rows: Array, v: Array, panel: Callable[[slice], Array] | None = None) -> Array:
     """Σ rows[:, c] @ v[c] over column slices c, float64: the product of a wide matrix with v (d, k).
 
@@ -40,12 +50,15 @@ def long_product(rows: Array, v: Array, panel: Callable[[slice], Array] | None =
     makes a panel where the rows are not multiplied as they stand.
     """
     if panel is None:
+        host, vector = _backend.host_view(rows), _backend.host_view(v)
+        if not (host is rows or host is None or vector is None):
+            return _backend.asarray(long_product(host, vector), like=rows, dtype=_backend.namespace(rows).float64)
         if _backend.multiplies_batches(rows):
             return _batched_product(rows, v)
         panel = partial(_column_panel, rows)
     xp = _backend.namespace(v)
     dim, k = v.shape
-    cuts = slices(dim, _product_width(dim, k, v))
+    cuts = slices(dim, _product_width(rows, v))
     total = None
     group_size = GROUP if k <= 1 or not _backend.on_host(v) else max(1, GROUP // k)
     for group in slices(len(cuts), group_size):
@@ -65,7 +78,7 @@ def _batched_product(rows: Array, v: Array) -> Array:
     """The same sum over the same panels, of row-major NumPy rows, which loops over them in one call."""
     xp = _backend.namespace(rows)
     (m, dim), k = rows.shape, v.shape[1]
-    width = _product_width(dim, k, v)
+    width = _product_width(rows, v)
     count = dim // width
     panels = xp.permute_dims(xp.reshape(rows[:, : count * width], (m, count, width)), (1, 0, 2))
     pieces = xp.reshape(v[: count * width, :], (count, width, k))
@@ -75,8 +88,20 @@ def _batched_product(rows: Array, v: Array) -> Array:
     return total
 
 
-def _product_width(dim: int, k: int, like: Array) -> int:
-    width = VECTOR_WIDTH[_backend.dtype_name(like.dtype)] if k == 1 else MATRIX_WIDTH
-    if _backend.on_host(like):
-        return width
-    return max(width, -(-dim // (DEVICE_PANELS if _backend.is_concrete(like) else TRACED_PANELS)))
+def _product_width(rows: Array, v: Array) -> int:
+    (m, dim), k = rows.shape, v.shape[1]
+    partial_sums = k == 1 and _backend.keeps_partial_sums(rows)
+    width = PARTIAL_WIDTH[_backend.dtype_name(v.dtype)] if partial_sums else SERIAL_WIDTH
+    if _backend.on_host(v):
+        return width if m >= FEW_ROWS else width // 2
+    return max(width, -(-dim // (DEVICE_PANELS if _backend.is_concrete(v) else TRACED_PANELS)))
+
+
+def combination(rows: Array, a: Array) -> Array:
+    """Σ_i a_i rows_i for a (m, k) in the dtype of rows, shape (d, k), in sums of so many terms that rounding bears."""
+    host, weights = _backend.host_view(rows), _backend.host_view(a)
+    if not (host is rows or host is None or weights is None):
+        return _backend.asarray(combination(host, weights), like=rows, dtype=rows.dtype)
+    if rows.shape[0] <= MOST_ROWS or not _backend.on_host(rows):
+        return rows.T @ a
+    return sum(rows[block, :].T @ a[block, :] for block in slices(rows.shape[0], MOST_ROWS))

@@ -47,6 +47,11 @@ class ScaledRows(Part):
         block = self.rows.panel(columns)
         return block if self.root is None else block * self.root[columns, 0]
 
+    def unscaled_columns(self, j: Array) -> Array:
+        """T[:, j] in the computing dtype: a copy."""
+        block = self.rows.columns(j)
+        return block if self.root is None else block * _backend.namespace(block).take(self.root[:, 0], j)
+
     def copy_unscaled(self, out: Array) -> None:
         """Write T over a NumPy array of its shape, by panels in threads."""
 

@@ -10,12 +10,13 @@ import numpy as np
 from .. import _backend
 from .._dual import SmallSystem
 from .._pytree import Part
-from .panels import column_slices, long_product, slices
+from .panels import column_slices, combination, long_product, slices
 from .scaled import ScaledRows
 
 Array = Any
 PAIRS = 4096  # pairs of columns gathered at a time
 BLOCK_ROWS = 64
+SAMPLE, LARGEST_ERROR = 64, 4.0  # columns of W that are tried; roundings that L W may miss S by, as a solve does
 LARGEST_GROWTH = 32.0  # a bound; the errors seen are a fiftieth to 0.4 of it (docs/theory.md, "Whitened rows")
 
 
@@ -48,7 +49,7 @@ class WhitenedRows(Part):
     def combine(self, a: Array) -> Array:
         """Sᵀ a = Wᵀ (Lᵀ a), shape (d, k)."""
         a = _backend.from_float64(self.system.lower.T @ a, like=self.rows, dtype=self.rows.dtype)
-        return self.rows.T @ a
+        return combination(self.rows, a)
 
     def panel(self, columns: slice) -> Array:
         """S[:, columns] in W's dtype."""
@@ -123,6 +124,18 @@ def _half_solver(rows: ScaledRows, system: SmallSystem, dtype: Any) -> Callable[
         inverse = system.inverse_factor(growth)
         if inverse is not None:
             factor = _backend.cast(inverse * rows.row_scale.T, rows.dtype)
-            return partial(_backend.multiply_triangular_over, factor)
+            multiply = partial(_backend.multiply_triangular_over, factor)
+            if _bears(multiply, rows, system, dtype):
+                return multiply
     lower = _backend.from_float64(system.lower / rows.row_scale, like=rows.like, dtype=rows.dtype)
     return partial(_backend.solve_triangular_over, lower)
+
+
+def _bears(multiply: Callable[[Array], Array], rows: ScaledRows, system: SmallSystem, dtype: Any) -> bool:
+    """Whether L W is S to a few roundings in a sample of columns: many rows that are alike round with a bias."""
+    dim = rows.shape[1]
+    sample = np.arange(0, dim, max(1, dim // SAMPLE))[:SAMPLE]
+    wanted = rows.columns(sample)
+    whitened = _backend.cast(multiply(rows.unscaled_columns(sample)), dtype)
+    missed = np.linalg.norm(system.lower @ whitened - wanted)
+    return bool(missed <= LARGEST_ERROR * np.finfo(dtype).eps * np.linalg.norm(wanted))
