@@ -1,6 +1,7 @@
 """The m × m system A = I + S Sᵀ, in float64. It knows nothing of d."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from ._pytree import CACHED, Part
 
 Array = Any
 POWER_STEPS = 12
-QR_BLOCK = 16  # columns; the fastest from m = 256 to 2048
+QR_BLOCK = 16  # columns, the most that SciPy treats in one thread
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,13 @@ class SmallSystem(Part):
     The diagonal of L may have any signs.
     """
 
-    gram: Array  # B
+    source: Any  # B, or a function that makes it when it is asked for
     lower: Array  # L
+
+    @property
+    def gram(self) -> Array:
+        """B."""
+        return self._once("gram", self.source) if callable(self.source) else self.source
 
     @classmethod
     def factor(cls, gram: Array) -> "SmallSystem | None":
@@ -55,12 +61,18 @@ class SmallSystem(Part):
 
     def spectrum(self) -> tuple[Array, Array]:
         """Eigenvalues s ≥ 0 of B, ascending, and its eigenvectors Q: B = Q diag(s) Qᵀ; computed once."""
-        cached = vars(self).get(CACHED)
-        if cached is None:
-            cached = nonnegative_spectrum(self.gram)
-            if _backend.is_concrete(cached[0]) and not _backend.is_differentiated(cached[0]):
-                vars(self)[CACHED] = cached  # not a field: a pytree or a pickle does not carry it
-        return cached
+        return self._once("spectrum", lambda: nonnegative_spectrum(self.gram))
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        """Make something once, where it holds for good: not fields, so that no pytree and no pickle carries them."""
+        name = CACHED + name
+        if name in vars(self):
+            return vars(self)[name]
+        made = make()
+        first = made[0] if isinstance(made, tuple) else made
+        if _backend.is_concrete(first) and not _backend.is_differentiated(first):
+            vars(self)[name] = made
+        return made
 
 
 def factor_solve(lower: Array, b: Array) -> Array:
@@ -106,46 +118,66 @@ def largest_eigenvalue(gram: Array) -> Array:
     return unit * xp.linalg.vector_norm(x)
 
 
-# --- changes of a NumPy factor by rows, in O(m²) each -----------------------------------------------------------
+# --- changes of a NumPy factor by rows, in O(m²) each ---------------------------------------------------------------
 
 
-def factor_with(lower: np.ndarray, cross: np.ndarray, corner: np.ndarray) -> np.ndarray | None:
-    """Return the factor of [[A, C], [Cᵀ, D]] from that of A, C (m, k), D (k, k); None where rounding leaves none."""
+def factor_without(
+    lower: np.ndarray, dropped: np.ndarray, spare: int = 0, memory: tuple[np.ndarray, ...] = ()
+) -> np.ndarray:
+    """Return the factor of A without some rows and columns, with `spare` rows of the identity below it.
+
+    It is written to the array in `memory` that has its shape and does not hold L: new memory may cost more than the rest.
+
+    With K the rows that stay, A_KK = L_KK L_KKᵀ + C Cᵀ, C what they have in the columns that go: a positive change,
+    made by a QR factorisation of [L_KKᵀ; Cᵀ], which is stable however often it is made.
+    """
+    kept = np.delete(np.arange(len(lower)), dropped)
+    shape = (len(kept) + spare,) * 2
+    free = (array for array in memory if array.shape == shape and not np.may_share_memory(array, lower))
+    upper = next(free, None)
+    upper = np.empty(shape) if upper is None else upper
+    upper[: len(kept), : len(kept)] = _kept_block(lower, kept, dropped).T
+    upper[len(kept) :, :], upper[:, len(kept) :] = 0, 0
+    upper[range(len(kept), len(upper)), range(len(kept), len(upper))] = 1
+    rest = np.zeros((len(dropped), len(upper)))
+    rest[:, : len(kept)] = lower[np.ix_(kept, dropped)].T
+    if len(dropped):
+        _absorb(upper, rest)
+    return upper.T
+
+
+def _kept_block(lower: np.ndarray, kept: np.ndarray, dropped: np.ndarray) -> np.ndarray:
+    """L_KK: a view where the rows that go are the first."""
+    start = len(dropped)
+    return lower[start:, start:] if start == 0 or dropped.max() < start else lower[np.ix_(kept, kept)]
+
+
+def _absorb(upper: np.ndarray, rest: np.ndarray) -> None:
+    """Make U the triangle of the QR factorisation of [U; rest], signs as they come; `rest` is used up.
+
+    A few columns at a time by LAPACK's tpqrt, what follows by products: tpqrt on all of U wakes the threads of SciPy's
+    BLAS, which then stand in the way of NumPy's for milliseconds.
+    """
+    from scipy.linalg.lapack import dtpqrt  # on first use, as all of SciPy's linear algebra
+
+    for columns in (slice(start, start + QR_BLOCK) for start in range(0, len(upper), QR_BLOCK)):
+        block = upper[columns, columns]
+        upper[columns, columns], v, t, _ = dtpqrt(0, len(block), block, rest[:, columns])
+        after = slice(columns.stop, None)
+        change = t.T @ (upper[columns, after] + v.T @ rest[:, after])
+        upper[columns, after] -= change
+        rest[:, after] -= v @ change
+
+
+def factor_with(padded: np.ndarray, cross: np.ndarray, corner: np.ndarray) -> np.ndarray | None:
+    """Return the factor of [[A, C], [Cᵀ, D]] in the place of that of A, with rows of the identity below it, C (m, k).
+
+    None where rounding leaves D − CᵀA⁻¹C without one.
+    """
     m, k = cross.shape
-    below = _backend.solve_triangular(lower, cross).T if m else cross.T
+    below = _backend.solve_triangular(padded, np.concatenate([cross, np.zeros((k, k))]))[:m].T
     square = _backend.cholesky(corner - below @ below.T)
     if square is None:
         return None
-    grown = np.zeros((m + k, m + k))
-    grown[:m, :m], grown[m:, :m], grown[m:, m:] = lower, below, square
-    return grown
-
-
-def factor_without(lower: np.ndarray, start: int, count: int) -> np.ndarray:
-    """Return the factor of A without the rows and columns start … start + count − 1.
-
-    What they leave behind is added to the trailing block, L₂₂L₂₂ᵀ + C Cᵀ, by a QR factorisation: a positive change, so
-    it is stable however often it is made.
-    """
-    stop = start + count
-    m = lower.shape[0] - count
-    shrunk = np.zeros((m, m))
-    shrunk[:start, :start], shrunk[start:, :start] = lower[:start, :start], lower[stop:, :start]
-    if start < m:
-        shrunk[start:, start:] = _positive_update(lower[stop:, stop:], lower[stop:, start:stop])
-    return shrunk
-
-
-def _positive_update(lower: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Return a factor of L Lᵀ + C Cᵀ, signs as they come: the triangle of the QR of [Lᵀ; Cᵀ], by LAPACK's tpqrt."""
-    from scipy.linalg.lapack import dtpqrt  # on first use, as all of SciPy's linear algebra
-
-    upper, *_ = dtpqrt(
-        0,
-        min(QR_BLOCK, lower.shape[0]),
-        np.array(lower.T, order="F"),
-        np.array(columns.T, order="F"),
-        overwrite_a=1,
-        overwrite_b=1,
-    )
-    return upper.T
+    padded[m:, :m], padded[m:, m:] = below, square
+    return padded

@@ -11,7 +11,7 @@ class Part:
     """An immutable piece of state; its subclasses are frozen dataclasses of arrays, Parts and constants."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: _backend.portable(value) for name, value in vars(self).items() if name != CACHED}
+        return {name: _backend.portable(value) for name, value in vars(self).items() if not name.startswith(CACHED)}
 
 
 def register(like: Any, *public: type) -> None:

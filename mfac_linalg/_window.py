@@ -13,6 +13,7 @@ from ._held import Held, Rules
 from ._inverse import Inverse
 from ._metric import Metric
 from ._pytree import register
+from ._ring import Ring
 from ._state import State
 
 Array = Any
@@ -77,7 +78,7 @@ class SlidingWindowInverse(Inverse):
     ...     step = window.append_matvec(g)
     >>> dense = np.linalg.inv(0.1 * np.eye(6) + window.gradients.T @ window.gradients / 4)
     >>> bool(np.allclose(step, dense @ g)), len(window), window.factorizations
-    (True, 4, 4)
+    (True, 4, 3)
     """
 
     def __init__(
@@ -144,15 +145,15 @@ class SlidingWindowInverse(Inverse):
         buffer = _backend.zeros((self.window + 1, self.dim), like=like, dtype=dtype)
         damping = check.check_damping(damping, buffer, result)
         computing = _backend.namespace(like).float64 if self._rules.precision == "high" else result
-        empty = _backend.in_float64(lambda zeros: Held.empty(self._rules, Metric.of(damping, computing), zeros), buffer)
-        return empty, damping
+        metric = _backend.in_float64(lambda _: Metric.of(damping, computing), buffer)
+        return Held.empty(self._rules, metric, Ring.empty(buffer, computing)), damping
 
     # --- what it is -------------------------------------------------------------------------------------------------
 
     @property
     def _current(self) -> State:
         held = self._known
-        return _backend.in_float64(lambda _: held.beside, held.buffer)
+        return _backend.in_float64(lambda _: held.beside, held.ring.buffer)
 
     @property
     def _known(self) -> Held:
@@ -165,7 +166,7 @@ class SlidingWindowInverse(Inverse):
 
     @property
     def _like(self) -> Array:
-        return self._known.buffer
+        return self._known.ring.buffer
 
     def __len__(self) -> int:
         """Return the number of gradients held."""
@@ -189,12 +190,12 @@ class SlidingWindowInverse(Inverse):
     @property
     def dtype(self) -> Any:
         """Dtype of the answers; None before the first gradient where it was left open."""
-        return None if self._held is None else self._held.result_dtype
+        return None if self._held is None else _backend.result_dtype(self._like)
 
     @property
     def device(self) -> Any:
         """Device of the answers; None before the first gradient where it was left open."""
-        return None if self._held is None else _backend.device(self._held.buffer)
+        return None if self._held is None else _backend.device(self._like)
 
     @property
     def kappa(self) -> float:
@@ -222,8 +223,8 @@ class SlidingWindowInverse(Inverse):
         if held is None:
             self._damping = check.check_scalar_damping(damping)
             return
-        checked = check.check_damping(damping, held.buffer, held.result_dtype)
-        self._commit(self._run(lambda: held.with_metric(Metric.of(checked, held.computing_dtype))), checked)
+        checked = check.check_damping(damping, self._like, self.dtype)
+        self._commit(self._run(lambda: held.under(Metric.of(checked, held.ring.dtype))), checked)
 
     def _describe(self) -> dict[str, str]:
         facts = {"m": f"{len(self)}", "window": f"{self.window}"}
@@ -296,14 +297,14 @@ class SlidingWindowInverse(Inverse):
         """Let go of all gradients."""
         if self._held is not None:
             held = self._held
-            self._held = Held.empty(held.rules, held.metric, held.buffer)
+            self._held = Held.empty(held.rules, held.metric, held.ring.emptied())
 
     def _received(self, g: Any, name: str = "g", shape: tuple[int | str, ...] = ()) -> tuple[Held, Array]:
         """The window, placed by g where it had no place yet, and g, checked."""
         shape = shape or (self.dim,)
         check.check_gradient_values(name, g)
         held = self._held or self._placed(g, self._damping)[0]
-        g = check.check_stored(name, _backend.stop_gradient(g), held.buffer)
+        g = check.check_stored(name, _backend.stop_gradient(g), held.ring.buffer)
         check.check_shape(name, g, shape, f"Pass flattened gradients of {self.dim} entries.")
         return held, g
 
@@ -312,16 +313,15 @@ class SlidingWindowInverse(Inverse):
         held = self._held
         if held is None:
             return _backend.in_float64(function, *arguments)
-        return _backend.in_float64(lambda _, *rest: function(*rest), held.buffer, *arguments)
+        return _backend.in_float64(lambda _, *rest: function(*rest), held.ring.buffer, *arguments)
 
     def _commit(self, held: Held, damping: Any = None) -> None:
         """Make a finished change visible, by one assignment."""
         before, self._held = self.kappa, held
         if damping is not None:
             self._damping = damping
-        arithmetic = "float64" if held.count >= held.rules.dim else _backend.dtype_name(held.computing_dtype)
-        if before <= largest_kappa(arithmetic):
-            warn_if_unresolved(held.kappa, arithmetic)
+        if before <= largest_kappa(held.arithmetic):
+            warn_if_unresolved(held.kappa, held.arithmetic)
 
     # --- other windows ----------------------------------------------------------------------------------------------
 
@@ -335,7 +335,7 @@ class SlidingWindowInverse(Inverse):
 def _append_and_solve(held: Held, g: Array) -> tuple[Held, Array]:
     """The window with g, and F⁻¹ g."""
     held = held.appended(g)
-    state = held.on_host if held.count < held.rules.dim else held.beside
+    state = held.beside if held.is_primal else held.on_host
     newest = np.zeros((held.count, 1))
     newest[-1] = 1.0
     return held, state.solve_gradients(newest)[:, 0]

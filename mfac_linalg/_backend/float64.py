@@ -60,7 +60,7 @@ def _scoped(jax: Any, function: Any) -> Any:
     return scoped
 
 
-CACHED = "_cached"  # the attribute of what is computed on demand
+CACHED = "_cached_"  # what the attributes begin with that hold what is computed on demand
 ESTIMATES = ("kappa", "norm")  # floats that jit must not compile in
 
 
@@ -79,7 +79,7 @@ def adopt(like: Array, *classes: type) -> None:
 
 
 def _flatten(instance: Any) -> tuple[tuple[Any, ...], Any]:
-    fields = {name: value for name, value in vars(instance).items() if name != CACHED}
+    fields = {name: value for name, value in vars(instance).items() if not name.startswith(CACHED)}
     arrays = {n: v for n, v in fields.items() if compat.is_jax_array(v) or type(v) in _registered or n in ESTIMATES}
     constants = tuple((n, v) for n, v in fields.items() if n not in arrays)
     return tuple(arrays.values()), (tuple(arrays), constants)

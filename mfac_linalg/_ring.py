@@ -1,0 +1,136 @@
+"""The rows of a window in a ring of slots, and their Gram matrix by slot: what is d-sized in a window."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from . import _backend
+from ._rows.dense import DenseRows
+from ._rows.selected import SelectedRows
+from ._scaling import comfortable, exponent, ldexp
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Rows 2^exponent_i · buffer[slots_i], in the order of their positions; one slot more than there can be rows.
+
+    A change writes to a slot that was free before it, or to a new ring: the old value goes on answering.
+    """
+
+    buffer: Array  # (slots, d), finite everywhere
+    products: np.ndarray  # buffer diag(root)² bufferᵀ in float64, on the host; meaningful between rows
+    slots: np.ndarray  # (m,)
+    exponents: np.ndarray  # (m,), 0 unless the squares of a row leave the comfortable range
+    dtype: Any  # that products are computed in
+
+    @classmethod
+    def empty(cls, buffer: Array, dtype: Any) -> "Ring":
+        """No rows, in a buffer of zeros."""
+        none, capacity = np.zeros(0, dtype=int), buffer.shape[0]
+        return cls(buffer, np.zeros((capacity, capacity)), none, none, dtype)
+
+    def emptied(self) -> "Ring":
+        """The same memory without rows."""
+        return replace(self, slots=self.slots[:0], exponents=self.exponents[:0])
+
+    def free_slot(self) -> int:
+        """The first slot without a row."""
+        return int(np.setdiff1d(np.arange(self.buffer.shape[0]), self.slots)[0])
+
+    def kept(self, positions: np.ndarray) -> "Ring":
+        """The rows at some positions, in their order."""
+        return replace(self, slots=self.slots[positions], exponents=self.exponents[positions])
+
+    def written(self, g: Array, slot: int, root: Array | None) -> "Ring":
+        """With g (d,) in a slot, as the last row; one pass over the rows."""
+        g, power = _normalised(g[None, :])
+        buffer = _backend.write_row(self.buffer, slot, g[0, :])
+        done = replace(
+            self, buffer=buffer, slots=np.append(self.slots, slot), exponents=np.append(self.exponents, power)
+        )
+        row = _backend.read(done.span().project(self._weighted(g.T, root)))[:, 0]
+        self.products[slot, : len(row)] = self.products[: len(row), slot] = row
+        return done
+
+    def joined(self, block: Array, root: Array | None) -> "Ring":
+        """With the rows of a block (k, d) as the last, all of them copied to a new ring in the order of positions."""
+        block, powers = _normalised(block)
+        m, k, capacity = len(self.slots), block.shape[0], self.buffer.shape[0]
+        old = _backend.take_rows(self.buffer, _backend.index_like(self.slots, like=self.buffer))
+        spare = _backend.zeros((capacity - m - k, block.shape[1]), like=block, dtype=block.dtype)
+        products = np.zeros_like(self.products)
+        products[:m, :m] = self.products[np.ix_(self.slots, self.slots)]
+        products[m : m + k, m : m + k] = _symmetric(DenseRows(block, None, self.dtype).gram(root, _silent))
+        if m:
+            cross = _backend.read(DenseRows(old, None, self.dtype).project(self._weighted(block.T, root)))
+            products[:m, m : m + k], products[m : m + k, :m] = cross, cross.T
+        buffer = _backend.namespace(block).concat([old, block, spare], axis=0)
+        return Ring(buffer, products, np.arange(m + k), np.append(self.exponents, powers), self.dtype)
+
+    def measured_by(self, root: Array | None) -> "Ring":
+        """The same rows with their Gram matrix in another metric; one Gram pass."""
+        products = np.zeros_like(self.products)
+        gram = _symmetric(self.span().gram(root, _silent)) if len(self.slots) else products[:0, :0]
+        products[: len(gram), : len(gram)] = gram
+        return replace(self, products=products)
+
+    def _weighted(self, columns: Array, root: Array | None) -> Array:
+        """What the rows are multiplied by for their Gram matrix with `columns`: root² ∘ columns."""
+        columns = _backend.cast(columns, self.dtype)
+        return columns if root is None else root**2 * columns
+
+    def span(self) -> DenseRows:
+        """The leading slots, up to the last that holds a row."""
+        stop = int(self.slots.max()) + 1 if len(self.slots) else 0
+        return DenseRows(self.buffer if stop == self.buffer.shape[0] else self.buffer[:stop, :], None, self.dtype)
+
+    def rows(self, *, on_host: bool) -> SelectedRows:
+        """The rows, for products."""
+        return SelectedRows(self.span(), self.slots, on_host)
+
+    def gram_rows(self, scale: np.ndarray, positions: slice) -> np.ndarray:
+        """Rows of diag(scale) GGᵀ diag(scale)."""
+        return scale[positions, None] * self.products[self.slots[positions]][:, self.slots] * scale
+
+    def gram_times(self, scale: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """diag(scale) GGᵀ diag(scale) x for x (m, k), with no copy of the Gram matrix."""
+        spread = np.zeros((self.products.shape[0], x.shape[1]))
+        spread[self.slots] = scale[:, None] * x
+        return scale[:, None] * (self.products @ spread)[self.slots]
+
+    def copied(self, positions: np.ndarray) -> Array:
+        """A copy of the rows at some positions, shape (k, d)."""
+        rows = _backend.take_rows(self.buffer, _backend.index_like(self.slots[positions], like=self.buffer))
+        powers = self.exponents[positions][:, None]
+        return ldexp(rows, _backend.index_like(powers, like=rows)) if np.any(powers) else rows
+
+
+def _symmetric(gram: Array) -> np.ndarray:
+    """A Gram matrix on the host, its upper triangle that of the lower: matrix products need not round them alike."""
+    lower = np.tril(_backend.read(gram))
+    return lower + np.tril(lower, -1).T
+
+
+def _normalised(rows: Array) -> tuple[Array, np.ndarray]:
+    """Rows times 2^−power, and power: 0 unless a row's squares would leave the comfortable range."""
+    computing = _backend.cast(rows, _backend.result_dtype(rows))
+    squares = _backend.read(_backend.column_squares(computing.T))
+    usual = comfortable(squares, computing.dtype)
+    if np.all(usual):
+        return rows, np.zeros(len(squares), dtype=int)
+    xp = _backend.namespace(rows)
+    largest = _backend.read(xp.max(xp.abs(computing), axis=1))
+    if not np.all(np.isfinite(largest)):
+        msg = "`g` must be finite; got nan or infinity. Skip the step whose loss overflowed."
+        raise ValueError(msg)
+    powers = np.where(usual | (largest == 0), 0, _backend.read(exponent(computing, axis=1)))
+    scaled = ldexp(computing, _backend.index_like(-powers[:, None], like=computing))
+    return _backend.cast(scaled, rows.dtype), powers
+
+
+def _silent(loop: Any, text: str) -> Any:
+    del text
+    return loop
