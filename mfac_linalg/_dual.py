@@ -126,7 +126,8 @@ def factor_without(
 ) -> np.ndarray:
     """Return the factor of A without some rows and columns, with `spare` rows of the identity below it.
 
-    It is written to the array in `memory` that has its shape and does not hold L: new memory may cost more than the rest.
+    It is written to the array in `memory` that has its shape and does not hold L: new memory may cost more than all
+    the rest.
 
     With K the rows that stay, A_KK = L_KK L_KKᵀ + C Cᵀ, C what they have in the columns that go: a positive change,
     made by a QR factorisation of [L_KKᵀ; Cᵀ], which is stable however often it is made.

@@ -92,6 +92,12 @@ class Held:
         """√(c_i / level) 2^exponent, (m,): S = row_scale ∘ rows ∘ root."""
         return np.ldexp(np.sqrt(self.rules.coefficients(self.ages) / self.metric.level), self.ring.exponents)
 
+    @classmethod
+    def placed(cls, rules: Rules, damping: Any, buffer: Array) -> "Held":
+        """No rows, in a buffer of zeros, under a checked damping."""
+        computing = _backend.namespace(buffer).float64 if rules.precision == "high" else _backend.result_dtype(buffer)
+        return cls.empty(rules, _metric(damping, computing), Ring.empty(buffer, computing))
+
     # --- changes --------------------------------------------------------------------------------------------------
 
     def appended(self, g: Array) -> "Held":
@@ -115,8 +121,9 @@ class Held:
         ages = np.append(kept.ages, np.arange(kept.count, kept.count + block.shape[0]))
         return replace(kept, ring=kept.ring.joined(block, self.metric.root), ages=ages)._following(self, dropped)
 
-    def under(self, metric: Metric) -> "Held":
-        """The same rows under another damping."""
+    def under(self, damping: Any) -> "Held":
+        """The same rows under another, checked damping."""
+        metric = _metric(damping, self.ring.dtype)
         same = metric.root is None and self.metric.root is None
         ring = self.ring if same else self.ring.measured_by(metric.root)
         return replace(self, metric=metric, ring=ring)._refactored()
@@ -219,6 +226,39 @@ class Held:
         dtype = _backend.result_dtype(self.ring.buffer)
         return State(form, self.metric, scale, None, self.kappa, dtype, sharp, order)
 
+    # --- as a dictionary ------------------------------------------------------------------------------------------
+
+    def as_dict(self) -> dict[str, Any]:
+        """Copies of all that makes the next step the same to the bit."""
+        every = np.arange(self.count)
+        unscaled = np.ones(self.count)
+        return {
+            "rows": replace(self.ring, exponents=np.zeros_like(every)).copied(every),
+            "exponents": self.ring.exponents.copy(),
+            "slots": self.ring.slots.copy(),
+            "ages": self.ages.copy(),
+            "gram": self.ring.gram_rows(unscaled, slice(None)),
+            "factor": self.lower.copy(),
+            "direction": self.direction.copy(),
+            "norm": self.norm,
+            "factorizations": self.factorizations,
+        }
+
+    def filled(self, state: dict[str, Any]) -> "Held":
+        """An empty Held with what `as_dict` gave."""
+        slots, ages, exponents = (np.array(state[name], dtype=int) for name in ("slots", "ages", "exponents"))
+        ring = Ring.restored(state["rows"], np.array(state["gram"]), slots, exponents, self.ring)
+        lower, direction = np.array(state["factor"], order="F"), np.array(state["direction"])
+        done = replace(self, ring=ring, ages=ages, lower=lower, direction=direction)
+        return replace(done, norm=float(state["norm"]), factorizations=int(state["factorizations"]))
+
     def rows_by_age(self) -> Array:
         """A copy of the gradients, oldest first."""
         return self.ring.copied(self.ages)
+
+
+def _metric(damping: Any, dtype: Any) -> Metric:
+    """The metric of a damping, its level on the host as all that is small in a window."""
+    metric = Metric.of(damping, dtype)
+    level = metric.level if isinstance(metric.level, float) else float(_backend.read(metric.level))
+    return Metric(level, metric.root)

@@ -32,6 +32,17 @@ class Ring:
         none, capacity = np.zeros(0, dtype=int), buffer.shape[0]
         return cls(buffer, np.zeros((capacity, capacity)), none, none, dtype)
 
+    @classmethod
+    def restored(cls, rows: Array, gram: np.ndarray, slots: np.ndarray, exponents: np.ndarray, empty: "Ring") -> "Ring":
+        """Rows (m, d) put back into their slots of an empty ring, with their Gram matrix."""
+        m, capacity = len(slots), empty.buffer.shape[0]
+        place = np.full(capacity, m)
+        place[slots] = np.arange(m)
+        padded = _backend.namespace(rows).concat([rows, _backend.zeros_like(rows, rows=1)], axis=0)
+        empty.products[np.ix_(slots, slots)] = gram
+        buffer = _backend.take_rows(padded, _backend.index_like(place, like=rows))
+        return cls(buffer, empty.products, slots, exponents, empty.dtype)
+
     def emptied(self) -> "Ring":
         """The same memory without rows."""
         return replace(self, slots=self.slots[:0], exponents=self.exponents[:0])

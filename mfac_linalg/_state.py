@@ -185,7 +185,8 @@ class State(Part):
         """‖F‖ ‖F⁻¹‖ = (1 + s₁)/(1 + s_d), s_d = 0 for m < d."""
         s = self.form.spectrum()
         m, d = self.form.shape
-        return self._home((1 + s[0]) / (1 + s[-1]) if m >= d else 1 + s[0])
+        largest = 1 + _backend.namespace(s).sum(s[:1])  # an empty window has none
+        return self._home(largest / (1 + s[-1]) if m >= d else largest)
 
     def effective_rank(self) -> Array:
         """Σ s/(1 + s)."""

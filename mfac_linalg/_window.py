@@ -11,12 +11,12 @@ from . import _validation as check
 from ._errors import largest_kappa, warn_if_unresolved
 from ._held import Held, Rules
 from ._inverse import Inverse
-from ._metric import Metric
 from ._pytree import register
-from ._ring import Ring
 from ._state import State
 
 Array = Any
+STATE_VERSION = 1
+STATE_RULES = ("window", "dim", "normalization", "decay", "precision")
 
 
 class SlidingWindowInverse(Inverse):
@@ -144,9 +144,7 @@ class SlidingWindowInverse(Inverse):
         dtype = like.dtype if _backend.is_narrow(like) else result
         buffer = _backend.zeros((self.window + 1, self.dim), like=like, dtype=dtype)
         damping = check.check_damping(damping, buffer, result)
-        computing = _backend.namespace(like).float64 if self._rules.precision == "high" else result
-        metric = _backend.in_float64(lambda _: Metric.of(damping, computing), buffer)
-        return Held.empty(self._rules, metric, Ring.empty(buffer, computing)), damping
+        return _backend.in_float64(lambda zeros: Held.placed(self._rules, damping, zeros), buffer), damping
 
     # --- what it is -------------------------------------------------------------------------------------------------
 
@@ -224,7 +222,7 @@ class SlidingWindowInverse(Inverse):
             self._damping = check.check_scalar_damping(damping)
             return
         checked = check.check_damping(damping, self._like, self.dtype)
-        self._commit(self._run(lambda: held.under(Metric.of(checked, held.ring.dtype))), checked)
+        self._commit(self._run(lambda: held.under(checked)), checked)
 
     def _describe(self) -> dict[str, str]:
         facts = {"m": f"{len(self)}", "window": f"{self.window}"}
@@ -271,7 +269,12 @@ class SlidingWindowInverse(Inverse):
         return x
 
     def extend(self, gradients: Array) -> None:
-        """Take in the rows of an array (k, d), the oldest first, by matrix products.
+        """Take in many gradients at once, by matrix products.
+
+        Parameters
+        ----------
+        gradients : array, shape (k, d)
+            One gradient per row, the oldest first.
 
         Notes
         -----
@@ -323,6 +326,47 @@ class SlidingWindowInverse(Inverse):
         if before <= largest_kappa(held.arithmetic):
             warn_if_unresolved(held.kappa, held.arithmetic)
 
+    # --- kept elsewhere -------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the window is, copied: arrays, numbers and words, by name.
+
+        A window made from it by `from_state_dict` gives the same answers, and takes the same steps, to the bit. The
+        float64 arrays must be kept as float64.
+
+        Notes
+        -----
+        Cost: a copy of the rows, O(dm), and of the small system, O(m²).
+        """
+        rules = {name: getattr(self._rules, name) for name in STATE_RULES}
+        held = {} if self._held is None else self._run(Held.as_dict, self._held)
+        return {"version": STATE_VERSION, "damping": self._damping, **rules, **held}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> Self:
+        """Return a window as `state_dict` described it.
+
+        Parameters
+        ----------
+        state : dict
+            What `state_dict` returned; its arrays are copied.
+
+        Raises
+        ------
+        TypeError
+            Not a dictionary; a float64 array that is no longer one.
+        ValueError
+            A missing entry, another version, or shapes that do not fit together.
+        """
+        check.check_window_state(state, STATE_VERSION, STATE_RULES)
+        made = cls(damping=1.0, **{name: state[name] for name in STATE_RULES})
+        if "rows" not in state:
+            made._damping = check.check_scalar_damping(state["damping"])
+            return made
+        held, made._damping = made._placed(state["rows"], state["damping"])
+        made._held = _backend.in_float64(lambda _: held.filled(state), state["rows"])
+        return made
+
     # --- other windows ----------------------------------------------------------------------------------------------
 
     def with_damping(self, damping: Any) -> "SlidingWindowInverse":
@@ -331,6 +375,23 @@ class SlidingWindowInverse(Inverse):
         other.damping = damping
         return other
 
+    def to_device(self, device: Any) -> "SlidingWindowInverse":
+        """Return a window of its own with the same gradients on another device of their library. Cost: a build."""
+        return self._rebuilt(lambda x: check.check_moved(x, device))
+
+    def astype(self, dtype: Any) -> "SlidingWindowInverse":
+        """Return a window of its own with the same gradients in float32 or float64. Cost: a build."""
+        dtype = check.check_result_dtype(dtype, self._like)
+        return self._rebuilt(lambda x: _backend.cast(x, dtype))
+
+    def _rebuilt(self, move: Callable[[Array], Array]) -> "SlidingWindowInverse":
+        made = type(self)(damping=1.0, **{name: getattr(self._rules, name) for name in STATE_RULES})
+        damping = move(self._damping) if _backend.is_vector(self._damping) else self._damping
+        rows = move(self.gradients)
+        made._held, made._damping = made._placed(rows, damping)
+        made.extend(rows)
+        return made
+
 
 def _append_and_solve(held: Held, g: Array) -> tuple[Held, Array]:
     """The window with g, and F⁻¹ g."""
@@ -338,4 +399,5 @@ def _append_and_solve(held: Held, g: Array) -> tuple[Held, Array]:
     state = held.beside if held.is_primal else held.on_host
     newest = np.zeros((held.count, 1))
     newest[-1] = 1.0
-    return held, state.solve_gradients(newest)[:, 0]
+    beside = _backend.asarray(newest, like=state.row_scale, dtype=state.row_scale.dtype)
+    return held, state.solve_gradients(beside)[:, 0]

@@ -1,0 +1,35 @@
+"""One small check per argument. Every refusal names the argument, what came, and the cure."""
+
+from .arrays import check_beside as check_beside
+from .arrays import check_finite as check_finite
+from .arrays import check_gradients as check_gradients
+from .arrays import check_moved as check_moved
+from .arrays import check_overwritable as check_overwritable
+from .arrays import check_precision_available as check_precision_available
+from .arrays import check_result_dtype as check_result_dtype
+from .arrays import check_same_library as check_same_library
+from .arrays import check_shape as check_shape
+from .arrays import refuse_masked as refuse_masked
+from .arrays import refuse_nonfinite as refuse_nonfinite
+from .indices import broadcast_indices as broadcast_indices
+from .indices import check_indices as check_indices
+from .indices import check_vector_of_indices as check_vector_of_indices
+from .numbers import check_age as check_age
+from .numbers import check_choice as check_choice
+from .numbers import check_count as check_count
+from .numbers import check_decay as check_decay
+from .numbers import check_dense as check_dense
+from .numbers import check_flag as check_flag
+from .numbers import check_size as check_size
+from .rows import check_gradient_values as check_gradient_values
+from .rows import check_place as check_place
+from .rows import check_stored as check_stored
+from .rows import check_window_state as check_window_state
+from .weights import check_damping as check_damping
+from .weights import check_dampings as check_dampings
+from .weights import check_positive_entries as check_positive_entries
+from .weights import check_scalar_damping as check_scalar_damping
+from .weights import check_weights as check_weights
+from .weights import has_bad_entry as has_bad_entry
+from .weights import refuse_entries as refuse_entries
+from .words import describe as describe

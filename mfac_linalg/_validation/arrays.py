@@ -1,0 +1,142 @@
+"""Checks of arrays: kind, library, device, dtype, shape, finiteness."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import _backend
+from .._errors import refuse_nonfinite_values
+from .words import describe
+
+Array = Any
+FLOATING = ("float16", "bfloat16", "float32", "float64")
+
+
+def check_gradients(gradients: Any) -> Array:
+    """Accept a non-empty (m, d) array of real floating numbers."""
+    refuse_masked("gradients", gradients)
+    if not _backend.is_array(gradients):
+        msg = f"`gradients` must be an array of an array-API library; got {type(gradients).__name__}. "
+        raise TypeError(msg + "Convert it first, for example with numpy.asarray.")
+    if not _backend.is_supported(gradients):
+        msg = f"`gradients` must be dense and in memory; got {type(gradients).__module__}.{type(gradients).__name__}. "
+        msg += "Compute it first, and make it dense."
+        raise TypeError(msg)
+    if _backend.dtype_name(gradients.dtype) not in FLOATING:
+        msg = f"`gradients` must be float16, bfloat16, float32 or float64; got {describe(gradients)}. Cast it."
+        raise TypeError(msg)
+    if gradients.ndim != 2 or 0 in gradients.shape:
+        msg = (
+            f"`gradients` must have shape (m, d) with m ≥ 1 and d ≥ 1; got {describe(gradients)}. "
+            "Stack one flattened gradient per row."
+        )
+        raise ValueError(msg)
+    return gradients
+
+
+def refuse_nonfinite() -> None:
+    """Refuse gradients that were found to hold nan or infinity."""
+    msg = "`gradients` must be finite; got nan or infinity. Drop the rows whose loss overflowed."
+    raise ValueError(msg)
+
+
+def check_same_library(name: str, x: Array, like: Array) -> None:
+    """Refuse an array of another library or on another device than the gradients."""
+    if not _backend.same_library(x, like):
+        msg = f"`{name}` must be of the gradients' library; got {type(x).__module__}.{type(x).__name__}. Convert it."
+        raise TypeError(msg)
+    ours, theirs = _backend.device(like), _backend.device(x)
+    if ours is not None and theirs is not None and ours != theirs:
+        msg = f"`{name}` must be on the gradients' device, {ours}; got one on {theirs}. Move it there."
+        raise TypeError(msg)
+
+
+def check_beside(name: str, x: Any, like: Array, dtype: Any) -> Array:
+    """Accept an array of like's library and device in dtype; a 16-bit one is widened."""
+    if not _backend.is_array(x):
+        msg = f"`{name}` must be an array of the gradients' library; got {describe(x)}. Convert it first."
+        raise TypeError(msg)
+    refuse_masked(name, x)
+    check_same_library(name, x, like)
+    x = _backend.native(x)
+    if _backend.is_narrow(x):
+        return _backend.cast(x, dtype)
+    if x.dtype != dtype:
+        wanted = _backend.dtype_name(dtype)
+        msg = f"`{name}` must have dtype {wanted}; got {describe(x)}. Cast it to {wanted}."
+        raise TypeError(msg)
+    return x
+
+
+def refuse_masked(name: str, x: Any) -> None:
+    """Refuse a NumPy masked array, whose mask a product would drop."""
+    if _backend.is_masked(x):
+        msg = f"`{name}` must be a plain array; got {type(x).__name__}, whose mask would be lost. Fill it first."
+        raise TypeError(msg)
+
+
+def check_finite(name: str, x: Array) -> None:
+    """Refuse nan and infinity where values can be read."""
+    if _backend.on_host(x) and not bool(_backend.read(_backend.namespace(x).all(_backend.namespace(x).isfinite(x)))):
+        refuse_nonfinite_values(name)
+
+
+def as_numpy(name: str, values: Any) -> np.ndarray:
+    """Accept a sequence that makes an array."""
+    try:
+        return np.asarray(values)
+    except ValueError as ragged:
+        msg = f"`{name}` must be a flat sequence; got {describe(values)}. Give every row the same length."
+        raise ValueError(msg) from ragged
+
+
+def check_result_dtype(dtype: Any, like: Array) -> Any:
+    """Accept float32 or float64, by name or as a dtype of any library, where arrays like `like` can have it."""
+    name = _backend.dtype_name(dtype)
+    if name not in ("float32", "float64") or not _backend.offers_dtype(like, name):
+        offered = [choice for choice in ("float32", "float64") if _backend.offers_dtype(like, choice)]
+        msg = f"`dtype` must be {' or '.join(offered)} here; got {dtype!r}. Pass one of these."
+        raise TypeError(msg)
+    return _backend.named_dtype(name, like=like)
+
+
+def check_moved(x: Array, device: Any) -> Array:
+    """Return x on another device of its library."""
+    try:
+        return _backend.to_device(x, device)
+    except (ValueError, TypeError, RuntimeError, AttributeError, AssertionError) as refused:  # each library has its own
+        msg = f"`device` must be a device of the gradients' library; got {device!r} ({refused}). Pass its own object."
+        raise TypeError(msg) from refused
+
+
+def check_shape(name: str, x: Array, shape: tuple[int | str, ...], cure: str) -> None:
+    """Refuse an array whose shape differs; a letter in `shape` stands for any length."""
+    given = tuple(x.shape)
+    fits = len(given) == len(shape)
+    if not fits or any(isinstance(w, int) and w != g for w, g in zip(shape, given, strict=True)):
+        wanted = "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
+        msg = f"`{name}` must have shape {wanted}; got {describe(x)}. {cure}"
+        raise ValueError(msg)
+
+
+def check_overwritable(gradients: Array, dtype: Any, whiten: Any, precision: str) -> None:
+    """Refuse to overwrite what cannot be overwritten, or is needed as it is."""
+    reason = None
+    if whiten is False:
+        reason = "there is nothing to write with whiten=False"
+    elif gradients.dtype != dtype:
+        reason = f"{describe(gradients)} cannot hold results in {_backend.dtype_name(dtype)}"
+    elif precision == "high" and _backend.dtype_name(dtype) != "float64":
+        reason = 'precision="high" needs the gradients themselves'
+    elif not _backend.is_overwritable(gradients):
+        reason = "the array is read-only, not contiguous, or of a library without writing"
+    if reason:
+        msg = f"`overwrite_gradients` must be False here; got True, but {reason}. Leave it out."
+        raise ValueError(msg)
+
+
+def check_precision_available(precision: str, gradients: Array) -> None:
+    """Refuse "high" on a device without float64."""
+    if precision == "high" and not _backend.supports_float64(gradients):
+        msg = f"`precision` must be 'default' on {_backend.device(gradients)}, which has no float64; got 'high'. "
+        raise ValueError(msg + "Leave it out, or move the gradients to the host.")

@@ -1,0 +1,78 @@
+"""Checks of numbers, words and flags."""
+
+import numbers
+from typing import Any
+
+import numpy as np
+
+from .words import describe
+
+DENSE_LIMIT = 16_384  # parameters; a (d, d) array of float64 is then 2 GB
+
+
+def check_dense(dim: int) -> None:
+    """Refuse a d × d array that is larger than anyone means."""
+    if dim > DENSE_LIMIT:
+        msg = f"`to_dense` must have d ≤ {DENSE_LIMIT}; got d = {dim}. Use `columns`, `submatrix` or `matmat`."
+        raise ValueError(msg)
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """Accept one of a few words."""
+    if not isinstance(value, str):
+        msg = f"`{name}` must be one of {', '.join(map(repr, choices))}; got {describe(value)}. Pass the word."
+        raise TypeError(msg)
+    if value not in choices:
+        msg = f"`{name}` must be one of {', '.join(map(repr, choices))}; got {value!r}. Check the spelling."
+        raise ValueError(msg)
+    return value
+
+
+def check_flag(name: str, value: Any, *, optional: bool = False) -> None:
+    """Accept True or False, and None where that means something."""
+    if not (isinstance(value, bool) or (optional and value is None)):
+        wanted = "True, False or None" if optional else "True or False"
+        msg = f"`{name}` must be {wanted}; got {describe(value)}. Pass a bool."
+        raise TypeError(msg)
+
+
+def check_count(name: str, value: Any) -> int:
+    """Accept a whole number ≥ 0."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        msg = f"`{name}` must be a whole number; got {describe(value)}. Pass an int."
+        raise TypeError(msg)
+    if value < 0:
+        msg = f"`{name}` must be ≥ 0; got {value}. Pass how many are wanted."
+        raise ValueError(msg)
+    return int(value)
+
+
+def check_size(name: str, value: Any) -> int:
+    """Accept an integer ≥ 1."""
+    count = check_count(name, value)
+    if count < 1:
+        msg = f"`{name}` must be at least 1; got {describe(value)}. Pass how many there are."
+        raise ValueError(msg)
+    return count
+
+
+def check_decay(decay: Any) -> float:
+    """Accept a float in (0, 1]."""
+    if not isinstance(decay, numbers.Real) or isinstance(decay, bool | np.bool_):
+        msg = f"`decay` must be a float in (0, 1]; got {describe(decay)}. Pass 1.0 for no forgetting."
+        raise TypeError(msg)
+    if not 0 < float(decay) <= 1:
+        msg = f"`decay` must be in (0, 1]; got {describe(decay)}. Pass 1.0 for no forgetting."
+        raise ValueError(msg)
+    return float(decay)
+
+
+def check_age(age: Any, count: int) -> int:
+    """Accept the age of a gradient held, from 0 for the oldest; negative ones count from the newest."""
+    if isinstance(age, bool | np.bool_) or not isinstance(age, numbers.Integral):
+        msg = f"`age` must be an integer; got {describe(age)}. Pass 0 for the oldest gradient, -1 for the newest."
+        raise TypeError(msg)
+    if not -count <= int(age) < count:
+        msg = f"`age` must be in [-{count}, {count}); got {age}. The window holds {count} gradients."
+        raise IndexError(msg)
+    return int(age) % count

@@ -1,0 +1,85 @@
+"""Checks of what a window takes in."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import _backend
+from .arrays import FLOATING, check_beside, check_same_library
+from .words import describe
+
+Array = Any
+
+
+def check_place(xp: Any, dtype: Any, device: Any) -> Array:
+    """Return an empty array of the library, dtype and device that a window is asked for."""
+    library = np if xp is None else xp
+    if not hasattr(library, "zeros"):
+        msg = f"`xp` must be the module of an array library; got {describe(xp)}. Pass, for example, numpy or torch."
+        raise TypeError(msg)
+    try:
+        like = _backend.empty_vector(library, dtype, device)
+    except Exception as refused:  # every library has its own words for a dtype or a device that it does not have
+        msg = f"`dtype` and `device` must be of `xp`; got {dtype!r} and {device!r} ({refused}). Pass its own objects."
+        raise TypeError(msg) from refused
+    if _backend.dtype_name(like.dtype) not in FLOATING:
+        msg = f"`dtype` must be float16, bfloat16, float32 or float64; got {dtype!r}. Pass one of these."
+        raise TypeError(msg)
+    return like
+
+
+def check_gradient_values(name: str, g: Any) -> None:
+    """Accept an array of real floating numbers that has values now."""
+    if not _backend.is_array(g) or _backend.is_masked(g) or not _backend.is_supported(g):
+        msg = f"`{name}` must be an array in memory, of an array-API library; got {type(g).__name__}. Convert it first."
+        raise TypeError(msg)
+    if _backend.dtype_name(g.dtype) not in FLOATING:
+        msg = f"`{name}` must be float16, bfloat16, float32 or float64; got {describe(g)}. Cast it."
+        raise TypeError(msg)
+    if not _backend.is_concrete(g):
+        msg = f"`{name}` must have values now; got a traced {describe(g)}. Use mfac_linalg.jax under jit."
+        raise TypeError(msg)
+
+
+def check_stored(name: str, g: Array, like: Array) -> Array:
+    """Accept an array of like's library, device and dtype; a window of 16-bit rows takes no other dtype."""
+    if not _backend.is_narrow(like):
+        return check_beside(name, g, like, like.dtype)
+    check_same_library(name, g, like)
+    if g.dtype != like.dtype:
+        wanted = _backend.dtype_name(like.dtype)
+        msg = f"`{name}` must have dtype {wanted}; got {describe(g)}. Cast it to {wanted}."
+        raise TypeError(msg)
+    return g
+
+
+def check_window_state(state: Any, version: int, rules: tuple[str, ...]) -> None:
+    """Accept what `state_dict` gives: every entry there, shapes that fit together, the small arrays in float64."""
+    if not isinstance(state, dict):
+        msg = f"`state` must be a dictionary; got {describe(state)}. Pass what `state_dict` returned."
+        raise TypeError(msg)
+    if state.get("version") != version:
+        msg = f"`state` must have version {version}; got {state.get('version')!r}. Use the library that wrote it."
+        raise ValueError(msg)
+    small = {"slots": 1, "ages": 1, "exponents": 1, "direction": 1, "gram": 2, "factor": 2}
+    needed = (*rules, "damping", *((*small, "norm", "factorizations") if "rows" in state else ()))
+    if missing := [name for name in needed if name not in state]:
+        msg = f"`state` must hold {', '.join(missing)}; got {sorted(state)}. Pass what `state_dict` returned."
+        raise ValueError(msg)
+    if "rows" not in state:
+        return
+    check_gradient_values("state['rows']", state["rows"])
+    m = len(np.atleast_1d(state["slots"]))
+    shapes = {"rows": (m, state["dim"]), **{name: (m,) * ndim for name, ndim in small.items()}}
+    for name, shape in shapes.items():
+        if tuple(state[name].shape) != shape:
+            msg = f"`state['{name}']` must have shape {shape}; got {describe(state[name])}. Keep entries together."
+            raise ValueError(msg)
+    for name in ("gram", "factor", "direction"):
+        if state[name].dtype != np.float64:
+            msg = f"`state['{name}']` must be float64; got {describe(state[name])}. Keep it out of casts."
+            raise TypeError(msg)
+    slots, ages = sorted(np.array(state["slots"]).tolist()), sorted(np.array(state["ages"]).tolist())
+    if len(set(slots)) < m or not all(0 <= slot <= state["window"] for slot in slots) or ages != list(range(m)):
+        msg = f"`state` must place each of its {m} rows once; got slots {slots} and ages {ages}. It was changed."
+        raise ValueError(msg)

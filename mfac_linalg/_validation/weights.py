@@ -1,0 +1,100 @@
+"""Checks of dampings and weights: what must be positive."""
+
+import math
+import numbers
+from typing import Any
+
+import numpy as np
+
+from .. import _backend
+from .arrays import FLOATING, as_numpy, check_beside, check_same_library, check_shape, refuse_masked
+from .words import describe
+
+Array = Any
+
+
+def check_damping(damping: Any, like: Array, dtype: Any) -> Any:
+    """Accept λ > 0 as a float (or a traced scalar, kept as an array), or a (d,) array."""
+    is_number = isinstance(damping, numbers.Real) and not isinstance(damping, bool)
+    if is_number or (_backend.is_array(damping) and damping.ndim == 0 and _backend.is_real(damping)):
+        return _check_scalar_damping(damping, like)
+    if not _backend.is_vector(damping):
+        msg = f"`damping` must be a float > 0 or an array of shape ({like.shape[1]},); got {describe(damping)}. "
+        raise TypeError(msg + "Pass λ itself, not its reciprocal.")
+    damping = check_beside("damping", damping, like, dtype)
+    check_shape("damping", damping, (like.shape[1],), "Give one λ per parameter, or one float for all.")
+    check_positive_entries("damping", damping)
+    return damping
+
+
+def _check_scalar_damping(damping: Any, like: Array) -> Any:
+    """Read the value where there is one; a scalar that is traced or differentiated stays an array."""
+    if isinstance(damping, numbers.Real) or _backend.is_concrete(damping):
+        try:
+            value = float(damping if isinstance(damping, numbers.Real) else _backend.read(damping))
+        except OverflowError:
+            value = math.inf
+        if not (math.isfinite(value) and value > 0):
+            msg = f"`damping` must be finite and > 0; got {damping!r:.60}. Start from 1e-4 · mean(‖g‖²)/d if unsure."
+            raise ValueError(msg)
+        if isinstance(damping, numbers.Real) or not _backend.is_differentiated(damping):
+            return value
+    check_same_library("damping", damping, like)
+    return damping
+
+
+def check_scalar_damping(damping: Any) -> float:
+    """Accept λ > 0 as a float, where there is no array yet to compare a vector with."""
+    return check_damping(damping, np.zeros((1, 1)), np.dtype(float))
+
+
+def check_dampings(dampings: Any) -> np.ndarray:
+    """Accept a non-empty sequence of floats > 0, as a float64 host array."""
+    refuse_masked("dampings", dampings)
+    values = _backend.read(dampings) if _backend.is_array(dampings) else as_numpy("dampings", dampings)
+    if values.dtype.kind not in "fiu":
+        msg = f"`dampings` must be a sequence of floats > 0; got {describe(dampings)}. Convert them."
+        raise TypeError(msg)
+    if values.ndim != 1 or values.size == 0:
+        msg = f"`dampings` must be a non-empty sequence of floats > 0; got {describe(dampings)}. Pass [λ] for one."
+        raise ValueError(msg)
+    for value in values:
+        if not (np.isfinite(value) and value > 0):
+            msg = f"`dampings` must be finite and > 0; got {value!r} among them. Remove it."
+            raise ValueError(msg)
+    return values.astype(np.float64)
+
+
+def check_weights(weights: Any, like: Array) -> Array | None:
+    """Accept None or a (m,) array of finite weights > 0."""
+    if weights is None:
+        return None
+    if not _backend.is_array(weights):
+        msg = f"`weights` must be an array of shape ({like.shape[0]},); got {describe(weights)}. Convert it first."
+        raise TypeError(msg)
+    refuse_masked("weights", weights)
+    check_same_library("weights", weights, like)
+    if _backend.dtype_name(weights.dtype) not in FLOATING:
+        msg = f"`weights` must be real floating; got {describe(weights)}. Cast it."
+        raise TypeError(msg)
+    check_shape("weights", weights, (like.shape[0],), "Give one weight per gradient.")
+    check_positive_entries("weights", weights)
+    return weights
+
+
+def check_positive_entries(name: str, x: Array) -> None:
+    """Refuse a host array with an entry that is not finite and > 0; a build reads the others, all at once."""
+    if _backend.on_host(x) and _backend.read(has_bad_entry(x)):
+        refuse_entries(name, x)
+
+
+def has_bad_entry(x: Array) -> Array:
+    """1.0 where an entry is not finite and > 0, else 0.0, as a 0-d array of x's library."""
+    xp = _backend.namespace(x)
+    return xp.max(xp.where((x > 0) & (x < xp.inf), xp.zeros_like(x), xp.ones_like(x)))
+
+
+def refuse_entries(name: str, x: Array) -> None:
+    """Refuse an array for its entries."""
+    msg = f"`{name}` must be finite and > 0 in every entry; got {describe(x)} with entries that are not. "
+    raise ValueError(msg + "Raise them to the smallest value you can defend.")

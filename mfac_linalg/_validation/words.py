@@ -1,0 +1,12 @@
+"""How a refusal says what came."""
+
+from typing import Any
+
+from .. import _backend
+
+
+def describe(x: Any) -> str:
+    """Say what x is in a few words, without its values if it is an array."""
+    if _backend.is_array(x):
+        return f"an array of shape {tuple(x.shape)} and dtype {_backend.dtype_name(x.dtype)}"
+    return f"{x!r:.60} ({type(x).__name__})"

@@ -1,0 +1,320 @@
+"""What a sliding window promises beside being an inverse: costs, guarantees, placement, refusals."""
+
+import threading
+import warnings
+
+import numpy as np
+import pytest
+
+from mfac_linalg import IllConditionedWarning, SlidingWindowInverse, WoodburyRankOneInverse
+from mfac_linalg._dual import factor_with, factor_without
+from tests.backends import AVAILABLE, eps
+from tests.oracle import LIMIT, Oracle
+
+STRICT, ELSEWHERE = (next(b for b in AVAILABLE if b.name == f"strict:{name}") for name in ("CPU_DEVICE", "device1"))
+
+
+def rows(count, dim=40, seed=0, dtype="float64"):
+    return np.random.default_rng(seed).standard_normal((count, dim)).astype(dtype)
+
+
+def filled(count=6, window=4, dim=40, damping=0.1, dtype="float64", **options):
+    window = SlidingWindowInverse(window, dim, damping, **options)
+    for g in rows(count, dim, dtype=dtype):
+        window.append(g)
+    return window
+
+
+# --- the factor -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dropped", [[], [0], [3], [8], [0, 1, 2], [2, 5, 7], list(range(9))], ids=repr)
+@pytest.mark.parametrize("size", [9, 40])
+def test_a_factor_follows_rows_that_go(size, dropped):
+    spread = rows(size, 2 * size)
+    matrix = np.eye(size) + spread @ spread.T
+    factor = factor_without(np.linalg.cholesky(matrix), np.array(dropped, dtype=int))
+    kept = np.delete(np.arange(size), dropped)
+    assert np.allclose(factor @ factor.T, matrix[np.ix_(kept, kept)], atol=1e-12 * np.linalg.norm(matrix))
+    assert np.array_equal(factor, np.tril(factor))
+
+
+@pytest.mark.parametrize("known", [0, 1, 8])
+def test_a_factor_follows_rows_that_come(known):
+    spread = rows(9)
+    matrix = np.eye(9) + spread @ spread.T
+    padded = factor_without(np.linalg.cholesky(matrix[:known, :known]), np.zeros(0, dtype=int), 9 - known)
+    factor = factor_with(padded, matrix[:known, known:], matrix[known:, known:])
+    assert np.allclose(factor @ factor.T, matrix, atol=1e-12 * np.linalg.norm(matrix))
+
+
+# --- what a step costs ----------------------------------------------------------------------------------------------
+
+
+def test_a_full_window_slides_without_a_new_factorisation():
+    window = filled(40, window=32)
+    before = window.factorizations
+    for g in rows(100, seed=1):
+        window.append(g)
+    window.replace(3, rows(1, seed=2)[0])
+    assert window.factorizations == before
+
+
+@pytest.mark.parametrize("normalization", ["sum", "window"])
+def test_a_window_fills_and_shrinks_without_one_where_its_divisor_stays(normalization):
+    window = filled(30, window=32, normalization=normalization)
+    window.remove(7)
+    window.remove(-1)
+    assert window.factorizations == 0
+
+
+def test_a_factor_that_is_wrong_is_noticed_and_made_anew():
+    window = filled(12, window=8)
+    before = window.factorizations
+    window._held.lower[5, 2] += 1e-6
+    g = rows(1, seed=3)[0]
+    x = window.append_matvec(g)
+    assert window.factorizations == before + 1
+    assert Oracle(window.gradients, 0.1).backward_ratio(g, x, eps("float64")) <= LIMIT
+
+
+@pytest.mark.parametrize("shape", [(512, 700), (24, 4000)])
+def test_an_extended_window_equals_the_static_inverse(shape):
+    block = rows(*shape, dtype="float32")
+    window = SlidingWindowInverse.from_gradients(block, 30.0)
+    v = block[3]
+    static = WoodburyRankOneInverse(block, 30.0, whiten=False)
+    assert np.linalg.norm(window @ v - static @ v) <= 1e-4 * np.linalg.norm(static @ v)
+
+
+# --- accuracy -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("default", 1e-3), ("high", 1e-6)])
+@pytest.mark.parametrize("kappa", [1e4, 1e6, 1e7])
+def test_a_step_keeps_its_digits_where_rows_share_a_mean(precision, limit, kappa):
+    """Float32 rows with a common mean five times the noise: the relative error of F⁻¹g for the newest g."""
+    rng = np.random.default_rng(0)
+    mean = 5 * rng.standard_normal(2000)
+    stream = (mean + rng.standard_normal((24, 2000))).astype("float32")
+    damping = float(np.linalg.norm(stream[:16].astype(float), 2) ** 2 / 16 / kappa)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", IllConditionedWarning)  # κ = 1e6 is beyond what any product keeps in float32
+        window = SlidingWindowInverse(16, 2000, damping, precision=precision)
+        for g in stream:
+            x = window.append_matvec(g)
+    exact = Oracle(stream[-16:], damping).solve(g)
+    assert np.linalg.norm(x - exact) <= limit * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["iid", "correlated", "repeated"])
+@pytest.mark.parametrize("damping", [1e-1, 1e-3])
+def test_many_steps_do_not_drift(dtype, kind, damping):
+    """A short version of ``python -m benchmarks.drift``."""
+    rng = np.random.default_rng(0)
+    window, g = SlidingWindowInverse(16, 64, damping), np.zeros(64)
+    for step in range(1500):
+        fresh = rng.standard_normal(64)
+        g = {"iid": fresh, "correlated": 0.9 * g + 0.3 * fresh, "repeated": g if step % 3 else fresh}[kind]
+        x = window.append_matvec(g.astype(dtype))
+        if step % 100 == 99:
+            oracle = Oracle(window.gradients, damping, wide=np.float64)
+            assert oracle.backward_ratio(g.astype(dtype), x, eps(dtype)) <= LIMIT
+    assert window.factorizations <= 16
+
+
+def test_rows_of_every_size_live_together():
+    """Rows whose squares overflow or vanish in float32 are kept in units of their own."""
+    scales = np.array([1e-30, 1.0, 1e19, 1e25, 1e-22], dtype="float32")
+    block = rows(5, 30, dtype="float32") * scales[:, None]
+    window = SlidingWindowInverse(4, 30, 1e47)
+    for g in block:
+        window.append(g)
+    assert np.array_equal(window.gradients, block[1:])
+    v = rows(1, 30, dtype="float32")[0]
+    assert Oracle(block[1:], 1e47).backward_ratio(v, window @ v, eps("float32")) <= LIMIT
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_short_gradients_are_stored_as_they_are(dtype):
+    ml_dtypes = pytest.importorskip("ml_dtypes") if dtype == "bfloat16" else None
+    short = np.dtype(ml_dtypes.bfloat16) if ml_dtypes else np.dtype("float16")
+    window = SlidingWindowInverse(4, 40, 0.1)
+    for g in rows(6).astype(short):
+        window.append(g)
+    assert window.gradients.dtype == short
+    assert window.dtype == np.float32
+    v = rows(1, seed=1, dtype="float32")[0]
+    assert Oracle(window.gradients.astype(float), 0.1).backward_ratio(v, window @ v, eps("float32")) <= LIMIT
+
+
+# --- guarantees -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+@pytest.mark.parametrize(
+    "where", ["_backend.write_row", "_dual.factor_without", "_held.factor_with", "_held.Held._measured"]
+)
+def test_a_step_that_breaks_off_leaves_the_window_as_it_was(monkeypatch, error, where):
+    window = filled(8)
+    before, answer = window.state_dict(), window @ np.ones(40)
+
+    def break_off(*_, **__):
+        raise error
+
+    module, _, name = where.rpartition(".")
+    target = {"_backend": "mfac_linalg._ring._backend", "_dual": "mfac_linalg._held"}.get(
+        module, f"mfac_linalg.{module}"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{target}.{name}", break_off)
+        with pytest.raises(error):
+            window.append_matvec(np.ones(40))
+    after = window.state_dict()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert np.array_equal(window @ np.ones(40), answer)
+
+
+def test_forward_follows_the_window():
+    window = filled(8)
+    forward = window.forward
+    window.append(np.ones(40))
+    assert np.allclose(forward @ np.ones(40), Oracle(window.gradients, 0.1).forward @ np.ones(40))
+
+
+def test_the_gradients_are_a_copy():
+    window = filled(8)
+    window.gradients[:] = 0
+    assert np.linalg.norm(window.gradients) > 1
+
+
+def test_with_damping_leaves_the_window_alone():
+    window = filled(8)
+    other = window.with_damping(7.0)
+    other.append(np.ones(40))
+    assert (window.damping, other.damping) == (0.1, 7.0)
+    assert not np.array_equal(window.gradients, other.gradients)
+
+
+def test_several_threads_may_ask_at_once():
+    window, v = filled(8, dim=3000), np.ones(3000)
+    expected, found = window @ v, []
+    threads = [threading.Thread(target=lambda: found.append(window @ v)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(x, expected) for x in found)
+    assert len(found) == 4
+
+
+def test_a_step_beyond_the_arithmetic_warns_once():
+    window = SlidingWindowInverse(4, 40, 1e-7)
+    with pytest.warns(IllConditionedWarning, match="kappa"):
+        window.append(rows(1, dtype="float32")[0])
+    window.append(rows(1, seed=1, dtype="float32")[0])  # a warning is an error here
+
+
+# --- where it lives -------------------------------------------------------------------------------------------------
+
+
+def test_the_first_gradient_decides_where_a_window_lives(flavour):
+    backend, dtype = flavour
+    window = SlidingWindowInverse(4, 5, 0.1)
+    assert (window.dtype, window.device, len(window)) == (None, None, 0)
+    assert backend.is_own(window.append_matvec(backend.asarray(np.ones(5, dtype))), dtype)
+
+
+def test_a_refused_first_gradient_decides_nothing():
+    window = SlidingWindowInverse(4, 5, 0.1)
+    with pytest.raises(ValueError, match="shape"):
+        window.append(np.ones(6))
+    window.append(np.ones(5, "float32"))
+    assert window.dtype == np.float32
+
+
+def test_an_empty_window_is_the_damping(backend):
+    like = backend.asarray(np.ones(5, backend.dtypes[0]))
+    window = SlidingWindowInverse(4, 5, 0.5, xp=backend.namespace, dtype=like.dtype, device=like.device)
+    assert np.allclose(backend.to_numpy(window @ like), 2)
+    assert np.allclose(backend.to_numpy(window.diagonal()), 2)
+    assert np.isclose(float(backend.to_numpy(window.logdet())), 5 * np.log(2))
+    assert tuple(window.forward.eigenvalues().shape) == (0,)
+
+
+def test_a_vector_of_dampings_decides_too():
+    window = SlidingWindowInverse(4, 5, STRICT.asarray(np.full(5, 0.1)))
+    with pytest.raises(TypeError, match="library"):
+        window.append(np.ones(5))
+
+
+G = np.ones(40)
+REFUSED = {
+    "window: zero": (ValueError, "`window`", lambda: SlidingWindowInverse(0, 5, 1.0)),
+    "window: a float": (TypeError, "`window`", lambda: SlidingWindowInverse(2.0, 5, 1.0)),
+    "dim: zero": (ValueError, "`dim`", lambda: SlidingWindowInverse(4, 0, 1.0)),
+    "damping: zero": (ValueError, "`damping`", lambda: SlidingWindowInverse(4, 5, 0.0)),
+    "damping: wrong length": (ValueError, "`damping`", lambda: SlidingWindowInverse(4, 5, np.ones(6))),
+    "normalization: unknown": (ValueError, "`normalization`", lambda: filled(normalization="max")),
+    "decay: zero": (ValueError, "`decay`", lambda: filled(decay=0.0)),
+    "decay: above one": (ValueError, "`decay`", lambda: filled(decay=1.5)),
+    "decay: a string": (TypeError, "`decay`", lambda: filled(decay="1")),
+    "precision: unknown": (ValueError, "`precision`", lambda: filled(precision="double")),
+    "xp: a name": (TypeError, "`xp`", lambda: filled(xp="numpy")),
+    "dtype: integers": (TypeError, "`dtype`", lambda: SlidingWindowInverse(4, 5, 1.0, dtype=int)),
+    "device: unknown": (TypeError, "`device`", lambda: SlidingWindowInverse(4, 5, 1.0, device="cuda")),
+    "a query too early": (ValueError, "gradient", lambda: SlidingWindowInverse(4, 5, 1.0).diagonal()),
+    "append: wrong length": (ValueError, "`g`", lambda: filled().append(np.ones(41))),
+    "append: a matrix": (ValueError, "`g`", lambda: filled().append(np.ones((1, 40)))),
+    "append: a list": (TypeError, "`g`", lambda: filled().append([1.0] * 40)),
+    "append: integers": (TypeError, "`g`", lambda: filled().append(np.ones(40, int))),
+    "append: float32": (TypeError, "`g`", lambda: filled().append(np.ones(40, "float32"))),
+    "append: masked": (TypeError, "`g`", lambda: filled().append(np.ma.ones(40))),
+    "append: nan": (ValueError, "`g`", lambda: filled().append(G * np.nan)),
+    "append: infinity": (ValueError, "`g`", lambda: filled().append(G * np.inf)),
+    "append: another library": (TypeError, "`g`", lambda: filled().append(STRICT.asarray(G))),
+    "append_matvec: wrong length": (ValueError, "`g`", lambda: filled().append_matvec(np.ones(39))),
+    "extend: a vector": (ValueError, "`gradients`", lambda: filled().extend(G)),
+    "extend: nan": (ValueError, "`g`", lambda: filled().extend(np.full((2, 40), np.nan))),
+    "replace: out of range": (IndexError, "`age`", lambda: filled().replace(4, G)),
+    "remove: out of range": (IndexError, "`age`", lambda: filled().remove(-5)),
+    "remove: a float": (TypeError, "`age`", lambda: filled().remove(1.0)),
+    "damping set to zero": (ValueError, "`damping`", lambda: setattr(filled(), "damping", 0)),
+    "matvec: wrong length": (ValueError, "`v`", lambda: filled().matvec(np.ones(39))),
+    "matvec_gradients: too many": (ValueError, "`coefficients`", lambda: filled().matvec_gradients(np.ones(5))),
+    "state: not a dictionary": (TypeError, "`state`", lambda: SlidingWindowInverse.from_state_dict([1])),
+    "state: another version": (ValueError, "version", lambda: SlidingWindowInverse.from_state_dict({"version": 9})),
+    "state: incomplete": (ValueError, "decay", lambda: restored(without=("decay",))),
+    "state: a cast factor": (TypeError, "factor", lambda: restored(factor=np.eye(4, dtype="float32"))),
+    "state: a shape": (ValueError, "gram", lambda: restored(gram=np.eye(3))),
+    "state: a slot twice": (ValueError, "slots", lambda: restored(slots=np.zeros(4, int))),
+}
+
+
+def restored(without=(), **changed):
+    state = filled().state_dict() | changed
+    return SlidingWindowInverse.from_state_dict({k: v for k, v in state.items() if k not in without})
+
+
+@pytest.mark.parametrize("row", REFUSED.values(), ids=REFUSED)
+def test_a_bad_argument_is_named(row):
+    error, words, call = row
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_a_traced_gradient_is_refused():
+    jax = pytest.importorskip("jax")
+    window = SlidingWindowInverse(4, 5, 0.1)
+    with pytest.raises(TypeError, match=r"mfac_linalg\.jax|traced"):
+        jax.jit(window.append)(jax.numpy.ones(5))
+
+
+def test_a_window_moves_to_another_device():
+    window = SlidingWindowInverse.from_gradients(STRICT.asarray(rows(3, 5)), 0.1)
+    like = ELSEWHERE.asarray(np.ones(5))
+    moved = window.to_device(like.device)
+    assert (moved @ like).device == like.device
+    expected = Oracle(rows(3, 5), 0.1).inverse @ np.ones(5)
+    assert np.allclose(ELSEWHERE.to_numpy(moved @ like), expected)
