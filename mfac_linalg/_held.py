@@ -21,6 +21,7 @@ from ._sweeps import sweeps_for
 
 Array = Any
 DRIFT = 256 * float(np.finfo(np.float64).eps)  # backward error of the m × m solve that asks for a new factorisation
+SHARPEN = 0.01  # κ ε of float32
 LEAST_WEIGHT = 1e-250  # of a decayed row: its reciprocal is still a number
 BLOCK_SHARE = 8  # to exchange more than an eighth of the rows at once is dearer than to factor anew
 
@@ -96,7 +97,7 @@ class Held:
     def placed(cls, rules: Rules, damping: Any, buffer: Array) -> "Held":
         """No rows, in a buffer of zeros, under a checked damping."""
         computing = _backend.namespace(buffer).float64 if rules.precision == "high" else _backend.result_dtype(buffer)
-        return cls.empty(rules, _metric(damping, computing), Ring.empty(buffer, computing))
+        return cls.empty(rules, _metric(damping, computing), Ring.empty(buffer, computing, computing))
 
     # --- changes --------------------------------------------------------------------------------------------------
 
@@ -125,7 +126,7 @@ class Held:
         """The same rows under another, checked damping."""
         metric = _metric(damping, self.ring.dtype)
         same = metric.root is None and self.metric.root is None
-        ring = self.ring if same else self.ring.measured_by(metric.root)
+        ring = self.ring if same else self.ring.measured_by(metric.root, sharply=False)
         return replace(self, metric=metric, ring=ring)._refactored()
 
     def _exchanged(self, dropped: np.ndarray, g: Array, *, age: int) -> "Held":
@@ -158,7 +159,7 @@ class Held:
             lower = factor_with(padded, gram[:, :kept].T, np.eye(added) + gram[:, kept:])
             if lower is not None:
                 done, drift = replace(changed, lower=lower)._measured()
-                if drift <= DRIFT:
+                if drift <= DRIFT and not done._needs_float64:
                     return done
         return changed._refactored()
 
@@ -172,7 +173,16 @@ class Held:
         for _ in range(POWER_STEPS):
             direction = gram @ (direction / (np.linalg.norm(direction) or 1.0))
         done = replace(self, lower=system.lower, direction=direction, factorizations=self.factorizations + 1)
-        return done._measured()[0]
+        done = done._measured()[0]
+        if not done._needs_float64:
+            return done
+        return replace(done, ring=done.ring.measured_by(self.metric.root, sharply=True))._refactored()
+
+    @property
+    def _needs_float64(self) -> bool:
+        """Whether κ ε is too large for sweeps to contract well with a float32 Gram matrix; it is sharp from then on."""
+        risky = self.kappa * float(np.finfo(np.float32).eps) > SHARPEN
+        return risky and not self.ring.is_sharp and _backend.supports_float64(self.ring.buffer)
 
     def _measured(self) -> tuple["Held", float]:
         """With ‖S‖ from one more power step, and the drift of the factor: ‖A y − z‖ / (‖A‖ ‖y‖) for a y = A⁻¹ z.
@@ -212,7 +222,7 @@ class Held:
     def _state(self, bring: Callable[[np.ndarray], Array], *, on_host: bool) -> State:
         scale = bring(self.row_scale[:, None])
         rows = ScaledRows(self.ring.rows(on_host=on_host), scale, self.metric.root)
-        sharp = _backend.dtype_name(self.ring.dtype) == "float64"
+        sharp = self.ring.is_sharp
         if self.is_primal:
             system = SmallSystem.factor(rows.normal())
             if system is None:
@@ -241,13 +251,15 @@ class Held:
             "factor": self.lower.copy(),
             "direction": self.direction.copy(),
             "norm": self.norm,
+            "sharp": self.ring.is_sharp,
             "factorizations": self.factorizations,
         }
 
     def filled(self, state: dict[str, Any]) -> "Held":
         """An empty Held with what `as_dict` gave."""
         slots, ages, exponents = (np.array(state[name], dtype=int) for name in ("slots", "ages", "exponents"))
-        ring = Ring.restored(state["rows"], np.array(state["gram"]), slots, exponents, self.ring)
+        empty = self.ring.measured_by(None, sharply=bool(state["sharp"]))
+        ring = Ring.restored(state["rows"], np.array(state["gram"]), slots, exponents, empty)
         lower, direction = np.array(state["factor"], order="F"), np.array(state["direction"])
         done = replace(self, ring=ring, ages=ages, lower=lower, direction=direction)
         return replace(done, norm=float(state["norm"]), factorizations=int(state["factorizations"]))

@@ -24,13 +24,14 @@ class Ring:
     products: np.ndarray  # buffer diag(root)² bufferᵀ in float64, on the host; meaningful between rows
     slots: np.ndarray  # (m,)
     exponents: np.ndarray  # (m,), 0 unless the squares of a row leave the comfortable range
-    dtype: Any  # that products are computed in
+    dtype: Any  # that products of the rows are computed in
+    gram_dtype: Any  # the same for the Gram matrix
 
     @classmethod
-    def empty(cls, buffer: Array, dtype: Any) -> "Ring":
+    def empty(cls, buffer: Array, dtype: Any, gram_dtype: Any) -> "Ring":
         """No rows, in a buffer of zeros."""
         none, capacity = np.zeros(0, dtype=int), buffer.shape[0]
-        return cls(buffer, np.zeros((capacity, capacity)), none, none, dtype)
+        return cls(buffer, np.zeros((capacity, capacity)), none, none, dtype, gram_dtype)
 
     @classmethod
     def restored(cls, rows: Array, gram: np.ndarray, slots: np.ndarray, exponents: np.ndarray, empty: "Ring") -> "Ring":
@@ -41,7 +42,7 @@ class Ring:
         padded = _backend.namespace(rows).concat([rows, _backend.zeros_like(rows, rows=1)], axis=0)
         empty.products[np.ix_(slots, slots)] = gram
         buffer = _backend.take_rows(padded, _backend.index_like(place, like=rows))
-        return cls(buffer, empty.products, slots, exponents, empty.dtype)
+        return replace(empty, buffer=buffer, slots=slots, exponents=exponents)
 
     def emptied(self) -> "Ring":
         """The same memory without rows."""
@@ -62,7 +63,7 @@ class Ring:
         done = replace(
             self, buffer=buffer, slots=np.append(self.slots, slot), exponents=np.append(self.exponents, power)
         )
-        row = _backend.read(done.span().project(self._weighted(g.T, root)))[:, 0]
+        row = _backend.read(done.span(self.gram_dtype).project(self._weighted(g.T, root)))[:, 0]
         self.products[slot, : len(row)] = self.products[: len(row), slot] = row
         return done
 
@@ -74,33 +75,40 @@ class Ring:
         spare = _backend.zeros((capacity - m - k, block.shape[1]), like=block, dtype=block.dtype)
         products = np.zeros_like(self.products)
         products[:m, :m] = self.products[np.ix_(self.slots, self.slots)]
-        products[m : m + k, m : m + k] = _symmetric(DenseRows(block, None, self.dtype).gram(root, _silent))
+        products[m : m + k, m : m + k] = _symmetric(DenseRows(block, None, self.gram_dtype).gram(root, _silent))
         if m:
-            cross = _backend.read(DenseRows(old, None, self.dtype).project(self._weighted(block.T, root)))
+            cross = _backend.read(DenseRows(old, None, self.gram_dtype).project(self._weighted(block.T, root)))
             products[:m, m : m + k], products[m : m + k, :m] = cross, cross.T
         buffer = _backend.namespace(block).concat([old, block, spare], axis=0)
-        return Ring(buffer, products, np.arange(m + k), np.append(self.exponents, powers), self.dtype)
+        slots, exponents = np.arange(m + k), np.append(self.exponents, powers)
+        return replace(self, buffer=buffer, products=products, slots=slots, exponents=exponents)
 
-    def measured_by(self, root: Array | None) -> "Ring":
-        """The same rows with their Gram matrix in another metric; one Gram pass."""
+    @property
+    def is_sharp(self) -> bool:
+        """Whether the Gram matrix is computed in float64."""
+        return _backend.dtype_name(self.gram_dtype) == "float64"
+
+    def measured_by(self, root: Array | None, *, sharply: bool) -> "Ring":
+        """The same rows with their Gram matrix made anew, in another metric or in float64; one Gram pass."""
+        gram_dtype = _backend.namespace(self.buffer).float64 if sharply else self.gram_dtype
         products = np.zeros_like(self.products)
-        gram = _symmetric(self.span().gram(root, _silent)) if len(self.slots) else products[:0, :0]
+        gram = _symmetric(self.span(gram_dtype).gram(root, _silent)) if len(self.slots) else products[:0, :0]
         products[: len(gram), : len(gram)] = gram
-        return replace(self, products=products)
+        return replace(self, products=products, gram_dtype=gram_dtype)
 
     def _weighted(self, columns: Array, root: Array | None) -> Array:
         """What the rows are multiplied by for their Gram matrix with `columns`: root² ∘ columns."""
-        columns = _backend.cast(columns, self.dtype)
-        return columns if root is None else root**2 * columns
+        columns = _backend.cast(columns, self.gram_dtype)
+        return columns if root is None else _backend.cast(root, self.gram_dtype) ** 2 * columns
 
-    def span(self) -> DenseRows:
-        """The leading slots, up to the last that holds a row."""
+    def span(self, dtype: Any) -> DenseRows:
+        """The leading slots, up to the last that holds a row, computed in dtype."""
         stop = int(self.slots.max()) + 1 if len(self.slots) else 0
-        return DenseRows(self.buffer if stop == self.buffer.shape[0] else self.buffer[:stop, :], None, self.dtype)
+        return DenseRows(self.buffer if stop == self.buffer.shape[0] else self.buffer[:stop, :], None, dtype)
 
     def rows(self, *, on_host: bool) -> SelectedRows:
         """The rows, for products."""
-        return SelectedRows(self.span(), self.slots, on_host)
+        return SelectedRows(self.span(self.dtype), self.slots, on_host)
 
     def gram_rows(self, scale: np.ndarray, positions: slice) -> np.ndarray:
         """Rows of diag(scale) GGᵀ diag(scale)."""

@@ -61,7 +61,8 @@ class SlidingWindowInverse(Inverse):
     Cost: O(dm) memory for a ring of window + 1 rows, O(m²) on the host; a step two passes over the rows and O(m²).
     While a "mean" window fills or shrinks, and under decay, a step factors the m × m system anew, O(m³).
     Accuracy: ‖v − Fx‖ ≤ 30 eps ‖F‖ ‖x‖, as the static class; elements are right to about κ/4 eps/λ, with
-    ``precision="high"`` in float32 to 30 eps/λ.
+    ``precision="high"`` in float32 to 30 eps/λ. Where κ of float32 rows passes 8e4 the Gram matrix is computed in
+    float64 from then on, which makes a step some three times as dear.
     A call that raises leaves the window as it was. Several threads may ask at once; one may change it while none asks.
     Under JAX it is for eager use; `mfac_linalg.jax` has the window as a pure function.
 

@@ -186,3 +186,37 @@ def test_jax_keeps_its_own_precision_switch(jax):
     before = jax.config.jax_enable_x64
     WoodburyRankOneInverse(gradients, float(damping)).matvec(v)
     assert jax.config.jax_enable_x64 == before
+
+
+@pytest.mark.parametrize("whiten", [True, False])
+@pytest.mark.parametrize("name", ["matvec", "diagonal", "logdet"])
+def test_a_new_damping_may_be_traced(jax, name, whiten):
+    gradients, v = PROBLEM.gradients.astype("float32"), np.ones(6, "float32")
+    inverse = WoodburyRankOneInverse(jax.numpy.asarray(gradients), 0.1, whiten=whiten)
+
+    def ask(damping):
+        again = inverse.with_damping(damping)
+        return again.matvec(jax.numpy.asarray(v)) if name == "matvec" else getattr(again, name)()
+
+    assert np.allclose(jax.jit(ask)(0.3), ask(0.3), rtol=1e-4)
+    assert np.allclose(jax.vmap(ask)(jax.numpy.asarray([0.3, 0.4]))[0], ask(0.3), rtol=1e-4)
+
+
+def test_a_path_of_dampings_may_start_from_a_traced_one(jax):
+    gradients, v = jax.numpy.asarray(PROBLEM.gradients.astype("float32")), jax.numpy.ones(6, "float32")
+    path = jax.jit(lambda damping: WoodburyRankOneInverse(gradients, damping).damping_path(v, [0.1, 0.2]))(0.3)
+    exact = [Oracle(PROBLEM.gradients, damping).solve(np.ones(6)) for damping in (0.1, 0.2)]
+    assert np.allclose(path, np.stack(exact, axis=1).astype(float), rtol=1e-4)
+
+
+def test_jax_differentiates_twice(jax):
+    gradients = PROBLEM.gradients.astype("float32")
+    inverse = WoodburyRankOneInverse(jax.numpy.asarray(gradients), 0.1)
+    hessian = jax.jacrev(jax.grad(inverse.quadratic_form))(jax.numpy.ones(6, "float32"))
+    assert np.allclose(hessian, 2 * Oracle(gradients, 0.1).inverse, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 6), (6, 3)])
+def test_torch_differentiates_the_diagonal(torch, shape):
+    gradients = torch.tensor(make_problem(11, shape=shape).gradients, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda g: WoodburyRankOneInverse(g, 0.3).diagonal(), gradients)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mfac_linalg import WoodburyRankOneInverse
+from mfac_linalg import FactorizationError, IllConditionedWarning, WoodburyRankOneInverse
 from tests.backends import AVAILABLE, NUMPY, eps
 from tests.cases import SQUARE, TALL, WIDE, construct
 from tests.contract import measure
@@ -128,3 +128,60 @@ def test_a_vector_that_is_not_finite_is_refused(shape, value, whiten):
     v[1] = value
     with pytest.raises(ValueError, match="`v`"):
         WoodburyRankOneInverse(np.ones(shape), 1.0, whiten=whiten).matvec(v)
+
+
+@WHITEN
+@pytest.mark.parametrize("layout", ["rows", "columns", "reversed", "torch", "torch columns"])
+@pytest.mark.parametrize("shape", [(1, 2000), (6, 912), (6, 5000), (300, 912)], ids=str)
+@pytest.mark.parametrize("kappa", [1.5, 1e3])
+def test_rows_of_equal_entries_keep_the_contract_in_every_layout(layout, shape, kappa, whiten):
+    """Their sums round with a bias, and each library sums each layout in its own order."""
+    gradients = np.full(shape, 1.3579, "float32")
+    damping = float(np.sum(gradients.astype(float) ** 2)) / shape[0] / (kappa - 1)
+    v = np.full(shape[1], 0.777, "float32")
+    laid_out = {
+        "rows": lambda x: x,
+        "columns": np.asfortranarray,
+        "reversed": lambda x: np.ascontiguousarray(x[:, ::-1])[:, ::-1],
+    }
+    if layout.startswith("torch"):
+        torch = pytest.importorskip("torch", reason="needs torch")
+        tensor = torch.from_numpy(gradients.T.copy()).T if "columns" in layout else torch.from_numpy(gradients)
+        x = WoodburyRankOneInverse(tensor, damping, whiten=whiten).matvec(torch.from_numpy(v)).numpy()
+    else:
+        x = WoodburyRankOneInverse(laid_out[layout](gradients), damping, whiten=whiten).matvec(v)
+    assert Oracle(gradients, damping, wide=np.float64).backward_ratio(v, x, eps("float32")) <= LIMIT
+
+
+def test_many_equal_rows_are_whitened_without_their_bias():
+    gradients = np.full((1500, 2000), 1.3579, "float32")
+    damping = float(gradients[0].astype(float) @ gradients[0]) / 999
+    v = np.full(2000, 0.777, "float32")
+    x = WoodburyRankOneInverse(gradients, damping, whiten=True).matvec(v)
+    assert Oracle(gradients, damping, wide=np.float64).backward_ratio(v, x, eps("float32")) <= LIMIT
+
+
+@pytest.mark.parametrize("shape", [WIDE, SQUARE, TALL], ids=str)
+@pytest.mark.parametrize("damping", [1e-150, 1e-200, 1e-250])
+def test_a_condition_number_of_any_size_is_noticed(shape, damping):
+    with pytest.warns(IllConditionedWarning, match=r"kappa = ‖F‖/damping = \d.*e\+(15|20|25)"):
+        WoodburyRankOneInverse(make_problem(0, shape=shape).gradients, damping)
+
+
+def test_a_condition_number_beyond_float64_is_a_breakdown():
+    with pytest.raises(FactorizationError, match="kappa = ‖F‖/damping = inf"):
+        WoodburyRankOneInverse(make_problem(0).gradients, 1e-310)
+
+
+def test_numpy_may_be_set_to_raise_on_underflow():
+    gradients = make_problem(0, dtype="float32").gradients
+    with np.errstate(all="raise"):
+        x = WoodburyRankOneInverse(np.float32(1e-30) * gradients, 1.0).matvec(gradients[0])
+    assert np.array_equal(x, gradients[0])
+
+
+def test_nothing_has_no_backward_error_to_hide():
+    inverse = WoodburyRankOneInverse(make_problem(0).gradients, 1.0)
+    assert inverse.backward_error(np.ones(14), np.zeros(14)) == np.inf
+    assert inverse.relative_residual(np.zeros(14), np.ones(14)) == np.inf
+    assert inverse.backward_error(np.zeros(14), np.zeros(14)) == 0

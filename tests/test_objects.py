@@ -175,3 +175,15 @@ def test_an_inverse_moves_to_another_device():
     x = moved.matvec(there.asarray(v))
     assert x.device == device
     built.assert_near(there.to_numpy(x), built.oracle.inverse @ v)
+
+
+@pytest.mark.parametrize("backend", [b for b in AVAILABLE if "float32" in b.dtypes], ids=repr)
+def test_scipy_solves_whatever_the_library(backend):
+    """SciPy's vectors are NumPy's, in float64."""
+    built = build(backend, "float32", CASES[0])
+    operator = built.inverse.as_linear_operator()
+    v = np.random.default_rng(1).standard_normal(14)
+    x, info = scipy.sparse.linalg.cg(built.oracle.forward, v, M=operator, rtol=1e-8)
+    assert info == 0
+    assert np.linalg.norm(built.oracle.forward @ x - v) <= 1e-6 * np.linalg.norm(v)
+    assert (operator @ np.ones((14, 1))).shape == (14, 1)

@@ -135,3 +135,25 @@ def test_many_elements_of_many_rows_are_the_dense_ones(flavour):
     i, j = np.random.default_rng(0).integers(0, 90, (2, 5000))
     values = backend.to_numpy(inverse.element(backend.asarray(i), backend.asarray(j)))
     assert np.max(np.abs(values - oracle.inverse[i, j])) <= tolerance(eps(dtype)) / problem.damping
+
+
+@pytest.mark.parametrize("shape", [(8, 4), (20, 60)])
+@pytest.mark.parametrize("seed", range(8))
+def test_the_largest_directions_keep_their_diagonal(shape, seed):
+    """A dozen power steps miss ‖F‖ where the largest eigenvalues lie close together."""
+    m, d = shape
+    gradients = np.zeros(shape)
+    rank = min(shape)
+    gradients[np.arange(rank), np.arange(rank)] = np.sqrt(np.linspace(1, 0.7, rank))
+    gradients += 1e-3 * np.random.default_rng(seed).standard_normal(shape)
+    inverse = WoodburyRankOneInverse(gradients, 1e-4)
+    exact = np.diag(np.linalg.inv(1e-4 * np.eye(d) + gradients.T @ gradients / m))
+    assert np.allclose(inverse.diagonal(), exact, rtol=1e-9)
+    assert np.isclose(inverse.trace(), exact.sum(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("whiten", [True, False])
+def test_no_indices_give_no_elements(whiten):
+    inverse = WoodburyRankOneInverse(np.eye(3, 5), 0.1, whiten=whiten)
+    assert inverse.element([], []).shape == (0,)
+    assert inverse.element(0, np.zeros((0, 3), dtype=int)).shape == (0, 3)

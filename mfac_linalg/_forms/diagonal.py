@@ -36,9 +36,9 @@ def refine(form: Any, diagonal: Array, *, like: Array, norm: Any) -> Array:
 
 def _small_entries(diagonal: Array, *, like: Array, norm: Any, num_rows: int) -> Array:
     """Sorted indices to redo. Where values cannot be read: as many as there can be, since Σ‖w_j‖² ≤ m."""
-    if _backend.on_host(like):
+    if _backend.on_host(like) and _backend.is_concrete(diagonal):
         return _backend.asarray(np.flatnonzero(_backend.read(diagonal) < REDO_BELOW), like=diagonal)
-    if _backend.is_concrete(like) and norm**2 * REDO_BELOW < 1:
+    if isinstance(norm, float) and norm**2 * REDO_BELOW < 1:
         return diagonal[:0]
     xp = _backend.namespace(diagonal)
     return xp.sort(xp.argsort(diagonal)[: min(diagonal.shape[0], int(num_rows / (1 - REDO_BELOW)))])

@@ -62,7 +62,7 @@ def check_window_state(state: Any, version: int, rules: tuple[str, ...]) -> None
         msg = f"`state` must have version {version}; got {state.get('version')!r}. Use the library that wrote it."
         raise ValueError(msg)
     small = {"slots": 1, "ages": 1, "exponents": 1, "direction": 1, "gram": 2, "factor": 2}
-    needed = (*rules, "damping", *((*small, "norm", "factorizations") if "rows" in state else ()))
+    needed = (*rules, "damping", *((*small, "norm", "sharp", "factorizations") if "rows" in state else ()))
     if missing := [name for name in needed if name not in state]:
         msg = f"`state` must hold {', '.join(missing)}; got {sorted(state)}. Pass what `state_dict` returned."
         raise ValueError(msg)
