@@ -132,9 +132,8 @@ class SlidingWindowInverse(Inverse):
         """
         check.check_gradients(gradients)
         made = cls(gradients.shape[0] if window is None else window, gradients.shape[1], 1.0, **options)
-        held, made._damping = made._placed(gradients, damping)
-        rows = _backend.stop_gradient(gradients)[max(0, gradients.shape[0] - made.window) :, :]
-        made._held = made._run(Held.extended, held, rows)
+        made._held, made._damping = made._placed(gradients, damping)
+        made.extend(gradients)
         return made
 
     def _placed(self, like: Array, damping: Any) -> tuple[Held, Any]:
@@ -377,11 +376,36 @@ class SlidingWindowInverse(Inverse):
         return other
 
     def to_device(self, device: Any) -> "SlidingWindowInverse":
-        """Return a window of its own with the same gradients on another device of their library. Cost: a build."""
+        """Return a window of its own with the same gradients on another device of their library.
+
+        Raises
+        ------
+        TypeError
+            A device that the library does not have.
+
+        Notes
+        -----
+        Cost: a copy of the rows, dm² flops and O(m³).
+        """
         return self._rebuilt(lambda x: check.check_moved(x, device))
 
     def astype(self, dtype: Any) -> "SlidingWindowInverse":
-        """Return a window of its own with the same gradients in float32 or float64. Cost: a build."""
+        """Return a window of its own with the same gradients in another dtype, float32 or float64.
+
+        Parameters
+        ----------
+        dtype : dtype or str
+            Of the gradients and the answers.
+
+        Raises
+        ------
+        TypeError
+            Any other dtype, or float64 where the library or the device has none.
+
+        Notes
+        -----
+        Cost: a copy of the rows, dm² flops and O(m³).
+        """
         dtype = check.check_result_dtype(dtype, self._like)
         return self._rebuilt(lambda x: _backend.cast(x, dtype))
 

@@ -318,3 +318,18 @@ def test_a_window_moves_to_another_device():
     assert (moved @ like).device == like.device
     expected = Oracle(rows(3, 5), 0.1).inverse @ np.ones(5)
     assert np.allclose(ELSEWHERE.to_numpy(moved @ like), expected)
+
+
+@pytest.mark.parametrize("layout", ["big-endian", "columns", "reversed", "read-only"])
+def test_gradients_of_any_layout_are_taken_in(layout):
+    block = rows(5)
+    laid_out = {
+        "big-endian": lambda x: x.astype(">f8"),
+        "columns": np.asfortranarray,
+        "reversed": lambda x: x[:, ::-1].copy()[:, ::-1],
+        "read-only": lambda x: np.broadcast_to(x, x.shape),
+    }[layout](block)
+    window = SlidingWindowInverse.from_gradients(laid_out, 0.1, window=4)
+    window.append(laid_out[0])
+    assert np.array_equal(window.gradients, np.concatenate([block[2:], block[:1]]))
+    assert window.gradients.dtype == np.dtype(float)
