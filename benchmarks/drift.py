@@ -90,7 +90,7 @@ def draw(curves: list[Curve], path: Path) -> None:
         axis.text(axis.get_xlim()[0] * 1.2, 33, "promised: R ≤ 30", fontsize=8, color="0.3")
         axis.set(title=dtype, xlabel="updates", ylim=(1e-2, 100))
     axes[0][0].set_ylabel("R, backward error / eps")
-    axes[0][-1].legend(frameon=False, fontsize=8, loc="lower right")
+    axes[0][-1].legend(frameon=False, fontsize=8, ncols=3, loc="upper right", bbox_to_anchor=(1, 0.86))
     figure.tight_layout()
     figure.savefig(path, dpi=130)
 

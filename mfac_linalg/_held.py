@@ -62,11 +62,15 @@ class Held:
     @classmethod
     def empty(cls, rules: Rules, metric: Metric, ring: Ring) -> "Held":
         """No rows."""
-        memory = tuple(np.empty((rules.window, rules.window)) for _ in range(2))
-        return cls(rules, metric, ring, np.zeros(0, dtype=int), np.zeros((0, 0)), np.zeros(0), memory)
+        none = np.zeros(0)
+        return cls(rules, metric, ring, none.astype(int), np.zeros((0, 0)), none, _memory(rules))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name in type(self).__dataclass_fields__}
+        fields = type(self).__dataclass_fields__.keys() - {"memory"}
+        return {name: value for name, value in vars(self).items() if name in fields}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, memory=_memory(state["rules"]))
 
     @property
     def count(self) -> int:
@@ -267,6 +271,11 @@ class Held:
     def rows_by_age(self) -> Array:
         """A copy of the gradients, oldest first."""
         return self.ring.copied(self.ages)
+
+
+def _memory(rules: Rules) -> tuple[np.ndarray, ...]:
+    """Two arrays for factors, which take no memory before they are written to."""
+    return tuple(np.empty((rules.window, rules.window)) for _ in range(2))
 
 
 def _metric(damping: Any, dtype: Any) -> Metric:

@@ -2,6 +2,7 @@
 
 import abc
 import html
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -341,6 +342,49 @@ class Inverse(abc.ABC):
         SciPy's takes and gives NumPy arrays whatever the library: vectors of another travel there and back.
         """
         return _backend.linear_operator(self)
+
+    def to_device(self, device: Any) -> Self:
+        """Return a new inverse of the same gradients on another device of their library, factored there.
+
+        Parameters
+        ----------
+        device : object
+            As the library names it.
+
+        Raises
+        ------
+        TypeError
+            A device that the library does not have.
+
+        Notes
+        -----
+        Cost: a build, and a copy of the gradients.
+        """
+        return self._rebuilt(lambda x: check.check_moved(x, device))
+
+    def astype(self, dtype: Any) -> Self:
+        """Return a new inverse that answers in another dtype, built from the cast gradients.
+
+        Parameters
+        ----------
+        dtype : dtype or str
+            float32 or float64, of any library or by name.
+
+        Raises
+        ------
+        TypeError
+            Any other dtype, or float64 where the library or the device has none.
+
+        Notes
+        -----
+        Cost: a build, and a copy of the gradients.
+        """
+        dtype = check.check_result_dtype(dtype, self._like)
+        return self._rebuilt(lambda x: _backend.cast(x, dtype))
+
+    @abc.abstractmethod
+    def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
+        """The same inverse, built anew from arrays that `move` made of its own."""
 
     def _describe(self) -> dict[str, str]:
         """What a repr shows: never a value of an array, never a wait for a device."""

@@ -375,41 +375,7 @@ class SlidingWindowInverse(Inverse):
         other.damping = damping
         return other
 
-    def to_device(self, device: Any) -> "SlidingWindowInverse":
-        """Return a window of its own with the same gradients on another device of their library.
-
-        Raises
-        ------
-        TypeError
-            A device that the library does not have.
-
-        Notes
-        -----
-        Cost: a copy of the rows, dm² flops and O(m³).
-        """
-        return self._rebuilt(lambda x: check.check_moved(x, device))
-
-    def astype(self, dtype: Any) -> "SlidingWindowInverse":
-        """Return a window of its own with the same gradients in another dtype, float32 or float64.
-
-        Parameters
-        ----------
-        dtype : dtype or str
-            Of the gradients and the answers.
-
-        Raises
-        ------
-        TypeError
-            Any other dtype, or float64 where the library or the device has none.
-
-        Notes
-        -----
-        Cost: a copy of the rows, dm² flops and O(m³).
-        """
-        dtype = check.check_result_dtype(dtype, self._like)
-        return self._rebuilt(lambda x: _backend.cast(x, dtype))
-
-    def _rebuilt(self, move: Callable[[Array], Array]) -> "SlidingWindowInverse":
+    def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
         made = type(self)(damping=1.0, **{name: getattr(self._rules, name) for name in STATE_RULES})
         damping = move(self._damping) if _backend.is_vector(self._damping) else self._damping
         rows = move(self.gradients)

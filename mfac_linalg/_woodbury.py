@@ -1,7 +1,7 @@
 """The static inverse of a damped sum of rank-one terms."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from . import _backend
 from . import _validation as check
@@ -144,36 +144,7 @@ class WoodburyRankOneInverse(Inverse):
         new._state = _backend.in_float64(_rebuild, state, new._damping, self._weights, self._normalization, options)
         return new
 
-    def to_device(self, device: Any) -> "WoodburyRankOneInverse":
-        """Return a new inverse of the same gradients on another device of their library, factored there.
-
-        Raises
-        ------
-        TypeError
-            A device that the library does not have.
-
-        Notes
-        -----
-        Cost: a build, and the copy of the gradients.
-        """
-        return self._rebuilt(lambda x: check.check_moved(x, device))
-
-    def astype(self, dtype: Any) -> "WoodburyRankOneInverse":
-        """Return a new inverse that answers in another dtype, float32 or float64, built from the cast gradients.
-
-        Raises
-        ------
-        TypeError
-            Any other dtype, or float64 where the library or the device has none.
-
-        Notes
-        -----
-        Cost: a build, and the copy of the gradients.
-        """
-        dtype = check.check_result_dtype(dtype, self._like)
-        return self._rebuilt(lambda x: _backend.cast(x, dtype))
-
-    def _rebuilt(self, move: Callable[[Array], Array]) -> "WoodburyRankOneInverse":
+    def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
         damping, weights = (move(x) if _backend.is_vector(x) else x for x in (self._damping, self._weights))
         return type(self)(
             move(self.gradients),
