@@ -32,7 +32,6 @@ from .kinds import supports_float64 as supports_float64
 from .linalg import cholesky as cholesky
 from .linalg import column_norms as column_norms
 from .linalg import column_squares as column_squares
-from .linalg import keeps_partial_sums as keeps_partial_sums
 from .linalg import linear_operator as linear_operator
 from .linalg import multiplies_batches as multiplies_batches
 from .linalg import multiply_triangular_over as multiply_triangular_over

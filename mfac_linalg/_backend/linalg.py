@@ -86,12 +86,10 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
 
 
 def multiplies_batches(x: Array) -> bool:
-    """Return whether products with column panels of x are quick as one batch: of NumPy's, with BLAS for each panel."""
-    return compat.is_numpy_array(x) and is_row_major(x)
+    """Return whether products with column panels of x are quick as one batch, and each adds up several partial sums.
 
-
-def keeps_partial_sums(x: Array) -> bool:
-    """Return whether a product of x with a vector adds up several partial sums, as BLAS does for contiguous rows."""
+    So does BLAS for the contiguous rows of NumPy.
+    """
     return compat.is_numpy_array(x) and is_row_major(x)
 
 

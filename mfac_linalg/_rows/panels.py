@@ -90,7 +90,7 @@ def _batched_product(rows: Array, v: Array) -> Array:
 
 def _product_width(rows: Array, v: Array) -> int:
     (m, dim), k = rows.shape, v.shape[1]
-    partial_sums = k == 1 and _backend.keeps_partial_sums(rows)
+    partial_sums = k == 1 and _backend.multiplies_batches(rows)
     width = PARTIAL_WIDTH[_backend.dtype_name(v.dtype)] if partial_sums else SERIAL_WIDTH
     if _backend.on_host(v):
         return width if m >= FEW_ROWS else width // 2
