@@ -64,7 +64,7 @@ class SlidingWindowInverse(Inverse):
     ``precision="high"`` in float32 to 30 eps/λ. Where κ of float32 rows passes 8e4 the Gram matrix is computed in
     float64 from then on, which makes a step some three times as dear.
     A call that raises leaves the window as it was. Several threads may ask at once; one may change it while none asks.
-    Under JAX it is for eager use; `mfac_linalg.jax` has the window as a pure function.
+    Under JAX it is for eager use: a traced gradient is refused.
 
     References
     ----------

@@ -307,7 +307,7 @@ def test_a_bad_argument_is_named(row):
 def test_a_traced_gradient_is_refused():
     jax = pytest.importorskip("jax")
     window = SlidingWindowInverse(4, 5, 0.1)
-    with pytest.raises(TypeError, match=r"mfac_linalg\.jax|traced"):
+    with pytest.raises(TypeError, match="traced"):
         jax.jit(window.append)(jax.numpy.ones(5))
 
 
