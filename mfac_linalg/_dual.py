@@ -12,7 +12,6 @@ from ._pytree import CACHED, Part
 
 Array = Any
 POWER_STEPS = 12
-QR_BLOCK = 16  # columns, the most that SciPy treats in one thread
 
 
 @dataclass(frozen=True)
@@ -116,69 +115,3 @@ def largest_eigenvalue(gram: Array) -> Array:
         norm = xp.linalg.vector_norm(x)
         x = gram @ (x / xp.where(norm > 0, norm, xp.ones_like(norm)))
     return unit * xp.linalg.vector_norm(x)
-
-
-# --- changes of a NumPy factor by rows, in O(m²) each ---------------------------------------------------------------
-
-
-def factor_without(
-    lower: np.ndarray, dropped: np.ndarray, spare: int = 0, memory: tuple[np.ndarray, ...] = ()
-) -> np.ndarray:
-    """Return the factor of A without some rows and columns, with `spare` rows of the identity below it.
-
-    It is written to the array in `memory` that has its shape and does not hold L: new memory may cost more than all
-    the rest.
-
-    With K the rows that stay, A_KK = L_KK L_KKᵀ + C Cᵀ, C what they have in the columns that go: a positive change,
-    made by a QR factorisation of [L_KKᵀ; Cᵀ], which is stable however often it is made.
-    """
-    kept = np.delete(np.arange(len(lower)), dropped)
-    shape = (len(kept) + spare,) * 2
-    free = (array for array in memory if array.shape == shape and not np.may_share_memory(array, lower))
-    upper = next(free, None)
-    upper = np.empty(shape) if upper is None else upper
-    upper[: len(kept), : len(kept)] = _kept_block(lower, kept, dropped).T
-    upper[len(kept) :, :], upper[:, len(kept) :] = 0, 0
-    upper[range(len(kept), len(upper)), range(len(kept), len(upper))] = 1
-    rest = np.zeros((len(dropped), len(upper)))
-    rest[:, : len(kept)] = lower[np.ix_(kept, dropped)].T
-    if len(dropped):
-        _absorb(upper, rest)
-    return upper.T
-
-
-def _kept_block(lower: np.ndarray, kept: np.ndarray, dropped: np.ndarray) -> np.ndarray:
-    """L_KK: a view where the rows that go are the first."""
-    start = len(dropped)
-    return lower[start:, start:] if start == 0 or dropped.max() < start else lower[np.ix_(kept, kept)]
-
-
-def _absorb(upper: np.ndarray, rest: np.ndarray) -> None:
-    """Make U the triangle of the QR factorisation of [U; rest], signs as they come; `rest` is used up.
-
-    A few columns at a time by LAPACK's tpqrt, what follows by products: tpqrt on all of U wakes the threads of SciPy's
-    BLAS, which then stand in the way of NumPy's for milliseconds.
-    """
-    from scipy.linalg.lapack import dtpqrt  # on first use, as all of SciPy's linear algebra
-
-    for columns in (slice(start, start + QR_BLOCK) for start in range(0, len(upper), QR_BLOCK)):
-        block = upper[columns, columns]
-        upper[columns, columns], v, t, _ = dtpqrt(0, len(block), block, rest[:, columns])
-        after = slice(columns.stop, None)
-        change = t.T @ (upper[columns, after] + v.T @ rest[:, after])
-        upper[columns, after] -= change
-        rest[:, after] -= v @ change
-
-
-def factor_with(padded: np.ndarray, cross: np.ndarray, corner: np.ndarray) -> np.ndarray | None:
-    """Return the factor of [[A, C], [Cᵀ, D]] in the place of that of A, with rows of the identity below it, C (m, k).
-
-    None where rounding leaves D − CᵀA⁻¹C without one.
-    """
-    m, k = cross.shape
-    below = _backend.solve_triangular(padded, np.concatenate([cross, np.zeros((k, k))]))[:m].T
-    square = _backend.cholesky(corner - below @ below.T)
-    if square is None:
-        return None
-    padded[m:, :m], padded[m:, m:] = below, square
-    return padded

@@ -1,6 +1,5 @@
 """What a window holds, as a value: its rows, their ages and weights, and the factor of A, in float64 on the host."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,21 +8,20 @@ from typing import Any
 import numpy as np
 
 from . import _backend
-from ._dual import POWER_STEPS, SmallSystem, factor_solve, factor_with, factor_without
+from ._dual import SmallSystem
 from ._errors import breakdown
+from ._factor import CurrentFactor
 from ._forms.dual import DualForm
 from ._forms.primal import PrimalForm
 from ._metric import Metric
-from ._ring import Ring
+from ._ring import Ring, ScaledGram
 from ._rows.scaled import ScaledRows
 from ._state import State
 from ._sweeps import sweeps_for
 
 Array = Any
-DRIFT = 256 * float(np.finfo(np.float64).eps)  # backward error of the m × m solve that asks for a new factorisation
 SHARPEN = 0.01  # κ ε of float32
 LEAST_WEIGHT = 1e-250  # of a decayed row: its reciprocal is still a number
-BLOCK_SHARE = 8  # to exchange more than an eighth of the rows at once is dearer than to factor anew
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,9 @@ class Rules:
     def coefficients(self, ages: np.ndarray) -> np.ndarray:
         """c_i of each position, for positions listed by age, oldest first."""
         m = len(ages)
-        divisor = {"mean": m, "sum": 1, "window": self.window}[self.normalization]
+        divisor = {"mean": max(1, m), "sum": 1, "window": self.window}[self.normalization]
+        if self.decay == 1:
+            return np.full(m, 1 / divisor)
         c = np.empty(m)
         c[ages] = np.maximum(self.decay ** np.arange(m - 1.0, -1.0, -1.0), LEAST_WEIGHT) / divisor
         return c
@@ -53,24 +53,17 @@ class Held:
     metric: Metric
     ring: Ring
     ages: np.ndarray  # (m,) position of each age, oldest first
-    lower: np.ndarray  # (m, m) factor of A
-    direction: np.ndarray  # (m,) towards the largest eigenvalue of A
-    memory: tuple[np.ndarray, ...]  # for the factors of a full window, one step after the other
-    norm: float = 0.0  # ‖S‖₂, from below
-    factorizations: int = 0
+    row_scale: np.ndarray  # (m,) √(c_i / level) 2^exponent: S = row_scale ∘ rows ∘ root
+    factor: CurrentFactor
 
     @classmethod
     def empty(cls, rules: Rules, metric: Metric, ring: Ring) -> "Held":
         """No rows."""
         none = np.zeros(0)
-        return cls(rules, metric, ring, none.astype(int), np.zeros((0, 0)), none, _memory(rules))
+        return cls(rules, metric, ring, none.astype(int), none, CurrentFactor.empty(rules.window))
 
     def __getstate__(self) -> dict[str, Any]:
-        fields = type(self).__dataclass_fields__.keys() - {"memory"}
-        return {name: value for name, value in vars(self).items() if name in fields}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, memory=_memory(state["rules"]))
+        return {name: value for name, value in vars(self).items() if name in type(self).__dataclass_fields__}
 
     @property
     def count(self) -> int:
@@ -80,7 +73,7 @@ class Held:
     @property
     def kappa(self) -> float:
         """κ = 1 + ‖S‖²."""
-        return 1 + self.norm**2
+        return 1 + self.factor.norm**2
 
     @property
     def is_primal(self) -> bool:
@@ -91,11 +84,6 @@ class Held:
     def arithmetic(self) -> str:
         """Name of the dtype whose precision bounds κ."""
         return "float64" if self.is_primal else _backend.dtype_name(self.ring.dtype)
-
-    @cached_property
-    def row_scale(self) -> np.ndarray:
-        """√(c_i / level) 2^exponent, (m,): S = row_scale ∘ rows ∘ root."""
-        return np.ldexp(np.sqrt(self.rules.coefficients(self.ages) / self.metric.level), self.ring.exponents)
 
     @classmethod
     def placed(cls, rules: Rules, damping: Any, buffer: Array) -> "Held":
@@ -116,96 +104,69 @@ class Held:
 
     def removed(self, age: int) -> "Held":
         """Without the row of that age."""
-        dropped = self.ages[age : age + 1]
-        return self._without(dropped)._following(self, dropped)
+        stays, ages = self._without(self.ages[age : age + 1])
+        return self._holding(self.ring.kept(stays), ages)._following(self, stays)
 
     def extended(self, block: Array) -> "Held":
         """With the rows of a block (k, d), at most `window` of them, as the newest, in a ring of its own."""
-        dropped = self.ages[: max(0, self.count + block.shape[0] - self.rules.window)]
-        kept = self._without(dropped)
-        ages = np.append(kept.ages, np.arange(kept.count, kept.count + block.shape[0]))
-        return replace(kept, ring=kept.ring.joined(block, self.metric.root), ages=ages)._following(self, dropped)
+        k = block.shape[0]
+        stays, ages = self._without(self.ages[: max(0, self.count + k - self.rules.window)])
+        ring = self.ring.kept(stays).joined(block, self.metric.root)
+        ages = np.concatenate([ages, np.arange(len(ages), len(ages) + k)])
+        return self._holding(ring, ages)._following(self, stays)
 
     def under(self, damping: Any) -> "Held":
         """The same rows under another, checked damping."""
         metric = _metric(damping, self.ring.dtype)
         same = metric.root is None and self.metric.root is None
         ring = self.ring if same else self.ring.measured_by(metric.root, sharply=False)
-        return replace(self, metric=metric, ring=ring)._refactored()
+        return replace(self, metric=metric)._holding(ring, self.ages)._refactored()
 
     def _exchanged(self, dropped: np.ndarray, g: Array, *, age: int) -> "Held":
         """Without some positions, and with g in a slot that was free before, as the row of that age."""
-        kept = self._without(dropped)
-        ring = kept.ring.written(g, self.ring.free_slot(), self.metric.root)
-        return replace(kept, ring=ring, ages=np.insert(kept.ages, age, kept.count))._following(self, dropped)
+        stays, ages = self._without(dropped)
+        ring = self.ring.exchanged(stays, g, self.metric.root)
+        ages = np.concatenate([ages[:age], [len(ages)], ages[age:]])
+        return self._holding(ring, ages)._following(self, stays)
 
-    def _without(self, dropped: np.ndarray) -> "Held":
-        """Without some positions, and not yet with a factor of its own."""
-        positions = np.delete(np.arange(self.count), dropped)
-        ages = np.searchsorted(positions, self.ages[~np.isin(self.ages, dropped)])
-        return replace(self, ring=self.ring.kept(positions), ages=ages, direction=self.direction[positions])
+    def _without(self, dropped: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which positions stay, and what remains of `ages` when the others are gone."""
+        stays = np.ones(self.count, dtype=bool)
+        stays[dropped] = False
+        return stays, (np.cumsum(stays) - 1)[self.ages[stays[self.ages]]]
 
-    # --- the factor -----------------------------------------------------------------------------------------------
+    def _holding(self, ring: Ring, ages: np.ndarray) -> "Held":
+        """With other rows, weighted by their ages, and still the factor of before."""
+        scale = np.ldexp(np.sqrt(self.rules.coefficients(ages) / self.metric.level), ring.exponents)
+        return replace(self, ring=ring, ages=ages, row_scale=scale)
 
-    def _following(self, before: "Held", dropped: np.ndarray) -> "Held":
-        """With a factor of its own A.
+    def _following(self, before: "Held", stays: np.ndarray) -> "Held":
+        """With a factor of its own: from that of before where the rows that stay kept their scales, else made anew."""
+        kept = self.row_scale[: np.count_nonzero(stays)]
+        if np.array_equal(kept, before.row_scale[stays]):
+            factor = self.factor.following(stays, self.gram, self.count)
+            if factor is not None and not self._needs_float64(factor):
+                return replace(self, factor=factor)
+        return self._refactored(stays)
 
-        It comes from that of before where few rows changed, none of the others' scales, and the residual of a solve is
-        that of rounding; else it is made anew.
-        """
-        kept = before.count - len(dropped)
-        added = self.count - kept
-        changed = replace(self, direction=np.append(self.direction, np.ones(added)))
-        few = max(len(dropped), added) * BLOCK_SHARE <= max(self.count, BLOCK_SHARE)
-        if few and np.array_equal(self.row_scale[:kept], np.delete(before.row_scale, dropped)):
-            padded = factor_without(before.lower, dropped, added, self.memory)
-            gram = changed.gram_rows(slice(kept, None))
-            lower = factor_with(padded, gram[:, :kept].T, np.eye(added) + gram[:, kept:])
-            if lower is not None:
-                done, drift = replace(changed, lower=lower)._measured()
-                if drift <= DRIFT and not done._needs_float64:
-                    return done
-        return changed._refactored()
-
-    def _refactored(self) -> "Held":
-        """With a factor made anew from the Gram matrix."""
-        gram = self.gram_rows(slice(None))
-        system = SmallSystem.factor(gram) if np.all(np.isfinite(gram)) else None
-        if system is None:
-            raise breakdown(size=self.count, kappa=float(1 + np.trace(gram)), dtype="float64")
-        direction = self.direction
-        for _ in range(POWER_STEPS):
-            direction = gram @ (direction / (np.linalg.norm(direction) or 1.0))
-        done = replace(self, lower=system.lower, direction=direction, factorizations=self.factorizations + 1)
-        done = done._measured()[0]
-        if not done._needs_float64:
+    def _refactored(self, stays: np.ndarray | None = None) -> "Held":
+        """With a factor made anew; all rows of the factor of before stay unless said otherwise."""
+        stays = np.ones(self.count, dtype=bool) if stays is None else stays
+        factor = self.factor.anew(stays, self.gram, self.count)
+        done = replace(self, factor=factor)
+        if not self._needs_float64(factor):
             return done
-        return replace(done, ring=done.ring.measured_by(self.metric.root, sharply=True))._refactored()
+        return replace(done, ring=self.ring.measured_by(self.metric.root, sharply=True))._refactored()
 
-    @property
-    def _needs_float64(self) -> bool:
+    def _needs_float64(self, factor: CurrentFactor) -> bool:
         """Whether κ ε is too large for sweeps to contract well with a float32 Gram matrix; it is sharp from then on."""
-        risky = self.kappa * float(np.finfo(np.float32).eps) > SHARPEN
+        risky = (1 + factor.norm**2) * float(np.finfo(np.float32).eps) > SHARPEN
         return risky and not self.ring.is_sharp and _backend.supports_float64(self.ring.buffer)
 
-    def _measured(self) -> tuple["Held", float]:
-        """With ‖S‖ from one more power step, and the drift of the factor: ‖A y − z‖ / (‖A‖ ‖y‖) for a y = A⁻¹ z.
-
-        z holds signs without a pattern, the same ones each time. One product with the Gram matrix serves both.
-        """
-        if not self.count:
-            return replace(self, norm=0.0), 0.0
-        z = np.random.default_rng(0).choice([-1.0, 1.0], (self.count, 1))
-        y = factor_solve(self.lower, z)
-        x = self.direction[:, None] / (np.linalg.norm(self.direction) or 1.0)
-        bx, by = np.split(self.ring.gram_times(self.row_scale, np.concatenate([x, y], axis=1)), 2, axis=1)
-        largest = float(np.linalg.norm(bx))
-        drift = np.linalg.norm(by + y - z) / ((1 + largest) * np.linalg.norm(y))
-        return replace(self, direction=bx[:, 0], norm=math.sqrt(largest)), float(drift)
-
-    def gram_rows(self, positions: slice) -> np.ndarray:
-        """Rows of B = S Sᵀ."""
-        return self.ring.gram_rows(self.row_scale, positions)
+    @property
+    def gram(self) -> ScaledGram:
+        """B = S Sᵀ."""
+        return self.ring.gram(self.row_scale)
 
     # --- as an inverse --------------------------------------------------------------------------------------------
 
@@ -231,11 +192,11 @@ class Held:
             system = SmallSystem.factor(rows.normal())
             if system is None:
                 raise breakdown(size=self.rules.dim, kappa=self.kappa, dtype="float64")
-            form: Any = PrimalForm(rows, system, self.norm)
+            form: Any = PrimalForm(rows, system, self.factor.norm)
         else:
             sweeps = sweeps_for(self.kappa, self.arithmetic, sharp_gram=sharp)
-            system = SmallSystem(lambda: bring(self.gram_rows(slice(None))), bring(self.lower))
-            form = DualForm(rows, None, system, self.norm, sweeps)
+            system = SmallSystem(lambda: bring(self.gram.rows(slice(None))), bring(self.factor.lower))
+            form = DualForm(rows, None, system, self.factor.norm, sweeps)
         order = None if np.array_equal(self.ages, np.arange(self.count)) else self.ages
         dtype = _backend.result_dtype(self.ring.buffer)
         return State(form, self.metric, scale, None, self.kappa, dtype, sharp, order)
@@ -251,12 +212,12 @@ class Held:
             "exponents": self.ring.exponents.copy(),
             "slots": self.ring.slots.copy(),
             "ages": self.ages.copy(),
-            "gram": self.ring.gram_rows(unscaled, slice(None)),
-            "factor": self.lower.copy(),
-            "direction": self.direction.copy(),
-            "norm": self.norm,
+            "gram": self.ring.gram(unscaled).rows(slice(None)),
+            "factor": self.factor.lower.copy(),
+            "direction": self.factor.direction.copy(),
+            "norm": self.factor.norm,
             "sharp": self.ring.is_sharp,
-            "factorizations": self.factorizations,
+            "factorizations": self.factor.made,
         }
 
     def filled(self, state: dict[str, Any]) -> "Held":
@@ -264,18 +225,18 @@ class Held:
         slots, ages, exponents = (np.array(state[name], dtype=int) for name in ("slots", "ages", "exponents"))
         empty = self.ring.measured_by(None, sharply=bool(state["sharp"]))
         ring = Ring.restored(state["rows"], np.array(state["gram"]), slots, exponents, empty)
-        lower, direction = np.array(state["factor"], order="F"), np.array(state["direction"])
-        done = replace(self, ring=ring, ages=ages, lower=lower, direction=direction)
-        return replace(done, norm=float(state["norm"]), factorizations=int(state["factorizations"]))
+        factor = replace(
+            self.factor,
+            lower=np.array(state["factor"], order="F"),
+            direction=np.array(state["direction"]),
+            norm=float(state["norm"]),
+            made=int(state["factorizations"]),
+        )
+        return replace(self, factor=factor)._holding(ring, ages)
 
     def rows_by_age(self) -> Array:
         """A copy of the gradients, oldest first."""
         return self.ring.copied(self.ages)
-
-
-def _memory(rules: Rules) -> tuple[np.ndarray, ...]:
-    """Two arrays for factors, which take no memory before they are written to."""
-    return tuple(np.empty((rules.window, rules.window)) for _ in range(2))
 
 
 def _metric(damping: Any, dtype: Any) -> Metric:

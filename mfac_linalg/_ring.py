@@ -48,21 +48,23 @@ class Ring:
         """The same memory without rows."""
         return replace(self, slots=self.slots[:0], exponents=self.exponents[:0])
 
-    def free_slot(self) -> int:
+    def _free_slot(self) -> int:
         """The first slot without a row."""
-        return int(np.setdiff1d(np.arange(self.buffer.shape[0]), self.slots)[0])
+        used = np.zeros(self.buffer.shape[0], dtype=bool)
+        used[self.slots] = True
+        return int(np.argmin(used))
 
     def kept(self, positions: np.ndarray) -> "Ring":
         """The rows at some positions, in their order."""
         return replace(self, slots=self.slots[positions], exponents=self.exponents[positions])
 
-    def written(self, g: Array, slot: int, root: Array | None) -> "Ring":
-        """With g (d,) in a slot, as the last row; one pass over the rows."""
+    def exchanged(self, stays: np.ndarray, g: Array, root: Array | None) -> "Ring":
+        """The rows that stay, and g (d,) as the last, in a slot that was free before; one pass over the rows."""
         g, power = _normalised(g[None, :])
+        slot = self._free_slot()
         buffer = _backend.write_row(self.buffer, slot, g[0, :])
-        done = replace(
-            self, buffer=buffer, slots=np.append(self.slots, slot), exponents=np.append(self.exponents, power)
-        )
+        slots = np.append(self.slots[stays], slot)
+        done = replace(self, buffer=buffer, slots=slots, exponents=np.append(self.exponents[stays], power))
         row = _backend.read(done.span(self.gram_dtype).project(self._weighted(g.T, root)))[:, 0]
         self.products[slot, : len(row)] = self.products[: len(row), slot] = row
         return done
@@ -110,21 +112,35 @@ class Ring:
         """The rows, for products."""
         return SelectedRows(self.span(self.dtype), self.slots, on_host)
 
-    def gram_rows(self, scale: np.ndarray, positions: slice) -> np.ndarray:
-        """Rows of diag(scale) GGᵀ diag(scale)."""
-        return scale[positions, None] * self.products[self.slots[positions]][:, self.slots] * scale
-
-    def gram_times(self, scale: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """diag(scale) GGᵀ diag(scale) x for x (m, k), with no copy of the Gram matrix."""
-        spread = np.zeros((self.products.shape[0], x.shape[1]))
-        spread[self.slots] = scale[:, None] * x
-        return scale[:, None] * (self.products @ spread)[self.slots]
+    def gram(self, scale: np.ndarray) -> "ScaledGram":
+        """diag(scale) GGᵀ diag(scale)."""
+        return ScaledGram(self.products, self.slots, scale)
 
     def copied(self, positions: np.ndarray) -> Array:
         """A copy of the rows at some positions, shape (k, d)."""
         rows = _backend.take_rows(self.buffer, _backend.index_like(self.slots[positions], like=self.buffer))
         powers = self.exponents[positions][:, None]
         return ldexp(rows, _backend.index_like(powers, like=rows)) if np.any(powers) else rows
+
+
+@dataclass(frozen=True)
+class ScaledGram:
+    """B = diag(scale) GGᵀ diag(scale) for rows in slots, (m, m)."""
+
+    products: np.ndarray
+    slots: np.ndarray
+    scale: np.ndarray
+
+    def rows(self, positions: slice) -> np.ndarray:
+        """Some rows of B."""
+        chosen = self.products[self.slots[positions]][:, self.slots]
+        return self.scale[positions, None] * chosen * self.scale
+
+    def times(self, x: np.ndarray) -> np.ndarray:
+        """B x for x (m, k), with no copy of B."""
+        spread = np.zeros((self.products.shape[0], x.shape[1]))
+        spread[self.slots] = self.scale[:, None] * x
+        return self.scale[:, None] * (self.products @ spread)[self.slots]
 
 
 def _symmetric(gram: Array) -> np.ndarray:

@@ -31,14 +31,15 @@ def comfortable(squares: Any, dtype: Any) -> Any:
     return (squares > 1 / reach) & (squares < reach)
 
 
-def column_exponents(v: Array, name: str) -> Any:
-    """Return the exponent of each column of v, or plain 0 where every column is in comfortable range.
+def column_exponents(v: Array, name: str, *, reach: int | None = None) -> Any:
+    """Return the exponent of each column of v, or plain 0 where every norm is within 2^±reach.
 
-    Columns are only looked at where that is free; elsewhere their exponents stay on the device.
+    That is a third of the exponents of v's dtype unless given. Columns are only looked at where that is free;
+    elsewhere their exponents stay on the device.
     """
     if not _backend.on_host(v):
         return exponent(v, axis=0)
-    comfortable = 4.0 ** (_REACH[_backend.dtype_name(v.dtype)] // 3)
+    comfortable = 4.0 ** (_REACH[_backend.dtype_name(v.dtype)] // 3 if reach is None else reach)
     squares = _backend.read(_backend.column_squares(_backend.stop_gradient(v)))
     if np.all((squares > v.shape[0] / comfortable) & (squares < comfortable)):
         return 0
@@ -52,14 +53,7 @@ def ldexp(x: Array, power: Any) -> Array:
     """Return x · 2^power, exactly unless the result leaves the normal range; power is an int or an integer array."""
     if isinstance(power, int):
         return _ldexp_int(x, power)
-    xp = _backend.namespace(x)
-    reach = _REACH[_backend.dtype_name(x.dtype)]
-    table = _backend.asarray(np.ldexp(1.0, np.arange(-reach, reach + 1)), like=x, dtype=x.dtype)
-    power = xp.clip(power, -2 * reach, 2 * reach)
-    half = power // 2
-    for part in (half, power - half):
-        x = x * xp.reshape(xp.take(table, xp.reshape(part + reach, (-1,))), part.shape)
-    return x
+    return _backend.times_power(x, power, _REACH[_backend.dtype_name(x.dtype)])
 
 
 def _ldexp_int(x: Array, power: int) -> Array:

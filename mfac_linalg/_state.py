@@ -11,10 +11,11 @@ from ._metric import Metric, beside, fit, settle
 from ._pytree import Part
 from ._rows.dense import DenseRows
 from ._rows.panels import column_slices
-from ._scaling import exponent, ldexp, mantissa
+from ._scaling import column_exponents, ldexp, mantissa
 from ._validation import check_finite
 
 Array = Any
+HARMLESS_REACH = 20  # powers of two by which float64 coefficients may differ from one, whatever dtype they meet
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,10 @@ class State(Part):
         """F⁻¹ Gᵀ c for c (m, k)."""
         if self.order is not None:
             c = _backend.take_rows(c, _backend.index_like(np.argsort(self.order), like=c))
-        check_finite("coefficients", c)
         b = _backend.to_float64(c) / self.row_scale
-        power = exponent(b, axis=0)
+        power = column_exponents(b, "coefficients", reach=HARMLESS_REACH)
+        if isinstance(power, int):
+            return self.metric.leave(self.form.solve_in_span(b), power, self.dtype)
         r = self.form.solve_in_span(ldexp(b, -power))
         return self.metric.leave(r, _backend.index_like(power, like=r), self.dtype)
 

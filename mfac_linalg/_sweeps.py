@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,31 +31,55 @@ def sweeps_for(kappa: float, dtype: str, *, sharp_gram: bool) -> int:
     return min(MAX_SWEEPS, 1 + max(1, more))
 
 
-def dual_sweeps(
-    rows: Any, solve: Callable[[Array], Array], r: Array, a: Array | None, *, norm: Any, sweeps: int
-) -> tuple[Array, Array]:
-    """Drive r + Sᵀa = u to a = S r, which is r = (I + SᵀS)⁻¹u, keeping r + Sᵀa.
+@dataclass(frozen=True)
+class DualSweeps:
+    """Sweeps of r and a towards a = S r, each of which keeps r + Sᵀa: at the end r = (I + SᵀS)⁻¹(r + Sᵀa).
 
-    Where values can be read the rule q = (‖r‖ + ‖S‖ ‖δ‖)/‖r_after‖ ≤ 4 decides in every column; elsewhere the
-    number of sweeps is the one given.
+    Where values can be read, and under `jit`, the rule q = (‖r‖ + ‖S‖ ‖δ‖)/‖r_after‖ ≤ 4 in every column ends them;
+    on a device, which nothing is read from, and in a batch of torch.func their number is the one given.
     """
-    before = host_norms(r) if _backend.on_host(r) else None
-    for sweep in range(1, MAX_SWEEPS + 1):
-        projected = rows.project(r)
-        delta = solve(projected if a is None else projected - a)
-        r = r - rows.combine(delta)
-        a = delta if a is None else a + delta
-        if before is None or not _backend.on_host(r):  # traced rows make traced answers of a host vector
-            if sweep == sweeps:
+
+    rows: Any
+    solve: Callable[[Array], Array]
+    norm: Any  # ‖S‖₂
+    sweeps: int
+
+    def from_zero(self, u: Array) -> tuple[Array, Array]:
+        """From r = u, a = 0: (I + SᵀS)⁻¹u and its dual."""
+        delta = self.solve(self.rows.project(u))
+        r = u - self.rows.combine(delta)
+        return self._onwards(r, delta, self._settled(_norms(u), delta, r))
+
+    def from_dual(self, y: Array, b: Array) -> tuple[Array, Array]:
+        """From r = Sᵀy, y = A⁻¹b, which is (I + SᵀS)⁻¹Sᵀb already, swept on where Sᵀy itself cancels."""
+        r = self.rows.combine(y)
+        return self._onwards(r, b - y, self._settled(0.0, y, r))
+
+    def _onwards(self, r: Array, a: Array, settled: Any) -> tuple[Array, Array]:
+        most = MAX_SWEEPS if isinstance(settled, np.bool_) else self.sweeps
+        for _ in range(1, most):
+            if isinstance(settled, np.bool_) and settled:
                 break
-            continue
-        after = host_norms(r)
-        if np.all(before + norm * host_norms(delta) <= CANCELLATION * after):
-            break
-        before = after
-    return r, a
+            r, a, settled = _backend.unless(settled, self._sweep, r, a)
+        return r, a
+
+    def _sweep(self, r: Array, a: Array) -> tuple[Array, Array, Any]:
+        delta = self.solve(self.rows.project(r) - a)
+        after = r - self.rows.combine(delta)
+        return after, a + delta, self._settled(_norms(r), delta, after)
+
+    def _settled(self, before: Any, delta: Array, after: Array) -> Any:
+        """Whether q ≤ 4 in every column; None where that cannot be known."""
+        size = _norms(after)
+        if size is None:
+            return None
+        grown = before + self.norm * _norms(delta) <= CANCELLATION * size
+        return _backend.namespace(grown).all(grown) if _backend.is_traced(grown) else np.all(_backend.read(grown))
 
 
-def host_norms(x: Array) -> np.ndarray:
-    """Column norms, on the host, in float64."""
-    return _backend.read(_backend.column_norms(_backend.stop_gradient(x))).astype(np.float64)
+def _norms(x: Array) -> Any:
+    """Column norms in float64: on the host, or traced; None where they would have to be waited for."""
+    norms = _backend.column_norms(_backend.stop_gradient(x)) if _backend.on_host(x) or _backend.is_traced(x) else None
+    if norms is None:
+        return None
+    return _backend.to_float64(norms) if _backend.is_traced(x) else _backend.read(norms).astype(np.float64)

@@ -203,7 +203,7 @@ class SlidingWindowInverse(Inverse):
     @property
     def factorizations(self) -> int:
         """Full O(m³) factorisations of the m × m system so far."""
-        return 0 if self._held is None else self._held.factorizations
+        return 0 if self._held is None else self._held.factor.made
 
     @property
     def gradients(self) -> Array:

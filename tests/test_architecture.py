@@ -22,7 +22,7 @@ LAYERS = (
     ("_metric",),
     ("_forms",),
     ("_sweeps",),
-    ("_ring",),
+    ("_ring", "_factor"),
     ("_rows",),
     ("_dual",),
     ("_scaling",),

@@ -4,6 +4,7 @@ from .float64 import CACHED as CACHED
 from .float64 import adopt as adopt
 from .float64 import in_float64 as in_float64
 from .float64 import portable as portable
+from .float64 import unless as unless
 from .kinds import device as device
 from .kinds import dtype_name as dtype_name
 from .kinds import index_dtype as index_dtype
@@ -55,6 +56,7 @@ from .values import read as read
 from .values import standard_normal as standard_normal
 from .values import take_columns as take_columns
 from .values import take_rows as take_rows
+from .values import times_power as times_power
 from .values import to_device as to_device
 from .values import to_float64 as to_float64
 from .values import transposed_copy as transposed_copy

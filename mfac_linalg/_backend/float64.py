@@ -60,6 +60,13 @@ def _scoped(jax: Any, function: Any) -> Any:
     return scoped
 
 
+def unless(done: Any, step: Any, *values: Any) -> tuple[Any, ...]:
+    """Return step(*values), which are (*values, done): as they stand where a traced `done` turns out to be true."""
+    if not is_traced(done):
+        return step(*values)
+    return sys.modules["jax"].lax.cond(done, lambda *same: (*same, done), step, *values)
+
+
 CACHED = "_cached_"  # what the attributes begin with that hold what is computed on demand
 ESTIMATES = ("kappa", "norm")  # floats that jit must not compile in
 

@@ -1,5 +1,6 @@
 """What an array is: its library, its device, and whether its values can be read or written."""
 
+import functools
 import sys
 from typing import Any
 
@@ -32,8 +33,8 @@ def is_vector(x: Any) -> bool:
 
 
 def is_numpy(x: Any) -> bool:
-    """Return whether x is a NumPy array."""
-    return compat.is_numpy_array(x)
+    """Return whether x is a NumPy array, or a scalar of its."""
+    return isinstance(x, np.ndarray | np.generic)
 
 
 def is_real(x: Array) -> bool:
@@ -53,9 +54,15 @@ def same_library(x: Array, y: Array) -> bool:
     return namespace(x) is namespace(y)
 
 
-def namespace(*arrays: Array) -> Any:
-    """Return the array-API namespace of the arrays."""
-    return compat.array_namespace(*arrays)
+def namespace(x: Array) -> Any:
+    """Return the array-API namespace of x; one answer for all arrays of a class, found once."""
+    known = _namespaces.get(type(x))
+    if known is None:
+        known = _namespaces[type(x)] = compat.array_namespace(x)
+    return known
+
+
+_namespaces: dict[type, Any] = {}
 
 
 def device(x: Array) -> Any:
@@ -66,8 +73,14 @@ def device(x: Array) -> Any:
 def dtype_name(dtype: Any) -> str:
     """Return "float32", "bfloat16", … for a dtype of any library."""
     if isinstance(dtype, np.dtype | type) or hasattr(dtype, "dtype"):
-        return np.dtype(dtype).name
+        return _numpy_name(np.dtype(dtype))
     return str(dtype).rpartition(".")[2]
+
+
+@functools.lru_cache(maxsize=64)
+def _numpy_name(dtype: np.dtype[Any]) -> str:
+    """The name, which NumPy works out anew each time."""
+    return dtype.name
 
 
 def is_narrow(x: Array) -> bool:
@@ -93,7 +106,7 @@ def index_dtype(x: Array) -> Any:
 
 def supports_float64(x: Array) -> bool:
     """Return whether arrays beside x, on its device, can be float64."""
-    if compat.is_numpy_array(x) or compat.is_jax_array(x) or compat.is_cupy_array(x):
+    if is_numpy(x) or compat.is_jax_array(x) or compat.is_cupy_array(x):
         return True
     if compat.is_torch_array(x):
         return x.device.type != "mps"
@@ -128,7 +141,7 @@ def is_concrete(x: Array) -> bool:
 
 def on_host(x: Array) -> bool:
     """Return whether reading a value of x costs nothing: a concrete array in the host's memory."""
-    if compat.is_numpy_array(x):
+    if is_numpy(x):
         return True
     if not is_concrete(x) or compat.is_cupy_array(x):
         return False
@@ -162,7 +175,7 @@ def is_row_major(x: Array) -> bool:
     """Return whether the rows of a NumPy or PyTorch matrix are contiguous (others do not tell)."""
     if compat.is_torch_array(x):
         return is_concrete(x) and x.stride(1) == 1
-    return compat.is_numpy_array(x) and x.strides[1] == x.itemsize
+    return is_numpy(x) and x.strides[1] == x.itemsize
 
 
 def stop_gradient(x: Array) -> Array:

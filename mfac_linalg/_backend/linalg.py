@@ -7,7 +7,7 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from .kinds import dtype_name, is_concrete, is_row_major, namespace
+from .kinds import dtype_name, is_concrete, is_numpy, is_row_major, namespace
 from .threads import in_threads
 from .values import asarray, read
 
@@ -18,12 +18,12 @@ BLOCK_ROWS, PANEL_COLUMNS = 2**12, 2**16  # terms of one sum in the computing dt
 
 def squares_without_copy(x: Array) -> bool:
     """Return whether `column_squares` makes no temporary of x's size."""
-    return compat.is_numpy_array(x)
+    return is_numpy(x)
 
 
 def column_squares(x: Array) -> Array:
     """Return the squared norms of the columns of x; for NumPy in float64, in which blocks of rows are added."""
-    if not compat.is_numpy_array(x):
+    if not is_numpy(x):
         return namespace(x).sum(x * x, axis=0)
     if x.shape[1] == 1:
         return np.vecdot(x.T, x.T).astype(np.float64)  # BLAS, which keeps partial sums
@@ -40,7 +40,7 @@ def _panel_squares(x: np.ndarray) -> np.ndarray:
 
 def column_norms(x: Array) -> Array:
     """Return the norms of the columns of x, in its dtype."""
-    if compat.is_numpy_array(x):
+    if is_numpy(x):
         return np.sqrt(column_squares(x)).astype(x.dtype)
     return namespace(x).linalg.vector_norm(x, axis=0)
 
@@ -69,10 +69,14 @@ def _attempt_cholesky(a: Array) -> Array | None:
 def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Array:
     """Return L⁻¹b, or L⁻ᵀb, for a lower-triangular L."""
     matrix = lower.T if transposed else lower
-    if compat.is_numpy_array(b):
-        import scipy.linalg  # on first use: it would be most of the time that importing this package takes
+    if is_numpy(b):
+        from scipy.linalg import lapack  # on first use: it would be most of the time that importing this package takes
 
-        return scipy.linalg.solve_triangular(lower, b, lower=True, trans=int(transposed), check_finite=False)
+        if b.size == 0:
+            return b.astype(lower.dtype)
+        if lower.flags.f_contiguous:
+            return lapack.dtrtrs(lower, b, lower=1, trans=int(transposed))[0]
+        return lapack.dtrtrs(lower.T, b, lower=0, trans=int(not transposed))[0]
     if compat.is_torch_array(b):
         torch = sys.modules["torch"]  # from the right, on bᵀ, which is in Fortran order: nothing is copied
         return torch.linalg.solve_triangular(matrix.T, b.T, upper=not transposed, left=False).T
@@ -90,12 +94,12 @@ def multiplies_batches(x: Array) -> bool:
 
     So does BLAS for the contiguous rows of NumPy.
     """
-    return compat.is_numpy_array(x) and is_row_major(x)
+    return is_numpy(x) and is_row_major(x)
 
 
 def overwrites_blocks(x: Array) -> bool:
     """Return whether `solve_triangular_over` and `multiply_triangular_over` write over blocks like x."""
-    return compat.is_numpy_array(x)
+    return is_numpy(x)
 
 
 def solve_triangular_over(lower: Array, b: Array) -> Array:

@@ -11,6 +11,7 @@ from .kinds import (
     index_dtype,
     is_differentiated,
     is_narrow,
+    is_numpy,
     is_traced,
     namespace,
     on_host,
@@ -35,7 +36,7 @@ def read(x: Array) -> np.ndarray:
 
 def host_view(x: Array) -> np.ndarray | None:
     """Return a NumPy array over x's own memory, None where that is not the host's or derivatives flow through x."""
-    if compat.is_numpy_array(x):
+    if is_numpy(x):
         return x
     shared = compat.is_torch_array(x) or compat.is_jax_array(x)
     if not shared or not on_host(x) or is_differentiated(x) or is_narrow(x):
@@ -48,6 +49,9 @@ def asarray(values: Any, *, like: Array, dtype: Any = None) -> Array:
     xp = namespace(like)
     if is_traced(like):
         return xp.asarray(values, dtype=dtype)
+    if compat.is_jax_array(like) and isinstance(values, np.ndarray):
+        # a cast on a named device cannot be batched in a branch of lax.cond
+        return sys.modules["jax"].device_put(values if dtype is None else values.astype(dtype), compat.device(like))
     return xp.asarray(values, dtype=dtype, device=compat.device(like))
 
 
@@ -64,7 +68,11 @@ def native(x: Array) -> Array:
 def cast(x: Array, dtype: Any) -> Array:
     """Return x in another dtype of its own library; x itself where nothing changes."""
     x = native(x)
-    return x if x.dtype == dtype else namespace(x).astype(x, dtype)
+    if x.dtype == dtype:
+        return x
+    if compat.is_jax_array(x):
+        return sys.modules["jax"].lax.convert_element_type(x, dtype)  # astype names x's device: see `asarray`
+    return namespace(x).astype(x, dtype)
 
 
 def to_float64(x: Array) -> Array:
@@ -86,16 +94,16 @@ def beside_float64(index: Any) -> Any:
 
 def from_float64(x: Any, *, like: Array, dtype: Any) -> Array:
     """Bring float64 values of the small system back beside like."""
-    if isinstance(x, np.ndarray | np.generic) and not compat.is_numpy_array(like):
+    if isinstance(x, np.ndarray | np.generic) and not is_numpy(like):
         return asarray(np.asarray(x, dtype=dtype_name(dtype)), like=like, dtype=dtype)
     return cast(x, dtype)
 
 
 def index_like(index: Array, *, like: Array) -> Array:
     """Bring an integer array beside like, where it is not there already."""
-    if isinstance(index, np.ndarray) and not compat.is_numpy_array(like):
+    if isinstance(index, np.ndarray) and not is_numpy(like):
         return asarray(index, like=like, dtype=index_dtype(like))
-    if compat.is_numpy_array(like):
+    if is_numpy(like):
         return read(index)
     return index
 
@@ -128,6 +136,21 @@ def write_row(x: Array, index: int, row: Array) -> Array:
     if compat.is_jax_array(x):
         return x.at[index].set(row)
     x[index, :] = row
+    return x
+
+
+def times_power(x: Array, power: Array, reach: int) -> Array:
+    """Return x · 2^power in two steps of at most `reach` each: the array API has no ldexp, and NumPy's is slow on x."""
+    if isinstance(power, np.ndarray | np.generic):
+        power = np.minimum(np.maximum(power, -2 * reach), 2 * reach)
+        half, one = power // 2, x.dtype.type(1)
+        return x * np.ldexp(one, half) * np.ldexp(one, power - half)
+    xp = namespace(power)
+    table = asarray(np.ldexp(1.0, np.arange(-reach, reach + 1)), like=x, dtype=x.dtype)
+    power = xp.clip(power, -2 * reach, 2 * reach)
+    half = power // 2
+    for part in (half, power - half):
+        x = x * xp.reshape(xp.take(table, xp.reshape(part + reach, (-1,))), part.shape)
     return x
 
 

@@ -11,7 +11,7 @@ from .._dual import SmallSystem
 from .._pytree import Part
 from .._rows.scaled import ScaledRows
 from .._rows.whitened import WhitenedRows, whitened_blocks
-from .._sweeps import CANCELLATION, dual_sweeps, host_norms, sweeps_for
+from .._sweeps import DualSweeps, sweeps_for
 from .diagonal import complement, refine
 
 Array = Any
@@ -44,15 +44,15 @@ class DualForm(Part):
 
     def solve(self, u: Array) -> tuple[Array, Array]:
         """M u and the dual a = S M u (float64)."""
-        return dual_sweeps(self.rows, self.system.solve, u, None, norm=self.norm, sweeps=self.sweeps)
+        return self._products.from_zero(u)
+
+    @property
+    def _products(self) -> DualSweeps:
+        return DualSweeps(self.rows, self.system.solve, self.norm, self.sweeps)
 
     def solve_in_span(self, b: Array) -> Array:
         """M Sᵀ b by push-through, Sᵀ A⁻¹ b, swept on where Sᵀ a itself cancels."""
-        y = self.system.solve(b)
-        r = self.rows.combine(y)
-        if _backend.on_host(r) and np.all(host_norms(y) * self.norm <= CANCELLATION * host_norms(r)):
-            return r
-        return dual_sweeps(self.rows, self.system.solve, r, b - y, norm=self.norm, sweeps=self.sweeps - 1 or 1)[0]
+        return self._products.from_dual(self.system.solve(b), b)[0]
 
     def root(self, u: Array) -> Array:
         """M^½ u = u − Sᵀ Q diag(1/(√(1+s)(1+√(1+s)))) Qᵀ S u."""
@@ -68,11 +68,13 @@ class DualForm(Part):
         steps = _backend.beside(ratios, like=self.system.gram)[None, :]
         shrink = 1 / (1 + s[:, None] * steps)
         rows = StretchedRows(self.rows, steps**0.5)
-        known = isinstance(self.norm, float) and _backend.is_concrete(ratios)
-        norm = self.norm * np.sqrt(_backend.read(ratios)) if known else np.full(ratios.shape[0], np.inf)
-        largest = float(np.max(norm))
+        if isinstance(self.norm, float) and _backend.is_concrete(ratios):
+            norm: Any = self.norm * np.sqrt(_backend.read(ratios))
+            largest = float(np.max(norm))
+        else:
+            norm, largest = self.norm * steps[0, :] ** 0.5, np.inf
         sweeps = sweeps_for(1 + largest**2, self.arithmetic, sharp_gram=False)
-        return dual_sweeps(rows, lambda b: q @ (shrink * (q.T @ b)), u, None, norm=norm, sweeps=sweeps)[0]
+        return DualSweeps(rows, lambda b: q @ (shrink * (q.T @ b)), norm, sweeps).from_zero(u)[0]
 
     def columns(self, j: Array) -> Array:
         """w_j = L⁻¹ S e_j as columns."""
