@@ -17,10 +17,11 @@ from ._metric import Metric
 from ._ring import Ring, ScaledGram
 from ._rows.scaled import ScaledRows
 from ._state import State
-from ._sweeps import sweeps_for
+from ._sweeps import CANCELLATION, sweeps_for
 
 Array = Any
 SHARPEN = 0.01  # κ ε of float32
+FOLLOWED = CANCELLATION / 2  # in float64, where the factor has some roundings of the steps that led to it
 LEAST_WEIGHT = 1e-250  # of a decayed row: its reciprocal is still a number
 
 
@@ -196,7 +197,8 @@ class Held:
         else:
             sweeps = sweeps_for(self.kappa, self.arithmetic, sharp_gram=sharp)
             system = SmallSystem(lambda: bring(self.gram.rows(slice(None))), bring(self.factor.lower))
-            form = DualForm(rows, None, system, self.factor.norm, sweeps)
+            cancellation = CANCELLATION if self.arithmetic == "float32" else FOLLOWED
+            form = DualForm(rows, None, system, self.factor.norm, sweeps, cancellation)
         order = None if np.array_equal(self.ages, np.arange(self.count)) else self.ages
         dtype = _backend.result_dtype(self.ring.buffer)
         return State(form, self.metric, scale, None, self.kappa, dtype, sharp, order)

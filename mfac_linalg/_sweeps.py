@@ -35,14 +35,15 @@ def sweeps_for(kappa: float, dtype: str, *, sharp_gram: bool) -> int:
 class DualSweeps:
     """Sweeps of r and a towards a = S r, each of which keeps r + Sᵀa: at the end r = (I + SᵀS)⁻¹(r + Sᵀa).
 
-    Where values can be read, and under `jit`, the rule q = (‖r‖ + ‖S‖ ‖δ‖)/‖r_after‖ ≤ 4 in every column ends them;
-    on a device, which nothing is read from, and in a batch of torch.func their number is the one given.
+    Where values can be read, and under `jit`, they end when q = (‖r‖ + ‖S‖ ‖δ‖)/‖r_after‖ ≤ `cancellation` in every
+    column; on a device, which nothing is read from, and in a batch of torch.func their number is the one given.
     """
 
     rows: Any
     solve: Callable[[Array], Array]
     norm: Any  # ‖S‖₂
     sweeps: int
+    cancellation: float = CANCELLATION
 
     def from_zero(self, u: Array) -> tuple[Array, Array]:
         """From r = u, a = 0: (I + SᵀS)⁻¹u and its dual."""
@@ -69,11 +70,11 @@ class DualSweeps:
         return after, a + delta, self._settled(_norms(r), delta, after)
 
     def _settled(self, before: Any, delta: Array, after: Array) -> Any:
-        """Whether q ≤ 4 in every column; None where that cannot be known."""
+        """Whether q is small in every column; None where that cannot be known."""
         size = _norms(after)
         if size is None:
             return None
-        grown = before + self.norm * _norms(delta) <= CANCELLATION * size
+        grown = before + self.norm * _norms(delta) <= self.cancellation * size
         return _backend.namespace(grown).all(grown) if _backend.is_traced(grown) else np.all(_backend.read(grown))
 
 

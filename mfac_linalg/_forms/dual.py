@@ -11,7 +11,7 @@ from .._dual import SmallSystem
 from .._pytree import Part
 from .._rows.scaled import ScaledRows
 from .._rows.whitened import WhitenedRows, whitened_blocks
-from .._sweeps import DualSweeps, sweeps_for
+from .._sweeps import CANCELLATION, DualSweeps, sweeps_for
 from .diagonal import complement, refine
 
 Array = Any
@@ -26,6 +26,7 @@ class DualForm(Part):
     system: SmallSystem
     norm: Any  # ‖S‖₂
     sweeps: int
+    cancellation: float = CANCELLATION
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -48,7 +49,7 @@ class DualForm(Part):
 
     @property
     def _products(self) -> DualSweeps:
-        return DualSweeps(self.rows, self.system.solve, self.norm, self.sweeps)
+        return DualSweeps(self.rows, self.system.solve, self.norm, self.sweeps, self.cancellation)
 
     def solve_in_span(self, b: Array) -> Array:
         """M Sᵀ b by push-through, Sᵀ A⁻¹ b, swept on where Sᵀ a itself cancels."""
