@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import _backend
+from . import _validation as check
 from ._dual import SmallSystem
 from ._errors import breakdown
 from ._factor import CurrentFactor
@@ -35,14 +36,29 @@ class Rules:
     decay: float
     precision: str
 
+    @classmethod
+    def checked(cls, window: Any, dim: Any, normalization: Any, decay: Any, precision: Any) -> "Rules":
+        """From arguments of a user."""
+        return cls(
+            check.check_size("window", window),
+            check.check_size("dim", dim),
+            check.check_choice("normalization", normalization, ("mean", "sum", "window")),
+            check.check_decay(decay),
+            check.check_choice("precision", precision, ("default", "high")),
+        )
+
+    def weights(self, count: int) -> np.ndarray:
+        """decay^age of rows by age, oldest first."""
+        if self.decay == 1:
+            return np.ones(count)
+        return np.maximum(self.decay ** np.arange(count - 1.0, -1.0, -1.0), LEAST_WEIGHT)
+
     def coefficients(self, ages: np.ndarray) -> np.ndarray:
         """c_i of each position, for positions listed by age, oldest first."""
         m = len(ages)
         divisor = {"mean": max(1, m), "sum": 1, "window": self.window}[self.normalization]
-        if self.decay == 1:
-            return np.full(m, 1 / divisor)
         c = np.empty(m)
-        c[ages] = np.maximum(self.decay ** np.arange(m - 1.0, -1.0, -1.0), LEAST_WEIGHT) / divisor
+        c[ages] = self.weights(m) / divisor
         return c
 
 
@@ -201,7 +217,8 @@ class Held:
             form = DualForm(rows, None, system, self.factor.norm, sweeps, cancellation)
         order = None if np.array_equal(self.ages, np.arange(self.count)) else self.ages
         dtype = _backend.result_dtype(self.ring.buffer)
-        return State(form, self.metric, scale, None, self.kappa, dtype, sharp, order)
+        unscaled = bring(np.ldexp(self.row_scale, -self.ring.exponents)[:, None])
+        return State(form, self.metric, unscaled, None, self.kappa, dtype, sharp, order)
 
     # --- as a dictionary ------------------------------------------------------------------------------------------
 

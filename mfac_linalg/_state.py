@@ -29,7 +29,7 @@ class State(Part):
     kappa: Any
     dtype: Any  # of results
     sharp: bool  # whether the Gram matrix was computed in float64
-    order: np.ndarray | None = None  # position in `form` of each of the caller's rows; None as they stand
+    order: Array | None = None  # position in `form` of each of the caller's rows; None as they stand
 
     # --- products ---
 
@@ -42,7 +42,8 @@ class State(Part):
     def solve_gradients(self, c: Array) -> Array:
         """F⁻¹ Gᵀ c for c (m, k)."""
         if self.order is not None:
-            c = _backend.take_rows(c, _backend.index_like(np.argsort(self.order), like=c))
+            place = _backend.namespace(self.order).argsort(self.order)
+            c = _backend.take_rows(c, _backend.index_like(place, like=c))
         b = _backend.to_float64(c) / self.row_scale
         power = column_exponents(b, "coefficients", reach=HARMLESS_REACH)
         if isinstance(power, int):

@@ -64,7 +64,7 @@ class SlidingWindowInverse(Inverse):
     ``precision="high"`` in float32 to 30 eps/λ. Where κ of float32 rows passes 8e4 the Gram matrix is computed in
     float64 from then on, which makes a step some three times as dear.
     A call that raises leaves the window as it was. Several threads may ask at once; one may change it while none asks.
-    Under JAX it is for eager use: a traced gradient is refused.
+    Under JAX it is for eager use: a traced gradient is refused. `mfac_linalg.jax.SlidingWindowState` is for `jit`.
 
     References
     ----------
@@ -95,13 +95,7 @@ class SlidingWindowInverse(Inverse):
         xp: Any = None,
         precision: str = "default",
     ) -> None:
-        self._rules = Rules(
-            check.check_size("window", window),
-            check.check_size("dim", dim),
-            check.check_choice("normalization", normalization, ("mean", "sum", "window")),
-            check.check_decay(decay),
-            check.check_choice("precision", precision, ("default", "high")),
-        )
+        self._rules = Rules.checked(window, dim, normalization, decay, precision)
         self._damping: Any = None
         self._held: Held | None = None
         if not (xp is None and dtype is None and device is None):

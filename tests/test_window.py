@@ -133,7 +133,11 @@ def test_rows_of_every_size_live_together():
         window.append(g)
     assert np.array_equal(window.gradients, block[1:])
     v = block[3]
-    assert Oracle(block[1:], 1e47).backward_ratio(v, window @ v, eps("float32")) <= LIMIT
+    oracle = Oracle(block[1:], 1e47)
+    assert oracle.backward_ratio(v, window @ v, eps("float32")) <= LIMIT
+    assert oracle.backward_ratio(v, window.matvec_gradients(np.eye(4, dtype="float32")[2]), eps("float32")) <= LIMIT
+    dual = np.asarray(window.dual_coefficients(v), float)
+    assert np.allclose((v - block[1:].T.astype(float) @ dual) / 1e47, window @ v, rtol=1e-3, atol=1e-32)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

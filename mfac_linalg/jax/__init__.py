@@ -1,0 +1,5 @@
+"""The library under JAX's transformations."""
+
+from .window import SlidingWindowState
+
+__all__ = ["SlidingWindowState"]

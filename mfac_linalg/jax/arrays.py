@@ -1,0 +1,188 @@
+"""The arrays of a window under JAX, and the pure functions that take one step of it to the next."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+from jax.custom_batching import custom_vmap
+
+from .. import _backend
+from .._dual import SmallSystem, largest_eigenvalue
+from .._forms.dual import DualForm
+from .._forms.primal import PrimalForm
+from .._held import Rules
+from .._metric import Metric
+from .._progress import reporter
+from .._rows.dense import DenseRows
+from .._rows.scaled import ScaledRows
+from .._scaling import exponent, ldexp
+from .._state import State
+from .._sweeps import sweeps_for
+
+Array = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Arrays:
+    """What changes from step to step; every shape and dtype stays. The small arrays are float64."""
+
+    rows: Array  # (window, d) in slots, each times 2^−exponent
+    exponents: Array  # (window,) int32
+    products: Array  # (window, window): rows diag(root)² rowsᵀ
+    small: Array  # B = S Sᵀ, or SᵀS where window ≥ d
+    lower: Array  # the Cholesky factor of I + B
+    norm: Array  # ‖S‖₂
+    damping: Array  # () float64, or (d,)
+    steps: Array  # () int32: gradients taken in so far, less multiples of the window that leave it full
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: _backend.portable(value) for name, value in vars(self).items()}
+
+
+def wide(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with float64 switched on."""
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **options: Any) -> Any:
+        with jax.enable_x64(True):
+            return function(*arguments, **options)
+
+    return run
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function compiled for each set of rules, with float64 switched on, also where JAX batches it later on."""
+    compiled = jax.jit(function, static_argnums=0)
+
+    def run(rules: Rules, *arguments: Any) -> Any:
+        call = custom_vmap(functools.partial(compiled, rules))
+
+        @call.def_vmap
+        def batched(size: int, in_batched: Any, *arguments: Any) -> Any:
+            axes = jax.tree.map(lambda yes: 0 if yes else None, in_batched)
+            made = wide(jax.vmap(functools.partial(compiled, rules), in_axes=axes, axis_size=size))(*arguments)
+            return made, jax.tree.map(lambda _: True, made)
+
+        return call(*arguments)
+
+    return wide(run)
+
+
+def _computing(rules: Rules, rows: Array) -> Any:
+    return jnp.float64 if rules.precision == "high" else _backend.result_dtype(rows)
+
+
+@_compiled
+def build(rules: Rules, rows: Array, damping: Any, count: int) -> Arrays:
+    """All arrays from rows in their slots."""
+    exponents = exponent(_backend.cast(rows, _backend.result_dtype(rows)), axis=1)
+    scaled = ldexp(_backend.cast(rows, _backend.result_dtype(rows)), -exponents[:, None])
+    none, scalar = jnp.zeros((0, 0), jnp.float64), jnp.zeros((), jnp.float64)
+    rows = _backend.cast(scaled, rows.dtype)
+    steps = _counted(rules, jnp.asarray(count, jnp.int32))
+    return measured(rules, Arrays(rows, exponents, none, none, none, scalar, scalar, steps), damping)
+
+
+def _counted(rules: Rules, steps: Array) -> Array:
+    """A number of steps, kept under two windows so that it never overflows."""
+    return jnp.where(steps < 2 * rules.window, steps, rules.window + steps % rules.window)
+
+
+@_compiled
+def appended(rules: Rules, arrays: Arrays, g: Array) -> Arrays:
+    """The row of the oldest gradient, and its products, overwritten."""
+    slot = arrays.steps % rules.window
+    g = _backend.cast(g, _backend.result_dtype(g))
+    power = exponent(g)
+    g = ldexp(g, -power)
+    rows = arrays.rows.at[slot].set(_backend.cast(g, arrays.rows.dtype))
+    computing = _computing(rules, rows)
+    g, root = _backend.cast(g, computing)[:, None], _metric(rules, arrays).root
+    products = DenseRows(rows, None, computing).project(g if root is None else root**2 * g)[:, 0]
+    changed = replace(
+        arrays,
+        rows=rows,
+        exponents=arrays.exponents.at[slot].set(power),
+        products=arrays.products.at[slot, :].set(products).at[:, slot].set(products),
+        steps=_counted(rules, arrays.steps + 1),
+    )
+    return _factored(rules, changed)
+
+
+@_compiled
+def damped(rules: Rules, arrays: Arrays, damping: Any) -> Arrays:
+    """Under another, checked damping."""
+    if arrays.damping.ndim or _backend.is_vector(damping):
+        return measured(rules, arrays, damping)
+    return _factored(rules, replace(arrays, damping=jnp.asarray(damping, jnp.float64)))
+
+
+@_compiled
+def measured(rules: Rules, arrays: Arrays, damping: Any) -> Arrays:
+    """The same with the Gram matrix made anew, in the metric of that damping."""
+    damping = damping if _backend.is_vector(damping) else jnp.asarray(damping, jnp.float64)
+    arrays = replace(arrays, damping=damping)
+    rows = DenseRows(arrays.rows, None, _computing(rules, arrays.rows))
+    return _factored(rules, replace(arrays, products=rows.gram(_metric(rules, arrays).root, reporter(False))))
+
+
+def _factored(rules: Rules, arrays: Arrays) -> Arrays:
+    """With the small system of these rows and this damping."""
+    scaled = _scaled_rows(rules, arrays)
+    scale = scaled.row_scale
+    small = scaled.normal() if rules.window >= rules.dim else scale * arrays.products * scale.T
+    system = SmallSystem.factor(small)
+    lower = jnp.full_like(small, jnp.nan) if system is None else system.lower
+    return replace(arrays, small=small, lower=lower, norm=jnp.sqrt(largest_eigenvalue(small)))
+
+
+def _metric(rules: Rules, arrays: Arrays) -> Metric:
+    return Metric.of(arrays.damping, _computing(rules, arrays.rows))
+
+
+def _scaled_rows(rules: Rules, arrays: Arrays) -> ScaledRows:
+    """S, in the order of slots: row s has age index (s − steps) mod window, 0 for the oldest."""
+    window, metric = rules.window, _metric(rules, arrays)
+    held = jnp.clip(arrays.steps, 1, window)
+    divisor: Any = {"mean": held, "sum": 1, "window": window}[rules.normalization]
+    by_age = jnp.asarray(rules.weights(window))
+    weights = by_age[(jnp.arange(window) - arrays.steps) % window] / divisor
+    scale = ldexp(jnp.sqrt(weights / metric.level), arrays.exponents)[:, None]
+    return ScaledRows(DenseRows(arrays.rows, None, _computing(rules, arrays.rows)), scale, metric.root)
+
+
+@wide
+def inverse_of(rules: Rules, arrays: Arrays) -> State:
+    """The inverse as a value; its numbers are floats where they can be read, so that products stop when done."""
+    read = _backend.is_concrete(arrays.norm) and _backend.on_host(arrays.norm)
+    norm = float(arrays.norm) if read else arrays.norm
+    kappa = 1 + norm * norm
+    rows, metric = _scaled_rows(rules, arrays), _metric(rules, arrays)
+    system = SmallSystem(arrays.small, arrays.lower)
+    sharp = _backend.dtype_name(rows.dtype) == "float64"
+    if rules.window >= rules.dim:
+        form: Any = PrimalForm(rows, system, norm)
+    else:
+        sweeps = sweeps_for(kappa if read else np.inf, _backend.dtype_name(rows.dtype), sharp_gram=sharp)
+        form = DualForm(rows, None, system, norm, sweeps)
+    dtype = _backend.result_dtype(arrays.rows)
+    row_scale = ldexp(rows.row_scale, -arrays.exponents[:, None])
+    return State(form, metric, row_scale, None, kappa, dtype, sharp, _slots_by_age(arrays))
+
+
+def _slots_by_age(arrays: Arrays) -> Array:
+    """The slot of each row, the oldest first: the next one to be overwritten holds the oldest."""
+    return (arrays.steps + jnp.arange(arrays.rows.shape[0], dtype=jnp.int32)) % arrays.rows.shape[0]
+
+
+@wide
+def rows_by_age(arrays: Arrays) -> Array:
+    """The gradients held, oldest first."""
+    slots = _slots_by_age(arrays)
+    rows = _backend.cast(arrays.rows[slots], _backend.result_dtype(arrays.rows))
+    return _backend.cast(ldexp(rows, arrays.exponents[slots][:, None]), arrays.rows.dtype)

@@ -1,0 +1,255 @@
+"""The window as a pytree: it takes the steps of `SlidingWindowInverse`, under JAX's transformations too."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mfac_linalg import SlidingWindowInverse
+from tests.backends import eps
+from tests.oracle import LIMIT, Oracle
+
+jax = pytest.importorskip("jax", reason="needs jax")
+State = pytest.importorskip("mfac_linalg.jax", reason="needs jax").SlidingWindowState
+
+SCALAR, VECTOR = 0.1, np.linspace(0.05, 0.4, 7).astype("float32")
+
+
+def rows(count, dim=7, seed=0):
+    return np.random.default_rng(seed).standard_normal((count, dim)).astype("float32")
+
+
+def as_given(damping):
+    return damping if isinstance(damping, float) else jax.numpy.asarray(damping)
+
+
+def taken(block, *, window=4, damping=SCALAR, **options):
+    state = State(window, block.shape[1], as_given(damping), **options)
+    for g in block:
+        state = state.append(jax.numpy.asarray(g))
+    return state
+
+
+def shapes(state):
+    return [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(state)]
+
+
+# --- the same window ------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25)
+@given(
+    count=st.integers(0, 11),
+    window=st.sampled_from([1, 4, 9]),
+    damping=st.sampled_from([SCALAR, VECTOR]),
+    normalization=st.sampled_from(["mean", "sum", "window"]),
+    decay=st.sampled_from([1.0, 0.7]),
+    seed=st.integers(0, 99),
+)
+def test_it_answers_as_the_class_does(count, window, damping, normalization, decay, seed):
+    options = {"window": window, "damping": damping, "normalization": normalization, "decay": decay}
+    block, v = rows(count, seed=seed), rows(1, seed=seed + 1)[0]
+    state = taken(block, **options)
+    ours = SlidingWindowInverse(dim=7, dtype="float32", **options)
+    for g in block:
+        ours.append(g)
+    assert np.allclose(state.matvec(jax.numpy.asarray(v)), ours.matvec(v), rtol=1e-4, atol=1e-5)
+    assert np.allclose(state.diagonal(), ours.diagonal(), rtol=1e-4)
+    assert np.allclose(state.logdet(), ours.logdet(), rtol=1e-4, atol=1e-4)
+    assert int(state.count) == len(ours)
+    held, missing = np.asarray(state.gradients), window - len(ours)
+    assert not held[:missing].any()
+    assert np.array_equal(held[missing:], np.asarray(ours.gradients).reshape(-1, 7))
+
+
+@pytest.mark.parametrize("window", [4, 9], ids=["dual", "primal"])
+@pytest.mark.parametrize("normalization", ["mean", "sum", "window"])
+def test_a_scan_over_gradients_gives_the_steps_of_the_class(window, normalization):
+    block = rows(13)
+    ours = SlidingWindowInverse(window, 7, 0.1, normalization=normalization)
+    exact = [ours.append_matvec(g) for g in block]
+    start = State(window, 7, 0.1, normalization=normalization)
+    state, steps = jax.lax.scan(State.append_matvec, start, jax.numpy.asarray(block))
+    assert np.allclose(steps, np.stack(exact), rtol=1e-4, atol=1e-5)
+    assert shapes(state) == shapes(start)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 11])
+@pytest.mark.parametrize("decay", [1.0, 0.7])
+def test_it_can_start_from_gradients(count, decay):
+    block = rows(count)
+    made = State.from_gradients(jax.numpy.asarray(block), 0.1, window=4, decay=decay)
+    grown = taken(block, decay=decay)
+    assert shapes(made) == shapes(grown)
+    for state in (made, made.append(jax.numpy.ones(7))):
+        fresh = grown if state is made else grown.append(jax.numpy.ones(7))
+        assert np.array_equal(state.gradients, fresh.gradients)
+        assert np.allclose(state.to_dense(), fresh.to_dense(), rtol=1e-4, atol=1e-5)
+
+
+def test_coefficients_are_those_of_rows_by_age():
+    state, block = taken(rows(6)), rows(6)
+    c = np.asarray([1.0, -2.0, 0.5, 3.0], "float32")
+    exact = Oracle(block[-4:], 0.1).solve(block[-4:].T.astype(float) @ c)
+    assert np.allclose(state.matvec_gradients(jax.numpy.asarray(c)), exact.astype(float), rtol=1e-4)
+    a = np.asarray(state.dual_coefficients(jax.numpy.ones(7)))
+    assert np.allclose((1 - block[-4:].T @ a) / 0.1, state.matvec(jax.numpy.ones(7)), rtol=1e-3, atol=1e-4)
+
+
+def test_rows_of_every_size_live_together():
+    block = rows(5) * np.array([1e-30, 1.0, 1e19, 1e25, 1e-22], "float32")[:, None]
+    state = taken(block, damping=1e47)
+    assert np.array_equal(state.gradients, block[1:])
+    oracle, select = Oracle(block[1:], 1e47), np.eye(4, dtype="float32")[2]
+    for x in (state.matvec(jax.numpy.asarray(block[3])), state.matvec_gradients(jax.numpy.asarray(select))):
+        assert oracle.backward_ratio(block[3], np.asarray(x), eps("float32")) <= LIMIT
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_short_gradients_are_stored_as_they_are(dtype):
+    block = jax.numpy.asarray(rows(6)).astype(dtype)
+    state = State(4, 7, 0.1, dtype=dtype)
+    for g in block:
+        state = state.append(g)
+    assert state.gradients.dtype == dtype
+    assert np.array_equal(np.asarray(state.gradients, float), np.asarray(block[-4:], float))
+    exact = Oracle(np.asarray(block[-4:], float), 0.1).solve(np.ones(7))
+    assert np.allclose(state @ jax.numpy.ones(7), exact.astype(float), rtol=1e-4)
+
+
+# --- under transformations ------------------------------------------------------------------------------------------
+
+
+def test_jit_compiles_a_step_once():
+    step, state = jax.jit(State.append_matvec), State(4, 7, 0.1)
+    for g in rows(9):
+        state, x = step(state, jax.numpy.asarray(g))
+    assert step._cache_size() == 1
+    assert np.allclose(x, taken(rows(8)).append_matvec(jax.numpy.asarray(rows(9)[-1]))[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("kappa", [1e2, 1e4, 5e5])
+@pytest.mark.parametrize("kind", ["independent", "repeated", "common mean"])
+def test_a_compiled_step_keeps_its_digits(kind, kappa):
+    block = {
+        "independent": rows(24, 200),
+        "repeated": rows(8, 200)[np.arange(24) // 3],
+        "common mean": rows(24, 200) + 5 * rows(1, 200, seed=1),
+    }[kind]
+    damping = float(np.linalg.norm(block[-16:].astype(float), 2) ** 2 / 16 / kappa)
+    state, steps = jax.jit(lambda g: jax.lax.scan(State.append_matvec, State(16, 200, damping), g))(block)
+    oracle = Oracle(block[-16:], damping)
+    assert oracle.backward_ratio(block[-1], np.asarray(steps[-1]), eps("float32")) <= LIMIT
+    product = jax.jit(State.matvec)(state, block[3])
+    assert oracle.backward_ratio(block[3], np.asarray(product), eps("float32")) <= LIMIT
+
+
+def test_high_precision_keeps_more_of_them():
+    block = rows(24, 200) + 5 * rows(1, 200, seed=1)
+    damping = float(np.linalg.norm(block[-16:].astype(float), 2) ** 2 / 16 / 1e6)
+    start = State(16, 200, damping, precision="high")
+    _, steps = jax.jit(lambda g: jax.lax.scan(State.append_matvec, start, g))(block)
+    exact = Oracle(block[-16:], damping).solve(block[-1]).astype(float)
+    assert np.linalg.norm(steps[-1] - exact) <= 1e-6 * np.linalg.norm(exact)
+
+
+def test_states_can_be_batched():
+    blocks = np.stack([rows(6, seed=seed) for seed in range(3)])
+    state, steps = jax.vmap(lambda block: jax.lax.scan(State.append_matvec, State(4, 7, 0.1), block))(blocks)
+    for k in range(3):
+        alone = taken(blocks[k, :-1]).append_matvec(jax.numpy.asarray(blocks[k, -1]))[1]
+        assert np.allclose(steps[k, -1], alone, rtol=1e-3, atol=1e-5)
+    assert state._arrays.rows.shape == (3, 4, 7)
+
+
+@pytest.mark.parametrize("damping", [0.7, VECTOR * 3], ids=["scalar", "vector"])
+@pytest.mark.parametrize("before", [SCALAR, VECTOR], ids=["scalar", "vector"])
+def test_a_damping_can_be_set_anew_and_traced(before, damping):
+    block = rows(6)
+    again = jax.jit(State.with_damping)(taken(block, damping=before), as_given(damping))
+    fresh = taken(block, damping=damping)
+    assert shapes(again) == shapes(fresh)
+    assert np.allclose(again.to_dense(), fresh.to_dense(), rtol=1e-4, atol=1e-5)
+
+
+def test_products_are_differentiable_and_gradients_taken_in_are_constants():
+    state, g = taken(rows(6)), jax.numpy.ones(7)
+    dense = np.asarray(state.to_dense())
+    assert np.allclose(jax.grad(lambda v: state.matvec(v) @ v)(g), 2 * dense @ np.ones(7), rtol=1e-4)
+    assert not np.any(jax.grad(lambda g: state.append_matvec(g)[1].sum())(g))
+
+
+def test_no_switch_of_jax_is_touched():
+    jax.jit(State.append_matvec)(State(4, 7, 0.1), jax.numpy.ones(7))
+    assert not jax.config.jax_enable_x64
+
+
+# --- guarantees -----------------------------------------------------------------------------------------------------
+
+
+def test_a_step_leaves_the_state_before_as_it_was():
+    state = taken(rows(6))
+    before = jax.tree.map(np.array, state)
+    state.append(jax.numpy.ones(7))
+    assert jax.tree.all(jax.tree.map(np.array_equal, before, state))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda state: pickle.loads(pickle.dumps(state))])
+def test_copies_take_the_same_steps(copied):
+    state, g = taken(rows(6)), jax.numpy.ones(7)
+    assert np.array_equal(copied(state).append_matvec(g)[1], state.append_matvec(g)[1])
+    assert shapes(copied(state)) == shapes(state)
+
+
+def test_it_can_move_and_widen():
+    state = taken(rows(6))
+    moved = state.to_device(jax.devices()[0])
+    assert np.allclose(moved.to_dense(), state.to_dense(), rtol=1e-5)
+    with jax.enable_x64(True):
+        wide = state.astype("float64")
+        assert wide.dtype == np.float64
+        exact = Oracle(rows(6)[-4:], 0.1).solve(np.ones(7)).astype(float)
+        assert np.allclose(wide @ jax.numpy.ones(7), exact, rtol=1e-12)
+
+
+def refused():
+    state = taken(rows(6))
+    float32 = jax.tree.map(lambda x: x.astype("float32") if x.dtype == np.float64 else x, state)
+    return {
+        "shape": (ValueError, "`g` must have shape", lambda: state.append(jax.numpy.ones(6))),
+        "dtype": (
+            TypeError,
+            "`g` must have dtype float32",
+            lambda: state.append(jax.numpy.ones(7, "float16").view("int16")),
+        ),
+        "library": (TypeError, "`g` must be", lambda: state.append([1.0] * 7)),
+        "nan": (ValueError, "`g` must be finite", lambda: state.append(jax.numpy.full(7, np.nan))),
+        "damping": (ValueError, "`damping` must be finite and > 0", lambda: state.with_damping(-1.0)),
+        "window": (ValueError, "`window` must be", lambda: State(0, 7, 0.1)),
+        "kind": (TypeError, "`dtype`", lambda: State(4, 7, 0.1, dtype="int32")),
+        "cast": (TypeError, "must be float64", lambda: float32.matvec(jax.numpy.ones(7))),
+        "cast step": (TypeError, "must be float64", lambda: float32.append(jax.numpy.ones(7))),
+        "NumPy": (TypeError, "library", lambda: State.from_gradients(rows(3), 0.1)),
+    }
+
+
+@pytest.mark.parametrize("case", refused())
+def test_bad_input_is_refused_by_name(case):
+    error, words, call = refused()[case]
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_a_gradient_that_overflowed_leaves_with_its_row():
+    state, step = State(4, 7, 0.1), jax.jit(State.append)
+    for g in [np.full(7, np.nan, "float32"), *rows(4)]:
+        state = step(state, g)
+    exact = Oracle(rows(4), 0.1).solve(np.ones(7)).astype(float)
+    assert np.allclose(state @ jax.numpy.ones(7), exact, rtol=1e-4)
+
+
+def test_a_repr_says_what_it_is():
+    assert repr(taken(rows(2))).startswith("SlidingWindowState(m=4, d=7, damping=0.1, dtype=float32")
