@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib", reason="needs matplotlib")
 
 from mfac_linalg import WoodburyRankOneInverse
 from mfac_linalg.demo import __main__ as demo
-from mfac_linalg.demo import digits, network, progress, pruning
+from mfac_linalg.demo import descent, digits, network, progress, pruning
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -121,6 +121,42 @@ def test_the_whole_demo_runs_quietly(tmp_path):
     assert picture.read_bytes().startswith(PNG)
 
 
+def test_the_first_direction_of_each_method_is_the_known_one():
+    """SGD's is g, Adam's its signs, and the window's F⁻¹g = g / (damping + ‖g‖²) while F holds g alone."""
+    g = np.random.default_rng(0).normal(size=network.DIM).astype(np.float32)
+    np.testing.assert_allclose(descent.sgd()(g), g)
+    np.testing.assert_allclose(descent.adam()(g), np.sign(g), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(descent.window(0.1)(g), g / (0.1 + g @ g), rtol=1e-5)
+
+
+def test_momentum_adds_up_older_directions():
+    """0.9 times as much for each step of age."""
+    rule, g = descent.sgd(), np.ones(network.DIM, dtype=np.float32)
+    for _ in range(3):
+        direction = rule(g)
+    np.testing.assert_allclose(direction, 1 + 0.9 + 0.81, rtol=1e-6)
+
+
+def test_a_rate_that_diverges_is_never_the_best():
+    """Its losses are infinite from there on."""
+    training, test = digits.load(seed=0)
+    few = training.take(slice(64))
+    with np.errstate(all="ignore"):
+        runs = [descent.descend(descent.sgd(), few, test, rate=rate, epochs=3, seed=0) for rate in (1e-2, 1e30)]
+    assert np.isinf(runs[1].losses[-1])
+    assert descent.Comparison("SGD", tuple(runs)).best is runs[0]
+
+
+def test_the_window_demo_reports_every_method_and_draws(tmp_path):
+    """As a user runs it, for two epochs."""
+    picture = tmp_path / "window.png"
+    command = [sys.executable, "-W", "error", "-m", "mfac_linalg.demo", "--window", "--epochs=2", f"--output={picture}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+    assert all(name in done.stdout for name in ("SGD", "Adam", "M-FAC window"))
+    assert done.stdout.isascii()
+    assert picture.read_bytes().startswith(PNG)
+
+
 def test_a_bar_is_drawn_on_a_terminal_only(monkeypatch):
     """Steps come back as they are unless standard error is a terminal."""
     pytest.importorskip("tqdm", reason="needs tqdm")
@@ -141,7 +177,15 @@ def test_a_missing_package_is_named_with_its_cure(monkeypatch):
 
 @pytest.mark.parametrize(
     "argument",
-    ["--damping=0", "--damping=inf", "--gradients=0", "--gradients=1001", "--steps=0", "--output=no/such/folder.png"],
+    [
+        "--damping=0",
+        "--damping=inf",
+        "--gradients=0",
+        "--gradients=1001",
+        "--steps=0",
+        "--epochs=0",
+        "--output=no/such/folder.png",
+    ],
 )
 def test_a_bad_option_is_refused_with_its_value(argument, capsys):
     """The usual exit of argparse, with the name of the option and the value."""

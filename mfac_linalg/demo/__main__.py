@@ -1,4 +1,4 @@
-"""Train, invert, report, prune, draw."""
+"""Train, invert, report, prune, draw; with ``--window``: train by preconditioned SGD, beside SGD and Adam."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from .. import WoodburyRankOneInverse
-from . import digits, network, picture, pruning, report
+from . import descent, digits, network, picture, pruning, report
 from .network import Array
 from .progress import visible
 
@@ -24,6 +24,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the demo, printing each section of the report as soon as it is known."""
     options = parse(arguments)
     require_extra()
+    (slide if options.window else invert)(options)
+    print(f"Picture: {options.output}")
+
+
+def slide(options: argparse.Namespace) -> None:
+    """Train by SGD, Adam, and SGD preconditioned by a sliding window."""
+    training, test = digits.load(options.seed)
+    found = descent.compare(training, test, damping=options.damping, epochs=options.epochs, seed=options.seed)
+    print(report.descent_table(found, epochs=options.epochs, damping=options.damping))
+    picture.draw_descent(options.output, found)
+
+
+def invert(options: argparse.Namespace) -> None:
+    """Train, invert the Fisher matrix, and prune by it."""
     training, test = digits.load(options.seed)
     parameters, training_time = timed(lambda: network.train(training, seed=options.seed))
     before = network.accuracy(parameters, test)
@@ -35,24 +49,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     curves = pruning.compare(parameters, inverse, sample, test, steps=options.steps)
     print(report.pruning_table(curves, before=before))
     picture.draw(options.output, curves, inverse, before=before)
-    print(f"Picture: {options.output}")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser("python -m mfac_linalg.demo", description="The inverse Fisher of a small network.")
-    parser.add_argument("--output", default="mfac_demo.png", help="where the picture goes (default: %(default)s)")
+    parser.add_argument("--window", action="store_true", help="train by a sliding window, beside SGD and Adam, instead")
+    parser.add_argument("--output", help="where the picture goes (default: mfac_demo.png, or mfac_window.png)")
     parser.add_argument("--seed", type=int, default=0, help="of the split and of the training (default: %(default)s)")
-    parser.add_argument("--damping", type=float, default=1e-4, help="added to the Fisher (default: %(default)s)")
+    parser.add_argument("--damping", type=float, help="added to the Fisher (default: 1e-4, or 0.01 for --window)")
     parser.add_argument("--gradients", type=int, default=1000, help="how many to collect (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=4, help="recomputations per sparsity (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=20, help="of training with --window (default: %(default)s)")
     options = parser.parse_args(arguments)
+    options.damping = (0.01 if options.window else 1e-4) if options.damping is None else options.damping
+    options.output = options.output or ("mfac_window.png" if options.window else "mfac_demo.png")
     if not 0 < options.damping < np.inf:
         parser.error(f"--damping must be positive and finite; got {options.damping}.")
     if not 1 <= options.gradients <= digits.TRAINING_IMAGES:
         parser.error(f"--gradients must lie in 1 ... {digits.TRAINING_IMAGES}; got {options.gradients}.")
-    if options.steps < 1:
-        parser.error(f"--steps must be at least 1; got {options.steps}.")
+    for name in ("steps", "epochs"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1; got {getattr(options, name)}.")
     if not Path(options.output).parent.is_dir():
         parser.error(f"--output must lie in a directory that exists; got {options.output}.")
     return options

@@ -71,20 +71,24 @@ def _outer(inputs: Array, errors: Array) -> Array:
 def train(images: Images, *, seed: int, epochs: int = 60, batch: int = 32, rate: float = 3e-3) -> Array:
     """Minimise the mean cross-entropy with Adam and a step that falls linearly to zero."""
     rng = np.random.default_rng(seed)
-    parameters = _initial(rng)
+    parameters = initial(rng)
     mean, square = np.zeros_like(parameters), np.zeros_like(parameters)
-    count = len(images.labels)
-    batches = [rows for _ in range(epochs) for rows in np.array_split(rng.permutation(count), count // batch)]
-    for step, rows in enumerate(tracked(batches, "training"), start=1):
+    steps = [rows for _ in range(epochs) for rows in batches(len(images.labels), rng, size=batch)]
+    for step, rows in enumerate(tracked(steps, "training"), start=1):
         gradient = per_sample_gradients(parameters, images.take(rows)).mean(axis=0)
         mean += 0.1 * (gradient - mean)
         square += 0.001 * (gradient**2 - square)
         direction = mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
-        parameters -= rate * (1 - step / len(batches)) * direction
+        parameters -= rate * (1 - step / len(steps)) * direction
     return parameters
 
 
-def _initial(rng: np.random.Generator) -> Array:
+def batches(count: int, rng: np.random.Generator, *, size: int = 32) -> list[NDArray[np.intp]]:
+    """Draw the indices of each batch of an epoch."""
+    return np.array_split(rng.permutation(count), count // size)
+
+
+def initial(rng: np.random.Generator) -> Array:
     """He's initialisation: normal weights of variance 2 / inputs, biases of zero."""
     parameters = np.zeros(DIM, dtype=np.float32)
     for array in unpack(parameters):

@@ -1,10 +1,12 @@
-"""The picture: accuracy against sparsity, and the spectrum of F."""
+"""The pictures: accuracy against sparsity and the spectrum of F; training losses."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import WoodburyRankOneInverse
+from .descent import Comparison
 from .pruning import Curves
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
@@ -12,13 +14,41 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
 
 def draw(path: str, curves: Curves, inverse: WoodburyRankOneInverse, *, before: float) -> None:
     """Write both panels to `path`, in the format that its suffix names."""
+    figure, (left, right) = _two_panels()
+    _draw_accuracy(left, curves, before=before)
+    _draw_spectrum(right, inverse)
+    _save(path, figure, (left, right))
+
+
+def draw_descent(path: str, comparisons: Sequence[Comparison]) -> None:
+    """Write the losses of every method to `path`: over epochs at its best rate, and at the end at every rate."""
+    figure, (left, right) = _two_panels()
+    for each, color in zip(comparisons, (ORANGE, GREY, BLUE), strict=True):
+        best = each.best
+        epochs = np.arange(1, len(best.losses) + 1)
+        left.semilogy(epochs, best.losses, color=color, linewidth=2, label=f"{each.name}, rate {best.rate:g}")
+        rates, ends = zip(*((run.rate, run.losses[-1]) for run in each.runs), strict=True)
+        right.loglog(rates, ends, color=color, marker="o", markersize=4, label=each.name)
+        right.plot(best.rate, best.losses[-1], color=color, marker="o", markersize=9)
+    left.set(
+        xlabel="epoch", ylabel="training loss", xticks=range(0, len(best.losses) + 1, max(1, len(best.losses) // 5))
+    )
+    left.set_title("Training loss, each method at its best rate", fontsize=11)
+    right.set(xlabel="learning rate", ylabel="training loss at the end", ylim=(None, 10))
+    right.set_title("The rates they were chosen from", fontsize=11)
+    left.legend(frameon=False)
+    _save(path, figure, (left, right))
+
+
+def _two_panels() -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.4), dpi=150, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _draw_accuracy(left, curves, before=before)
-    _draw_spectrum(right, inverse)
-    for panel in (left, right):
+    return figure, figure.subplots(1, 2)
+
+
+def _save(path: str, figure: Any, panels: Iterable[Any]) -> None:
+    for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(color="0.92")
         panel.set_axisbelow(True)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.linalg import norm
 
 from .. import WoodburyRankOneInverse
+from .descent import RATES, WINDOW, Comparison
 from .digits import Images
 from .network import CLASSES, HIDDEN, INPUTS, Array, accuracy, weight_mask
 from .pruning import TARGETS, Curves
@@ -83,3 +84,23 @@ def pruning_table(curves: Curves, *, before: float) -> str:
     title = f"Test accuracy after pruning, no retraining, {100 * before:.1f} % before (OBS: optimal brain surgeon)"
     header = ["weights removed", "magnitude", "OBS, one inverse", f"OBS, {len(curves.sparsity)} inverses"]
     return table(title, header, rows)
+
+
+def descent_table(comparisons: Iterable[Comparison], *, epochs: int, damping: float) -> str:
+    """Each method at its best learning rate."""
+    rows = []
+    for each in comparisons:
+        best = each.best
+        figures = [
+            f"{best.rate:g}",
+            f"{best.losses[-1]:.2g}",
+            f"{100 * best.accuracy:.1f} %",
+            f"{1e3 * best.seconds:.2f}",
+        ]
+        rows.append([each.name, *figures])
+    grid = ", ".join(f"{rate:g}" for rate in RATES)
+    title = (
+        f"Training for {epochs} epochs in batches of 32, the same start and batches for all; rates fall to zero;\n"
+        f"momentum 0.9 for SGD and the window ({WINDOW} gradients, damping {damping:g}); best rate of {grid}"
+    )
+    return table(title, ["method", "learning rate", "training loss", "test accuracy", "ms a step"], rows)
