@@ -20,25 +20,26 @@ SIZES = ((64, 20_000), (512, 20_000), (512, 270_000), (1024, 100_000))
 SMALL_SIZES = (256, 512, 1024, 2048)
 KAPPA, STEPS, SEED = 100.0, 12, 2107
 
+Factor = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
 
 class DynamicRecursion:
     """The paper's dynamic algorithm (arXiv 2107.03356, section 3.2), in float32 as its authors run it.
 
     With K = G Gᵀ the unpivoted triangular factor of m I + K/λ holds the D of the recursion, and B = L⁻¹/λ the
-    coefficients that make its vectors v_k of the rows. Both are made anew at each step, O(m³); by Cholesky, which is
-    the same factor and faster than the elimination of the reference.
+    coefficients that make its vectors v_k of the rows. Both are made anew at each step, O(m³): by `factored`, through
+    Cholesky, where time counts, or by `eliminated` as in the reference, which never fails. Both return the pivots and
+    the unit triangle.
     """
 
-    def __init__(self, gradients: np.ndarray, damping: float) -> None:
-        self.rows, self.damping = gradients.copy(), np.float32(damping)
+    def __init__(self, gradients: np.ndarray, damping: float, factor: Factor | None = None) -> None:
+        self.rows, self.damping, self.factor = gradients.copy(), np.float32(damping), factor or factored
         self.products, self.slot = self.rows @ self.rows.T, 0
         self._factor()
 
     def _factor(self) -> None:
         m = len(self.rows)
-        upper = np.linalg.cholesky(m * np.eye(m, dtype=np.float32) + self.products / self.damping).T
-        self.pivots = np.diag(upper) ** 2
-        unit = (upper / np.diag(upper)[:, None]).T
+        self.pivots, unit = self.factor(m * np.eye(m, dtype=np.float32) + self.products / self.damping)
         self.coefficients = scipy.linalg.lapack.strtri(unit, lower=1, unitdiag=1)[0] / self.damping
 
     def append(self, g: np.ndarray) -> None:
@@ -58,6 +59,22 @@ class DynamicRecursion:
         """Append g, then F⁻¹g."""
         self.append(g)
         return self.matvec(g)
+
+
+def factored(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """D and the unit lower triangle of matrix = L D Lᵀ, by Cholesky."""
+    lower = np.linalg.cholesky(matrix)
+    return np.diag(lower) ** 2, lower / np.diag(lower)
+
+
+def eliminated(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same by elimination without pivots, row by row."""
+    unit = np.eye(len(matrix), dtype=matrix.dtype)
+    rest = matrix.copy()
+    for k in range(len(matrix)):
+        unit[k + 1 :, k] = rest[k + 1 :, k] / rest[k, k]
+        rest[k + 1 :, k + 1 :] -= np.outer(unit[k + 1 :, k], rest[k, k + 1 :])
+    return np.diag(rest).copy(), unit
 
 
 def timed(call: Callable[[], object]) -> float:

@@ -11,7 +11,8 @@ from . import _backend
 from ._dual import POWER_STEPS, SmallSystem, factor_solve
 from ._errors import breakdown
 
-QR_BLOCK = 16  # columns, the most that SciPy treats in one thread
+QR_BLOCK = 16  # columns, the most that SciPy treats in one thread where there are many
+SMALL = 64  # rows, so few that it treats all of them in one
 DRIFT = 256 * float(np.finfo(np.float64).eps)  # backward error of the m × m solve that asks for a new factorisation
 BLOCK_SHARE = 8  # to exchange more than an eighth of the rows at once is dearer than to factor anew
 
@@ -125,7 +126,7 @@ def factor_without(
     upper = np.empty(shape) if upper is None else upper
     upper[:size, :size] = _kept_block(lower, kept, dropped).T
     upper[size:, :size], upper[:size, size:], upper[size:, size:] = 0, 0, np.eye(spare)
-    if len(dropped):
+    if size and len(dropped):
         rest = np.zeros((len(dropped), len(upper)))
         rest[:, :size] = lower[kept][:, dropped].T if len(dropped) > 1 else lower[kept, dropped]
         _absorb(upper, rest)
@@ -146,6 +147,9 @@ def _absorb(upper: np.ndarray, rest: np.ndarray) -> None:
     """
     from scipy.linalg.lapack import dtpqrt
 
+    if len(upper) <= SMALL:
+        upper[:] = dtpqrt(0, min(QR_BLOCK, len(upper)), upper, rest)[0]
+        return
     for columns in (slice(start, start + QR_BLOCK) for start in range(0, len(upper), QR_BLOCK)):
         block = upper[columns, columns]
         upper[columns, columns], v, t, _ = dtpqrt(0, len(block), block, rest[:, columns])

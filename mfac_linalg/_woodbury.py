@@ -60,7 +60,7 @@ class WoodburyRankOneInverse(Inverse):
     -----
     Cost: build 2dm² + m³/3 flops (half without whitening), O(m²) memory beside W; `matvec` O(dm + m²).
     Accuracy: ‖v − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ in float32 for κ ≤ 0.1/eps, in float64 for κ ≤ 4.5e14, 0.1/eps too.
-    Under JAX tracing values are not checked, and the sweeps are those of the worst κ.
+    Under JAX tracing values are not checked; under `vmap` the sweeps are those of the worst κ.
 
     References
     ----------

@@ -80,6 +80,8 @@ def _batched_product(rows: Array, v: Array) -> Array:
     (m, dim), k = rows.shape, v.shape[1]
     width = _product_width(rows, v)
     count = dim // width
+    if not count:
+        return _backend.to_float64(rows @ v)
     panels = xp.permute_dims(xp.reshape(rows[:, : count * width], (m, count, width)), (1, 0, 2))
     pieces = xp.reshape(v[: count * width, :], (count, width, k))
     total = _backend.to_float64(rows[:, count * width :] @ v[count * width :, :])
