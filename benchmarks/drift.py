@@ -75,21 +75,27 @@ def backward_ratio(gradients: np.ndarray, damping: float, v: np.ndarray, x: np.n
     return float(np.sqrt(residual @ residual) / (norm * np.sqrt(x @ x) * eps))
 
 
-def follow(stream_of: tuple[str, float, str], *, updates: int, window: int, dim: int) -> Curve:
+def follow(stream_of: tuple[str, float, str], *, updates: int, window: int, dim: int, block: int) -> Curve:
     """Slide a window over a stream, and measure both inverses at steps spread evenly on a logarithmic scale."""
     dtype, damping, kind = stream_of
     warnings.simplefilter("ignore", IllConditionedWarning)
     rng = np.random.default_rng(SEED)
-    wanted = set(np.unique(np.geomspace(window, updates, SAMPLES).astype(int)).tolist())
-    inverse, found = SlidingWindowInverse(window, dim, damping), []
-    for step, g in enumerate(itertools.islice(stream(kind, dim, rng), updates), start=1):
-        v = g.astype(dtype)
-        if step in wanted:
-            x = inverse.append_matvec(v)
-            u = rng.standard_normal(dim).astype(dtype)
-            found.append((step, *compare(inverse, x, [v, u])))
-        else:
-            inverse.append(v)
+    left = sorted(set(np.geomspace(window, updates, SAMPLES).astype(int).tolist()))
+    inverse, found, step = SlidingWindowInverse(window, dim, damping), [], 0
+    gradients = (g.astype(dtype) for g in stream(kind, dim, rng))
+    for size in itertools.cycle((1, block)):
+        if not left:
+            break
+        if size > 1:
+            inverse.extend(np.stack(list(itertools.islice(gradients, size - 1))))
+        g = next(gradients)
+        step += size
+        if step < left[0]:
+            inverse.append(g)
+            continue
+        x = inverse.append_matvec(g)
+        found.append((step, *compare(inverse, x, [g, rng.standard_normal(dim).astype(dtype)])))
+        left = [at for at in left if at > step]
     steps, ours, fresh = map(list, zip(*found, strict=True))
     return Curve(dtype, damping, kind, steps, ours, fresh, inverse.kappa, inverse.factorizations)
 
@@ -132,7 +138,7 @@ def curves_of(options: argparse.Namespace) -> Iterator[Curve]:
     if options.source:
         yield from (Curve(**curve) for curve in json.loads(options.source.read_text()))
         return
-    sizes = {"updates": options.updates, "window": options.window, "dim": options.dim}
+    sizes = {name: getattr(options, name) for name in ("updates", "window", "dim", "block")}
     streams = itertools.product(options.dtypes, DAMPINGS, KINDS)
     with ProcessPoolExecutor(options.jobs) as pool:
         yield from pool.map(partial(follow, **sizes), streams)
@@ -144,6 +150,9 @@ def main() -> int:
     parser.add_argument("--updates", type=int, default=20_000)
     parser.add_argument("--window", type=int, default=32)
     parser.add_argument("--dim", type=int, default=256)
+    parser.add_argument(
+        "--block", type=int, default=1, help="each second call takes in so many rows, all but one at once"
+    )
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--output", type=Path, help="write the curves here")
