@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.drift import backward_ratio
-from benchmarks.window import DynamicRecursion, eliminated
+from benchmarks.window import DynamicRecursion, as_printed
 from mfac_linalg import IllConditionedWarning, SlidingWindowInverse
 from tests.oracle import Oracle
 
@@ -68,7 +68,7 @@ def after(stream: np.ndarray, kind: str, kappa: float) -> Digits:
         for g in stream[WINDOW:-1]:
             window.append(g)
         steps.append(window.append_matvec(newest))
-    recursion = DynamicRecursion(stream[:WINDOW], damping, factor=eliminated)
+    recursion = DynamicRecursion(stream[:WINDOW], damping, as_printed)
     for g in stream[WINDOW:-1]:
         recursion.append(g)
     steps.append(recursion.append_matvec(newest))
