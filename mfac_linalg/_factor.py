@@ -14,11 +14,16 @@ from ._errors import breakdown
 QR_BLOCK = 16  # columns, the most that SciPy treats in one thread where there are many
 SMALL = 64  # rows, so few that it treats all of them in one
 DRIFT = 256 * float(np.finfo(np.float64).eps)  # backward error of the m × m solve that asks for a new factorisation
+SETTLED = 0.1  # relative change of ‖S‖² that asks for no further power step
 BLOCK_SHARE = 8  # to exchange more than an eighth of the rows at once is dearer than to factor anew
 
 
 class Gram(Protocol):
     """B = S Sᵀ, (m, m)."""
+
+    @property
+    def largest_diagonal(self) -> float:
+        """The largest entry of its diagonal, which is its largest."""
 
     def rows(self, positions: slice) -> np.ndarray:
         """Some rows of B."""
@@ -77,22 +82,31 @@ class CurrentFactor:
         return replace(self, made=self.made + 1)._measured(system.lower, direction, gram)[0]
 
     def _aimed(self, stays: np.ndarray, added: int) -> np.ndarray:
-        return np.concatenate([self.direction[stays], np.ones(added)])
+        """The direction of before, with as much of every row that came as of all others."""
+        kept = self.direction[stays]
+        return np.concatenate([kept / (np.linalg.norm(kept) or 1.0), np.ones(added)])
 
     def _measured(self, lower: np.ndarray, direction: np.ndarray, gram: Gram) -> tuple["CurrentFactor", float]:
         """With another L, ‖S‖ from one more power step, and the drift of L: ‖A y − z‖ / (‖A‖ ‖y‖) for y = A⁻¹ z.
 
-        z holds signs without a pattern, the same ones each time. One product with the Gram matrix serves both.
+        z holds signs without a pattern, the same ones each time. One product with the Gram matrix serves both; where
+        ‖S‖² is not what it was, more power steps follow.
         """
         if not len(lower):
             return replace(self, lower=lower, direction=direction, norm=0.0), 0.0
         z = _signs(len(lower))
         y = factor_solve(lower, z)
-        start = direction / (np.linalg.norm(direction) or 1.0)
-        product = gram.times(np.stack([start, y[:, 0]], axis=1))
-        direction, largest = product[:, 0], float(np.linalg.norm(product[:, 0]))
+        before = self.norm**2
+        for _ in range(POWER_STEPS):
+            start = direction / (np.linalg.norm(direction) or 1.0)
+            product = gram.times(np.stack([start, y[:, 0]], axis=1))
+            direction, largest = product[:, 0], float(np.linalg.norm(product[:, 0]))
+            if abs(largest - before) <= SETTLED * before:
+                break
+            before = largest
         drift = np.linalg.norm(product[:, 1:] + y - z) / ((1 + largest) * np.linalg.norm(y))
-        return replace(self, lower=lower, direction=direction, norm=math.sqrt(largest)), float(drift)
+        norm = math.sqrt(max(largest, gram.largest_diagonal))
+        return replace(self, lower=lower, direction=direction, norm=norm), float(drift)
 
 
 @lru_cache(maxsize=8)

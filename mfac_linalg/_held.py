@@ -67,6 +67,7 @@ class Held:
     """m rows, known by their position in the factor of A = I + S Sᵀ; each change returns another Held."""
 
     rules: Rules
+    damping: Any  # as the user gave it, an array of one's own
     metric: Metric
     ring: Ring
     ages: np.ndarray  # (m,) position of each age, oldest first
@@ -74,10 +75,18 @@ class Held:
     factor: CurrentFactor
 
     @classmethod
-    def empty(cls, rules: Rules, metric: Metric, ring: Ring) -> "Held":
-        """No rows."""
-        none = np.zeros(0)
-        return cls(rules, metric, ring, none.astype(int), none, CurrentFactor.empty(rules.window))
+    def placed(cls, rules: Rules, damping: Any, buffer: Array) -> "Held":
+        """No rows, in a buffer of zeros, under a checked damping."""
+        computing = _backend.namespace(buffer).float64 if rules.precision == "high" else _backend.result_dtype(buffer)
+        none, ring = np.zeros(0), Ring.empty(buffer, computing, computing)
+        factor = CurrentFactor.empty(rules.window)
+        return cls(rules, damping, _metric(damping, computing), ring, none.astype(int), none, factor)
+
+    def cleared(self) -> "Held":
+        """The same place without rows."""
+        factor = replace(CurrentFactor.empty(self.rules.window), made=self.factor.made)
+        none = self.row_scale[:0]
+        return replace(self, ring=self.ring.emptied(), ages=self.ages[:0], row_scale=none, factor=factor)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name in type(self).__dataclass_fields__}
@@ -101,12 +110,6 @@ class Held:
     def arithmetic(self) -> str:
         """Name of the dtype whose precision bounds κ."""
         return "float64" if self.is_primal else _backend.dtype_name(self.ring.dtype)
-
-    @classmethod
-    def placed(cls, rules: Rules, damping: Any, buffer: Array) -> "Held":
-        """No rows, in a buffer of zeros, under a checked damping."""
-        computing = _backend.namespace(buffer).float64 if rules.precision == "high" else _backend.result_dtype(buffer)
-        return cls.empty(rules, _metric(damping, computing), Ring.empty(buffer, computing, computing))
 
     # --- changes --------------------------------------------------------------------------------------------------
 
@@ -137,7 +140,7 @@ class Held:
         metric = _metric(damping, self.ring.dtype)
         same = metric.root is None and self.metric.root is None
         ring = self.ring if same else self.ring.measured_by(metric.root, sharply=False)
-        return replace(self, metric=metric)._holding(ring, self.ages)._refactored()
+        return replace(self, damping=damping, metric=metric)._holding(ring, self.ages)._refactored()
 
     def _exchanged(self, dropped: np.ndarray, g: Array, *, age: int) -> "Held":
         """Without some positions, and with g in a slot that was free before, as the row of that age."""
@@ -232,7 +235,7 @@ class Held:
             "slots": self.ring.slots.copy(),
             "ages": self.ages.copy(),
             "gram": self.ring.gram(unscaled).rows(slice(None)),
-            "factor": self.factor.lower.copy(),
+            "factor": self.factor.lower.copy(order="K"),
             "direction": self.factor.direction.copy(),
             "norm": self.factor.norm,
             "sharp": self.ring.is_sharp,
@@ -246,7 +249,7 @@ class Held:
         ring = Ring.restored(state["rows"], np.array(state["gram"]), slots, exponents, empty)
         factor = replace(
             self.factor,
-            lower=np.array(state["factor"], order="F"),
+            lower=np.array(state["factor"], order="K"),
             direction=np.array(state["direction"]),
             norm=float(state["norm"]),
             made=int(state["factorizations"]),

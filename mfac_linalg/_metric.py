@@ -88,7 +88,11 @@ def settle(values: Array, *, like: Array, dtype: Any) -> Array:
 
 def refuse_overflow(x: Array) -> Array:
     """On host arrays an answer too large for its dtype is an OverflowError, not a silent infinity."""
-    if _backend.on_host(x) and not bool(_backend.namespace(x).all(_backend.namespace(x).isfinite(x))):
+    xp = _backend.namespace(x)
+    if _backend.on_host(x) and not bool(xp.all(xp.isfinite(x))):
+        if bool(xp.any(xp.isnan(x))):
+            msg = "The answer is not a number: a gradient that is held is not finite. Let go of it, or skip such steps."
+            raise ValueError(msg)
         name = _backend.dtype_name(x.dtype)
         msg = f"The answer does not fit into {name}. Scale `v`, or the gradients by s and `damping` by s²."
         raise OverflowError(msg)

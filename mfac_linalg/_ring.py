@@ -60,7 +60,7 @@ class Ring:
 
     def exchanged(self, stays: np.ndarray, g: Array, root: Array | None) -> "Ring":
         """The rows that stay, and g (d,) as the last, in a slot that was free before; one pass over the rows."""
-        g, power = _normalised(g[None, :])
+        g, power = _normalised("g", g[None, :])
         slot = self._free_slot()
         buffer = _backend.write_row(self.buffer, slot, g[0, :])
         slots = np.append(self.slots[stays], slot)
@@ -71,7 +71,7 @@ class Ring:
 
     def joined(self, block: Array, root: Array | None) -> "Ring":
         """With the rows of a block (k, d) as the last, all of them copied to a new ring in the order of positions."""
-        block, powers = _normalised(block)
+        block, powers = _normalised("gradients", block)
         m, k, capacity = len(self.slots), block.shape[0], self.buffer.shape[0]
         old = _backend.take_rows(self.buffer, _backend.index_like(self.slots, like=self.buffer))
         spare = _backend.zeros((capacity - m - k, block.shape[1]), like=block, dtype=block.dtype)
@@ -120,7 +120,10 @@ class Ring:
         """A copy of the rows at some positions, shape (k, d)."""
         rows = _backend.take_rows(self.buffer, _backend.index_like(self.slots[positions], like=self.buffer))
         powers = self.exponents[positions][:, None]
-        return ldexp(rows, _backend.index_like(powers, like=rows)) if np.any(powers) else rows
+        if not np.any(powers):
+            return rows
+        computing = _backend.cast(rows, _backend.result_dtype(rows))
+        return _backend.cast(ldexp(computing, _backend.index_like(powers, like=rows)), rows.dtype)
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,11 @@ class ScaledGram:
     products: np.ndarray
     slots: np.ndarray
     scale: np.ndarray
+
+    @property
+    def largest_diagonal(self) -> float:
+        """The largest entry of its diagonal, which is its largest."""
+        return float(np.max(self.scale**2 * self.products[self.slots, self.slots], initial=0.0))
 
     def rows(self, positions: slice) -> np.ndarray:
         """Some rows of B."""
@@ -149,7 +157,7 @@ def _symmetric(gram: Array) -> np.ndarray:
     return lower + np.tril(lower, -1).T
 
 
-def _normalised(rows: Array) -> tuple[Array, np.ndarray]:
+def _normalised(name: str, rows: Array) -> tuple[Array, np.ndarray]:
     """Rows times 2^−power, and power: 0 unless a row's squares would leave the comfortable range."""
     computing = _backend.cast(rows, _backend.result_dtype(rows))
     squares = _backend.read(_backend.column_squares(computing.T))
@@ -159,7 +167,7 @@ def _normalised(rows: Array) -> tuple[Array, np.ndarray]:
     xp = _backend.namespace(rows)
     largest = _backend.read(xp.max(xp.abs(computing), axis=1))
     if not np.all(np.isfinite(largest)):
-        msg = "`g` must be finite; got nan or infinity. Skip the step whose loss overflowed."
+        msg = f"`{name}` must be finite; got nan or infinity. Skip the step whose loss overflowed."
         raise ValueError(msg)
     powers = np.where(usual | (largest == 0), 0, _backend.read(exponent(computing, axis=1)))
     scaled = ldexp(computing, _backend.index_like(-powers[:, None], like=computing))

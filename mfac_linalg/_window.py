@@ -63,6 +63,7 @@ class SlidingWindowInverse(Inverse):
     Accuracy: ‖v − Fx‖ ≤ 30 eps ‖F‖ ‖x‖, as the static class; elements are right to about κ/4 eps/λ, with
     ``precision="high"`` in float32 to 30 eps/λ. Where κ of float32 rows passes 8e4 the Gram matrix is computed in
     float64 from then on, which makes a step some three times as dear.
+    Gradients and damping are constants of differentiation; answers are differentiable by v and by coefficients.
     A call that raises leaves the window as it was. Several threads may ask at once; one may change it while none asks.
     Under JAX it is for eager use: a traced gradient is refused. `mfac_linalg.jax.SlidingWindowState` is for `jit`.
 
@@ -96,17 +97,24 @@ class SlidingWindowInverse(Inverse):
         precision: str = "default",
     ) -> None:
         self._rules = Rules.checked(window, dim, normalization, decay, precision)
-        self._damping: Any = None
         self._held: Held | None = None
+        self._unplaced = 1.0  # damping before there is a place
         if not (xp is None and dtype is None and device is None):
-            self._held, self._damping = self._placed(check.check_place(xp, dtype, device), damping)
-        elif _backend.is_vector(damping):
-            self._held, self._damping = self._placed(damping, damping)
+            self._held = self._placed(check.check_place(xp, dtype, device), damping)
         else:
-            self._damping = check.check_scalar_damping(damping)
+            self.damping = damping
 
     @classmethod
-    def from_gradients(cls, gradients: Array, damping: Any, *, window: int | None = None, **options: Any) -> Self:
+    def from_gradients(
+        cls,
+        gradients: Array,
+        damping: Any,
+        *,
+        window: int | None = None,
+        normalization: str = "mean",
+        decay: float = 1.0,
+        precision: str = "default",
+    ) -> Self:
         """Return a window that holds the last rows of an array (k, d), the oldest first; a copy.
 
         Parameters
@@ -117,35 +125,40 @@ class SlidingWindowInverse(Inverse):
             As in the constructor.
         window : int, optional
             Capacity; k where not given.
-        **options
-            `normalization`, `decay` and `precision`, as in the constructor.
+        normalization, decay, precision
+            As in the constructor.
 
         Notes
         -----
         Cost: dk² + k³/3 flops for the k ≤ window rows that are kept.
         """
         check.check_gradients(gradients)
-        made = cls(gradients.shape[0] if window is None else window, gradients.shape[1], 1.0, **options)
-        made._held, made._damping = made._placed(gradients, damping)
+        capacity = gradients.shape[0] if window is None else window
+        made = cls(capacity, gradients.shape[1], 1.0, normalization=normalization, decay=decay, precision=precision)
+        made._held = made._placed(gradients, damping)
         made.extend(gradients)
         return made
 
-    def _placed(self, like: Array, damping: Any) -> tuple[Held, Any]:
-        """An empty window of the library, device and dtype of an array, and the checked damping."""
+    def _placed(self, like: Array, damping: Any) -> Held:
+        """An empty window of the library, device and dtype of an array, with a damping, checked and copied."""
         check.check_precision_available(self._rules.precision, like)
         register(like)
-        result = _backend.result_dtype(like)
-        dtype = like.dtype if _backend.is_narrow(like) else result
-        buffer = _backend.zeros((self.window + 1, self.dim), like=like, dtype=dtype)
-        damping = check.check_damping(damping, buffer, result)
-        return _backend.in_float64(lambda zeros: Held.placed(self._rules, damping, zeros), buffer), damping
+        buffer = _backend.ring((self.window + 1, self.dim), like=like)
+        damping = self._own(damping, buffer)
+        return _backend.in_float64(lambda zeros: Held.placed(self._rules, damping, zeros), buffer)
+
+    def _own(self, damping: Any, like: Array) -> Any:
+        """A checked damping, copied: a constant of differentiation that nobody else can write to."""
+        damping = check.check_damping(damping, like, _backend.result_dtype(like))
+        return _backend.copied(_backend.stop_gradient(damping)) if _backend.is_array(damping) else damping
 
     # --- what it is -------------------------------------------------------------------------------------------------
 
     @property
     def _current(self) -> State:
         held = self._known
-        return _backend.in_float64(lambda _: held.beside, held.ring.buffer)
+        with _backend.constants(held.ring.buffer):
+            return _backend.in_float64(lambda _: held.beside, held.ring.buffer)
 
     @property
     def _known(self) -> Held:
@@ -206,22 +219,26 @@ class SlidingWindowInverse(Inverse):
 
     @property
     def damping(self) -> Any:
-        """λ as a float, or the (d,) array it was given as; settable at the cost of a factorisation, O(m³)."""
-        return self._damping
+        """λ as a float, or a copy of the (d,) array it was given as; settable at the cost of a factorisation, O(m³)."""
+        if self._held is None:
+            return self._unplaced
+        return _backend.copied(self._held.damping) if _backend.is_array(self._held.damping) else self._held.damping
 
     @damping.setter
     def damping(self, damping: Any) -> None:
         held = self._held
-        if held is None:
-            self._damping = check.check_scalar_damping(damping)
-            return
-        checked = check.check_damping(damping, self._like, self.dtype)
-        self._commit(self._run(lambda: held.under(checked)), checked)
+        if held is not None:
+            checked = self._own(damping, held.ring.buffer)
+            self._commit(self._run(lambda: held.under(checked)))
+        elif _backend.is_vector(damping):
+            self._held = self._placed(check.check_computing("damping", damping), damping)
+        else:
+            self._unplaced = check.check_scalar_damping(damping, self.dim)
 
     def _describe(self) -> dict[str, str]:
         facts = {"m": f"{len(self)}", "window": f"{self.window}"}
         if self._held is None:
-            return facts | {"d": f"{self.dim}", "damping": f"{self._damping:.6g}"}
+            return facts | {"d": f"{self.dim}", "damping": f"{self._unplaced:.6g}"}
         return facts | {name: fact for name, fact in super()._describe().items() if name != "m"}
 
     # --- changes ----------------------------------------------------------------------------------------------------
@@ -293,32 +310,28 @@ class SlidingWindowInverse(Inverse):
     def clear(self) -> None:
         """Let go of all gradients."""
         if self._held is not None:
-            held = self._held
-            self._held = Held.empty(held.rules, held.metric, held.ring.emptied())
+            self._held = self._held.cleared()
 
     def _received(self, g: Any, name: str = "g", shape: tuple[int | str, ...] = ()) -> tuple[Held, Array]:
         """The window, placed by g where it had no place yet, and g, checked."""
         shape = shape or (self.dim,)
         check.check_gradient_values(name, g)
-        held = self._held or self._placed(g, self._damping)[0]
+        held = self._held or self._placed(g, self._unplaced)
         g = check.check_stored(name, _backend.stop_gradient(g), held.ring.buffer)
         check.check_shape(name, g, shape, f"Pass flattened gradients of {self.dim} entries.")
         return held, g
 
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function where float64 exists, whether or not an argument shows that JAX is in use."""
-        held = self._held
-        if held is None:
-            return _backend.in_float64(function, *arguments)
-        return _backend.in_float64(lambda _, *rest: function(*rest), held.ring.buffer, *arguments)
+        like = self._held.ring.buffer if self._held is not None else arguments[-1]
+        with _backend.constants(like):
+            return _backend.in_float64(lambda _, *rest: function(*rest), like, *arguments)
 
-    def _commit(self, held: Held, damping: Any = None) -> None:
-        """Make a finished change visible, by one assignment."""
-        before, self._held = self.kappa, held
-        if damping is not None:
-            self._damping = damping
-        if before <= largest_kappa(held.arithmetic):
+    def _commit(self, held: Held) -> None:
+        """Make a finished change visible, by one assignment, after all that can fail."""
+        if self.kappa <= largest_kappa(held.arithmetic):
             warn_if_unresolved(held.kappa, held.arithmetic)
+        self._held = held
 
     # --- kept elsewhere -------------------------------------------------------------------------------------------
 
@@ -334,7 +347,7 @@ class SlidingWindowInverse(Inverse):
         """
         rules = {name: getattr(self._rules, name) for name in STATE_RULES}
         held = {} if self._held is None else self._run(Held.as_dict, self._held)
-        return {"version": STATE_VERSION, "damping": self._damping, **rules, **held}
+        return {"version": STATE_VERSION, "damping": self.damping, **rules, **held}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Self:
@@ -355,9 +368,9 @@ class SlidingWindowInverse(Inverse):
         check.check_window_state(state, STATE_VERSION, STATE_RULES)
         made = cls(damping=1.0, **{name: state[name] for name in STATE_RULES})
         if "rows" not in state:
-            made._damping = check.check_scalar_damping(state["damping"])
+            made.damping = state["damping"]
             return made
-        held, made._damping = made._placed(state["rows"], state["damping"])
+        held = made._placed(state["rows"], state["damping"])
         made._held = _backend.in_float64(lambda _: held.filled(state), state["rows"])
         return made
 
@@ -371,9 +384,8 @@ class SlidingWindowInverse(Inverse):
 
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
         made = type(self)(damping=1.0, **{name: getattr(self._rules, name) for name in STATE_RULES})
-        damping = move(self._damping) if _backend.is_vector(self._damping) else self._damping
-        rows = move(self.gradients)
-        made._held, made._damping = made._placed(rows, damping)
+        rows, damping = move(self.gradients), self.damping
+        made._held = made._placed(rows, move(damping) if _backend.is_vector(damping) else damping)
         made.extend(rows)
         return made
 

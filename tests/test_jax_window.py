@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mfac_linalg import SlidingWindowInverse
+from mfac_linalg import IllConditionedWarning, SlidingWindowInverse
 from tests.backends import eps
 from tests.oracle import LIMIT, Oracle
 
@@ -228,6 +228,7 @@ def refused():
         "library": (TypeError, "`g` must be", lambda: state.append([1.0] * 7)),
         "nan": (ValueError, "`g` must be finite", lambda: state.append(jax.numpy.full(7, np.nan))),
         "damping": (ValueError, "`damping` must be finite and > 0", lambda: state.with_damping(-1.0)),
+        "float64": (TypeError, "`dtype` must be float32", lambda: State(4, 7, 0.1, dtype="float64")),
         "window": (ValueError, "`window` must be", lambda: State(0, 7, 0.1)),
         "kind": (TypeError, "`dtype`", lambda: State(4, 7, 0.1, dtype="int32")),
         "cast": (TypeError, "must be float64", lambda: float32.matvec(jax.numpy.ones(7))),
@@ -249,6 +250,34 @@ def test_a_gradient_that_overflowed_leaves_with_its_row():
         state = step(state, g)
     exact = Oracle(rows(4), 0.1).solve(np.ones(7)).astype(float)
     assert np.allclose(state @ jax.numpy.ones(7), exact, rtol=1e-4)
+
+
+def test_an_overflowed_gradient_is_named_where_answers_can_be_read():
+    state = jax.jit(State.append)(taken(rows(4)), np.full(7, np.nan, "float32"))
+    assert "kappa=nan" in repr(state)
+    with pytest.raises(ValueError, match="a gradient that is held is not finite"):
+        state.matvec(jax.numpy.ones(7))
+
+
+def test_half_precision_keeps_its_small_entries():
+    g = np.full(8, 1e-3, "float16")
+    g[0] = 60000
+    assert np.array_equal(State(4, 8, 1e4, dtype="float16").append(jax.numpy.asarray(g)).gradients[-1], g)
+
+
+def test_kappa_beyond_the_arithmetic_is_warned_of():
+    with pytest.warns(IllConditionedWarning, match="kappa"):
+        State(4, 100, 1e-12).append(jax.numpy.ones(100))
+
+
+def test_damping_is_a_constant_of_differentiation():
+    state = taken(rows(6))
+    assert jax.grad(lambda damping: state.with_damping(damping).logdet())(0.3) == 0
+
+
+def test_a_batch_of_states_has_a_repr():
+    batch = jax.vmap(lambda g: State(4, 7, 0.1).append(g))(jax.numpy.asarray(rows(3)))
+    assert "kappa=array" in repr(batch)
 
 
 def test_a_repr_says_what_it_is():

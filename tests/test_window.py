@@ -178,6 +178,100 @@ def test_a_step_that_breaks_off_leaves_the_window_as_it_was(monkeypatch, error, 
     assert np.array_equal(window @ np.ones(40), answer)
 
 
+def test_a_warning_that_is_an_error_refuses_the_step():
+    window = SlidingWindowInverse.from_gradients(rows(4, 6, dtype="float32"), 0.1)
+    before = window.gradients
+    with pytest.raises(IllConditionedWarning):  # pytest makes errors of warnings
+        window.append(np.full(6, 1e5, "float32"))
+    assert np.array_equal(window.gradients, before)
+
+
+def test_the_last_row_can_go():
+    window = filled(1)
+    window.remove(0)
+    assert len(window) == 0
+    assert np.allclose(window @ np.ones(40), 10 * np.ones(40))
+
+
+def test_a_damping_per_parameter_is_copied_in_and_out():
+    damping = np.linspace(0.1, 0.4, 40)
+    window = filled(4, damping=damping)
+    answer = window @ np.ones(40)
+    damping[:] = 5
+    window.damping[:] = 7
+    window.state_dict()["damping"][:] = 9
+    assert np.array_equal(window.damping, np.linspace(0.1, 0.4, 40))
+    restored = SlidingWindowInverse.from_state_dict(window.state_dict())
+    assert np.array_equal(restored @ np.ones(40), answer)
+
+
+def test_a_window_from_gradients_is_restored_to_the_bit():
+    block = rows(40, 3000)
+    window = SlidingWindowInverse.from_gradients(block, 1e-3)
+    assert np.array_equal(SlidingWindowInverse.from_state_dict(window.state_dict()) @ block[0], window @ block[0])
+
+
+@pytest.mark.parametrize("size", [1e4, 1e-4])
+def test_kappa_follows_a_gradient_of_another_size_at_once(size):
+    """On a device it decides how many sweeps there are, and everywhere whether to warn."""
+    window = filled(24, window=24, dim=600, damping=1e-4, normalization="window")
+    for g in (size * rows(1, 600, seed=1)[0], rows(1, 600, seed=2)[0]):
+        window.append(g)
+        exact = 1 + np.linalg.norm(window.gradients, 2) ** 2 / 24 / 1e-4
+        assert 0.5 * exact <= window.kappa <= 1.01 * exact
+    for _ in range(22):
+        window.append(rows(1, 600, seed=3)[0])
+    assert window.backward_error(g, window.matvec(g)) <= LIMIT * eps("float64")
+
+
+def test_products_on_a_device_hold_while_kappa_jumps():
+    rng = np.random.default_rng(1)
+    window = SlidingWindowInverse(24, 600, 1e-4, normalization="window")
+    for g in rng.standard_normal((24, 600)) / 600**0.5:
+        window.append(ELSEWHERE.asarray(g, "float32"))
+    g = (10 * rng.standard_normal(600) / 600**0.5).astype("float32")
+    near = (g + 0.01 * rng.standard_normal(600) / 600**0.5).astype("float32")
+    window.extend(ELSEWHERE.asarray(np.stack([near, g])))
+    x = ELSEWHERE.to_numpy(window @ ELSEWHERE.asarray(g + near))
+    oracle = Oracle(ELSEWHERE.to_numpy(window.gradients), 1e-4)
+    assert oracle.backward_ratio(g + near, x, eps("float32")) <= LIMIT
+
+
+def test_short_rows_of_every_size_come_back_as_they_were():
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="needs ml_dtypes")
+    window = SlidingWindowInverse(3, 40, 1e28)
+    block = (rows(3, dtype="float32") * np.float32(1e15)).astype(ml_dtypes.bfloat16)
+    for g in block:
+        window.append(g)
+    assert np.array_equal(window.gradients, block)
+
+
+def test_a_torch_damping_is_a_constant():
+    torch = pytest.importorskip("torch", reason="needs torch")
+    damping = torch.full((40,), 0.1, dtype=torch.float64, requires_grad=True)
+    window = SlidingWindowInverse.from_gradients(torch.tensor(rows(4)), damping)
+    assert not window.damping.requires_grad
+    assert not window.logdet().requires_grad
+
+
+def test_torch_inference_mode_leaves_no_trace():
+    torch = pytest.importorskip("torch", reason="needs torch")
+    block, v = torch.tensor(rows(6)), torch.ones(40, dtype=torch.float64, requires_grad=True)
+    with torch.inference_mode():
+        window = SlidingWindowInverse.from_gradients(block[:4], 0.1)
+        window.append_matvec(block[4])
+    window.append(block[5])
+    (window @ v).sum().backward()
+    assert np.allclose(v.grad, window @ torch.ones(40, dtype=torch.float64))
+
+
+def test_clearing_keeps_the_count_of_factorisations():
+    window = filled(4)
+    before = window.factorizations
+    window.clear()
+    assert window.factorizations == before > 0
+
+
 def test_forward_follows_the_window():
     window = filled(8)
     forward = window.forward
@@ -278,7 +372,12 @@ REFUSED = {
     "append: another library": (TypeError, "`g`", lambda: filled().append(STRICT.asarray(G))),
     "append_matvec: wrong length": (ValueError, "`g`", lambda: filled().append_matvec(np.ones(39))),
     "extend: a vector": (ValueError, "`gradients`", lambda: filled().extend(G)),
-    "extend: nan": (ValueError, "`g`", lambda: filled().extend(np.full((2, 40), np.nan))),
+    "extend: nan": (ValueError, "`gradients`", lambda: filled().extend(np.full((2, 40), np.nan))),
+    "damping: a list": (TypeError, r"shape \(40,\)", lambda: SlidingWindowInverse(4, 40, [0.1] * 40)),
+    "damping: integers": (TypeError, "`damping`", lambda: SlidingWindowInverse(4, 40, np.arange(1, 41))),
+    "damping: complex": (TypeError, "`damping`", lambda: SlidingWindowInverse(4, 40, np.full(40, 1j))),
+    "damping: 16 bit": (TypeError, "`damping`", lambda: SlidingWindowInverse(4, 40, np.ones(40, "float16"))),
+    "damping: other length": (ValueError, r"shape \(40,\)", lambda: SlidingWindowInverse(4, 40, np.ones(39))),
     "replace: out of range": (IndexError, "`age`", lambda: filled().replace(4, G)),
     "remove: out of range": (IndexError, "`age`", lambda: filled().remove(-5)),
     "remove: a float": (TypeError, "`age`", lambda: filled().remove(1.0)),

@@ -45,6 +45,8 @@ from .values import asarray as asarray
 from .values import beside as beside
 from .values import beside_float64 as beside_float64
 from .values import cast as cast
+from .values import constants as constants
+from .values import copied as copied
 from .values import empty as empty
 from .values import empty_vector as empty_vector
 from .values import from_float64 as from_float64
@@ -53,6 +55,7 @@ from .values import index_like as index_like
 from .values import native as native
 from .values import owned as owned
 from .values import read as read
+from .values import ring as ring
 from .values import standard_normal as standard_normal
 from .values import take_columns as take_columns
 from .values import take_rows as take_rows

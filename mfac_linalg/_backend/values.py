@@ -1,6 +1,8 @@
 """Moving values: between dtypes, to the host, and to where the small float64 system lives."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import array_api_compat as compat
@@ -26,7 +28,7 @@ def read(x: Array) -> np.ndarray:
     if isinstance(x, np.ndarray | np.generic):
         return np.asarray(x)
     if compat.is_torch_array(x):
-        return x.detach().cpu().numpy()
+        return x.detach().cpu().resolve_neg().numpy()
     if compat.is_cupy_array(x):
         return x.get()
     if compat.is_jax_array(x):
@@ -41,7 +43,7 @@ def host_view(x: Array) -> np.ndarray | None:
     shared = compat.is_torch_array(x) or compat.is_jax_array(x)
     if not shared or not on_host(x) or is_differentiated(x) or is_narrow(x):
         return None
-    return x.numpy() if compat.is_torch_array(x) else np.asarray(x)
+    return x.resolve_neg().numpy() if compat.is_torch_array(x) else np.asarray(x)
 
 
 def asarray(values: Any, *, like: Array, dtype: Any = None) -> Array:
@@ -124,6 +126,28 @@ def empty_vector(xp: Any, dtype: Any, device: Any) -> Array:
 def zeros(shape: tuple[int, ...], *, like: Array, dtype: Any) -> Array:
     """Return zeros beside like."""
     return namespace(like).zeros(shape, dtype=dtype, device=compat.device(like))
+
+
+def ring(shape: tuple[int, int], *, like: Array) -> Array:
+    """Return zeros beside like, in its dtype in native byte order, which can be written to from then on."""
+    with constants(like):
+        return zeros(shape, like=like, dtype=like.dtype.newbyteorder("=") if is_numpy(like) else like.dtype)
+
+
+def copied(x: Array) -> Array:
+    """Return a copy."""
+    return namespace(x).asarray(x, copy=True)
+
+
+@contextlib.contextmanager
+def constants(like: Array) -> Iterator[None]:
+    """Make arrays that are kept: not for differentiation, nor bound to PyTorch's inference mode."""
+    if not compat.is_torch_array(like):
+        yield
+        return
+    torch = sys.modules["torch"]
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def zeros_like(x: Array, *, rows: int) -> Array:

@@ -1,6 +1,7 @@
 """One small check per argument. Every refusal names the argument, what came, and the cure."""
 
 from .arrays import check_beside as check_beside
+from .arrays import check_computing as check_computing
 from .arrays import check_finite as check_finite
 from .arrays import check_gradients as check_gradients
 from .arrays import check_moved as check_moved

@@ -34,6 +34,14 @@ def check_gradients(gradients: Any) -> Array:
     return gradients
 
 
+def check_computing(name: str, x: Array) -> Array:
+    """Accept an array of float32 or float64, which can say where an inverse lives."""
+    if not _backend.is_supported(x) or _backend.dtype_name(x.dtype) not in ("float32", "float64"):
+        msg = f"`{name}` must be float32 or float64; got {describe(x)}. Cast it."
+        raise TypeError(msg)
+    return x
+
+
 def refuse_nonfinite() -> None:
     """Refuse gradients that were found to hold nan or infinity."""
     msg = "`gradients` must be finite; got nan or infinity. Drop the rows whose loss overflowed."

@@ -43,9 +43,9 @@ def _check_scalar_damping(damping: Any, like: Array) -> Any:
     return damping
 
 
-def check_scalar_damping(damping: Any) -> float:
-    """Accept λ > 0 as a float, where there is no array yet to compare a vector with."""
-    return check_damping(damping, np.zeros((1, 1)), np.dtype(float))
+def check_scalar_damping(damping: Any, dim: int) -> float:
+    """Accept λ > 0 as a float, where there is no array yet to compare a vector of dim entries with."""
+    return check_damping(damping, np.empty((0, dim)), np.dtype(float))
 
 
 def check_dampings(dampings: Any) -> np.ndarray:

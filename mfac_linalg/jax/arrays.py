@@ -80,12 +80,19 @@ def _computing(rules: Rules, rows: Array) -> Any:
 @_compiled
 def build(rules: Rules, rows: Array, damping: Any, count: int) -> Arrays:
     """All arrays from rows in their slots."""
-    exponents = exponent(_backend.cast(rows, _backend.result_dtype(rows)), axis=1)
-    scaled = ldexp(_backend.cast(rows, _backend.result_dtype(rows)), -exponents[:, None])
+    rows, exponents = _normalised(rows)
     none, scalar = jnp.zeros((0, 0), jnp.float64), jnp.zeros((), jnp.float64)
-    rows = _backend.cast(scaled, rows.dtype)
     steps = _counted(rules, jnp.asarray(count, jnp.int32))
     return measured(rules, Arrays(rows, exponents, none, none, none, scalar, scalar, steps), damping)
+
+
+def _normalised(rows: Array) -> tuple[Array, Array]:
+    """Rows times 2^−exponent, and the exponents: 0 for float16, whose squares fit float32 and whose range is short."""
+    if rows.dtype == jnp.float16:
+        return rows, jnp.zeros(rows.shape[0], jnp.int32)
+    wide = _backend.cast(rows, _backend.result_dtype(rows))
+    powers = exponent(wide, axis=1)
+    return _backend.cast(ldexp(wide, -powers[:, None]), rows.dtype), powers
 
 
 def _counted(rules: Rules, steps: Array) -> Array:
@@ -97,17 +104,15 @@ def _counted(rules: Rules, steps: Array) -> Array:
 def appended(rules: Rules, arrays: Arrays, g: Array) -> Arrays:
     """The row of the oldest gradient, and its products, overwritten."""
     slot = arrays.steps % rules.window
-    g = _backend.cast(g, _backend.result_dtype(g))
-    power = exponent(g)
-    g = ldexp(g, -power)
-    rows = arrays.rows.at[slot].set(_backend.cast(g, arrays.rows.dtype))
+    block, powers = _normalised(g[None, :])
+    rows = arrays.rows.at[slot].set(block[0, :])
     computing = _computing(rules, rows)
-    g, root = _backend.cast(g, computing)[:, None], _metric(rules, arrays).root
+    g, root = _backend.cast(block, computing).T, _metric(rules, arrays).root
     products = DenseRows(rows, None, computing).project(g if root is None else root**2 * g)[:, 0]
     changed = replace(
         arrays,
         rows=rows,
-        exponents=arrays.exponents.at[slot].set(power),
+        exponents=arrays.exponents.at[slot].set(powers[0]),
         products=arrays.products.at[slot, :].set(products).at[:, slot].set(products),
         steps=_counted(rules, arrays.steps + 1),
     )
@@ -156,11 +161,17 @@ def _scaled_rows(rules: Rules, arrays: Arrays) -> ScaledRows:
     return ScaledRows(DenseRows(arrays.rows, None, _computing(rules, arrays.rows)), scale, metric.root)
 
 
+def known_norm(arrays: Arrays) -> Any:
+    """‖S‖₂ as a float where reading it costs nothing."""
+    known = arrays.norm.ndim == 0 and _backend.on_host(arrays.norm)
+    return float(arrays.norm) if known else arrays.norm
+
+
 @wide
 def inverse_of(rules: Rules, arrays: Arrays) -> State:
     """The inverse as a value; its numbers are floats where they can be read, so that products stop when done."""
-    read = _backend.is_concrete(arrays.norm) and _backend.on_host(arrays.norm)
-    norm = float(arrays.norm) if read else arrays.norm
+    norm = known_norm(arrays)
+    read = isinstance(norm, float) and np.isfinite(norm)
     kappa = 1 + norm * norm
     rows, metric = _scaled_rows(rules, arrays), _metric(rules, arrays)
     system = SmallSystem(arrays.small, arrays.lower)

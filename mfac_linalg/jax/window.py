@@ -11,11 +11,12 @@ from jax import numpy as jnp
 
 from .. import _backend
 from .. import _validation as check
+from .._errors import warn_if_unresolved
 from .._held import Rules
 from .._inverse import Inverse
 from .._pytree import register
 from .._state import State
-from .arrays import Arrays, appended, build, damped, inverse_of, measured, rows_by_age
+from .arrays import Arrays, appended, build, damped, inverse_of, known_norm, measured, rows_by_age
 
 Array = Any
 
@@ -50,6 +51,11 @@ class SlidingWindowState(Inverse):
     TypeError, ValueError
         Arguments of another kind or out of range. Values that are traced are not looked at.
 
+    Warns
+    -----
+    IllConditionedWarning
+        κ is beyond what the arithmetic in use resolves, where it can be read.
+
     Notes
     -----
     Cost: a step one pass over the rows, O(window²), and a Cholesky factorisation of the small system, window³/3 flops:
@@ -58,8 +64,8 @@ class SlidingWindowState(Inverse):
     Accuracy: as `SlidingWindowInverse`; under `jit` a product does as many dual sweeps as it needs, under `vmap` as
     many as the worst κ needs. The small arrays are float64 whether or not `jax_enable_x64` is set: keep them out of
     casts, and restore saved ones within ``jax.enable_x64(True)``.
-    A gradient taken in is a constant of differentiation. One with nan or infinity is refused where values can be read;
-    under `jit` it makes answers nan until it has left the window.
+    Gradients taken in and damping are constants of differentiation; answers are differentiable by v. A gradient with
+    nan or infinity is refused where values can be read; under `jit` it makes answers nan until it has left the window.
 
     References
     ----------
@@ -91,11 +97,22 @@ class SlidingWindowState(Inverse):
         precision: str = "default",
     ) -> None:
         rules = Rules.checked(window, dim, normalization, decay, precision)
+        if np.dtype(dtype) == np.float64:
+            check.check_result_dtype(dtype, jnp.zeros(0))
         rows = jnp.zeros((rules.window, rules.dim), check.check_place(jnp, dtype, None).dtype)
         self._become(rules, rows, damping, 0)
 
     @classmethod
-    def from_gradients(cls, gradients: Array, damping: Any, *, window: int | None = None, **options: Any) -> Self:
+    def from_gradients(
+        cls,
+        gradients: Array,
+        damping: Any,
+        *,
+        window: int | None = None,
+        normalization: str = "mean",
+        decay: float = 1.0,
+        precision: str = "default",
+    ) -> Self:
         """Return a state that has taken in the rows of an array (k, d), the oldest first.
 
         Parameters
@@ -106,8 +123,8 @@ class SlidingWindowState(Inverse):
             As in the constructor.
         window : int, optional
             Capacity; k where not given.
-        **options
-            `normalization`, `decay` and `precision`, as in the constructor.
+        normalization, decay, precision
+            As in the constructor.
 
         Notes
         -----
@@ -116,8 +133,7 @@ class SlidingWindowState(Inverse):
         check.check_gradients(gradients)
         check.check_same_library("gradients", gradients, jnp.zeros(0))
         count, dim = gradients.shape
-        given = {"normalization": "mean", "decay": 1.0, "precision": "default"} | options
-        rules = Rules.checked(count if window is None else window, dim, **given)
+        rules = Rules.checked(count if window is None else window, dim, normalization, decay, precision)
         kept = lax.stop_gradient(gradients[max(0, count - rules.window) :, :])
         check.check_finite("gradients", kept)
         # the row taken in at step t lies in slot t modulo the capacity
@@ -131,8 +147,9 @@ class SlidingWindowState(Inverse):
         check.check_precision_available(rules.precision, rows)
         damping = check.check_damping(damping, rows, _backend.result_dtype(rows))
         self._rules = rules
-        self._arrays = build(rules, rows, damping, count)
+        self._arrays = build(rules, rows, _constant(damping), count)
         register(rows)
+        self._warn()
 
     # --- what it is -----------------------------------------------------------------------------------------------
 
@@ -222,7 +239,7 @@ class SlidingWindowState(Inverse):
         g = check.check_stored("g", g, self._like)
         check.check_shape("g", g, (self.dim,), f"Pass flattened gradients of {self.dim} entries.")
         check.check_finite("g", g)
-        return self._with(appended(self._rules, *lax.stop_gradient((self._sound, g))))
+        return self._with(appended(self._rules, *lax.stop_gradient((self._sound, g))))._warn()
 
     def append_matvec(self, g: Array) -> tuple[Self, Array]:
         """Return the state with g, and F⁻¹ g, by push-through: the body of a `lax.scan` over gradients.
@@ -242,7 +259,27 @@ class SlidingWindowState(Inverse):
         Cost: window³/3 flops; a Gram matrix more, d · window² flops, from or to a vector of dampings.
         """
         damping = check.check_damping(damping, self._like, self.dtype)
-        return self._with(damped(self._rules, self._sound, damping))
+        return self._with(damped(self._rules, lax.stop_gradient(self._sound), _constant(damping)))._warn()
+
+    def _warn(self) -> Self:
+        """Warn where κ can be read and is beyond the arithmetic in use."""
+        norm = known_norm(self._arrays)
+        if isinstance(norm, float):
+            primal = self.window >= self.dim or self._rules.precision == "high"
+            warn_if_unresolved(1 + norm * norm, "float64" if primal else _backend.dtype_name(self.dtype))
+        return self
+
+    def _describe(self) -> dict[str, str]:
+        """Nothing that has to be computed: a state may be traced, or a batch of states."""
+        norm, damping = known_norm(self._arrays), self.damping
+        return {
+            "m": f"{self.window}",
+            "d": f"{self.dim}",
+            "damping": f"{damping:.6g}" if isinstance(damping, float) else check.describe(damping),
+            "dtype": _backend.dtype_name(self.dtype),
+            "device": f"{self.device}",
+            "kappa": f"{1 + norm * norm:.3g}" if isinstance(norm, float) else "array",
+        }
 
     def _with(self, arrays: Arrays) -> Self:
         return self.tree_unflatten(self._rules, (arrays,))
@@ -254,3 +291,8 @@ class SlidingWindowState(Inverse):
         small = {} if beside is None else {n: jax.device_put(x, beside) for n, x in vars(arrays).items()}
         moved = replace(arrays, **{**small, "rows": rows})
         return self._with(measured(self._rules, moved, damping))
+
+
+def _constant(damping: Any) -> Any:
+    """A damping without a derivative; a float stays one, in float64."""
+    return lax.stop_gradient(damping) if _backend.is_array(damping) else damping
