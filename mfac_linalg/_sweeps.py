@@ -57,11 +57,12 @@ class DualSweeps:
         return self._onwards(r, b - y, self._settled(0.0, y, r))
 
     def _onwards(self, r: Array, a: Array, settled: Any) -> tuple[Array, Array]:
-        most = MAX_SWEEPS if isinstance(settled, np.bool_) else self.sweeps
-        for _ in range(1, most):
-            if isinstance(settled, np.bool_) and settled:
+        if _backend.is_traced(settled):
+            return _backend.repeat_until(settled, self._sweep, (r, a), self.sweeps - 1)
+        for _ in range(1, self.sweeps if settled is None else MAX_SWEEPS):
+            if settled:
                 break
-            r, a, settled = _backend.unless(settled, self._sweep, r, a)
+            r, a, settled = self._sweep(r, a)
         return r, a
 
     def _sweep(self, r: Array, a: Array) -> tuple[Array, Array, Any]:

@@ -182,6 +182,14 @@ def test_products_are_differentiable_and_gradients_taken_in_are_constants():
     assert not np.any(jax.grad(lambda g: state.append_matvec(g)[1].sum())(g))
 
 
+def test_what_is_compiled_does_not_grow_with_the_dimension():
+    def operations(dim):
+        step = jax.make_jaxpr(State.append_matvec)(State(4, dim, 0.1), jax.numpy.ones(dim))
+        return str(step).count(" = ")
+
+    assert operations(60_007) == operations(1_007)
+
+
 def test_no_switch_of_jax_is_touched():
     jax.jit(State.append_matvec)(State(4, 7, 0.1), jax.numpy.ones(7))
     assert not jax.config.jax_enable_x64

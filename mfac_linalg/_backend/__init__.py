@@ -1,10 +1,12 @@
 """The only package that names an array library: the rest is written once, for all of them."""
 
 from .float64 import CACHED as CACHED
+from .float64 import add_up as add_up
 from .float64 import adopt as adopt
 from .float64 import in_float64 as in_float64
 from .float64 import portable as portable
-from .float64 import unless as unless
+from .float64 import repeat_until as repeat_until
+from .float64 import run_of as run_of
 from .kinds import device as device
 from .kinds import dtype_name as dtype_name
 from .kinds import index_dtype as index_dtype

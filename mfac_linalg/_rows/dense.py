@@ -66,7 +66,7 @@ class DenseRows(Part):
 
     def project(self, v: Array) -> Array:
         """Ĝ v, shape (m, k), float64."""
-        return long_product(self.gradients, v, None if self.is_plain else self.panel)
+        return long_product(self.gradients, v, None if self.is_plain else self._computed)
 
     def combine(self, a: Array) -> Array:
         """Ĝᵀ a, shape (d, k), for float64 a of shape (m, k)."""

@@ -1,7 +1,6 @@
 """How a wide matrix is cut into column panels, and the product that needs it for its accuracy."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from .. import _backend
@@ -43,26 +42,29 @@ def gram(panel: Array) -> Array:
     return _backend.asarray(gram(host), like=panel, dtype=_backend.namespace(panel).float64)
 
 
-def long_product(rows: Array, v: Array, panel: Callable[[slice], Array] | None = None) -> Array:
+def long_product(rows: Array, v: Array, computed: Callable[[Array], Array] | None = None) -> Array:
     """Σ rows[:, c] @ v[c] over column slices c, float64: the product of a wide matrix with v (d, k).
 
-    One long sum in the computing dtype errs by √d to d units of its precision, and no sweep can see that. `panel(c)`
-    makes a panel where the rows are not multiplied as they stand.
+    One long sum in the computing dtype errs by √d to d units of its precision, and no sweep can see that.
+    `computed(block)` makes of columns what is multiplied, where that is not the rows as they stand.
     """
-    if panel is None:
+    if computed is None:
         host, vector = _backend.host_view(rows), _backend.host_view(v)
         if not (host is rows or host is None or vector is None):
             return _backend.asarray(long_product(host, vector), like=rows, dtype=_backend.namespace(rows).float64)
         if _backend.multiplies_batches(rows):
             return _batched_product(rows, v)
-        panel = partial(_column_panel, rows)
+        computed = _as_it_stands
+    width = _product_width(rows, v)
+    if _backend.is_traced(v) or _backend.is_traced(rows):
+        return _looped_product(rows, v, computed, width)
     xp = _backend.namespace(v)
     dim, k = v.shape
-    cuts = slices(dim, _product_width(rows, v))
+    cuts = slices(dim, width)
     total = None
     group_size = GROUP if k <= 1 or not _backend.on_host(v) else max(1, GROUP // k)
     for group in slices(len(cuts), group_size):
-        parts = [panel(columns) @ v[columns, :] for columns in cuts[group]]
+        parts = [computed(rows[:, columns]) @ v[columns, :] for columns in cuts[group]]
         part = _backend.to_float64(parts[0] if len(parts) == 1 else xp.stack(parts))
         if len(parts) > 1:
             part = _backend.namespace(part).sum(part, axis=0)
@@ -70,8 +72,20 @@ def long_product(rows: Array, v: Array, panel: Callable[[slice], Array] | None =
     return total
 
 
-def _column_panel(rows: Array, columns: slice) -> Array:
-    return rows[:, columns]
+def _as_it_stands(block: Array) -> Array:
+    return block
+
+
+def _looped_product(rows: Array, v: Array, computed: Callable[[Array], Array], width: int) -> Array:
+    """The same sum as a loop, so that a compiler sees one panel, after the columns that are left over."""
+    whole = v.shape[0] // width * width
+    rest = _backend.to_float64(computed(rows[:, whole:]) @ v[whole:, :])
+
+    def part(start: Array) -> Array:
+        block, piece = _backend.run_of(rows, start, width, axis=1), _backend.run_of(v, start, width, axis=0)
+        return _backend.to_float64(computed(block) @ piece)
+
+    return _backend.add_up(part, rest, range(0, whole, width)) if whole else rest
 
 
 def _batched_product(rows: Array, v: Array) -> Array:
