@@ -220,3 +220,11 @@ def test_jax_differentiates_twice(jax):
 def test_torch_differentiates_the_diagonal(torch, shape):
     gradients = torch.tensor(make_problem(11, shape=shape).gradients, requires_grad=True)
     assert torch.autograd.gradcheck(lambda g: WoodburyRankOneInverse(g, 0.3).diagonal(), gradients)
+
+
+def test_a_compiled_product_can_be_batched_with_float64_switched_on(jax):
+    gradients = jax.numpy.asarray(PROBLEM.gradients.astype("float32"))
+    inverse = WoodburyRankOneInverse(gradients, 0.1)
+    with jax.enable_x64(True):
+        together = jax.vmap(jax.jit(inverse.matvec))(gradients)
+    assert np.allclose(together, inverse.matmat(gradients.T).T, rtol=1e-5)
