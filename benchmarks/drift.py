@@ -83,13 +83,11 @@ def follow(stream_of: tuple[str, float, str], *, updates: int, window: int, dim:
     left = sorted(set(np.geomspace(window, updates, SAMPLES).astype(int).tolist()))
     inverse, found, step = SlidingWindowInverse(window, dim, damping), [], 0
     gradients = (g.astype(dtype) for g in stream(kind, dim, rng))
-    for size in itertools.cycle((1, block)):
-        if not left:
-            break
-        if size > 1:
-            inverse.extend(np.stack(list(itertools.islice(gradients, size - 1))))
+    while left:
+        if block > 1:
+            inverse.extend(np.stack(list(itertools.islice(gradients, block - 1))))
         g = next(gradients)
-        step += size
+        step += block
         if step < left[0]:
             inverse.append(g)
             continue
@@ -150,9 +148,7 @@ def main() -> int:
     parser.add_argument("--updates", type=int, default=20_000)
     parser.add_argument("--window", type=int, default=32)
     parser.add_argument("--dim", type=int, default=256)
-    parser.add_argument(
-        "--block", type=int, default=1, help="each second call takes in so many rows, all but one at once"
-    )
+    parser.add_argument("--block", type=int, default=1, help="rows come by so many: all but one at once, then one")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--output", type=Path, help="write the curves here")
