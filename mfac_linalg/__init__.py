@@ -2,9 +2,16 @@
 
 from ._errors import FactorizationError as FactorizationError
 from ._errors import IllConditionedWarning as IllConditionedWarning
+from ._rows.protocol import GradientRows as GradientRows
 from ._window import SlidingWindowInverse as SlidingWindowInverse
 from ._woodbury import WoodburyRankOneInverse as WoodburyRankOneInverse
 
 __version__ = "0.1.0"
 
-__all__ = ["FactorizationError", "IllConditionedWarning", "SlidingWindowInverse", "WoodburyRankOneInverse"]
+__all__ = [
+    "FactorizationError",
+    "GradientRows",
+    "IllConditionedWarning",
+    "SlidingWindowInverse",
+    "WoodburyRankOneInverse",
+]

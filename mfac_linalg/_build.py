@@ -44,7 +44,7 @@ class Options:
 
 
 def build(
-    gradients: Array,
+    gradient_rows: Any,
     damping: Any,
     weights: Array | None,
     divisor: int,
@@ -52,25 +52,26 @@ def build(
     gram: Array | None = None,
     sharp: bool = False,
 ) -> State:
-    """Build the State of (Λ + Σ c_i g_i g_iᵀ)⁻¹ with c = weights / divisor.
+    """Build the State of (Λ + Σ c_i g_i g_iᵀ)⁻¹ with c = weights / divisor and the g_i behind the protocol of rows.
 
     `gram` is G Gᵀ where it is known, `sharp` if it was computed in float64.
     """
-    computing = options.computing_dtype(_backend.namespace(gradients))
-    metric = Metric.of(damping, computing)
-    coefficients = _backend.weights_column(weights, gradients.shape[0], like=gradients) / divisor
+    like = gradient_rows.like
+    unscaled = gradient_rows.computed_in(options.computing_dtype(_backend.namespace(like)))
+    metric = Metric.of(damping, unscaled.dtype)
+    coefficients = _backend.weights_column(weights, unscaled.shape[0], like=like) / divisor
     row_scale = (coefficients / metric.level) ** 0.5
-    traced = not (_backend.is_concrete(gradients) and _backend.is_concrete(row_scale))
-    power = exponent(gradients) if traced else None
+    traced = not (_backend.is_concrete(like) and _backend.is_concrete(row_scale))
+    power = exponent(like) if traced else None
     if gram is not None and power is not None:
         gram = ldexp(gram, -2 * _backend.beside_float64(power))  # that of 2^−e G
-    rows = scaled_rows(gradients, power, computing, row_scale, metric.root)
+    rows = scaled_rows(unscaled, power, row_scale, metric.root)
     accurate = rows.in_float64() if not traced and gram is None and _expects_float64(rows) else rows
     small, largest, norm = _small_matrix(accurate, gram, options)
     if not traced:
         heaviest, norm = _read_checked([largest, norm], {"damping": damping, "weights": weights})
-        if not comfortable(heaviest, computing):
-            accurate = rows = scaled_rows(gradients, _exponent_of_finite(gradients), computing, row_scale, metric.root)
+        if not comfortable(heaviest, unscaled.dtype):
+            accurate = rows = scaled_rows(unscaled, _exponent_of_finite(unscaled), row_scale, metric.root)
             gram = None  # that of G as it stands, not of 2^−e G
             small, _, norm = _small_matrix(rows, None, options)
             norm = float(_backend.read(norm))
@@ -112,24 +113,28 @@ def _read_checked(values: list[Array], entries: dict[str, Any]) -> list[float]:
 def _wants_float64(rows: ScaledRows, norm: float) -> bool:
     """Whether the rounding of a float32 Gram matrix, κ ε of A, would show in the elements of F⁻¹."""
     m, d = rows.shape
-    if m >= d or _backend.dtype_name(rows.dtype) == "float64" or not _backend.supports_float64(rows.like):
+    if m >= d or not (rows.is_dense and _backend.supports_float64(rows.like)):
+        return False
+    if _backend.dtype_name(rows.dtype) == "float64":
         return False
     return norm**2 * float(np.finfo(np.float32).eps) > ELEMENTS_RESOLVED
 
 
 def _expects_float64(rows: ScaledRows) -> bool:
     """Guess `_wants_float64` from the first panel, to save a float32 Gram matrix that would be thrown away."""
-    first, *rest = rows.rows.column_slices()
-    if not rest or not _backend.on_host(rows.like):
+    if not (rows.is_dense and _backend.on_host(rows.like)) or _backend.dtype_name(rows.dtype) == "float64":
         return False
-    panel = _backend.to_float64(rows.panel(first)[:, :: max(1, first.stop // GUESS_COLUMNS)])
-    norm = float(_backend.read(largest_eigenvalue(panel @ panel.T))) * rows.shape[1] / panel.shape[1]
+    first, *rest = rows.rows.column_slices()
+    if not rest:
+        return False
+    sample = np.arange(0, first.stop, max(1, first.stop // GUESS_COLUMNS))
+    columns = rows.columns(_backend.index_like(sample, like=rows.like))
+    norm = float(_backend.read(largest_eigenvalue(columns @ columns.T))) * rows.shape[1] / len(sample)
     return _wants_float64(rows, norm**0.5)
 
 
-def _exponent_of_finite(gradients: Array) -> int:
-    xp = _backend.namespace(gradients)
-    largest = float(_backend.read(xp.max(xp.abs(gradients))))
+def _exponent_of_finite(rows: Any) -> int:
+    largest = rows.largest()
     if not math.isfinite(largest):
         refuse_nonfinite()
     return math.frexp(largest)[1]

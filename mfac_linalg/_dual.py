@@ -1,14 +1,13 @@
 """The m × m system A = I + S Sᵀ, in float64. It knows nothing of d."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from . import _backend
-from ._pytree import CACHED, Part
+from ._pytree import Part
 
 Array = Any
 POWER_STEPS = 12
@@ -53,6 +52,14 @@ class SmallSystem(Part):
         grown = xp.abs(self.lower) @ (xp.abs(inverse) @ rows)
         return inverse if xp.linalg.vector_norm(grown) <= growth * xp.linalg.vector_norm(rows) else None
 
+    def inverse(self) -> Array:
+        """A⁻¹ = L⁻ᵀL⁻¹, computed once."""
+        return self._once("inverse", self._inverse)
+
+    def _inverse(self) -> Array:
+        half = self.half_solve(add_identity(_backend.namespace(self.lower).zeros_like(self.lower)))
+        return half.T @ half
+
     def logdet(self) -> Array:
         """The logarithm of det A."""
         xp = _backend.namespace(self.lower)
@@ -61,17 +68,6 @@ class SmallSystem(Part):
     def spectrum(self) -> tuple[Array, Array]:
         """Eigenvalues s ≥ 0 of B, ascending, and its eigenvectors Q: B = Q diag(s) Qᵀ; computed once."""
         return self._once("spectrum", lambda: nonnegative_spectrum(self.gram))
-
-    def _once(self, name: str, make: Callable[[], Any]) -> Any:
-        """Make something once, where it holds for good: not fields, so that no pytree and no pickle carries them."""
-        name = CACHED + name
-        if name in vars(self):
-            return vars(self)[name]
-        made = make()
-        first = made[0] if isinstance(made, tuple) else made
-        if _backend.is_concrete(first) and not _backend.is_differentiated(first):
-            vars(self)[name] = made
-        return made
 
 
 def factor_solve(lower: Array, b: Array) -> Array:

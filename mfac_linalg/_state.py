@@ -9,8 +9,6 @@ from . import _backend
 from ._errors import warn_if_unresolved
 from ._metric import Metric, beside, fit, settle
 from ._pytree import Part
-from ._rows.dense import DenseRows
-from ._rows.panels import column_slices
 from ._scaling import column_exponents, ldexp, mantissa
 from ._validation import check_finite
 
@@ -25,7 +23,7 @@ class State(Part):
     form: Any
     metric: Metric
     row_scale: Array  # √(c_i / level), (m, 1) float64: S = row_scale ∘ G ∘ root
-    rows: DenseRows | None  # the caller's G where it is kept
+    rows: Any  # the caller's G where it is kept, else None
     kappa: Any
     dtype: Any  # of results
     sharp: bool  # whether the Gram matrix was computed in float64
@@ -170,11 +168,8 @@ class State(Part):
         return self._home(_backend.namespace(diagonal).sum(diagonal))
 
     def _forward_diagonal(self) -> Array:
-        rows = self.form.rows
-        m, d = rows.shape
-        panels = (rows.panel(columns) for columns in column_slices(m, d, rows.dtype))
-        parts = [_backend.column_squares(_backend.to_float64(panel)) for panel in panels]
-        values = (1 + _backend.namespace(parts[0]).concat(parts)) * self._level(parts[0])
+        squares = self.form.rows.column_squares()
+        values = (1 + squares) * self._level(squares)
         return values if self.metric.root is None else values / _backend.to_float64(self.metric.root[:, 0]) ** 2
 
     # --- the spectrum ---
@@ -247,7 +242,7 @@ class State(Part):
             return self.rows.gradients
         rows = self.form.rows
         scale = _backend.from_float64(self.row_scale, like=rows.like, dtype=rows.dtype)
-        block = rows.panel(slice(0, rows.shape[1])) / scale
+        block = rows.unwhitened() / scale
         return block if self.metric.root is None else block / self.metric.root[:, 0]
 
 

@@ -9,6 +9,7 @@ from ._build import Options, build
 from ._inverse import Inverse
 from ._progress import reporter
 from ._pytree import register
+from ._rows.kinds import rows_of
 from ._state import State
 
 Array = Any
@@ -89,22 +90,25 @@ class WoodburyRankOneInverse(Inverse):
         overwrite_gradients: bool = False,
         progress: bool = False,
     ) -> None:
-        check.check_gradients(gradients)
-        dtype = _backend.result_dtype(gradients)
-        self._damping = check.check_damping(damping, gradients, dtype)
-        self._weights = check.check_weights(weights, gradients)
+        rows = rows_of(gradients)
+        dtype = _backend.result_dtype(rows.like)
+        self._damping = check.check_damping(damping, rows.like, dtype)
+        self._weights = check.check_weights(weights, rows.like, rows.shape[0])
         self._normalization = check.check_choice("normalization", normalization, ("mean", "sum"))
         self._precision = check.check_choice("precision", precision, ("default", "high"))
         check.check_flag("whiten", whiten, optional=True)
         check.check_flag("overwrite_gradients", overwrite_gradients)
         check.check_flag("progress", progress)
-        check.check_precision_available(precision, gradients)
+        check.check_precision_available(precision, rows.like)
+        if not rows.is_dense:
+            check.check_kept(whiten, overwrite_gradients)
+            check.check_computes("precision", precision, rows.dtype)
         if overwrite_gradients:
             check.check_overwritable(gradients, dtype, whiten, precision)
-        register(gradients, type(self))
-        whiten = not _backend.is_narrow(gradients) if whiten is None else whiten
+        register(rows.like, type(self))
+        whiten = rows.is_dense and not _backend.is_narrow(rows.like) if whiten is None else whiten
         options = Options(dtype, precision, whiten, overwrite_gradients, reporter(progress))
-        self._state = _backend.in_float64(_build, gradients, self._damping, self._weights, normalization, options)
+        self._state = _backend.in_float64(_build, rows, self._damping, self._weights, normalization, options)
 
     @property
     def _current(self) -> State:
@@ -145,6 +149,9 @@ class WoodburyRankOneInverse(Inverse):
         return new
 
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
+        if not (_backend.is_array(self.gradients) or _backend.is_sparse(self.gradients)):
+            msg = f"`gradients` must be an array here; got {type(self.gradients).__name__}. Build anew from other rows."
+            raise TypeError(msg)
         damping, weights = (move(x) if _backend.is_vector(x) else x for x in (self._damping, self._weights))
         return type(self)(
             move(self.gradients),
@@ -156,16 +163,16 @@ class WoodburyRankOneInverse(Inverse):
         )
 
 
-def _divisor(gradients: Array, normalization: str) -> int:
+def _divisor(rows: Any, normalization: str) -> int:
     """n: the number of gradients held, or 1."""
-    return gradients.shape[0] if normalization == "mean" else 1
+    return rows.shape[0] if normalization == "mean" else 1
 
 
-def _build(gradients: Array, damping: Any, weights: Any, normalization: str, options: Options) -> State:
-    return build(gradients, damping, weights, _divisor(gradients, normalization), options)
+def _build(rows: Any, damping: Any, weights: Any, normalization: str, options: Options) -> State:
+    return build(rows, damping, weights, _divisor(rows, normalization), options)
 
 
 def _rebuild(state: State, damping: Any, weights: Any, normalization: str, options: Options) -> State:
     gram = None if _backend.is_vector(damping) else state.gram()
-    gradients = state.gradients()
-    return build(gradients, damping, weights, _divisor(gradients, normalization), options, gram, state.sharp)
+    rows = rows_of(state.gradients())
+    return build(rows, damping, weights, _divisor(rows, normalization), options, gram, state.sharp)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from mfac_linalg import WoodburyRankOneInverse
-from tests.backends import FLAVOURS, NUMPY, Backend, eps
+from tests.backends import FLAVOURS, NUMPY, Backend, eps, flavour_name
+from tests.held import HELD
 from tests.oracle import Oracle, tolerance
 from tests.problems import Problem, make_problem
 
@@ -24,6 +25,11 @@ class Case:
 
     def __repr__(self) -> str:
         return self.name
+
+    @property
+    def is_rebuilt(self) -> bool:
+        """Whether the inverse can be built anew elsewhere: not from rows that only their author can move."""
+        return "rows" not in self.options.get("held", "")
 
 
 GENERAL = {"vector": True, "weighted": True}
@@ -43,17 +49,24 @@ CASES = (
     Case("one-row", {"shape": (1, 8)}),
     Case("one-column", {"shape": (5, 1)}),
     Case("one-by-one", {"shape": (1, 1)}),
+    Case("csr", {"shape": WIDE, "kind": "sparse"}, {"held": "csr"}),
+    Case("csc-general", {"shape": WIDE, "kind": "sparse", **GENERAL}, {"held": "csc"}),
+    Case("coo-tall-general", {"shape": TALL, "kind": "sparse", **GENERAL}, {"held": "coo"}),
+    Case("rows", {"shape": WIDE}, {"held": "rows"}),
+    Case("rows-general", {"shape": WIDE, **GENERAL}, {"held": "panelled rows"}),
+    Case("rows-tall", {"shape": TALL}, {"held": "rows"}),
 )
 
 
-EVERYWHERE = ("wide", "wide-general-referenced", "tall-general-referenced", "wide-weights-high", "square", "one-row")
+ON_JAX = ("wide", "wide-general-referenced", "tall-general-referenced")
+EVERYWHERE = (*ON_JAX, "wide-weights-high", "square", "one-row", "rows")
 """The cases that every backend gets; NumPy gets all, JAX, which compiles for each shape, those of two shapes."""
 
 
 def runs_on(case: Case, backend: Backend) -> bool:
     """Whether a backend is asked for a case, and can build it."""
     possible = backend.has_float64 or case.options.get("precision") != "high"
-    common = EVERYWHERE if backend.library != "jax.numpy" else EVERYWHERE[:3]
+    common = EVERYWHERE if backend.library != "jax.numpy" else ON_JAX
     return possible and (backend is NUMPY or case.name in common)
 
 
@@ -61,11 +74,16 @@ BUILT = tuple((*flavour, case) for flavour in FLAVOURS for case in CASES if runs
 """Every backend, dtype and case that go together."""
 
 
-def construct(problem: Problem, backend: Backend, **options: Any) -> WoodburyRankOneInverse:
-    """The inverse of a problem on a backend."""
+def built_name(which: tuple[Backend, str, Case]) -> str:
+    """The pytest id of an entry of `BUILT`."""
+    return f"{flavour_name(which[:2])}-{which[2]}"
+
+
+def construct(problem: Problem, backend: Backend, *, held: str = "array", **options: Any) -> WoodburyRankOneInverse:
+    """The inverse of a problem on a backend, its gradients handed over in one of the ways of `HELD`."""
     damping = problem.damping
     return WoodburyRankOneInverse(
-        backend.asarray(problem.gradients),
+        HELD[held](backend.asarray(problem.gradients)),
         damping if np.ndim(damping) == 0 else backend.asarray(damping),
         weights=None if problem.weights is None else backend.asarray(problem.weights),
         normalization=problem.normalization,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.backends import AVAILABLE, FLAVOURS, Backend, flavour_name
-from tests.cases import BUILT, Built, build
+from tests.cases import BUILT, Built, build, built_name
 
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 settings.register_profile(
@@ -28,7 +28,7 @@ def flavour(request: pytest.FixtureRequest) -> tuple[Backend, str]:
     return request.param
 
 
-@pytest.fixture(params=BUILT, ids=lambda request: f"{flavour_name(request[:2])}-{request[2]}")
+@pytest.fixture(params=BUILT, ids=built_name)
 def built(request: pytest.FixtureRequest) -> Built:
     """Each case on each backend in each dtype, with its oracle."""
     return build(*request.param)

@@ -91,6 +91,14 @@ def _opposites(rng: Rng, m: int, d: int) -> np.ndarray:
     return pairs + 1e-3 * rng.standard_normal((m, d))
 
 
+def _sparse(rng: Rng, m: int, d: int) -> np.ndarray:
+    """A fifth of the entries, at random, and a row and columns without any."""
+    gradients = rng.standard_normal((m, d)) * (rng.uniform(size=(m, d)) < 0.2)
+    gradients[rng.integers(m), :] = 0
+    gradients[0, 0] = 1.0
+    return gradients
+
+
 KINDS: dict[str, Callable[[Rng, int, int], np.ndarray]] = {
     "gaussian": _gaussian,
     "decay": _decay,
@@ -106,6 +114,7 @@ KINDS: dict[str, Callable[[Rng, int, int], np.ndarray]] = {
     "powers": _powers,
     "bumps": _bumps,
     "opposites": _opposites,
+    "sparse": _sparse,
 }
 
 

@@ -42,6 +42,9 @@ from .linalg import overwrites_blocks as overwrites_blocks
 from .linalg import solve_triangular as solve_triangular
 from .linalg import solve_triangular_over as solve_triangular_over
 from .linalg import squares_without_copy as squares_without_copy
+from .sparse import canonical_rows as canonical_rows
+from .sparse import is_sparse as is_sparse
+from .sparse import with_data as with_data
 from .threads import in_threads as in_threads
 from .values import asarray as asarray
 from .values import beside as beside

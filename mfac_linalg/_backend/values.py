@@ -19,6 +19,7 @@ from .kinds import (
     on_host,
     supports_float64,
 )
+from .sparse import is_sparse
 
 Array = Any
 
@@ -69,6 +70,8 @@ def native(x: Array) -> Array:
 
 def cast(x: Array, dtype: Any) -> Array:
     """Return x in another dtype of its own library; x itself where nothing changes."""
+    if is_sparse(x):
+        return x.astype(dtype_name(dtype))
     x = native(x)
     if x.dtype == dtype:
         return x
@@ -85,7 +88,9 @@ def to_float64(x: Array) -> Array:
 
 
 def to_device(x: Array, device: Any) -> Array:
-    """Return x on another device of its library."""
+    """Return x on another device of its library; a sparse matrix stays on its own."""
+    if is_sparse(x) and device == compat.device(x.data):
+        return x
     return compat.to_device(x, device)
 
 

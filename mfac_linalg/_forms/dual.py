@@ -100,14 +100,18 @@ class DualForm(Part):
 
     def diagonal(self) -> Array:
         """M_jj = 1 − ‖w_j‖², and ‖r‖² + ‖a‖² of the swept solution where that cancels; float64."""
-        return refine(self, complement(self._whitened_panels()), like=self.rows.like, norm=self.norm)
+        if self.rows.is_sparse:
+            values = 1 - self._unwhitened.energies(self.system.inverse())
+        else:
+            values = complement(self._whitened_panels())
+        return refine(self, values, like=self.rows.like, norm=self.norm)
 
     def _whitened_panels(self) -> Iterator[Array]:
         if self.whitened:
             yield from self.whitened.whitened_panels()
             return
         rows = self._unwhitened.in_float64() if _backend.supports_float64(self.rows.like) else self._unwhitened
-        for _, block in whitened_blocks(rows, self.system, rows.rows.column_slices(), dtype=rows.dtype):
+        for _, block in whitened_blocks(rows, self.system, rows.unscaled_blocks(), dtype=rows.dtype):
             yield block
 
     def logdet(self) -> Array:

@@ -1,12 +1,13 @@
 """Dense gradient rows G, read by column panels, never changed and never copied whole."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from .. import _backend
 from .._pytree import Part
 from .._scaling import ldexp
-from .panels import column_slices, combination, gram, long_product
+from .panels import column_slices, combination, gram, long_product, scaled_squares
 
 Array = Any
 
@@ -18,6 +19,14 @@ class DenseRows(Part):
     gradients: Array
     exponent: Any
     dtype: Any
+
+    is_sparse = False
+    is_dense = True
+
+    @property
+    def like(self) -> Array:
+        """An array of the library and device that d-sized results live on."""
+        return self.gradients
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -33,6 +42,15 @@ class DenseRows(Part):
         """The same rows, computed in another dtype."""
         return DenseRows(self.gradients, self.exponent, dtype)
 
+    def largest(self) -> float:
+        """The largest absolute entry of G."""
+        xp = _backend.namespace(self.gradients)
+        return float(_backend.read(xp.max(xp.abs(self.gradients))))
+
+    def divided(self, exponent: Any) -> "DenseRows":
+        """The rows of 2^−exponent G, for G as it stands."""
+        return DenseRows(self.gradients, exponent, self.dtype)
+
     def column_slices(self) -> list[slice]:
         """Column slices of the panels; a traced array is one panel, which its compiler cuts as it likes."""
         m, d = self.shape
@@ -45,6 +63,15 @@ class DenseRows(Part):
     def panel(self, columns: slice) -> Array:
         """Ĝ[:, columns] in the computing dtype."""
         return self._computed(self.gradients[:, columns])
+
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Column slices and Ĝ[:, columns]."""
+        for columns in self.column_slices():
+            yield columns, self.panel(columns)
+
+    def squares(self, row_scale: Array) -> Array:
+        """Σ_i (row_scale_i Ĝ_ij)² for each column j, shape (d,), float64."""
+        return scaled_squares(self.blocks(), row_scale)
 
     def row_block(self, rows: slice) -> Array:
         """Ĝ[rows, :] in the computing dtype."""

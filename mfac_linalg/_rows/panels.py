@@ -1,6 +1,6 @@
 """How a wide matrix is cut into column panels, and the product that needs it for its accuracy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .. import _backend
@@ -40,6 +40,17 @@ def gram(panel: Array) -> Array:
     if host is None or host is panel:
         return _backend.to_float64(panel @ panel.T)
     return _backend.asarray(gram(host), like=panel, dtype=_backend.namespace(panel).float64)
+
+
+def squares(panels: Iterable[Array]) -> Array:
+    """Squared norms of the columns of all panels side by side, float64."""
+    parts = [_backend.column_squares(_backend.to_float64(panel)) for panel in panels]
+    return _backend.namespace(parts[0]).concat(parts)
+
+
+def scaled_squares(blocks: Iterable[tuple[slice, Array]], row_scale: Array) -> Array:
+    """Σ_i (row_scale_i g_ij)² for the columns g_j of all blocks, float64."""
+    return squares(block * _backend.from_float64(row_scale, like=block, dtype=block.dtype) for _, block in blocks)
 
 
 def long_product(rows: Array, v: Array, computed: Callable[[Array], Array] | None = None) -> Array:

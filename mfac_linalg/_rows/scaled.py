@@ -1,5 +1,6 @@
 """S = C^½ Ĝ Λ̂^-½: the rows in the coordinates where F = I + SᵀS, kept as G and two diagonal factors."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,6 @@ import numpy as np
 from .. import _backend
 from .._pytree import Part
 from .._scaling import ldexp
-from .dense import DenseRows
 from .panels import panel_width, slices
 
 Array = Any
@@ -18,7 +18,7 @@ Array = Any
 class ScaledRows(Part):
     """S = diag(row_scale) Ĝ diag(root), nothing of size m × d beside the caller's G."""
 
-    rows: Any  # DenseRows or SelectedRows
+    rows: Any  # DenseRows, SelectedRows, SparseRows or ProvidedRows
     row_scale: Array  # (m, 1) float64
     root: Array | None  # (d, 1), None for scalar damping
 
@@ -30,12 +30,22 @@ class ScaledRows(Part):
     @property
     def like(self) -> Array:
         """An array of the library and device that d-sized results live on."""
-        return self.rows.gradients
+        return self.rows.like
 
     @property
     def dtype(self) -> Any:
         """The computing dtype of d-sized arrays."""
         return self.rows.dtype
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether G is a dense array, which can be computed in any dtype."""
+        return self.rows.is_dense
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether most entries are zero, and none of these is stored."""
+        return self.rows.is_sparse
 
     @property
     def is_plain(self) -> bool:
@@ -46,6 +56,11 @@ class ScaledRows(Part):
         """T[:, columns] = Ĝ[:, columns] diag(root) in the computing dtype; it may be a view of the caller's G."""
         block = self.rows.panel(columns)
         return block if self.root is None else block * self.root[columns, 0]
+
+    def unscaled_blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Column slices and T[:, columns]."""
+        for columns, block in self.rows.blocks():
+            yield columns, block if self.root is None else block * self.root[columns, 0]
 
     def unscaled_columns(self, j: Array) -> Array:
         """T[:, j] in the computing dtype: a copy."""
@@ -61,10 +76,10 @@ class ScaledRows(Part):
         _backend.in_threads(copy, self.rows.column_slices())
 
     def in_float64(self) -> "ScaledRows":
-        """The same rows, computed in float64."""
-        wide = _backend.namespace(self.like).float64
-        root = None if self.root is None else _backend.cast(self.root, wide)
-        return ScaledRows(self.rows.computed_in(wide), self.row_scale, root)
+        """The same rows, computed in float64 where they are dense."""
+        rows = self.rows.computed_in(_backend.namespace(self.like).float64)
+        root = None if self.root is None else _backend.cast(self.root, rows.dtype)
+        return ScaledRows(rows, self.row_scale, root)
 
     def project(self, u: Array) -> Array:
         """S u, shape (m, k), float64."""
@@ -75,10 +90,16 @@ class ScaledRows(Part):
         total = self.rows.combine(self.row_scale * a)
         return total if self.root is None else self.root * total
 
-    def panel(self, columns: slice) -> Array:
-        """S[:, columns] in the computing dtype."""
-        block = self.unscaled_panel(columns)
-        return block * _backend.from_float64(self.row_scale, like=block, dtype=block.dtype)
+    def column_squares(self) -> Array:
+        """‖S e_j‖² for each j, shape (d,), float64."""
+        return self._stretched(self.rows.squares(self.row_scale))
+
+    def energies(self, inverse: Array) -> Array:
+        """‖L⁻¹ S e_j‖² for each j by A⁻¹, shape (d,), for sparse rows."""
+        return self._stretched(self.rows.energies(self.row_scale * inverse * self.row_scale.T))
+
+    def _stretched(self, squares: Array) -> Array:
+        return squares if self.root is None else squares * _backend.to_float64(self.root[:, 0]) ** 2
 
     def normal(self) -> Array:
         """SᵀS, shape (d, d), float64: for d ≤ m, by blocks of rows."""
@@ -101,8 +122,8 @@ class ScaledRows(Part):
         return block * _backend.to_float64(_backend.namespace(j).take(self.root[:, 0], j))
 
 
-def scaled_rows(gradients: Array, power: Any, dtype: Any, row_scale: Array, root: Any) -> ScaledRows:
-    """S for G = 2^power Ĝ computed in dtype; power None leaves G as it stands."""
-    if power is not None:
-        row_scale = ldexp(row_scale, _backend.beside_float64(power))
-    return ScaledRows(DenseRows(gradients, power, dtype), row_scale, root)
+def scaled_rows(rows: Any, power: Any, row_scale: Array, root: Any) -> ScaledRows:
+    """S for G = 2^power Ĝ; power None leaves the rows of G as they stand."""
+    if power is None:
+        return ScaledRows(rows, row_scale, root)
+    return ScaledRows(rows.divided(power), ldexp(row_scale, _backend.beside_float64(power)), root)

@@ -1,5 +1,6 @@
 """Rows that lie in some order among those of a larger array: how a window finds its gradients in its ring."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from .. import _backend
 from .._pytree import Part
 from .dense import DenseRows
+from .panels import scaled_squares
 
 Array = Any
 
@@ -21,6 +23,8 @@ class SelectedRows(Part):
     on_host: bool  # whether what has one entry a row is brought to the host, where the small system then is
 
     is_plain = False
+    is_sparse = False
+    is_dense = True
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -37,6 +41,8 @@ class SelectedRows(Part):
         """The array that the rows lie in."""
         return self.rows.gradients
 
+    like = gradients
+
     def computed_in(self, dtype: Any) -> "SelectedRows":
         """The same rows, computed in another dtype."""
         return SelectedRows(self.rows.computed_in(dtype), self.select, self.on_host)
@@ -44,6 +50,15 @@ class SelectedRows(Part):
     def column_slices(self) -> list[slice]:
         """Column slices of the panels."""
         return self.rows.column_slices()
+
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Column slices and the rows' columns."""
+        for columns, block in self.rows.blocks():
+            yield columns, self._selected(block)
+
+    def squares(self, row_scale: Array) -> Array:
+        """Σ_i (row_scale_i g_ij)² for each column j, shape (d,), float64."""
+        return scaled_squares(self.blocks(), row_scale)
 
     def panel(self, columns: slice) -> Array:
         """The rows' columns, in the computing dtype."""

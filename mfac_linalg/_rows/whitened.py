@@ -10,7 +10,7 @@ import numpy as np
 from .. import _backend
 from .._dual import SmallSystem
 from .._pytree import Part
-from .panels import column_slices, combination, long_product, slices
+from .panels import column_slices, combination, long_product, slices, squares
 from .scaled import ScaledRows
 
 Array = Any
@@ -26,6 +26,8 @@ class WhitenedRows(Part):
 
     rows: Array  # W, (m, d)
     system: SmallSystem
+
+    is_sparse = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -51,8 +53,15 @@ class WhitenedRows(Part):
         a = _backend.from_float64(self.system.lower.T @ a, like=self.rows, dtype=self.rows.dtype)
         return combination(self.rows, a)
 
-    def panel(self, columns: slice) -> Array:
-        """S[:, columns] in W's dtype."""
+    def column_squares(self) -> Array:
+        """‖S e_j‖² for each j, shape (d,), float64."""
+        return squares(self._unwhitened(columns) for columns in column_slices(*self.shape, self.dtype))
+
+    def unwhitened(self) -> Array:
+        """S, an array of W's size, in its dtype."""
+        return self._unwhitened(slice(0, self.shape[1]))
+
+    def _unwhitened(self, columns: slice) -> Array:
         lower = _backend.from_float64(self.system.lower, like=self.rows, dtype=self.rows.dtype)
         return lower @ self.rows[:, columns]
 
@@ -89,9 +98,9 @@ def _pair_products(gather: Callable[[Array], Array], i: Array, j: Array) -> Arra
 def whiten(rows: ScaledRows, system: SmallSystem, *, dtype: Any, overwrite: bool, progress: Any) -> WhitenedRows:
     """Return W = L⁻¹ S, in `dtype`, written over the caller's G or into one new array where arrays can be written."""
     source = rows.rows.gradients
-    panels = rows.rows.column_slices()
+    panels = progress(rows.rows.column_slices(), "whiten")
+    blocks = whitened_blocks(rows, system, ((c, rows.unscaled_panel(c)) for c in panels), dtype=dtype)
     if not _backend.is_writable(source) or _backend.is_differentiated(system.lower):
-        blocks = whitened_blocks(rows, system, progress(panels, "whiten"), dtype=dtype)
         parts = [_backend.cast(block, dtype) for _, block in blocks]
         return WhitenedRows(_backend.namespace(source).concat(parts, axis=1), system)
     out = source if overwrite else _backend.empty(rows.shape, like=source, dtype=dtype)
@@ -99,19 +108,18 @@ def whiten(rows: ScaledRows, system: SmallSystem, *, dtype: Any, overwrite: bool
         if not (overwrite and rows.is_plain):
             rows.copy_unscaled(out)
         return WhitenedRows(_half_solver(rows, system, dtype)(out), system)
-    for columns, block in whitened_blocks(rows, system, progress(panels, "whiten"), dtype=dtype):
+    for columns, block in blocks:
         out[:, columns] = _backend.cast(block, dtype)
     return WhitenedRows(out, system)
 
 
 def whitened_blocks(
-    rows: ScaledRows, system: SmallSystem, panels: Iterable[slice], *, dtype: Any
+    rows: ScaledRows, system: SmallSystem, blocks: Iterable[tuple[slice, Array]], *, dtype: Any
 ) -> Iterator[tuple[slice, Array]]:
-    """Column slices and blocks L⁻¹ S[:, columns], in the dtype of rows, good enough for a W in `dtype`."""
+    """Column slices and L⁻¹ S[:, columns] for blocks of T, in the dtype of rows, good enough for a W in `dtype`."""
     half_solve = _half_solver(rows, system, dtype)
-    for columns in panels:
-        block = _backend.owned(rows.unscaled_panel(columns), source=rows.rows.gradients)
-        yield columns, half_solve(block)
+    for columns, block in blocks:
+        yield columns, half_solve(_backend.owned(block, source=rows.like))
 
 
 def _half_solver(rows: ScaledRows, system: SmallSystem, dtype: Any) -> Callable[[Array], Array]:

@@ -34,6 +34,41 @@ def check_gradients(gradients: Any) -> Array:
     return gradients
 
 
+def check_sparse(gradients: Any) -> Any:
+    """Accept a non-empty sparse matrix of real floating numbers."""
+    if gradients.ndim != 2 or 0 in gradients.shape:
+        msg = f"`gradients` must have shape (m, d) with m ≥ 1 and d ≥ 1; got {tuple(gradients.shape)}. "
+        raise ValueError(msg + "Stack one gradient per row.")
+    if gradients.dtype.name not in ("float32", "float64"):
+        msg = f"`gradients` must be float32 or float64 where they are sparse; got {gradients.dtype.name}. "
+        raise TypeError(msg + "Cast them.")
+    return gradients
+
+
+def check_provided_shape(gradients: Any) -> tuple[int, int]:
+    """Accept a pair of integers ≥ 1 as the shape of rows that a user brings."""
+    shape = gradients.shape
+    if not (isinstance(shape, tuple) and len(shape) == 2 and all(isinstance(n, int) and n > 0 for n in shape)):
+        msg = f"`gradients.shape` must be a tuple (m, d) of integers ≥ 1; got {shape!r}. Correct that attribute."
+        raise ValueError(msg)
+    return shape
+
+
+def check_kept(whiten: Any, overwrite: bool) -> None:
+    """Refuse to make a dense array of gradients that are none."""
+    for name, value in (("whiten", whiten), ("overwrite_gradients", overwrite)):
+        if value:
+            msg = f"`{name}` must not be True where the gradients are no dense array; got True. "
+            raise ValueError(msg + "Leave it out, or pass a dense array.")
+
+
+def check_computes(name: str, precision: str, dtype: Any) -> None:
+    """Refuse "high" for rows that a user brings and that compute in float32."""
+    if precision == "high" and _backend.dtype_name(dtype) != "float64":
+        msg = f"`{name}` must be 'default' for rows that compute in {_backend.dtype_name(dtype)}; got 'high'. "
+        raise ValueError(msg + "Let their methods return float64.")
+
+
 def check_computing(name: str, x: Array) -> Array:
     """Accept an array of float32 or float64, which can say where an inverse lives."""
     if not _backend.is_supported(x) or _backend.dtype_name(x.dtype) not in ("float32", "float64"):

@@ -65,19 +65,19 @@ def check_dampings(dampings: Any) -> np.ndarray:
     return values.astype(np.float64)
 
 
-def check_weights(weights: Any, like: Array) -> Array | None:
+def check_weights(weights: Any, like: Array, num_gradients: int) -> Array | None:
     """Accept None or a (m,) array of finite weights > 0."""
     if weights is None:
         return None
     if not _backend.is_array(weights):
-        msg = f"`weights` must be an array of shape ({like.shape[0]},); got {describe(weights)}. Convert it first."
+        msg = f"`weights` must be an array of shape ({num_gradients},); got {describe(weights)}. Convert it first."
         raise TypeError(msg)
     refuse_masked("weights", weights)
     check_same_library("weights", weights, like)
     if _backend.dtype_name(weights.dtype) not in FLOATING:
         msg = f"`weights` must be real floating; got {describe(weights)}. Cast it."
         raise TypeError(msg)
-    check_shape("weights", weights, (like.shape[0],), "Give one weight per gradient.")
+    check_shape("weights", weights, (num_gradients,), "Give one weight per gradient.")
     check_positive_entries("weights", weights)
     return weights
 

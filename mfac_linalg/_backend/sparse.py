@@ -1,0 +1,32 @@
+"""Sparse matrices of SciPy and CuPy: what they are, and the same matrix with other numbers in it."""
+
+import sys
+from typing import Any
+
+import numpy as np
+
+Array = Any
+
+
+def is_sparse(x: object) -> bool:
+    """Return whether x is a sparse matrix or array of scipy.sparse or cupyx.scipy.sparse."""
+    return any(library.issparse(x) for library in _libraries())
+
+
+def _libraries() -> list[Any]:
+    """The sparse libraries that are imported: no matrix of theirs exists before that."""
+    return [sys.modules[name] for name in ("scipy.sparse", "cupyx.scipy.sparse") if name in sys.modules]
+
+
+def canonical_rows(x: Any) -> Any:
+    """Return x in CSR form with float64 numbers, each entry once, sharing with x what need not be changed."""
+    rows = x.tocsr()
+    if not rows.has_canonical_format:
+        rows = rows.copy()
+        rows.sum_duplicates()
+    return with_data(rows, rows.data.astype(np.float64, copy=False))
+
+
+def with_data(x: Any, data: Array) -> Any:
+    """Return a CSR or CSC matrix with other numbers in the places of x's."""
+    return type(x)((data, x.indices, x.indptr), shape=x.shape)

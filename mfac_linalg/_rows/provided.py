@@ -1,0 +1,121 @@
+"""Rows that a user brings, behind the protocol that the library's own have."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import _backend
+from .._pytree import Part
+from .._validation import check_computing, check_provided_shape
+from .panels import column_slices, gram, scaled_squares
+from .protocol import GradientRows
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class ProvidedRows(Part):
+    """The same protocol as DenseRows, by the five methods of a user's object, whose answers are checked for shape."""
+
+    gradients: GradientRows
+    like: Array  # (0, d), of the library, device and dtype of all that the object gives
+
+    exponent = None
+    is_plain = False
+    is_sparse = False
+    is_dense = False
+
+    @classmethod
+    def of(cls, gradients: GradientRows) -> "ProvidedRows":
+        """Ask for one column, which says what kind of arrays the rows are made of."""
+        m, d = check_provided_shape(gradients)
+        column = _checked("columns", gradients.columns(np.zeros(1, np.int64)), (m, 1))
+        check_computing("gradients.columns", column)
+        return cls(gradients, _backend.empty((0, d), like=column, dtype=column.dtype))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, d)."""
+        return check_provided_shape(self.gradients)
+
+    @property
+    def dtype(self) -> Any:
+        """The computing dtype of d-sized arrays."""
+        return self.like.dtype
+
+    def computed_in(self, dtype: Any) -> "ProvidedRows":
+        """The same rows: they compute in what their author chose."""
+        del dtype
+        return self
+
+    def largest(self) -> float:
+        """Refuse: who asks this wants to scale the rows, which only their author can."""
+        msg = "`gradients` must be finite, their squares neither huge nor tiny in their dtype; got others. "
+        raise ValueError(msg + "Drop nan and infinity, or divide the gradients by s and `damping` by s².")
+
+    def column_slices(self) -> list[slice]:
+        """Column slices of the panels that are asked for where the object is not asked for its own."""
+        return column_slices(*self.shape, self.dtype)
+
+    def gram(self, root: Array | None, progress: Any) -> Array:
+        """K = G diag(root)² Gᵀ, shape (m, m), float64: by the object, or from its panels where there is a root."""
+        m = self.shape[0]
+        if root is None:
+            return _backend.to_float64(_checked("gram", self.gradients.gram(), (m, m)))
+        return sum(gram(block * root[columns, 0]) for columns, block in progress(self.blocks(), "gram"))
+
+    def project(self, v: Array) -> Array:
+        """G v, shape (m, k), float64."""
+        return _backend.to_float64(_checked("project", self.gradients.project(v), (self.shape[0], v.shape[1])))
+
+    def combine(self, a: Array) -> Array:
+        """Gᵀ a, shape (d, k), for float64 a of shape (m, k)."""
+        a = _backend.from_float64(a, like=self.like, dtype=self.dtype)
+        return self._own("combine", self.gradients.combine(a), (self.shape[1], a.shape[1]))
+
+    def columns(self, j: Array) -> Array:
+        """G[:, j], shape (m, len(j))."""
+        return self._own("columns", self.gradients.columns(_backend.read(j)), (self.shape[0], j.shape[0]))
+
+    def panel(self, columns: slice) -> Array:
+        """G[:, columns]."""
+        return self.columns(np.arange(self.shape[1])[columns])
+
+    def row_block(self, rows: slice) -> Array:
+        """G[rows, :]."""
+        units = _backend.unit_columns(np.arange(self.shape[0])[rows], self.shape[0], like=np.empty(0), dtype=np.float64)
+        return self.combine(units).T
+
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Column slices and G[:, columns], in the panels of the object's own choice."""
+        m, d = self.shape
+        start = 0
+        for block in self.gradients.panels():
+            stop = start + block.shape[1]
+            yield slice(start, stop), self._own("panels", block, (m, stop - start))
+            start = stop
+        if start != d:
+            msg = f"`gradients.panels` must give {d} columns in all; got {start}. Leave none out, and none twice."
+            raise ValueError(msg)
+
+    def squares(self, row_scale: Array) -> Array:
+        """Σ_i (row_scale_i g_ij)² for each column j, shape (d,), float64."""
+        return scaled_squares(self.blocks(), row_scale)
+
+    def _own(self, method: str, x: Any, shape: tuple[int, int]) -> Array:
+        """Accept an array of the rows' dtype."""
+        _checked(method, x, shape)
+        if x.dtype != self.dtype:
+            msg = f"`gradients.{method}` must return {self.dtype}, the dtype of a column; got {x.dtype}. Cast it."
+            raise TypeError(msg)
+        return x
+
+
+def _checked(method: str, x: Any, shape: tuple[int, int]) -> Array:
+    if not _backend.is_array(x) or tuple(x.shape) != shape:
+        got = f"shape {tuple(x.shape)}" if _backend.is_array(x) else type(x).__name__
+        msg = f"`gradients.{method}` must return an array of shape {shape}; got {got}. Correct that method."
+        raise ValueError(msg)
+    return x

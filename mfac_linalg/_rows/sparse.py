@@ -1,0 +1,113 @@
+"""Sparse gradient rows: products in time proportional to the entries that are not zero, never dense."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import _backend
+from .._pytree import Part
+from .._scaling import ldexp
+from .._validation import check_sparse
+from .panels import column_slices, slices
+
+Array = Any
+GATHERED = 2**20  # numbers of A⁻¹ gathered at a time
+
+
+@dataclass(frozen=True)
+class SparseRows(Part):
+    """The same protocol as DenseRows, in float64: what costs memory here is not the precision of the numbers."""
+
+    gradients: Any  # the caller's
+    matrix: Any  # Ĝ = 2^−exponent · G in CSR, float64
+    exponent: int | None
+    like: Array  # (0, d), of the library and dtype of the answers
+
+    is_plain = False
+    is_sparse = True
+    is_dense = False
+
+    @classmethod
+    def of(cls, gradients: Any) -> "SparseRows":
+        """Take in a matrix of any sparse format; what is CSR already is shared, but for float32 numbers."""
+        check_sparse(gradients)
+        matrix = _backend.canonical_rows(gradients)
+        like = _backend.empty((0, matrix.shape[1]), like=matrix.data, dtype=gradients.dtype)
+        return cls(gradients, matrix, None, like)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, d)."""
+        return self.matrix.shape
+
+    @property
+    def dtype(self) -> Any:
+        """The computing dtype of d-sized arrays."""
+        return self.matrix.dtype
+
+    def computed_in(self, dtype: Any) -> "SparseRows":
+        """The same rows: they compute in float64 whatever is asked for."""
+        return self
+
+    def largest(self) -> float:
+        """The largest absolute entry."""
+        data = self.matrix.data
+        return float(abs(data).max()) if len(data) else 0.0
+
+    def divided(self, exponent: int) -> "SparseRows":
+        """The rows of 2^−exponent G."""
+        matrix = _backend.with_data(self.matrix, ldexp(self.matrix.data, -exponent))
+        return SparseRows(self.gradients, matrix, exponent, self.like)
+
+    def gram(self, root: Array | None, progress: Any) -> Array:
+        """K = Ĝ diag(root)² Ĝᵀ, shape (m, m)."""
+        matrix = self.matrix
+        if root is not None:
+            matrix = _backend.with_data(matrix, matrix.data * root[:, 0][matrix.indices])
+        return (matrix @ matrix.T).toarray()
+
+    def project(self, v: Array) -> Array:
+        """Ĝ v, shape (m, k)."""
+        return self.matrix @ v
+
+    def combine(self, a: Array) -> Array:
+        """Ĝᵀ a, shape (d, k)."""
+        return self.matrix.T @ a
+
+    @property
+    def _by_columns(self) -> Any:
+        return self._once("by_columns", self.matrix.tocsc)
+
+    def columns(self, j: Array) -> Array:
+        """Ĝ[:, j], shape (m, len(j))."""
+        return self._by_columns[:, j].toarray()
+
+    def row_block(self, rows: slice) -> Array:
+        """Ĝ[rows, :]."""
+        return self.matrix[rows, :].toarray()
+
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Column slices and Ĝ[:, columns]."""
+        for columns in column_slices(*self.shape, self.dtype):
+            yield columns, self._by_columns[:, columns].toarray()
+
+    def squares(self, row_scale: Array) -> Array:
+        """Σ_i (row_scale_i Ĝ_ij)² for each column j, shape (d,)."""
+        return (_backend.with_data(self.matrix, self.matrix.data**2).T @ row_scale**2)[:, 0]
+
+    def energies(self, weights: Array) -> Array:
+        """ĝ_jᵀ B ĝ_j for each column ĝ_j and B = weights (m, m), shape (d,): Σ_j n_j² steps for n_j entries each."""
+        matrix = self._by_columns
+        totals = _backend.zeros(self.shape[1:], like=self.like, dtype=self.dtype)
+        counts = _backend.read(matrix.indptr[1:] - matrix.indptr[:-1])
+        for count in np.unique(counts[counts > 0]):
+            alike = np.flatnonzero(counts == count)
+            for chunk in slices(len(alike), max(1, GATHERED // int(count) ** 2)):
+                columns = _backend.index_like(alike[chunk], like=totals)
+                at = matrix.indptr[columns][:, None] + _backend.index_like(np.arange(count), like=totals)
+                rows, values = matrix.indices[at], matrix.data[at]
+                among = weights[rows[:, :, None], rows[:, None, :]]
+                totals[columns] = (values[:, None, :] @ among @ values[:, :, None])[:, 0, 0]
+        return totals
