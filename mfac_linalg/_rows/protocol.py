@@ -41,7 +41,7 @@ class GradientRows(Protocol):
         ...
 
     def combine(self, coefficients: Array) -> Array:
-        """Gᵀ c for c of shape (m, k), shape (d, k), in the dtype of the rows."""
+        """Gᵀ c for coefficients c of shape (m, k), shape (d, k), in the dtype of the rows."""
         ...
 
     def columns(self, j: Array) -> Array:
