@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ._errors import breakdown, warn_if_unresolved
 from ._forms.dual import DualForm
 from ._forms.primal import PrimalForm
 from ._metric import Metric
+from ._rows.batched import BatchedRows
 from ._rows.scaled import ScaledRows, scaled_rows
 from ._rows.whitened import whiten
 from ._scaling import comfortable, exponent, ldexp
@@ -21,6 +22,7 @@ from ._sweeps import sweeps_for
 from ._validation import has_bad_entry, refuse_entries, refuse_nonfinite
 
 Array = Any
+AnyRows = ScaledRows | BatchedRows
 
 # κ ε of float32 up to which elements stay within 30 eps/λ (docs/theory.md, section 6) ...
 ELEMENTS_RESOLVED = 3e-5  # ... with a Gram matrix of that ε
@@ -56,37 +58,43 @@ def build(
 
     `gram` is G Gᵀ where it is known, `sharp` if it was computed in float64.
     """
-    like = gradient_rows.like
-    unscaled = gradient_rows.computed_in(options.computing_dtype(_backend.namespace(like)))
-    metric = Metric.of(damping, unscaled.dtype)
-    coefficients = _backend.weights_column(weights, unscaled.shape[0], like=like) / divisor
-    row_scale = (coefficients / metric.level) ** 0.5
-    traced = not (_backend.is_concrete(like) and _backend.is_concrete(row_scale))
-    power = exponent(like) if traced else None
+    unscaled, metric, row_scale = measures(gradient_rows, damping, weights, divisor, options)
+    traced = not (_backend.is_concrete(unscaled.like) and _backend.is_concrete(row_scale))
+    power = exponent(unscaled.like) if traced else None
     if gram is not None and power is not None:
         gram = ldexp(gram, -2 * _backend.beside_float64(power))  # that of 2^−e G
     rows = scaled_rows(unscaled, power, row_scale, metric.root)
     accurate = rows.in_float64() if not traced and gram is None and _expects_float64(rows) else rows
-    small, largest, norm = _small_matrix(accurate, gram, options)
+    small, largest, norm = small_matrix(accurate, gram, options)
     if not traced:
-        heaviest, norm = _read_checked([largest, norm], {"damping": damping, "weights": weights})
+        heaviest, norm = read_checked([largest, norm], {"damping": damping, "weights": weights})
         if not comfortable(heaviest, unscaled.dtype):
-            accurate = rows = scaled_rows(unscaled, _exponent_of_finite(unscaled), row_scale, metric.root)
+            accurate = rows = scaled_rows(unscaled, exponent_of_finite(unscaled), row_scale, metric.root)
             gram = None  # that of G as it stands, not of 2^−e G
-            small, _, norm = _small_matrix(rows, None, options)
+            small, _, norm = small_matrix(rows, None, options)
             norm = float(_backend.read(norm))
-        if accurate is rows and _wants_float64(rows, norm):
+        if accurate is rows and wants_float64(rows, norm):
             accurate = rows.in_float64()
-            small, *_ = _small_matrix(accurate, gram if sharp else None, options)
+            small, *_ = small_matrix(accurate, gram if sharp else None, options)
     kappa = 1 + norm * norm  # not norm**2, which a float refuses to overflow
     if not traced and not math.isfinite(kappa):
         raise breakdown(size=min(rows.shape), kappa=math.inf, dtype="float64")
-    form = _choose_form(rows, accurate, small, norm, math.inf if traced else kappa, options)
+    form = choose_form(rows, accurate, small, norm, math.inf if traced else kappa, options)
     sharp = _backend.dtype_name(accurate.dtype) == "float64"
     return State(form, metric, row_scale, rows.rows if form.rows is rows else None, kappa, options.dtype, sharp)
 
 
-def _small_matrix(rows: ScaledRows, gram: Array | None, options: Options) -> tuple[Array, Array, Array]:
+def measures(
+    gradient_rows: Any, damping: Any, weights: Array | None, divisor: int, options: Options
+) -> tuple[Any, Metric, Array]:
+    """The rows in the computing dtype, Λ as a metric, and √(c_i / level), (m, 1)."""
+    rows = gradient_rows.computed_in(options.computing_dtype(_backend.namespace(gradient_rows.like)))
+    metric = Metric.of(damping, rows.dtype)
+    coefficients = _backend.weights_column(weights, rows.shape[0], like=rows.like) / divisor
+    return rows, metric, (coefficients / metric.level) ** 0.5
+
+
+def small_matrix(rows: ScaledRows, gram: Array | None, options: Options) -> tuple[Array, Array, Array]:
     """S Sᵀ (or SᵀS for m ≥ d), the largest squared row (or column), and ‖S‖₂."""
     xp = _backend.namespace(rows.row_scale)
     m, d = rows.shape
@@ -99,18 +107,19 @@ def _small_matrix(rows: ScaledRows, gram: Array | None, options: Options) -> tup
     return small, xp.max(xp.linalg.diagonal(raw)), xp.sqrt(largest_eigenvalue(small))
 
 
-def _read_checked(values: list[Array], entries: dict[str, Any]) -> list[float]:
-    """The small results of a build, and whether array arguments that only a device knows are legal: one host read."""
+def read_checked(values: list[Array], entries: dict[str, Any]) -> list[float]:
+    """The numbers that a build asks for, and whether array arguments that only a device knows are legal: one read."""
     unread = {name: x for name, x in entries.items() if _backend.is_vector(x) and not _backend.on_host(x)}
     flags = [_backend.to_float64(has_bad_entry(x)) for x in unread.values()]
-    stacked = _backend.read(_backend.namespace(values[0]).stack(values + flags))
-    for (name, x), bad in zip(unread.items(), stacked[len(values) :], strict=True):
+    xp = _backend.namespace(values[0])
+    numbers = _backend.read(xp.concat([xp.reshape(x, (-1,)) for x in flags + values])).tolist()
+    for (name, x), bad in zip(unread.items(), numbers[: len(flags)], strict=True):
         if bad:
             refuse_entries(name, x)
-    return [float(x) for x in stacked[: len(values)]]
+    return numbers[len(flags) :]
 
 
-def _wants_float64(rows: ScaledRows, norm: float) -> bool:
+def wants_float64(rows: ScaledRows, norm: float) -> bool:
     """Whether the rounding of a float32 Gram matrix, κ ε of A, would show in the elements of F⁻¹."""
     m, d = rows.shape
     if m >= d or not (rows.is_dense and _backend.supports_float64(rows.like)):
@@ -121,7 +130,7 @@ def _wants_float64(rows: ScaledRows, norm: float) -> bool:
 
 
 def _expects_float64(rows: ScaledRows) -> bool:
-    """Guess `_wants_float64` from the first panel, to save a float32 Gram matrix that would be thrown away."""
+    """Guess `wants_float64` from the first panel, to save a float32 Gram matrix that would be thrown away."""
     if not (rows.is_dense and _backend.on_host(rows.like)) or _backend.dtype_name(rows.dtype) == "float64":
         return False
     first, *rest = rows.rows.column_slices()
@@ -130,18 +139,19 @@ def _expects_float64(rows: ScaledRows) -> bool:
     sample = np.arange(0, first.stop, max(1, first.stop // GUESS_COLUMNS))
     columns = rows.columns(_backend.index_like(sample, like=rows.like))
     norm = float(_backend.read(largest_eigenvalue(columns @ columns.T))) * rows.shape[1] / len(sample)
-    return _wants_float64(rows, norm**0.5)
+    return wants_float64(rows, norm**0.5)
 
 
-def _exponent_of_finite(rows: Any) -> int:
+def exponent_of_finite(rows: Any) -> int:
+    """The exponent of the largest entry; refuse rows that are not finite."""
     largest = rows.largest()
     if not math.isfinite(largest):
         refuse_nonfinite()
     return math.frexp(largest)[1]
 
 
-def _choose_form(
-    rows: ScaledRows, accurate: ScaledRows, small: Array, norm: Any, kappa: float, options: Options
+def choose_form(
+    rows: AnyRows, accurate: AnyRows, small: Array, norm: Any, kappa: float, options: Options
 ) -> DualForm | PrimalForm:
     """Factor the small matrix and hold it in the form that fits its shape; warn where κ is beyond its arithmetic."""
     m, d = rows.shape
@@ -158,5 +168,7 @@ def _choose_form(
         return DualForm(rows, None, system, norm, sweeps)
     if math.isfinite(kappa) and kappa * float(np.finfo(np.float32).eps) <= WHITENING_RESOLVED:
         accurate = rows
-    whitened = whiten(accurate, system, dtype=options.dtype, overwrite=options.overwrite, progress=options.progress)
+    whitened = whiten(
+        cast(ScaledRows, accurate), system, dtype=options.dtype, overwrite=options.overwrite, progress=options.progress
+    )
     return DualForm(whitened if options.dtype == rows.dtype else rows, whitened, system, norm, sweeps)

@@ -1,4 +1,4 @@
-"""The m × m system A = I + S Sᵀ, in float64. It knows nothing of d."""
+"""The m × m system A = I + S Sᵀ, or a batch of them, in float64. It knows nothing of d."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ POWER_STEPS = 12
 class SmallSystem(Part):
     """A = I + B for a positive semidefinite B (S Sᵀ, or SᵀS in the primal form), held by its factor A = L Lᵀ.
 
-    The diagonal of L may have any signs.
+    The diagonal of L may have any signs. All of it may have a leading axis: one system each.
     """
 
     source: Any  # B, or a function that makes it when it is asked for
@@ -58,7 +58,12 @@ class SmallSystem(Part):
 
     def _inverse(self) -> Array:
         half = self.half_solve(add_identity(_backend.namespace(self.lower).zeros_like(self.lower)))
-        return half.T @ half
+        return half.mT @ half
+
+    def trace(self) -> Array:
+        """The trace of B."""
+        xp = _backend.namespace(self.lower)
+        return xp.sum(xp.linalg.diagonal(self.gram), axis=-1)
 
     def logdet(self) -> Array:
         """The logarithm of det A."""
@@ -94,20 +99,20 @@ def _factor_from_spectrum(gram: Array) -> Array | None:
     if not math.isfinite(float(_backend.read(xp.sum(gram)))):
         return None
     values, vectors = nonnegative_spectrum(gram)
-    upper = xp.linalg.qr((vectors * xp.sqrt(1 + values)).T).R
+    upper = xp.linalg.qr((vectors * xp.sqrt(1 + values)[..., None, :]).mT).R
     signs = xp.sign(xp.linalg.diagonal(upper))
-    return (upper * signs[:, None]).T
+    return (upper * signs[..., :, None]).mT
 
 
 def largest_eigenvalue(gram: Array) -> Array:
-    """Largest eigenvalue of B, from below, by a few power steps from a fixed random vector."""
+    """Largest eigenvalue of B, or of each in a batch, from below: a few power steps from a fixed random vector."""
     xp = _backend.namespace(gram)
     gram = _backend.stop_gradient(gram)
-    unit = xp.max(xp.linalg.diagonal(gram))  # no entry of B is larger: squares do not overflow in these units
-    gram = gram / xp.where(unit > 0, unit, xp.ones_like(unit))
-    start = np.random.default_rng(0).standard_normal((gram.shape[0], 1))
+    unit = xp.max(xp.linalg.diagonal(gram), axis=-1)  # no entry of B is larger: squares do not overflow in these units
+    gram = gram / xp.where(unit > 0, unit, xp.ones_like(unit))[..., None, None]
+    start = np.random.default_rng(0).standard_normal((gram.shape[-1], 1))
     x = _backend.asarray(start, like=gram, dtype=xp.float64)
     for _ in range(POWER_STEPS):
-        norm = xp.linalg.vector_norm(x)
+        norm = xp.linalg.vector_norm(x, axis=-2, keepdims=True)
         x = gram @ (x / xp.where(norm > 0, norm, xp.ones_like(norm)))
-    return unit * xp.linalg.vector_norm(x)
+    return unit * xp.linalg.vector_norm(x, axis=(-2, -1))

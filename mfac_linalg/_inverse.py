@@ -415,7 +415,7 @@ class Inverse(abc.ABC):
         v = check.check_beside(name, v, self._like, self.dtype)
         check.check_shape(name, v, (length,), "Pass a flat vector here, a matrix of columns to `matmat`.")
         result = _backend.in_float64(function, self._current, v[:, None])
-        return result if keep_columns or scalar else result[:, 0]
+        return result if keep_columns or scalar else result[..., 0]
 
     def _products(self, function: Any, name: str, v: Array, length: int) -> Array:
         v = check.check_beside(name, v, self._like, self.dtype)

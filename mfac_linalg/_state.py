@@ -34,8 +34,7 @@ class State(Part):
     def solve(self, v: Array) -> Array:
         """F⁻¹ v for v (d, k)."""
         u, power = self.metric.enter(v, self.form.dtype)
-        r, _ = self.form.solve(u)
-        return self.metric.leave(r, power, self.dtype)
+        return self.metric.leave(self.form.answer(u), power, self.dtype)
 
     def solve_gradients(self, c: Array) -> Array:
         """F⁻¹ Gᵀ c for c (m, k)."""
@@ -81,7 +80,8 @@ class State(Part):
         """vᵀF⁻¹v = (‖r‖² + ‖a‖²)/level: a sum of squares."""
         u, power = self.metric.enter(v, self.form.dtype)
         r, a = self.form.solve(u)
-        total = _backend.column_squares(_backend.to_float64(r)) + _backend.column_squares(a)
+        duals = _backend.namespace(a).reshape(a, (-1, a.shape[-1]))  # of all blocks
+        total = _backend.column_squares(_backend.to_float64(r)) + _backend.column_squares(duals)
         power = _backend.beside_float64(power)
         return self._home(ldexp(total / self._level(total), 2 * power)[0])
 
@@ -92,9 +92,8 @@ class State(Part):
 
         Half of that bound: no value comes near it but by rounding, so no derivative is lost to it.
         """
-        xp, gram = _backend.namespace(self.row_scale), self.form.system.gram
-        values = self.form.diagonal()
-        values = xp.clip(values, 0.5 / (1 + _backend.namespace(gram).sum(xp.linalg.diagonal(gram))), 1.0)
+        xp = _backend.namespace(self.row_scale)
+        values = xp.clip(self.form.diagonal(), 0.5 / (1 + self.form.trace_bound()), 1.0)
         if self.metric.root is not None:
             values = values * _backend.to_float64(self.metric.root[:, 0]) ** 2
         return values / self._level(values)
@@ -151,12 +150,7 @@ class State(Part):
         z, power = Metric(1.0, None).enter(x, self.form.dtype, "x")
         if self.metric.root is not None:
             z = z / self.metric.root
-        return self.metric.raise_level(z + self.normal(z), power, self.dtype)
-
-    def normal(self, z: Array) -> Array:
-        """SᵀS z."""
-        rows = self.form.rows
-        return rows.combine(rows.project(z))
+        return self.metric.raise_level(z + self.form.normal(z), power, self.dtype)
 
     def forward_diagonal(self) -> Array:
         """The diagonal of F."""
@@ -182,9 +176,8 @@ class State(Part):
     def condition_number(self) -> Array:
         """‖F‖ ‖F⁻¹‖ = (1 + s₁)/(1 + s_d), s_d = 0 for m < d."""
         s = self.form.spectrum()
-        m, d = self.form.shape
         largest = 1 + _backend.namespace(s).sum(s[:1])  # an empty window has none
-        return self._home(largest / (1 + s[-1]) if m >= d else largest)
+        return self._home(largest / (1 + s[-1]) if s.shape[0] == self.form.shape[1] else largest)
 
     def effective_rank(self) -> Array:
         """Σ s/(1 + s)."""
@@ -212,7 +205,7 @@ class State(Part):
         z, root = _backend.cast(x, self.form.dtype), self.metric.root
         fraction, shift = mantissa(self.metric.level)
         z = ldexp((z if root is None else z / root) * beside(fraction, z), shift - power)
-        return u - (z + self.normal(z)), u, z, root
+        return u - (z + self.form.normal(z)), u, z, root
 
     # --- what it was built from ---
 

@@ -41,7 +41,7 @@ class DualSweeps:
 
     rows: Any
     solve: Callable[[Array], Array]
-    norm: Any  # ‖S‖₂
+    norm: Any  # ‖S‖₂; (n, 1) for a batch of n
     sweeps: int
     cancellation: float = CANCELLATION
 

@@ -16,6 +16,7 @@ LAYERS = (
     ("_woodbury", "_window", "_blocks"),
     ("_storage",),
     ("_inverse", "_forward"),
+    ("_build_blocks",),
     ("_build", "_held"),
     ("_progress",),
     ("_state",),

@@ -105,9 +105,15 @@ def adopt(like: Array, *classes: type) -> None:
 
 def _flatten(instance: Any) -> tuple[tuple[Any, ...], Any]:
     fields = {name: value for name, value in vars(instance).items() if not name.startswith(CACHED)}
-    arrays = {n: v for n, v in fields.items() if compat.is_jax_array(v) or type(v) in _registered or n in ESTIMATES}
+    arrays = {name: value for name, value in fields.items() if _is_child(name, value)}
     constants = tuple((n, v) for n, v in fields.items() if n not in arrays)
     return tuple(arrays.values()), (tuple(arrays), constants)
+
+
+def _is_child(name: str, value: Any) -> bool:
+    if isinstance(value, tuple):
+        return any(type(part) in _registered for part in value)
+    return compat.is_jax_array(value) or type(value) in _registered or name in ESTIMATES
 
 
 def _unflatten(cls: type) -> Any:

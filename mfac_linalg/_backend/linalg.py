@@ -22,9 +22,14 @@ def squares_without_copy(x: Array) -> bool:
 
 
 def column_squares(x: Array) -> Array:
-    """Return the squared norms of the columns of x; for NumPy in float64, in which blocks of rows are added."""
+    """Return the squared norms of the columns of x; for NumPy in float64, in which blocks of rows are added.
+
+    Like all that follows here it takes a batch of matrices, with a leading axis, as well as one.
+    """
     if not is_numpy(x):
-        return namespace(x).sum(x * x, axis=0)
+        return namespace(x).sum(x * x, axis=-2)
+    if x.ndim > 2:
+        return np.einsum("...ij,...ij->...j", x, x).astype(np.float64)
     if x.shape[1] == 1:
         return np.vecdot(x.T, x.T).astype(np.float64)  # BLAS, which keeps partial sums
     panels = [x[:, start : start + PANEL_COLUMNS] for start in range(0, max(1, x.shape[1]), PANEL_COLUMNS)]
@@ -42,7 +47,7 @@ def column_norms(x: Array) -> Array:
     """Return the norms of the columns of x, in its dtype."""
     if is_numpy(x):
         return np.sqrt(column_squares(x)).astype(x.dtype)
-    return namespace(x).linalg.vector_norm(x, axis=0)
+    return namespace(x).linalg.vector_norm(x, axis=-2)
 
 
 def cholesky(a: Array) -> Array | None:
@@ -50,7 +55,7 @@ def cholesky(a: Array) -> Array | None:
     if compat.is_torch_array(a):
         torch = sys.modules["torch"]
         factor, info = torch.linalg.cholesky_ex(a)
-        return None if is_concrete(a) and int(info) else factor
+        return None if is_concrete(a) and bool(info.any()) else factor
     if compat.is_cupy_array(a):
         with sys.modules["cupyx"].errstate(linalg="raise"):
             return _attempt_cholesky(a)
@@ -60,7 +65,7 @@ def cholesky(a: Array) -> Array | None:
 def _attempt_cholesky(a: Array) -> Array | None:
     with contextlib.suppress(np.linalg.LinAlgError):
         factor = namespace(a).linalg.cholesky(a)
-        if compat.is_jax_array(a) and is_concrete(a) and not bool(np.isfinite(read(factor[-1, -1]))):
+        if compat.is_jax_array(a) and is_concrete(a) and not np.isfinite(read(factor[..., -1, -1])).all():
             return None
         return factor
     return None
@@ -68,7 +73,11 @@ def _attempt_cholesky(a: Array) -> Array | None:
 
 def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Array:
     """Return L⁻¹b, or L⁻ᵀb, for a lower-triangular L."""
-    matrix = lower.T if transposed else lower
+    matrix = lower.mT if transposed else lower
+    if is_numpy(b) and lower.ndim > 2:
+        right = np.broadcast_to(b, (*lower.shape[:-2], *b.shape[-2:]))
+        solved = [solve_triangular(one, c, transposed=transposed) for one, c in zip(lower, right, strict=True)]
+        return np.stack(solved)
     if is_numpy(b):
         from scipy.linalg import lapack  # on first use: it would be most of the time that importing this package takes
 
@@ -79,7 +88,7 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
         return lapack.dtrtrs(lower.T, b, lower=0, trans=int(not transposed))[0]
     if compat.is_torch_array(b):
         torch = sys.modules["torch"]  # from the right, on bᵀ, which is in Fortran order: nothing is copied
-        return torch.linalg.solve_triangular(matrix.T, b.T, upper=not transposed, left=False).T
+        return torch.linalg.solve_triangular(matrix.mT, b.mT, upper=not transposed, left=False).mT
     if compat.is_jax_array(b):
         return sys.modules["jax"].scipy.linalg.solve_triangular(lower, b, trans=int(transposed), lower=True)
     if compat.is_cupy_array(b):

@@ -9,6 +9,7 @@ import numpy as np
 from .. import _backend
 from .._dual import SmallSystem
 from .._pytree import Part
+from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
 from .._rows.whitened import WhitenedRows, whitened_blocks
 from .._sweeps import CANCELLATION, DualSweeps, sweeps_for
@@ -19,9 +20,12 @@ Array = Any
 
 @dataclass(frozen=True)
 class DualForm(Part):
-    """M for m < d. Products go through `rows`; elements through W where it is held."""
+    """M for m < d. Products go through `rows`; elements through W where it is held.
 
-    rows: ScaledRows | WhitenedRows
+    Products and spectrum: of a batch of blocks too, with a leading axis.
+    """
+
+    rows: ScaledRows | WhitenedRows | BatchedRows
     whitened: WhitenedRows | None
     system: SmallSystem
     norm: Any  # ‖S‖₂
@@ -47,6 +51,14 @@ class DualForm(Part):
         """M u and the dual a = S M u (float64)."""
         return self._products.from_zero(u)
 
+    def answer(self, u: Array) -> Array:
+        """M u alone."""
+        return self.solve(u)[0]
+
+    def normal(self, z: Array) -> Array:
+        """SᵀS z."""
+        return self.rows.combine(self.rows.project(z))
+
     @property
     def _products(self) -> DualSweeps:
         return DualSweeps(self.rows, self.system.solve, self.norm, self.sweeps, self.cancellation)
@@ -60,22 +72,22 @@ class DualForm(Part):
         xp = _backend.namespace(self.system.gram)
         s, q = self.system.spectrum()
         root = xp.sqrt(1 + s)
-        weights = (1 / (root * (1 + root)))[:, None]
-        return u - self.rows.combine(q @ (weights * (q.T @ self.rows.project(u))))
+        weights = (1 / (root * (1 + root)))[..., None]
+        return u - self.rows.combine(q @ (weights * (q.mT @ self.rows.project(u))))
 
     def path(self, u: Array, ratios: Array) -> Array:
         """Column k: (I + t_k SᵀS)⁻¹ u for ratios t (k,), each swept in its own metric, by one eigendecomposition."""
         s, q = self.system.spectrum()
         steps = _backend.beside(ratios, like=self.system.gram)[None, :]
-        shrink = 1 / (1 + s[:, None] * steps)
+        shrink = 1 / (1 + s[..., None] * steps)
         rows = StretchedRows(self.rows, steps**0.5)
-        if isinstance(self.norm, float) and _backend.is_concrete(ratios):
+        if isinstance(self.norm, float | np.ndarray) and _backend.is_concrete(ratios):
             norm: Any = self.norm * np.sqrt(_backend.read(ratios))
             largest = float(np.max(norm))
         else:
             norm, largest = self.norm * steps[0, :] ** 0.5, np.inf
         sweeps = sweeps_for(1 + largest**2, self.arithmetic, sharp_gram=False)
-        return DualSweeps(rows, lambda b: q @ (shrink * (q.T @ b)), norm, sweeps).from_zero(u)[0]
+        return DualSweeps(rows, lambda b: q @ (shrink * (q.mT @ b)), norm, sweeps).from_zero(u)[0]
 
     def columns(self, j: Array) -> Array:
         """w_j = L⁻¹ S e_j as columns."""
@@ -114,20 +126,24 @@ class DualForm(Part):
         for _, block in whitened_blocks(rows, self.system, rows.unscaled_blocks(), dtype=rows.dtype):
             yield block
 
+    def trace_bound(self) -> Array:
+        """A bound of ‖SᵀS‖: its trace."""
+        return self.system.trace()
+
     def logdet(self) -> Array:
         """The logarithm of det M."""
         return -self.system.logdet()
 
     def spectrum(self) -> Array:
         """Eigenvalues of SᵀS that the rows move, descending."""
-        return _backend.namespace(self.system.gram).flip(self.system.spectrum()[0])
+        return _backend.namespace(self.system.gram).flip(self.system.spectrum()[0], axis=-1)
 
 
 @dataclass(frozen=True)
 class StretchedRows(Part):
     """t_k S for column k: one set of rows in several metrics."""
 
-    rows: ScaledRows | WhitenedRows
+    rows: ScaledRows | WhitenedRows | BatchedRows
     stretch: Array  # t, (1, k)
 
     def project(self, u: Array) -> Array:

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from .. import _backend
-from .._dual import SmallSystem
+from .._dual import SmallSystem, add_identity
 from .._pytree import Part
+from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
 
 Array = Any
@@ -15,9 +14,12 @@ Array = Any
 
 @dataclass(frozen=True)
 class PrimalForm(Part):
-    """M = (I + SᵀS)⁻¹ = UᵀU with U = L⁻¹, I + SᵀS = L Lᵀ: a diagonal entry is a sum of squares."""
+    """M = (I + SᵀS)⁻¹ = UᵀU with U = L⁻¹, I + SᵀS = L Lᵀ: a diagonal entry is a sum of squares.
 
-    rows: ScaledRows
+    Products, diagonal, spectrum: of a batch of blocks too, with a leading axis.
+    """
+
+    rows: ScaledRows | BatchedRows
     system: SmallSystem
     norm: Any  # ‖S‖₂
     sweeps: int = 1
@@ -42,8 +44,16 @@ class PrimalForm(Part):
 
     def solve(self, u: Array) -> tuple[Array, Array]:
         """M u and the dual a = S M u (float64)."""
-        r = self._beside(self.system.solve(_backend.to_float64(u)))
+        r = self.answer(u)
         return r, self.rows.project(r)
+
+    def answer(self, u: Array) -> Array:
+        """M u alone."""
+        return self._beside(self.system.solve(_backend.to_float64(u)))
+
+    def normal(self, z: Array) -> Array:
+        """SᵀS z."""
+        return self.rows.combine(self.rows.project(z))
 
     def solve_in_span(self, b: Array) -> Array:
         """M Sᵀ b."""
@@ -52,17 +62,17 @@ class PrimalForm(Part):
     def root(self, u: Array) -> Array:
         """M^½ u = Q (I + s)^-½ Qᵀ u."""
         s, q = self.system.spectrum()
-        shrink = (1 / _backend.namespace(s).sqrt(1 + s))[:, None]
-        return self._beside(q @ (shrink * (q.T @ _backend.to_float64(u))))
+        shrink = (1 / _backend.namespace(s).sqrt(1 + s))[..., None]
+        return self._beside(q @ (shrink * (q.mT @ _backend.to_float64(u))))
 
     def path(self, u: Array, ratios: Array) -> Array:
         """Column k: (I + t_k SᵀS)⁻¹ u, by one eigendecomposition."""
         s, q = self.system.spectrum()
         steps = _backend.beside(ratios, like=s)[None, :]
-        return self._beside(q @ ((q.T @ _backend.to_float64(u)) / (1 + s[:, None] * steps)))
+        return self._beside(q @ ((q.mT @ _backend.to_float64(u)) / (1 + s[..., None] * steps)))
 
     def _half_columns(self, j: Array | None = None) -> Array:
-        identity = _backend.asarray(np.eye(self.shape[1]), like=self.system.lower, dtype=self.system.lower.dtype)
+        identity = add_identity(_backend.namespace(self.system.lower).zeros_like(self.system.lower))
         if j is not None:
             j = _backend.index_like(j, like=identity)
             identity = _backend.namespace(identity).take(identity, j, axis=1)
@@ -83,10 +93,14 @@ class PrimalForm(Part):
         """M_jj = ‖u_j‖², float64."""
         return _backend.column_squares(self._half_columns())
 
+    def trace_bound(self) -> Array:
+        """A bound of ‖SᵀS‖: its trace."""
+        return self.system.trace()
+
     def logdet(self) -> Array:
         """The logarithm of det M."""
         return -self.system.logdet()
 
     def spectrum(self) -> Array:
         """Eigenvalues of SᵀS, descending."""
-        return _backend.namespace(self.system.gram).flip(self.system.spectrum()[0])
+        return _backend.namespace(self.system.gram).flip(self.system.spectrum()[0], axis=-1)

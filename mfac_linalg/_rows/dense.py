@@ -42,6 +42,10 @@ class DenseRows(Part):
         """The same rows, computed in another dtype."""
         return DenseRows(self.gradients, self.exponent, dtype)
 
+    def at(self, columns: slice) -> "DenseRows":
+        """The rows of some columns alone."""
+        return DenseRows(self.gradients[:, columns], self.exponent, self.dtype)
+
     def largest(self) -> float:
         """The largest absolute entry of G."""
         xp = _backend.namespace(self.gradients)

@@ -66,7 +66,7 @@ def long_product(rows: Array, v: Array, computed: Callable[[Array], Array] | Non
         if _backend.multiplies_batches(rows):
             return _batched_product(rows, v)
         computed = _as_it_stands
-    width = _product_width(rows, v)
+    width = product_width(rows, v)
     if _backend.is_traced(v) or _backend.is_traced(rows):
         return _looped_product(rows, v, computed, width)
     xp = _backend.namespace(v)
@@ -103,7 +103,7 @@ def _batched_product(rows: Array, v: Array) -> Array:
     """The same sum over the same panels, of row-major NumPy rows, which loops over them in one call."""
     xp = _backend.namespace(rows)
     (m, dim), k = rows.shape, v.shape[1]
-    width = _product_width(rows, v)
+    width = product_width(rows, v)
     count = dim // width
     if not count:
         return _backend.to_float64(rows @ v)
@@ -115,7 +115,8 @@ def _batched_product(rows: Array, v: Array) -> Array:
     return total
 
 
-def _product_width(rows: Array, v: Array) -> int:
+def product_width(rows: Array, v: Array) -> int:
+    """Return how many terms a product of `rows` with v sums in their dtype, before float64 takes over."""
     (m, dim), k = rows.shape, v.shape[1]
     partial_sums = k == 1 and _backend.multiplies_batches(rows)
     width = PARTIAL_WIDTH[_backend.dtype_name(v.dtype)] if partial_sums else SERIAL_WIDTH

@@ -75,6 +75,11 @@ class ScaledRows(Part):
 
         _backend.in_threads(copy, self.rows.column_slices())
 
+    def at(self, columns: slice) -> "ScaledRows":
+        """S[:, columns]."""
+        root = None if self.root is None else self.root[columns, :]
+        return ScaledRows(self.rows.at(columns), self.row_scale, root)
+
     def in_float64(self) -> "ScaledRows":
         """The same rows, computed in float64 where they are dense."""
         rows = self.rows.computed_in(_backend.namespace(self.like).float64)

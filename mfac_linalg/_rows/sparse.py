@@ -51,6 +51,10 @@ class SparseRows(Part):
         """The same rows: they compute in float64 whatever is asked for."""
         return self
 
+    def at(self, columns: slice) -> "SparseRows":
+        """The rows of some columns alone."""
+        return SparseRows(None, self._by_columns[:, columns].tocsr(), self.exponent, self.like[:, columns])
+
     def largest(self) -> float:
         """The largest absolute entry."""
         data = self.matrix.data

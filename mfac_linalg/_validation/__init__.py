@@ -1,6 +1,7 @@
 """One small check per argument. Every refusal names the argument, what came, and the cure."""
 
 from .arrays import check_beside as check_beside
+from .arrays import check_can_be_cut as check_can_be_cut
 from .arrays import check_computes as check_computes
 from .arrays import check_computing as check_computing
 from .arrays import check_finite as check_finite
@@ -20,6 +21,7 @@ from .indices import broadcast_indices as broadcast_indices
 from .indices import check_indices as check_indices
 from .indices import check_vector_of_indices as check_vector_of_indices
 from .numbers import check_age as check_age
+from .numbers import check_block_sizes as check_block_sizes
 from .numbers import check_choice as check_choice
 from .numbers import check_count as check_count
 from .numbers import check_decay as check_decay
@@ -30,6 +32,7 @@ from .rows import check_gradient_values as check_gradient_values
 from .rows import check_place as check_place
 from .rows import check_stored as check_stored
 from .rows import check_window_state as check_window_state
+from .weights import check_block_damping as check_block_damping
 from .weights import check_damping as check_damping
 from .weights import check_dampings as check_dampings
 from .weights import check_positive_entries as check_positive_entries

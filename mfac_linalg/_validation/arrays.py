@@ -54,6 +54,13 @@ def check_provided_shape(gradients: Any) -> tuple[int, int]:
     return shape
 
 
+def check_can_be_cut(gradients: Any) -> None:
+    """Refuse gradients that cannot be cut into blocks of columns."""
+    if not (_backend.is_array(gradients) or _backend.is_sparse(gradients)):
+        msg = f"`gradients` must be an array or a sparse matrix for blocks; got {type(gradients).__name__}. "
+        raise TypeError(msg + "Build one WoodburyRankOneInverse for each block.")
+
+
 def check_kept(whiten: Any, overwrite: bool) -> None:
     """Refuse to make a dense array of gradients that are none."""
     for name, value in (("whiten", whiten), ("overwrite_gradients", overwrite)):

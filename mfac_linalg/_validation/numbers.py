@@ -1,6 +1,7 @@
 """Checks of numbers, words and flags."""
 
 import numbers
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,22 @@ def check_size(name: str, value: Any) -> int:
         msg = f"`{name}` must be at least 1; got {describe(value)}. Pass how many there are."
         raise ValueError(msg)
     return count
+
+
+def check_block_sizes(sizes: Any, dim: int) -> tuple[int, ...]:
+    """Accept a width for all blocks, the last one as wide as what is left, or widths that add up to dim."""
+    if isinstance(sizes, numbers.Integral):
+        size = min(check_size("block_sizes", sizes), dim)
+        rest = dim % size
+        return (size,) * (dim // size) + ((rest,) if rest else ())
+    if isinstance(sizes, str) or not isinstance(sizes, Iterable):
+        msg = f"`block_sizes` must be an integer or a sequence of integers; got {describe(sizes)}. Pass one of these."
+        raise TypeError(msg)
+    checked = tuple(check_size("block_sizes", size) for size in sizes)
+    if sum(checked) != dim:
+        msg = f"`block_sizes` must add up to d = {dim}; got {len(checked)} sizes of {sum(checked)} columns in all. "
+        raise ValueError(msg + "Give every column its block.")
+    return checked
 
 
 def check_decay(decay: Any) -> float:

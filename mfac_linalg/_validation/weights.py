@@ -27,6 +27,14 @@ def check_damping(damping: Any, like: Array, dtype: Any) -> Any:
     return damping
 
 
+def check_block_damping(damping: Any, num_blocks: int, like: Array) -> Any:
+    """Accept λ > 0 as a float, a (d,) array, or an array with one λ per block."""
+    dtype = _backend.result_dtype(like)
+    if not (_backend.is_vector(damping) and tuple(damping.shape) == (num_blocks,)):
+        return check_damping(damping, like, dtype)
+    return check_damping(damping, _backend.empty((0, num_blocks), like=like, dtype=dtype), dtype)
+
+
 def _check_scalar_damping(damping: Any, like: Array) -> Any:
     """Read the value where there is one; a scalar that is traced or differentiated stays an array."""
     if isinstance(damping, numbers.Real) or _backend.is_concrete(damping):

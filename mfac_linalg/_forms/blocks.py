@@ -1,0 +1,212 @@
+"""The block form: M with one form for each run of columns, and zeros between blocks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+
+from .. import _backend
+from .._dual import SmallSystem
+from .._pytree import Part
+from .._rows.batched import BatchedRows
+from .._rows.scaled import ScaledRows
+from .diagonal import REDO_BELOW
+from .dual import DualForm
+from .primal import PrimalForm
+
+Array = Any
+Form = DualForm | PrimalForm
+
+
+@dataclass(frozen=True)
+class Run(Part):
+    """`count` blocks of `size` columns each from `start` on: one form, or one with a leading axis for all of them."""
+
+    form: Form
+    start: int
+    count: int
+    size: int
+
+    @property
+    def stop(self) -> int:
+        """One past the last column."""
+        return self.start + self.count * self.size
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether the form has a leading axis."""
+        return self.form.system.lower.ndim > 2
+
+    def fold(self, x: Array) -> Array:
+        """The part of x (d, k) that is this run's, with a leading axis for the form where it has one."""
+        x = x[self.start : self.stop, :]
+        return _backend.namespace(x).reshape(x, (self.count, self.size, x.shape[1])) if self.is_batch else x
+
+    def spread(self, b: Array) -> Array:
+        """The same b (m, k) for every block."""
+        return _backend.namespace(b).broadcast_to(b, (self.count, *b.shape)) if self.is_batch else b
+
+    def flat(self, x: Array) -> Array:
+        """Block after block: (count, n, k) as (count · n, k)."""
+        return _backend.namespace(x).reshape(x, (-1, x.shape[-1])) if self.is_batch else x
+
+    def block(self, index: int) -> Form:
+        """The form of one block."""
+        if not self.is_batch:
+            return self.form
+        rows = cast(BatchedRows, self.form.rows).block(index)
+        system = SmallSystem(self.form.system.gram[index, :, :], self.form.system.lower[index, :, :])
+        return replace(self.form, rows=rows, system=system, norm=self.form.norm[index, 0])
+
+
+@dataclass(frozen=True)
+class BlockForm(Part):
+    """M = diag(M_1, M_2, …); vectors are cut, answers put together again."""
+
+    rows: ScaledRows  # S, whole
+    runs: tuple[Run, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, d)."""
+        return self.rows.shape
+
+    @property
+    def dtype(self) -> Any:
+        """The computing dtype of d-sized arrays."""
+        return self.rows.dtype
+
+    @property
+    def sweeps(self) -> int:
+        """The most that any block takes."""
+        return max(run.form.sweeps for run in self.runs)
+
+    @property
+    def arithmetic(self) -> str:
+        """Name of the dtype whose precision bounds κ."""
+        names = [run.form.arithmetic for run in self.runs]
+        return "float32" if "float32" in names else "float64"
+
+    def _over_runs(self, function: Callable[[Run], Array]) -> Array:
+        parts = [function(run) for run in self.runs]
+        return _backend.namespace(parts[0]).concat(parts)
+
+    def answer(self, u: Array) -> Array:
+        """M u."""
+        return self._over_runs(lambda run: run.flat(run.form.answer(run.fold(u))))
+
+    def solve(self, u: Array) -> tuple[Array, Array]:
+        """M u, and the duals a_b = S_b M_b u_b of all blocks, (blocks, m, k) float64."""
+        answers = [(run, *run.form.solve(run.fold(u))) for run in self.runs]
+        r = _backend.namespace(u).concat([run.flat(r) for run, r, _ in answers])
+        duals = [a if run.is_batch else a[None, :, :] for run, _, a in answers]
+        return r, _backend.namespace(duals[0]).concat(duals)
+
+    def solve_in_span(self, b: Array) -> Array:
+        """M Sᵀ b."""
+        return self._over_runs(lambda run: run.flat(run.form.solve_in_span(run.spread(b))))
+
+    def root(self, u: Array) -> Array:
+        """M^½ u."""
+        return self._over_runs(lambda run: run.flat(run.form.root(run.fold(u))))
+
+    def path(self, u: Array, ratios: Array) -> Array:
+        """Column k: (I + t_k diag(S_bᵀS_b))⁻¹ u for ratios t (k,)."""
+        return self._over_runs(lambda run: run.flat(run.form.path(run.fold(u), ratios)))
+
+    def normal(self, z: Array) -> Array:
+        """diag(S_bᵀS_b) z."""
+        return self._over_runs(lambda run: run.flat(run.form.normal(run.fold(z))))
+
+    def diagonal(self) -> Array:
+        """The diagonal of M, float64."""
+        return self._over_runs(self._diagonal)
+
+    def _diagonal(self, run: Run) -> Array:
+        if not (run.is_batch and isinstance(run.form, DualForm)):
+            return _flat(run.form.diagonal())
+        form, xp = run.form, _backend.namespace(run.form.system.gram)
+        if not _backend.on_host(form.system.gram):
+            return xp.concat([run.block(b).diagonal() for b in range(run.count)])
+        values = 1 - _backend.column_squares(form.system.half_solve(cast(BatchedRows, form.rows).scaled()))
+        cancelled = _backend.read(xp.any(values < REDO_BELOW, axis=-1))
+        parts = [run.block(b).diagonal() if cancelled[b] else values[b, :] for b in range(run.count)]
+        return xp.concat(parts)
+
+    def element(self, i: Array, j: Array) -> Array:
+        """M_ij for flat index arrays; zero between blocks."""
+        rows, cols = _backend.read(i), _backend.read(j)
+        within, beside = self._blocks_of(rows), self._blocks_of(cols)
+        pieces, order = [], []
+        for block in np.unique(within):
+            places = np.flatnonzero((within == block) & (beside == block))
+            if len(places):
+                form, start = self._block(block)
+                local = (_backend.index_like(k[places] - start, like=i) for k in (rows, cols))
+                pieces.append(form.element(*local))
+                order.append(places)
+        between = np.flatnonzero(within != beside)
+        pieces.append(self._zeros(between.shape))
+        return _in_order(pieces, [*order, between])
+
+    def submatrix(self, i: Array, j: Array) -> Array:
+        """M[i][:, j]."""
+        rows, cols = _backend.read(i), _backend.read(j)
+        within, beside = self._blocks_of(rows), self._blocks_of(cols)
+        strips, order = [self._zeros((0, len(cols)))], [np.zeros(0, np.int64)]
+        for block in np.unique(within):
+            form, start = self._block(block)
+            above, across = np.flatnonzero(within == block), np.flatnonzero(beside == block)
+            local = [_backend.index_like(k - start, like=i) for k in (rows[above], cols[across])]
+            rest = np.flatnonzero(beside != block)
+            inside = form.submatrix(*local) if len(across) else self._zeros((len(above), 0))
+            strips.append(_in_order([inside, self._zeros((len(above), len(rest)))], [across, rest], axis=1))
+            order.append(above)
+        return _in_order(strips, order)
+
+    def _zeros(self, shape: tuple[int, ...]) -> Array:
+        like = self.rows.row_scale
+        return _backend.zeros(shape, like=like, dtype=like.dtype)
+
+    @property
+    def _starts(self) -> np.ndarray:
+        """The first column of every block."""
+        return np.concatenate([run.start + run.size * np.arange(run.count) for run in self.runs])
+
+    def _blocks_of(self, columns: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._starts, columns, side="right") - 1
+
+    def _block(self, block: int) -> tuple[Form, int]:
+        """The form of one block, and its first column."""
+        for run in self.runs:
+            if block < run.count:
+                return run.block(int(block)), run.start + int(block) * run.size
+            block -= run.count
+        raise IndexError(block)
+
+    def logdet(self) -> Array:
+        """The logarithm of det M."""
+        return sum(run.form.logdet() for run in self.runs)
+
+    def spectrum(self) -> Array:
+        """Eigenvalues of diag(S_bᵀS_b) that the rows move, descending."""
+        values = self._over_runs(lambda run: _flat(run.form.spectrum()))
+        xp = _backend.namespace(values)
+        return xp.flip(xp.sort(values))
+
+    def trace_bound(self) -> Array:
+        """A bound of ‖SᵀS‖: the largest trace of a block."""
+        bounds = [_backend.namespace(run.form.system.gram).max(run.form.trace_bound()) for run in self.runs]
+        return _backend.namespace(bounds[0]).max(_backend.namespace(bounds[0]).stack(bounds))
+
+
+def _flat(x: Array) -> Array:
+    return _backend.namespace(x).reshape(x, (-1,))
+
+
+def _in_order(pieces: list[Array], places: list[np.ndarray], *, axis: int = 0) -> Array:
+    """Pieces side by side, each entry where `places` says."""
+    joined = _backend.namespace(pieces[0]).concat(pieces, axis=axis)
+    order = np.argsort(np.concatenate(places))
+    return _backend.namespace(joined).take(joined, _backend.index_like(order, like=joined), axis=axis)

@@ -1,0 +1,88 @@
+"""S of many equal blocks of columns at once: small matrices side by side, one call for all of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .. import _backend
+from .._pytree import Part
+from .dense import DenseRows
+from .panels import MOST_ROWS, product_width, slices
+from .scaled import ScaledRows
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class BatchedRows(Part):
+    """S_b = diag(row_scale) Ĝ_b diag(root_b) for blocks b of `size` columns each; vectors are (count, size, k)."""
+
+    rows: DenseRows  # of these blocks' columns alone, (m, count · size)
+    row_scale: Array  # (m, 1) float64
+    root: Array | None  # (count, size, 1)
+    size: int
+
+    is_sparse = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, size), of each block."""
+        return self.rows.shape[0], self.size
+
+    @property
+    def count(self) -> int:
+        """Number of blocks."""
+        return self.rows.shape[1] // self.size
+
+    @property
+    def like(self) -> Array:
+        """An array of the library and device that d-sized results live on."""
+        return self.rows.like
+
+    @property
+    def dtype(self) -> Any:
+        """The computing dtype of d-sized arrays."""
+        return self.rows.dtype
+
+    def block(self, index: int) -> ScaledRows:
+        """S of one block."""
+        columns = slice(index * self.size, (index + 1) * self.size)
+        root = None if self.root is None else self.root[index, :, :]
+        return ScaledRows(self.rows.at(columns), self.row_scale, root)
+
+    def in_float64(self) -> "BatchedRows":
+        """The same rows, computed in float64."""
+        wide = _backend.namespace(self.like).float64
+        root = None if self.root is None else _backend.cast(self.root, wide)
+        return BatchedRows(self.rows.computed_in(wide), self.row_scale, root, self.size)
+
+    def _gradients(self) -> Array:
+        """Ĝ_b of every block, (count, m, size), in the computing dtype."""
+        rows = self.rows.panel(slice(0, self.rows.shape[1]))
+        xp, m = _backend.namespace(rows), self.shape[0]
+        return xp.permute_dims(xp.reshape(rows, (m, self.count, self.size)), (1, 0, 2))
+
+    def scaled(self) -> Array:
+        """S_b of every block, (count, m, size), float64."""
+        block = self.row_scale * _backend.to_float64(self._gradients())
+        return block if self.root is None else block * _backend.to_float64(self.root).mT
+
+    def small(self) -> Array:
+        """S_bᵀS_b for size ≤ m, else S_b S_bᵀ, of every block, float64."""
+        m, size = self.shape
+        block = self.scaled()
+        return block.mT @ block if size <= m else block @ block.mT
+
+    def project(self, u: Array) -> Array:
+        """S_b u_b, shape (count, m, k), float64."""
+        v = u if self.root is None else self.root * u
+        gradients = self._gradients()
+        cuts = slices(self.size, product_width(gradients[0, :, :], v[0, :, :]))
+        return self.row_scale * sum(_backend.to_float64(gradients[:, :, c] @ v[:, c, :]) for c in cuts)
+
+    def combine(self, a: Array) -> Array:
+        """S_bᵀ a_b, shape (count, size, k), for float64 a of shape (count, m, k)."""
+        c = _backend.from_float64(self.row_scale * a, like=self.like, dtype=self.dtype)
+        gradients = self._gradients()
+        runs = slices(self.shape[0], MOST_ROWS)
+        total = sum(gradients[:, rows, :].mT @ c[:, rows, :] for rows in runs)
+        return total if self.root is None else self.root * total
