@@ -3,17 +3,20 @@
 from ._blocks import BlockDiagonalInverse as BlockDiagonalInverse
 from ._errors import FactorizationError as FactorizationError
 from ._errors import IllConditionedWarning as IllConditionedWarning
+from ._errors import InvalidFileError as InvalidFileError
+from ._loading import load as load
 from ._rows.protocol import GradientRows as GradientRows
+from ._version import __version__ as __version__
 from ._window import SlidingWindowInverse as SlidingWindowInverse
 from ._woodbury import WoodburyRankOneInverse as WoodburyRankOneInverse
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BlockDiagonalInverse",
     "FactorizationError",
     "GradientRows",
     "IllConditionedWarning",
+    "InvalidFileError",
     "SlidingWindowInverse",
     "WoodburyRankOneInverse",
+    "load",
 ]

@@ -13,6 +13,7 @@ from ._progress import reporter
 from ._pytree import register
 from ._rows.kinds import rows_of
 from ._state import State
+from ._stored import arguments_as_arrays, arguments_of
 
 Array = Any
 
@@ -139,6 +140,17 @@ class BlockDiagonalInverse(Inverse):
         new._damping = check.check_block_damping(damping, len(self._block_sizes), self._like)
         new._state = new._built(rows_of(self.gradients))
         return new
+
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        rules = {"normalization": self._normalization, "precision": self._precision}
+        facts, arrays = arguments_as_arrays(self.gradients, self._damping, self._weights)
+        return {**rules, **facts, "block_sizes": list(self._block_sizes)}, arrays
+
+    @classmethod
+    def _restored(cls, facts: dict[str, Any], arrays: dict[str, Array]) -> Self:
+        gradients, damping, weights = arguments_of(facts, arrays)
+        rules = {name: facts[name] for name in ("normalization", "precision", "block_sizes")}
+        return cls(gradients, damping, weights=weights, **rules)
 
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
         damping, weights = (move(x) if _backend.is_vector(x) else x for x in (self._damping, self._weights))

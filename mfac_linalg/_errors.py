@@ -1,4 +1,4 @@
-"""The two classes of numerical trouble, and the words of a breakdown."""
+"""The classes of trouble, numerical and with files, and the words of a breakdown."""
 
 import sys
 import warnings
@@ -12,6 +12,10 @@ class FactorizationError(np.linalg.LinAlgError):
 
 class IllConditionedWarning(RuntimeWarning):
     """The condition number is beyond what the arithmetic in use can resolve; answers lose digits."""
+
+
+class InvalidFileError(ValueError):
+    """A file that `save` did not write, that is no longer whole, or that a newer version of the library wrote."""
 
 
 def breakdown(*, size: int, kappa: float, dtype: object) -> FactorizationError:

@@ -382,6 +382,15 @@ class SlidingWindowInverse(Inverse):
         other.damping = damping
         return other
 
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        state = self.state_dict()
+        arrays = {name: value for name, value in state.items() if _backend.is_array(value)}
+        return {name: value for name, value in state.items() if name not in arrays}, arrays
+
+    @classmethod
+    def _restored(cls, facts: dict[str, Any], arrays: dict[str, Array]) -> Self:
+        return cls.from_state_dict({**facts, **arrays})
+
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
         made = type(self)(damping=1.0, **{name: getattr(self._rules, name) for name in STATE_RULES})
         rows, damping = move(self.gradients), self.damping

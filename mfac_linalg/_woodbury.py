@@ -11,6 +11,7 @@ from ._progress import reporter
 from ._pytree import register
 from ._rows.kinds import rows_of
 from ._state import State
+from ._stored import arguments_as_arrays, arguments_of, parts_of, state_of
 
 Array = Any
 
@@ -146,6 +147,21 @@ class WoodburyRankOneInverse(Inverse):
         whiten = state.is_whitened
         options = Options(self.dtype, self._precision, whiten, whiten and state.rows is None, reporter(False))
         new._state = _backend.in_float64(_rebuild, state, new._damping, self._weights, self._normalization, options)
+        return new
+
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        rules = {"normalization": self._normalization, "precision": self._precision}
+        gradients = None if self._state.rows is None else self.gradients
+        given, own = arguments_as_arrays(gradients, self._damping, self._weights), parts_of(self._state)
+        return {**rules, **given[0], **own[0]}, {**given[1], **own[1]}
+
+    @classmethod
+    def _restored(cls, facts: dict[str, Any], arrays: dict[str, Array]) -> Self:
+        new = object.__new__(cls)
+        new._normalization, new._precision = facts["normalization"], facts["precision"]
+        gradients, new._damping, new._weights = arguments_of(facts, arrays)
+        new._state = state_of(gradients, new._damping, new._weights, facts, arrays)
+        register(new._like, cls)
         return new
 
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:

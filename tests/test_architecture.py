@@ -13,8 +13,9 @@ from tests.source import MODULES, ROOT, TEXTS, body_lines, chain, docstring, fun
 LAYERS = (
     ("demo", "testing", "pruning", "influence", "torch", "jax"),
     ("",),  # the package itself: its public names
+    ("_loading",),
     ("_woodbury", "_window", "_blocks"),
-    ("_storage",),
+    ("_stored",),
     ("_inverse", "_forward"),
     ("_build_blocks",),
     ("_build", "_held"),
@@ -27,10 +28,11 @@ LAYERS = (
     ("_rows",),
     ("_dual",),
     ("_scaling",),
+    ("_storage", "_text"),
     ("_validation",),
     ("_pytree",),
     ("_backend",),
-    ("_errors",),
+    ("_errors", "_version"),
 )
 """From the top down. A module imports from its own row or from below it."""
 

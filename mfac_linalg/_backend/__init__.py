@@ -43,6 +43,7 @@ from .linalg import solve_triangular as solve_triangular
 from .linalg import solve_triangular_over as solve_triangular_over
 from .linalg import squares_without_copy as squares_without_copy
 from .sparse import canonical_rows as canonical_rows
+from .sparse import compressed_rows as compressed_rows
 from .sparse import is_sparse as is_sparse
 from .sparse import with_data as with_data
 from .threads import in_threads as in_threads
@@ -55,10 +56,12 @@ from .values import copied as copied
 from .values import empty as empty
 from .values import empty_vector as empty_vector
 from .values import from_float64 as from_float64
+from .values import from_raw as from_raw
 from .values import host_view as host_view
 from .values import index_like as index_like
 from .values import native as native
 from .values import owned as owned
+from .values import raw as raw
 from .values import read as read
 from .values import ring as ring
 from .values import standard_normal as standard_normal

@@ -27,6 +27,17 @@ def canonical_rows(x: Any) -> Any:
     return with_data(rows, rows.data.astype(np.float64, copy=False))
 
 
+def compressed_rows(data: Array, indices: Array, indptr: Array, *, shape: tuple[int, int]) -> Any:
+    """Return the CSR matrix of three arrays, of SciPy for NumPy's and of CuPy for CuPy's."""
+    if isinstance(data, np.ndarray):
+        import scipy.sparse
+
+        return scipy.sparse.csr_array((data, indices, indptr), shape=shape)
+    import cupyx.scipy.sparse
+
+    return cupyx.scipy.sparse.csr_matrix((data, indices, indptr), shape=shape)
+
+
 def with_data(x: Any, data: Array) -> Any:
     """Return a CSR or CSC matrix with other numbers in the places of x's."""
     return type(x)((data, x.indices, x.indptr), shape=x.shape)

@@ -37,6 +37,27 @@ def read(x: Array) -> np.ndarray:
     return np.asarray(compat.to_device(x, namespace(x).Device("CPU_DEVICE")))
 
 
+def raw(x: Array) -> np.ndarray:
+    """Copy x to the host as NumPy numbers; bfloat16, which NumPy has not, as the uint16 of the same bits."""
+    if dtype_name(x.dtype) != "bfloat16":
+        return read(x)
+    if compat.is_torch_array(x):
+        return x.detach().view(sys.modules["torch"].int16).cpu().numpy().view(np.uint16)
+    return read(x).view(np.uint16)
+
+
+def from_raw(values: np.ndarray, name: str, *, like: Array) -> Array:
+    """Return what `raw` made of an array of dtype `name`, as an array of like's library, on its device."""
+    if name != "bfloat16":
+        return values if is_numpy(like) else asarray(values, like=like)
+    if compat.is_torch_array(like):
+        return asarray(values.view(np.int16), like=like).view(sys.modules["torch"].bfloat16)
+    import ml_dtypes
+
+    values = values.view(ml_dtypes.bfloat16)
+    return values if is_numpy(like) else asarray(values, like=like)
+
+
 def host_view(x: Array) -> np.ndarray | None:
     """Return a NumPy array over x's own memory, None where that is not the host's or derivatives flow through x."""
     if is_numpy(x):

@@ -29,6 +29,8 @@ from .numbers import check_dense as check_dense
 from .numbers import check_flag as check_flag
 from .numbers import check_size as check_size
 from .rows import check_gradient_values as check_gradient_values
+from .rows import check_loadable as check_loadable
+from .rows import check_loaded as check_loaded
 from .rows import check_place as check_place
 from .rows import check_stored as check_stored
 from .rows import check_window_state as check_window_state

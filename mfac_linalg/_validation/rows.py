@@ -9,6 +9,8 @@ from .arrays import FLOATING, check_beside, check_same_library
 from .words import describe
 
 Array = Any
+SMALL = ("gram", "factor")  # float64, where the library has it
+ON_HOST = ("slots", "ages", "exponents", "direction")
 
 
 def check_place(xp: Any, dtype: Any, device: Any) -> Array:
@@ -51,6 +53,35 @@ def check_stored(name: str, g: Array, like: Array) -> Array:
         msg = f"`{name}` must have dtype {wanted}; got {describe(g)}. Cast it to {wanted}."
         raise TypeError(msg)
     return g
+
+
+def check_loaded(arrays: dict[str, tuple[np.ndarray, str]], like: Array) -> dict[str, Array]:
+    """Bring arrays from a file beside like: those of the small system where it lives, the others in their dtype."""
+    placed = {}
+    for name, (values, dtype) in arrays.items():
+        if name in ON_HOST:
+            placed[name] = values
+        elif name in SMALL:
+            placed[name] = _backend.beside(values, like=_backend.to_float64(like))
+        else:
+            placed[name] = _beside(name, values, dtype, like)
+    return placed
+
+
+def check_loadable(arrays: dict[str, tuple[np.ndarray, str]], like: Array) -> None:
+    """Refuse float64 arrays for a library that would make them float32."""
+    for name, (_, dtype) in arrays.items():
+        if dtype == "float64" and name not in (*SMALL, *ON_HOST) and not _backend.offers_dtype(like, dtype):
+            msg = f"`xp` must hold float64, of which the stored `{name}` is; got {type(like).__module__}. "
+            raise TypeError(msg + "Allow float64 there, or pass another library, or none for NumPy.")
+
+
+def _beside(name: str, values: np.ndarray, dtype: str, like: Array) -> Array:
+    try:
+        return _backend.from_raw(values, dtype, like=like)
+    except Exception as refused:  # every library has its own words for a dtype that it does not have
+        msg = f"`xp` must hold {dtype}, of which the stored `{name}` is; got {type(like).__module__} ({refused}). "
+        raise TypeError(msg + "Pass another library, or none for NumPy.") from refused
 
 
 def check_window_state(state: Any, version: int, rules: tuple[str, ...]) -> None:

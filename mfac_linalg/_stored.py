@@ -1,0 +1,88 @@
+"""A static State as facts and arrays, and back: what a file holds beside the constructor's arguments."""
+
+from typing import Any
+
+from . import _backend
+from ._build import Options, measures
+from ._dual import SmallSystem
+from ._forms.dual import DualForm
+from ._forms.primal import PrimalForm
+from ._progress import reporter
+from ._rows.kinds import rows_of
+from ._rows.scaled import scaled_rows
+from ._rows.whitened import WhitenedRows
+from ._state import State
+
+Array = Any
+CSR = ("data", "indices", "indptr")
+
+
+def arguments_as_arrays(gradients: Any, damping: Any, weights: Any) -> tuple[dict[str, Any], dict[str, Array]]:
+    """What a constructor was given, as facts and arrays; a sparse matrix is three arrays."""
+    facts: dict[str, Any] = {"damping": None, "sparse": None}
+    arrays = {}
+    if _backend.is_sparse(gradients):
+        rows = gradients.tocsr()
+        facts["sparse"] = list(rows.shape)
+        arrays.update({f"gradients.{name}": getattr(rows, name) for name in CSR})
+    elif _backend.is_array(gradients):
+        arrays["gradients"] = gradients
+    elif gradients is not None:
+        msg = f"`gradients` must be an array or a sparse matrix to be saved; got {type(gradients).__name__}. "
+        raise TypeError(msg + "Save what they are made of.")
+    if _backend.is_vector(damping):
+        arrays["damping"] = damping
+    else:
+        facts["damping"] = float(damping)
+    if weights is not None:
+        arrays["weights"] = weights
+    return facts, arrays
+
+
+def arguments_of(facts: dict[str, Any], arrays: dict[str, Array]) -> tuple[Any, Any, Any]:
+    """The gradients, None where they were not kept, damping and weights that `arguments_as_arrays` was given."""
+    if facts["sparse"] is None:
+        gradients = arrays.get("gradients")
+    else:
+        parts = (arrays[f"gradients.{name}"] for name in CSR)
+        gradients = _backend.compressed_rows(*parts, shape=tuple(facts["sparse"]))
+    return gradients, arrays.get("damping", facts["damping"]), arrays.get("weights")
+
+
+def parts_of(state: State) -> tuple[dict[str, Any], dict[str, Array]]:
+    """What a static State is restored from beside the arguments of its constructor."""
+    form = state.form
+    facts = {
+        "kappa": float(state.kappa),
+        "norm": float(form.norm),
+        "sweeps": form.sweeps,
+        "sharp": state.sharp,
+        "exponent": None if state.rows is None else state.rows.exponent,
+        "dtype": _backend.dtype_name(state.dtype),
+    }
+    arrays = {"gram": form.system.gram, "factor": form.system.lower}
+    if state.is_whitened:
+        arrays["whitened"] = form.whitened.rows
+    return facts, arrays
+
+
+def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], arrays: dict[str, Array]) -> State:
+    """The State that `parts_of` was asked for, of gradients or, where these were not kept, of their whitened rows."""
+    kept = rows_of(arrays["whitened"] if gradients is None else gradients)
+    dtype = _backend.named_dtype(facts["dtype"], like=kept.like)
+    options = Options(dtype, facts["precision"], whiten=False, overwrite=False, progress=reporter(False))
+    divisor = kept.shape[0] if facts["normalization"] == "mean" else 1
+    unscaled, metric, row_scale = measures(kept, damping, weights, divisor, options)
+    rows = scaled_rows(unscaled, facts["exponent"], row_scale, metric.root)
+    system = SmallSystem(arrays["gram"], arrays["factor"])
+    m, d = rows.shape
+    whitened = WhitenedRows(arrays["whitened"], system) if "whitened" in arrays else None
+    form: DualForm | PrimalForm
+    if m >= d:
+        form = PrimalForm(rows, system, facts["norm"])
+    elif whitened is not None and options.dtype == rows.dtype:
+        form = DualForm(whitened, whitened, system, facts["norm"], facts["sweeps"])
+    else:
+        form = DualForm(rows, whitened, system, facts["norm"], facts["sweeps"])
+    held = rows.rows if form.rows is rows else None
+    return State(form, metric, row_scale, held, facts["kappa"], options.dtype, facts["sharp"])

@@ -1,0 +1,229 @@
+"""Files: the same answers to the bit, nothing damaged accepted, the old or the new file whole at any moment."""
+
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+import mfac_linalg as ml
+from tests.backends import AVAILABLE, FLOATS
+from tests.cases import BUILT, build, built_name
+from tests.held import ArrayRows
+
+ROOT = Path(__file__).parents[1]
+STORED = [which for which in BUILT if which[2].is_rebuilt and not which[0].name.startswith("strict:")]
+G = np.random.default_rng(0).standard_normal((3, 5))
+
+
+def place(backend):
+    """What `load` is told to hold an inverse in a backend's library, on its device."""
+    if backend.library == "numpy":
+        return {}
+    return {"xp": backend.namespace, "device": backend.asarray(np.zeros(1, "float32")).device}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "inverse.npz"
+
+
+@pytest.fixture
+def saved(path):
+    """A small file with whitened rows, weights and a vector damping."""
+    ml.WoodburyRankOneInverse(G, np.linspace(0.1, 1, 5), weights=np.ones(3)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("which", STORED, ids=built_name)
+def test_a_loaded_inverse_gives_the_same_answers(which, path):
+    built = build(*which)
+    built.inverse.save(path)
+    found = ml.load(path, **place(built.backend))
+    v = built.send(built.vectors(built.inverse.dim))
+    assert repr(found) == repr(built.inverse)
+    assert type(found.matvec(v)) is type(built.inverse.matvec(v))
+    for ask in (lambda i: i.matvec(v), lambda i: i.diagonal(), lambda i: i.logdet(), lambda i: i.forward @ v):
+        assert np.array_equal(built.fetch(ask(found)), built.fetch(ask(built.inverse)))
+
+
+@pytest.mark.parametrize("which", STORED, ids=built_name)
+def test_a_loaded_inverse_goes_on_like_the_saved_one(which, path):
+    built = build(*which)
+    built.inverse.save(path)
+    v = built.send(built.vectors(built.inverse.dim))
+    found, expected = (i.with_damping(2.0).matvec(v) for i in (ml.load(path, **place(built.backend)), built.inverse))
+    assert np.array_equal(built.fetch(found), built.fetch(expected))
+
+
+@pytest.mark.parametrize("backend", AVAILABLE, ids=repr)
+def test_what_any_library_saved_numpy_loads(backend, path):
+    built = build(backend, "float32", next(which[2] for which in BUILT if which[0] is backend))
+    built.inverse.save(path)
+    v = built.vectors(built.inverse.dim)
+    assert np.allclose(ml.load(path).matvec(v), built.fetch(built.inverse.matvec(built.send(v))), rtol=1e-4)
+
+
+def filled_window(steps, **options):
+    window = ml.SlidingWindowInverse(4, 5, 0.1, **options)
+    for g in np.random.default_rng(1).standard_normal((steps, 5)):
+        window.append(g)
+    return window
+
+
+@pytest.mark.parametrize("options", [{}, {"decay": 0.9}, {"normalization": "sum"}, {"precision": "high"}], ids=str)
+@pytest.mark.parametrize("steps", [0, 1, 4, 11])
+def test_a_loaded_window_takes_the_same_steps(steps, options, path):
+    window = filled_window(steps, **options)
+    window.save(path)
+    found = ml.load(path)
+    for g in np.random.default_rng(2).standard_normal((9, 5)):
+        assert np.array_equal(found.append_matvec(g), window.append_matvec(g))
+
+
+@pytest.mark.parametrize("damping", [0.1, np.array([0.1, 0.5, 2.0])], ids=["scalar", "per block"])
+@pytest.mark.parametrize("held", [np.asarray, scipy.sparse.csc_array])
+def test_loaded_blocks_give_the_same_answers(held, damping, path):
+    inverse = ml.BlockDiagonalInverse(held(G), damping, block_sizes=2, weights=np.array([1.0, 2, 3]))
+    inverse.save(path)
+    assert np.array_equal(ml.load(path).diagonal(), inverse.diagonal())
+
+
+def test_column_major_gradients_come_back_so(path):
+    ml.WoodburyRankOneInverse(np.asfortranarray(G), 1.0, whiten=False).save(path)
+    found = ml.load(path).gradients
+    assert found.flags.f_contiguous
+    assert np.array_equal(found, G)
+
+
+@pytest.mark.parametrize("library", ["torch", "jax.numpy"])
+def test_bfloat16_comes_back(library, path):
+    xp = pytest.importorskip(library)
+    gradients = xp.asarray(G, dtype=xp.bfloat16)
+    inverse = ml.WoodburyRankOneInverse(gradients, 0.5)
+    inverse.save(path)
+    found = ml.load(path, xp=xp)
+    assert found.gradients.dtype == xp.bfloat16
+    assert bool((found.gradients == gradients).all())
+
+
+def test_a_class_loads_its_own_files(saved):
+    assert isinstance(ml.WoodburyRankOneInverse.load(saved), ml.WoodburyRankOneInverse)
+
+
+def test_a_class_refuses_the_files_of_another(saved):
+    with pytest.raises(ml.InvalidFileError, match=r"SlidingWindowInverse; got WoodburyRankOneInverse"):
+        ml.SlidingWindowInverse.load(saved)
+
+
+def test_numpy_reads_the_arrays(saved):
+    with np.load(saved, allow_pickle=False) as arrays:
+        assert arrays["factor"].shape == (3, 3)
+
+
+def test_a_file_tells_what_it_is(saved):
+    header = json.loads(zipfile.ZipFile(saved).read("header.json"))
+    assert (header["schema"], header["version"], header["kind"]) == (1, ml.__version__, "WoodburyRankOneInverse")
+    assert set(header["arrays"]["whitened"]) == {"shape", "dtype", "sha256"}
+
+
+def test_equal_inverses_make_equal_files(saved, tmp_path):
+    first = saved.read_bytes()
+    ml.load(saved).save(tmp_path / "again.npz")
+    assert (tmp_path / "again.npz").read_bytes() == first
+
+
+def test_no_changed_bit_is_accepted(saved):
+    whole = saved.read_bytes()
+    for at in range(len(whole)):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << at % 8
+        saved.write_bytes(changed)
+        with pytest.raises(ml.InvalidFileError):
+            ml.load(saved)
+
+
+def test_no_piece_of_a_file_is_accepted(saved):
+    whole = saved.read_bytes()
+    for length in range(len(whole)):
+        saved.write_bytes(whole[:length])
+        with pytest.raises(ml.InvalidFileError, match="`path`"):
+            ml.load(saved)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"not an archive" * 100])
+def test_what_is_no_file_of_ours_is_refused(content, path):
+    path.write_bytes(content)
+    with pytest.raises(ml.InvalidFileError, match=r"`path` must be a whole file"):
+        ml.load(path)
+
+
+def test_an_archive_of_numpy_is_refused(path):
+    np.savez(path, factor=np.eye(3))
+    with pytest.raises(ml.InvalidFileError):
+        ml.load(path)
+
+
+def test_a_newer_schema_is_refused_by_name(saved, monkeypatch):
+    monkeypatch.setattr("mfac_linalg._storage.SCHEMA", 2)
+    ml.load(saved).save(saved)
+    monkeypatch.undo()
+    with pytest.raises(ml.InvalidFileError, match=r"got schema 2.*Update"):
+        ml.load(saved)
+
+
+def test_a_missing_file_is_an_os_error(path):
+    with pytest.raises(FileNotFoundError):
+        ml.load(path)
+
+
+def test_rows_of_a_users_object_are_refused_and_nothing_is_written(tmp_path):
+    inverse = ml.WoodburyRankOneInverse(ArrayRows(G), 1.0)
+    with pytest.raises(TypeError, match=r"`gradients` must be an array"):
+        inverse.save(tmp_path / "none.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_save_leaves_the_old_file_and_no_other(saved, monkeypatch):
+    before = saved.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        ml.WoodburyRankOneInverse(2 * G, 1.0).save(saved)
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_library_without_the_dtype_is_refused(path):
+    jax = pytest.importorskip("jax")
+    ml.WoodburyRankOneInverse(G, 1.0).save(path)
+    with pytest.raises(TypeError, match=r"`xp` must hold float64"):
+        ml.load(path, xp=jax.numpy)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_memory_for_a_save_is_not_that_of_the_rows(dtype, path):
+    inverse = ml.WoodburyRankOneInverse(np.ones((4, 10**6), dtype), 1e2)
+    inverse.save(path)
+    tracemalloc.start()
+    inverse.save(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2e6
+
+
+def test_killed_saves_leave_one_whole_file(path):
+    command = [sys.executable, str(ROOT / "tests" / "kill_saves.py"), str(path), "100", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 20
