@@ -130,7 +130,12 @@ def wants_float64(rows: ScaledRows, norm: float) -> bool:
 
 
 def _expects_float64(rows: ScaledRows) -> bool:
-    """Guess `wants_float64` from the first panel, to save a float32 Gram matrix that would be thrown away."""
+    """Guess `wants_float64` from the first panel, to save a float32 Gram matrix that would be thrown away.
+
+    Rows that are streamed are not read once more for a guess that was wrong.
+    """
+    if rows.is_streamed:
+        return _backend.supports_float64(rows.like) and _backend.dtype_name(rows.dtype) != "float64"
     if not (rows.is_dense and _backend.on_host(rows.like)) or _backend.dtype_name(rows.dtype) == "float64":
         return False
     first, *rest = rows.rows.column_slices()
@@ -163,9 +168,10 @@ def choose_form(
         warn_if_unresolved(kappa, dtype)
     if m >= d:
         return PrimalForm(rows, system, norm)
-    sweeps = sweeps_for(kappa, dtype, sharp_gram=_backend.dtype_name(accurate.dtype) == "float64")
+    sharp = _backend.dtype_name(accurate.dtype) == "float64"
+    sweeps = sweeps_for(kappa, dtype, sharp_gram=sharp)
     if not options.whiten:
-        return DualForm(rows, None, system, norm, sweeps)
+        return DualForm(rows, None, system, norm, sweeps, sharp=sharp)
     if math.isfinite(kappa) and kappa * float(np.finfo(np.float32).eps) <= WHITENING_RESOLVED:
         accurate = rows
     whitened = whiten(

@@ -83,6 +83,6 @@ def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], 
     elif whitened is not None and options.dtype == rows.dtype:
         form = DualForm(whitened, whitened, system, facts["norm"], facts["sweeps"])
     else:
-        form = DualForm(rows, whitened, system, facts["norm"], facts["sweeps"])
+        form = DualForm(rows, whitened, system, facts["norm"], facts["sweeps"], sharp=facts["sharp"])
     held = rows.rows if form.rows is rows else None
     return State(form, metric, row_scale, held, facts["kappa"], options.dtype, facts["sharp"])

@@ -48,27 +48,41 @@ class DualSweeps:
     def from_zero(self, u: Array) -> tuple[Array, Array]:
         """From r = u, a = 0: (I + SᵀS)⁻¹u and its dual."""
         delta = self.solve(self.rows.project(u))
-        r = u - self.rows.combine(delta)
-        return self._onwards(r, delta, self._settled(_norms(u), delta, r))
+        r, y = self._descend(u, delta)
+        return self._onwards(r, delta, y, self._settled(_norms(u), delta, r))
 
     def from_dual(self, y: Array, b: Array) -> tuple[Array, Array]:
         """From r = Sᵀy, y = A⁻¹b, which is (I + SᵀS)⁻¹Sᵀb already, swept on where Sᵀy itself cancels."""
-        r = self.rows.combine(y)
-        return self._onwards(r, b - y, self._settled(0.0, y, r))
+        if self.rows.is_streamed:
+            nothing = _backend.zeros((self.rows.shape[1], y.shape[1]), like=self.rows.like, dtype=self.rows.dtype)
+            r, projection = self._descend(nothing, -y)
+        else:
+            r, projection = self.rows.combine(y), None
+        return self._onwards(r, b - y, projection, self._settled(0.0, y, r))
 
-    def _onwards(self, r: Array, a: Array, settled: Any) -> tuple[Array, Array]:
+    def _descend(self, r: Array, delta: Array) -> tuple[Array, Array | None]:
+        """Return r − Sᵀδ, and S times that where the rows give it in the same pass."""
+        if self.rows.is_streamed:
+            return self.rows.descend(r, delta)
+        return r - self.rows.combine(delta), None
+
+    def _onwards(self, r: Array, a: Array, y: Array | None, settled: Any) -> tuple[Array, Array]:
         if _backend.is_traced(settled):
-            return _backend.repeat_until(settled, self._sweep, (r, a), self.sweeps - 1)
+            return _backend.repeat_until(settled, self._traced_sweep, (r, a), self.sweeps - 1)
         for _ in range(1, self.sweeps if settled is None else MAX_SWEEPS):
             if settled:
                 break
-            r, a, settled = self._sweep(r, a)
+            r, a, y, settled = self._sweep(r, a, y)
         return r, a
 
-    def _sweep(self, r: Array, a: Array) -> tuple[Array, Array, Any]:
-        delta = self.solve(self.rows.project(r) - a)
-        after = r - self.rows.combine(delta)
-        return after, a + delta, self._settled(_norms(r), delta, after)
+    def _sweep(self, r: Array, a: Array, y: Array | None) -> tuple[Array, Array, Array | None, Any]:
+        delta = self.solve((self.rows.project(r) if y is None else y) - a)
+        after, y = self._descend(r, delta)
+        return after, a + delta, y, self._settled(_norms(r), delta, after)
+
+    def _traced_sweep(self, r: Array, a: Array) -> tuple[Array, Array, Any]:
+        r, a, _, settled = self._sweep(r, a, None)
+        return r, a, settled
 
     def _settled(self, before: Any, delta: Array, after: Array) -> Any:
         """Whether q is small in every column; None where that cannot be known."""

@@ -9,7 +9,7 @@ from ._build import Options, build
 from ._inverse import Inverse
 from ._progress import reporter
 from ._pytree import register
-from ._rows.kinds import rows_of
+from ._rows.kinds import Place, rows_of
 from ._state import State
 from ._stored import arguments_as_arrays, arguments_of, parts_of, state_of
 
@@ -43,6 +43,12 @@ class WoodburyRankOneInverse(Inverse):
         Write W over the gradients, so that no second m × d array exists.
     progress : bool
         Show a progress bar over the panels of the build (needs tqdm).
+    xp, device : optional
+        Array library and device to compute with where the gradients stay elsewhere and travel by panels: those of
+        vectors and answers. Unless given they are the gradients' own, and NumPy for what is no array.
+    memory_limit : int, optional
+        Bytes that the build and any query of one vector may take beside the gradients, which are then read by panels
+        as wide as that allows. Gradients in a file (`numpy.memmap`, datasets of h5py and zarr) are so without it, too.
 
     Raises
     ------
@@ -90,8 +96,11 @@ class WoodburyRankOneInverse(Inverse):
         precision: str = "default",
         overwrite_gradients: bool = False,
         progress: bool = False,
+        xp: Any = None,
+        device: Any = None,
+        memory_limit: int | None = None,
     ) -> None:
-        rows = rows_of(gradients)
+        rows = rows_of(gradients, Place(xp, device, memory_limit))
         dtype = _backend.result_dtype(rows.like)
         self._damping = check.check_damping(damping, rows.like, dtype)
         self._weights = check.check_weights(weights, rows.like, rows.shape[0])
@@ -101,13 +110,15 @@ class WoodburyRankOneInverse(Inverse):
         check.check_flag("overwrite_gradients", overwrite_gradients)
         check.check_flag("progress", progress)
         check.check_precision_available(precision, rows.like)
-        if not rows.is_dense:
+        if rows.is_streamed or not rows.is_dense:
             check.check_kept(whiten, overwrite_gradients)
+        if not rows.is_dense:
             check.check_computes("precision", precision, rows.dtype)
         if overwrite_gradients:
             check.check_overwritable(gradients, dtype, whiten, precision)
         register(rows.like, type(self))
-        whiten = rows.is_dense and not _backend.is_narrow(rows.like) if whiten is None else whiten
+        in_memory = rows.is_dense and not rows.is_streamed
+        whiten = in_memory and not _backend.is_narrow(rows.like) if whiten is None else whiten
         options = Options(dtype, precision, whiten, overwrite_gradients, reporter(progress))
         self._state = _backend.in_float64(_build, rows, self._damping, self._weights, normalization, options)
 
@@ -165,8 +176,10 @@ class WoodburyRankOneInverse(Inverse):
         return new
 
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
-        if not (_backend.is_array(self.gradients) or _backend.is_sparse(self.gradients)):
-            msg = f"`gradients` must be an array here; got {type(self.gradients).__name__}. Build anew from other rows."
+        rows = self._state.rows
+        if rows is not None and (rows.is_streamed or not (rows.is_dense or rows.is_sparse)):
+            msg = f"`gradients` must be an array in memory here; got {type(self.gradients).__name__}. "
+            msg += "Build anew, from other rows or with another `xp` and `device`."
             raise TypeError(msg)
         damping, weights = (move(x) if _backend.is_vector(x) else x for x in (self._damping, self._weights))
         return type(self)(
@@ -190,5 +203,5 @@ def _build(rows: Any, damping: Any, weights: Any, normalization: str, options: O
 
 def _rebuild(state: State, damping: Any, weights: Any, normalization: str, options: Options) -> State:
     gram = None if _backend.is_vector(damping) else state.gram()
-    rows = rows_of(state.gradients())
+    rows = rows_of(state.gradients()) if state.rows is None else state.rows.as_given()
     return build(rows, damping, weights, _divisor(rows, normalization), options, gram, state.sharp)

@@ -29,7 +29,8 @@ class Case:
     @property
     def is_rebuilt(self) -> bool:
         """Whether the inverse can be built anew elsewhere: not from rows that only their author can move."""
-        return "rows" not in self.options.get("held", "")
+        away = {"rows", "panelled rows", "dataset", "memmap"}
+        return self.options.get("held") not in away and "memory_limit" not in self.options
 
 
 GENERAL = {"vector": True, "weighted": True}
@@ -55,11 +56,19 @@ CASES = (
     Case("rows", {"shape": WIDE}, {"held": "rows"}),
     Case("rows-general", {"shape": WIDE, **GENERAL}, {"held": "panelled rows"}),
     Case("rows-tall", {"shape": TALL}, {"held": "rows"}),
+    Case("dataset", {"shape": WIDE}, {"held": "dataset"}),
+    Case("dataset-general", {"shape": WIDE, **GENERAL}, {"held": "dataset", "precision": "high"}),
+    Case("dataset-tall", {"shape": TALL}, {"held": "dataset"}),
+    Case("memmap", {"shape": WIDE}, {"held": "memmap"}),
+    Case("memmap-tall-general", {"shape": TALL, **GENERAL}, {"held": "memmap"}),
+    Case("streamed", {"shape": WIDE}, {"memory_limit": 10**5}),
+    Case("streamed-general", {"shape": WIDE, **GENERAL}, {"memory_limit": 10**5}),
+    Case("streamed-tall", {"shape": TALL}, {"memory_limit": 10**5}),
 )
 
 
 ON_JAX = ("wide", "wide-general-referenced", "tall-general-referenced")
-EVERYWHERE = (*ON_JAX, "wide-weights-high", "square", "one-row", "rows")
+EVERYWHERE = (*ON_JAX, "wide-weights-high", "square", "one-row", "rows", "streamed")
 """The cases that every backend gets; NumPy gets all, JAX, which compiles for each shape, those of two shapes."""
 
 

@@ -1,5 +1,6 @@
-"""How gradients may be handed over: as an array, as a sparse matrix, or as rows of one's own."""
+"""How gradients may be handed over: as an array, a sparse matrix, a file, or as rows of one's own."""
 
+import tempfile
 from typing import Any
 
 import array_api_compat
@@ -49,6 +50,31 @@ class PanelledRows(ArrayRows):
         yield self.array[:, 3:]
 
 
+class Dataset:
+    """What h5py and zarr offer at least: shape, dtype and slices, which are copies; it counts the bytes it gives."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.shape, self.dtype, self.read = array, array.shape, array.dtype, 0
+
+    def __getitem__(self, part: Any) -> np.ndarray:
+        found = np.array(self.array[part])
+        self.read += found.nbytes
+        return found
+
+    @property
+    def passes(self) -> float:
+        """Bytes read over bytes held."""
+        return self.read / self.array.nbytes
+
+
+def mapped(array: np.ndarray) -> np.ndarray:
+    """The array in a file that is gone when nobody holds it."""
+    with tempfile.TemporaryFile() as file:
+        found = np.memmap(file, dtype=array.dtype, shape=array.shape)
+    found[:] = array
+    return found
+
+
 HELD = {
     "array": lambda array: array,
     "csr": scipy.sparse.csr_array,
@@ -56,12 +82,14 @@ HELD = {
     "coo": scipy.sparse.coo_matrix,
     "rows": ArrayRows,
     "panelled rows": PanelledRows,
+    "dataset": Dataset,
+    "memmap": mapped,
 }
 """Name to what makes it of an array."""
 
 
 def dense(gradients: Any) -> Any:
     """The array again."""
-    if isinstance(gradients, ArrayRows):
+    if isinstance(gradients, ArrayRows | Dataset):
         return gradients.array
     return gradients.toarray() if scipy.sparse.issparse(gradients) else gradients

@@ -46,7 +46,11 @@ from .sparse import canonical_rows as canonical_rows
 from .sparse import compressed_rows as compressed_rows
 from .sparse import is_sparse as is_sparse
 from .sparse import with_data as with_data
+from .streams import fetched as fetched
+from .streams import is_on_disk as is_on_disk
+from .streams import is_sliceable as is_sliceable
 from .threads import in_threads as in_threads
+from .threads import read_ahead as read_ahead
 from .values import asarray as asarray
 from .values import beside as beside
 from .values import beside_float64 as beside_float64

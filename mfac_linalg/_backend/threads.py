@@ -1,7 +1,7 @@
 """Threads for what NumPy itself does in one: summing and copying large arrays."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
 from typing import Any
 
@@ -13,6 +13,19 @@ def thread_count() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     told = (os.environ.get(name, "") for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"))
     return min([MOST_THREADS, allowed, *(int(count) for count in told if count.isdecimal() and int(count))])
+
+
+def read_ahead(read: Callable[[Any], Any], pieces: list[Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield each piece with read(piece), which was read in a thread while the one before was used."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(read, pieces[0])
+        for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
+            found = ahead.result()
+            if following is not None:
+                ahead = pool.submit(read, following)
+            yield piece, found
 
 
 def in_threads(function: Callable[[Any], Any], pieces: Iterable[Any]) -> list[Any]:

@@ -204,9 +204,12 @@ def times_power(x: Array, power: Array, reach: int) -> Array:
     return x
 
 
-def owned(block: Array, *, source: Array) -> Array:
-    """Return the block, or its copy where writing over it could change the source (NumPy)."""
-    return np.array(block) if isinstance(block, np.ndarray) and np.may_share_memory(block, source) else block
+def owned(block: Array, *, source: Any) -> Array:
+    """Return the block, or its copy where writing over it could change the source (NumPy); None is no source."""
+    if not isinstance(block, np.ndarray) or source is None:
+        return block
+    shared = np.may_share_memory(block, source) if isinstance(source, np.ndarray) else True
+    return np.array(block) if shared else block
 
 
 def transposed_copy(x: Array) -> Array:

@@ -6,11 +6,14 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
+from .._dual import add_identity
 from .._rows.panels import slices
 
 Array = Any
 REDO_BELOW = 1e-2  # an entry 1 − ‖w_j‖² under this has lost two digits or more
 REDO_COLUMNS = 64  # columns solved at a time
+GATHERED = 2**23  # numbers of small matrices factored at a time
+LEFT_OUT_RESOLVED = 1e10  # κ up to which A − s sᵀ keeps what it needs: its relative error is κ eps of float64
 
 
 def complement(panels: Iterable[Array]) -> Array:
@@ -20,18 +23,32 @@ def complement(panels: Iterable[Array]) -> Array:
 
 
 def refine(form: Any, diagonal: Array, *, like: Array, norm: Any) -> Array:
-    """Redo the small entries by M_jj = ‖r‖² + ‖a‖², r = M e_j, a = S r, in which nothing is subtracted."""
+    """Redo the small entries by one of two formulas in which nothing is subtracted."""
     chosen = _small_entries(diagonal, like=like, norm=norm, num_rows=form.shape[0])
     if chosen.shape[0] == 0:
         return diagonal
-    xp = _backend.namespace(diagonal)
+    sharp = form.sharp and form.whitened is None  # A and s agree to float64's last digits
+    resolved = sharp and _backend.on_host(like) and isinstance(norm, float) and norm**2 <= LEFT_OUT_RESOLVED
+    redo, size = (_left_out, GATHERED // form.shape[0] ** 2) if resolved else (_solved, REDO_COLUMNS)
     index = _backend.index_like(chosen, like=like)
-    parts = []
-    for chunk in slices(index.shape[0], REDO_COLUMNS):
-        unit = _backend.unit_columns(index[chunk], form.shape[1], like=like, dtype=form.dtype)
-        r, a = form.solve(unit)
-        parts.append(_backend.to_float64(_backend.column_squares(r)) + _backend.column_squares(a))
-    return _replace(diagonal, chosen, xp.concat(parts))
+    parts = [redo(form, index[chunk]) for chunk in slices(index.shape[0], max(1, size))]
+    return _replace(diagonal, chosen, _backend.namespace(diagonal).concat(parts))
+
+
+def _left_out(form: Any, j: Array) -> Array:
+    """M_jj = 1/(1 + s_jᵀ A_j⁻¹ s_j) with A_j = A − s_j s_jᵀ, of the columns of S without s_j: O(m³), no pass over G."""
+    s = form.system.lower @ _backend.to_float64(form.columns(j))
+    others = add_identity(form.system.gram) - s.T[:, :, None] * s.T[:, None, :]
+    lower = _backend.cholesky(others)
+    if lower is None:  # rounding made one of them indefinite
+        return _solved(form, j)
+    return 1 / (1 + _backend.column_squares(_backend.solve_triangular(lower, s.T[:, :, None]))[:, 0])
+
+
+def _solved(form: Any, j: Array) -> Array:
+    """M_jj = ‖r‖² + ‖a‖² with r = M e_j and a = S r: a product each."""
+    r, a = form.solve(_backend.unit_columns(j, form.shape[1], like=form.rows.like, dtype=form.dtype))
+    return _backend.to_float64(_backend.column_squares(r)) + _backend.column_squares(a)
 
 
 def _small_entries(diagonal: Array, *, like: Array, norm: Any, num_rows: int) -> Array:

@@ -31,6 +31,7 @@ class DualForm(Part):
     norm: Any  # ‖S‖₂
     sweeps: int
     cancellation: float = CANCELLATION
+    sharp: bool = False  # whether the Gram matrix was computed in float64
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -142,6 +143,8 @@ class DualForm(Part):
 @dataclass(frozen=True)
 class StretchedRows(Part):
     """t_k S for column k: one set of rows in several metrics."""
+
+    is_streamed = False  # two passes a sweep
 
     rows: ScaledRows | WhitenedRows | BatchedRows
     stretch: Array  # t, (1, k)

@@ -22,6 +22,7 @@ class BatchedRows(Part):
     size: int
 
     is_sparse = False
+    is_streamed = False
 
     @property
     def shape(self) -> tuple[int, int]:

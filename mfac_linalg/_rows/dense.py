@@ -22,10 +22,16 @@ class DenseRows(Part):
 
     is_sparse = False
     is_dense = True
+    is_streamed = False
 
     @property
     def like(self) -> Array:
         """An array of the library and device that d-sized results live on."""
+        return self.gradients
+
+    @property
+    def source(self) -> Any:
+        """G, which blocks may be views of."""
         return self.gradients
 
     @property
@@ -45,6 +51,10 @@ class DenseRows(Part):
     def at(self, columns: slice) -> "DenseRows":
         """The rows of some columns alone."""
         return DenseRows(self.gradients[:, columns], self.exponent, self.dtype)
+
+    def as_given(self) -> "DenseRows":
+        """The rows of G as it stands, computed in the dtype of the answers."""
+        return DenseRows(self.gradients, None, _backend.result_dtype(self.gradients))
 
     def largest(self) -> float:
         """The largest absolute entry of G."""

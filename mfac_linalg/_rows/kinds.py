@@ -1,20 +1,58 @@
 """Which rows a user's gradients are."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from .. import _backend
-from .._validation import check_gradients
+from .. import _validation as check
 from .dense import DenseRows
+from .panels import panel_width
 from .protocol import GradientRows
 from .provided import ProvidedRows
 from .sparse import SparseRows
+from .streamed import StreamedRows, least_memory, width_within
+
+Array = Any
+AnyRows = DenseRows | SparseRows | ProvidedRows | StreamedRows
 
 
-def rows_of(gradients: Any) -> DenseRows | SparseRows | ProvidedRows:
+@dataclass(frozen=True)
+class Place:
+    """Where to compute, and within how many bytes, where the user says so."""
+
+    xp: Any = None
+    device: Any = None
+    memory_limit: int | None = None
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether the user says anything."""
+        return any(choice is not None for choice in (self.xp, self.device, self.memory_limit))
+
+
+def rows_of(gradients: Any, place: Place = Place()) -> AnyRows:
     """Check gradients, and return their rows, computed in the dtype of the answers."""
     if _backend.is_sparse(gradients):
+        check.check_no_place(place)
         return SparseRows.of(gradients)
     if not _backend.is_array(gradients) and isinstance(gradients, GradientRows):
+        check.check_no_place(place)
         return ProvidedRows.of(gradients)
-    check_gradients(gradients)
+    if place.is_chosen or _backend.is_on_disk(gradients) or _backend.is_sliceable(gradients):
+        return _streamed(check.check_streamed(gradients), place)
+    check.check_gradients(gradients)
     return DenseRows(gradients, None, _backend.result_dtype(gradients))
+
+
+def _streamed(gradients: Any, place: Place) -> StreamedRows:
+    shape, name = tuple(gradients.shape), _backend.dtype_name(gradients.dtype)
+    answers = "float64" if name == "float64" else "float32"
+    like = check.check_compute_place(place.xp, answers, place.device, gradients)
+    like = _backend.zeros((0, shape[1]), like=like, dtype=like.dtype)
+    itemsize = {"float64": 8, "float32": 4}.get(name, 2)
+    if place.memory_limit is None:
+        width = panel_width(shape[0], like.dtype)
+    else:
+        check.check_memory_limit(place.memory_limit, least_memory(shape, itemsize))
+        width = width_within(place.memory_limit, shape, itemsize)
+    return StreamedRows(gradients, like, None, like.dtype, width)

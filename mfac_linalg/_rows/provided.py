@@ -26,6 +26,7 @@ class ProvidedRows(Part):
     is_plain = False
     is_sparse = False
     is_dense = False
+    is_streamed = False
 
     @classmethod
     def of(cls, gradients: GradientRows) -> "ProvidedRows":
@@ -34,6 +35,11 @@ class ProvidedRows(Part):
         column = _checked("columns", gradients.columns(np.zeros(1, np.int64)), (m, 1))
         check_computing("gradients.columns", column)
         return cls(gradients, _backend.empty((0, d), like=column, dtype=column.dtype))
+
+    @property
+    def source(self) -> Any:
+        """The object, of whose own arrays blocks may be views."""
+        return self.gradients
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -48,6 +54,10 @@ class ProvidedRows(Part):
     def computed_in(self, dtype: Any) -> "ProvidedRows":
         """The same rows: they compute in what their author chose."""
         del dtype
+        return self
+
+    def as_given(self) -> "ProvidedRows":
+        """The same rows."""
         return self
 
     def largest(self) -> float:

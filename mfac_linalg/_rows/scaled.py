@@ -9,7 +9,7 @@ import numpy as np
 from .. import _backend
 from .._pytree import Part
 from .._scaling import ldexp
-from .panels import panel_width, slices
+from .panels import combination, long_product, panel_width, slices
 
 Array = Any
 
@@ -41,6 +41,11 @@ class ScaledRows(Part):
     def is_dense(self) -> bool:
         """Whether G is a dense array, which can be computed in any dtype."""
         return self.rows.is_dense
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether each pass over G costs more than what is computed with it."""
+        return self.rows.is_streamed
 
     @property
     def is_sparse(self) -> bool:
@@ -94,6 +99,17 @@ class ScaledRows(Part):
         """Sᵀ a, shape (d, k)."""
         total = self.rows.combine(self.row_scale * a)
         return total if self.root is None else self.root * total
+
+    def descend(self, r: Array, delta: Array) -> tuple[Array, Array]:
+        """Return r − Sᵀδ, and S times that, in one pass over G."""
+        c = _backend.from_float64(self.row_scale * delta, like=self.like, dtype=self.dtype)
+        parts, total = [], None
+        for columns, block in self.unscaled_blocks():
+            after = r[columns, :] - combination(block, c)
+            product = long_product(block, after)
+            total = product if total is None else total + product
+            parts.append(after)
+        return _backend.namespace(r).concat(parts, axis=0), self.row_scale * total
 
     def column_squares(self) -> Array:
         """‖S e_j‖² for each j, shape (d,), float64."""

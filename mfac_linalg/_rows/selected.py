@@ -25,6 +25,12 @@ class SelectedRows(Part):
     is_plain = False
     is_sparse = False
     is_dense = True
+    is_streamed = False
+
+    @property
+    def source(self) -> Any:
+        """The array that blocks may be views of."""
+        return self.gradients
 
     @property
     def shape(self) -> tuple[int, int]:

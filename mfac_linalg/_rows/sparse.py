@@ -28,6 +28,7 @@ class SparseRows(Part):
     is_plain = False
     is_sparse = True
     is_dense = False
+    is_streamed = False
 
     @classmethod
     def of(cls, gradients: Any) -> "SparseRows":
@@ -36,6 +37,11 @@ class SparseRows(Part):
         matrix = _backend.canonical_rows(gradients)
         like = _backend.empty((0, matrix.shape[1]), like=matrix.data, dtype=gradients.dtype)
         return cls(gradients, matrix, None, like)
+
+    @property
+    def source(self) -> Any:
+        """Blocks are views of nothing."""
+        return None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -54,6 +60,10 @@ class SparseRows(Part):
     def at(self, columns: slice) -> "SparseRows":
         """The rows of some columns alone."""
         return SparseRows(None, self._by_columns[:, columns].tocsr(), self.exponent, self.like[:, columns])
+
+    def as_given(self) -> "SparseRows":
+        """The rows of G as it stands."""
+        return SparseRows.of(self.gradients)
 
     def largest(self) -> float:
         """The largest absolute entry."""

@@ -28,6 +28,7 @@ class WhitenedRows(Part):
     system: SmallSystem
 
     is_sparse = False
+    is_streamed = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -119,7 +120,7 @@ def whitened_blocks(
     """Column slices and L⁻¹ S[:, columns] for blocks of T, in the dtype of rows, good enough for a W in `dtype`."""
     half_solve = _half_solver(rows, system, dtype)
     for columns, block in blocks:
-        yield columns, half_solve(_backend.owned(block, source=rows.like))
+        yield columns, half_solve(_backend.owned(block, source=rows.rows.source))
 
 
 def _half_solver(rows: ScaledRows, system: SmallSystem, dtype: Any) -> Callable[[Array], Array]:
@@ -127,7 +128,7 @@ def _half_solver(rows: ScaledRows, system: SmallSystem, dtype: Any) -> Callable[
 
     TRMM runs nearly as fast as a matrix product, TRSM at two thirds of that.
     """
-    if _backend.overwrites_blocks(rows.like):
+    if _backend.overwrites_blocks(rows.like) and not rows.is_streamed:
         growth = LARGEST_GROWTH * float(np.finfo(dtype).eps) / float(np.finfo(rows.dtype).eps)
         inverse = system.inverse_factor(growth)
         if inverse is not None:

@@ -8,6 +8,7 @@ from .arrays import check_finite as check_finite
 from .arrays import check_gradients as check_gradients
 from .arrays import check_kept as check_kept
 from .arrays import check_moved as check_moved
+from .arrays import check_no_place as check_no_place
 from .arrays import check_overwritable as check_overwritable
 from .arrays import check_precision_available as check_precision_available
 from .arrays import check_provided_shape as check_provided_shape
@@ -15,6 +16,7 @@ from .arrays import check_result_dtype as check_result_dtype
 from .arrays import check_same_library as check_same_library
 from .arrays import check_shape as check_shape
 from .arrays import check_sparse as check_sparse
+from .arrays import check_streamed as check_streamed
 from .arrays import refuse_masked as refuse_masked
 from .arrays import refuse_nonfinite as refuse_nonfinite
 from .indices import broadcast_indices as broadcast_indices
@@ -27,7 +29,9 @@ from .numbers import check_count as check_count
 from .numbers import check_decay as check_decay
 from .numbers import check_dense as check_dense
 from .numbers import check_flag as check_flag
+from .numbers import check_memory_limit as check_memory_limit
 from .numbers import check_size as check_size
+from .rows import check_compute_place as check_compute_place
 from .rows import check_gradient_values as check_gradient_values
 from .rows import check_loadable as check_loadable
 from .rows import check_loaded as check_loaded

@@ -34,6 +34,31 @@ def check_gradients(gradients: Any) -> Array:
     return gradients
 
 
+def check_streamed(gradients: Any) -> Any:
+    """Accept a non-empty matrix of real floating numbers, in memory or with shape, dtype and slices."""
+    if _backend.is_array(gradients):
+        return check_gradients(gradients)
+    try:
+        name = _backend.dtype_name(gradients.dtype)
+    except TypeError:
+        name = str(gradients.dtype)
+    if name not in FLOATING:
+        msg = f"`gradients` must be float16, bfloat16, float32 or float64; got {name}. Cast them."
+        raise TypeError(msg)
+    if len(gradients.shape) != 2 or 0 in gradients.shape:
+        msg = f"`gradients` must have shape (m, d) with m ≥ 1 and d ≥ 1; got {tuple(gradients.shape)}. "
+        raise ValueError(msg + "Stack one flattened gradient per row.")
+    return gradients
+
+
+def check_no_place(place: Any) -> None:
+    """Refuse `xp`, `device` and `memory_limit` for rows that are not read by panels."""
+    for name in ("xp", "device", "memory_limit"):
+        if getattr(place, name) is not None:
+            msg = f"`{name}` must be None for sparse gradients and GradientRows; got {describe(getattr(place, name))}. "
+            raise ValueError(msg + "Leave it out: they stay where they are.")
+
+
 def check_sparse(gradients: Any) -> Any:
     """Accept a non-empty sparse matrix of real floating numbers."""
     if gradients.ndim != 2 or 0 in gradients.shape:

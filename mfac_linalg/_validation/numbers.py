@@ -73,6 +73,15 @@ def check_block_sizes(sizes: Any, dim: int) -> tuple[int, ...]:
     return checked
 
 
+def check_memory_limit(limit: Any, least: int) -> int:
+    """Accept a number of bytes that suffices."""
+    limit = check_count("memory_limit", limit)
+    if limit < least:
+        msg = f"`memory_limit` must be at least {least:,} bytes for gradients of this shape; got {limit:,}. Raise it, "
+        raise ValueError(msg + "or cut the gradients in blocks of columns.")
+    return limit
+
+
 def check_decay(decay: Any) -> float:
     """Accept a float in (0, 1]."""
     if not isinstance(decay, numbers.Real) or isinstance(decay, bool | np.bool_):

@@ -30,6 +30,15 @@ def check_place(xp: Any, dtype: Any, device: Any) -> Array:
     return like
 
 
+def check_compute_place(xp: Any, dtype: str, device: Any, gradients: Any) -> Array:
+    """Return an empty array of the library and on the device to compute with; of the gradients' own unless chosen."""
+    if xp is None:
+        xp = _backend.namespace(gradients) if _backend.is_array(gradients) else np
+        if device is None and _backend.is_array(gradients):
+            device = _backend.device(gradients)
+    return check_place(xp, dtype, device)
+
+
 def check_gradient_values(name: str, g: Any) -> None:
     """Accept an array of real floating numbers that has values now."""
     if not _backend.is_array(g) or _backend.is_masked(g) or not _backend.is_supported(g):

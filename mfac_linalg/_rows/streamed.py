@@ -1,0 +1,138 @@
+"""Rows that stay where they are, on a disk or in another memory, and are read by column panels."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .. import _backend
+from .._pytree import Part
+from .._scaling import ldexp
+from .panels import combination, gram, long_product, panel_width, scaled_squares, slices
+
+Array = Any
+LEAST_COLUMNS = 1024  # of a panel, or all there are
+SMALL_ARRAYS, VECTORS = 48, 32  # bytes for each of m² and of d that a build and a query take beside a panel
+PANEL_NUMBERS = 16  # bytes for each number of a panel beside two panels as they are stored
+
+
+@dataclass(frozen=True)
+class StreamedRows(Part):
+    """The same protocol as DenseRows: one panel is computed with, in like's library, while the next is read."""
+
+    gradients: Any  # an array, or anything with shape, dtype and slices
+    like: Array  # (0, d)
+    exponent: int | None
+    dtype: Any
+    width: int  # columns of a panel
+
+    is_plain = False
+    is_sparse = False
+    is_dense = True
+    is_streamed = True
+
+    @property
+    def source(self) -> Any:
+        """The array that blocks may be views of, if there is one."""
+        return self.gradients if _backend.is_array(self.gradients) else None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, d)."""
+        m, d = self.gradients.shape
+        return m, d
+
+    def computed_in(self, dtype: Any) -> "StreamedRows":
+        """The same rows, computed in another dtype."""
+        return replace(self, dtype=dtype)
+
+    def divided(self, exponent: int) -> "StreamedRows":
+        """The rows of 2^−exponent G, for G as it stands."""
+        return replace(self, exponent=exponent)
+
+    def as_given(self) -> "StreamedRows":
+        """The rows of G as it stands, computed in the dtype of the answers."""
+        return replace(self, exponent=None, dtype=_backend.result_dtype(self.like))
+
+    def largest(self) -> float:
+        """The largest absolute entry of G."""
+        xp = _backend.namespace(self.like)
+        largest = [float(_backend.read(xp.max(xp.abs(block)))) for _, block in self.blocks()]
+        return float(np.max(largest))
+
+    def column_slices(self) -> list[slice]:
+        """Column slices of the panels."""
+        return slices(self.shape[1], self.width)
+
+    def _read(self, columns: slice) -> Array:
+        return _backend.fetched(self.gradients, (slice(None), columns), like=self.like)
+
+    def _computed(self, block: Array) -> Array:
+        block = _backend.cast(block, self.dtype)
+        return block if self.exponent is None else ldexp(block, -self.exponent)
+
+    def panel(self, columns: slice) -> Array:
+        """Ĝ[:, columns] in the computing dtype."""
+        return self._computed(self._read(columns))
+
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Column slices and Ĝ[:, columns], each read while the one before is used."""
+        for columns, block in _backend.read_ahead(self._read, self.column_slices()):
+            yield columns, self._computed(block)
+
+    def row_block(self, rows: slice) -> Array:
+        """Ĝ[rows, :] in the computing dtype."""
+        return self._computed(_backend.fetched(self.gradients, (rows, slice(None)), like=self.like))
+
+    def columns(self, j: Array) -> Array:
+        """Ĝ[:, j], shape (m, len(j)), in runs of neighbours."""
+        wanted, place = np.unique(_backend.read(j), return_inverse=True)
+        starts = np.flatnonzero(np.diff(wanted, prepend=-2) > 1)
+        stops = np.append(starts[1:], len(wanted))
+        runs = [slice(int(wanted[a]), int(wanted[b - 1]) + 1) for a, b in zip(starts, stops, strict=True)]
+        parts = [self._read(columns) for columns in runs] or [self._read(slice(0, 0))]
+        found = _backend.namespace(self.like).concat(parts, axis=1)
+        return self._computed(_backend.take_columns(found, _backend.index_like(place, like=found)))
+
+    def gram(self, root: Array | None, progress: Any) -> Array:
+        """K = Ĝ diag(root)² Ĝᵀ, shape (m, m), float64: panels in the computing dtype, float64 across panels."""
+        total = None
+        blocks = self.blocks()
+        for _ in progress(self.column_slices(), "gram"):
+            columns, panel = next(blocks)
+            for cut in slices(panel.shape[1], panel_width(panel.shape[0], self.dtype)):
+                piece = panel[:, cut]
+                part = gram(piece if root is None else piece * root[columns, 0][cut])
+                total = part if total is None else total + part
+        return total
+
+    def project(self, v: Array) -> Array:
+        """Ĝ v, shape (m, k), float64."""
+        return sum(long_product(block, v[columns, :]) for columns, block in self.blocks())
+
+    def combine(self, a: Array) -> Array:
+        """Ĝᵀ a, shape (d, k), for float64 a of shape (m, k)."""
+        a = _backend.from_float64(a, like=self.like, dtype=self.dtype)
+        return _backend.namespace(a).concat([combination(block, a) for _, block in self.blocks()], axis=0)
+
+    def squares(self, row_scale: Array) -> Array:
+        """Σ_i (row_scale_i Ĝ_ij)² for each column j, shape (d,), float64."""
+        return scaled_squares(self.blocks(), row_scale)
+
+
+def least_memory(shape: tuple[int, int], itemsize: int) -> int:
+    """Return the bytes that a build and a query take with the narrowest panels."""
+    m, d = shape
+    return _fixed_memory(shape) + m * min(d, LEAST_COLUMNS) * (2 * itemsize + PANEL_NUMBERS)
+
+
+def width_within(limit: int, shape: tuple[int, int], itemsize: int) -> int:
+    """Return the columns of a panel that keep a build and a query within `limit` bytes."""
+    m, d = shape
+    return min(d, (limit - _fixed_memory(shape)) // (m * (2 * itemsize + PANEL_NUMBERS)))
+
+
+def _fixed_memory(shape: tuple[int, int]) -> int:
+    m, d = shape
+    return SMALL_ARRAYS * m * m + VECTORS * d
