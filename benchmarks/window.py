@@ -18,7 +18,7 @@ from mfac_linalg import SlidingWindowInverse
 
 SIZES = ((64, 20_000), (512, 20_000), (512, 270_000), (1024, 100_000))
 SMALL_SIZES = (256, 512, 1024, 2048)
-KAPPA, STEPS, SEED = 100.0, 12, 2107
+KAPPA, STEPS, TURNS, SEED = 100.0, 6, 3, 2107
 
 Triangles = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -87,11 +87,15 @@ def timed(call: Callable[[], object]) -> float:
 
 
 def steps(m: int, d: int) -> str:
-    """Time steps on independent rows, interleaved with two plain reads; the medians and their ratios."""
+    """Time steps on independent rows, and two plain reads; the medians and their ratios.
+
+    They take turns of some steps each, as in use, where a step follows one of its own kind: for milliseconds after a
+    call the threads of one BLAS, NumPy's or SciPy's, stand in the way of the other's.
+    """
     rng = np.random.default_rng((SEED, m, d))
     gradients = rng.standard_normal((m, d), dtype=np.float32)
     damping = d * (1 + np.sqrt(m / d)) ** 2 / m / KAPPA
-    fresh = rng.standard_normal((STEPS + 2, d), dtype=np.float32)
+    fresh = rng.standard_normal((TURNS * (STEPS + 1), d), dtype=np.float32)
     window = SlidingWindowInverse.from_gradients(gradients, damping)
     recursions = [DynamicRecursion(gradients, damping, triangles) for triangles in (as_printed, by_lapack)]
     x = window.append_matvec(fresh[0])
@@ -100,11 +104,13 @@ def steps(m: int, d: int) -> str:
     if not (ratio <= 30 and error <= 1e-2):
         msg = f"A step must be right before it is timed; got R = {ratio:.3g}, recursion off by {error:.3g}."
         raise ArithmeticError(msg)
-    a, times = np.ones(m, dtype=np.float32), []
-    for g in fresh[1:]:
-        reads = timed(lambda g=g: gradients @ g) + timed(lambda: a @ gradients)
-        times.append((reads, *(timed(lambda g=g, each=each: each.append_matvec(g)) for each in (window, *recursions))))
-    reads, ours, *theirs = np.median(times[1:], axis=0)
+    a = np.ones(m, dtype=np.float32)
+    calls = [lambda g: (gradients @ g, a @ gradients), *(each.append_matvec for each in (window, *recursions))]
+    times: list[list[float]] = [[] for _ in calls]
+    for turn in np.split(fresh, TURNS):
+        for call, found in zip(calls, times, strict=True):
+            found += [timed(lambda g=g, call=call: call(g)) for g in turn][1:]
+    reads, ours, *theirs = map(np.median, times)
     figures = f"{1e3 * reads:9.2f} {1e3 * ours:9.2f} {ours / reads:7.2f}"
     others = " ".join(f"{1e3 * seconds:9.1f} {seconds / ours:8.1f}" for seconds in theirs)
     return f"{f'({m}, {d})':>15} {figures}  {others} {ratio:7.2f} {error:9.1e}"
@@ -114,7 +120,7 @@ def small_part(m: int) -> float:
     """Return the median seconds of a step at d = m + 1, nearly all of them for the m × m system."""
     rng = np.random.default_rng((SEED, m))
     window = SlidingWindowInverse.from_gradients(rng.standard_normal((m, m + 1)), 1.0)
-    return float(np.median([timed(lambda: window.append(rng.standard_normal(m + 1))) for _ in range(2 * STEPS)][2:]))
+    return float(np.median([timed(lambda: window.append(rng.standard_normal(m + 1))) for _ in range(4 * STEPS)][2:]))
 
 
 def main() -> int:
@@ -122,7 +128,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.window", description=__doc__)
     parser.add_argument("--gradients", type=int, nargs="*", help="only the sizes with these m")
     chosen = parser.parse_args().gradients
-    print(f"float32, κ about {KAPPA:g}, independent rows; medians of {STEPS} steps, milliseconds")
+    print(f"float32, κ about {KAPPA:g}, independent rows; medians of {TURNS * STEPS} steps, milliseconds")
     print("         (m, d)  two reads   a step   ratio  recursion x faster  by LAPACK x faster       R  their error")
     for m, d in SIZES:
         if not chosen or m in chosen:

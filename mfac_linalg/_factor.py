@@ -76,37 +76,46 @@ class CurrentFactor:
         system = SmallSystem.factor(whole) if np.all(np.isfinite(whole)) else None
         if system is None:
             raise breakdown(size=count, kappa=float(1 + np.trace(whole)), dtype="float64")
-        direction = self._aimed(stays, count - int(np.count_nonzero(stays)))
+        directions = self._aimed(stays, count - int(np.count_nonzero(stays)))
+        direction = np.sum(directions, axis=1, keepdims=True)
         for _ in range(POWER_STEPS):
-            direction = whole @ (direction / (np.linalg.norm(direction) or 1.0))
+            direction = _unit(whole @ direction)
         return replace(self, made=self.made + 1)._measured(system.lower, direction, gram)[0]
 
     def _aimed(self, stays: np.ndarray, added: int) -> np.ndarray:
-        """The direction of before, with as much of every row that came as of all others."""
+        """Two orthonormal columns (or zeros): the direction of before, and the rows that came."""
         kept = self.direction[stays]
-        return np.concatenate([kept / (np.linalg.norm(kept) or 1.0), np.ones(added)])
+        columns = np.zeros((len(kept) + added, 2))
+        columns[: len(kept), 0], columns[len(kept) :, 1] = _unit(kept), 1 / math.sqrt(added or 1)
+        return columns
 
-    def _measured(self, lower: np.ndarray, direction: np.ndarray, gram: Gram) -> tuple["CurrentFactor", float]:
+    def _measured(self, lower: np.ndarray, directions: np.ndarray, gram: Gram) -> tuple["CurrentFactor", float]:
         """With another L, ‖S‖ from one more power step, and the drift of L: ‖A y − z‖ / (‖A‖ ‖y‖) for y = A⁻¹ z.
 
-        z holds signs without a pattern, the same ones each time. One product with the Gram matrix serves both; where
-        ‖S‖² is not what it was, more power steps follow.
+        The step starts from the Ritz vector of the directions: a new row counts for as much as it turns out to. z holds
+        signs without a pattern, the same ones each time. One product with the Gram matrix serves both; where ‖S‖² is
+        not what it was, more power steps follow.
         """
         if not len(lower):
-            return replace(self, lower=lower, direction=direction, norm=0.0), 0.0
+            return replace(self, lower=lower, direction=np.zeros(0), norm=0.0), 0.0
         z = _signs(len(lower))
         y = factor_solve(lower, z)
         before = self.norm**2
         for _ in range(POWER_STEPS):
-            start = direction / (np.linalg.norm(direction) or 1.0)
-            product = gram.times(np.stack([start, y[:, 0]], axis=1))
-            direction, largest = product[:, 0], float(np.linalg.norm(product[:, 0]))
+            product = gram.times(np.concatenate([directions, y], axis=1))
+            images = product[:, :-1]
+            direction = images @ np.linalg.eigh(directions.T @ images)[1][:, -1]
+            largest = float(np.linalg.norm(direction))
             if abs(largest - before) <= SETTLED * before:
                 break
-            before = largest
-        drift = np.linalg.norm(product[:, 1:] + y - z) / ((1 + largest) * np.linalg.norm(y))
+            before, directions = largest, _unit(direction)[:, None]
+        drift = np.linalg.norm(product[:, -1:] + y - z) / ((1 + largest) * np.linalg.norm(y))
         norm = math.sqrt(max(largest, gram.largest_diagonal))
         return replace(self, lower=lower, direction=direction, norm=norm), float(drift)
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / (np.linalg.norm(x) or 1.0)
 
 
 @lru_cache(maxsize=8)

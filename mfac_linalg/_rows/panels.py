@@ -130,6 +130,7 @@ def combination(rows: Array, a: Array) -> Array:
     host, weights = _backend.host_view(rows), _backend.host_view(a)
     if not (host is rows or host is None or weights is None):
         return _backend.asarray(combination(host, weights), like=rows, dtype=rows.dtype)
-    if rows.shape[0] <= MOST_ROWS or not _backend.on_host(rows):
+    count = -(-rows.shape[0] // MOST_ROWS) if _backend.on_host(rows) else 1
+    if count <= 1:
         return rows.T @ a
-    return sum(rows[block, :].T @ a[block, :] for block in slices(rows.shape[0], MOST_ROWS))
+    return sum(rows[block, :].T @ a[block, :] for block in slices(rows.shape[0], -(-rows.shape[0] // count)))
