@@ -92,4 +92,6 @@ def dense(gradients: Any) -> Any:
     """The array again."""
     if isinstance(gradients, ArrayRows | Dataset):
         return gradients.array
+    if isinstance(gradients, np.memmap):
+        return np.array(gradients)
     return gradients.toarray() if scipy.sparse.issparse(gradients) else gradients

@@ -281,6 +281,14 @@ class SlidingWindowState(Inverse):
             "kappa": f"{1 + norm * norm:.3g}" if isinstance(norm, float) else "array",
         }
 
+    def _stored(self) -> Any:
+        msg = "`save` must be of a class that keeps itself; got SlidingWindowState, a pytree of arrays. "
+        raise TypeError(msg + "Keep its leaves as those of your model, or its `gradients`.")
+
+    @classmethod
+    def _restored(cls, facts: dict[str, Any], arrays: dict[str, Array]) -> Self:
+        raise NotImplementedError  # there is no such file
+
     def _with(self, arrays: Arrays) -> Self:
         return self.tree_unflatten(self._rules, (arrays,))
 
