@@ -89,13 +89,14 @@ def timed(call: Callable[[], object]) -> float:
 def steps(m: int, d: int) -> str:
     """Time steps on independent rows, and two plain reads; the medians and their ratios.
 
-    They take turns of some steps each, as in use, where a step follows one of its own kind: for milliseconds after a
-    call the threads of one BLAS, NumPy's or SciPy's, stand in the way of the other's.
+    They take turns of some steps each, of which the first half does not count: as in use, where a step follows one of
+    its own kind. For tens of milliseconds after a call the threads of one BLAS, NumPy's or SciPy's, stand in the way of
+    the other's.
     """
     rng = np.random.default_rng((SEED, m, d))
     gradients = rng.standard_normal((m, d), dtype=np.float32)
     damping = d * (1 + np.sqrt(m / d)) ** 2 / m / KAPPA
-    fresh = rng.standard_normal((TURNS * (STEPS + 1), d), dtype=np.float32)
+    fresh = rng.standard_normal((TURNS * 2 * STEPS, d), dtype=np.float32)
     window = SlidingWindowInverse.from_gradients(gradients, damping)
     recursions = [DynamicRecursion(gradients, damping, triangles) for triangles in (as_printed, by_lapack)]
     x = window.append_matvec(fresh[0])
@@ -109,7 +110,7 @@ def steps(m: int, d: int) -> str:
     times: list[list[float]] = [[] for _ in calls]
     for turn in np.split(fresh, TURNS):
         for call, found in zip(calls, times, strict=True):
-            found += [timed(lambda g=g, call=call: call(g)) for g in turn][1:]
+            found += [timed(lambda g=g, call=call: call(g)) for g in turn][STEPS:]
     reads, ours, *theirs = map(np.median, times)
     figures = f"{1e3 * reads:9.2f} {1e3 * ours:9.2f} {ours / reads:7.2f}"
     others = " ".join(f"{1e3 * seconds:9.1f} {seconds / ours:8.1f}" for seconds in theirs)
