@@ -297,7 +297,7 @@ def test_a_repr_names_the_blocks():
 
 
 def test_jit_takes_an_inverse_of_blocks():
-    jax = pytest.importorskip("jax")
+    jax = pytest.importorskip("jax", reason="needs jax")
     problem = make_problem(15, shape=(4, DIM), dtype="float32")
     gradients, v = jax.numpy.asarray(problem.gradients), jax.numpy.asarray(V, dtype="float32")
 

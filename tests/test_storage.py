@@ -104,7 +104,7 @@ def test_column_major_gradients_come_back_so(path):
 
 @pytest.mark.parametrize("library", ["torch", "jax.numpy"])
 def test_bfloat16_comes_back(library, path):
-    xp = pytest.importorskip(library)
+    xp = pytest.importorskip(library, reason=f"needs {library}")
     gradients = xp.asarray(G, dtype=xp.bfloat16)
     inverse = ml.WoodburyRankOneInverse(gradients, 0.5)
     inverse.save(path)
@@ -204,7 +204,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(saved, monkeypatch):
 
 
 def test_a_library_without_the_dtype_is_refused(path):
-    jax = pytest.importorskip("jax")
+    jax = pytest.importorskip("jax", reason="needs jax")
     ml.WoodburyRankOneInverse(G, 1.0).save(path)
     with pytest.raises(TypeError, match=r"`xp` must hold float64"):
         ml.load(path, xp=jax.numpy)
