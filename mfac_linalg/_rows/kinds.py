@@ -6,11 +6,10 @@ from typing import Any
 from .. import _backend
 from .. import _validation as check
 from .dense import DenseRows
-from .panels import panel_width
 from .protocol import GradientRows
 from .provided import ProvidedRows
 from .sparse import SparseRows
-from .streamed import StreamedRows, least_memory, width_within
+from .streamed import StreamedRows, least_memory, width_read, width_within
 
 Array = Any
 AnyRows = DenseRows | SparseRows | ProvidedRows | StreamedRows
@@ -51,7 +50,7 @@ def _streamed(gradients: Any, place: Place) -> StreamedRows:
     like = _backend.zeros((0, shape[1]), like=like, dtype=like.dtype)
     itemsize = {"float64": 8, "float32": 4}.get(name, 2)
     if place.memory_limit is None:
-        width = panel_width(shape[0], like.dtype)
+        width = width_read(shape[0], itemsize)
     else:
         check.check_memory_limit(place.memory_limit, least_memory(shape, itemsize))
         width = width_within(place.memory_limit, shape, itemsize)

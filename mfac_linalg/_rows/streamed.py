@@ -9,12 +9,13 @@ import numpy as np
 from .. import _backend
 from .._pytree import Part
 from .._scaling import ldexp
-from .panels import combination, gram, long_product, panel_width, scaled_squares, slices
+from .panels import combination, gram, long_product, scaled_squares, slices
 
 Array = Any
 LEAST_COLUMNS = 1024  # of a panel, or all there are
 SMALL_ARRAYS, VECTORS = 48, 32  # bytes for each of m² and of d that a build and a query take beside a panel
-PANEL_NUMBERS = 16  # bytes for each number of a panel beside two panels as they are stored
+PANEL_BYTES = 28 * 2**20  # read at a time: under the 32 MB from which the C library gives memory back at once
+PIECE, PIECE_BYTES = 2**20, 24  # numbers computed with at a time, and bytes for each of them
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class StreamedRows(Part):
     like: Array  # (0, d)
     exponent: int | None
     dtype: Any
-    width: int  # columns of a panel
+    width: int  # columns read at a time
 
     is_plain = False
     is_sparse = False
@@ -62,8 +63,16 @@ class StreamedRows(Part):
         return float(np.max(largest))
 
     def column_slices(self) -> list[slice]:
-        """Column slices of the panels."""
+        """Column slices of the blocks."""
+        return [cut for panel in self._panels() for cut in self._cuts(panel)]
+
+    def _panels(self) -> list[slice]:
         return slices(self.shape[1], self.width)
+
+    def _cuts(self, panel: slice) -> list[slice]:
+        """What is computed with at a time: memory of this size is used again, larger pieces are new each time."""
+        width = max(1, PIECE // self.shape[0])
+        return [slice(start, min(start + width, panel.stop)) for start in range(panel.start, panel.stop, width)]
 
     def _read(self, columns: slice) -> Array:
         return _backend.fetched(self.gradients, (slice(None), columns), like=self.like)
@@ -77,9 +86,10 @@ class StreamedRows(Part):
         return self._computed(self._read(columns))
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
-        """Column slices and Ĝ[:, columns], each read while the one before is used."""
-        for columns, block in _backend.read_ahead(self._read, self.column_slices()):
-            yield columns, self._computed(block)
+        """Column slices and Ĝ[:, columns], from panels that are read while the one before is used."""
+        for columns, panel in _backend.read_ahead(self._read, self._panels()):
+            for cut in self._cuts(columns):
+                yield cut, self._computed(panel[:, cut.start - columns.start : cut.stop - columns.start])
 
     def row_block(self, rows: slice) -> Array:
         """Ĝ[rows, :] in the computing dtype."""
@@ -100,11 +110,9 @@ class StreamedRows(Part):
         total = None
         blocks = self.blocks()
         for _ in progress(self.column_slices(), "gram"):
-            columns, panel = next(blocks)
-            for cut in slices(panel.shape[1], panel_width(panel.shape[0], self.dtype)):
-                piece = panel[:, cut]
-                part = gram(piece if root is None else piece * root[columns, 0][cut])
-                total = part if total is None else total + part
+            columns, block = next(blocks)
+            part = gram(block if root is None else block * root[columns, 0])
+            total = part if total is None else total + part
         return total
 
     def project(self, v: Array) -> Array:
@@ -124,13 +132,22 @@ class StreamedRows(Part):
 def least_memory(shape: tuple[int, int], itemsize: int) -> int:
     """Return the bytes that a build and a query take with the narrowest panels."""
     m, d = shape
-    return _fixed_memory(shape) + m * min(d, LEAST_COLUMNS) * (2 * itemsize + PANEL_NUMBERS)
+    return _fixed_memory(shape) + m * min(d, LEAST_COLUMNS) * (2 * itemsize + PIECE_BYTES)
 
 
 def width_within(limit: int, shape: tuple[int, int], itemsize: int) -> int:
-    """Return the columns of a panel that keep a build and a query within `limit` bytes."""
+    """Return the columns read at a time that keep a build and a query within `limit` bytes."""
     m, d = shape
-    return min(d, (limit - _fixed_memory(shape)) // (m * (2 * itemsize + PANEL_NUMBERS)))
+    room = limit - _fixed_memory(shape)
+    width = (room - PIECE * PIECE_BYTES) // (m * 2 * itemsize)
+    if m * width < PIECE:  # a panel is one piece
+        width = room // (m * (2 * itemsize + PIECE_BYTES))
+    return min(d, width, width_read(m, itemsize))
+
+
+def width_read(num_rows: int, itemsize: int) -> int:
+    """Return the columns that are read at a time where memory allows it."""
+    return max(LEAST_COLUMNS, PANEL_BYTES // (num_rows * itemsize))
 
 
 def _fixed_memory(shape: tuple[int, int]) -> int:
