@@ -383,7 +383,10 @@ class Inverse(abc.ABC):
         return self._rebuilt(lambda x: _backend.cast(x, dtype))
 
     def save(self, path: Any) -> None:
-        """Write the inverse to a file, from which `load` gives the same answers to the bit.
+        """Write the inverse to a file, from which `load` gives the same answers.
+
+        They are so to the bit for windows and for gradients in one piece of memory of NumPy; where loading changes how
+        they lie in memory, or factors blocks anew, to rounding.
 
         Parameters
         ----------

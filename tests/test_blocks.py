@@ -13,7 +13,7 @@ from scipy.linalg import block_diag
 from mfac_linalg import BlockDiagonalInverse, FactorizationError, WoodburyRankOneInverse
 from tests.backends import AVAILABLE, FLOATS, NUMPY, eps
 from tests.contract import REACH
-from tests.held import ArrayRows
+from tests.held import ArrayRows, mapped
 from tests.oracle import LIMIT, Oracle, tolerance
 from tests.problems import KINDS, Problem, make_problem
 from tests.strategies import seeds
@@ -305,3 +305,27 @@ def test_jit_takes_an_inverse_of_blocks():
         return BlockDiagonalInverse(gradients, problem.damping, block_sizes=3).matvec(v)
 
     assert np.allclose(jax.jit(product)(gradients, v), Blocks(problem, sizes_of(3)).inverse @ V, rtol=1e-4)
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
+def test_no_columns_give_no_columns(cut):
+    inverse = construct(make_problem(16, shape=(5, DIM)), cut)
+    assert (inverse @ np.zeros((DIM, 0))).shape == (DIM, 0)
+    assert inverse.columns([]).shape == (DIM, 0)
+    assert inverse.matvec_gradients(np.zeros((5, 0))).shape == (DIM, 0)
+
+
+def test_a_mapped_file_is_cut_as_any_array():
+    problem = make_problem(17, shape=(5, DIM))
+    assert np.array_equal(construct(problem, 4, held=mapped).matvec(V), construct(problem, 4).matvec(V))
+
+
+def test_a_zero_dimensional_size_is_a_size():
+    assert BlockDiagonalInverse(G, 1.0, block_sizes=np.array(4)).block_sizes == (4, 2)
+
+
+def test_traced_indices_are_refused_by_name():
+    jax = pytest.importorskip("jax", reason="needs jax")
+    inverse = BlockDiagonalInverse(jax.numpy.asarray(G, dtype="float32"), 1.0, block_sizes=2)
+    with pytest.raises(TypeError, match="traced"):
+        jax.jit(lambda i: inverse.element(i, i))(jax.numpy.asarray([0, 3]))

@@ -230,3 +230,25 @@ def test_rows_whose_squares_do_not_fit_are_refused(value):
 def test_rows_are_not_moved_for_their_author(move):
     with pytest.raises(TypeError, match=r"`gradients` must be an array in memory here; got ArrayRows"):
         move(WoodburyRankOneInverse(ArrayRows(np.ones((4, 9))), 1.0))
+
+
+@pytest.mark.parametrize("damping", [0.1, np.linspace(0.1, 1, 9)], ids=["scalar", "vector"])
+def test_views_that_a_user_hands_out_are_not_written_to(damping):
+    class Views(ArrayRows):
+        def columns(self, j):
+            return self.array[:, j[0] : j[-1] + 1] if len(j) == 1 + j[-1] - j[0] else self.array[:, j]
+
+        def panels(self):
+            yield self.array
+
+    array = np.random.default_rng(0).standard_normal((4, 9))
+    before, inverse = array.copy(), WoodburyRankOneInverse(Views(array), damping)
+    inverse.diagonal()
+    inverse.submatrix([2, 3, 4])
+    assert np.array_equal(array, before)
+
+
+def test_sizes_may_be_numpys_integers():
+    rows = ArrayRows(np.ones((4, 9)))
+    rows.shape = (np.int64(4), np.int64(9))
+    assert WoodburyRankOneInverse(rows, 1.0).shape == (9, 9)

@@ -227,3 +227,12 @@ def test_killed_saves_leave_one_whole_file(path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 20
+
+
+@pytest.mark.parametrize("library", ["torch", "array_api_strict"])
+def test_a_window_is_loaded_into_another_library(library, path):
+    xp = pytest.importorskip(library, reason=f"needs {library}")
+    window = filled_window(9)
+    window.save(path)
+    found, g = ml.load(path, xp=xp), np.random.default_rng(3).standard_normal(5)
+    assert np.allclose(np.asarray(found.append_matvec(xp.asarray(g))), window.append_matvec(g))

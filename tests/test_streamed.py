@@ -243,3 +243,65 @@ def test_a_dataset_that_is_not_finite_is_refused(value):
 def test_a_file_is_not_read_into_memory_by_the_way(move):
     with pytest.raises(TypeError, match="`gradients` must be an array in memory here"):
         move(WoodburyRankOneInverse(mapped(data(d=100)), 1.0))
+
+
+@pytest.mark.parametrize("library", ["torch", "jax.numpy", "numpy"])
+def test_bfloat16_numbers_travel_as_numbers(library):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    xp = pytest.importorskip(library, reason=f"needs {library}")
+    gradients = torch.from_numpy(data(d=200)).bfloat16()
+    expected = WoodburyRankOneInverse(gradients.float().numpy(), 0.1).logdet()
+    assert np.allclose(float(WoodburyRankOneInverse(gradients, 0.1, xp=xp).logdet()), float(expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize("library", ["torch", "jax.numpy", "array_api_strict"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda a: a.astype(">f4"), lambda a: a[::-1, ::-1], np.asfortranarray],
+    ids=["big-endian", "backwards", "by columns"],
+)
+def test_arrays_in_any_order_travel(change, library):
+    xp = pytest.importorskip(library, reason=f"needs {library}")
+    array = change(data(d=200))
+    expected = WoodburyRankOneInverse(array.astype("f4"), 0.1).logdet()
+    assert np.allclose(float(WoodburyRankOneInverse(array, 0.1, xp=xp).logdet()), float(expected), rtol=1e-5)
+
+
+def test_no_indices_give_no_elements():
+    inverse = WoodburyRankOneInverse(Dataset(data(d=200)), 0.1)
+    assert inverse.element(np.zeros(0, int), 0).shape == (0,)
+    assert inverse.columns([]).shape == (200, 0)
+
+
+def test_changes_of_ones_own_are_kept_whatever_became_of_the_mode(tmp_path):
+    np.save(tmp_path / "g.npy", np.ones((3, 5)))
+    private = np.load(tmp_path / "g.npy", mmap_mode="c")
+    private[:] = 7
+    WoodburyRankOneInverse(np.asarray(private).view(np.memmap), 0.1)
+    assert (private == 7).all()
+
+
+def test_masked_slices_are_refused():
+    class Masked(Dataset):
+        def __getitem__(self, part):
+            return np.ma.masked_array(super().__getitem__(part), mask=False)
+
+    with pytest.raises(TypeError, match="masked"):
+        WoodburyRankOneInverse(Masked(data(d=20)), 0.1)
+
+
+def test_traced_gradients_are_refused_by_name():
+    jax = pytest.importorskip("jax", reason="needs jax")
+    with pytest.raises(TypeError, match="`gradients` must have values now"):
+        jax.jit(lambda g: WoodburyRankOneInverse(g, 0.1, memory_limit=10**7) @ g[0])(jax.numpy.ones((3, 9)))
+
+
+def test_a_library_without_the_dtype_of_the_answers_is_refused():
+    jax = pytest.importorskip("jax", reason="needs jax")
+    with pytest.raises(TypeError, match="`xp` must hold float64"):
+        WoodburyRankOneInverse(np.ones((3, 9)), 0.1, xp=jax.numpy)
+
+
+def test_a_list_is_refused_by_name():
+    with pytest.raises(TypeError, match="`gradients` must be an array"):
+        WoodburyRankOneInverse([[1.0, 2.0]], 0.1, xp=np)

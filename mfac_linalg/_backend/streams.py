@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from .kinds import device, is_array, same_library
+from .kinds import device, dtype_name, is_array, is_masked, is_numpy, same_library
 from .sparse import is_sparse
-from .values import asarray, raw, to_device
+from .values import from_raw, native, raw, to_device
 
 Array = Any
 
@@ -26,12 +26,19 @@ def is_on_disk(x: object) -> bool:
 def fetched(source: Any, part: tuple[slice, slice], *, like: Array) -> Array:
     """Return source[part] as an array of like's library, on its device; a copy where the source is a file."""
     block = source[part]
+    if is_masked(block):
+        msg = "`gradients` must have plain arrays as slices; got masked ones, whose mask would be lost. "
+        raise TypeError(msg + "Fill them first.")
     if is_on_disk(source):
         block = np.array(block)
         _forget(source)
-    if is_array(block) and same_library(block, like):
-        return block if device(block) == device(like) else to_device(block, device(like))
-    return asarray(raw(block) if is_array(block) else np.asarray(block), like=like)
+    if not is_array(block):
+        block = np.asarray(block)
+    if same_library(block, like):
+        return block if is_numpy(block) or device(block) == device(like) else to_device(block, device(like))
+    values = raw(native(block))
+    plain = values.flags.c_contiguous and values.flags.writeable  # others are not taken by every library
+    return from_raw(values if plain else np.array(values, order="C"), dtype_name(block.dtype), like=like)
 
 
 def _forget(mapped: np.memmap) -> None:
@@ -39,5 +46,6 @@ def _forget(mapped: np.memmap) -> None:
     base: Any = mapped
     while isinstance(base, np.ndarray):
         base = base.base
-    if isinstance(base, mmap.mmap) and mapped.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):  # "c": own changes
+    shared = mapped.mode in ("r", "r+", "w+")  # under "c" pages hold changes of their own
+    if shared and isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         base.madvise(mmap.MADV_DONTNEED)

@@ -49,7 +49,10 @@ class Run(Part):
 
     def flat(self, x: Array) -> Array:
         """Block after block: (count, n, k) as (count · n, k)."""
-        return _backend.namespace(x).reshape(x, (-1, x.shape[-1])) if self.is_batch else x
+        if not self.is_batch:
+            return x
+        count, size, k = x.shape
+        return _backend.namespace(x).reshape(x, (count * size, k))
 
     def block(self, index: int) -> Form:
         """The form of one block."""
@@ -136,7 +139,7 @@ class BlockForm(Part):
 
     def element(self, i: Array, j: Array) -> Array:
         """M_ij for flat index arrays; zero between blocks."""
-        rows, cols = _backend.read(i), _backend.read(j)
+        rows, cols = _known(i), _known(j)
         within, beside = self._blocks_of(rows), self._blocks_of(cols)
         pieces, order = [], []
         for block in np.unique(within):
@@ -152,7 +155,7 @@ class BlockForm(Part):
 
     def submatrix(self, i: Array, j: Array) -> Array:
         """M[i][:, j]."""
-        rows, cols = _backend.read(i), _backend.read(j)
+        rows, cols = _known(i), _known(j)
         within, beside = self._blocks_of(rows), self._blocks_of(cols)
         strips, order = [self._zeros((0, len(cols)))], [np.zeros(0, np.int64)]
         for block in np.unique(within):
@@ -199,6 +202,14 @@ class BlockForm(Part):
         """A bound of ‖SᵀS‖: the largest trace of a block."""
         bounds = [_backend.namespace(run.form.system.gram).max(run.form.trace_bound()) for run in self.runs]
         return _backend.namespace(bounds[0]).max(_backend.namespace(bounds[0]).stack(bounds))
+
+
+def _known(index: Array) -> np.ndarray:
+    """Indices on the host, which say what blocks they are in."""
+    if not _backend.is_concrete(index):
+        msg = "Indices must have values now, since they choose among blocks; got traced ones. Ask for `columns`."
+        raise TypeError(msg)
+    return _backend.read(index)
 
 
 def _flat(x: Array) -> Array:

@@ -29,15 +29,18 @@ class Place:
         return any(choice is not None for choice in (self.xp, self.device, self.memory_limit))
 
 
-def rows_of(gradients: Any, place: Place = Place()) -> AnyRows:
-    """Check gradients, and return their rows, computed in the dtype of the answers."""
+def rows_of(gradients: Any, place: Place = Place(), *, streams: bool = True) -> AnyRows:
+    """Check gradients, and return their rows, computed in the dtype of the answers.
+
+    Without `streams` a mapped file is an array like any other.
+    """
     if _backend.is_sparse(gradients):
         check.check_no_place(place)
         return SparseRows.of(gradients)
     if not _backend.is_array(gradients) and isinstance(gradients, GradientRows):
         check.check_no_place(place)
         return ProvidedRows.of(gradients)
-    if place.is_chosen or _backend.is_on_disk(gradients) or _backend.is_sliceable(gradients):
+    if streams and (place.is_chosen or _backend.is_on_disk(gradients) or _backend.is_sliceable(gradients)):
         return _streamed(check.check_streamed(gradients), place)
     check.check_gradients(gradients)
     return DenseRows(gradients, None, _backend.result_dtype(gradients))

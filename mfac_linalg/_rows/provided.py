@@ -86,8 +86,9 @@ class ProvidedRows(Part):
         return self._own("combine", self.gradients.combine(a), (self.shape[1], a.shape[1]))
 
     def columns(self, j: Array) -> Array:
-        """G[:, j], shape (m, len(j))."""
-        return self._own("columns", self.gradients.columns(_backend.read(j)), (self.shape[0], j.shape[0]))
+        """G[:, j], shape (m, len(j)): a copy."""
+        found = self._own("columns", self.gradients.columns(_backend.read(j)), (self.shape[0], j.shape[0]))
+        return _backend.owned(found, source=self.source)
 
     def panel(self, columns: slice) -> Array:
         """G[:, columns]."""

@@ -99,7 +99,7 @@ class StreamedRows(Part):
         """Ĝ[:, j], shape (m, len(j)), in runs of neighbours."""
         wanted, place = np.unique(_backend.read(j), return_inverse=True)
         starts = np.flatnonzero(np.diff(wanted, prepend=-2) > 1)
-        stops = np.append(starts[1:], len(wanted))
+        stops = [*starts[1:], len(wanted)][: len(starts)]
         runs = [slice(int(wanted[a]), int(wanted[b - 1]) + 1) for a, b in zip(starts, stops, strict=True)]
         parts = [self._read(columns) for columns in runs] or [self._read(slice(0, 0))]
         found = _backend.namespace(self.like).concat(parts, axis=1)

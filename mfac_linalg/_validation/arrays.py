@@ -1,5 +1,6 @@
 """Checks of arrays: kind, library, device, dtype, shape, finiteness."""
 
+import numbers
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,12 @@ def check_gradients(gradients: Any) -> Array:
 
 def check_streamed(gradients: Any) -> Any:
     """Accept a non-empty matrix of real floating numbers, in memory or with shape, dtype and slices."""
-    if _backend.is_array(gradients):
-        return check_gradients(gradients)
+    if _backend.is_array(gradients) or not _backend.is_sliceable(gradients):
+        check_gradients(gradients)
+        if not _backend.is_concrete(gradients):
+            msg = "`gradients` must have values now where they are read by panels; got a traced array. "
+            raise TypeError(msg + "Leave `memory_limit`, `xp` and `device` out.")
+        return gradients
     try:
         name = _backend.dtype_name(gradients.dtype)
     except TypeError:
@@ -45,8 +50,8 @@ def check_streamed(gradients: Any) -> Any:
     if name not in FLOATING:
         msg = f"`gradients` must be float16, bfloat16, float32 or float64; got {name}. Cast them."
         raise TypeError(msg)
-    if len(gradients.shape) != 2 or 0 in gradients.shape:
-        msg = f"`gradients` must have shape (m, d) with m ≥ 1 and d ≥ 1; got {tuple(gradients.shape)}. "
+    if not gradients.shape or len(gradients.shape) != 2 or 0 in gradients.shape:
+        msg = f"`gradients` must have shape (m, d) with m ≥ 1 and d ≥ 1; got {gradients.shape}. "
         raise ValueError(msg + "Stack one flattened gradient per row.")
     return gradients
 
@@ -73,10 +78,14 @@ def check_sparse(gradients: Any) -> Any:
 def check_provided_shape(gradients: Any) -> tuple[int, int]:
     """Accept a pair of integers ≥ 1 as the shape of rows that a user brings."""
     shape = gradients.shape
-    if not (isinstance(shape, tuple) and len(shape) == 2 and all(isinstance(n, int) and n > 0 for n in shape)):
+    if not (isinstance(shape, tuple) and len(shape) == 2 and all(_is_size(n) for n in shape)):
         msg = f"`gradients.shape` must be a tuple (m, d) of integers ≥ 1; got {shape!r}. Correct that attribute."
         raise ValueError(msg)
-    return shape
+    return int(shape[0]), int(shape[1])
+
+
+def _is_size(n: Any) -> bool:
+    return isinstance(n, numbers.Integral) and not isinstance(n, bool) and int(n) > 0
 
 
 def check_can_be_cut(gradients: Any) -> None:
@@ -90,8 +99,8 @@ def check_kept(whiten: Any, overwrite: bool) -> None:
     """Refuse to make a dense array of gradients that are none."""
     for name, value in (("whiten", whiten), ("overwrite_gradients", overwrite)):
         if value:
-            msg = f"`{name}` must not be True where the gradients are no dense array; got True. "
-            raise ValueError(msg + "Leave it out, or pass a dense array.")
+            msg = f"`{name}` must not be True where the gradients are read by panels or no dense array; got True. "
+            raise ValueError(msg + "Leave it out, or pass a dense array alone.")
 
 
 def check_computes(name: str, precision: str, dtype: Any) -> None:

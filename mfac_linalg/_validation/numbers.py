@@ -59,6 +59,8 @@ def check_size(name: str, value: Any) -> int:
 
 def check_block_sizes(sizes: Any, dim: int) -> tuple[int, ...]:
     """Accept a width for all blocks, the last one as wide as what is left, or widths that add up to dim."""
+    if getattr(sizes, "ndim", None) == 0:
+        sizes = sizes.item()
     if isinstance(sizes, numbers.Integral):
         size = min(check_size("block_sizes", sizes), dim)
         rest = dim % size

@@ -36,6 +36,13 @@ def check_compute_place(xp: Any, dtype: str, device: Any, gradients: Any) -> Arr
         xp = _backend.namespace(gradients) if _backend.is_array(gradients) else np
         if device is None and _backend.is_array(gradients):
             device = _backend.device(gradients)
+    like = check_place(xp, "float32", device)
+    if not _backend.offers_dtype(like, dtype):
+        msg = f"`xp` must hold {dtype}, in which the answers are; got {describe(xp)}. Allow it there, or cast."
+        raise TypeError(msg)
+    if not _backend.is_concrete(like):
+        msg = f"`device` must hold values; got {device!r}. Pass a device that computes."
+        raise TypeError(msg)
     return check_place(xp, dtype, device)
 
 
@@ -68,7 +75,7 @@ def check_loaded(arrays: dict[str, tuple[np.ndarray, str]], like: Array) -> dict
     """Bring arrays from a file beside like: those of the small system where it lives, the others in their dtype."""
     placed = {}
     for name, (values, dtype) in arrays.items():
-        if name in ON_HOST:
+        if name in ON_HOST or (name in SMALL and "slots" in arrays):  # all that is small in a window
             placed[name] = values
         elif name in SMALL:
             placed[name] = _backend.beside(values, like=_backend.to_float64(like))
