@@ -13,6 +13,7 @@ import pytest
 import scipy.sparse
 
 import mfac_linalg as ml
+from mfac_linalg import _storage
 from tests.backends import AVAILABLE, FLOATS
 from tests.cases import BUILT, build, built_name
 from tests.held import ArrayRows
@@ -147,6 +148,24 @@ def test_no_changed_bit_is_accepted(saved):
         saved.write_bytes(changed)
         with pytest.raises(ml.InvalidFileError):
             ml.load(saved)
+
+
+def test_another_array_under_a_right_archive_is_refused(saved):
+    """Whose CRC and whose digest of the rest are right: only its SHA-256 is not."""
+    with zipfile.ZipFile(saved) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["factor.npy"] = members["factor.npy"][:-1] + b"\x40"
+    with zipfile.ZipFile(saved, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name, _storage.EPOCH), content)
+        archive.comment = b" " * _storage.DIGEST
+        infos = archive.infolist()
+    with open(saved, "r+b") as file:
+        digest = _storage._digest_around(file, infos)
+        file.seek(-_storage.DIGEST, os.SEEK_END)
+        file.write(digest)
+    with pytest.raises(ml.InvalidFileError, match="the checksum of factor is another"):
+        ml.load(saved)
 
 
 def test_no_piece_of_a_file_is_accepted(saved):
