@@ -40,14 +40,12 @@ class Forward:
 
     def matvec(self, x: Array) -> Array:
         """F x for x of shape (d,). Cost: two passes over the rows."""
-        x = check.check_beside("x", x, self._state.form.rows.like, self.dtype)
-        check.check_shape("x", x, self.shape[:1], "Pass a flat vector here, a matrix of columns to `matmat`.")
+        x = check.check_vector("x", x, self._state.form.rows.like, self.dtype, self.shape[0])
         return _backend.in_float64(State.multiply, self._state, x[:, None])[:, 0]
 
     def matmat(self, x: Array) -> Array:
         """F X for X of shape (d, k)."""
-        x = check.check_beside("X", x, self._state.form.rows.like, self.dtype)
-        check.check_shape("X", x, (self.shape[0], "k"), "Pass one vector per column.")
+        x = check.check_columns("X", x, self._state.form.rows.like, self.dtype, self.shape[0])
         return _backend.in_float64(State.multiply, self._state, x)
 
     def __matmul__(self, x: Array) -> Array:

@@ -125,11 +125,12 @@ class Inverse(abc.ABC):
         Cost: 2s passes over the m × d rows for s sweeps, O(dm + m²) time, O(d) memory.
         Accuracy: ‖v − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ for every v, also in the span of the gradients.
         """
-        return self._product(State.solve, "v", v, self.dim)
+        return self._product(State.solve, v)
 
     def matmat(self, v: Array) -> Array:
         """F⁻¹ V for V of shape (d, k): as `matvec`, column by column, by matrix products."""
-        return self._products(State.solve, "V", v, self.dim)
+        v = check.check_columns("V", v, self._like, self.dtype, self.dim)
+        return _backend.in_float64(State.solve, self._current, v)
 
     rmatvec = matvec
     rmatmat = matmat
@@ -153,9 +154,12 @@ class Inverse(abc.ABC):
         Cost: one pass over the rows (three where Gᵀ c itself cancels), O(dm + m²).
         Accuracy: as `matvec`.
         """
-        if _backend.is_array(coefficients) and coefficients.ndim == 1:
-            return self._product(State.solve_gradients, "coefficients", coefficients, self.num_gradients)
-        return self._products(State.solve_gradients, "coefficients", coefficients, self.num_gradients)
+        c, like = _backend.small_beside(coefficients, like=self._like)
+        if not (_backend.is_array(c) and c.ndim == 1):
+            c = check.check_columns("coefficients", c, like, self.dtype, self.num_gradients)
+            return _backend.in_float64(State.solve_gradients, self._current, c)
+        c = check.check_vector("coefficients", c, like, self.dtype, self.num_gradients)
+        return _backend.in_float64(State.solve_gradients, self._current, c[:, None])[:, 0]
 
     def dual_coefficients(self, v: Array) -> Array:
         """The a, shape (m,), with F⁻¹ v = Λ⁻¹ (v − Gᵀ a): what to keep to apply F⁻¹ v without this object.
@@ -164,7 +168,7 @@ class Inverse(abc.ABC):
         -----
         Cost: as `matvec`.
         """
-        return self._product(State.dual, "v", v, self.dim)
+        return self._product(State.dual, v)
 
     def sqrt_matvec(self, v: Array) -> Array:
         """B v for a B with B Bᵀ = F⁻¹; B = F^-½ for scalar damping.
@@ -173,7 +177,7 @@ class Inverse(abc.ABC):
         -----
         Cost: an eigendecomposition, O(m³), and two passes over the rows.
         """
-        return self._product(State.root, "v", v, self.dim)
+        return self._product(State.root, v)
 
     def sample(self, size: int, *, seed: int) -> Array:
         """Draw from N(0, F⁻¹) by the library's own generator, on its own device.
@@ -211,7 +215,7 @@ class Inverse(abc.ABC):
         """
         self._current.require_scalar("damping_path")
         values = check.check_dampings(dampings)
-        return self._product(lambda state, u: state.path(u, values), "v", v, self.dim, keep_columns=True)
+        return self._product(lambda state, u: state.path(u, values), v, keep=True)
 
     def __matmul__(self, v: Array) -> Array:
         if not _backend.is_array(v):
@@ -305,7 +309,7 @@ class Inverse(abc.ABC):
         -----
         Cost: as `matvec`.
         """
-        return self._product(State.quadratic, "v", v, self.dim, scalar=True)
+        return self._product(State.quadratic, v, keep=True)
 
     def logdet(self) -> Array:
         """Log det F⁻¹. Cost: O(m)."""
@@ -446,23 +450,12 @@ class Inverse(abc.ABC):
 
     # --- checks ------------------------------------------------------------------------------------------------
 
-    def _product(
-        self, function: Any, name: str, v: Array, length: int, *, keep_columns: bool = False, scalar: bool = False
-    ) -> Array:
-        v = check.check_beside(name, v, self._like, self.dtype)
-        check.check_shape(name, v, (length,), "Pass a flat vector here, a matrix of columns to `matmat`.")
+    def _product(self, function: Any, v: Array, *, keep: bool = False) -> Array:
+        """A query of one vector; `keep` an answer that is not one column."""
+        v = check.check_vector("v", v, self._like, self.dtype, self.dim)
         result = _backend.in_float64(function, self._current, v[:, None])
-        return result if keep_columns or scalar else result[..., 0]
-
-    def _products(self, function: Any, name: str, v: Array, length: int) -> Array:
-        v = check.check_beside(name, v, self._like, self.dtype)
-        check.check_shape(name, v, (length, "k"), "Pass one vector per column.")
-        return _backend.in_float64(function, self._current, v)
+        return result if keep else result[..., 0]
 
     def _certificate(self, function: Any, v: Array, x: Array) -> Array:
-        pair = []
-        for name, y in (("v", v), ("x", x)):
-            y = check.check_beside(name, y, self._like, self.dtype)
-            check.check_shape(name, y, (self.dim,), "Pass flat vectors.")
-            pair.append(y[:, None])
-        return _backend.in_float64(function, self._current, *pair)
+        pair = [check.check_vector(name, y, self._like, self.dtype, self.dim) for name, y in (("v", v), ("x", x))]
+        return _backend.in_float64(function, self._current, *(y[:, None] for y in pair))

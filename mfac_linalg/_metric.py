@@ -33,7 +33,8 @@ class Metric(Part):
         root = 1 / xp.sqrt(ldexp(_backend.cast(damping, dtype), -power))
         one = _backend.to_float64(_backend.asarray(1.0, like=root, dtype=root.dtype))
         level = ldexp(one, _backend.beside_float64(power))
-        return cls(float(_backend.read(level)) if _backend.on_host(damping) else level, root[:, None])
+        readable = _backend.on_host(damping) or _backend.is_lazy(damping)
+        return cls(float(_backend.read(level)) if readable else level, root[:, None])
 
     def enter(self, v: Array, dtype: Any, name: str = "v") -> tuple[Array, Any]:
         """Return u = root ∘ v · 2^−power, comfortably scaled column by column, and power."""
@@ -63,8 +64,8 @@ class Metric(Part):
         total = dim * math.log(level) if isinstance(level, float) else dim * _backend.namespace(level).log(level)
         if self.root is None:
             return total
-        xp = _backend.namespace(like)
-        return total - 2 * xp.sum(_backend.to_float64(_backend.namespace(self.root).log(self.root)))
+        logarithms = _backend.to_float64(_backend.namespace(self.root).log(self.root))
+        return total - 2 * _backend.namespace(logarithms).sum(logarithms)
 
 
 def beside(x: Any, like: Array) -> Any:

@@ -92,15 +92,15 @@ class State(Part):
 
         Half of that bound: no value comes near it but by rounding, so no derivative is lost to it.
         """
-        xp = _backend.namespace(self.row_scale)
-        values = xp.clip(self.form.diagonal(), 0.5 / (1 + self.form.trace_bound()), 1.0)
+        values = self.form.diagonal()
+        values = _backend.namespace(values).clip(values, 0.5 / (1 + self.form.trace_bound()), 1.0)
         if self.metric.root is not None:
             values = values * _backend.to_float64(self.metric.root[:, 0]) ** 2
         return values / self._level(values)
 
     def diagonal_entries(self) -> Array:
         """The diagonal of F⁻¹ in the user's dtype."""
-        return self._home(self.diagonal())
+        return self._spread(self.diagonal())
 
     def element(self, i: Array, j: Array) -> Array:
         """F⁻¹_ij for flat index arrays."""
@@ -120,7 +120,7 @@ class State(Part):
     def _roots(self, j: Array) -> Any:
         if self.metric.root is None:
             return 1.0
-        return _backend.to_float64(_backend.namespace(j).take(self.metric.root[:, 0], j))
+        return _backend.to_float64(_backend.entries(self.metric.root[:, 0], j))
 
     def _scaled_entries(self, values: Array, left: Any, right: Any) -> Array:
         return self._home(values * left * right / self._level(values))
@@ -129,7 +129,13 @@ class State(Part):
         return beside(self.metric.level, like)
 
     def _home(self, values: Array) -> Array:
-        return settle(values, like=self.form.rows.like, dtype=self.dtype)
+        """A small answer, which is computed now, in the user's library and dtype."""
+        return settle(_backend.small(values), like=self.form.rows.like, dtype=self.dtype)
+
+    def _spread(self, values: Array) -> Array:
+        """An answer of size d in the user's library and dtype, lazy where the rows are."""
+        like = self.form.rows.like
+        return settle(_backend.spread(values, like=like), like=like, dtype=self.dtype)
 
     # --- scalars ---
 
@@ -154,7 +160,7 @@ class State(Part):
 
     def forward_diagonal(self) -> Array:
         """The diagonal of F."""
-        return self._home(self._forward_diagonal())
+        return self._spread(self._forward_diagonal())
 
     def forward_trace(self) -> Array:
         """Trace of F."""
@@ -189,14 +195,15 @@ class State(Part):
     def backward_error(self, v: Array, x: Array) -> Array:
         """‖Λ^-½(v − Fx)‖ / (κ ‖Λ^½x‖)."""
         residual, _, z, _ = self._residual(v, x)
-        return _ratio(_backend.column_norms(residual), _backend.column_norms(z) * beside(self.kappa, z))
+        size = _backend.column_norms(z) * beside(self.kappa, z)
+        return _backend.small(_ratio(_backend.column_norms(residual), size))
 
     def relative_residual(self, v: Array, x: Array) -> Array:
         """‖v − Fx‖ / ‖v‖."""
         residual, u, _, root = self._residual(v, x)
         if root is not None:
             residual, u = residual / root, u / root
-        return _ratio(_backend.column_norms(residual), _backend.column_norms(u))
+        return _backend.small(_ratio(_backend.column_norms(residual), _backend.column_norms(u)))
 
     def _residual(self, v: Array, x: Array) -> tuple[Array, Array, Array, Array | None]:
         """Λ^-½(v − Fx), Λ^-½v, Λ^½x in units in which v is of order one, and root."""

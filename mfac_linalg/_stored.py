@@ -25,10 +25,10 @@ def arguments_as_arrays(gradients: Any, damping: Any, weights: Any) -> tuple[dic
         rows = gradients.tocsr()
         facts["sparse"] = list(rows.shape)
         arrays.update({f"gradients.{name}": getattr(rows, name) for name in CSR})
-    elif _backend.is_array(gradients):
+    elif _backend.is_array(gradients) and not _backend.is_lazy(gradients):
         arrays["gradients"] = gradients
     elif gradients is not None:
-        msg = f"`gradients` must be an array or a sparse matrix to be saved; got {type(gradients).__name__}. "
+        msg = f"`gradients` must be in memory, dense or sparse, to be saved; got {type(gradients).__name__}. "
         raise TypeError(msg + "Save what they are made of.")
     if _backend.is_vector(damping):
         arrays["damping"] = damping

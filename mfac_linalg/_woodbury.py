@@ -177,7 +177,7 @@ class WoodburyRankOneInverse(Inverse):
 
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
         rows = self._state.rows
-        if rows is not None and (rows.is_streamed or not (rows.is_dense or rows.is_sparse)):
+        if not (rows is None or rows.is_movable):
             msg = f"`gradients` must be an array in memory here; got {type(self.gradients).__name__}. "
             msg += "Build anew, from other rows or with another `xp` and `device`."
             raise TypeError(msg)

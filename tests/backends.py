@@ -32,6 +32,7 @@ class Backend:
     convert: Callable[[Any, np.ndarray], Any]
     restore: Callable[[Any, Any], np.ndarray] = lambda _, array: np.asarray(array)
     needs_gpu: bool = False
+    is_lazy: bool = False  # d-sized answers are graphs, small ones NumPy's
     has_float64: bool = True  # on the device, whatever dtype its user asks for: precision="high" needs it
 
     def __repr__(self) -> str:
@@ -80,6 +81,8 @@ class Backend:
     def is_own(self, array: Any, dtype: str) -> bool:
         """Whether an array is of this library, on this device and of this dtype."""
         like = self.asarray(np.zeros(1, dtype))
+        if self.is_lazy:
+            return isinstance(array, type(like) | np.ndarray | np.generic) and array.dtype == like.dtype
         return type(array) is type(like) and array.dtype == like.dtype and array.device == like.device
 
 
@@ -110,6 +113,11 @@ def _torch(device: str, needs_gpu: bool) -> Backend:
     return Backend(f"torch:{device}", "torch", FLOATS, convert, restore, needs_gpu)
 
 
+def _in_chunks(xp: Any, array: np.ndarray) -> Any:
+    """A matrix as gradients are cut, along its last axis; anything is taken in other chunks as well."""
+    return xp.from_array(array, chunks=(-1,) * (array.ndim - 1) + (5,) * (array.ndim > 0))
+
+
 BACKENDS = (
     Backend("numpy", "numpy", FLOATS, lambda _, array: array),
     Backend("numpy:readonly", "numpy", FLOATS, _read_only),
@@ -121,11 +129,16 @@ BACKENDS = (
     _torch("cuda:0", needs_gpu=True),
     Backend("jax", "jax.numpy", ("float32",), lambda xp, array: xp.asarray(array)),
     Backend("cupy", "cupy", FLOATS, lambda xp, array: xp.asarray(array), lambda xp, array: xp.asnumpy(array), True),
+    Backend("dask", "dask.array", FLOATS, _in_chunks, is_lazy=True),
 )
 
-AVAILABLE = tuple(backend for backend in BACKENDS if backend.missing is None)
+PRESENT = tuple(backend for backend in BACKENDS if backend.missing is None)
+AVAILABLE = tuple(backend for backend in PRESENT if not backend.is_lazy)
+"""Those that hold values: windows and blocks take no others."""
 NUMPY = BACKENDS[0]
 FLAVOURS = tuple((backend, dtype) for backend in AVAILABLE for dtype in backend.dtypes)
+STATIC_FLAVOURS = tuple((backend, dtype) for backend in PRESENT for dtype in backend.dtypes)
+"""The static class takes all."""
 
 
 def flavour_name(flavour: tuple[Backend, str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mfac_linalg import WoodburyRankOneInverse
-from tests.backends import FLAVOURS, NUMPY, Backend, eps, flavour_name
+from tests.backends import NUMPY, STATIC_FLAVOURS, Backend, eps, flavour_name
 from tests.held import HELD
 from tests.oracle import Oracle, tolerance
 from tests.problems import Problem, make_problem
@@ -69,17 +69,17 @@ CASES = (
 
 ON_JAX = ("wide", "wide-general-referenced", "tall-general-referenced")
 EVERYWHERE = (*ON_JAX, "wide-weights-high", "square", "one-row", "rows", "streamed")
-"""The cases that every backend gets; NumPy gets all, JAX, which compiles for each shape, those of two shapes."""
+"""The cases that every backend gets; NumPy gets all, JAX, which compiles for each shape, and Dask those of two."""
 
 
 def runs_on(case: Case, backend: Backend) -> bool:
     """Whether a backend is asked for a case, and can build it."""
     possible = backend.has_float64 or case.options.get("precision") != "high"
-    common = EVERYWHERE if backend.library != "jax.numpy" else ON_JAX
+    common = ON_JAX if backend.library in ("jax.numpy", "dask.array") else EVERYWHERE
     return possible and (backend is NUMPY or case.name in common)
 
 
-BUILT = tuple((*flavour, case) for flavour in FLAVOURS for case in CASES if runs_on(case, flavour[0]))
+BUILT = tuple((*flavour, case) for flavour in STATIC_FLAVOURS for case in CASES if runs_on(case, flavour[0]))
 """Every backend, dtype and case that go together."""
 
 

@@ -19,7 +19,8 @@ from tests.cases import BUILT, build, built_name
 from tests.held import ArrayRows
 
 ROOT = Path(__file__).parents[1]
-STORED = [which for which in BUILT if which[2].is_rebuilt and not which[0].name.startswith("strict:")]
+ELSEWHERE = ("array_api_strict", "dask.array")  # no values to store, or no library to load
+STORED = [which for which in BUILT if which[2].is_rebuilt and which[0].library not in ELSEWHERE]
 G = np.random.default_rng(0).standard_normal((3, 5))
 
 
@@ -206,7 +207,7 @@ def test_a_missing_file_is_an_os_error(path):
 
 def test_rows_of_a_users_object_are_refused_and_nothing_is_written(tmp_path):
     inverse = ml.WoodburyRankOneInverse(ArrayRows(G), 1.0)
-    with pytest.raises(TypeError, match=r"`gradients` must be an array"):
+    with pytest.raises(TypeError, match=r"`gradients` must be in memory"):
         inverse.save(tmp_path / "none.npz")
     assert not list(tmp_path.iterdir())
 

@@ -32,6 +32,17 @@ from .kinds import result_dtype as result_dtype
 from .kinds import same_library as same_library
 from .kinds import stop_gradient as stop_gradient
 from .kinds import supports_float64 as supports_float64
+from .lazy import aligned as aligned
+from .lazy import condensed as condensed
+from .lazy import has_plain_chunks as has_plain_chunks
+from .lazy import is_lazy as is_lazy
+from .lazy import mapped as mapped
+from .lazy import mapped_and_summed as mapped_and_summed
+from .lazy import read_anew as read_anew
+from .lazy import small as small
+from .lazy import small_beside as small_beside
+from .lazy import spread as spread
+from .lazy import summed as summed
 from .linalg import cholesky as cholesky
 from .linalg import column_norms as column_norms
 from .linalg import column_squares as column_squares
@@ -59,6 +70,7 @@ from .values import constants as constants
 from .values import copied as copied
 from .values import empty as empty
 from .values import empty_vector as empty_vector
+from .values import entries as entries
 from .values import from_float64 as from_float64
 from .values import from_raw as from_raw
 from .values import host_view as host_view

@@ -91,7 +91,7 @@ def is_narrow(x: Array) -> bool:
 def result_dtype(gradients: Array) -> Any:
     """Return the dtype of answers: the gradients' own in native order, float32 for 16-bit ones."""
     dtype = namespace(gradients).float32 if is_narrow(gradients) else gradients.dtype
-    return np.dtype(dtype).newbyteorder("=") if isinstance(gradients, np.ndarray) else dtype
+    return np.dtype(dtype).newbyteorder("=") if isinstance(dtype, np.dtype | type) else dtype
 
 
 def index_dtype(x: Array) -> Any:

@@ -2,12 +2,15 @@
 
 import contextlib
 import sys
+from functools import partial
 from typing import Any
 
 import array_api_compat as compat
 import numpy as np
 
 from .kinds import dtype_name, is_concrete, is_numpy, is_row_major, namespace
+from .lazy import is_lazy
+from .lazy import solve_triangular as lazy_solve
 from .threads import in_threads
 from .values import asarray, read
 
@@ -73,6 +76,8 @@ def _attempt_cholesky(a: Array) -> Array | None:
 
 def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Array:
     """Return L⁻¹b, or L⁻ᵀb, for a lower-triangular L."""
+    if is_lazy(b):
+        return lazy_solve(partial(solve_triangular, transposed=transposed), lower, b)
     matrix = lower.mT if transposed else lower
     if is_numpy(b) and lower.ndim > 2:
         right = np.broadcast_to(b, (*lower.shape[:-2], *b.shape[-2:]))

@@ -8,6 +8,7 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
+from . import lazy
 from .kinds import (
     dtype_name,
     index_dtype,
@@ -32,7 +33,7 @@ def read(x: Array) -> np.ndarray:
         return x.detach().cpu().resolve_neg().numpy()
     if compat.is_cupy_array(x):
         return x.get()
-    if compat.is_jax_array(x):
+    if compat.is_jax_array(x) or lazy.is_lazy(x):
         return np.asarray(x)
     return np.asarray(compat.to_device(x, namespace(x).Device("CPU_DEVICE")))
 
@@ -122,6 +123,8 @@ def beside_float64(index: Any) -> Any:
 
 def from_float64(x: Any, *, like: Array, dtype: Any) -> Array:
     """Bring float64 values of the small system back beside like."""
+    if lazy.is_lazy(like) and not lazy.is_lazy(x):
+        return cast(x, dtype)  # what is small stays so
     if isinstance(x, np.ndarray | np.generic) and not is_numpy(like):
         return asarray(np.asarray(x, dtype=dtype_name(dtype)), like=like, dtype=dtype)
     return cast(x, dtype)
@@ -129,10 +132,10 @@ def from_float64(x: Any, *, like: Array, dtype: Any) -> Array:
 
 def index_like(index: Array, *, like: Array) -> Array:
     """Bring an integer array beside like, where it is not there already."""
-    if isinstance(index, np.ndarray) and not is_numpy(like):
-        return asarray(index, like=like, dtype=index_dtype(like))
-    if is_numpy(like):
+    if is_numpy(like) or lazy.is_lazy(like):
         return read(index)
+    if isinstance(index, np.ndarray):
+        return asarray(index, like=like, dtype=index_dtype(like))
     return index
 
 
@@ -151,6 +154,8 @@ def empty_vector(xp: Any, dtype: Any, device: Any) -> Array:
 
 def zeros(shape: tuple[int, ...], *, like: Array, dtype: Any) -> Array:
     """Return zeros beside like."""
+    if lazy.is_lazy(like):
+        return lazy.zeros(shape, like=like, dtype=dtype)
     return namespace(like).zeros(shape, dtype=dtype, device=compat.device(like))
 
 
@@ -195,6 +200,8 @@ def times_power(x: Array, power: Array, reach: int) -> Array:
         power = np.minimum(np.maximum(power, -2 * reach), 2 * reach)
         half, one = power // 2, x.dtype.type(1)
         return x * np.ldexp(one, half) * np.ldexp(one, power - half)
+    if lazy.is_lazy(power):
+        return lazy.times_power(x, power.clip(-2 * reach, 2 * reach))
     xp = namespace(power)
     table = asarray(np.ldexp(1.0, np.arange(-reach, reach + 1)), like=x, dtype=x.dtype)
     power = xp.clip(power, -2 * reach, 2 * reach)
@@ -229,8 +236,15 @@ def take_columns(x: Array, j: Array) -> Array:
     return namespace(x).take(x, j, axis=1)
 
 
+def entries(x: Array, j: Array) -> Array:
+    """Return x[j] of a vector."""
+    return lazy.entries(x, j) if lazy.is_lazy(x) else namespace(x).take(x, j)
+
+
 def unit_columns(j: Array, size: int, *, like: Array, dtype: Any) -> Array:
     """Return the unit vectors e_j as columns, shape (size, len(j))."""
+    if lazy.is_lazy(like):
+        return lazy.unit_columns(j, like=like, dtype=dtype)
     xp = namespace(like)
     positions = asarray(np.arange(size), like=like, dtype=j.dtype)
     return xp.astype(positions[:, None] == j[None, :], dtype)
@@ -241,11 +255,14 @@ def weights_column(weights: Array | None, size: int, *, like: Array) -> Array:
     if weights is not None:
         return to_float64(weights)[:, None]
     ones = np.ones((size, 1))
+    like = lazy.small_like(like)
     return asarray(ones, like=like, dtype=namespace(like).float64) if supports_float64(like) else ones
 
 
 def standard_normal(shape: tuple[int, ...], *, seed: int, like: Array, dtype: Any) -> Array:
     """Draw standard normal numbers by like's own generator, on its device."""
+    if lazy.is_lazy(like):
+        return lazy.standard_normal((shape[0], shape[1]), seed=seed, like=like, dtype=dtype)
     if compat.is_torch_array(like):
         torch = sys.modules["torch"]
         generator = torch.Generator(device=like.device).manual_seed(seed)

@@ -22,26 +22,37 @@ def complement(panels: Iterable[Array]) -> Array:
     return _backend.namespace(parts[0]).concat(parts)
 
 
-def refine(form: Any, diagonal: Array, *, like: Array, norm: Any) -> Array:
-    """Redo the small entries by one of two formulas in which nothing is subtracted."""
+def refine(form: Any, diagonal: Array, *, like: Array, norm: Any, alone: bool = False) -> Array:
+    """Redo the small entries by one of two formulas in which nothing is subtracted.
+
+    A form of some columns `alone` has the system of all, and no product but its own.
+    """
     chosen = _small_entries(diagonal, like=like, norm=norm, num_rows=form.shape[0])
     if chosen.shape[0] == 0:
         return diagonal
     sharp = form.sharp and form.whitened is None  # A and s agree to float64's last digits
     resolved = sharp and _backend.on_host(like) and isinstance(norm, float) and norm**2 <= LEFT_OUT_RESOLVED
-    redo, size = (_left_out, GATHERED // form.shape[0] ** 2) if resolved else (_solved, REDO_COLUMNS)
+    size = GATHERED // form.shape[0] ** 2 if resolved or alone else REDO_COLUMNS
     index = _backend.index_like(chosen, like=like)
-    parts = [redo(form, index[chunk]) for chunk in slices(index.shape[0], max(1, size))]
+    parts = []
+    for chunk in slices(index.shape[0], max(1, size)):
+        part = _left_out(form, index[chunk]) if resolved or alone else None
+        if part is None:
+            part = diagonal[index[chunk]] if alone else _solved(form, index[chunk])
+        parts.append(part)
     return _replace(diagonal, chosen, _backend.namespace(diagonal).concat(parts))
 
 
-def _left_out(form: Any, j: Array) -> Array:
-    """M_jj = 1/(1 + s_jᵀ A_j⁻¹ s_j) with A_j = A − s_j s_jᵀ, of the columns of S without s_j: O(m³), no pass over G."""
+def _left_out(form: Any, j: Array) -> Array | None:
+    """M_jj = 1/(1 + s_jᵀ A_j⁻¹ s_j) with A_j = A − s_j s_jᵀ, of the columns of S without s_j: O(m³), no pass over G.
+
+    None where rounding made an A_j indefinite.
+    """
     s = form.system.lower @ _backend.to_float64(form.columns(j))
     others = add_identity(form.system.gram) - s.T[:, :, None] * s.T[:, None, :]
     lower = _backend.cholesky(others)
-    if lower is None:  # rounding made one of them indefinite
-        return _solved(form, j)
+    if lower is None:
+        return None
     return 1 / (1 + _backend.column_squares(_backend.solve_triangular(lower, s.T[:, :, None]))[:, 0])
 
 

@@ -23,6 +23,7 @@ class DenseRows(Part):
     is_sparse = False
     is_dense = True
     is_streamed = False
+    is_movable = True
 
     @property
     def like(self) -> Array:

@@ -5,6 +5,7 @@ from typing import Any
 
 from .. import _backend
 from .. import _validation as check
+from .chunked import ChunkedRows
 from .dense import DenseRows
 from .protocol import GradientRows
 from .provided import ProvidedRows
@@ -12,7 +13,7 @@ from .sparse import SparseRows
 from .streamed import StreamedRows, least_memory, width_read, width_within
 
 Array = Any
-AnyRows = DenseRows | SparseRows | ProvidedRows | StreamedRows
+AnyRows = DenseRows | SparseRows | ProvidedRows | StreamedRows | ChunkedRows
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ def rows_of(gradients: Any, place: Place = Place(), *, streams: bool = True) -> 
     if not _backend.is_array(gradients) and isinstance(gradients, GradientRows):
         check.check_no_place(place)
         return ProvidedRows.of(gradients)
+    if _backend.is_lazy(gradients):
+        check.check_no_place(place)
+        return ChunkedRows.of(gradients)
     if streams and (place.is_chosen or _backend.is_on_disk(gradients) or _backend.is_sliceable(gradients)):
         return _streamed(check.check_streamed(gradients), place)
     check.check_gradients(gradients)

@@ -1,6 +1,6 @@
 """How a wide matrix is cut into column panels, and the product that needs it for its accuracy."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from .. import _backend
@@ -123,6 +123,23 @@ def product_width(rows: Array, v: Array) -> int:
     if _backend.on_host(v):
         return width if m >= FEW_ROWS else width // 2
     return max(width, -(-dim // (DEVICE_PANELS if _backend.is_concrete(v) else TRACED_PANELS)))
+
+
+def stretched(blocks: Iterable[tuple[slice, Array]], root: Array | None) -> Iterator[tuple[slice, Array]]:
+    """Blocks of G diag(root), from blocks of G."""
+    for columns, block in blocks:
+        yield columns, block if root is None else block * root[columns, 0]
+
+
+def descend(blocks: Iterable[tuple[slice, Array]], r: Array, a: Array) -> tuple[Array, Array]:
+    """Return r − Tᵀa and, in float64, T times that, for T (m, d) in blocks of columns, each of them used once."""
+    parts, total = [], None
+    for columns, block in blocks:
+        after = r[columns, :] - combination(block, a)
+        product = long_product(block, after)
+        total = product if total is None else total + product
+        parts.append(after)
+    return _backend.namespace(r).concat(parts, axis=0), total
 
 
 def combination(rows: Array, a: Array) -> Array:

@@ -27,6 +27,7 @@ class ProvidedRows(Part):
     is_sparse = False
     is_dense = False
     is_streamed = False
+    is_movable = False
 
     @classmethod
     def of(cls, gradients: GradientRows) -> "ProvidedRows":

@@ -1,7 +1,8 @@
 """S = C^½ Ĝ Λ̂^-½: the rows in the coordinates where F = I + SᵀS, kept as G and two diagonal factors."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from .. import _backend
 from .._pytree import Part
 from .._scaling import ldexp
-from .panels import combination, long_product, panel_width, slices
+from .panels import panel_width, slices, stretched
 
 Array = Any
 
@@ -64,13 +65,12 @@ class ScaledRows(Part):
 
     def unscaled_blocks(self) -> Iterator[tuple[slice, Array]]:
         """Column slices and T[:, columns]."""
-        for columns, block in self.rows.blocks():
-            yield columns, block if self.root is None else block * self.root[columns, 0]
+        return stretched(self.rows.blocks(), self.root)
 
     def unscaled_columns(self, j: Array) -> Array:
         """T[:, j] in the computing dtype: a copy."""
         block = self.rows.columns(j)
-        return block if self.root is None else block * _backend.namespace(block).take(self.root[:, 0], j)
+        return block if self.root is None else block * _backend.entries(self.root[:, 0], j)
 
     def copy_unscaled(self, out: Array) -> None:
         """Write T over a NumPy array of its shape, by panels in threads."""
@@ -102,14 +102,8 @@ class ScaledRows(Part):
 
     def descend(self, r: Array, delta: Array) -> tuple[Array, Array]:
         """Return r − Sᵀδ, and S times that, in one pass over G."""
-        c = _backend.from_float64(self.row_scale * delta, like=self.like, dtype=self.dtype)
-        parts, total = [], None
-        for columns, block in self.unscaled_blocks():
-            after = r[columns, :] - combination(block, c)
-            product = long_product(block, after)
-            total = product if total is None else total + product
-            parts.append(after)
-        return _backend.namespace(r).concat(parts, axis=0), self.row_scale * total
+        after, product = self.rows.descend(r, self.row_scale * delta, self.root)
+        return after, self.row_scale * product
 
     def column_squares(self) -> Array:
         """‖S e_j‖² for each j, shape (d,), float64."""
@@ -118,6 +112,10 @@ class ScaledRows(Part):
     def energies(self, inverse: Array) -> Array:
         """‖L⁻¹ S e_j‖² for each j by A⁻¹, shape (d,), for sparse rows."""
         return self._stretched(self.rows.energies(self.row_scale * inverse * self.row_scale.T))
+
+    def part_by_part(self, function: Callable[..., Array], *given: Any) -> Array:
+        """function(S[:, chunk], *given), of shape (width,), for the chunks of lazy rows, side by side."""
+        return self.rows.part_by_part(partial(_with_scaled, function), self.row_scale, self.root, *given)
 
     def _stretched(self, squares: Array) -> Array:
         return squares if self.root is None else squares * _backend.to_float64(self.root[:, 0]) ** 2
@@ -132,7 +130,7 @@ class ScaledRows(Part):
             total = part if total is None else total + part
         if self.root is None:
             return total
-        root = _backend.to_float64(self.root)
+        root = _backend.to_float64(_backend.small(self.root))
         return root * total * root.T
 
     def columns(self, j: Array) -> Array:
@@ -140,7 +138,11 @@ class ScaledRows(Part):
         block = self.row_scale * _backend.to_float64(self.rows.columns(j))
         if self.root is None:
             return block
-        return block * _backend.to_float64(_backend.namespace(j).take(self.root[:, 0], j))
+        return block * _backend.to_float64(_backend.entries(self.root[:, 0], j))
+
+
+def _with_scaled(function: Callable[..., Array], rows: Any, row_scale: Array, root: Array, *given: Any) -> Array:
+    return function(ScaledRows(rows, row_scale, root), *given)
 
 
 def scaled_rows(rows: Any, power: Any, row_scale: Array, root: Any) -> ScaledRows:

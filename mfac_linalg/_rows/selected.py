@@ -26,6 +26,7 @@ class SelectedRows(Part):
     is_sparse = False
     is_dense = True
     is_streamed = False
+    is_movable = True
 
     @property
     def source(self) -> Any:

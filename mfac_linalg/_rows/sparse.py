@@ -29,6 +29,7 @@ class SparseRows(Part):
     is_sparse = True
     is_dense = False
     is_streamed = False
+    is_movable = True
 
     @classmethod
     def of(cls, gradients: Any) -> "SparseRows":

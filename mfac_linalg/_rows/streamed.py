@@ -9,7 +9,7 @@ import numpy as np
 from .. import _backend
 from .._pytree import Part
 from .._scaling import ldexp
-from .panels import combination, gram, long_product, scaled_squares, slices
+from .panels import combination, descend, gram, long_product, scaled_squares, slices, stretched
 
 Array = Any
 LEAST_COLUMNS = 1024  # of a panel, or all there are
@@ -32,6 +32,7 @@ class StreamedRows(Part):
     is_sparse = False
     is_dense = True
     is_streamed = True
+    is_movable = False
 
     @property
     def source(self) -> Any:
@@ -123,6 +124,11 @@ class StreamedRows(Part):
         """Ĝᵀ a, shape (d, k), for float64 a of shape (m, k)."""
         a = _backend.from_float64(a, like=self.like, dtype=self.dtype)
         return _backend.namespace(a).concat([combination(block, a) for _, block in self.blocks()], axis=0)
+
+    def descend(self, r: Array, a: Array, root: Array | None) -> tuple[Array, Array]:
+        """Return r − diag(root) Ĝᵀ a, and Ĝ diag(root) times that, in one pass."""
+        a = _backend.from_float64(a, like=self.like, dtype=self.dtype)
+        return descend(stretched(self.blocks(), root), r, a)
 
     def squares(self, row_scale: Array) -> Array:
         """Σ_i (row_scale_i Ĝ_ij)² for each column j, shape (d,), float64."""

@@ -2,6 +2,8 @@
 
 from .arrays import check_beside as check_beside
 from .arrays import check_can_be_cut as check_can_be_cut
+from .arrays import check_chunked as check_chunked
+from .arrays import check_columns as check_columns
 from .arrays import check_computes as check_computes
 from .arrays import check_computing as check_computing
 from .arrays import check_finite as check_finite
@@ -17,6 +19,7 @@ from .arrays import check_same_library as check_same_library
 from .arrays import check_shape as check_shape
 from .arrays import check_sparse as check_sparse
 from .arrays import check_streamed as check_streamed
+from .arrays import check_vector as check_vector
 from .arrays import refuse_masked as refuse_masked
 from .arrays import refuse_nonfinite as refuse_nonfinite
 from .indices import broadcast_indices as broadcast_indices

@@ -23,6 +23,11 @@ def check_gradients(gradients: Any) -> Array:
         msg = f"`gradients` must be dense and in memory; got {type(gradients).__module__}.{type(gradients).__name__}. "
         msg += "Compute it first, and make it dense."
         raise TypeError(msg)
+    return check_matrix(gradients)
+
+
+def check_matrix(gradients: Array) -> Array:
+    """Accept a non-empty matrix of real floating numbers."""
     if _backend.dtype_name(gradients.dtype) not in FLOATING:
         msg = f"`gradients` must be float16, bfloat16, float32 or float64; got {describe(gradients)}. Cast it."
         raise TypeError(msg)
@@ -56,11 +61,24 @@ def check_streamed(gradients: Any) -> Any:
     return gradients
 
 
+def check_chunked(gradients: Any) -> Any:
+    """Accept a non-empty lazy (m, d) array of real floating numbers, in chunks of all rows."""
+    check_matrix(gradients)
+    if not _backend.has_plain_chunks(gradients):
+        msg = f"`gradients` must have NumPy arrays of known sizes as chunks; got {gradients!r}. "
+        raise TypeError(msg + "Convert them with map_blocks, or call compute_chunk_sizes().")
+    if len(gradients.chunks[0]) > 1:
+        msg = f"`gradients` must have all rows in each chunk; got chunks of {gradients.chunks[0]} rows. "
+        raise ValueError(msg + 'Call gradients.rechunk({0: -1, 1: "auto"}), or cut along d where they are made.')
+    return gradients
+
+
 def check_no_place(place: Any) -> None:
     """Refuse `xp`, `device` and `memory_limit` for rows that are not read by panels."""
     for name in ("xp", "device", "memory_limit"):
         if getattr(place, name) is not None:
-            msg = f"`{name}` must be None for sparse gradients and GradientRows; got {describe(getattr(place, name))}. "
+            got = describe(getattr(place, name))
+            msg = f"`{name}` must be None for sparse and Dask's gradients and GradientRows; got {got}. "
             raise ValueError(msg + "Leave it out: they stay where they are.")
 
 
@@ -90,8 +108,8 @@ def _is_size(n: Any) -> bool:
 
 def check_can_be_cut(gradients: Any) -> None:
     """Refuse gradients that cannot be cut into blocks of columns."""
-    if not (_backend.is_array(gradients) or _backend.is_sparse(gradients)):
-        msg = f"`gradients` must be an array or a sparse matrix for blocks; got {type(gradients).__name__}. "
+    if _backend.is_lazy(gradients) or not (_backend.is_array(gradients) or _backend.is_sparse(gradients)):
+        msg = f"`gradients` must be in memory, dense or sparse, for blocks; got {type(gradients).__name__}. "
         raise TypeError(msg + "Build one WoodburyRankOneInverse for each block.")
 
 
@@ -142,7 +160,7 @@ def check_beside(name: str, x: Any, like: Array, dtype: Any) -> Array:
         raise TypeError(msg)
     refuse_masked(name, x)
     check_same_library(name, x, like)
-    x = _backend.native(x)
+    x = _backend.native(_backend.aligned(x, like=like))
     if _backend.is_narrow(x):
         return _backend.cast(x, dtype)
     if x.dtype != dtype:
@@ -150,6 +168,20 @@ def check_beside(name: str, x: Any, like: Array, dtype: Any) -> Array:
         msg = f"`{name}` must have dtype {wanted}; got {describe(x)}. Cast it to {wanted}."
         raise TypeError(msg)
     return x
+
+
+def check_vector(name: str, v: Any, like: Array, dtype: Any, length: int) -> Array:
+    """Accept a vector of that length beside like, in dtype."""
+    v = check_beside(name, v, like, dtype)
+    check_shape(name, v, (length,), "Pass a flat vector here, a matrix of columns to `matmat`.")
+    return v
+
+
+def check_columns(name: str, v: Any, like: Array, dtype: Any, length: int) -> Array:
+    """Accept a matrix of columns of that length beside like, in dtype."""
+    v = check_beside(name, v, like, dtype)
+    check_shape(name, v, (length, "k"), "Pass one vector per column.")
+    return v
 
 
 def refuse_masked(name: str, x: Any) -> None:

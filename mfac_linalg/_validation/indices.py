@@ -18,6 +18,7 @@ def check_indices(name: str, j: Any, dim: int, *, like: Array) -> Array:
         msg = f"`{name}` must be an integer or an array of integers; got {describe(j)}. Round or cast it."
         raise TypeError(msg)
     refuse_masked(name, j)
+    j = _backend.small(j)
     index = j if _backend.is_array(j) else as_numpy(name, j)
     if index.shape == (0,) and not _backend.is_array(j):
         index = index.astype(np.int64)

@@ -1,0 +1,189 @@
+"""Arrays that are not computed yet: Dask's, in chunks along d. What has m entries is one chunk, or NumPy's."""
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+Array = Any
+FAN_IN = 8  # partial sums that one task adds
+
+
+def is_lazy(x: object) -> bool:
+    """Return whether x is computed only when it is asked for."""
+    return compat.is_dask_array(x)
+
+
+def small(x: Array) -> Array:
+    """Return an answer that is not of size d: computed, where it is lazy."""
+    return np.asarray(x.compute())[()] if is_lazy(x) else x
+
+
+def spread(x: Array, *, like: Array) -> Array:
+    """Return an answer of size d, in the chunks of like where that is lazy."""
+    if not is_lazy(like) or is_lazy(x):
+        return x
+    return sys.modules["dask.array"].from_array(x, chunks=like.chunks[1:])
+
+
+def zeros(shape: tuple[int, ...], *, like: Array, dtype: Any) -> Array:
+    """Return zeros (d, …) in the chunks of like (…, d)."""
+    return aligned(sys.modules["dask.array"].zeros(shape, dtype=dtype), like=like)
+
+
+def unit_columns(j: np.ndarray, *, like: Array, dtype: Any) -> Array:
+    """Return the unit vectors e_j as columns (d, len(j)) in the chunks of like (…, d)."""
+    positions = sys.modules["dask.array"].arange(like.shape[1], chunks=like.chunks[1:])
+    return (positions[:, None] == j[None, :]).astype(dtype)
+
+
+def standard_normal(shape: tuple[int, int], *, seed: int, like: Array, dtype: Any) -> Array:
+    """Draw standard normal numbers (d, k), one stream for each chunk."""
+    generator = sys.modules["dask.array"].random.default_rng(seed)
+    return generator.standard_normal(shape, chunks=(like.chunks[1], (shape[1],)), dtype=dtype)
+
+
+def entries(x: Array, j: np.ndarray) -> np.ndarray:
+    """Return x[j] of a lazy vector, computed."""
+    wanted, place = np.unique(j, return_inverse=True)
+    return np.asarray(x[wanted].compute())[place]
+
+
+def times_power(x: Array, power: Array) -> Array:
+    """Return x · 2^power for lazy integers, in two steps."""
+    ldexp, half, one = sys.modules["dask.array"].ldexp, power // 2, x.dtype.type(1)
+    return x * ldexp(one, half) * ldexp(one, power - half)
+
+
+def solve_triangular(solve: Callable[..., np.ndarray], lower: np.ndarray, b: Array) -> Array:
+    """Return solve(lower, b) for a lazy b (n, k) and a factor of NumPy."""
+    dask: Any = sys.modules["dask"]
+    factor = dask.delayed(lower, pure=True)
+    step = partial(_on_blocks, lambda b, lower: solve(lower, b))
+    return dask.array.blockwise(step, "ab", b.rechunk(-1), "ab", factor, None, meta=np.empty((0, 0), lower.dtype))
+
+
+def small_like(like: Array) -> Array:
+    """Return an array as those with m entries are beside like: NumPy's where like is lazy."""
+    return np.empty((0, 0), like.dtype) if is_lazy(like) else like
+
+
+def small_beside(x: Any, *, like: Array) -> tuple[Any, Array]:
+    """Return an argument that is not of size d, computed where like is lazy, and what it has to be like."""
+    return (small(x), small_like(like)) if is_lazy(like) else (x, like)
+
+
+def has_plain_chunks(x: Array) -> bool:
+    """Return whether the chunks of a lazy array are NumPy's, of known sizes."""
+    return isinstance(x._meta, np.ndarray) and not any(np.isnan(size) for sizes in x.chunks for size in sizes)
+
+
+def aligned(x: Array, *, like: Array) -> Array:
+    """Return a lazy x (d, …) in the chunks of like (…, d); any other as it is."""
+    if not is_lazy(x) or x.ndim == 0 or x.shape[0] != like.shape[1]:
+        return x
+    return x.rechunk((like.chunks[1], *((size,) for size in x.shape[1:])))
+
+
+def condensed(x: Array) -> Array:
+    """Return a lazy array whose chunks are one task each, where one task can make them."""
+    return sys.modules["dask"].optimize(x)[0]
+
+
+def read_anew(matrix: Array, *operands: Array) -> Array:
+    """Return a matrix of the same chunks, made again for its product with these operands.
+
+    Under its old keys a chunk would be kept from one pass to the next. What is in memory already is taken from there.
+    """
+    names = [x.name for x in operands if is_lazy(x)]
+    if not names:
+        return matrix
+    from dask._task_spec import Alias, DataNode, convert_legacy_graph
+    from dask.base import clone_key, tokenize
+
+    seed = tokenize(matrix.name, *names)
+    graph = convert_legacy_graph(dict(matrix.__dask_graph__()))
+    renamed = {key: clone_key(key, seed) for key, node in graph.items() if not isinstance(node, DataNode)}
+    made = {renamed.get(key, key): node.substitute(renamed, key=renamed.get(key)) for key, node in graph.items()}
+    name = clone_key(matrix.name, seed)
+    for key in sys.modules["dask"].core.flatten(matrix.__dask_keys__()):
+        made.setdefault((name, *key[1:]), Alias((name, *key[1:]), key))
+    return sys.modules["dask.array"].Array(made, name, matrix.chunks, meta=matrix._meta)
+
+
+def mapped(
+    function: Callable[..., Any], matrix: Array, given: Sequence[Any], *, tail: tuple[int, ...], dtype: Any
+) -> Array:
+    """Return function(block, *given) of shape (width, *tail) for the column blocks of a matrix, one below the other.
+
+    `given` are lazy arrays (d, …), cut like the matrix, or anything else, which every block gets whole.
+    """
+    return _by_blocks(function, matrix, given, tail=tail, dtype=dtype)
+
+
+def summed(function: Callable[..., Any], matrix: Array, given: Sequence[Any], *, shape: tuple[int, ...]) -> Array:
+    """Return Σ function(block, *given), float64 of a shape, over the column blocks, always by the same tree."""
+    parts = _by_blocks(partial(_as_part, function), matrix, given, tail=shape, dtype=np.float64, width=1)
+    return parts.sum(axis=0, split_every=FAN_IN)
+
+
+def mapped_and_summed(
+    function: Callable[..., Any], matrix: Array, given: Sequence[Any], *, tail: tuple[int, ...], dtype: Any, shape: Any
+) -> tuple[Array, Array]:
+    """Return both for a function that returns both: each block is read once for the two."""
+    pairs = _by_blocks(function, matrix, given, tail=(), dtype=object)
+    first = _by_blocks(partial(_pick, 0), pairs, (), tail=tail, dtype=dtype)
+    return first, summed(partial(_pick, 1), pairs, (), shape=shape)
+
+
+def _by_blocks(
+    function: Callable[..., Any],
+    matrix: Array,
+    given: Sequence[Any],
+    *,
+    tail: tuple[int, ...],
+    dtype: Any,
+    width: int | None = None,
+) -> Array:
+    dask: Any = sys.modules["dask"]
+    dim, letters = matrix.shape[-1], iter("abcdefghijklmopqrstuvwxyz")  # n is the axis of blocks
+    operands: list[Any] = [matrix, "".join(next(letters) for _ in matrix.shape[1:]) + "n"]
+    for x in given:
+        if not is_lazy(x):
+            operands += [dask.delayed(x, pure=True), None]
+            continue
+        cut = x.ndim > 0 and x.shape[0] == dim
+        x = aligned(x, like=matrix) if cut else x.rechunk(-1)
+        operands += [x, ("n" if cut else next(letters)) + "".join(next(letters) for _ in x.shape[1:])]
+    new = {next(letters): size for size in tail}
+    return sys.modules["dask.array"].blockwise(
+        partial(_on_blocks, function),
+        "n" + "".join(new),
+        *operands,
+        new_axes=new,
+        adjust_chunks=None if width is None else {"n": width},
+        meta=np.empty((0,) * (1 + len(tail)), dtype),
+    )
+
+
+def _on_blocks(function: Callable[..., Any], *parts: Any) -> Any:
+    """Call a function with blocks, each of which comes in a list for every axis that it has alone."""
+    with np.errstate(all="ignore"):
+        return function(*map(_only, parts))
+
+
+def _only(part: Any) -> Any:
+    while isinstance(part, list):
+        (part,) = part
+    return part
+
+
+def _as_part(function: Callable[..., Any], *parts: Any) -> np.ndarray:
+    return function(*parts)[None, ...]
+
+
+def _pick(which: int, pairs: Any) -> Any:
+    return pairs[which]

@@ -1,0 +1,142 @@
+"""Rows that a task graph makes chunk by chunk: every product is a pass over the chunks, computed where they are."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .. import _backend
+from .._pytree import Part
+from .._validation import check_chunked
+from .dense import DenseRows
+from .panels import descend, stretched
+
+Array = Any
+Make = Callable[[Array], DenseRows]  # the rows of a chunk
+
+
+@dataclass(frozen=True)
+class ChunkedRows(Part):
+    """The same protocol as DenseRows, lazily: what is d-sized stays a graph, as does what a product of it needs."""
+
+    gradients: Any  # the caller's
+    matrix: Any  # the same, in chunks along d alone
+    exponent: int | None
+    dtype: Any
+
+    is_plain = False
+    is_sparse = False
+    is_dense = True
+    is_streamed = True
+    is_movable = True
+    source = None
+
+    @classmethod
+    def of(cls, gradients: Any) -> "ChunkedRows":
+        """Take in a checked lazy array; one that is not wider than high is small, and one chunk."""
+        check_chunked(gradients)
+        m, d = gradients.shape
+        matrix = _backend.condensed(gradients.rechunk(-1) if m >= d else gradients)
+        return cls(gradients, matrix, None, _backend.result_dtype(gradients))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, d)."""
+        return self.matrix.shape
+
+    @property
+    def like(self) -> Array:
+        """An array (0, d) in the chunks and the dtype of answers."""
+        return _backend.cast(self.matrix[:0, :], _backend.result_dtype(self.matrix))
+
+    def computed_in(self, dtype: Any) -> "ChunkedRows":
+        """The same rows, computed in another dtype."""
+        return replace(self, dtype=dtype)
+
+    def divided(self, exponent: int) -> "ChunkedRows":
+        """The rows of 2^−exponent G, for G as it stands."""
+        return replace(self, exponent=exponent)
+
+    def as_given(self) -> "ChunkedRows":
+        """The rows of G as it stands, computed in the dtype of the answers."""
+        return replace(self, exponent=None, dtype=_backend.result_dtype(self.matrix))
+
+    def largest(self) -> float:
+        """The largest absolute entry of G: a pass."""
+        return float(_backend.read(abs(self.matrix).max()))
+
+    @property
+    def _make(self) -> Make:
+        return partial(DenseRows, exponent=self.exponent, dtype=self.dtype)
+
+    def gram(self, root: Array | None, progress: Any) -> np.ndarray:
+        """K = Ĝ diag(root)² Ĝᵀ, shape (m, m), float64, computed now: the pass of a build."""
+        del progress  # its panels are elsewhere; Dask has bars of its own
+        m = self.shape[0]
+        total = _backend.summed(partial(_gram, self._make), self.matrix, [root], shape=(m, m))
+        return _backend.read(total)
+
+    def project(self, v: Array) -> Array:
+        """Ĝ v, shape (m, k), float64."""
+        shape = (self.shape[0], v.shape[1])
+        return _backend.summed(partial(_project, self._make), _backend.read_anew(self.matrix, v), [v], shape=shape)
+
+    def combine(self, a: Array) -> Array:
+        """Ĝᵀ a, shape (d, k), for float64 a of shape (m, k)."""
+        matrix = _backend.read_anew(self.matrix, a)
+        return _backend.mapped(partial(_combine, self._make), matrix, [a], tail=a.shape[1:], dtype=self.dtype)
+
+    def descend(self, r: Array, a: Array, root: Array | None) -> tuple[Array, Array]:
+        """Return r − diag(root) Ĝᵀ a, and Ĝ diag(root) times that, in one pass."""
+        k = a.shape[1]
+        step, matrix = partial(_descend, self._make), _backend.read_anew(self.matrix, a)
+        return _backend.mapped_and_summed(
+            step, matrix, [r, a, root], tail=(k,), dtype=self.dtype, shape=(self.shape[0], k)
+        )
+
+    def squares(self, row_scale: Array) -> Array:
+        """Σ_i (row_scale_i Ĝ_ij)² for each column j, shape (d,), float64."""
+        return self.part_by_part(_squares, row_scale)
+
+    def part_by_part(self, function: Callable[..., Array], *given: Any) -> Array:
+        """function(rows of a chunk, *given), (width,) in float64, of all chunks side by side: a pass."""
+        step = partial(_with_rows, self._make, function)
+        return _backend.mapped(step, self.matrix, given, tail=(), dtype=np.float64)
+
+    def columns(self, j: Array) -> np.ndarray:
+        """Ĝ[:, j], shape (m, len(j)), computed now from the chunks that they lie in."""
+        wanted, place = np.unique(j, return_inverse=True)
+        return self._make(_backend.read(self.matrix[:, wanted])[:, place]).panel(slice(None))
+
+    def row_block(self, rows: slice) -> np.ndarray:
+        """Ĝ[rows, :], computed now: asked for where there are no more columns than rows."""
+        return self._make(_backend.read(self.matrix[rows, :])).panel(slice(None))
+
+
+def _gram(make: Make, block: np.ndarray, root: np.ndarray | None) -> np.ndarray:
+    return make(block).gram(root, lambda panels, text: panels)
+
+
+def _project(make: Make, block: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return make(block).project(v)
+
+
+def _combine(make: Make, block: np.ndarray, a: np.ndarray) -> np.ndarray:
+    return make(block).combine(a)
+
+
+def _descend(
+    make: Make, block: np.ndarray, r: np.ndarray, a: np.ndarray, root: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    rows = make(block)
+    return descend(stretched(rows.blocks(), root), r, _backend.cast(a, rows.dtype))
+
+
+def _squares(rows: DenseRows, row_scale: np.ndarray) -> np.ndarray:
+    return rows.squares(row_scale)
+
+
+def _with_rows(make: Make, function: Callable[..., Array], block: np.ndarray, *given: Any) -> Array:
+    return function(make(block), *given)

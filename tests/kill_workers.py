@@ -1,0 +1,126 @@
+"""Ask a cluster of two processes while one of them is killed: ``python -m tests.kill_workers FOLDER --runs 20``.
+
+G is a folder of .npy files, one for each chunk; its size and the workers' memory are arguments, so that G may be larger
+than all of that memory. Prints how many answers were those of the undisturbed run to the bit, and exits with 1 where
+one was not, or where a cluster that lost its workers for good did not give up in time.
+"""
+
+import argparse
+import os
+import random
+import signal
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import dask
+import dask.array as da
+import numpy as np
+from distributed import Client, LocalCluster
+
+import mfac_linalg as ml
+
+
+def write(folder: Path, rows: int, chunks: int, width: int) -> None:
+    """One .npy file for each chunk."""
+    for index in range(chunks):
+        block = np.random.default_rng(index).standard_normal((rows, width), dtype=np.float32)
+        np.save(folder / f"{index:05}.npy", block)
+
+
+def gradients(folder: Path) -> da.Array:
+    """The files side by side, read where they are needed, as often as they are."""
+    files = sorted(folder.glob("*.npy"))
+    shape = np.load(files[0], mmap_mode="r").shape
+    chunks = [da.from_delayed(dask.delayed(np.load)(file), shape, meta=np.empty((0, 0), np.float32)) for file in files]
+    return da.concatenate(chunks, axis=1)
+
+
+def answers(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A build, a product and a diagonal."""
+    g = gradients(folder)
+    inverse = ml.WoodburyRankOneInverse(g, 1.0)
+    v = da.random.default_rng(0).standard_normal(g.shape[1], chunks=g.chunks[1], dtype=np.float32)
+    return dask.compute(inverse @ v, inverse.diagonal())
+
+
+def kill_later(cluster: LocalCluster, delay: float, wait: random.Random) -> threading.Thread:
+    """Kill one worker process, whose nanny starts another, after a delay."""
+
+    def kill() -> None:
+        time.sleep(delay)
+        running = [nanny.process.pid for nanny in cluster.workers.values() if nanny.process and nanny.process.pid]
+        if running:
+            os.kill(wait.choice(running), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread
+
+
+def disturbed(folder: Path, cluster: LocalCluster, runs: int, seed: int) -> int:
+    """How many of `runs` runs with a kill at a random moment give the answers of the run without."""
+    start = time.perf_counter()
+    expected = answers(folder)
+    duration, wait, same = time.perf_counter() - start, random.Random(seed), 0
+    print(f"undisturbed: {duration:.1f} s", flush=True)
+    for run in range(runs):
+        delay, start = wait.uniform(0, duration), time.perf_counter()
+        thread = kill_later(cluster, delay, wait)
+        found = answers(folder)
+        thread.join()
+        equal = all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+        same += equal
+        print(
+            f"run {run}: killed after {delay:.1f} s, done after {time.perf_counter() - start:.1f} s, {equal}",
+            flush=True,
+        )
+    return same
+
+
+def gives_up(folder: Path, cluster: LocalCluster) -> bool:
+    """Whether a cluster without workers refuses, as `no-workers-timeout` says, instead of waiting for ever."""
+    cluster.scale(0)
+    while cluster.scheduler_info["workers"]:
+        time.sleep(0.1)
+    try:
+        answers(folder)
+    except Exception as refused:
+        return "no-workers-timeout" in str(refused) or type(refused).__name__ == "NoWorkerError"
+    return False
+
+
+def main(arguments: list[str]) -> int:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--chunks", type=int, default=24)
+    parser.add_argument("--width", type=int, default=2**14)
+    parser.add_argument("--memory", default="1GiB", help="of each worker")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    write(options.folder, options.rows, options.chunks, options.width)
+    size = options.rows * options.chunks * options.width * 4
+    print(f"G: {size / 1e9:.2f} GB in {options.chunks} files; two workers of {options.memory} each", flush=True)
+    dask.config.set({"distributed.scheduler.no-workers-timeout": "2s", "distributed.scheduler.allowed-failures": 10})
+    with (
+        warnings.catch_warnings(),
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, memory_limit=options.memory, dashboard_address=None, silence_logs=50
+        ) as cluster,
+        Client(cluster),
+    ):
+        warnings.simplefilter("ignore", ml.IllConditionedWarning)
+        same = disturbed(options.folder, cluster, options.runs, options.seed)
+        refused = gives_up(options.folder, cluster)
+    fate = "refused" if refused else "HUNG OR WRONG"
+    print(f"{same} of {options.runs} runs the same to the bit; without workers: {fate}")
+    return 0 if same == options.runs and refused else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
