@@ -1,7 +1,6 @@
 """From checked arguments to a State: one Gram matrix, one factorisation, and the choice of form."""
 
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,12 +9,15 @@ import numpy as np
 from . import _backend
 from ._dual import SmallSystem, largest_eigenvalue
 from ._errors import breakdown, warn_if_unresolved
+from ._forms.diagonal import exact_entries
 from ._forms.dual import DualForm
 from ._forms.primal import PrimalForm
 from ._metric import Metric
+from ._progress import Progress
 from ._rows.batched import BatchedRows
 from ._rows.scaled import ScaledRows, scaled_rows
-from ._rows.whitened import whiten
+from ._rows.streamed import StreamedRows
+from ._rows.whitened import WhitenedRows, whiten, whiten_into
 from ._scaling import comfortable, exponent, ldexp
 from ._state import State
 from ._sweeps import sweeps_for
@@ -38,7 +40,8 @@ class Options:
     precision: str
     whiten: bool
     overwrite: bool
-    progress: Callable[[Iterable[Any], str], Iterable[Any]]
+    progress: Progress
+    out: Any = None  # what W is written to where that is not in memory, with `matrix` and `write`
 
     def computing_dtype(self, xp: Any) -> Any:
         """float64 for precision "high", else the dtype of the results."""
@@ -81,7 +84,8 @@ def build(
         raise breakdown(size=min(rows.shape), kappa=math.inf, dtype="float64")
     form = choose_form(rows, accurate, small, norm, math.inf if traced else kappa, options)
     sharp = _backend.dtype_name(accurate.dtype) == "float64"
-    return State(form, metric, row_scale, rows.rows if form.rows is rows else None, kappa, options.dtype, sharp)
+    kept = rows.rows if form.rows is rows or options.out is not None else None
+    return State(form, metric, row_scale, kept, kappa, options.dtype, sharp)
 
 
 def measures(
@@ -172,9 +176,26 @@ def choose_form(
     sweeps = sweeps_for(kappa, dtype, sharp_gram=sharp)
     if not options.whiten:
         return DualForm(rows, None, system, norm, sweeps, sharp=sharp)
+    sharpest = accurate
     if math.isfinite(kappa) and kappa * float(np.finfo(np.float32).eps) <= WHITENING_RESOLVED:
         accurate = rows
+    if options.out is not None:
+        exact = DualForm(cast(ScaledRows, sharpest), None, system, norm, sweeps, sharp=sharp)
+        whitened = _whitened_outside(exact, cast(ScaledRows, accurate), options)
+        return DualForm(whitened, whitened, system, norm, sweeps)
     whitened = whiten(
         cast(ScaledRows, accurate), system, dtype=options.dtype, overwrite=options.overwrite, progress=options.progress
     )
     return DualForm(whitened if options.dtype == rows.dtype else rows, whitened, system, norm, sweeps)
+
+
+def _whitened_outside(exact: DualForm, rows: ScaledRows, options: Options) -> WhitenedRows:
+    """W in a matrix outside memory, with the entries of the diagonal that `exact` has to give beside it."""
+    small = whiten_into(options.out.write, rows, exact.system, dtype=options.dtype, progress=options.progress)
+    values = np.zeros(0)
+    if len(small):
+        index = _backend.index_like(small, like=rows.like)
+        values = _backend.read(exact_entries(exact, index, like=rows.like, norm=exact.norm))
+    like = _backend.zeros((0, rows.shape[1]), like=rows.like, dtype=options.dtype)
+    held = StreamedRows(options.out.matrix, like, None, options.dtype, rows.rows.width)
+    return WhitenedRows(held, exact.system, (small, values))

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from . import _backend, _storage
+from . import _backend, _folder, _storage
 from . import _validation as check
 from ._forward import Forward
 from ._pytree import register
@@ -415,7 +415,7 @@ class Inverse(abc.ABC):
     @classmethod
     def load(cls, path: Any, *, xp: Any = None, device: Any = None) -> Self:
         """Return an inverse of this class from a file; as `mfac_linalg.load`, with its parameters and errors."""
-        return _storage.restore(path, {cls.__name__: cls}, xp=xp, device=device)
+        return _folder.restore(path, {cls.__name__: cls}, xp=xp, device=device)
 
     @abc.abstractmethod
     def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:

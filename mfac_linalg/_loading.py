@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import _storage
+from . import _folder
 from ._blocks import BlockDiagonalInverse
 from ._inverse import Inverse
 from ._window import SlidingWindowInverse
@@ -41,4 +41,4 @@ def load(path: Any, *, xp: Any = None, device: Any = None) -> Inverse:
     Cost: one pass over the file, and a build for blocks. Nothing is unpickled, no size is believed before it is
     checked against the file's own.
     """
-    return _storage.restore(path, KINDS, xp=xp, device=device)
+    return _folder.restore(path, KINDS, xp=xp, device=device)

@@ -1,21 +1,52 @@
-"""An optional progress bar."""
+"""What a build tells of its passes: to an optional bar, and to a journal from which it can go on."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Array = Any
 
 
-def reporter(wanted: bool) -> Callable[[Iterable[Any], str], Iterable[Any]]:
-    """Return what wraps a loop over panels: tqdm's bar, or nothing."""
+class Journal(Protocol):
+    """How far each pass has come, kept where a killed build can be taken up again."""
+
+    def recalled(self, stage: str) -> tuple[int, dict[str, Array]]:
+        """Columns that a pass of an earlier build has behind it, and the arrays that it had found by then."""
+        ...
+
+    def note(self, stage: str, columns: int, found: Callable[[], dict[str, Array]]) -> None:
+        """Take down where a pass stands, or wait until there is more to take down."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Called with a loop over panels and its name, it returns the loop, with tqdm's bar where that is wanted."""
+
+    bar: Any = None  # tqdm
+    journal: Journal | None = None
+
+    def __call__(self, loop: Iterable[Any], text: str) -> Iterable[Any]:
+        """The loop."""
+        return loop if self.bar is None else self.bar(loop, desc=text, leave=False)
+
+    def recalled(self, stage: str) -> tuple[int, dict[str, Array]]:
+        """As the journal's; nothing where there is none."""
+        return (0, {}) if self.journal is None else self.journal.recalled(stage)
+
+    def note(self, stage: str, columns: int, found: Callable[[], dict[str, Array]]) -> None:
+        """As the journal's."""
+        if self.journal is not None:
+            self.journal.note(stage, columns, found)
+
+
+def reporter(wanted: bool, journal: Journal | None = None) -> Progress:
+    """Return what a build tells of its passes to."""
     if not wanted:
-        return _silent
+        return Progress(None, journal)
     try:
         from tqdm.auto import tqdm
     except ImportError as missing:
         msg = '`progress=True` needs tqdm; it is not installed. Run pip install "mfac_linalg[progress]".'
         raise ImportError(msg) from missing
-    return lambda loop, text: tqdm(loop, desc=text, leave=False)
-
-
-def _silent(loop: Iterable[Any], text: str) -> Iterable[Any]:
-    del text
-    return loop
+    return Progress(tqdm, journal)

@@ -21,7 +21,6 @@ from typing import IO, Any
 import numpy as np
 
 from . import _backend
-from . import _validation as check
 from ._errors import InvalidFileError
 from ._version import __version__
 
@@ -135,17 +134,6 @@ def _update(digest: Any, file: IO[bytes], start: int, stop: int) -> None:
             raise zipfile.BadZipFile
         digest.update(data)
         start += len(data)
-
-
-def restore(path: Any, kinds: dict[str, Any], *, xp: Any, device: Any) -> Any:
-    """Return the object in a file, of one of the classes `kinds`, its arrays beside those of a library on a device."""
-    kind, facts, arrays = load(path)
-    if kind not in kinds:
-        msg = f"`path` must hold {' or '.join(kinds)}; got {kind}. Load it by mfac_linalg.load, or update mfac_linalg."
-        raise InvalidFileError(msg)
-    like = check.check_place(xp, None, device)
-    check.check_loadable(arrays, like)
-    return _backend.in_float64(lambda _: kinds[kind]._restored(facts, check.check_loaded(arrays, like)), like)
 
 
 def load(path: Any) -> tuple[str, dict[str, Any], dict[str, tuple[np.ndarray, str]]]:

@@ -1,6 +1,7 @@
 """A static State as facts and arrays, and back: what a file holds beside the constructor's arguments."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 from . import _backend
 from ._build import Options, measures
@@ -8,8 +9,9 @@ from ._dual import SmallSystem
 from ._forms.dual import DualForm
 from ._forms.primal import PrimalForm
 from ._progress import reporter
-from ._rows.kinds import rows_of
+from ._rows.kinds import Place, rows_of
 from ._rows.scaled import scaled_rows
+from ._rows.streamed import StreamedRows
 from ._rows.whitened import WhitenedRows
 from ._state import State
 
@@ -52,6 +54,10 @@ def arguments_of(facts: dict[str, Any], arrays: dict[str, Array]) -> tuple[Any, 
 def parts_of(state: State) -> tuple[dict[str, Any], dict[str, Array]]:
     """What a static State is restored from beside the arguments of its constructor."""
     form = state.form
+    if state.is_whitened and not _backend.is_array(form.whitened.rows):
+        kind = type(form.whitened.rows).__name__
+        msg = f"`out` must be a path or a mapped file for an inverse to be saved; got {kind}. Build it in a folder."
+        raise TypeError(msg)
     facts = {
         "kappa": float(state.kappa),
         "norm": float(form.norm),
@@ -63,12 +69,15 @@ def parts_of(state: State) -> tuple[dict[str, Any], dict[str, Array]]:
     arrays = {"gram": form.system.gram, "factor": form.system.lower}
     if state.is_whitened:
         arrays["whitened"] = form.whitened.rows
+        if form.whitened.small is not None:
+            facts["width"] = form.whitened.held.width
+            arrays.update(zip(("small.index", "small.values"), form.whitened.small, strict=True))
     return facts, arrays
 
 
 def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], arrays: dict[str, Array]) -> State:
     """The State that `parts_of` was asked for, of gradients or, where these were not kept, of their whitened rows."""
-    kept = rows_of(arrays["whitened"] if gradients is None else gradients)
+    kept = _rows_of_whitened(facts, arrays) if gradients is None else rows_of(gradients)
     dtype = _backend.named_dtype(facts["dtype"], like=kept.like)
     options = Options(dtype, facts["precision"], whiten=False, overwrite=False, progress=reporter(False))
     divisor = kept.shape[0] if facts["normalization"] == "mean" else 1
@@ -76,7 +85,10 @@ def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], 
     rows = scaled_rows(unscaled, facts["exponent"], row_scale, metric.root)
     system = SmallSystem(arrays["gram"], arrays["factor"])
     m, d = rows.shape
-    whitened = WhitenedRows(arrays["whitened"], system) if "whitened" in arrays else None
+    whitened = None
+    if "whitened" in arrays:
+        small = (arrays["small.index"], arrays["small.values"]) if "small.index" in arrays else None
+        whitened = WhitenedRows(_rows_of_whitened(facts, arrays), system, small)
     form: DualForm | PrimalForm
     if m >= d:
         form = PrimalForm(rows, system, facts["norm"])
@@ -86,3 +98,12 @@ def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], 
         form = DualForm(rows, whitened, system, facts["norm"], facts["sweeps"], sharp=facts["sharp"])
     held = rows.rows if form.rows is rows else None
     return State(form, metric, row_scale, held, facts["kappa"], options.dtype, facts["sharp"])
+
+
+def _rows_of_whitened(facts: dict[str, Any], arrays: dict[str, Array]) -> Any:
+    """W: in memory where it was, or streamed from its file to where the rest lives."""
+    whitened = arrays["whitened"]
+    if not _backend.is_on_disk(whitened):
+        return rows_of(whitened)
+    rows = rows_of(whitened, Place(facts["xp"], facts["device"]))
+    return replace(cast(StreamedRows, rows), width=facts["width"])  # the panels that answers were rounded in

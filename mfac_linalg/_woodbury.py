@@ -1,11 +1,15 @@
 """The static inverse of a damped sum of rank-one terms."""
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 from . import _backend
 from . import _validation as check
 from ._build import Options, build
+from ._folder import Folder, Target, asked_before, asked_of, is_whole, require_same
 from ._inverse import Inverse
 from ._progress import reporter
 from ._pytree import register
@@ -49,6 +53,12 @@ class WoodburyRankOneInverse(Inverse):
     memory_limit : int, optional
         Bytes that the build and any query of one vector may take beside the gradients, which are then read by panels
         as wide as that allows. Gradients in a file (`numpy.memmap`, datasets of h5py and zarr) are so without it, too.
+    out : path-like, array or dataset, optional
+        Where to write W, which is then read from there by panels: a folder, which becomes an inverse that
+        `mfac_linalg.load` takes, or a writable (m, d) matrix in the dtype of the answers (`numpy.memmap`, datasets of
+        h5py and zarr). G is read twice and W written once.
+    resume : bool
+        Go on with the killed build that a folder `out` holds, from where it was half a minute before at most.
 
     Raises
     ------
@@ -99,8 +109,10 @@ class WoodburyRankOneInverse(Inverse):
         xp: Any = None,
         device: Any = None,
         memory_limit: int | None = None,
+        out: Any = None,
+        resume: bool = False,
     ) -> None:
-        rows = rows_of(gradients, Place(xp, device, memory_limit))
+        rows = rows_of(gradients, Place(xp, device, memory_limit, out))
         dtype = _backend.result_dtype(rows.like)
         self._damping = check.check_damping(damping, rows.like, dtype)
         self._weights = check.check_weights(weights, rows.like, rows.shape[0])
@@ -111,16 +123,42 @@ class WoodburyRankOneInverse(Inverse):
         check.check_flag("progress", progress)
         check.check_precision_available(precision, rows.like)
         if rows.is_streamed or not rows.is_dense:
-            check.check_kept(whiten, overwrite_gradients)
+            check.check_kept(whiten and out is None, overwrite_gradients)
+        check.check_flag("resume", resume)
+        check.check_out(out, resume, rows.shape, dtype, whiten=whiten, precision=precision)
         if not rows.is_dense:
             check.check_computes("precision", precision, rows.dtype)
         if overwrite_gradients:
             check.check_overwritable(gradients, dtype, whiten, precision)
         register(rows.like, type(self))
         in_memory = rows.is_dense and not rows.is_streamed
-        whiten = in_memory and not _backend.is_narrow(rows.like) if whiten is None else whiten
+        whiten = (in_memory and not _backend.is_narrow(rows.like)) or out is not None if whiten is None else whiten
         options = Options(dtype, precision, whiten, overwrite_gradients, reporter(progress))
-        self._state = _backend.in_float64(_build, rows, self._damping, self._weights, normalization, options)
+        if isinstance(out, str | os.PathLike):
+            self._state = self._built_in(Path(out), rows, options, resume=resume)
+        else:
+            self._state = self._built(rows, options if out is None else replace(options, out=Target(out)))
+
+    def _built(self, rows: Any, options: Options) -> State:
+        arguments = (rows, self._damping, self._weights, self._normalization, options)
+        return _backend.in_float64(_build, *arguments)
+
+    def _built_in(self, path: Path, rows: Any, options: Options, *, resume: bool) -> State:
+        """With W in a folder, which becomes an inverse at last; one that is there already where it is resumed."""
+        facts, arrays = arguments_as_arrays(None, self._damping, self._weights)
+        rules = {"normalization": self._normalization, "precision": self._precision}
+        asked = asked_of(rows, {**rules, **facts}, arrays)
+        if resume and is_whole(path):
+            require_same(asked, asked_before(path), path)
+            whole = type(self).load(path, xp=_backend.namespace(rows.like), device=_backend.device(rows.like))
+            return replace(whole._state, rows=rows)
+        folder = Folder(path, asked, resume=resume)
+        self._state = self._built(
+            rows, replace(options, out=folder, progress=replace(options.progress, journal=folder))
+        )
+        facts, arrays = self._stored()
+        folder.finish(type(self).__name__, facts, {name: x for name, x in arrays.items() if name != "whitened"})
+        return self._state
 
     @property
     def _current(self) -> State:
@@ -155,15 +193,19 @@ class WoodburyRankOneInverse(Inverse):
         new._damping = check.check_damping(damping, like, self.dtype)
         new._weights, new._normalization, new._precision = self._weights, self._normalization, self._precision
         state = self._state
-        whiten = state.is_whitened
+        whiten = state.is_whitened and not state.form.rows.is_streamed
+        if state.rows is None and state.form.rows.is_streamed:
+            msg = f"`damping` must stay {self._damping!r:.60} where the gradients are gone and W is in a file; "
+            raise ValueError(msg + "got another. Build anew from the gradients.")
         options = Options(self.dtype, self._precision, whiten, whiten and state.rows is None, reporter(False))
         new._state = _backend.in_float64(_rebuild, state, new._damping, self._weights, self._normalization, options)
         return new
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
         rules = {"normalization": self._normalization, "precision": self._precision}
-        gradients = None if self._state.rows is None else self.gradients
-        given, own = arguments_as_arrays(gradients, self._damping, self._weights), parts_of(self._state)
+        state = self._state
+        gradients = None if state.rows is None or (state.is_whitened and state.rows.is_streamed) else self.gradients
+        given, own = arguments_as_arrays(gradients, self._damping, self._weights), parts_of(state)
         return {**rules, **given[0], **own[0]}, {**given[1], **own[1]}
 
     @classmethod
@@ -177,7 +219,7 @@ class WoodburyRankOneInverse(Inverse):
 
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
         rows = self._state.rows
-        if not (rows is None or rows.is_movable):
+        if not (rows.is_movable if rows is not None else not self._state.form.rows.is_streamed):
             msg = f"`gradients` must be an array in memory here; got {type(self.gradients).__name__}. "
             msg += "Build anew, from other rows or with another `xp` and `device`."
             raise TypeError(msg)

@@ -28,6 +28,7 @@ LAYERS = (
     ("_rows",),
     ("_dual",),
     ("_scaling",),
+    ("_folder",),
     ("_storage", "_text"),
     ("_validation",),
     ("_pytree",),

@@ -58,8 +58,10 @@ from .sparse import compressed_rows as compressed_rows
 from .sparse import is_sparse as is_sparse
 from .sparse import with_data as with_data
 from .streams import fetched as fetched
+from .streams import forget as forget
 from .streams import is_on_disk as is_on_disk
 from .streams import is_sliceable as is_sliceable
+from .streams import put as put
 from .threads import in_threads as in_threads
 from .threads import read_ahead as read_ahead
 from .values import asarray as asarray

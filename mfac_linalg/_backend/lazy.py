@@ -127,7 +127,17 @@ def mapped(
 def summed(function: Callable[..., Any], matrix: Array, given: Sequence[Any], *, shape: tuple[int, ...]) -> Array:
     """Return Σ function(block, *given), float64 of a shape, over the column blocks, always by the same tree."""
     parts = _by_blocks(partial(_as_part, function), matrix, given, tail=shape, dtype=np.float64, width=1)
-    return parts.sum(axis=0, split_every=FAN_IN)
+    return sys.modules["dask.array"].reduction(
+        parts,
+        chunk=_as_it_is,
+        combine=_added,
+        aggregate=partial(_added, keepdims=False),
+        axis=0,
+        concatenate=False,
+        split_every=FAN_IN,
+        dtype=np.float64,
+        meta=np.empty((0,) * len(shape)),
+    )
 
 
 def mapped_and_summed(
@@ -176,13 +186,30 @@ def _on_blocks(function: Callable[..., Any], *parts: Any) -> Any:
 
 
 def _only(part: Any) -> Any:
+    """The block, aligned: one that came from another process lies anywhere, and its products would round otherwise."""
     while isinstance(part, list):
         (part,) = part
-    return part
+    return np.require(part, requirements="A") if isinstance(part, np.ndarray) else part
 
 
 def _as_part(function: Callable[..., Any], *parts: Any) -> np.ndarray:
     return function(*parts)[None, ...]
+
+
+def _as_it_is(part: np.ndarray, axis: Any, keepdims: bool) -> np.ndarray:
+    del axis, keepdims
+    return part
+
+
+def _added(parts: Any, axis: Any, keepdims: bool) -> np.ndarray:
+    """Add arrays one by one: a sum over an axis depends on how the arrays lie in memory, which a transfer changes."""
+    del axis
+    total = sum(_leaves(parts))
+    return total if keepdims else total[0]
+
+
+def _leaves(parts: Any) -> Any:
+    return [leaf for part in parts for leaf in _leaves(part)] if isinstance(parts, list) else [parts]
 
 
 def _pick(which: int, pairs: Any) -> Any:

@@ -31,7 +31,7 @@ def fetched(source: Any, part: tuple[slice, slice], *, like: Array) -> Array:
         raise TypeError(msg + "Fill them first.")
     if is_on_disk(source):
         block = np.array(block)
-        _forget(source)
+        forget(source)
     if not is_array(block):
         block = np.asarray(block)
     if same_library(block, like):
@@ -41,7 +41,14 @@ def fetched(source: Any, part: tuple[slice, slice], *, like: Array) -> Array:
     return from_raw(values if plain else np.array(values, order="C"), dtype_name(block.dtype), like=like)
 
 
-def _forget(mapped: np.memmap) -> None:
+def put(target: Any, columns: slice, block: Array) -> None:
+    """Write columns of a matrix that is not in memory, or is NumPy's."""
+    target[:, columns] = raw(block)
+    if is_on_disk(target):
+        forget(target)
+
+
+def forget(mapped: Any) -> None:
     """Give the pages of a mapped file back, which count as this process's memory; they are read again if needed."""
     base: Any = mapped
     while isinstance(base, np.ndarray):

@@ -19,6 +19,8 @@ def read_ahead(read: Callable[[Any], Any], pieces: list[Any]) -> Iterator[tuple[
     """Yield each piece with read(piece), which was read in a thread while the one before was used."""
     from concurrent.futures import ThreadPoolExecutor
 
+    if not pieces:
+        return
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(read, pieces[0])
         for piece, following in zip(pieces, [*pieces[1:], None], strict=True):

@@ -1,6 +1,5 @@
 """The diagonal of M = I − WᵀW, with its digits: entries that cancel are redone as sums of squares."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -8,18 +7,12 @@ import numpy as np
 from .. import _backend
 from .._dual import add_identity
 from .._rows.panels import slices
+from .._rows.whitened import REDO_BELOW
 
 Array = Any
-REDO_BELOW = 1e-2  # an entry 1 − ‖w_j‖² under this has lost two digits or more
 REDO_COLUMNS = 64  # columns solved at a time
 GATHERED = 2**23  # numbers of small matrices factored at a time
 LEFT_OUT_RESOLVED = 1e10  # κ up to which A − s sᵀ keeps what it needs: its relative error is κ eps of float64
-
-
-def complement(panels: Iterable[Array]) -> Array:
-    """1 − ‖w_j‖² for the columns of all panels, shape (d,), float64."""
-    parts = [1 - _backend.to_float64(_backend.column_squares(panel)) for panel in panels]
-    return _backend.namespace(parts[0]).concat(parts)
 
 
 def refine(form: Any, diagonal: Array, *, like: Array, norm: Any, alone: bool = False) -> Array:
@@ -30,17 +23,24 @@ def refine(form: Any, diagonal: Array, *, like: Array, norm: Any, alone: bool = 
     chosen = _small_entries(diagonal, like=like, norm=norm, num_rows=form.shape[0])
     if chosen.shape[0] == 0:
         return diagonal
+    index = _backend.index_like(chosen, like=like)
+    values = exact_entries(form, index, like=like, norm=norm, otherwise=diagonal[index] if alone else None)
+    return replaced(diagonal, chosen, values)
+
+
+def exact_entries(form: Any, j: Array, *, like: Array, norm: Any, otherwise: Array | None = None) -> Array:
+    """M_jj for sorted columns j; `otherwise` are values to keep where only products would give better ones."""
     sharp = form.sharp and form.whitened is None  # A and s agree to float64's last digits
     resolved = sharp and _backend.on_host(like) and isinstance(norm, float) and norm**2 <= LEFT_OUT_RESOLVED
-    size = GATHERED // form.shape[0] ** 2 if resolved or alone else REDO_COLUMNS
-    index = _backend.index_like(chosen, like=like)
+    leaves_out = resolved or otherwise is not None
+    size = GATHERED // form.shape[0] ** 2 if leaves_out else 1 if form.rows.is_streamed else REDO_COLUMNS
     parts = []
-    for chunk in slices(index.shape[0], max(1, size)):
-        part = _left_out(form, index[chunk]) if resolved or alone else None
+    for chunk in slices(j.shape[0], max(1, size)):
+        part = _left_out(form, j[chunk]) if leaves_out else None
         if part is None:
-            part = diagonal[index[chunk]] if alone else _solved(form, index[chunk])
+            part = _solved(form, j[chunk]) if otherwise is None else otherwise[chunk]
         parts.append(part)
-    return _replace(diagonal, chosen, _backend.namespace(diagonal).concat(parts))
+    return _backend.namespace(parts[0]).concat(parts)
 
 
 def _left_out(form: Any, j: Array) -> Array | None:
@@ -72,7 +72,7 @@ def _small_entries(diagonal: Array, *, like: Array, norm: Any, num_rows: int) ->
     return xp.sort(xp.argsort(diagonal)[: min(diagonal.shape[0], int(num_rows / (1 - REDO_BELOW)))])
 
 
-def _replace(x: Array, index: Array, values: Array) -> Array:
+def replaced(x: Array, index: Array, values: Array) -> Array:
     """X with x[index] = values for a sorted index, without writing to x."""
     xp = _backend.namespace(x)
     positions = _backend.asarray(np.arange(x.shape[0]), like=x, dtype=index.dtype)

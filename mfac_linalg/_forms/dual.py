@@ -11,9 +11,9 @@ from .._dual import SmallSystem
 from .._pytree import Part
 from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
-from .._rows.whitened import WhitenedRows, whitened_blocks
+from .._rows.whitened import WhitenedRows, complement, whitened_blocks
 from .._sweeps import CANCELLATION, DualSweeps, sweeps_for
-from .diagonal import complement, refine
+from .diagonal import refine, replaced
 
 Array = Any
 
@@ -119,6 +119,9 @@ class DualForm(Part):
             values = 1 - self._unwhitened.energies(self.system.inverse())
         else:
             values = complement(self._whitened_panels())
+        if self.whitened and self.whitened.small is not None:
+            index, exact = (_backend.index_like(x, like=values) for x in self.whitened.small)
+            return replaced(values, index, exact) if len(index) else values
         return refine(self, values, like=self.rows.like, norm=self.norm)
 
     def _whitened_panels(self) -> Iterator[Array]:

@@ -18,16 +18,17 @@ AnyRows = DenseRows | SparseRows | ProvidedRows | StreamedRows | ChunkedRows
 
 @dataclass(frozen=True)
 class Place:
-    """Where to compute, and within how many bytes, where the user says so."""
+    """Where to compute, within how many bytes, and where to write W, where the user says so."""
 
     xp: Any = None
     device: Any = None
     memory_limit: int | None = None
+    out: Any = None
 
     @property
     def is_chosen(self) -> bool:
         """Whether the user says anything."""
-        return any(choice is not None for choice in (self.xp, self.device, self.memory_limit))
+        return any(choice is not None for choice in (self.xp, self.device, self.memory_limit, self.out))
 
 
 def rows_of(gradients: Any, place: Place = Place(), *, streams: bool = True) -> AnyRows:
@@ -55,7 +56,7 @@ def _streamed(gradients: Any, place: Place) -> StreamedRows:
     answers = "float64" if name == "float64" else "float32"
     like = check.check_compute_place(place.xp, answers, place.device, gradients)
     like = _backend.zeros((0, shape[1]), like=like, dtype=like.dtype)
-    itemsize = {"float64": 8, "float32": 4}.get(name, 2)
+    itemsize = {"float64": 8, "float32": 4}.get(name if place.out is None else answers, 2)
     if place.memory_limit is None:
         width = width_read(shape[0], itemsize)
     else:

@@ -63,9 +63,9 @@ class ScaledRows(Part):
         block = self.rows.panel(columns)
         return block if self.root is None else block * self.root[columns, 0]
 
-    def unscaled_blocks(self) -> Iterator[tuple[slice, Array]]:
-        """Column slices and T[:, columns]."""
-        return stretched(self.rows.blocks(), self.root)
+    def unscaled_blocks(self, start: int = 0) -> Iterator[tuple[slice, Array]]:
+        """Column slices and T[:, columns]; of streamed rows from a column on."""
+        return stretched(self.rows.blocks(start) if start else self.rows.blocks(), self.root)
 
     def unscaled_columns(self, j: Array) -> Array:
         """T[:, j] in the computing dtype: a copy."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from .. import _backend
 from .._pytree import Part
 from .._scaling import ldexp
-from .panels import combination, descend, gram, long_product, scaled_squares, slices, stretched
+from .panels import combination, descend, gram, long_product, scaled_squares, stretched
 
 Array = Any
 LEAST_COLUMNS = 1024  # of a panel, or all there are
@@ -63,12 +64,13 @@ class StreamedRows(Part):
         largest = [float(_backend.read(xp.max(xp.abs(block)))) for _, block in self.blocks()]
         return float(np.max(largest))
 
-    def column_slices(self) -> list[slice]:
-        """Column slices of the blocks."""
-        return [cut for panel in self._panels() for cut in self._cuts(panel)]
+    def column_slices(self, start: int = 0) -> list[slice]:
+        """Column slices of the blocks, from a column on."""
+        return [cut for panel in self._panels(start) for cut in self._cuts(panel)]
 
-    def _panels(self) -> list[slice]:
-        return slices(self.shape[1], self.width)
+    def _panels(self, start: int) -> list[slice]:
+        dim = self.shape[1]
+        return [slice(a, min(a + self.width, dim)) for a in range(start, dim, self.width)]
 
     def _cuts(self, panel: slice) -> list[slice]:
         """What is computed with at a time: memory of this size is used again, larger pieces are new each time."""
@@ -86,9 +88,9 @@ class StreamedRows(Part):
         """Ĝ[:, columns] in the computing dtype."""
         return self._computed(self._read(columns))
 
-    def blocks(self) -> Iterator[tuple[slice, Array]]:
+    def blocks(self, start: int = 0) -> Iterator[tuple[slice, Array]]:
         """Column slices and Ĝ[:, columns], from panels that are read while the one before is used."""
-        for columns, panel in _backend.read_ahead(self._read, self._panels()):
+        for columns, panel in _backend.read_ahead(self._read, self._panels(start)):
             for cut in self._cuts(columns):
                 yield cut, self._computed(panel[:, cut.start - columns.start : cut.stop - columns.start])
 
@@ -108,12 +110,15 @@ class StreamedRows(Part):
 
     def gram(self, root: Array | None, progress: Any) -> Array:
         """K = Ĝ diag(root)² Ĝᵀ, shape (m, m), float64: panels in the computing dtype, float64 across panels."""
-        total = None
-        blocks = self.blocks()
-        for _ in progress(self.column_slices(), "gram"):
+        stage = "gram" if self.exponent is None else f"gram of 2^{-self.exponent} G"
+        done, found = progress.recalled(stage)
+        total = _backend.beside(found["gram"], like=_backend.to_float64(self.like)) if found else None
+        blocks = self.blocks(done)
+        for _ in progress(self.column_slices(done), "gram"):
             columns, block = next(blocks)
             part = gram(block if root is None else block * root[columns, 0])
             total = part if total is None else total + part
+            progress.note(stage, columns.stop, partial(_as_gram, total))
         return total
 
     def project(self, v: Array) -> Array:
@@ -133,6 +138,10 @@ class StreamedRows(Part):
     def squares(self, row_scale: Array) -> Array:
         """Σ_i (row_scale_i Ĝ_ij)² for each column j, shape (d,), float64."""
         return scaled_squares(self.blocks(), row_scale)
+
+
+def _as_gram(total: Array) -> dict[str, Array]:
+    return {"gram": _backend.read(total)}
 
 
 def least_memory(shape: tuple[int, int], itemsize: int) -> int:

@@ -3,17 +3,20 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from .. import _backend
 from .._dual import SmallSystem
 from .._pytree import Part
-from .panels import column_slices, combination, long_product, slices, squares
+from .dense import DenseRows
+from .panels import slices, squares
 from .scaled import ScaledRows
+from .streamed import StreamedRows
 
 Array = Any
+REDO_BELOW = 1e-2  # a diagonal entry 1 − ‖w_j‖² under this has lost two digits or more
 PAIRS = 4096  # pairs of columns gathered at a time
 BLOCK_ROWS = 64
 SAMPLE, LARGEST_ERROR = 64, 4.0  # columns of W that are tried; roundings that L W may miss S by, as a solve does
@@ -24,59 +27,79 @@ LARGEST_GROWTH = 32.0  # a bound; the errors seen are a fiftieth to 0.4 of it (d
 class WhitenedRows(Part):
     """W and L, which together are S = L W: the same products as ScaledRows, without G."""
 
-    rows: Array  # W, (m, d)
+    held: DenseRows | StreamedRows  # W as it stands
     system: SmallSystem
+    small: tuple[np.ndarray, np.ndarray] | None = None  # entries of 1 − ‖w_j‖² that cancel, where they were worked out
 
     is_sparse = False
-    is_streamed = False
+
+    @classmethod
+    def of(cls, rows: Array, system: SmallSystem) -> "WhitenedRows":
+        """For a W in memory."""
+        return cls(DenseRows(rows, None, rows.dtype), system)
+
+    @property
+    def rows(self) -> Array:
+        """W, (m, d)."""
+        return self.held.gradients
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether W stays where it is, and is read by panels."""
+        return self.held.is_streamed
 
     @property
     def shape(self) -> tuple[int, int]:
         """(m, d)."""
-        return self.rows.shape
+        return self.held.shape
 
     @property
     def like(self) -> Array:
         """An array of the library and device that d-sized results live on."""
-        return self.rows
+        return self.held.like
 
     @property
     def dtype(self) -> Any:
         """The computing dtype of d-sized arrays."""
-        return self.rows.dtype
+        return self.held.dtype
 
     def project(self, u: Array) -> Array:
         """S u = L (W u), shape (m, k), float64."""
-        return self.system.lower @ long_product(self.rows, u)
+        return self.system.lower @ self.held.project(u)
 
     def combine(self, a: Array) -> Array:
         """Sᵀ a = Wᵀ (Lᵀ a), shape (d, k)."""
-        a = _backend.from_float64(self.system.lower.T @ a, like=self.rows, dtype=self.rows.dtype)
-        return combination(self.rows, a)
+        return self.held.combine(self.system.lower.T @ a)
+
+    def descend(self, r: Array, delta: Array) -> tuple[Array, Array]:
+        """Return r − Sᵀδ, and S times that, in one pass over a streamed W."""
+        after, product = cast(StreamedRows, self.held).descend(r, self.system.lower.T @ delta, None)
+        return after, self.system.lower @ product
 
     def column_squares(self) -> Array:
         """‖S e_j‖² for each j, shape (d,), float64."""
-        return squares(self._unwhitened(columns) for columns in column_slices(*self.shape, self.dtype))
+        return squares(self._unwhitened(block) for _, block in self.held.blocks())
 
     def unwhitened(self) -> Array:
         """S, an array of W's size, in its dtype."""
-        return self._unwhitened(slice(0, self.shape[1]))
+        if not self.is_streamed:
+            return self._unwhitened(self.rows)
+        return _backend.namespace(self.like).concat([self._unwhitened(b) for _, b in self.held.blocks()], axis=1)
 
-    def _unwhitened(self, columns: slice) -> Array:
-        lower = _backend.from_float64(self.system.lower, like=self.rows, dtype=self.rows.dtype)
-        return lower @ self.rows[:, columns]
+    def _unwhitened(self, block: Array) -> Array:
+        return _backend.from_float64(self.system.lower, like=self.like, dtype=self.dtype) @ block
 
     def whitened(self, j: Array) -> Array:
         """W[:, j]."""
-        return _backend.take_columns(self.rows, j)
+        return self.held.columns(j)
 
-    def whitened_panels(self) -> Any:
+    def whitened_panels(self) -> Iterator[Array]:
         """W by column panels; whole where its squares are summed with no temporary."""
-        if _backend.squares_without_copy(self.rows):
+        if not self.is_streamed and _backend.squares_without_copy(self.rows):
             yield self.rows
             return
-        for columns in column_slices(*self.shape, self.dtype):
-            yield self.rows[:, columns]
+        for _, block in self.held.blocks():
+            yield block
 
     def pair_products(self, i: Array, j: Array) -> Array:
         """w_iᵀ w_j for index arrays of one shape (n,).
@@ -84,10 +107,10 @@ class WhitenedRows(Part):
         Gathering columns of a row-major W touches one cache line per number: for many pairs a block of rows at a time
         is transposed first, so that a line holds the numbers of one column.
         """
-        if _backend.is_row_major(self.rows) and i.shape[0] > PAIRS:
+        if not self.is_streamed and _backend.is_row_major(self.rows) and i.shape[0] > PAIRS:
             blocks = (_backend.transposed_copy(self.rows[block, :]) for block in slices(self.shape[0], BLOCK_ROWS))
             return sum(_pair_products(partial(_backend.take_rows, block), i, j) for block in blocks)
-        return _pair_products(lambda k: _backend.take_columns(self.rows, k).T, i, j)
+        return _pair_products(lambda k: self.held.columns(k).T, i, j)
 
 
 def _pair_products(gather: Callable[[Array], Array], i: Array, j: Array) -> Array:
@@ -103,15 +126,39 @@ def whiten(rows: ScaledRows, system: SmallSystem, *, dtype: Any, overwrite: bool
     blocks = whitened_blocks(rows, system, ((c, rows.unscaled_panel(c)) for c in panels), dtype=dtype)
     if not _backend.is_writable(source) or _backend.is_differentiated(system.lower):
         parts = [_backend.cast(block, dtype) for _, block in blocks]
-        return WhitenedRows(_backend.namespace(source).concat(parts, axis=1), system)
+        return WhitenedRows.of(_backend.namespace(source).concat(parts, axis=1), system)
     out = source if overwrite else _backend.empty(rows.shape, like=source, dtype=dtype)
     if _backend.overwrites_blocks(out) and rows.dtype == dtype:
         if not (overwrite and rows.is_plain):
             rows.copy_unscaled(out)
-        return WhitenedRows(_half_solver(rows, system, dtype)(out), system)
+        return WhitenedRows.of(_half_solver(rows, system, dtype)(out), system)
     for columns, block in blocks:
         out[:, columns] = _backend.cast(block, dtype)
-    return WhitenedRows(out, system)
+    return WhitenedRows.of(out, system)
+
+
+def whiten_into(
+    write: Callable[[slice, Array], None], rows: ScaledRows, system: SmallSystem, *, dtype: Any, progress: Any
+) -> np.ndarray:
+    """Write W = L⁻¹ S, in `dtype`, by panels of streamed rows, and return the columns whose 1 − ‖w_j‖² cancels.
+
+    It begins where the pass of an earlier build stopped.
+    """
+    done, found = progress.recalled("whiten")
+    small = [found.get("small", np.zeros(0, np.int64))]
+    panels = whitened_blocks(rows, system, rows.unscaled_blocks(done), dtype=dtype)
+    for _ in progress(rows.rows.column_slices(done), "whiten"):
+        columns, block = next(panels)
+        small.append(columns.start + np.flatnonzero(_backend.read(complement([block])) < REDO_BELOW))
+        write(columns, _backend.cast(block, dtype))
+        progress.note("whiten", columns.stop, lambda: {"small": np.concatenate(small)})
+    return np.concatenate(small)
+
+
+def complement(panels: Iterable[Array]) -> Array:
+    """1 − ‖w_j‖² for the columns of all panels, shape (d,), float64."""
+    parts = [1 - _backend.to_float64(_backend.column_squares(panel)) for panel in panels]
+    return _backend.namespace(parts[0]).concat(parts)
 
 
 def whitened_blocks(

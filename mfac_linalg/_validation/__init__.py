@@ -1,27 +1,28 @@
 """One small check per argument. Every refusal names the argument, what came, and the cure."""
 
 from .arrays import check_beside as check_beside
-from .arrays import check_can_be_cut as check_can_be_cut
-from .arrays import check_chunked as check_chunked
 from .arrays import check_columns as check_columns
-from .arrays import check_computes as check_computes
 from .arrays import check_computing as check_computing
 from .arrays import check_finite as check_finite
 from .arrays import check_gradients as check_gradients
-from .arrays import check_kept as check_kept
 from .arrays import check_moved as check_moved
-from .arrays import check_no_place as check_no_place
 from .arrays import check_overwritable as check_overwritable
 from .arrays import check_precision_available as check_precision_available
-from .arrays import check_provided_shape as check_provided_shape
 from .arrays import check_result_dtype as check_result_dtype
 from .arrays import check_same_library as check_same_library
 from .arrays import check_shape as check_shape
-from .arrays import check_sparse as check_sparse
-from .arrays import check_streamed as check_streamed
 from .arrays import check_vector as check_vector
 from .arrays import refuse_masked as refuse_masked
 from .arrays import refuse_nonfinite as refuse_nonfinite
+from .elsewhere import check_can_be_cut as check_can_be_cut
+from .elsewhere import check_chunked as check_chunked
+from .elsewhere import check_computes as check_computes
+from .elsewhere import check_kept as check_kept
+from .elsewhere import check_no_place as check_no_place
+from .elsewhere import check_out as check_out
+from .elsewhere import check_provided_shape as check_provided_shape
+from .elsewhere import check_sparse as check_sparse
+from .elsewhere import check_streamed as check_streamed
 from .indices import broadcast_indices as broadcast_indices
 from .indices import check_indices as check_indices
 from .indices import check_vector_of_indices as check_vector_of_indices

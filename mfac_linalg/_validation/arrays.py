@@ -1,6 +1,5 @@
 """Checks of arrays: kind, library, device, dtype, shape, finiteness."""
 
-import numbers
 from typing import Any
 
 import numpy as np
@@ -38,94 +37,6 @@ def check_matrix(gradients: Array) -> Array:
         )
         raise ValueError(msg)
     return gradients
-
-
-def check_streamed(gradients: Any) -> Any:
-    """Accept a non-empty matrix of real floating numbers, in memory or with shape, dtype and slices."""
-    if _backend.is_array(gradients) or not _backend.is_sliceable(gradients):
-        check_gradients(gradients)
-        if not _backend.is_concrete(gradients):
-            msg = "`gradients` must have values now where they are read by panels; got a traced array. "
-            raise TypeError(msg + "Leave `memory_limit`, `xp` and `device` out.")
-        return gradients
-    try:
-        name = _backend.dtype_name(gradients.dtype)
-    except TypeError:
-        name = str(gradients.dtype)
-    if name not in FLOATING:
-        msg = f"`gradients` must be float16, bfloat16, float32 or float64; got {name}. Cast them."
-        raise TypeError(msg)
-    if not gradients.shape or len(gradients.shape) != 2 or 0 in gradients.shape:
-        msg = f"`gradients` must have shape (m, d) with m ≥ 1 and d ≥ 1; got {gradients.shape}. "
-        raise ValueError(msg + "Stack one flattened gradient per row.")
-    return gradients
-
-
-def check_chunked(gradients: Any) -> Any:
-    """Accept a non-empty lazy (m, d) array of real floating numbers, in chunks of all rows."""
-    check_matrix(gradients)
-    if not _backend.has_plain_chunks(gradients):
-        msg = f"`gradients` must have NumPy arrays of known sizes as chunks; got {gradients!r}. "
-        raise TypeError(msg + "Convert them with map_blocks, or call compute_chunk_sizes().")
-    if len(gradients.chunks[0]) > 1:
-        msg = f"`gradients` must have all rows in each chunk; got chunks of {gradients.chunks[0]} rows. "
-        raise ValueError(msg + 'Call gradients.rechunk({0: -1, 1: "auto"}), or cut along d where they are made.')
-    return gradients
-
-
-def check_no_place(place: Any) -> None:
-    """Refuse `xp`, `device` and `memory_limit` for rows that are not read by panels."""
-    for name in ("xp", "device", "memory_limit"):
-        if getattr(place, name) is not None:
-            got = describe(getattr(place, name))
-            msg = f"`{name}` must be None for sparse and Dask's gradients and GradientRows; got {got}. "
-            raise ValueError(msg + "Leave it out: they stay where they are.")
-
-
-def check_sparse(gradients: Any) -> Any:
-    """Accept a non-empty sparse matrix of real floating numbers."""
-    if gradients.ndim != 2 or 0 in gradients.shape:
-        msg = f"`gradients` must have shape (m, d) with m ≥ 1 and d ≥ 1; got {tuple(gradients.shape)}. "
-        raise ValueError(msg + "Stack one gradient per row.")
-    if gradients.dtype.name not in ("float32", "float64"):
-        msg = f"`gradients` must be float32 or float64 where they are sparse; got {gradients.dtype.name}. "
-        raise TypeError(msg + "Cast them.")
-    return gradients
-
-
-def check_provided_shape(gradients: Any) -> tuple[int, int]:
-    """Accept a pair of integers ≥ 1 as the shape of rows that a user brings."""
-    shape = gradients.shape
-    if not (isinstance(shape, tuple) and len(shape) == 2 and all(_is_size(n) for n in shape)):
-        msg = f"`gradients.shape` must be a tuple (m, d) of integers ≥ 1; got {shape!r}. Correct that attribute."
-        raise ValueError(msg)
-    return int(shape[0]), int(shape[1])
-
-
-def _is_size(n: Any) -> bool:
-    return isinstance(n, numbers.Integral) and not isinstance(n, bool) and int(n) > 0
-
-
-def check_can_be_cut(gradients: Any) -> None:
-    """Refuse gradients that cannot be cut into blocks of columns."""
-    if _backend.is_lazy(gradients) or not (_backend.is_array(gradients) or _backend.is_sparse(gradients)):
-        msg = f"`gradients` must be in memory, dense or sparse, for blocks; got {type(gradients).__name__}. "
-        raise TypeError(msg + "Build one WoodburyRankOneInverse for each block.")
-
-
-def check_kept(whiten: Any, overwrite: bool) -> None:
-    """Refuse to make a dense array of gradients that are none."""
-    for name, value in (("whiten", whiten), ("overwrite_gradients", overwrite)):
-        if value:
-            msg = f"`{name}` must not be True where the gradients are read by panels or no dense array; got True. "
-            raise ValueError(msg + "Leave it out, or pass a dense array alone.")
-
-
-def check_computes(name: str, precision: str, dtype: Any) -> None:
-    """Refuse "high" for rows that a user brings and that compute in float32."""
-    if precision == "high" and _backend.dtype_name(dtype) != "float64":
-        msg = f"`{name}` must be 'default' for rows that compute in {_backend.dtype_name(dtype)}; got 'high'. "
-        raise ValueError(msg + "Let their methods return float64.")
 
 
 def check_computing(name: str, x: Array) -> Array:

@@ -10,7 +10,7 @@ from .words import describe
 
 Array = Any
 SMALL = ("gram", "factor")  # float64, where the library has it
-ON_HOST = ("slots", "ages", "exponents", "direction")
+ON_HOST = ("slots", "ages", "exponents", "direction", "small.index", "small.values")
 
 
 def check_place(xp: Any, dtype: Any, device: Any) -> Array:
@@ -75,7 +75,9 @@ def check_loaded(arrays: dict[str, tuple[np.ndarray, str]], like: Array) -> dict
     """Bring arrays from a file beside like: those of the small system where it lives, the others in their dtype."""
     placed = {}
     for name, (values, dtype) in arrays.items():
-        if name in ON_HOST or (name in SMALL and "slots" in arrays):  # all that is small in a window
+        if (
+            _backend.is_on_disk(values) or name in ON_HOST or (name in SMALL and "slots" in arrays)
+        ):  # all that is small in a window
             placed[name] = values
         elif name in SMALL:
             placed[name] = _backend.beside(values, like=_backend.to_float64(like))

@@ -1,0 +1,134 @@
+"""Checks of gradients that are no array in memory, and of what is said about where they are and go to."""
+
+import numbers
+import os
+from typing import Any
+
+from .. import _backend
+from .arrays import FLOATING, check_gradients, check_matrix
+from .words import describe
+
+Array = Any
+
+
+def check_streamed(gradients: Any) -> Any:
+    """Accept a non-empty matrix of real floating numbers, in memory or with shape, dtype and slices."""
+    if _backend.is_array(gradients) or not _backend.is_sliceable(gradients):
+        check_gradients(gradients)
+        if not _backend.is_concrete(gradients):
+            msg = "`gradients` must have values now where they are read by panels; got a traced array. "
+            raise TypeError(msg + "Leave `memory_limit`, `xp` and `device` out.")
+        return gradients
+    try:
+        name = _backend.dtype_name(gradients.dtype)
+    except TypeError:
+        name = str(gradients.dtype)
+    if name not in FLOATING:
+        msg = f"`gradients` must be float16, bfloat16, float32 or float64; got {name}. Cast them."
+        raise TypeError(msg)
+    if not gradients.shape or len(gradients.shape) != 2 or 0 in gradients.shape:
+        msg = f"`gradients` must have shape (m, d) with m ≥ 1 and d ≥ 1; got {gradients.shape}. "
+        raise ValueError(msg + "Stack one flattened gradient per row.")
+    return gradients
+
+
+def check_chunked(gradients: Any) -> Any:
+    """Accept a non-empty lazy (m, d) array of real floating numbers, in chunks of all rows."""
+    check_matrix(gradients)
+    if not _backend.has_plain_chunks(gradients):
+        msg = f"`gradients` must have NumPy arrays of known sizes as chunks; got {gradients!r}. "
+        raise TypeError(msg + "Convert them with map_blocks, or call compute_chunk_sizes().")
+    if len(gradients.chunks[0]) > 1:
+        msg = f"`gradients` must have all rows in each chunk; got chunks of {gradients.chunks[0]} rows. "
+        raise ValueError(msg + 'Call gradients.rechunk({0: -1, 1: "auto"}), or cut along d where they are made.')
+    return gradients
+
+
+def check_no_place(place: Any) -> None:
+    """Refuse `xp`, `device` and `memory_limit` for rows that are not read by panels."""
+    for name in ("xp", "device", "memory_limit", "out"):
+        if getattr(place, name) is not None:
+            got = describe(getattr(place, name))
+            msg = f"`{name}` must be None for sparse and Dask's gradients and GradientRows; got {got}. "
+            raise ValueError(msg + "Leave it out: they stay where they are.")
+
+
+def check_sparse(gradients: Any) -> Any:
+    """Accept a non-empty sparse matrix of real floating numbers."""
+    if gradients.ndim != 2 or 0 in gradients.shape:
+        msg = f"`gradients` must have shape (m, d) with m ≥ 1 and d ≥ 1; got {tuple(gradients.shape)}. "
+        raise ValueError(msg + "Stack one gradient per row.")
+    if gradients.dtype.name not in ("float32", "float64"):
+        msg = f"`gradients` must be float32 or float64 where they are sparse; got {gradients.dtype.name}. "
+        raise TypeError(msg + "Cast them.")
+    return gradients
+
+
+def check_provided_shape(gradients: Any) -> tuple[int, int]:
+    """Accept a pair of integers ≥ 1 as the shape of rows that a user brings."""
+    shape = gradients.shape
+    if not (isinstance(shape, tuple) and len(shape) == 2 and all(_is_size(n) for n in shape)):
+        msg = f"`gradients.shape` must be a tuple (m, d) of integers ≥ 1; got {shape!r}. Correct that attribute."
+        raise ValueError(msg)
+    return int(shape[0]), int(shape[1])
+
+
+def _is_size(n: Any) -> bool:
+    return isinstance(n, numbers.Integral) and not isinstance(n, bool) and int(n) > 0
+
+
+def check_can_be_cut(gradients: Any) -> None:
+    """Refuse gradients that cannot be cut into blocks of columns."""
+    if _backend.is_lazy(gradients) or not (_backend.is_array(gradients) or _backend.is_sparse(gradients)):
+        msg = f"`gradients` must be in memory, dense or sparse, for blocks; got {type(gradients).__name__}. "
+        raise TypeError(msg + "Build one WoodburyRankOneInverse for each block.")
+
+
+def check_kept(whiten: Any, overwrite: bool) -> None:
+    """Refuse to make a dense array of gradients that are none."""
+    for name, value in (("whiten", whiten), ("overwrite_gradients", overwrite)):
+        if value:
+            msg = f"`{name}` must not be True where the gradients are read by panels or no dense array; got True. "
+            raise ValueError(msg + "Leave it out, or pass a dense array alone.")
+
+
+def check_out(
+    out: Any, resume: bool, shape: tuple[int, int], dtype: Any, *, whiten: bool | None, precision: str
+) -> None:
+    """Refuse what W cannot be written to, and a W that would not be all that answers need."""
+    if out is None or not isinstance(out, str | os.PathLike):
+        if resume:
+            msg = f"`resume` must be False where `out` is no folder; got True with {describe(out)}. Pass a path."
+            raise ValueError(msg)
+        if out is None:
+            return
+        _check_target(out, shape, _backend.dtype_name(dtype))
+    reason = None
+    if whiten is False:
+        reason = "there is nothing to write with whiten=False"
+    elif precision == "high" and _backend.dtype_name(dtype) != "float64":
+        reason = 'precision="high" needs the gradients themselves'
+    elif shape[0] >= shape[1]:
+        reason = "for m ≥ d a small d × d factor is all there is"
+    if reason:
+        msg = f"`out` must be None here; got {describe(out)}, but {reason}. Leave it out."
+        raise ValueError(msg)
+
+
+def _check_target(out: Any, shape: tuple[int, int], dtype: str) -> None:
+    if not (_backend.is_numpy(out) or _backend.is_sliceable(out)) or not hasattr(out, "__setitem__"):
+        msg = f"`out` must be a path, a NumPy array or a dataset that can be written; got {describe(out)}. "
+        raise TypeError(msg + "Pass a folder's path if unsure.")
+    if tuple(out.shape) != shape or _backend.dtype_name(out.dtype) != dtype:
+        msg = f"`out` must have shape {shape} and dtype {dtype}; got {tuple(out.shape)} and {out.dtype}. Make it so."
+        raise ValueError(msg)
+    if _backend.is_numpy(out) and not out.flags.writeable:
+        msg = f"`out` must be writable; got a read-only {type(out).__name__}. Open it with mode 'r+'."
+        raise ValueError(msg)
+
+
+def check_computes(name: str, precision: str, dtype: Any) -> None:
+    """Refuse "high" for rows that a user brings and that compute in float32."""
+    if precision == "high" and _backend.dtype_name(dtype) != "float64":
+        msg = f"`{name}` must be 'default' for rows that compute in {_backend.dtype_name(dtype)}; got 'high'. "
+        raise ValueError(msg + "Let their methods return float64.")
