@@ -9,6 +9,7 @@ import numpy as np
 
 from . import _backend
 from . import _validation as check
+from ._compressed import CompressedSlots
 from ._dual import SmallSystem
 from ._errors import breakdown
 from ._factor import CurrentFactor
@@ -17,8 +18,10 @@ from ._forms.primal import PrimalForm
 from ._metric import Metric
 from ._ring import Ring, ScaledGram
 from ._rows.scaled import ScaledRows
+from ._slots import DenseSlots
 from ._state import State
 from ._sweeps import CANCELLATION, sweeps_for
+from ._topk import TopK, check_compression
 
 Array = Any
 SHARPEN = 0.01  # κ ε of float32
@@ -35,16 +38,20 @@ class Rules:
     normalization: str
     decay: float
     precision: str
+    compression: TopK | None
 
     @classmethod
-    def checked(cls, window: Any, dim: Any, normalization: Any, decay: Any, precision: Any) -> "Rules":
+    def checked(
+        cls, window: Any, dim: Any, normalization: Any, decay: Any, precision: Any, compression: Any = None
+    ) -> "Rules":
         """From arguments of a user."""
         return cls(
             check.check_size("window", window),
             check.check_size("dim", dim),
             check.check_choice("normalization", normalization, ("mean", "sum", "window")),
-            check.check_decay(decay),
+            check.check_fraction("decay", decay, "Pass 1.0 for no forgetting."),
             check.check_choice("precision", precision, ("default", "high")),
+            check_compression(compression),
         )
 
     def weights(self, count: int) -> np.ndarray:
@@ -75,10 +82,17 @@ class Held:
     factor: CurrentFactor
 
     @classmethod
-    def placed(cls, rules: Rules, damping: Any, buffer: Array) -> "Held":
-        """No rows, in a buffer of zeros, under a checked damping."""
-        computing = _backend.namespace(buffer).float64 if rules.precision == "high" else _backend.result_dtype(buffer)
-        none, ring = np.zeros(0), Ring.empty(buffer, computing, computing)
+    def placed(cls, rules: Rules, damping: Any, like: Array) -> "Held":
+        """No rows, in slots for gradients like those of an array (·, d), under a checked damping."""
+        computing = _backend.namespace(like).float64 if rules.precision == "high" else _backend.result_dtype(like)
+        count, compression, gram_dtype = rules.window + 1, rules.compression, computing
+        if compression is None:
+            stored: Any = DenseSlots.empty(count, like)
+        else:
+            stored = CompressedSlots.empty(count, like, compression)
+            if _backend.supports_float64(like):  # which costs sums over few entries nothing
+                gram_dtype = _backend.namespace(like).float64
+        none, ring = np.zeros(0), Ring.empty(stored, computing, gram_dtype)
         factor = CurrentFactor.empty(rules.window)
         return cls(rules, damping, _metric(damping, computing), ring, none.astype(int), none, factor)
 
@@ -128,12 +142,19 @@ class Held:
         return self._holding(self.ring.kept(stays), ages)._following(self, stays)
 
     def extended(self, block: Array) -> "Held":
-        """With the rows of a block (k, d), at most `window` of them, as the newest, in a ring of its own."""
-        k = block.shape[0]
+        """With the rows of a block (k, d), the last `window` of them, as the newest, in a ring of its own."""
+        passing = max(0, block.shape[0] - self.rules.window)
+        k = block.shape[0] - passing
         stays, ages = self._without(self.ages[: max(0, self.count + k - self.rules.window)])
-        ring = self.ring.kept(stays).joined(block, self.metric.root)
+        ring = self.ring.kept(stays).skipped(block[:passing, :]).joined(block[passing:, :], self.metric.root)
         ages = np.concatenate([ages, np.arange(len(ages), len(ages) + k)])
         return self._holding(ring, ages)._following(self, stays)
+
+    def adopted(self, other: "Held", move: Any) -> "Held":
+        """An empty Held with the compressed rows of another, brought here by `move`, in their order."""
+        ring = self.ring.adopted(other.ring, self.metric.root, move)
+        stays = np.zeros(0, dtype=bool)
+        return self._holding(ring, other.ages)._refactored(stays) if other.count else replace(self, ring=ring)
 
     def under(self, damping: Any) -> "Held":
         """The same rows under another, checked damping."""
@@ -181,7 +202,7 @@ class Held:
     def _needs_float64(self, factor: CurrentFactor) -> bool:
         """Whether κ ε is too large for sweeps to contract well with a float32 Gram matrix; it is sharp from then on."""
         risky = (1 + factor.norm**2) * float(np.finfo(np.float32).eps) > SHARPEN
-        return risky and not self.ring.is_sharp and _backend.supports_float64(self.ring.buffer)
+        return risky and not self.ring.is_sharp and _backend.supports_float64(self.ring.like)
 
     @property
     def gram(self) -> ScaledGram:
@@ -198,11 +219,11 @@ class Held:
     @cached_property
     def beside(self) -> State:
         """The inverse with its small system beside the rows, brought there once for all queries."""
-        buffer = self.ring.buffer
-        if _backend.is_numpy(buffer) or not _backend.supports_float64(buffer):
+        like = self.ring.like
+        if _backend.is_numpy(like) or not _backend.supports_float64(like):
             return self.on_host
-        float64 = _backend.namespace(buffer).float64
-        return self._state(lambda x: _backend.asarray(x, like=buffer, dtype=float64), on_host=False)
+        float64 = _backend.namespace(like).float64
+        return self._state(lambda x: _backend.asarray(x, like=like, dtype=float64), on_host=False)
 
     def _state(self, bring: Callable[[np.ndarray], Array], *, on_host: bool) -> State:
         scale = bring(self.row_scale[:, None])
@@ -219,7 +240,7 @@ class Held:
             cancellation = CANCELLATION if self.arithmetic == "float32" else FOLLOWED
             form = DualForm(rows, None, system, self.factor.norm, sweeps, cancellation)
         order = None if np.array_equal(self.ages, np.arange(self.count)) else self.ages
-        dtype = _backend.result_dtype(self.ring.buffer)
+        dtype = _backend.result_dtype(self.ring.like)
         unscaled = bring(np.ldexp(self.row_scale, -self.ring.exponents)[:, None])
         return State(form, self.metric, unscaled, None, self.kappa, dtype, sharp, order)
 
@@ -227,18 +248,12 @@ class Held:
 
     def as_dict(self) -> dict[str, Any]:
         """Copies of all that makes the next step the same to the bit."""
-        every = np.arange(self.count)
-        unscaled = np.ones(self.count)
         return {
-            "rows": replace(self.ring, exponents=np.zeros_like(every)).copied(every),
-            "exponents": self.ring.exponents.copy(),
-            "slots": self.ring.slots.copy(),
+            **self.ring.as_dict(),
             "ages": self.ages.copy(),
-            "gram": self.ring.gram(unscaled).rows(slice(None)),
             "factor": self.factor.lower.copy(order="K"),
             "direction": self.factor.direction.copy(),
             "norm": self.factor.norm,
-            "sharp": self.ring.is_sharp,
             "factorizations": self.factor.made,
         }
 
@@ -246,7 +261,7 @@ class Held:
         """An empty Held with what `as_dict` gave."""
         slots, ages, exponents = (np.array(state[name], dtype=int) for name in ("slots", "ages", "exponents"))
         empty = self.ring.measured_by(None, sharply=bool(state["sharp"]))
-        ring = Ring.restored(state["rows"], np.array(state["gram"]), slots, exponents, empty)
+        ring = Ring.restored(state, slots, exponents, empty)
         factor = replace(
             self.factor,
             lower=np.array(state["factor"], order="K"),

@@ -1,5 +1,16 @@
 """The only package that names an array library: the rest is written once, for all of them."""
 
+from .entries import gathered_product as gathered_product
+from .entries import largest_entries as largest_entries
+from .entries import looked_up as looked_up
+from .entries import multiplies_sparse as multiplies_sparse
+from .entries import narrow_index as narrow_index
+from .entries import replaced as replaced
+from .entries import scattered_product as scattered_product
+from .entries import scatters as scatters
+from .entries import sparse_products as sparse_products
+from .entries import spread as spread
+from .entries import wide_index as wide_index
 from .float64 import CACHED as CACHED
 from .float64 import add_up as add_up
 from .float64 import adopt as adopt

@@ -32,7 +32,7 @@ def refine(form: Any, diagonal: Array, *, like: Array, norm: Any) -> Array:
     redo, size = (_left_out, GATHERED // form.shape[0] ** 2) if resolved else (_solved, REDO_COLUMNS)
     index = _backend.index_like(chosen, like=like)
     parts = [redo(form, index[chunk]) for chunk in slices(index.shape[0], max(1, size))]
-    return _replace(diagonal, chosen, _backend.namespace(diagonal).concat(parts))
+    return _backend.replaced(diagonal, chosen, _backend.namespace(diagonal).concat(parts))
 
 
 def _left_out(form: Any, j: Array) -> Array:
@@ -59,11 +59,3 @@ def _small_entries(diagonal: Array, *, like: Array, norm: Any, num_rows: int) ->
         return diagonal[:0]
     xp = _backend.namespace(diagonal)
     return xp.sort(xp.argsort(diagonal)[: min(diagonal.shape[0], int(num_rows / (1 - REDO_BELOW)))])
-
-
-def _replace(x: Array, index: Array, values: Array) -> Array:
-    """X with x[index] = values for a sorted index, without writing to x."""
-    xp = _backend.namespace(x)
-    positions = _backend.asarray(np.arange(x.shape[0]), like=x, dtype=index.dtype)
-    place = xp.clip(xp.searchsorted(index, positions), 0, index.shape[0] - 1)
-    return xp.where(xp.take(index, place) == positions, xp.take(values, place), x)
