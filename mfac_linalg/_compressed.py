@@ -35,11 +35,17 @@ class CompressedSlots:
     @classmethod
     def empty(cls, count: int, like: Array, compression: TopK) -> "CompressedSlots":
         """Slots of zeros for gradients like those of an array (·, d)."""
+        if not _backend.finds_entries(like):
+            msg = f"`compression` must be None on {_backend.device(like)}, which has no 64-bit integers; "
+            raise TypeError(msg + f"got {compression}. Use a device that has them, or NumPy, PyTorch, JAX or CuPy.")
         layout = Layout.of(like.shape[1], compression.block_size, compression.density)
         dtype = _stored_dtype(compression, like)
         index = _backend.zeros((count, layout.entries), like=like, dtype=_backend.namespace(like).uint16)
         values = _backend.zeros((count, layout.entries), like=like, dtype=dtype)
         return cls(compression, layout, like, index, values)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: _backend.portable(value) for name, value in vars(self).items()}
 
     @property
     def count(self) -> int:

@@ -1,5 +1,6 @@
 """The only package that names an array library: the rest is written once, for all of them."""
 
+from .entries import finds_entries as finds_entries
 from .entries import gathered_product as gathered_product
 from .entries import largest_entries as largest_entries
 from .entries import looked_up as looked_up

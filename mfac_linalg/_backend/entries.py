@@ -49,10 +49,21 @@ def wide_index(index: Array, starts: np.ndarray | int) -> Array:
     return wide + (starts if isinstance(starts, int) else index_like(starts, like=index)[None, :])
 
 
+def finds_entries(x: Array) -> bool:
+    """Return whether entries can be chosen from arrays like x, and looked up: elsewhere by integers of 64 bits."""
+    if _is_known(x):
+        return True
+    info = namespace(x).__array_namespace_info__()
+    return "int64" in info.dtypes(device=compat.device(x), kind="signed integer")
+
+
 def scatters(x: Array) -> bool:
     """Return whether `scattered_product` serves arrays like x, in float64."""
-    known = is_numpy(x) or compat.is_torch_array(x) or compat.is_jax_array(x) or compat.is_cupy_array(x)
-    return known and supports_float64(x)
+    return _is_known(x) and supports_float64(x)
+
+
+def _is_known(x: Array) -> bool:
+    return is_numpy(x) or compat.is_torch_array(x) or compat.is_jax_array(x) or compat.is_cupy_array(x)
 
 
 def multiplies_sparse(x: Array) -> bool:
