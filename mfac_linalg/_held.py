@@ -236,7 +236,8 @@ class Held:
             form: Any = PrimalForm(rows, system, self.factor.norm)
         else:
             sweeps = sweeps_for(self.kappa, self.arithmetic, sharp_gram=sharp)
-            system = SmallSystem(lambda: bring(self.gram.rows(slice(None))), bring(self.factor.lower))
+            gram = self.gram  # not this Held, which holds the State: a circle would keep its arrays for longer
+            system = SmallSystem(lambda: bring(gram.rows(slice(None))), bring(self.factor.lower))
             cancellation = CANCELLATION if self.arithmetic == "float32" else FOLLOWED
             form = DualForm(rows, None, system, self.factor.norm, sweeps, cancellation)
         order = None if np.array_equal(self.ages, np.arange(self.count)) else self.ages
