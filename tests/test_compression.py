@@ -205,6 +205,25 @@ def test_every_query_is_of_the_rows_that_are_kept(flavour, vector):
     assert np.count_nonzero(held, axis=1).max() <= 13
 
 
+@pytest.mark.parametrize("vector", [False, True], ids=["scalar", "vector"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_few_entries_answer_as_many_do(dtype, vector):
+    """Up to one in sixteen, Gram matrix and diagonal go by the entries that rows have in common."""
+    dim = 500
+    damping = np.linspace(1e-3, 1, dim).astype(dtype) if vector else 1e-3
+    window = SlidingWindowInverse(7, dim, damping, compression=TopK(0.05, block_size=100))
+    common = np.concatenate([10 * rows(1, 5, seed=1), np.zeros((1, dim - 5))], axis=1)
+    stream = (common + rows(12, dim)).astype(dtype)
+    for block in (stream[:1], stream[1:5], stream[5:]):
+        window.extend(block)
+    oracle = Oracle(window.gradients, damping)
+    assert np.count_nonzero(window.gradients) == 7 * 25
+    assert oracle.backward_ratio(stream[0], window @ stream[0], eps(dtype)) <= LIMIT
+    exact = np.diag(np.asarray(oracle.inverse, float))
+    assert np.allclose(window.diagonal(), exact, rtol=1e-3, atol=LIMIT * eps(dtype) * 1e3)
+    assert np.isclose(window.logdet(), np.linalg.slogdet(np.asarray(oracle.inverse, float))[1], rtol=1e-5)
+
+
 @pytest.mark.parametrize("flavour", CHOOSING, ids=flavour_name)
 def test_a_step_answers_for_the_gradient_that_came(flavour):
     backend, dtype = flavour

@@ -9,7 +9,7 @@ from .entries import narrow_index as narrow_index
 from .entries import replaced as replaced
 from .entries import scattered_product as scattered_product
 from .entries import scatters as scatters
-from .entries import sparse_products as sparse_products
+from .entries import sparse_rows as sparse_rows
 from .entries import spread as spread
 from .entries import wide_index as wide_index
 from .float64 import CACHED as CACHED

@@ -67,7 +67,7 @@ def _is_known(x: Array) -> bool:
 
 
 def multiplies_sparse(x: Array) -> bool:
-    """Return whether `sparse_products` serves arrays like x."""
+    """Return whether `sparse_rows` serves arrays like x."""
     return is_numpy(x)
 
 
@@ -87,7 +87,7 @@ def scattered_product(index: Array, values: Array, a: Array, width: int) -> Arra
     """Return Σ_i Σ_e values[i, e] a[i, :] at index[i, e], (width, k), for a (m, k): the transposed rows times a."""
     m, n = index.shape
     if is_numpy(a):
-        return _csr(index, values, np.arange(m + 1) * n, width).T @ a
+        return sparse_rows(index, values, width).T @ a
     xp = namespace(a)
     parts = xp.reshape(values[:, :, None] * a[:, None, :], (m * n, a.shape[1]))
     total, place = zeros((width, a.shape[1]), like=a, dtype=a.dtype), xp.reshape(index, (-1,))
@@ -99,10 +99,9 @@ def scattered_product(index: Array, values: Array, a: Array, width: int) -> Arra
     return total
 
 
-def sparse_products(index: Array, values: Array, others: tuple[Array, Array], width: int) -> Array:
-    """Return the products of rows with other rows, (m, l), NumPy: Σ n_j l_j steps for n_j and l_j entries a column."""
-    rows, columns = (_csr(i, x, np.arange(len(i) + 1) * i.shape[1], width) for i, x in ((index, values), others))
-    return (rows @ columns.T).toarray()
+def sparse_rows(index: Array, values: Array, width: int) -> Any:
+    """Return the entries as a sparse matrix (m, width), for NumPy's."""
+    return _csr(index, values, np.arange(len(index) + 1) * index.shape[1], width)
 
 
 def _csr(index: np.ndarray, values: np.ndarray, ends: np.ndarray, width: int) -> Any:

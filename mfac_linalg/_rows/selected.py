@@ -16,14 +16,18 @@ Array = Any
 class SelectedRows(Part):
     """The same protocol, for m of the rows of another; the others are read along and do not count."""
 
-    rows: Any  # DenseRows
+    rows: Any  # DenseRows or TopKRows
     select: np.ndarray  # (m,) where each row lies
     on_host: bool  # whether what has one entry a row is brought to the host, where the small system then is
 
     is_plain = False
-    is_sparse = False
     is_dense = True
     is_streamed = False
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether most entries are zero, and none of these is stored."""
+        return self.rows.is_sparse
 
     @property
     def source(self) -> Any:
@@ -61,6 +65,10 @@ class SelectedRows(Part):
     def squares(self, row_scale: Array) -> Array:
         """Σ_i (row_scale_i g_ij)² for each column j, shape (d,), float64."""
         return self.rows.squares(self._spread(row_scale))
+
+    def energies(self, weights: Array) -> Array:
+        """g_jᵀ B g_j for each column g_j and B = weights (m, m), shape (d,), where the rows are sparse."""
+        return self.rows.energies(self._spread(self._spread(weights).T).T)
 
     def panel(self, columns: slice) -> Array:
         """The rows' columns, in the computing dtype."""

@@ -11,6 +11,7 @@ import numpy as np
 from .. import _backend
 from .._pytree import Part
 from .panels import combination, gram, long_product, panel_width, scaled_squares, slices
+from .sparse import SparseRows
 
 Array = Any
 HOST_ENTRIES, DEVICE_ENTRIES = 2**18, 2**24  # read at a time: what is decoded stays in a cache of the host
@@ -82,7 +83,6 @@ class TopKRows(Part):
     dtype: Any  # the computing dtype of d-sized arrays
 
     is_plain = False
-    is_sparse = False
     is_dense = True  # in that they can be computed in any dtype
     is_streamed = False
     source = None  # blocks are views of nothing
@@ -91,6 +91,12 @@ class TopKRows(Part):
     def shape(self) -> tuple[int, int]:
         """(m, d)."""
         return self.index.shape[0], self.layout.dim
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether products of rows with rows go by their common entries."""
+        share = self.layout.entries / self.layout.dim
+        return _backend.multiplies_sparse(self.values) and share <= SPARSE_SHARE
 
     @property
     def like(self) -> Array:
@@ -215,8 +221,7 @@ class TopKRows(Part):
 
     def cross(self, other: "TopKRows", root: Array | None) -> Array:
         """Ĝ diag(root)² Ĥᵀ for the rows of another H of the same layout, shape (m, l), float64."""
-        share = self.layout.entries / self.layout.dim
-        if _backend.multiplies_sparse(self.values) and share <= SPARSE_SHARE:
+        if self.is_sparse:
             return self._sparse_cross(other, root)
         total = None
         for columns in self.column_slices():
@@ -229,11 +234,21 @@ class TopKRows(Part):
 
     def _sparse_cross(self, other: "TopKRows", root: Array | None) -> Array:
         total = np.zeros((self.shape[0], other.shape[0]))
-        for columns, entries in self.layout.runs(HOST_ENTRIES // max(self.shape[0], other.shape[0])):
-            pair = []
-            for rows in (self, other):
-                index, values = rows._cell(slice(None), entries, columns.start)
-                scale = 1.0 if root is None else _backend.to_float64(root[columns, 0])[index]
-                pair.append((index, values * scale))
-            total += _backend.sparse_products(*pair[0], pair[1], columns.stop - columns.start)
+        for columns, entries in self.layout.runs(HOST_ENTRIES // max(1, self.shape[0], other.shape[0])):
+            ours, theirs = (rows._sparse(columns, entries) for rows in (self, other))
+            if root is not None:
+                squares = _backend.to_float64(root[columns, 0]) ** 2
+                ours = _backend.with_data(ours, ours.data * squares[ours.indices])
+            total += (ours @ theirs.T).toarray()
         return total
+
+    def energies(self, weights: Array) -> Array:
+        """ĝ_jᵀ B ĝ_j for each column ĝ_j and B = weights (m, m), shape (d,), where `is_sparse`."""
+        runs = self.layout.runs(HOST_ENTRIES // max(1, self.shape[0]))
+        like = _backend.empty((0, 0), like=self.values, dtype=_backend.namespace(self.values).float64)
+        parts = [SparseRows(None, self._sparse(*run), None, like).energies(weights) for run in runs]
+        return np.concatenate(parts)
+
+    def _sparse(self, columns: slice, entries: slice) -> Any:
+        index, values = self._cell(slice(None), entries, columns.start)
+        return _backend.sparse_rows(index, values, columns.stop - columns.start)
