@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from . import _backend
-from . import _validation as check
 from ._compressed import CompressedSlots
 from ._dual import SmallSystem
 from ._errors import breakdown
@@ -18,55 +17,14 @@ from ._forms.primal import PrimalForm
 from ._metric import Metric
 from ._ring import Ring, ScaledGram
 from ._rows.scaled import ScaledRows
+from ._rules import Rules
 from ._slots import DenseSlots
 from ._state import State
 from ._sweeps import CANCELLATION, sweeps_for
-from ._topk import TopK, check_compression
 
 Array = Any
 SHARPEN = 0.01  # κ ε of float32
 FOLLOWED = CANCELLATION / 2  # in float64, where the factor has some roundings of the steps that led to it
-LEAST_WEIGHT = 1e-250  # of a decayed row: its reciprocal is still a number
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What stays as it is while a window slides."""
-
-    window: int
-    dim: int
-    normalization: str
-    decay: float
-    precision: str
-    compression: TopK | None
-
-    @classmethod
-    def checked(
-        cls, window: Any, dim: Any, normalization: Any, decay: Any, precision: Any, compression: Any = None
-    ) -> "Rules":
-        """From arguments of a user."""
-        return cls(
-            check.check_size("window", window),
-            check.check_size("dim", dim),
-            check.check_choice("normalization", normalization, ("mean", "sum", "window")),
-            check.check_fraction("decay", decay, "Pass 1.0 for no forgetting."),
-            check.check_choice("precision", precision, ("default", "high")),
-            check_compression(compression),
-        )
-
-    def weights(self, count: int) -> np.ndarray:
-        """decay^age of rows by age, oldest first."""
-        if self.decay == 1:
-            return np.ones(count)
-        return np.maximum(self.decay ** np.arange(count - 1.0, -1.0, -1.0), LEAST_WEIGHT)
-
-    def coefficients(self, ages: np.ndarray) -> np.ndarray:
-        """c_i of each position, for positions listed by age, oldest first."""
-        m = len(ages)
-        divisor = {"mean": max(1, m), "sum": 1, "window": self.window}[self.normalization]
-        c = np.empty(m)
-        c[ages] = self.weights(m) / divisor
-        return c
 
 
 @dataclass(frozen=True)
@@ -132,6 +90,17 @@ class Held:
         full = self.count == self.rules.window
         return self._exchanged(self.ages[:1] if full else self.ages[:0], g, age=self.count - full)
 
+    def answered(self, g: Array) -> tuple["Held", Array]:
+        """With g (d,) as the newest row, and F⁻¹ g."""
+        held = self.appended(g)
+        state = held.beside if held.is_primal else held.on_host
+        if not held.ring.stored.holds_gradients:
+            return held, state.solve(_backend.cast(g, state.dtype)[:, None])[:, 0]
+        newest = np.zeros((held.count, 1))
+        newest[-1] = 1.0
+        beside = _backend.asarray(newest, like=state.row_scale, dtype=state.row_scale.dtype)
+        return held, state.solve_gradients(beside)[:, 0]
+
     def replaced(self, age: int, g: Array) -> "Held":
         """With g (d,) in place of the row of that age."""
         return self._exchanged(self.ages[age : age + 1], g, age=age)
@@ -151,10 +120,13 @@ class Held:
         return self._holding(ring, ages)._following(self, stays)
 
     def adopted(self, other: "Held", move: Any) -> "Held":
-        """An empty Held with the compressed rows of another, brought here by `move`, in their order."""
+        """An empty Held with all that another holds, brought here by `move`."""
+        if self.rules.compression is None:
+            return self.extended(move(other.rows_by_age())) if other.count else self
         ring = self.ring.adopted(other.ring, self.metric.root, move)
-        stays = np.zeros(0, dtype=bool)
-        return self._holding(ring, other.ages)._refactored(stays) if other.count else replace(self, ring=ring)
+        if not other.count:
+            return replace(self, ring=ring)
+        return self._holding(ring, other.ages)._refactored(np.zeros(0, dtype=bool))
 
     def under(self, damping: Any) -> "Held":
         """The same rows under another, checked damping."""
@@ -275,6 +247,13 @@ class Held:
     def rows_by_age(self) -> Array:
         """A copy of the gradients, oldest first."""
         return self.ring.copied(self.ages)
+
+
+def gradients_like(state: dict[str, Any]) -> Array:
+    """An array (0, d) like the gradients of a window that `as_dict` described."""
+    rows = state["rows" if "rows" in state else "values"]
+    name = state.get("gradient_dtype", _backend.dtype_name(rows.dtype))
+    return _backend.empty((0, state["dim"]), like=rows, dtype=_backend.named_dtype(name, like=rows))
 
 
 def _metric(damping: Any, dtype: Any) -> Metric:

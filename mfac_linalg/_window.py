@@ -4,20 +4,18 @@ import copy
 from collections.abc import Callable
 from typing import Any, Self
 
-import numpy as np
-
 from . import _backend
 from . import _validation as check
 from ._errors import largest_kappa, warn_if_unresolved
-from ._held import Held, Rules
+from ._held import Held, gradients_like
 from ._inverse import Inverse
 from ._pytree import register
+from ._rules import STATE_RULES, Rules, arguments_of
 from ._state import State
 from ._topk import TopK
 
 Array = Any
 STATE_VERSION = 1
-STATE_RULES = ("window", "dim", "normalization", "decay", "precision")
 
 
 class SlidingWindowInverse(Inverse):
@@ -292,7 +290,7 @@ class SlidingWindowInverse(Inverse):
         With compression F has the compressed gradient in it, and the answer is the product with g itself, as `matvec`.
         """
         held, g = self._received(g)
-        held, x = self._run(lambda g: _append_and_solve(held, g), g)
+        held, x = self._run(Held.answered, held, g)
         self._commit(held)
         return x
 
@@ -363,10 +361,8 @@ class SlidingWindowInverse(Inverse):
         -----
         Cost: a copy of the rows, O(dm), and of the small system, O(m²).
         """
-        rules: dict[str, Any] = {name: getattr(self._rules, name) for name in STATE_RULES}
-        rules["compression"] = None if self._rules.compression is None else self._rules.compression._as_dict()
         held = {} if self._held is None else self._run(Held.as_dict, self._held)
-        return {"version": STATE_VERSION, "damping": self.damping, **rules, **held}
+        return {"version": STATE_VERSION, "damping": self.damping, **self._rules.as_dict(), **held}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Self:
@@ -385,16 +381,12 @@ class SlidingWindowInverse(Inverse):
             A missing entry, another version, or shapes that do not fit together.
         """
         check.check_window_state(state, STATE_VERSION, STATE_RULES)
-        compression = None if state.get("compression") is None else TopK(**state["compression"])
-        made = cls(damping=1.0, compression=compression, **{name: state[name] for name in STATE_RULES})
+        made = cls(damping=1.0, **arguments_of(state))
         if "slots" not in state:
             made.damping = state["damping"]
             return made
-        rows = state["rows" if compression is None else "values"]
-        name = state.get("gradient_dtype", _backend.dtype_name(rows.dtype))
-        like = _backend.empty((0, made.dim), like=rows, dtype=_backend.named_dtype(name, like=rows))
-        held = made._placed(like, state["damping"])
-        made._held = _backend.in_float64(lambda _: held.filled(state), rows)
+        empty = made._placed(gradients_like(state), state["damping"])
+        made._held = made._run(lambda _: empty.filled(state), empty.ring.like)
         return made
 
     # --- other windows ----------------------------------------------------------------------------------------------
@@ -415,27 +407,8 @@ class SlidingWindowInverse(Inverse):
         return cls.from_state_dict({**facts, **arrays})
 
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
-        rules = {name: getattr(self._rules, name) for name in STATE_RULES}
-        made = type(self)(damping=1.0, compression=self._rules.compression, **rules)
+        made = type(self)(damping=1.0, **vars(self._rules))
         before, damping = self._known, self.damping
-        damping = move(damping) if _backend.is_vector(damping) else damping
-        if self._rules.compression is None:
-            rows = move(self.gradients)
-            made._held = made._placed(rows, damping)
-            made.extend(rows)
-            return made
-        empty = made._placed(move(before.ring.like), damping)
-        made._held = made._run(lambda like: empty.adopted(before, move), empty.ring.like)
+        empty = made._placed(move(before.ring.like[:0, :]), move(damping) if _backend.is_vector(damping) else damping)
+        made._commit(made._run(lambda _: empty.adopted(before, move), empty.ring.like))
         return made
-
-
-def _append_and_solve(held: Held, g: Array) -> tuple[Held, Array]:
-    """The window with g, and F⁻¹ g."""
-    held = held.appended(g)
-    state = held.beside if held.is_primal else held.on_host
-    if not held.ring.stored.holds_gradients:
-        return held, state.solve(_backend.cast(g, state.dtype)[:, None])[:, 0]
-    newest = np.zeros((held.count, 1))
-    newest[-1] = 1.0
-    beside = _backend.asarray(newest, like=state.row_scale, dtype=state.row_scale.dtype)
-    return held, state.solve_gradients(beside)[:, 0]

@@ -24,7 +24,7 @@ LAYERS = (
     ("_metric",),
     ("_forms",),
     ("_sweeps",),
-    ("_ring", "_factor"),
+    ("_ring", "_factor", "_rules"),
     ("_slots", "_compressed"),
     ("_rows",),
     ("_dual",),
