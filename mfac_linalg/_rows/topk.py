@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -121,10 +121,13 @@ class TopKRows(Part):
 
     def panel(self, columns: slice) -> Array:
         """Ĝ[:, columns] in the computing dtype."""
-        entries = self.layout.entries_of(columns)
-        index = _backend.wide_index(self.index[:, entries], self.layout.starts[entries] - columns.start)
-        values = _backend.cast(self.values[:, entries], self.dtype)
-        return _backend.spread(index, values, columns.stop - columns.start)
+        entries, parts = self.layout.entries_of(columns), []
+        starts = self.layout.starts[entries] - columns.start
+        for rows in slices(self.shape[0], max(1, HOST_ENTRIES // max(1, len(starts)))):
+            index = _backend.wide_index(self.index[rows, entries], starts)
+            values = _backend.cast(self.values[rows, entries], self.dtype)
+            parts.append(_backend.spread(index, values, columns.stop - columns.start))
+        return parts[0] if len(parts) == 1 else _backend.namespace(self.values).concat(parts, axis=0)
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """Column slices and Ĝ[:, columns]."""
@@ -160,17 +163,21 @@ class TopKRows(Part):
     def _by_entries(self) -> bool:
         return _backend.scatters(self.values)
 
-    def _cells(self, columns: int) -> Iterator[tuple[slice, list[tuple[slice, Array, Array]]]]:
-        """Runs of columns, and for each the rows by runs: which, their columns in the run, their values in float64."""
+    def _cells(self, columns: int) -> Iterator[tuple[slice, Iterator[tuple[slice, Array, Array]]]]:
+        """Runs of columns, and for each the rows by runs: which, their columns in the run, their values in float64.
+
+        For products with so many columns. One such cell is decoded at a time.
+        """
         m = self.shape[0]
         most = HOST_ENTRIES if _backend.on_host(self.values) else DEVICE_ENTRIES
         most //= 1 if _backend.multiplies_sparse(self.values) else max(1, columns)
         for run, entries in self.layout.runs(most // max(1, m)):
-            if not m:
-                yield run, []
-                continue
             size = max(1, min(MOST_TERMS, most // max(1, entries.stop - entries.start)))
-            yield run, [(rows, *self._cell(rows, entries, run.start)) for rows in slices(m, size)]
+            cuts = slices(m, size) if m else []
+            yield run, map(partial(self._placed_cell, entries=entries, start=run.start), cuts)
+
+    def _placed_cell(self, rows: slice, entries: slice, start: int) -> tuple[slice, Array, Array]:
+        return (rows, *self._cell(rows, entries, start))
 
     def _cell(self, rows: slice, entries: slice, start: int) -> tuple[Array, Array]:
         index = _backend.wide_index(self.index[rows, entries], self.layout.starts[entries] - start)
