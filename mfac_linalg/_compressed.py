@@ -40,8 +40,9 @@ class CompressedSlots:
             raise TypeError(msg + f"got {compression}. Use a device that has them, or NumPy, PyTorch, JAX or CuPy.")
         layout = Layout.of(like.shape[1], compression.block_size, compression.density)
         dtype = _stored_dtype(compression, like)
-        index = _backend.zeros((count, layout.entries), like=like, dtype=_backend.namespace(like).uint16)
-        values = _backend.zeros((count, layout.entries), like=like, dtype=dtype)
+        with _backend.constants(like):
+            index = _backend.zeros((count, layout.entries), like=like, dtype=_backend.namespace(like).uint16)
+            values = _backend.zeros((count, layout.entries), like=like, dtype=dtype)
         return cls(compression, layout, like, index, values)
 
     def __getstate__(self) -> dict[str, Any]:

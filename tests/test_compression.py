@@ -231,6 +231,19 @@ def test_a_step_answers_for_the_gradient_that_came(flavour):
         assert Oracle(backend.to_numpy(window.gradients), 1e-3).backward_ratio(g, x, eps(dtype)) <= LIMIT
 
 
+def test_torch_differentiates_products_and_leaves_no_trace():
+    torch = pytest.importorskip("torch", reason="needs torch")
+    with torch.inference_mode():
+        window = SlidingWindowInverse.from_gradients(torch.tensor(rows(4)), 0.1, compression=TopK(0.3, block_size=16))
+        window.append_matvec(torch.tensor(rows(1, seed=1)[0]))
+    window.append(torch.tensor(rows(1, seed=2)[0], requires_grad=True))
+    v = torch.ones(DIM, dtype=torch.float64, requires_grad=True)
+    (window @ v).sum().backward()
+    assert np.allclose(v.grad, window @ torch.ones(DIM, dtype=torch.float64), rtol=1e-10)
+    batch = torch.tensor(rows(3, seed=3))
+    assert np.allclose(torch.func.vmap(window.matvec)(batch), window.matmat(batch.T).T, rtol=1e-10)
+
+
 def test_a_device_without_wide_integers_is_refused():
     backend = next(b for b in AVAILABLE if b.name == "strict:no_x64")
     window = SlidingWindowInverse(4, DIM, 0.1, compression=TopK(0.3))
