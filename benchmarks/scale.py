@@ -1,10 +1,12 @@
-"""Gradients that are no one dense array: blocks, sparse rows, files. ``python -m benchmarks.scale blocks sparse disk``.
+"""Gradients that are no one dense array: ``python -m benchmarks.scale blocks sparse disk topk``.
 
 - blocks: a build of 268,336 parameters in blocks of 128 from 256 gradients, beside the paper's recursion on all blocks
   at once (PyTorch's batched products).
 - sparse: build and 100 products of 1,000 rows of rcv1 (``--data``, a folder with rcv1_small.npz) beside dense ones.
 - disk: ``--gigabytes`` of float32 rows in a file (made if it is not there, in ``--folder``): build, diagonal and ten
   products under a limit of 1 GB, each figure in a process of its own; the file's read rate; the same in memory.
+- topk: windows of 256 and 1,024 gradients of 1,000,000 parameters that keep 1 % of the entries: what they hold in
+  memory and a step with its product, beside the window of whole gradients and two plain reads of these.
 
 Every answer is checked before it is timed.
 """
@@ -18,12 +20,14 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.peak_memory import resident
-from mfac_linalg import BlockDiagonalInverse, WoodburyRankOneInverse
+from mfac_linalg import BlockDiagonalInverse, SlidingWindowInverse, TopK, WoodburyRankOneInverse
 
 SEED, ROUNDS = 1804, 3
 NUM_GRADIENTS, LIMIT, DAMPING, KAPPA = 256, 10**9, 1.0, 100.0
@@ -112,12 +116,16 @@ def sparse(options: argparse.Namespace) -> None:
 
 def held_bytes(make: Callable[[], object]) -> int:
     """Return what an object holds once it is made."""
+    return held_and_made(make)[0]
+
+
+def held_and_made(make: Callable[[], Any]) -> tuple[int, Any]:
+    """Return what an object holds once it is made, and the object."""
     tracemalloc.start()
     made = make()
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    del made
-    return held
+    return held, made
 
 
 def disk(options: argparse.Namespace) -> None:
@@ -197,11 +205,57 @@ def timed_queries(
     return inverse, {"build s": built - start, "diagonal s": seen - built, "ten products s": done - seen}
 
 
+def topk(_: argparse.Namespace) -> None:
+    """Print memory and steps of windows that keep 1 % of the entries, beside those that keep all."""
+    dim, steps = 10**6, 12
+    timed_steps(filled_window(np.eye(8, dtype=np.float32), 1.0, TopK(0.5)), np.eye(8, dtype=np.float32))  # imports
+    for window in (256, 1024):
+        rng = np.random.default_rng(SEED)
+        rows = rng.standard_normal((window, dim), dtype=np.float32)
+        damping = dim * (1 + np.sqrt(window / dim)) ** 2 / window / KAPPA
+        fresh = rng.standard_normal((steps, dim), dtype=np.float32)
+        a, found = np.ones(window, np.float32), []
+        reads = median_seconds(lambda rows=rows, a=a: (rows @ rows[0], a @ rows))
+        for compression in (TopK(0.01), TopK(0.01, dtype="float16"), TopK(0.01, block_size=4096), None):
+            held, full = held_and_made(partial(filled_window, rows, damping, compression))
+            found.append((compression, held, timed_steps(full, fresh)))
+            del full
+        *_, (_, whole, dense) = found
+        print(f"window {window}, d = {dim:,}: {whole / 1e6:,.0f} MB, a step {1e3 * dense:.0f} ms, ")
+        print(f"  two plain reads {1e3 * reads:.0f} ms")
+        for compression, held, seconds in found[:-1]:
+            print(
+                f"  {compression}: {held / 1e6:.1f} MB, x smaller {whole / held:.1f}; a step {1e3 * seconds:.1f} ms, "
+            )
+            print(f"    x faster {dense / seconds:.1f}, two reads in {reads / seconds:.1f} steps")
+
+
+def filled_window(rows: np.ndarray, damping: float, compression: TopK | None) -> SlidingWindowInverse:
+    """Return a full window of float32 gradients."""
+    window = SlidingWindowInverse(*rows.shape, damping, compression=compression)
+    if compression is None:
+        window.extend(rows)
+    for block in np.array_split(rows, 8) if compression else ():
+        window.extend(block)
+    return window
+
+
+def timed_steps(window: SlidingWindowInverse, fresh: np.ndarray) -> float:
+    """Return the median time of steps with their products, the first half left out."""
+    times = []
+    for g in fresh:
+        start = time.perf_counter()
+        x = window.append_matvec(g)
+        times.append(time.perf_counter() - start)
+    require(float(window.backward_error(g, x)) <= 30 * np.finfo(np.float32).eps, "A step is not right.")
+    return float(np.median(times[len(times) // 2 :]))
+
+
 def main() -> None:
     """Run what is asked for."""
-    parts = {"blocks": blocks, "sparse": sparse, "disk": disk}
+    parts = {"blocks": blocks, "sparse": sparse, "disk": disk, "topk": topk}
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*parts, []], help="some of blocks, sparse, disk")
+    parser.add_argument("parts", nargs="*", choices=[*parts, []], help="some of blocks, sparse, disk, topk")
     parser.add_argument("--data", type=Path, default=Path())
     parser.add_argument("--folder", type=Path, default=Path())
     parser.add_argument("--gigabytes", type=float, default=12.0)

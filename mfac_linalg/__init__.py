@@ -6,6 +6,7 @@ from ._errors import IllConditionedWarning as IllConditionedWarning
 from ._errors import InvalidFileError as InvalidFileError
 from ._loading import load as load
 from ._rows.protocol import GradientRows as GradientRows
+from ._topk import TopK as TopK
 from ._version import __version__ as __version__
 from ._window import SlidingWindowInverse as SlidingWindowInverse
 from ._woodbury import WoodburyRankOneInverse as WoodburyRankOneInverse
@@ -17,6 +18,7 @@ __all__ = [
     "IllConditionedWarning",
     "InvalidFileError",
     "SlidingWindowInverse",
+    "TopK",
     "WoodburyRankOneInverse",
     "load",
 ]

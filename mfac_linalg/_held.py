@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import _backend
-from . import _validation as check
+from ._compressed import CompressedSlots
 from ._dual import SmallSystem
 from ._errors import breakdown
 from ._factor import CurrentFactor
@@ -17,49 +17,14 @@ from ._forms.primal import PrimalForm
 from ._metric import Metric
 from ._ring import Ring, ScaledGram
 from ._rows.scaled import ScaledRows
+from ._rules import Rules
+from ._slots import DenseSlots
 from ._state import State
 from ._sweeps import CANCELLATION, sweeps_for
 
 Array = Any
 SHARPEN = 0.01  # κ ε of float32
 FOLLOWED = CANCELLATION / 2  # in float64, where the factor has some roundings of the steps that led to it
-LEAST_WEIGHT = 1e-250  # of a decayed row: its reciprocal is still a number
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What stays as it is while a window slides."""
-
-    window: int
-    dim: int
-    normalization: str
-    decay: float
-    precision: str
-
-    @classmethod
-    def checked(cls, window: Any, dim: Any, normalization: Any, decay: Any, precision: Any) -> "Rules":
-        """From arguments of a user."""
-        return cls(
-            check.check_size("window", window),
-            check.check_size("dim", dim),
-            check.check_choice("normalization", normalization, ("mean", "sum", "window")),
-            check.check_decay(decay),
-            check.check_choice("precision", precision, ("default", "high")),
-        )
-
-    def weights(self, count: int) -> np.ndarray:
-        """decay^age of rows by age, oldest first."""
-        if self.decay == 1:
-            return np.ones(count)
-        return np.maximum(self.decay ** np.arange(count - 1.0, -1.0, -1.0), LEAST_WEIGHT)
-
-    def coefficients(self, ages: np.ndarray) -> np.ndarray:
-        """c_i of each position, for positions listed by age, oldest first."""
-        m = len(ages)
-        divisor = {"mean": max(1, m), "sum": 1, "window": self.window}[self.normalization]
-        c = np.empty(m)
-        c[ages] = self.weights(m) / divisor
-        return c
 
 
 @dataclass(frozen=True)
@@ -75,10 +40,17 @@ class Held:
     factor: CurrentFactor
 
     @classmethod
-    def placed(cls, rules: Rules, damping: Any, buffer: Array) -> "Held":
-        """No rows, in a buffer of zeros, under a checked damping."""
-        computing = _backend.namespace(buffer).float64 if rules.precision == "high" else _backend.result_dtype(buffer)
-        none, ring = np.zeros(0), Ring.empty(buffer, computing, computing)
+    def placed(cls, rules: Rules, damping: Any, like: Array) -> "Held":
+        """No rows, in slots for gradients like those of an array (·, d), under a checked damping."""
+        computing = _backend.namespace(like).float64 if rules.precision == "high" else _backend.result_dtype(like)
+        count, compression, gram_dtype = rules.window + 1, rules.compression, computing
+        if compression is None:
+            stored: Any = DenseSlots.empty(count, like)
+        else:
+            stored = CompressedSlots.empty(count, like, compression)
+            if _backend.supports_float64(like):  # which costs sums over few entries nothing
+                gram_dtype = _backend.namespace(like).float64
+        none, ring = np.zeros(0), Ring.empty(stored, computing, gram_dtype)
         factor = CurrentFactor.empty(rules.window)
         return cls(rules, damping, _metric(damping, computing), ring, none.astype(int), none, factor)
 
@@ -118,6 +90,17 @@ class Held:
         full = self.count == self.rules.window
         return self._exchanged(self.ages[:1] if full else self.ages[:0], g, age=self.count - full)
 
+    def answered(self, g: Array) -> tuple["Held", Array]:
+        """With g (d,) as the newest row, and F⁻¹ g."""
+        held = self.appended(g)
+        state = held.beside if held.is_primal else held.on_host
+        if not held.ring.stored.holds_gradients:
+            return held, state.solve(_backend.cast(g, state.dtype)[:, None])[:, 0]
+        newest = np.zeros((held.count, 1))
+        newest[-1] = 1.0
+        beside = _backend.asarray(newest, like=state.row_scale, dtype=state.row_scale.dtype)
+        return held, state.solve_gradients(beside)[:, 0]
+
     def replaced(self, age: int, g: Array) -> "Held":
         """With g (d,) in place of the row of that age."""
         return self._exchanged(self.ages[age : age + 1], g, age=age)
@@ -128,12 +111,22 @@ class Held:
         return self._holding(self.ring.kept(stays), ages)._following(self, stays)
 
     def extended(self, block: Array) -> "Held":
-        """With the rows of a block (k, d), at most `window` of them, as the newest, in a ring of its own."""
-        k = block.shape[0]
+        """With the rows of a block (k, d), the last `window` of them, as the newest, in a ring of its own."""
+        passing = max(0, block.shape[0] - self.rules.window)
+        k = block.shape[0] - passing
         stays, ages = self._without(self.ages[: max(0, self.count + k - self.rules.window)])
-        ring = self.ring.kept(stays).joined(block, self.metric.root)
+        ring = self.ring.kept(stays).skipped(block[:passing, :]).joined(block[passing:, :], self.metric.root)
         ages = np.concatenate([ages, np.arange(len(ages), len(ages) + k)])
         return self._holding(ring, ages)._following(self, stays)
+
+    def adopted(self, other: "Held", move: Any) -> "Held":
+        """An empty Held with all that another holds, brought here by `move`."""
+        if self.rules.compression is None:
+            return self.extended(move(other.rows_by_age())) if other.count else self
+        ring = self.ring.adopted(other.ring, self.metric.root, move)
+        if not other.count:
+            return replace(self, ring=ring)
+        return self._holding(ring, other.ages)._refactored(np.zeros(0, dtype=bool))
 
     def under(self, damping: Any) -> "Held":
         """The same rows under another, checked damping."""
@@ -181,7 +174,7 @@ class Held:
     def _needs_float64(self, factor: CurrentFactor) -> bool:
         """Whether κ ε is too large for sweeps to contract well with a float32 Gram matrix; it is sharp from then on."""
         risky = (1 + factor.norm**2) * float(np.finfo(np.float32).eps) > SHARPEN
-        return risky and not self.ring.is_sharp and _backend.supports_float64(self.ring.buffer)
+        return risky and not self.ring.is_sharp and _backend.supports_float64(self.ring.like)
 
     @property
     def gram(self) -> ScaledGram:
@@ -198,11 +191,11 @@ class Held:
     @cached_property
     def beside(self) -> State:
         """The inverse with its small system beside the rows, brought there once for all queries."""
-        buffer = self.ring.buffer
-        if _backend.is_numpy(buffer) or not _backend.supports_float64(buffer):
+        like = self.ring.like
+        if _backend.is_numpy(like) or not _backend.supports_float64(like):
             return self.on_host
-        float64 = _backend.namespace(buffer).float64
-        return self._state(lambda x: _backend.asarray(x, like=buffer, dtype=float64), on_host=False)
+        float64 = _backend.namespace(like).float64
+        return self._state(lambda x: _backend.asarray(x, like=like, dtype=float64), on_host=False)
 
     def _state(self, bring: Callable[[np.ndarray], Array], *, on_host: bool) -> State:
         scale = bring(self.row_scale[:, None])
@@ -215,11 +208,12 @@ class Held:
             form: Any = PrimalForm(rows, system, self.factor.norm)
         else:
             sweeps = sweeps_for(self.kappa, self.arithmetic, sharp_gram=sharp)
-            system = SmallSystem(lambda: bring(self.gram.rows(slice(None))), bring(self.factor.lower))
+            gram = self.gram  # not this Held, which holds the State: a circle would keep its arrays for longer
+            system = SmallSystem(lambda: bring(gram.rows(slice(None))), bring(self.factor.lower))
             cancellation = CANCELLATION if self.arithmetic == "float32" else FOLLOWED
             form = DualForm(rows, None, system, self.factor.norm, sweeps, cancellation)
         order = None if np.array_equal(self.ages, np.arange(self.count)) else self.ages
-        dtype = _backend.result_dtype(self.ring.buffer)
+        dtype = _backend.result_dtype(self.ring.like)
         unscaled = bring(np.ldexp(self.row_scale, -self.ring.exponents)[:, None])
         return State(form, self.metric, unscaled, None, self.kappa, dtype, sharp, order)
 
@@ -227,18 +221,12 @@ class Held:
 
     def as_dict(self) -> dict[str, Any]:
         """Copies of all that makes the next step the same to the bit."""
-        every = np.arange(self.count)
-        unscaled = np.ones(self.count)
         return {
-            "rows": replace(self.ring, exponents=np.zeros_like(every)).copied(every),
-            "exponents": self.ring.exponents.copy(),
-            "slots": self.ring.slots.copy(),
+            **self.ring.as_dict(),
             "ages": self.ages.copy(),
-            "gram": self.ring.gram(unscaled).rows(slice(None)),
             "factor": self.factor.lower.copy(order="K"),
             "direction": self.factor.direction.copy(),
             "norm": self.factor.norm,
-            "sharp": self.ring.is_sharp,
             "factorizations": self.factor.made,
         }
 
@@ -246,7 +234,7 @@ class Held:
         """An empty Held with what `as_dict` gave."""
         slots, ages, exponents = (np.array(state[name], dtype=int) for name in ("slots", "ages", "exponents"))
         empty = self.ring.measured_by(None, sharply=bool(state["sharp"]))
-        ring = Ring.restored(state["rows"], np.array(state["gram"]), slots, exponents, empty)
+        ring = Ring.restored(state, slots, exponents, empty)
         factor = replace(
             self.factor,
             lower=np.array(state["factor"], order="K"),
@@ -259,6 +247,13 @@ class Held:
     def rows_by_age(self) -> Array:
         """A copy of the gradients, oldest first."""
         return self.ring.copied(self.ages)
+
+
+def gradients_like(state: dict[str, Any]) -> Array:
+    """An array (0, d) like the gradients of a window that `as_dict` described."""
+    rows = state["rows" if "rows" in state else "values"]
+    name = state.get("gradient_dtype", _backend.dtype_name(rows.dtype))
+    return _backend.empty((0, state["dim"]), like=rows, dtype=_backend.named_dtype(name, like=rows))
 
 
 def _metric(damping: Any, dtype: Any) -> Metric:

@@ -6,53 +6,68 @@ from typing import Any
 import numpy as np
 
 from . import _backend
-from ._rows.dense import DenseRows
+from ._rows.panels import weighted
 from ._rows.selected import SelectedRows
-from ._scaling import comfortable, exponent, ldexp
 
 Array = Any
 
 
 @dataclass(frozen=True)
 class Ring:
-    """Rows 2^exponent_i · buffer[slots_i], in the order of their positions; one slot more than there can be rows.
+    """Rows 2^exponent_i times those in slots_i, in the order of their positions; one slot more than there can be rows.
 
     A change writes to a slot that was free before it, or to a new ring: the old value goes on answering.
     """
 
-    buffer: Array  # (slots, d), finite everywhere
-    products: np.ndarray  # buffer diag(root)² bufferᵀ in float64, on the host; meaningful between rows
+    stored: Any  # DenseSlots or CompressedSlots
+    products: np.ndarray  # rows diag(root)² rowsᵀ by slot, in float64, on the host; meaningful between rows
     slots: np.ndarray  # (m,)
     exponents: np.ndarray  # (m,), 0 unless the squares of a row leave the comfortable range
     dtype: Any  # that products of the rows are computed in
     gram_dtype: Any  # the same for the Gram matrix
 
     @classmethod
-    def empty(cls, buffer: Array, dtype: Any, gram_dtype: Any) -> "Ring":
-        """No rows, in a buffer of zeros."""
-        none, capacity = np.zeros(0, dtype=int), buffer.shape[0]
-        return cls(buffer, np.zeros((capacity, capacity)), none, none, dtype, gram_dtype)
+    def empty(cls, stored: Any, dtype: Any, gram_dtype: Any) -> "Ring":
+        """No rows, in empty slots."""
+        none = np.zeros(0, dtype=int)
+        return cls(stored, np.zeros((stored.count, stored.count)), none, none, dtype, gram_dtype)
 
     @classmethod
-    def restored(cls, rows: Array, gram: np.ndarray, slots: np.ndarray, exponents: np.ndarray, empty: "Ring") -> "Ring":
-        """Rows (m, d) put back into their slots of an empty ring, with their Gram matrix."""
-        m, capacity = len(slots), empty.buffer.shape[0]
-        place = np.full(capacity, m)
-        place[slots] = np.arange(m)
-        padded = _backend.namespace(rows).concat([rows, _backend.zeros_like(rows, rows=1)], axis=0)
-        empty.products[np.ix_(slots, slots)] = gram
-        buffer = _backend.take_rows(padded, _backend.index_like(place, like=rows))
-        return replace(empty, buffer=buffer, slots=slots, exponents=exponents)
+    def restored(cls, state: dict[str, Any], slots: np.ndarray, exponents: np.ndarray, empty: "Ring") -> "Ring":
+        """What `as_dict` described, put back into its slots of an empty ring."""
+        empty.products[np.ix_(slots, slots)] = np.array(state["gram"])
+        return replace(empty, stored=empty.stored.restored(state, slots), slots=slots, exponents=exponents)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Copies of the rows as they are stored, of their places, and of their Gram matrix."""
+        return {
+            **self.stored.as_dict(self.slots),
+            "exponents": self.exponents.copy(),
+            "slots": self.slots.copy(),
+            "gram": self.gram(np.ones(len(self.slots))).rows(slice(None)),
+            "sharp": self.is_sharp,
+        }
+
+    @property
+    def like(self) -> Array:
+        """An array (·, d) of the library, device and dtype of the gradients."""
+        return self.stored.like
 
     def emptied(self) -> "Ring":
         """The same memory without rows."""
-        return replace(self, slots=self.slots[:0], exponents=self.exponents[:0])
+        return replace(self, stored=self.stored.cleared(), slots=self.slots[:0], exponents=self.exponents[:0])
 
     def _free_slot(self) -> int:
         """The first slot without a row."""
-        used = np.zeros(self.buffer.shape[0], dtype=bool)
+        used = np.zeros(self.stored.count, dtype=bool)
         used[self.slots] = True
         return int(np.argmin(used))
+
+    def adopted(self, other: "Ring", root: Array | None, move: Any) -> "Ring":
+        """The rows of another ring, and all that it holds beside them, brought here by `move`; one Gram pass."""
+        stored, powers = self.stored.adopted(other.stored, other.slots, move)
+        slots, exponents = np.arange(len(other.slots)), other.exponents + powers
+        return replace(self, stored=stored, slots=slots, exponents=exponents).measured_by(root, sharply=False)
 
     def kept(self, positions: np.ndarray) -> "Ring":
         """The rows at some positions, in their order."""
@@ -60,30 +75,31 @@ class Ring:
 
     def exchanged(self, stays: np.ndarray, g: Array, root: Array | None) -> "Ring":
         """The rows that stay, and g (d,) as the last, in a slot that was free before; one pass over the rows."""
-        g, power = _normalised("g", g[None, :])
         slot = self._free_slot()
-        buffer = _backend.write_row(self.buffer, slot, g[0, :])
+        stored, column, power = self.stored.exchanged(g, slot)
         slots = np.append(self.slots[stays], slot)
-        done = replace(self, buffer=buffer, slots=slots, exponents=np.append(self.exponents[stays], power))
-        row = _backend.read(done.span(self.gram_dtype).project(self._weighted(g.T, root)))[:, 0]
+        done = replace(self, stored=stored, slots=slots, exponents=np.append(self.exponents[stays], power))
+        row = _backend.read(done.span(self.gram_dtype).project(weighted(column, root, self.gram_dtype)))[:, 0]
         self.products[slot, : len(row)] = self.products[: len(row), slot] = row
         return done
 
+    def skipped(self, block: Array) -> "Ring":
+        """As if the rows of a block (k, d) had come and gone."""
+        return replace(self, stored=self.stored.skipped(block)) if block.shape[0] else self
+
     def joined(self, block: Array, root: Array | None) -> "Ring":
         """With the rows of a block (k, d) as the last, all of them copied to a new ring in the order of positions."""
-        block, powers = _normalised("gradients", block)
-        m, k, capacity = len(self.slots), block.shape[0], self.buffer.shape[0]
-        old = _backend.take_rows(self.buffer, _backend.index_like(self.slots, like=self.buffer))
-        spare = _backend.zeros((capacity - m - k, block.shape[1]), like=block, dtype=block.dtype)
+        stored, powers = self.stored.joined(self.slots, block)
+        m, total = len(self.slots), len(self.slots) + block.shape[0]
+        old, new = (stored.rows(slots, self.gram_dtype) for slots in (slice(0, m), slice(m, total)))
         products = np.zeros_like(self.products)
         products[:m, :m] = self.products[np.ix_(self.slots, self.slots)]
-        products[m : m + k, m : m + k] = _symmetric(DenseRows(block, None, self.gram_dtype).gram(root, _silent))
+        products[m:total, m:total] = _symmetric(new.gram(root, _silent))
         if m:
-            cross = _backend.read(DenseRows(old, None, self.gram_dtype).project(self._weighted(block.T, root)))
-            products[:m, m : m + k], products[m : m + k, :m] = cross, cross.T
-        buffer = _backend.namespace(block).concat([old, block, spare], axis=0)
-        slots, exponents = np.arange(m + k), np.append(self.exponents, powers)
-        return replace(self, buffer=buffer, products=products, slots=slots, exponents=exponents)
+            cross = _backend.read(old.cross(new, root))
+            products[:m, m:total], products[m:total, :m] = cross, cross.T
+        slots, exponents = np.arange(total), np.append(self.exponents, powers)
+        return replace(self, stored=stored, products=products, slots=slots, exponents=exponents)
 
     @property
     def is_sharp(self) -> bool:
@@ -92,21 +108,15 @@ class Ring:
 
     def measured_by(self, root: Array | None, *, sharply: bool) -> "Ring":
         """The same rows with their Gram matrix made anew, in another metric or in float64; one Gram pass."""
-        gram_dtype = _backend.namespace(self.buffer).float64 if sharply else self.gram_dtype
+        gram_dtype = _backend.namespace(self.like).float64 if sharply else self.gram_dtype
         products = np.zeros_like(self.products)
         gram = _symmetric(self.span(gram_dtype).gram(root, _silent)) if len(self.slots) else products[:0, :0]
         products[: len(gram), : len(gram)] = gram
         return replace(self, products=products, gram_dtype=gram_dtype)
 
-    def _weighted(self, columns: Array, root: Array | None) -> Array:
-        """What the rows are multiplied by for their Gram matrix with `columns`: root² ∘ columns."""
-        columns = _backend.cast(columns, self.gram_dtype)
-        return columns if root is None else _backend.cast(root, self.gram_dtype) ** 2 * columns
-
-    def span(self, dtype: Any) -> DenseRows:
-        """The leading slots, up to the last that holds a row, computed in dtype."""
-        stop = int(self.slots.max()) + 1 if len(self.slots) else 0
-        return DenseRows(self.buffer if stop == self.buffer.shape[0] else self.buffer[:stop, :], None, dtype)
+    def span(self, dtype: Any) -> Any:
+        """The leading slots, up to the last that holds a row, as rows computed in dtype."""
+        return self.stored.rows(slice(0, int(self.slots.max()) + 1 if len(self.slots) else 0), dtype)
 
     def rows(self, *, on_host: bool) -> SelectedRows:
         """The rows, for products."""
@@ -118,12 +128,7 @@ class Ring:
 
     def copied(self, positions: np.ndarray) -> Array:
         """A copy of the rows at some positions, shape (k, d)."""
-        rows = _backend.take_rows(self.buffer, _backend.index_like(self.slots[positions], like=self.buffer))
-        powers = self.exponents[positions][:, None]
-        if not np.any(powers):
-            return rows
-        computing = _backend.cast(rows, _backend.result_dtype(rows))
-        return _backend.cast(ldexp(computing, _backend.index_like(powers, like=rows)), rows.dtype)
+        return self.stored.copied(self.slots[positions], self.exponents[positions])
 
 
 @dataclass(frozen=True)
@@ -155,23 +160,6 @@ def _symmetric(gram: Array) -> np.ndarray:
     """A Gram matrix on the host, its upper triangle that of the lower: matrix products need not round them alike."""
     lower = np.tril(_backend.read(gram))
     return lower + np.tril(lower, -1).T
-
-
-def _normalised(name: str, rows: Array) -> tuple[Array, np.ndarray]:
-    """Rows times 2^−power, and power: 0 unless a row's squares would leave the comfortable range."""
-    computing = _backend.cast(rows, _backend.result_dtype(rows))
-    squares = _backend.read(_backend.column_squares(computing.T))
-    usual = comfortable(squares, computing.dtype)
-    if np.all(usual):
-        return rows, np.zeros(len(squares), dtype=int)
-    xp = _backend.namespace(rows)
-    largest = _backend.read(xp.max(xp.abs(computing), axis=1))
-    if not np.all(np.isfinite(largest)):
-        msg = f"`{name}` must be finite; got nan or infinity. Skip the step whose loss overflowed."
-        raise ValueError(msg)
-    powers = np.where(usual | (largest == 0), 0, _backend.read(exponent(computing, axis=1)))
-    scaled = ldexp(computing, _backend.index_like(-powers[:, None], like=computing))
-    return _backend.cast(scaled, rows.dtype), powers
 
 
 def _silent(loop: Any, text: str) -> Any:

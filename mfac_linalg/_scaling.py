@@ -26,8 +26,8 @@ def exponent(x: Array, *, axis: int | None = None) -> Any:
 
 
 def comfortable(squares: Any, dtype: Any) -> Any:
-    """Whether squares of this size neither overflowed nor lost their small parts in the computing dtype."""
-    reach = 2.0 ** (80 if _backend.dtype_name(dtype) == "float32" else 600)
+    """Whether squares of this size neither overflowed nor lost their small parts in a dtype: never in float16."""
+    reach = 2.0 ** {"float64": 600, "float16": 0}.get(_backend.dtype_name(dtype), 80)
     return (squares > 1 / reach) & (squares < reach)
 
 

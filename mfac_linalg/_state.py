@@ -135,7 +135,7 @@ class State(Part):
     def _spread(self, values: Array) -> Array:
         """An answer of size d in the user's library and dtype, lazy where the rows are."""
         like = self.form.rows.like
-        return settle(_backend.spread(values, like=like), like=like, dtype=self.dtype)
+        return settle(_backend.as_lazy(values, like=like), like=like, dtype=self.dtype)
 
     # --- scalars ---
 

@@ -4,19 +4,18 @@ import copy
 from collections.abc import Callable
 from typing import Any, Self
 
-import numpy as np
-
 from . import _backend
 from . import _validation as check
 from ._errors import largest_kappa, warn_if_unresolved
-from ._held import Held, Rules
+from ._held import Held, gradients_like
 from ._inverse import Inverse
 from ._pytree import register
+from ._rules import STATE_RULES, Rules, arguments_of
 from ._state import State
+from ._topk import TopK
 
 Array = Any
 STATE_VERSION = 1
-STATE_RULES = ("window", "dim", "normalization", "decay", "precision")
 
 
 class SlidingWindowInverse(Inverse):
@@ -43,6 +42,8 @@ class SlidingWindowInverse(Inverse):
         are and computed in float32.
     precision : {"default", "high"}
         "high" computes in float64 by panels whatever the dtype of the gradients.
+    compression : TopK, optional
+        Keep the largest entries of each gradient instead of the whole: F is then that of the rows that are kept.
 
     Raises
     ------
@@ -60,6 +61,9 @@ class SlidingWindowInverse(Inverse):
     -----
     Cost: O(dm) memory for a ring of window + 1 rows, O(m²) on the host; a step two passes over the rows and O(m²).
     While a "mean" window fills or shrinks, and under decay, a step factors the m × m system anew, O(m³).
+    With compression: O(density · dm) memory and a vector of d numbers, products in time proportional to the entries
+    that are kept and O(d); a step three passes over these and two more for each further sweep, O(m²), and O(d) to find
+    the largest entries.
     Accuracy: ‖v − Fx‖ ≤ 30 eps ‖F‖ ‖x‖, as the static class; elements are right to about κ/4 eps/λ, with
     ``precision="high"`` in float32 to 30 eps/λ. Where κ of float32 rows passes 8e4 the Gram matrix is computed in
     float64 from then on, which makes a step some three times as dear.
@@ -95,8 +99,9 @@ class SlidingWindowInverse(Inverse):
         device: Any = None,
         xp: Any = None,
         precision: str = "default",
+        compression: TopK | None = None,
     ) -> None:
-        self._rules = Rules.checked(window, dim, normalization, decay, precision)
+        self._rules = Rules.checked(window, dim, normalization, decay, precision, compression)
         self._held: Held | None = None
         self._unplaced = 1.0  # damping before there is a place
         if not (xp is None and dtype is None and device is None):
@@ -114,6 +119,7 @@ class SlidingWindowInverse(Inverse):
         normalization: str = "mean",
         decay: float = 1.0,
         precision: str = "default",
+        compression: TopK | None = None,
     ) -> Self:
         """Return a window that holds the last rows of an array (k, d), the oldest first; a copy.
 
@@ -125,7 +131,7 @@ class SlidingWindowInverse(Inverse):
             As in the constructor.
         window : int, optional
             Capacity; k where not given.
-        normalization, decay, precision
+        normalization, decay, precision, compression
             As in the constructor.
 
         Notes
@@ -134,7 +140,13 @@ class SlidingWindowInverse(Inverse):
         """
         check.check_gradients(gradients)
         capacity = gradients.shape[0] if window is None else window
-        made = cls(capacity, gradients.shape[1], 1.0, normalization=normalization, decay=decay, precision=precision)
+        rules: dict[str, Any] = {
+            "normalization": normalization,
+            "decay": decay,
+            "precision": precision,
+            "compression": compression,
+        }
+        made = cls(capacity, gradients.shape[1], 1.0, **rules)
         made._held = made._placed(gradients, damping)
         made.extend(gradients)
         return made
@@ -143,9 +155,9 @@ class SlidingWindowInverse(Inverse):
         """An empty window of the library, device and dtype of an array, with a damping, checked and copied."""
         check.check_precision_available(self._rules.precision, like)
         register(like)
-        buffer = _backend.ring((self.window + 1, self.dim), like=like)
-        damping = self._own(damping, buffer)
-        return _backend.in_float64(lambda zeros: Held.placed(self._rules, damping, zeros), buffer)
+        like = _backend.ring((0, self.dim), like=like)
+        damping = self._own(damping, like)
+        return _backend.in_float64(lambda like: Held.placed(self._rules, damping, like), like)
 
     def _own(self, damping: Any, like: Array) -> Any:
         """A checked damping, copied: a constant of differentiation that nobody else can write to."""
@@ -157,8 +169,8 @@ class SlidingWindowInverse(Inverse):
     @property
     def _current(self) -> State:
         held = self._known
-        with _backend.constants(held.ring.buffer):
-            return _backend.in_float64(lambda _: held.beside, held.ring.buffer)
+        with _backend.constants(held.ring.like):
+            return _backend.in_float64(lambda _: held.beside, held.ring.like)
 
     @property
     def _known(self) -> Held:
@@ -171,7 +183,7 @@ class SlidingWindowInverse(Inverse):
 
     @property
     def _like(self) -> Array:
-        return self._known.ring.buffer
+        return self._known.ring.like
 
     def __len__(self) -> int:
         """Return the number of gradients held."""
@@ -214,7 +226,7 @@ class SlidingWindowInverse(Inverse):
 
     @property
     def gradients(self) -> Array:
-        """The gradients held, shape (m, d), oldest first: a copy."""
+        """The gradients held, shape (m, d), oldest first: a copy; with compression the rows of F, in `dtype`."""
         return self._run(Held.rows_by_age, self._known)
 
     @property
@@ -228,7 +240,7 @@ class SlidingWindowInverse(Inverse):
     def damping(self, damping: Any) -> None:
         held = self._held
         if held is not None:
-            checked = self._own(damping, held.ring.buffer)
+            checked = self._own(damping, held.ring.like)
             self._commit(self._run(lambda: held.under(checked)))
         elif _backend.is_vector(damping):
             self._held = self._placed(check.check_computing("damping", damping), damping)
@@ -237,6 +249,8 @@ class SlidingWindowInverse(Inverse):
 
     def _describe(self) -> dict[str, str]:
         facts = {"m": f"{len(self)}", "window": f"{self.window}"}
+        if self._rules.compression is not None:
+            facts["compression"] = f"{self._rules.compression}"
         if self._held is None:
             return facts | {"d": f"{self.dim}", "damping": f"{self._unplaced:.6g}"}
         return facts | {name: fact for name, fact in super()._describe().items() if name != "m"}
@@ -273,9 +287,10 @@ class SlidingWindowInverse(Inverse):
         -----
         Cost: two passes over the rows and O(m²); two passes more where the rows are nearly dependent.
         Accuracy: as `matvec_gradients`: nothing is lost to the damping.
+        With compression F has the compressed gradient in it, and the answer is the product with g itself, as `matvec`.
         """
         held, g = self._received(g)
-        held, x = self._run(lambda g: _append_and_solve(held, g), g)
+        held, x = self._run(Held.answered, held, g)
         self._commit(held)
         return x
 
@@ -290,11 +305,12 @@ class SlidingWindowInverse(Inverse):
         Notes
         -----
         Cost: 2dmk + dk² flops and O(km²), O(m³) for k > m/8; the ring is copied, so that O(dm) memory more is taken.
+        With compression gradients are compressed one after the other, as by `append`.
         """
         held, rows = self._received(gradients, "gradients", ("k", self.dim))
         if rows.shape[0]:
             change = Held.extended if rows.shape[0] > 1 else (lambda held, rows: held.appended(rows[0, :]))
-            self._commit(self._run(change, held, rows[max(0, rows.shape[0] - self.window) :, :]))
+            self._commit(self._run(change, held, rows))
 
     def replace(self, age: int, g: Array) -> None:
         """Put g in the place of the gradient of an age, 0 for the oldest, −1 for the newest. Cost: as `append`."""
@@ -308,7 +324,7 @@ class SlidingWindowInverse(Inverse):
         self._commit(self._run(Held.removed, self._known, age))
 
     def clear(self) -> None:
-        """Let go of all gradients."""
+        """Let go of all gradients, and of what compression has not kept of them."""
         if self._held is not None:
             self._held = self._held.cleared()
 
@@ -317,13 +333,13 @@ class SlidingWindowInverse(Inverse):
         shape = shape or (self.dim,)
         check.check_gradient_values(name, g)
         held = self._held or self._placed(g, self._unplaced)
-        g = check.check_stored(name, _backend.stop_gradient(g), held.ring.buffer)
+        g = check.check_stored(name, _backend.stop_gradient(g), held.ring.like)
         check.check_shape(name, g, shape, f"Pass flattened gradients of {self.dim} entries.")
         return held, g
 
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function where float64 exists, whether or not an argument shows that JAX is in use."""
-        like = self._held.ring.buffer if self._held is not None else arguments[-1]
+        like = self._held.ring.like if self._held is not None else arguments[-1]
         with _backend.constants(like):
             return _backend.in_float64(lambda _, *rest: function(*rest), like, *arguments)
 
@@ -345,9 +361,8 @@ class SlidingWindowInverse(Inverse):
         -----
         Cost: a copy of the rows, O(dm), and of the small system, O(m²).
         """
-        rules = {name: getattr(self._rules, name) for name in STATE_RULES}
         held = {} if self._held is None else self._run(Held.as_dict, self._held)
-        return {"version": STATE_VERSION, "damping": self.damping, **rules, **held}
+        return {"version": STATE_VERSION, "damping": self.damping, **self._rules.as_dict(), **held}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Self:
@@ -366,12 +381,12 @@ class SlidingWindowInverse(Inverse):
             A missing entry, another version, or shapes that do not fit together.
         """
         check.check_window_state(state, STATE_VERSION, STATE_RULES)
-        made = cls(damping=1.0, **{name: state[name] for name in STATE_RULES})
-        if "rows" not in state:
+        made = cls(damping=1.0, **arguments_of(state))
+        if "slots" not in state:
             made.damping = state["damping"]
             return made
-        held = made._placed(state["rows"], state["damping"])
-        made._held = _backend.in_float64(lambda _: held.filled(state), state["rows"])
+        empty = made._placed(gradients_like(state), state["damping"])
+        made._held = made._run(lambda _: empty.filled(state), empty.ring.like)
         return made
 
     # --- other windows ----------------------------------------------------------------------------------------------
@@ -392,18 +407,8 @@ class SlidingWindowInverse(Inverse):
         return cls.from_state_dict({**facts, **arrays})
 
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
-        made = type(self)(damping=1.0, **{name: getattr(self._rules, name) for name in STATE_RULES})
-        rows, damping = move(self.gradients), self.damping
-        made._held = made._placed(rows, move(damping) if _backend.is_vector(damping) else damping)
-        made.extend(rows)
+        made = type(self)(damping=1.0, **vars(self._rules))
+        before, damping = self._known, self.damping
+        empty = made._placed(move(before.ring.like[:0, :]), move(damping) if _backend.is_vector(damping) else damping)
+        made._commit(made._run(lambda _: empty.adopted(before, move), empty.ring.like))
         return made
-
-
-def _append_and_solve(held: Held, g: Array) -> tuple[Held, Array]:
-    """The window with g, and F⁻¹ g."""
-    held = held.appended(g)
-    state = held.beside if held.is_primal else held.on_host
-    newest = np.zeros((held.count, 1))
-    newest[-1] = 1.0
-    beside = _backend.asarray(newest, like=state.row_scale, dtype=state.row_scale.dtype)
-    return held, state.solve_gradients(beside)[:, 0]

@@ -1,7 +1,9 @@
 """No product waits for a device: array-api-strict's second device with a guard on every way to the host."""
 
+import numpy as np
 import pytest
 
+from mfac_linalg import SlidingWindowInverse, TopK
 from tests.backends import BACKENDS
 from tests.cases import CASES, build, construct
 from tests.problems import make_problem
@@ -57,6 +59,18 @@ def test_a_product_never_reads_the_device(reads, case, dtype, method):
     arguments = [] if method == "diagonal" else [built.send(built.vectors(*shape.get(method, (built.inverse.dim,))))]
     del reads[:]
     getattr(built.inverse, method)(*arguments)
+    assert reads == []
+
+
+@pytest.mark.parametrize("method", ["matvec", "matvec_gradients", "dual_coefficients", "diagonal"])
+@pytest.mark.parametrize("dtype", DEVICE.dtypes)
+@pytest.mark.parametrize("compression", [None, TopK(0.3, block_size=8)], ids=repr)
+def test_a_product_of_a_window_never_reads_the_device(reads, compression, dtype, method):
+    rows = np.random.default_rng(0).standard_normal((5, 20)).astype(dtype)
+    window = SlidingWindowInverse.from_gradients(DEVICE.asarray(rows), 0.1, compression=compression)
+    arguments = {"diagonal": [], "matvec_gradients": [DEVICE.asarray(rows[0, :5])]}
+    del reads[:]
+    getattr(window, method)(*arguments.get(method, [DEVICE.asarray(rows[0])]))
     assert reads == []
 
 

@@ -248,7 +248,7 @@ def test_killed_saves_leave_one_whole_file(path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 20
+    assert int(done.stdout) >= 5
 
 
 @pytest.mark.parametrize("library", ["torch", "array_api_strict"])

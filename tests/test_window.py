@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from mfac_linalg import IllConditionedWarning, SlidingWindowInverse, WoodburyRankOneInverse
+from mfac_linalg import IllConditionedWarning, SlidingWindowInverse, TopK, WoodburyRankOneInverse
 from mfac_linalg._factor import factor_with, factor_without
 from tests.backends import AVAILABLE, eps
 from tests.oracle import LIMIT, Oracle
@@ -263,6 +263,14 @@ def test_torch_inference_mode_leaves_no_trace():
     window.append(block[5])
     (window @ v).sum().backward()
     assert np.allclose(v.grad, window @ torch.ones(40, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("compression", [None, TopK(0.3, block_size=16)], ids=repr)
+def test_a_first_query_under_a_trace_leaves_no_trace(compression):
+    jax = pytest.importorskip("jax", reason="needs jax")
+    window = SlidingWindowInverse.from_gradients(jax.numpy.asarray(rows(3)), 0.1, compression=compression)
+    v = jax.numpy.ones(40, dtype="float32")
+    assert np.allclose(jax.jit(window.matvec)(v), window @ v, rtol=1e-4)
 
 
 def test_clearing_keeps_the_count_of_factorisations():

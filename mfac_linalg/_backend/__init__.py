@@ -1,5 +1,17 @@
 """The only package that names an array library: the rest is written once, for all of them."""
 
+from .entries import finds_entries as finds_entries
+from .entries import gathered_product as gathered_product
+from .entries import largest_entries as largest_entries
+from .entries import looked_up as looked_up
+from .entries import multiplies_sparse as multiplies_sparse
+from .entries import narrow_index as narrow_index
+from .entries import replaced as replaced
+from .entries import scattered_product as scattered_product
+from .entries import scatters as scatters
+from .entries import sparse_rows as sparse_rows
+from .entries import spread as spread
+from .entries import wide_index as wide_index
 from .float64 import CACHED as CACHED
 from .float64 import add_up as add_up
 from .float64 import adopt as adopt
@@ -33,6 +45,7 @@ from .kinds import same_library as same_library
 from .kinds import stop_gradient as stop_gradient
 from .kinds import supports_float64 as supports_float64
 from .lazy import aligned as aligned
+from .lazy import as_lazy as as_lazy
 from .lazy import condensed as condensed
 from .lazy import has_plain_chunks as has_plain_chunks
 from .lazy import is_lazy as is_lazy
@@ -41,7 +54,6 @@ from .lazy import mapped_and_summed as mapped_and_summed
 from .lazy import read_anew as read_anew
 from .lazy import small as small
 from .lazy import small_beside as small_beside
-from .lazy import spread as spread
 from .lazy import summed as summed
 from .linalg import cholesky as cholesky
 from .linalg import column_norms as column_norms

@@ -128,7 +128,9 @@ def _unflatten(cls: type) -> Any:
 
 
 def portable(x: Any) -> Any:
-    """Return what to pickle for x: JAX would bring float64 back as float32."""
+    """Return what to pickle for x: JAX would bring float64 back as float32, PyTorch uint16 not at all."""
+    if compat.is_torch_array(x) and x.dtype == sys.modules["torch"].uint16:
+        return _Unsigned(x.view(sys.modules["torch"].int16))
     return _Float64(np.asarray(x)) if compat.is_jax_array(x) and x.dtype == np.float64 else x
 
 
@@ -147,3 +149,17 @@ def _restore_float64(values: np.ndarray) -> Array:
 
     with jax.enable_x64(True):
         return jax.numpy.asarray(values)
+
+
+class _Unsigned:
+    """The bits of a PyTorch tensor of uint16, unpickled as one."""
+
+    def __init__(self, bits: Any) -> None:
+        self.bits = bits
+
+    def __reduce__(self) -> tuple[Any, tuple[Any]]:
+        return _restore_unsigned, (self.bits,)
+
+
+def _restore_unsigned(bits: Array) -> Array:
+    return bits.view(sys.modules["torch"].uint16)

@@ -1,6 +1,7 @@
 """What an array is: its library, its device, and whether its values can be read or written."""
 
 import functools
+import importlib
 import sys
 from typing import Any
 
@@ -123,6 +124,8 @@ def offers_dtype(x: Array, name: str) -> bool:
 
 def named_dtype(name: str, *, like: Array) -> Any:
     """Return the dtype of that name in like's library."""
+    if name == "bfloat16" and isinstance(like, np.ndarray):
+        importlib.import_module("ml_dtypes")  # from which NumPy knows it
     return np.dtype(name) if isinstance(like, np.ndarray) else getattr(namespace(like), name)
 
 

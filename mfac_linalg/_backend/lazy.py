@@ -22,7 +22,7 @@ def small(x: Array) -> Array:
     return np.asarray(x.compute())[()] if is_lazy(x) else x
 
 
-def spread(x: Array, *, like: Array) -> Array:
+def as_lazy(x: Array, *, like: Array) -> Array:
     """Return an answer of size d, in the chunks of like where that is lazy."""
     if not is_lazy(like) or is_lazy(x):
         return x

@@ -172,7 +172,11 @@ def copied(x: Array) -> Array:
 
 @contextlib.contextmanager
 def constants(like: Array) -> Iterator[None]:
-    """Make arrays that are kept: not for differentiation, nor bound to PyTorch's inference mode."""
+    """Make arrays that are kept: not for differentiation, nor bound to PyTorch's inference mode or a trace of JAX."""
+    if compat.is_jax_array(like) and not is_traced(like):
+        with sys.modules["jax"].ensure_compile_time_eval():
+            yield
+        return
     if not compat.is_torch_array(like):
         yield
         return

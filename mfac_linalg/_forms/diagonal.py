@@ -25,7 +25,7 @@ def refine(form: Any, diagonal: Array, *, like: Array, norm: Any, alone: bool = 
         return diagonal
     index = _backend.index_like(chosen, like=like)
     values = exact_entries(form, index, like=like, norm=norm, otherwise=diagonal[index] if alone else None)
-    return replaced(diagonal, chosen, values)
+    return _backend.replaced(diagonal, chosen, values)
 
 
 def exact_entries(form: Any, j: Array, *, like: Array, norm: Any, otherwise: Array | None = None) -> Array:
@@ -70,11 +70,3 @@ def _small_entries(diagonal: Array, *, like: Array, norm: Any, num_rows: int) ->
         return diagonal[:0]
     xp = _backend.namespace(diagonal)
     return xp.sort(xp.argsort(diagonal)[: min(diagonal.shape[0], int(num_rows / (1 - REDO_BELOW)))])
-
-
-def replaced(x: Array, index: Array, values: Array) -> Array:
-    """X with x[index] = values for a sorted index, without writing to x."""
-    xp = _backend.namespace(x)
-    positions = _backend.asarray(np.arange(x.shape[0]), like=x, dtype=index.dtype)
-    place = xp.clip(xp.searchsorted(index, positions), 0, index.shape[0] - 1)
-    return xp.where(xp.take(index, place) == positions, xp.take(values, place), x)

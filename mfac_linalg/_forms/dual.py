@@ -13,7 +13,7 @@ from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
 from .._rows.whitened import WhitenedRows, complement, whitened_blocks
 from .._sweeps import CANCELLATION, DualSweeps, sweeps_for
-from .diagonal import refine, replaced
+from .diagonal import refine
 
 Array = Any
 
@@ -121,7 +121,7 @@ class DualForm(Part):
             values = complement(self._whitened_panels())
         if self.whitened and self.whitened.small is not None:
             index, exact = (_backend.index_like(x, like=values) for x in self.whitened.small)
-            return replaced(values, index, exact) if len(index) else values
+            return _backend.replaced(values, index, exact) if len(index) else values
         return refine(self, values, like=self.rows.like, norm=self.norm)
 
     def _whitened_panels(self) -> Iterator[Array]:

@@ -7,7 +7,7 @@ from typing import Any
 from .. import _backend
 from .._pytree import Part
 from .._scaling import ldexp
-from .panels import column_slices, combination, gram, long_product, scaled_squares
+from .panels import column_slices, combination, gram, long_product, scaled_squares, weighted
 
 Array = Any
 
@@ -92,6 +92,10 @@ class DenseRows(Part):
         """Ĝ[rows, :] in the computing dtype."""
         return self._computed(self.gradients[rows, :])
 
+    def taken(self, i: Array) -> Array:
+        """Ĝ[i, :] for an index array, in the computing dtype."""
+        return self._computed(_backend.take_rows(self.gradients, i))
+
     def columns(self, j: Array) -> Array:
         """Ĝ[:, j], shape (m, len(j))."""
         return self._computed(_backend.take_columns(self.gradients, j))
@@ -105,6 +109,10 @@ class DenseRows(Part):
             part = gram(scaled)
             total = part if total is None else total + part
         return total
+
+    def cross(self, other: "DenseRows", root: Array | None) -> Array:
+        """Ĝ diag(root)² Ĥᵀ for the rows of another H, shape (m, k), float64."""
+        return self.project(weighted(other.gradients.T, root, self.dtype))
 
     def project(self, v: Array) -> Array:
         """Ĝ v, shape (m, k), float64."""

@@ -34,6 +34,12 @@ def column_slices(num_rows: int, num_columns: int, dtype: Any) -> list[slice]:
     return slices(num_columns, panel_width(num_rows, dtype))
 
 
+def weighted(columns: Array, root: Array | None, dtype: Any) -> Array:
+    """What rows are multiplied by for their products with `columns` (d, k) in a metric: root² ∘ columns, in dtype."""
+    columns = _backend.cast(columns, dtype)
+    return columns if root is None else _backend.cast(root, dtype) ** 2 * columns
+
+
 def gram(panel: Array) -> Array:
     """The products of the rows of a panel, panel panelᵀ, float64."""
     host = _backend.host_view(panel)

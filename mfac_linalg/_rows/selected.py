@@ -8,30 +8,32 @@ import numpy as np
 
 from .. import _backend
 from .._pytree import Part
-from .dense import DenseRows
-from .panels import scaled_squares
 
 Array = Any
 
 
 @dataclass(frozen=True)
 class SelectedRows(Part):
-    """The same protocol as DenseRows, for m of its rows; the others are read along and do not count."""
+    """The same protocol, for m of the rows of another; the others are read along and do not count."""
 
-    rows: DenseRows
+    rows: Any  # DenseRows or TopKRows
     select: np.ndarray  # (m,) where each row lies
     on_host: bool  # whether what has one entry a row is brought to the host, where the small system then is
 
     is_plain = False
-    is_sparse = False
     is_dense = True
     is_streamed = False
     is_movable = True
 
     @property
+    def is_sparse(self) -> bool:
+        """Whether most entries are zero, and none of these is stored."""
+        return self.rows.is_sparse
+
+    @property
     def source(self) -> Any:
         """The array that blocks may be views of."""
-        return self.gradients
+        return self.rows.source
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -44,11 +46,9 @@ class SelectedRows(Part):
         return self.rows.dtype
 
     @property
-    def gradients(self) -> Array:
-        """The array that the rows lie in."""
-        return self.rows.gradients
-
-    like = gradients
+    def like(self) -> Array:
+        """An array of the library and device that d-sized results live on."""
+        return self.rows.like
 
     def computed_in(self, dtype: Any) -> "SelectedRows":
         """The same rows, computed in another dtype."""
@@ -65,7 +65,11 @@ class SelectedRows(Part):
 
     def squares(self, row_scale: Array) -> Array:
         """Σ_i (row_scale_i g_ij)² for each column j, shape (d,), float64."""
-        return scaled_squares(self.blocks(), row_scale)
+        return self.rows.squares(self._spread(row_scale))
+
+    def energies(self, weights: Array) -> Array:
+        """g_jᵀ B g_j for each column g_j and B = weights (m, m), shape (d,), where the rows are sparse."""
+        return self.rows.energies(self._spread(self._spread(weights).T).T)
 
     def panel(self, columns: slice) -> Array:
         """The rows' columns, in the computing dtype."""
@@ -73,8 +77,7 @@ class SelectedRows(Part):
 
     def row_block(self, rows: slice) -> Array:
         """A run of the rows, in the computing dtype."""
-        block = _backend.take_rows(self.gradients, _backend.index_like(self.select[rows], like=self.gradients))
-        return _backend.cast(block, self.dtype)
+        return self.rows.taken(_backend.index_like(self.select[rows], like=self.like))
 
     def columns(self, j: Array) -> Array:
         """Columns j, shape (m, len(j))."""
@@ -87,10 +90,20 @@ class SelectedRows(Part):
 
     def combine(self, a: Array) -> Array:
         """Σ a_i row_i, shape (d, k), for float64 a of shape (m, k)."""
-        place = np.full(self.rows.shape[0], len(self.select))
-        place[self.select] = np.arange(len(self.select))
+        return self.rows.combine(self._spread(a))
+
+    def _spread(self, a: Array) -> Array:
+        """What the rows have, shape (m, k), in their places among all, and zeros elsewhere."""
+        place = places(self.select, self.rows.shape[0])
         padded = _backend.namespace(a).concat([a, _backend.zeros_like(a, rows=1)], axis=0)
-        return self.rows.combine(_backend.take_rows(padded, _backend.index_like(place, like=a)))
+        return _backend.take_rows(padded, _backend.index_like(place, like=a))
 
     def _selected(self, x: Array) -> Array:
         return _backend.take_rows(x, _backend.index_like(self.select, like=x))
+
+
+def places(select: np.ndarray, count: int) -> np.ndarray:
+    """Which of m rows lies in each of `count` places, for the places that they lie in; m where there is none."""
+    place = np.full(count, len(select))
+    place[select] = np.arange(len(select))
+    return place

@@ -30,9 +30,9 @@ from .numbers import check_age as check_age
 from .numbers import check_block_sizes as check_block_sizes
 from .numbers import check_choice as check_choice
 from .numbers import check_count as check_count
-from .numbers import check_decay as check_decay
 from .numbers import check_dense as check_dense
 from .numbers import check_flag as check_flag
+from .numbers import check_fraction as check_fraction
 from .numbers import check_memory_limit as check_memory_limit
 from .numbers import check_size as check_size
 from .rows import check_compute_place as check_compute_place

@@ -84,15 +84,15 @@ def check_memory_limit(limit: Any, least: int) -> int:
     return limit
 
 
-def check_decay(decay: Any) -> float:
+def check_fraction(name: str, value: Any, cure: str) -> float:
     """Accept a float in (0, 1]."""
-    if not isinstance(decay, numbers.Real) or isinstance(decay, bool | np.bool_):
-        msg = f"`decay` must be a float in (0, 1]; got {describe(decay)}. Pass 1.0 for no forgetting."
+    if not isinstance(value, numbers.Real) or isinstance(value, bool | np.bool_):
+        msg = f"`{name}` must be a float in (0, 1]; got {describe(value)}. {cure}"
         raise TypeError(msg)
-    if not 0 < float(decay) <= 1:
-        msg = f"`decay` must be in (0, 1]; got {describe(decay)}. Pass 1.0 for no forgetting."
+    if not 0 < float(value) <= 1:
+        msg = f"`{name}` must be in (0, 1]; got {describe(value)}. {cure}"
         raise ValueError(msg)
-    return float(decay)
+    return float(value)
 
 
 def check_age(age: Any, count: int) -> int:

@@ -111,15 +111,19 @@ def check_window_state(state: Any, version: int, rules: tuple[str, ...]) -> None
         msg = f"`state` must have version {version}; got {state.get('version')!r}. Use the library that wrote it."
         raise ValueError(msg)
     small = {"slots": 1, "ages": 1, "exponents": 1, "direction": 1, "gram": 2, "factor": 2}
-    needed = (*rules, "damping", *((*small, "norm", "sharp", "factorizations") if "rows" in state else ()))
+    rows = ("values", "indices", "gradient_dtype") if state.get("compression") else ("rows",)
+    held = (*small, *rows, "norm", "sharp", "factorizations") if "rows" in state or "values" in state else ()
+    needed = (*rules, "damping", *held)
     if missing := [name for name in needed if name not in state]:
         msg = f"`state` must hold {', '.join(missing)}; got {sorted(state)}. Pass what `state_dict` returned."
         raise ValueError(msg)
-    if "rows" not in state:
+    if not held:
         return
-    check_gradient_values("state['rows']", state["rows"])
+    check_gradient_values(f"state['{rows[0]}']", state[rows[0]])
     m = len(np.atleast_1d(state["slots"]))
-    shapes = {"rows": (m, state["dim"]), **{name: (m,) * ndim for name, ndim in small.items()}}
+    shapes: dict[str, tuple[int, ...]] = {name: (m,) * ndim for name, ndim in small.items()}
+    if "rows" in rows:
+        shapes["rows"] = (m, state["dim"])
     for name, shape in shapes.items():
         if tuple(state[name].shape) != shape:
             msg = f"`state['{name}']` must have shape {shape}; got {describe(state[name])}. Keep entries together."

@@ -14,11 +14,11 @@ from .. import _backend
 from .._dual import SmallSystem, largest_eigenvalue
 from .._forms.dual import DualForm
 from .._forms.primal import PrimalForm
-from .._held import Rules
 from .._metric import Metric
 from .._progress import reporter
 from .._rows.dense import DenseRows
 from .._rows.scaled import ScaledRows
+from .._rules import Rules
 from .._scaling import exponent, ldexp
 from .._state import State
 from .._sweeps import sweeps_for

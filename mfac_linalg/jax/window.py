@@ -12,9 +12,9 @@ from jax import numpy as jnp
 from .. import _backend
 from .. import _validation as check
 from .._errors import warn_if_unresolved
-from .._held import Rules
 from .._inverse import Inverse
 from .._pytree import register
+from .._rules import Rules
 from .._state import State
 from .arrays import Arrays, appended, build, damped, inverse_of, known_norm, measured, rows_by_age
 

@@ -1,0 +1,63 @@
+"""What stays as it is while a window slides."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import _validation as check
+from ._topk import TopK, check_compression
+
+LEAST_WEIGHT = 1e-250  # of a decayed row: its reciprocal is still a number
+STATE_RULES = ("window", "dim", "normalization", "decay", "precision")  # of a state dictionary, beside its compression
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The arguments of a window that it keeps."""
+
+    window: int
+    dim: int
+    normalization: str
+    decay: float
+    precision: str
+    compression: TopK | None
+
+    @classmethod
+    def checked(
+        cls, window: Any, dim: Any, normalization: Any, decay: Any, precision: Any, compression: Any = None
+    ) -> "Rules":
+        """From arguments of a user."""
+        return cls(
+            check.check_size("window", window),
+            check.check_size("dim", dim),
+            check.check_choice("normalization", normalization, ("mean", "sum", "window")),
+            check.check_fraction("decay", decay, "Pass 1.0 for no forgetting."),
+            check.check_choice("precision", precision, ("default", "high")),
+            check_compression(compression),
+        )
+
+    def weights(self, count: int) -> np.ndarray:
+        """decay^age of rows by age, oldest first."""
+        if self.decay == 1:
+            return np.ones(count)
+        return np.maximum(self.decay ** np.arange(count - 1.0, -1.0, -1.0), LEAST_WEIGHT)
+
+    def coefficients(self, ages: np.ndarray) -> np.ndarray:
+        """c_i of each position, for positions listed by age, oldest first."""
+        m = len(ages)
+        divisor = {"mean": max(1, m), "sum": 1, "window": self.window}[self.normalization]
+        c = np.empty(m)
+        c[ages] = self.weights(m) / divisor
+        return c
+
+    def as_dict(self) -> dict[str, Any]:
+        """Numbers and words for a state dictionary."""
+        return vars(self) | {"compression": None if self.compression is None else self.compression._as_dict()}
+
+
+def arguments_of(state: dict[str, Any]) -> dict[str, Any]:
+    """What the constructor of a window is given for a state dictionary; one without compression may not say so."""
+    compression = state.get("compression")
+    rules = {name: state[name] for name in STATE_RULES}
+    return rules | {"compression": None if compression is None else TopK(**compression)}
