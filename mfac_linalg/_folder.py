@@ -109,6 +109,13 @@ class Folder:
         _storage.save(self._journal, "build", facts, self._found)
         self._written = time.monotonic()
 
+    def discard(self) -> None:
+        """Leave nothing of a build that cannot be finished."""
+        for name in (WHITENED, JOURNAL):
+            (self._path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._path.rmdir()
+
     def finish(self, kind: str, facts: dict[str, Any], arrays: dict[str, Array]) -> None:
         """Make the folder an inverse: W to the disk, then the rest in one file, renamed into its place."""
         self.matrix.flush()

@@ -9,6 +9,7 @@ from typing import Any, Self
 from . import _backend
 from . import _validation as check
 from ._build import Options, build
+from ._errors import FactorizationError
 from ._folder import Folder, Target, asked_before, asked_of, is_whole, require_same
 from ._inverse import Inverse
 from ._progress import reporter
@@ -125,7 +126,7 @@ class WoodburyRankOneInverse(Inverse):
         if rows.is_streamed or not rows.is_dense:
             check.check_kept(whiten and out is None, overwrite_gradients)
         check.check_flag("resume", resume)
-        check.check_out(out, resume, rows.shape, dtype, whiten=whiten, precision=precision)
+        check.check_out(out, resume, gradients, dtype, whiten=whiten, precision=precision)
         if not rows.is_dense:
             check.check_computes("precision", precision, rows.dtype)
         if overwrite_gradients:
@@ -153,9 +154,12 @@ class WoodburyRankOneInverse(Inverse):
             whole = type(self).load(path, xp=_backend.namespace(rows.like), device=_backend.device(rows.like))
             return replace(whole._state, rows=rows)
         folder = Folder(path, asked, resume=resume)
-        self._state = self._built(
-            rows, replace(options, out=folder, progress=replace(options.progress, journal=folder))
-        )
+        options = replace(options, out=folder, progress=replace(options.progress, journal=folder))
+        try:
+            self._state = self._built(rows, options)
+        except (ValueError, FactorizationError):
+            folder.discard()  # whoever resumes would be refused again
+            raise
         facts, arrays = self._stored()
         folder.finish(type(self).__name__, facts, {name: x for name, x in arrays.items() if name != "whitened"})
         return self._state

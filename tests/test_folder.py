@@ -284,6 +284,24 @@ def test_what_cannot_be_written_is_refused(options, kind, words, tmp_path):
     assert not (tmp_path / "folder").exists()
 
 
+def test_the_gradients_themselves_are_no_target(tmp_path):
+    file = np.lib.format.open_memmap(tmp_path / "g.npy", mode="w+", shape=(M, D), dtype=np.float64)
+    file[:] = gradients()
+    for out in (file, file[:], np.load(tmp_path / "g.npy", mmap_mode="r+")):
+        with pytest.raises(ValueError, match="`out` must not be the gradients themselves"):
+            ml.WoodburyRankOneInverse(file, DAMPING, out=out)
+    assert np.array_equal(file, gradients())
+
+
+@pytest.mark.parametrize("column", [0, 1700])
+def test_a_build_that_cannot_be_finished_leaves_nothing(column, tmp_path):
+    g = gradients()
+    g[2, column] = np.nan
+    with pytest.raises(ValueError, match="finite"):
+        ml.WoodburyRankOneInverse(g, DAMPING, out=tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
 def test_more_rows_than_columns_leave_nothing_to_write(tmp_path):
     with pytest.raises(ValueError, match=r"`out` must be None here.*m ≥ d"):
         ml.WoodburyRankOneInverse(np.eye(3), DAMPING, out=tmp_path / "folder")

@@ -73,6 +73,7 @@ from .streams import fetched as fetched
 from .streams import forget as forget
 from .streams import is_on_disk as is_on_disk
 from .streams import is_sliceable as is_sliceable
+from .streams import overlap as overlap
 from .streams import put as put
 from .threads import in_threads as in_threads
 from .threads import read_ahead as read_ahead

@@ -48,6 +48,13 @@ def put(target: Any, columns: slice, block: Array) -> None:
         forget(target)
 
 
+def overlap(x: Any, y: Any) -> bool:
+    """Return whether what is written to x may change y: one object, one memory, or one mapped file."""
+    if is_on_disk(x) and is_on_disk(y) and x.filename is not None and x.filename == y.filename:
+        return True
+    return x is y or (isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and np.may_share_memory(x, y))
+
+
 def forget(mapped: Any) -> None:
     """Give the pages of a mapped file back, which count as this process's memory; they are read again if needed."""
     base: Any = mapped

@@ -92,9 +92,7 @@ def check_kept(whiten: Any, overwrite: bool) -> None:
             raise ValueError(msg + "Leave it out, or pass a dense array alone.")
 
 
-def check_out(
-    out: Any, resume: bool, shape: tuple[int, int], dtype: Any, *, whiten: bool | None, precision: str
-) -> None:
+def check_out(out: Any, resume: bool, gradients: Any, dtype: Any, *, whiten: bool | None, precision: str) -> None:
     """Refuse what W cannot be written to, and a W that would not be all that answers need."""
     if out is None or not isinstance(out, str | os.PathLike):
         if resume:
@@ -102,29 +100,33 @@ def check_out(
             raise ValueError(msg)
         if out is None:
             return
-        _check_target(out, shape, _backend.dtype_name(dtype))
+        _check_target(out, gradients, _backend.dtype_name(dtype))
     reason = None
     if whiten is False:
         reason = "there is nothing to write with whiten=False"
     elif precision == "high" and _backend.dtype_name(dtype) != "float64":
         reason = 'precision="high" needs the gradients themselves'
-    elif shape[0] >= shape[1]:
+    elif gradients.shape[0] >= gradients.shape[1]:
         reason = "for m ≥ d a small d × d factor is all there is"
     if reason:
         msg = f"`out` must be None here; got {describe(out)}, but {reason}. Leave it out."
         raise ValueError(msg)
 
 
-def _check_target(out: Any, shape: tuple[int, int], dtype: str) -> None:
+def _check_target(out: Any, gradients: Any, dtype: str) -> None:
     if not (_backend.is_numpy(out) or _backend.is_sliceable(out)) or not hasattr(out, "__setitem__"):
         msg = f"`out` must be a path, a NumPy array or a dataset that can be written; got {describe(out)}. "
         raise TypeError(msg + "Pass a folder's path if unsure.")
+    shape = tuple(gradients.shape)
     if tuple(out.shape) != shape or _backend.dtype_name(out.dtype) != dtype:
         msg = f"`out` must have shape {shape} and dtype {dtype}; got {tuple(out.shape)} and {out.dtype}. Make it so."
         raise ValueError(msg)
     if _backend.is_numpy(out) and not out.flags.writeable:
         msg = f"`out` must be writable; got a read-only {type(out).__name__}. Open it with mode 'r+'."
         raise ValueError(msg)
+    if _backend.overlap(out, gradients):
+        msg = f"`out` must not be the gradients themselves; got {describe(out)} that overlaps them. Pass another, "
+        raise ValueError(msg + "or `overwrite_gradients=True` for an array in memory.")
 
 
 def check_computes(name: str, precision: str, dtype: Any) -> None:
