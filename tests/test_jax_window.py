@@ -40,7 +40,7 @@ def shapes(state):
 # --- the same window ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     count=st.integers(0, 11),
     window=st.sampled_from([1, 4, 9]),
