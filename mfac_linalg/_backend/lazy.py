@@ -22,6 +22,16 @@ def small(x: Array) -> Array:
     return np.asarray(x.compute())[()] if is_lazy(x) else x
 
 
+def computed(x: Array, bar: Any, text: str) -> np.ndarray:
+    """Compute x, with tqdm's bar over the tasks that this process runs: a cluster has a dashboard for its own."""
+    if bar is None:
+        return np.asarray(x)
+    from tqdm.dask import TqdmCallback
+
+    with TqdmCallback(desc=text, tqdm_class=bar):
+        return np.asarray(x)
+
+
 def as_lazy(x: Array, *, like: Array) -> Array:
     """Return an answer of size d, in the chunks of like where that is lazy."""
     if not is_lazy(like) or is_lazy(x):

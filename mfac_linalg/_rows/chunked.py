@@ -73,10 +73,9 @@ class ChunkedRows(Part):
 
     def gram(self, root: Array | None, progress: Any) -> np.ndarray:
         """K = Ĝ diag(root)² Ĝᵀ, shape (m, m), float64, computed now: the pass of a build."""
-        del progress  # its panels are elsewhere; Dask has bars of its own
         m = self.shape[0]
         total = _backend.summed(partial(_gram, self._make), self.matrix, [root], shape=(m, m))
-        return _backend.read(total)
+        return _backend.computed(total, progress.bar, "gram")
 
     def project(self, v: Array) -> Array:
         """Ĝ v, shape (m, k), float64."""
