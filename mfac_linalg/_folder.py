@@ -201,7 +201,7 @@ def _is_intact(matrix: np.ndarray, outside: dict[str, Any]) -> bool:
 
 def restore(path: Any, kinds: dict[str, Any], *, xp: Any, device: Any) -> Any:
     """Return the object in a file or a folder, of one of the classes `kinds`, its arrays of a library on a device."""
-    kind, facts, arrays = load(Path(path))
+    kind, facts, arrays = load(Path(os.fsdecode(path)))
     facts = {**facts, "xp": xp, "device": device}
     if kind not in kinds:
         msg = f"`path` must hold {' or '.join(kinds)}; got {kind}. Load it by mfac_linalg.load, or update mfac_linalg."

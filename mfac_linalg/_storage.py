@@ -39,8 +39,8 @@ def save(path: Any, kind: str, facts: dict[str, Any], arrays: dict[str, Array]) 
 
     `facts` is what JSON can hold; `arrays` are of any library.
     """
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    path = Path(os.path.realpath(os.fsdecode(path)))  # behind a link: the link stays one
+    aside = path.with_name(f".{os.getpid()}-{secrets.token_hex(8)}.part")
     try:
         with open(aside, "x+b") as file:
             _write(file, {"schema": SCHEMA, "version": __version__, "kind": kind, "facts": facts}, arrays)

@@ -18,6 +18,7 @@ import dask
 import dask.array as da
 import numpy as np
 from distributed import Client, LocalCluster
+from distributed.core import Status
 
 import mfac_linalg as ml
 
@@ -50,7 +51,8 @@ def kill_later(cluster: LocalCluster, delay: float, wait: random.Random) -> thre
 
     def kill() -> None:
         time.sleep(delay)
-        running = [nanny.process.pid for nanny in cluster.workers.values() if nanny.process and nanny.process.pid]
+        # a nanny gives up a worker that dies while it starts: one that runs is killed
+        running = [nanny.process.pid for nanny in cluster.workers.values() if nanny.status == Status.running]
         if running:
             os.kill(wait.choice(running), signal.SIGKILL)
 
@@ -59,15 +61,16 @@ def kill_later(cluster: LocalCluster, delay: float, wait: random.Random) -> thre
     return thread
 
 
-def disturbed(folder: Path, cluster: LocalCluster, runs: int, seed: int) -> int:
+def disturbed(folder: Path, client: Client, runs: int, seed: int) -> int:
     """How many of `runs` runs with a kill at a random moment give the answers of the run without."""
     start = time.perf_counter()
     expected = answers(folder)
     duration, wait, same = time.perf_counter() - start, random.Random(seed), 0
     print(f"undisturbed: {duration:.1f} s", flush=True)
     for run in range(runs):
+        client.wait_for_workers(2, timeout=60)
         delay, start = wait.uniform(0, duration), time.perf_counter()
-        thread = kill_later(cluster, delay, wait)
+        thread = kill_later(client.cluster, delay, wait)
         found = answers(folder)
         thread.join()
         changed = [int(np.count_nonzero(one != other)) for one, other in zip(found, expected, strict=True)]
@@ -107,11 +110,13 @@ def main(arguments: list[str]) -> int:
     print(f"G: {size / 1e9:.2f} GB in {options.chunks} files; two workers of {options.memory} each", flush=True)
     memory = {"memory_limit": options.memory, "dashboard_address": ":0", "silence_logs": 50}
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 10}),
+        dask.config.set(
+            {"distributed.scheduler.allowed-failures": 10, "distributed.scheduler.no-workers-timeout": "1m"}
+        ),
         LocalCluster(n_workers=2, threads_per_worker=1, **memory) as cluster,
-        Client(cluster),
+        Client(cluster) as client,
     ):
-        same = disturbed(options.folder, cluster, options.runs, options.seed)
+        same = disturbed(options.folder, client, options.runs, options.seed)
     refused = gives_up(options.folder)
     fate = "refused" if refused else "HUNG OR WRONG"
     print(f"{same} of {options.runs} runs the same to the bit; without workers: {fate}")

@@ -243,6 +243,22 @@ def test_memory_for_a_save_is_not_that_of_the_rows(dtype, path):
     assert peak < 2e6
 
 
+def test_a_link_stays_one(path):
+    link = path.with_name("link.npz")
+    link.symlink_to(path)
+    ml.WoodburyRankOneInverse(G, 1.0).save(link)
+    assert link.is_symlink()
+    assert ml.load(path).damping == 1.0
+
+
+@pytest.mark.parametrize(
+    "spell", [str, os.fsencode, lambda path: path.with_name("x" * 250)], ids=["str", "bytes", "long"]
+)
+def test_any_spelling_of_a_path_will_do(spell, path):
+    ml.WoodburyRankOneInverse(G, 1.0).save(spell(path))
+    assert ml.load(spell(path)).damping == 1.0
+
+
 def test_killed_saves_leave_one_whole_file(path):
     command = [sys.executable, str(ROOT / "tests" / "kill_saves.py"), str(path), "100", "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
