@@ -22,6 +22,13 @@ from distributed.core import Status
 
 import mfac_linalg as ml
 
+SETTINGS = {
+    "distributed.scheduler.allowed-failures": 10,
+    "distributed.scheduler.no-workers-timeout": "1m",
+    "distributed.deploy.lost-worker-timeout": "1h",  # a cluster looks after this time whether a lost worker is back; if
+    # that is just when it was killed again, its place stays empty
+}
+
 
 def write(folder: Path, rows: int, chunks: int, width: int) -> None:
     """One .npy file for each chunk."""
@@ -46,13 +53,14 @@ def answers(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return dask.compute(inverse @ v, inverse.diagonal())
 
 
-def kill_later(cluster: LocalCluster, delay: float, wait: random.Random) -> threading.Thread:
+def kill_later(client: Client, delay: float, wait: random.Random) -> threading.Thread:
     """Kill one worker process, whose nanny starts another, after a delay."""
 
     def kill() -> None:
         time.sleep(delay)
         # a nanny gives up a worker that dies while it starts: one that runs is killed
-        running = [nanny.process.pid for nanny in cluster.workers.values() if nanny.status == Status.running]
+        processes = [nanny.process for nanny in client.cluster.workers.values()]
+        running = [process.pid for process in processes if process and process.status == Status.running]
         if running:
             os.kill(wait.choice(running), signal.SIGKILL)
 
@@ -70,7 +78,7 @@ def disturbed(folder: Path, client: Client, runs: int, seed: int) -> int:
     for run in range(runs):
         client.wait_for_workers(2, timeout=60)
         delay, start = wait.uniform(0, duration), time.perf_counter()
-        thread = kill_later(client.cluster, delay, wait)
+        thread = kill_later(client, delay, wait)
         found = answers(folder)
         thread.join()
         changed = [int(np.count_nonzero(one != other)) for one, other in zip(found, expected, strict=True)]
@@ -108,12 +116,10 @@ def main(arguments: list[str]) -> int:
     write(options.folder, options.rows, options.chunks, options.width)
     size = options.rows * options.chunks * options.width * 4
     print(f"G: {size / 1e9:.2f} GB in {options.chunks} files; two workers of {options.memory} each", flush=True)
-    memory = {"memory_limit": options.memory, "dashboard_address": ":0", "silence_logs": 50}
+    workers = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": options.memory}
     with (
-        dask.config.set(
-            {"distributed.scheduler.allowed-failures": 10, "distributed.scheduler.no-workers-timeout": "1m"}
-        ),
-        LocalCluster(n_workers=2, threads_per_worker=1, **memory) as cluster,
+        dask.config.set(SETTINGS),
+        LocalCluster(**workers, dashboard_address=":0", silence_logs=50) as cluster,
         Client(cluster) as client,
     ):
         same = disturbed(options.folder, client, options.runs, options.seed)
