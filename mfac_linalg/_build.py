@@ -72,10 +72,15 @@ def build(
     if not traced:
         heaviest, norm = read_checked([largest, norm], {"damping": damping, "weights": weights})
         if not comfortable(heaviest, unscaled.dtype):
-            accurate = rows = scaled_rows(unscaled, exponent_of_finite(unscaled), row_scale, metric.root)
             gram = None  # that of G as it stands, not of 2^−e G
-            small, _, norm = small_matrix(rows, None, options)
-            norm = float(_backend.read(norm))
+            power = _known_exponent(rows, accurate, heaviest)
+            if power is not None:  # S Sᵀ is there, and is the same for any e
+                rows = scaled_rows(unscaled, power, row_scale, None)
+                accurate = rows.in_float64()
+            else:
+                accurate = rows = scaled_rows(unscaled, exponent_of_finite(unscaled), row_scale, metric.root)
+                small, _, norm = small_matrix(rows, None, options)
+                norm = float(_backend.read(norm))
         if accurate is rows and wants_float64(rows, norm):
             accurate = rows.in_float64()
             small, *_ = small_matrix(accurate, gram if sharp else None, options)
@@ -149,6 +154,13 @@ def _expects_float64(rows: ScaledRows) -> bool:
     columns = rows.columns(_backend.index_like(sample, like=rows.like))
     norm = float(_backend.read(largest_eigenvalue(columns @ columns.T))) * rows.shape[1] / len(sample)
     return wants_float64(rows, norm**0.5)
+
+
+def _known_exponent(rows: ScaledRows, accurate: ScaledRows, heaviest: float) -> int | None:
+    """The exponent of the largest row, from a Gram matrix in float64 that has it; None where G is to be read for it."""
+    m, d = rows.shape
+    known = accurate is not rows and rows.root is None and m < d and comfortable(heaviest, np.float64)
+    return math.frexp(math.sqrt(heaviest))[1] if known else None
 
 
 def exponent_of_finite(rows: Any) -> int:

@@ -50,35 +50,64 @@ class Folder:
         self._open_run = hashlib.sha256()
         self._written = time.monotonic()
         _require_own(path)
+        self._is_ours = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            self._journal.unlink(missing_ok=True)
-        elif self._journal.exists():
-            self._remember()
-        self.matrix = self._opened()
+        self._lock = _locked(path)
+        try:
+            for remains in path.glob(".*.part"):  # of a journal that was killed while it was written
+                remains.unlink()
+            if not resume:
+                self._journal.unlink(missing_ok=True)
+            elif self._journal.exists():
+                self._remember()
+            self.matrix = self._opened()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def _journal(self) -> Path:
         return self._path / JOURNAL
 
     def _remember(self) -> None:
-        _, facts, arrays = _storage.load(self._journal)
+        try:
+            _, facts, arrays = _storage.load(self._journal)
+        except InvalidFileError as damaged:
+            msg = f"`out` must hold a whole journal to be resumed; {self._journal} is damaged. "
+            raise InvalidFileError(msg + "Leave `resume` out, to start again.") from damaged
         require_same(self._asked, facts["asked"], self._path)
         self._stages, self._runs = facts["stages"], facts["runs"]
         self._found = {name: values for name, (values, _) in arrays.items()}
 
     def _opened(self) -> np.memmap:
-        """W's file, with all of its room on the disk taken: a mapped file that finds none ends the process."""
-        file, shape = self._path / WHITENED, tuple(self._asked["shape"])
-        if self._stages.get("whiten") and file.exists():
-            return np.lib.format.open_memmap(file, mode="r+")
-        self._stages.pop("whiten", None)
-        self._runs = []
+        """W's file: that of an earlier build with the columns that are as they were written, or a new one."""
+        file, found = self._path / WHITENED, None
+        if self._stages.pop("whiten", 0):
+            with contextlib.suppress(InvalidFileError):
+                found = _mapped(file, self._asked["shape"], self._dtype.name, "r+")
+        self._runs = _intact(found, self._runs) if found is not None else []
+        if found is not None and self._runs:
+            columns = self._stages["whiten"] = self._runs[-1][0]
+            small = self._found["whiten: small"]
+            self._found["whiten: small"] = small[small < columns]
+            return found
+        self._found.pop("whiten: small", None)
+        return self._created(file)
+
+    def _created(self, file: Path) -> np.memmap:
+        """With all of its room on the disk taken: a mapped file that finds none ends the process."""
+        shape = tuple(self._asked["shape"])
         matrix = np.lib.format.open_memmap(file, mode="w+", dtype=self._dtype, shape=shape, fortran_order=True)
         if hasattr(os, "posix_fallocate"):
             with open(file, "r+b") as handle:
                 os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
         return matrix
+
+    def close(self) -> None:
+        """Let another build have the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def write(self, columns: slice, block: Array) -> None:
         """Write columns of W, which follow those written last."""
@@ -113,8 +142,10 @@ class Folder:
         """Leave nothing of a build that cannot be finished."""
         for name in (WHITENED, JOURNAL):
             (self._path / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self._path.rmdir()
+        self.close()
+        if self._is_ours:
+            with contextlib.suppress(OSError):
+                self._path.rmdir()
 
     def finish(self, kind: str, facts: dict[str, Any], arrays: dict[str, Array]) -> None:
         """Make the folder an inverse: W to the disk, then the rest in one file, renamed into its place."""
@@ -123,6 +154,23 @@ class Folder:
         _storage.save(self._path / MANIFEST, kind, {**facts, "asked": self._asked, "whitened": outside}, arrays)
         with contextlib.suppress(OSError):
             self._journal.unlink()
+        self.close()
+
+
+def _locked(path: Path) -> int | None:
+    """A handle of a folder that only one build has at a time, and that nobody has once its process is gone."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, which does not let two processes write to one file
+        return None
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as taken:
+        os.close(handle)
+        msg = f"`out` must be a folder that no other build writes to; {path} is in use. Wait for that, or pass another."
+        raise ValueError(msg) from taken
+    return handle
 
 
 def asked_of(rows: Any, facts: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
@@ -136,7 +184,7 @@ def asked_of(rows: Any, facts: dict[str, Any], arrays: dict[str, Array]) -> dict
 def _require_own(path: Path) -> None:
     """Refuse a place that holds anything but a build that was begun."""
     found = sorted(p.name for p in path.iterdir()) if path.is_dir() else [path.name] if path.exists() else []
-    others = [name for name in found if name not in (JOURNAL, WHITENED) and not name.endswith(".part")]
+    others = [n for n in found if n not in (JOURNAL, WHITENED) and not (n.startswith(".") and n.endswith(".part"))]
     if others:
         msg = f"`out` must be a new or empty folder, or hold a build that was not finished; {path} holds {others[:3]}. "
         raise ValueError(msg + "Pass another, or `mfac_linalg.load` what is there.")
@@ -166,37 +214,52 @@ def asked_before(path: Path) -> dict[str, Any]:
 def load(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[np.ndarray, str]]]:
     """What `_storage.load` gives, of a file or of a folder, whose W is mapped once each bit of it is checked."""
     if not path.is_dir():
-        return _storage.load(path)
+        kind, facts, arrays = _storage.load(path)
+        if "whitened" in facts:
+            msg = f"`path` must be the folder; got {path}, which is a part of it. Pass {path.parent}."
+            raise InvalidFileError(msg)
+        return kind, facts, arrays
     if not is_whole(path):
         msg = f"`path` must be a finished folder; {path} has no {MANIFEST}. Build with `resume=True` to finish it."
         raise InvalidFileError(msg)
     kind, facts, arrays = _storage.load(path / MANIFEST)
-    outside = facts["whitened"]
-    try:
-        matrix = np.lib.format.open_memmap(path / WHITENED, mode="r")
-    except (OSError, ValueError) as broken:
-        msg = f"`path` must be a whole folder; {path / WHITENED} is damaged or gone ({broken}). Build again."
-        raise InvalidFileError(msg) from broken
-    if (
-        list(matrix.shape) != outside["shape"]
-        or matrix.dtype.name != outside["dtype"]
-        or not _is_intact(matrix, outside)
-    ):
+    outside = facts.get("whitened")
+    if outside is None:
+        msg = f"`path` must be a folder as `out` makes them; {path / MANIFEST} was written over. Pass that file."
+        raise InvalidFileError(msg)
+    matrix = _mapped(path / WHITENED, outside["shape"], outside["dtype"], "r")
+    runs = _intact(matrix, outside["runs"])
+    if runs != outside["runs"] or runs[-1][0] != matrix.shape[1]:
         msg = f"`path` must be a whole folder; {path / WHITENED} is not what was written there. Build again."
         raise InvalidFileError(msg)
     return kind, facts, {**arrays, "whitened": (matrix, outside["dtype"])}
 
 
-def _is_intact(matrix: np.ndarray, outside: dict[str, Any]) -> bool:
-    """Whether every run of columns has the digest that was taken when it was written."""
+def _mapped(file: Path, shape: list[int], dtype: str, mode: Any) -> np.memmap:
+    """W's file, if it is as long as it has to be: NumPy would make it longer."""
+    try:
+        matrix = np.lib.format.open_memmap(file, mode="r")
+        size = matrix.offset + matrix.nbytes
+        whole = list(matrix.shape) == shape and matrix.dtype.name == dtype and file.stat().st_size == size
+        if whole:
+            return matrix if mode == "r" else np.lib.format.open_memmap(file, mode=mode)
+        broken: Any = "it has another size"
+    except (OSError, ValueError) as refused:
+        broken = refused
+    msg = f"`path` must be a whole folder; {file} is damaged or gone ({broken}). Build again."
+    raise InvalidFileError(msg)
+
+
+def _intact(matrix: np.ndarray, runs: list[list[Any]]) -> list[list[Any]]:
+    """The runs of columns up to the first that has not the digest that was taken when it was written."""
     start = 0
-    for stop, digest in outside["runs"]:
+    for count, (stop, digest) in enumerate(runs):
         found = hashlib.sha256(np.ascontiguousarray(matrix[:, start:stop].T).data).hexdigest()
         _backend.forget(matrix)
         if found != digest:
-            return False
+            return runs[:count]
         start = stop
-    return start == matrix.shape[1]
+    return runs
 
 
 def restore(path: Any, kinds: dict[str, Any], *, xp: Any, device: Any) -> Any:

@@ -10,7 +10,7 @@ from . import _backend
 from . import _validation as check
 from ._build import Options, build
 from ._errors import FactorizationError
-from ._folder import Folder, Target, asked_before, asked_of, is_whole, require_same
+from ._folder import WHITENED, Folder, Target, asked_before, asked_of, is_whole, require_same
 from ._inverse import Inverse
 from ._progress import reporter
 from ._pytree import register
@@ -153,15 +153,20 @@ class WoodburyRankOneInverse(Inverse):
             require_same(asked, asked_before(path), path)
             whole = type(self).load(path, xp=_backend.namespace(rows.like), device=_backend.device(rows.like))
             return replace(whole._state, rows=rows)
+        if _backend.is_mapped_from(rows.gradients, path / WHITENED):
+            msg = f"`out` must not be the folder that the gradients are in; got {path}. Pass another."
+            raise ValueError(msg)
         folder = Folder(path, asked, resume=resume)
         options = replace(options, out=folder, progress=replace(options.progress, journal=folder))
         try:
             self._state = self._built(rows, options)
+            facts, arrays = self._stored()
+            folder.finish(type(self).__name__, facts, {name: x for name, x in arrays.items() if name != "whitened"})
         except (ValueError, FactorizationError):
             folder.discard()  # whoever resumes would be refused again
             raise
-        facts, arrays = self._stored()
-        folder.finish(type(self).__name__, facts, {name: x for name, x in arrays.items() if name != "whitened"})
+        finally:
+            folder.close()
         return self._state
 
     @property
@@ -199,8 +204,8 @@ class WoodburyRankOneInverse(Inverse):
         state = self._state
         whiten = state.is_whitened and not state.form.rows.is_streamed
         if state.rows is None and state.form.rows.is_streamed:
-            msg = f"`damping` must stay {self._damping!r:.60} where the gradients are gone and W is in a file; "
-            raise ValueError(msg + "got another. Build anew from the gradients.")
+            msg = f"`gradients` must be at hand for another damping; got {damping!r:.60} and whitened rows in a file. "
+            raise ValueError(msg + "Build anew from the gradients.")
         options = Options(self.dtype, self._precision, whiten, whiten and state.rows is None, reporter(False))
         new._state = _backend.in_float64(_rebuild, state, new._damping, self._weights, self._normalization, options)
         return new
@@ -224,7 +229,8 @@ class WoodburyRankOneInverse(Inverse):
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
         rows = self._state.rows
         if not (rows.is_movable if rows is not None else not self._state.form.rows.is_streamed):
-            msg = f"`gradients` must be an array in memory here; got {type(self.gradients).__name__}. "
+            held = "whitened rows in a file" if rows is None else type(rows.gradients).__name__
+            msg = f"`gradients` must be in memory here; got {held}. "
             msg += "Build anew, from other rows or with another `xp` and `device`."
             raise TypeError(msg)
         damping, weights = (move(x) if _backend.is_vector(x) else x for x in (self._damping, self._weights))

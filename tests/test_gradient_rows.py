@@ -228,7 +228,7 @@ def test_rows_whose_squares_do_not_fit_are_refused(value):
 
 @pytest.mark.parametrize("move", [lambda inverse: inverse.astype("float32"), lambda inverse: inverse.to_device("cpu")])
 def test_rows_are_not_moved_for_their_author(move):
-    with pytest.raises(TypeError, match=r"`gradients` must be an array in memory here; got ArrayRows"):
+    with pytest.raises(TypeError, match=r"`gradients` must be in memory here; got ArrayRows"):
         move(WoodburyRankOneInverse(ArrayRows(np.ones((4, 9))), 1.0))
 
 

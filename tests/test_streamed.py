@@ -241,7 +241,7 @@ def test_a_dataset_that_is_not_finite_is_refused(value):
 
 @pytest.mark.parametrize("move", [lambda inverse: inverse.astype("float64"), lambda inverse: inverse.to_device("cpu")])
 def test_a_file_is_not_read_into_memory_by_the_way(move):
-    with pytest.raises(TypeError, match="`gradients` must be an array in memory here"):
+    with pytest.raises(TypeError, match="`gradients` must be in memory here"):
         move(WoodburyRankOneInverse(mapped(data(d=100)), 1.0))
 
 

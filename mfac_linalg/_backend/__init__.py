@@ -72,6 +72,7 @@ from .sparse import is_sparse as is_sparse
 from .sparse import with_data as with_data
 from .streams import fetched as fetched
 from .streams import forget as forget
+from .streams import is_mapped_from as is_mapped_from
 from .streams import is_on_disk as is_on_disk
 from .streams import is_sliceable as is_sliceable
 from .streams import overlap as overlap

@@ -1,6 +1,7 @@
 """Matrices that are read in parts: files that NumPy maps, datasets of h5py and zarr, arrays in another memory."""
 
 import mmap
+import os
 from typing import Any
 
 import numpy as np
@@ -49,10 +50,19 @@ def put(target: Any, columns: slice, block: Array) -> None:
 
 
 def overlap(x: Any, y: Any) -> bool:
-    """Return whether what is written to x may change y: one object, one memory, or one mapped file."""
-    if is_on_disk(x) and is_on_disk(y) and x.filename is not None and x.filename == y.filename:
+    """Return whether what is written to x may change y: one object, one memory, one mapped file, or one dataset."""
+    if x is y or (is_on_disk(x) and is_mapped_from(y, x.filename)):
         return True
-    return x is y or (isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and np.may_share_memory(x, y))
+    if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
+        return np.may_share_memory(x, y)
+    return type(x) is type(y) and not is_array(x) and (x == y) is True
+
+
+def is_mapped_from(x: Any, path: Any) -> bool:
+    """Return whether x is an array over that file."""
+    if not is_on_disk(x) or x.filename is None or path is None or not os.path.exists(path):
+        return False
+    return os.path.samefile(x.filename, path)
 
 
 def forget(mapped: Any) -> None:

@@ -120,8 +120,12 @@ class DualForm(Part):
         else:
             values = complement(self._whitened_panels())
         if self.whitened and self.whitened.small is not None:
-            index, exact = (_backend.index_like(x, like=values) for x in self.whitened.small)
-            return _backend.replaced(values, index, exact) if len(index) else values
+            index, exact = self.whitened.small
+            if len(index) == 0:
+                return values
+            return _backend.replaced(
+                values, _backend.index_like(index, like=values), _backend.beside(exact, like=values)
+            )
         return refine(self, values, like=self.rows.like, norm=self.norm)
 
     def _whitened_panels(self) -> Iterator[Array]:

@@ -110,7 +110,7 @@ class StreamedRows(Part):
 
     def gram(self, root: Array | None, progress: Any) -> Array:
         """K = Ĝ diag(root)² Ĝᵀ, shape (m, m), float64: panels in the computing dtype, float64 across panels."""
-        stage = "gram" if self.exponent is None else f"gram of 2^{-self.exponent} G"
+        stage = f"gram of 2^{-(self.exponent or 0)} G in {_backend.dtype_name(self.dtype)}"
         done, found = progress.recalled(stage)
         total = _backend.beside(found["gram"], like=_backend.to_float64(self.like)) if found else None
         blocks = self.blocks(done)

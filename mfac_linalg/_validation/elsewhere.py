@@ -4,6 +4,8 @@ import numbers
 import os
 from typing import Any
 
+import numpy as np
+
 from .. import _backend
 from .arrays import FLOATING, check_gradients, check_matrix
 from .words import describe
@@ -121,12 +123,14 @@ def _check_target(out: Any, gradients: Any, dtype: str) -> None:
     if tuple(out.shape) != shape or _backend.dtype_name(out.dtype) != dtype:
         msg = f"`out` must have shape {shape} and dtype {dtype}; got {tuple(out.shape)} and {out.dtype}. Make it so."
         raise ValueError(msg)
-    if _backend.is_numpy(out) and not out.flags.writeable:
-        msg = f"`out` must be writable; got a read-only {type(out).__name__}. Open it with mode 'r+'."
-        raise ValueError(msg)
     if _backend.overlap(out, gradients):
         msg = f"`out` must not be the gradients themselves; got {describe(out)} that overlaps them. Pass another, "
         raise ValueError(msg + "or `overwrite_gradients=True` for an array in memory.")
+    try:
+        _backend.put(out, slice(0, 1), np.zeros((shape[0], 1), dtype))
+    except Exception as refused:  # every library has its own words for what may not be written
+        msg = f"`out` must be writable; got a {type(out).__name__} that is not ({refused}). Open it with mode 'r+'."
+        raise ValueError(msg) from refused
 
 
 def check_computes(name: str, precision: str, dtype: Any) -> None:
