@@ -1,6 +1,6 @@
 """The cost model of docs/scaling.md beside measurements: ``python -m benchmarks.cost_model``.
 
-Unit costs come from a few shapes of some 250 MB, measured in the same run; the model then says what others take:
+Unit costs come from three shapes of some 700 MB, measured in the same run; the model then says what others take:
 
     build          d (c₂ m² + c₁ m)   a Gram matrix, rows kept by reference
     whiten         d (c₂ m² + c₁ m)   the same and W in place of G
@@ -29,7 +29,7 @@ from benchmarks.scale import require
 from mfac_linalg import SlidingWindowInverse, WoodburyRankOneInverse
 
 SEED, KAPPA, PANEL = 1804, 100.0, 8192
-CALIBRATION = ((16, 3_000_000), (64, 1_000_000), (256, 250_000))
+CALIBRATION = ((16, 10_000_000), (64, 3_000_000), (256, 800_000))
 CASES = ("64,100000", "256,1000000", "64,10000000", "64,22600000", "16,100000000")
 POWERS = {"build": (2, 1), "whiten": (2, 1)}  # of m, that the cost of a parameter goes with
 PASSES = (1, 0)

@@ -65,7 +65,7 @@ def test_every_backend_keeps_the_contract(flavour, whiten):
 
     compiled = backend.library == "jax.numpy"
 
-    @settings(max_examples=8 if compiled else 20)
+    @settings(max_examples=6 if compiled else 20)
     @given(
         st.sampled_from(SHAPES[::2] if compiled else SHAPES).flatmap(
             lambda shape: problems(dtype, decades(dtype, "default"), shape=shape)

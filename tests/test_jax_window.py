@@ -40,7 +40,7 @@ def shapes(state):
 # --- the same window ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(
     count=st.integers(0, 11),
     window=st.sampled_from([1, 4, 9]),
