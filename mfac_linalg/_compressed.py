@@ -110,7 +110,12 @@ class CompressedSlots:
         """Index (n,) and values (n,) of c times 2^−power, power (1,), and the same slots with the error after it."""
         total = _backend.cast(g, self.dtype)
         total = total if self.error is None else total + self.error
-        power = self._powers(name, total[None, :])
+        try:
+            power = self._powers(name, total[None, :])
+        except ValueError:
+            check.check_finite(name, g)
+            msg = f"`{name}` and what is left of earlier gradients must have a finite sum; got one that overflows. "
+            raise ValueError(msg + "Scale the gradients down, or `clear` the window.") from None
         index = self._largest(total)
         columns = _backend.wide_index(index[None, :], self.layout.starts)[0, :]
         chosen = _backend.take_rows(total, columns)[None, :]

@@ -17,7 +17,7 @@ def load(path: Any, *, xp: Any = None, device: Any = None) -> Inverse:
     Parameters
     ----------
     path : str or path-like
-        The file.
+        The file, or the folder that was built with `out`.
     xp : module, optional
         The array library to hold it in; NumPy unless given, whatever library it was saved from.
     device : object, optional
@@ -38,7 +38,7 @@ def load(path: Any, *, xp: Any = None, device: Any = None) -> Inverse:
 
     Notes
     -----
-    Cost: one pass over the file, and a build for blocks. Nothing is unpickled, no size is believed before it is
-    checked against the file's own.
+    Cost: one pass over the file (of a folder, whose rows then stay in it), and a build for blocks. Nothing is
+    unpickled, no size is believed before it is checked against the file's own.
     """
     return _folder.restore(path, KINDS, xp=xp, device=device)

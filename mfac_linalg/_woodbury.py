@@ -29,7 +29,8 @@ class WoodburyRankOneInverse(Inverse):
     Parameters
     ----------
     gradients : array, shape (m, d), real floating
-        One gradient per row, of any array-API library; answers come back in that library, on that device. float16
+        One gradient per row, of any array-API library; answers come back in that library, on that device. A sparse
+        matrix, a dataset in a file, `GradientRows` and Dask's arrays in chunks along d will do as well. float16
         and bfloat16 are stored as they are and computed in float32. Without whitening, for m ≥ d, and where κ asks
         for the rows themselves they are kept by reference and must not be changed.
     damping : float or array, shape (d,)
@@ -69,6 +70,10 @@ class WoodburyRankOneInverse(Inverse):
         Wrong shape, non-finite or non-positive values, gradients that cannot be overwritten.
     FactorizationError
         The small system has no factor: gradients that overflow, or damping below round-off.
+    InvalidFileError
+        The journal in the folder to be resumed is damaged.
+    OSError
+        A file cannot be read, or `out` not be written; what a folder holds by then can be resumed.
 
     Warns
     -----

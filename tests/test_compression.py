@@ -582,3 +582,12 @@ def test_a_choice_is_a_value():
     assert one != TopK(0.1)
     with pytest.raises(AttributeError):
         one.density = 0.5
+
+
+def test_an_error_that_overflows_is_not_called_a_gradient_that_is_not_finite():
+    window = SlidingWindowInverse(4, DIM, 1e76, dtype="float32", compression=TopK(0.1))
+    g = np.full(DIM, 2e38, np.float32)
+    window.append(g)
+    with pytest.raises(ValueError, match="what is left of earlier gradients must have a finite sum"):
+        window.append(g)
+    assert len(window) == 1

@@ -225,6 +225,26 @@ def test_answers_are_the_same_to_the_bit_on_any_number_of_threads(inverse):
     assert np.array_equal(first, second)
 
 
+def misaligned(block):
+    """The same numbers at an odd address, as a socket leaves them."""
+    buffer = np.empty(block.nbytes + 65, np.uint8)
+    start = -buffer.ctypes.data % 64 + 1
+    moved = buffer[start : start + block.nbytes].view(block.dtype).reshape(block.shape)
+    moved[...] = block
+    assert not moved.flags.aligned
+    return moved
+
+
+def test_answers_are_the_same_to_the_bit_wherever_blocks_lie():
+    wide = np.random.default_rng(0).standard_normal((24, 4000), dtype=np.float32)
+    v = chunked(wide[0] - wide[1], 1000)
+    first, second = (
+        ml.WoodburyRankOneInverse(chunked(wide, 1000).map_blocks(place, meta=wide[:0]), 0.1).matvec(v).compute()
+        for place in (np.array, misaligned)
+    )
+    assert np.array_equal(first, second)
+
+
 def test_small_arguments_may_be_of_either_library():
     weights = np.arange(1.0, M + 1)
     answers = [

@@ -326,6 +326,21 @@ def test_rows_of_any_unit_have_the_same_inverse_to_the_bit(shift, tmp_path):
     assert np.array_equal(found.matvec(v * scale) * scale, expected.matvec(v))
 
 
+def test_rescaled_rows_under_a_damping_per_parameter_keep_their_small_entries(tmp_path):
+    g, damping = gradients("float32"), np.full(D, DAMPING, "float32")
+    exact = ml.WoodburyRankOneInverse(g.astype(np.float64), DAMPING).diagonal()
+    scale = np.float32(2.0**45)
+    inverse = ml.WoodburyRankOneInverse(g * scale, damping * scale * scale, out=tmp_path / "folder")
+    assert np.allclose(inverse.diagonal() * float(scale) ** 2, exact, rtol=1e-3, atol=0)
+
+
+def test_a_refused_call_writes_nothing():
+    out = np.ones((M, D))
+    with pytest.raises(ValueError, match="`out` must be None here"):
+        ml.WoodburyRankOneInverse(gradients(), DAMPING, out=out, whiten=False)
+    assert np.all(out == 1)
+
+
 def test_a_rescaled_build_is_one_pass_too():
     source = Dataset(gradients("float32") * np.float32(2.0**45))
     ml.WoodburyRankOneInverse(source, 2.0**90)

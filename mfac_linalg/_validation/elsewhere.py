@@ -47,7 +47,7 @@ def check_chunked(gradients: Any) -> Any:
 
 
 def check_no_place(place: Any) -> None:
-    """Refuse `xp`, `device` and `memory_limit` for rows that are not read by panels."""
+    """Refuse `xp`, `device`, `memory_limit` and `out` for rows that are not read by panels."""
     for name in ("xp", "device", "memory_limit", "out"):
         if getattr(place, name) is not None:
             got = describe(getattr(place, name))
@@ -102,7 +102,6 @@ def check_out(out: Any, resume: bool, gradients: Any, dtype: Any, *, whiten: boo
             raise ValueError(msg)
         if out is None:
             return
-        _check_target(out, gradients, _backend.dtype_name(dtype))
     reason = None
     if whiten is False:
         reason = "there is nothing to write with whiten=False"
@@ -113,9 +112,12 @@ def check_out(out: Any, resume: bool, gradients: Any, dtype: Any, *, whiten: boo
     if reason:
         msg = f"`out` must be None here; got {describe(out)}, but {reason}. Leave it out."
         raise ValueError(msg)
+    if not isinstance(out, str | os.PathLike):
+        _check_target(out, gradients, _backend.dtype_name(dtype))
 
 
 def _check_target(out: Any, gradients: Any, dtype: str) -> None:
+    """Accept a matrix of the right kind that takes a first column: the last check, since it writes."""
     if not (_backend.is_numpy(out) or _backend.is_sliceable(out)) or not hasattr(out, "__setitem__"):
         msg = f"`out` must be a path, a NumPy array or a dataset that can be written; got {describe(out)}. "
         raise TypeError(msg + "Pass a folder's path if unsure.")
