@@ -108,6 +108,15 @@ def test_every_kind_of_gradients_keeps_the_contract_at_its_reach(kind, dtype):
     assert np.allclose(diagonal, np.diag(problem.oracle.inverse), rtol=1e-3, atol=0)
 
 
+def test_the_smallest_entries_of_a_diagonal_keep_float32s_digits():
+    g = G.astype(np.float32)
+    g[0, 5] = 1000
+    found = ml.WoodburyRankOneInverse(da.from_array(g, chunks=(M, WIDTH)), 0.5).diagonal().compute()
+    exact = ml.WoodburyRankOneInverse(g.astype(np.float64), 0.5).diagonal()
+    assert exact.min() < 1e-3
+    assert np.allclose(found, exact, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_every_answer_keeps_the_contract(dtype):
     @settings(max_examples=3)

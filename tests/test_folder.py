@@ -327,10 +327,12 @@ def test_rows_of_any_unit_have_the_same_inverse_to_the_bit(shift, tmp_path):
 
 
 def test_rescaled_rows_under_a_damping_per_parameter_keep_their_small_entries(tmp_path):
-    g, damping = gradients("float32"), np.full(D, DAMPING, "float32")
-    exact = ml.WoodburyRankOneInverse(g.astype(np.float64), DAMPING).diagonal()
-    scale = np.float32(2.0**45)
-    inverse = ml.WoodburyRankOneInverse(g * scale, damping * scale * scale, out=tmp_path / "folder")
+    rng, scale = np.random.default_rng(0), np.float32(2.0**45)
+    g = 0.01 * rng.standard_normal((16, 20_000), dtype=np.float32)
+    g[:, 5] = 200 * rng.standard_normal(16)
+    exact = ml.WoodburyRankOneInverse(g.astype(np.float64), 0.1).diagonal()
+    damping = np.full(20_000, 0.1, "float32") * scale * scale
+    inverse = ml.WoodburyRankOneInverse(g * scale, damping, out=tmp_path / "folder")
     assert np.allclose(inverse.diagonal() * float(scale) ** 2, exact, rtol=1e-3, atol=0)
 
 
@@ -389,6 +391,19 @@ def test_a_resumed_build_makes_damaged_columns_again(damage, tmp_path, short_ent
     whole = ml.WoodburyRankOneInverse(g, DAMPING, out=tmp_path / "whole", memory_limit=10**6)
     assert np.array_equal(resumed.diagonal(), whole.diagonal())
     assert np.array_equal(ml.load(tmp_path / "folder").matvec(g[0]), whole.matvec(g[0]))
+
+
+def test_small_entries_beyond_damaged_columns_are_found_once(tmp_path, short_entries):
+    g = gradients(dim=20_000)
+    g[:, [9_000, 15_000]] *= 3000
+    with pytest.raises(OSError, match="disk is gone"):
+        ml.WoodburyRankOneInverse(Failing(g, int(1.95 * g.size)), DAMPING, out=tmp_path / "folder", memory_limit=10**6)
+    with open(tmp_path / "folder" / "whitened.npy", "r+b") as handle:
+        handle.seek(8_000 * 8 * M)
+        handle.write(bytes(100))
+    ml.WoodburyRankOneInverse(g, DAMPING, out=tmp_path / "folder", resume=True, memory_limit=10**6)
+    with np.load(tmp_path / "folder" / "inverse.npz") as file:
+        assert file["small.index"].tolist() == [9_000, 15_000]
 
 
 def test_a_damaged_journal_is_refused_by_name(tmp_path, short_entries):

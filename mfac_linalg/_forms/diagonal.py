@@ -15,31 +15,24 @@ GATHERED = 2**23  # numbers of small matrices factored at a time
 LEFT_OUT_RESOLVED = 1e10  # κ up to which A − s sᵀ keeps what it needs: its relative error is κ eps of float64
 
 
-def refine(form: Any, diagonal: Array, *, like: Array, norm: Any, alone: bool = False) -> Array:
-    """Redo the small entries by one of two formulas in which nothing is subtracted.
-
-    A form of some columns `alone` has the system of all, and no product but its own.
-    """
+def refine(form: Any, diagonal: Array, *, like: Array, norm: Any) -> Array:
+    """Redo the small entries by one of two formulas in which nothing is subtracted."""
     chosen = _small_entries(diagonal, like=like, norm=norm, num_rows=form.shape[0])
     if chosen.shape[0] == 0:
         return diagonal
     index = _backend.index_like(chosen, like=like)
-    values = exact_entries(form, index, like=like, norm=norm, otherwise=diagonal[index] if alone else None)
-    return _backend.replaced(diagonal, chosen, values)
+    return _backend.replaced(diagonal, chosen, exact_entries(form, index, like=like, norm=norm))
 
 
-def exact_entries(form: Any, j: Array, *, like: Array, norm: Any, otherwise: Array | None = None) -> Array:
-    """M_jj for sorted columns j; `otherwise` are values to keep where only products would give better ones."""
+def exact_entries(form: Any, j: Array, *, like: Array, norm: Any) -> Array:
+    """M_jj for sorted columns j, by a small system of their own where that has the digits, else by products."""
     sharp = form.sharp and form.whitened is None  # A and s agree to float64's last digits
     resolved = sharp and _backend.on_host(like) and isinstance(norm, float) and norm**2 <= LEFT_OUT_RESOLVED
-    leaves_out = resolved or otherwise is not None
-    size = GATHERED // form.shape[0] ** 2 if leaves_out else 1 if form.rows.is_streamed else REDO_COLUMNS
+    size = GATHERED // form.shape[0] ** 2 if resolved else 1 if form.rows.is_streamed else REDO_COLUMNS
     parts = []
     for chunk in slices(j.shape[0], max(1, size)):
-        part = _left_out(form, j[chunk]) if leaves_out else None
-        if part is None:
-            part = _solved(form, j[chunk]) if otherwise is None else otherwise[chunk]
-        parts.append(part)
+        part = _left_out(form, j[chunk]) if resolved else None
+        parts.append(_solved(form, j[chunk]) if part is None else part)
     return _backend.namespace(parts[0]).concat(parts)
 
 

@@ -114,7 +114,7 @@ class DualForm(Part):
     def diagonal(self) -> Array:
         """M_jj = 1 − ‖w_j‖², and ‖r‖² + ‖a‖² of the swept solution where that cancels; float64."""
         if _backend.is_lazy(self.rows.like):
-            return self._unwhitened.part_by_part(_diagonal_of_part, self.system, self.norm, self.sharp)
+            return self._unwhitened.part_by_part(_diagonal_of_part, self.system)
         if self.rows.is_sparse:
             values = 1 - self._unwhitened.energies(self.system.inverse())
         else:
@@ -149,10 +149,10 @@ class DualForm(Part):
         return _backend.namespace(self.system.gram).flip(self.system.spectrum()[0], axis=-1)
 
 
-def _diagonal_of_part(rows: ScaledRows, system: SmallSystem, norm: float, sharp: bool) -> Array:
-    """The diagonal of M in the columns of some rows alone, under the system of all."""
-    form = DualForm(rows, None, system, norm, sweeps=1, sharp=sharp)
-    return refine(form, complement(form._whitened_panels()), like=rows.like, norm=norm, alone=True)
+def _diagonal_of_part(rows: ScaledRows, system: SmallSystem) -> Array:
+    """The diagonal of M in some columns, under the system of all: in float64, to lose no more than κ eps of that."""
+    wide = rows.in_float64()
+    return complement(block for _, block in whitened_blocks(wide, system, wide.unscaled_blocks(), dtype=wide.dtype))
 
 
 @dataclass(frozen=True)
