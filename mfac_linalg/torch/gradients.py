@@ -1,0 +1,256 @@
+"""Rows of gradients of a model, by `torch.func`; those that BackPACK and Opacus have made, gathered."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree as pytree
+
+from .. import _validation as check
+from .parameters import Selection, Unravel, chosen_parameters, unravel_of
+
+Loss = Callable[[Any, Any], Tensor]
+Row = Callable[[Any, Any], Tensor]
+
+
+def per_sample_gradients(
+    model: nn.Module,
+    loss_fn: Loss,
+    inputs: Any,
+    targets: Any,
+    *,
+    params: Selection = None,
+    chunk_size: int | None = None,
+) -> tuple[Tensor, Unravel]:
+    """Return G with one row for each sample, g_i = ∇ loss_fn(model(x_i), y_i), and the way back to parameter shapes.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        It is not changed. Layers of batch normalisation must be in eval mode.
+    loss_fn : callable
+        ``loss_fn(outputs, targets)`` of a batch, here of one sample, as a scalar: `torch.nn.CrossEntropyLoss()` or any
+        function. Whether it is a mean or a sum does not matter here.
+    inputs, targets : tensors, shape (m, …)
+        Or tuples, lists or dictionaries of tensors. A tuple is passed as positional, a dictionary as keyword
+        arguments of the model.
+    params : iterable of str or callable, optional
+        Names of parameters, or of layers whose parameters are all meant; or a function ``(name, parameter) → bool``.
+        All that require a gradient unless given.
+    chunk_size : int, optional
+        Samples that are differentiated at a time; all at once unless given.
+
+    Returns
+    -------
+    rows : torch.Tensor, shape (m, d)
+        In the parameters' dtype, on their device, without a graph.
+    unravel : Unravel
+        ``unravel(v)`` for v of shape (…, d): a dictionary of tensors by parameter name.
+
+    Raises
+    ------
+    ValueError
+        A layer of batch normalisation in train mode; a loss that is not a scalar; inputs and targets of different
+        length; names that the model has not.
+    TypeError
+        Chosen parameters of several dtypes or devices.
+
+    Notes
+    -----
+    Cost: one forward and one backward pass a sample, in batches by `torch.func.vmap`; O(md) memory for the rows, and
+    activations and gradients of `chunk_size` samples beside them.
+
+    Examples
+    --------
+    >>> import torch, mfac_linalg as ml
+    >>> from mfac_linalg.torch import per_sample_gradients
+    >>> model, x, y = torch.nn.Linear(4, 3), torch.randn(8, 4), torch.randint(3, (8,))
+    >>> rows, unravel = per_sample_gradients(model, torch.nn.functional.cross_entropy, x, y)
+    >>> step = ml.WoodburyRankOneInverse(rows, damping=0.1) @ rows.mean(dim=0)
+    >>> rows.shape, unravel(step)["weight"].shape
+    (torch.Size([8, 15]), torch.Size([3, 4]))
+    """
+    count = _count(inputs, targets)
+    if chunk_size is not None:
+        check.check_size("chunk_size", chunk_size)
+    row, unravel = _row_function(model, loss_fn, params)
+
+    def of_sample(x: Any, y: Any) -> Tensor:
+        return row(*pytree.tree_map(lambda leaf: leaf.unsqueeze(0), (x, y)))
+
+    if count == 0:
+        return row(inputs, targets).new_zeros((0, unravel.dim)), unravel
+    with torch.no_grad():  # no graph of the parameters themselves: torch.func has its own
+        return torch.func.vmap(of_sample, chunk_size=chunk_size, randomness="different")(inputs, targets), unravel
+
+
+def mean_gradients(
+    model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any, *, batch_size: int, params: Selection = None
+) -> tuple[Tensor, Unravel]:
+    """Return G with one row for each `batch_size` samples in turn, the gradient of their loss, as M-FAC's authors do.
+
+    Parameters
+    ----------
+    model, inputs, targets, params
+        As in `per_sample_gradients`.
+    loss_fn : callable
+        As there; a mean over the batch makes the rows means.
+    batch_size : int
+        Samples a row; the last row is of those that are left.
+
+    Returns
+    -------
+    rows : torch.Tensor, shape (⌈samples / batch_size⌉, d)
+    unravel : Unravel
+
+    Notes
+    -----
+    Cost: one forward and one backward pass a sample; memory as for the training of one batch.
+    """
+    count, size = _count(inputs, targets), check.check_size("batch_size", batch_size)
+    row, unravel = _row_function(model, loss_fn, params)
+    rows = next(iter(chosen_parameters(model, params).values())).new_empty((-(-count // size), unravel.dim))
+    for index in range(len(rows)):
+        part = slice(index * size, (index + 1) * size)
+        rows[index] = row(*pytree.tree_map(lambda leaf, part=part: leaf[part], (inputs, targets)))
+    return rows.detach(), unravel
+
+
+def iter_gradients(
+    model: nn.Module,
+    loss_fn: Loss,
+    batches: Iterable[tuple[Any, Any]],
+    *,
+    params: Selection = None,
+    per_sample: bool = False,
+    chunk_size: int | None = None,
+) -> Iterator[Tensor]:
+    """Yield gradients, shape (d,), one after the other: for a window, or to be written to a file.
+
+    The model is looked at when each batch comes, so that gradients follow it while it is trained.
+
+    Parameters
+    ----------
+    model, loss_fn, params, chunk_size
+        As in `per_sample_gradients`.
+    batches : iterable of (inputs, targets)
+        A `torch.utils.data.DataLoader`, for example.
+    per_sample : bool
+        One gradient for each sample; one for each batch unless so.
+
+    Yields
+    ------
+    torch.Tensor, shape (d,)
+
+    Examples
+    --------
+    >>> import torch, mfac_linalg as ml
+    >>> from mfac_linalg.torch import iter_gradients
+    >>> model = torch.nn.Linear(4, 3)
+    >>> batches = [(torch.randn(8, 4), torch.randint(3, (8,))) for _ in range(5)]
+    >>> window = ml.SlidingWindowInverse(window=4, dim=15, damping=0.1)
+    >>> for g in iter_gradients(model, torch.nn.functional.cross_entropy, batches):
+    ...     window.append(g)
+    >>> len(window)
+    4
+    """
+    check.check_flag("per_sample", per_sample)
+    for inputs, targets in batches:
+        if per_sample:
+            rows, _ = per_sample_gradients(model, loss_fn, inputs, targets, params=params, chunk_size=chunk_size)
+            yield from rows
+        else:
+            _count(inputs, targets)
+            yield _row_function(model, loss_fn, params)[0](inputs, targets).detach()
+
+
+def gathered_gradients(
+    model: nn.Module, *, params: Selection = None, reduction: str = "mean"
+) -> tuple[Tensor, Unravel]:
+    """Return G from the per-sample gradients that BackPACK or Opacus have left on the parameters.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        After a backward pass under `backpack(BatchGrad())`, which leaves `grad_batch`, or of Opacus's
+        `GradSampleModule`, which leaves `grad_sample`.
+    params
+        As in `per_sample_gradients`.
+    reduction : {"mean", "sum"}
+        That of the loss. BackPACK's gradients of a mean are those of the samples divided by their number, and are
+        multiplied by it here; Opacus's are those of the samples.
+
+    Returns
+    -------
+    rows : torch.Tensor, shape (m, d)
+        One row for each sample: its own gradient.
+    unravel : Unravel
+
+    Raises
+    ------
+    ValueError
+        A chosen parameter that has neither attribute.
+    """
+    check.check_choice("reduction", reduction, ("mean", "sum"))
+    chosen = chosen_parameters(model, params)
+    unravel = unravel_of(chosen)
+    return unravel.ravel({name: _left_on(name, p, reduction) for name, p in chosen.items()}).detach(), unravel
+
+
+def _left_on(name: str, parameter: nn.Parameter, reduction: str) -> Tensor:
+    """The per-sample gradients on one parameter, (m, *shape)."""
+    ours = getattr(parameter, "grad_sample", None)
+    if isinstance(ours, list):  # of several backward passes
+        return torch.cat(ours)
+    if ours is not None:
+        return ours
+    theirs = getattr(parameter, "grad_batch", None)
+    if theirs is None:
+        msg = f"`model` must have `grad_batch` or `grad_sample` on every chosen parameter; got neither on {name!r}. "
+        raise ValueError(msg + "Run the backward pass under BackPACK's BatchGrad() or Opacus's GradSampleModule.")
+    return theirs * len(theirs) if reduction == "mean" else theirs
+
+
+def _row_function(model: nn.Module, loss_fn: Loss, params: Selection) -> tuple[Row, Unravel]:
+    """The gradient of a batch's loss as a row (d,), and the way back."""
+    _refuse_batch_statistics(model)
+    chosen = {name: parameter.detach() for name, parameter in chosen_parameters(model, params).items()}
+    unravel = unravel_of(chosen)
+
+    def loss(values: dict[str, Tensor], x: Any, y: Any) -> Tensor:
+        arguments, options = (x, {}) if isinstance(x, tuple) else ((), x) if isinstance(x, dict) else ((x,), {})
+        value = loss_fn(torch.func.functional_call(model, values, arguments, options), y)
+        if not isinstance(value, Tensor) or value.ndim:
+            msg = f"`loss_fn` must return a scalar tensor; got {check.describe(value)}. Take the mean over the batch."
+            raise ValueError(msg)
+        return value
+
+    def row(x: Any, y: Any) -> Tensor:
+        with torch.no_grad():
+            return unravel.ravel(torch.func.grad(loss)(chosen, x, y))
+
+    return row, unravel
+
+
+def _refuse_batch_statistics(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+            msg = f"`model` must have its batch normalisation in eval mode; got {name or 'the model'!r} in train mode. "
+            msg += "There a sample's gradient depends on the others of its batch. Call model.eval(), or give the layer "
+            raise ValueError(msg + "running statistics.")
+
+
+def _count(inputs: Any, targets: Any) -> int:
+    """The number of samples, the same in all tensors."""
+    leaves = pytree.tree_leaves((inputs, targets))
+    if not leaves or not all(isinstance(leaf, Tensor) and leaf.ndim for leaf in leaves):
+        odd = next((leaf for leaf in leaves if not (isinstance(leaf, Tensor) and leaf.ndim)), None)
+        msg = f"`inputs` and `targets` must be tensors of shape (m, …); got {check.describe(odd)}. Stack the samples."
+        raise TypeError(msg)
+    counts = [len(leaf) for leaf in leaves]
+    if len(set(counts)) > 1:
+        msg = f"`inputs` and `targets` must have as many samples; got {counts}. Pass one target for each input."
+        raise ValueError(msg)
+    return counts[0]

@@ -1,0 +1,137 @@
+"""Which parameters of a model make a gradient row, and the way between the row and their shapes."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import _validation as check
+
+Selection = Iterable[str] | Callable[[str, nn.Parameter], bool] | None
+
+
+@dataclass(frozen=True)
+class Unravel:
+    """The way from vectors over all chosen parameters to tensors of their shapes: ``unravel(v)["fc.weight"]``.
+
+    Parameters
+    ----------
+    shapes : dict of str to tuple of int
+        The chosen parameters by name, in the order in which they lie in a vector.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mfac_linalg.torch import Unravel
+    >>> unravel = Unravel({"weight": (2, 3), "bias": (2,)})
+    >>> tensors = unravel(torch.arange(8.0))
+    >>> tensors["bias"], unravel.dim, unravel.sizes
+    (tensor([6., 7.]), 8, [6, 2])
+    >>> unravel.ravel(tensors)
+    tensor([0., 1., 2., 3., 4., 5., 6., 7.])
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the parameters, in order."""
+        return list(self.shapes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Entries of each parameter: the `block_sizes` of a `BlockDiagonalInverse` by layers."""
+        return [math.prod(shape) for shape in self.shapes.values()]
+
+    @property
+    def dim(self) -> int:
+        """Number d of entries of a vector."""
+        return sum(self.sizes)
+
+    def __call__(self, vectors: Tensor) -> dict[str, Tensor]:
+        """Return views of vectors, shape (…, d), as one tensor (…, *shape) for each parameter."""
+        if vectors.shape[-1:] != (self.dim,):
+            msg = f"`vectors` must have shape (…, {self.dim}); got {tuple(vectors.shape)}. "
+            raise ValueError(msg + "Pass what has an entry for each chosen parameter.")
+        parts = vectors.split(self.sizes, dim=-1)
+        leading = vectors.shape[:-1]
+        return {name: part.reshape(*leading, *self.shapes[name]) for name, part in zip(self.names, parts, strict=True)}
+
+    def ravel(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return the way back: tensors (…, *shape) by name as one (…, d); names that were not chosen are passed over.
+
+        Raises
+        ------
+        ValueError
+            A parameter that is missing, or has another shape.
+        """
+        parts = []
+        for name, shape in self.shapes.items():
+            if name not in tensors:
+                msg = f"`tensors` must have all of {self.names}; got none for {name!r}. Add it."
+                raise ValueError(msg)
+            tensor = tensors[name]
+            leading = tensor.shape[: tensor.ndim - len(shape)]
+            if tuple(tensor.shape[len(leading) :]) != shape:
+                msg = f"`tensors` must have {name!r} of shape (…, {str(shape)[1:-1]}); got {tuple(tensor.shape)}. "
+                raise ValueError(msg + "Reshape it.")
+            parts.append(tensor.reshape(*leading, -1))
+        return torch.cat(parts, dim=-1)
+
+    def write(self, model: nn.Module, vector: Tensor) -> None:
+        """Copy a vector, shape (d,), into the chosen parameters of a model."""
+        tensors = self(vector)
+        with torch.no_grad():
+            for name, parameter in chosen_parameters(model, self.names).items():
+                parameter.copy_(tensors[name])
+
+
+def chosen_parameters(model: nn.Module, params: Selection) -> dict[str, nn.Parameter]:
+    """The parameters that `params` chooses, by name, in the model's order; they share dtype and device."""
+    named = dict(model.named_parameters())
+    if params is None:
+        chosen = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+    elif callable(params):
+        chosen = {name: parameter for name, parameter in named.items() if params(name, parameter)}
+    else:
+        wanted = _names(params)
+        for name in wanted:
+            if not any(_belongs(parameter, name) for parameter in named):
+                known = ", ".join(named)
+                msg = f"`params` must name parameters or layers of the model; got {name!r}. It has {known:.400}."
+                raise ValueError(msg)
+        chosen = {n: parameter for n, parameter in named.items() if any(_belongs(n, name) for name in wanted)}
+    if not chosen:
+        msg = f"`params` must choose at least one parameter; got none of {len(named)}. Name some, or set requires_grad."
+        raise ValueError(msg)
+    kinds = {(parameter.dtype, parameter.device) for parameter in chosen.values()}
+    if len(kinds) > 1:
+        held = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
+        msg = f"`params` must choose parameters of one dtype on one device; got {held}. Make rows for each."
+        raise TypeError(msg)
+    return chosen
+
+
+def _names(params: Any) -> list[str]:
+    if isinstance(params, str) or not isinstance(params, Iterable):
+        msg = f"`params` must be names or a function of (name, parameter); got {check.describe(params)}. "
+        raise TypeError(msg + "Pass a list of names.")
+    names = list(params)
+    for name in names:
+        if not isinstance(name, str):
+            msg = f"`params` must hold names; got {check.describe(name)}. Take them from model.named_parameters()."
+            raise TypeError(msg)
+    return names
+
+
+def _belongs(parameter: str, name: str) -> bool:
+    """Whether a parameter is the named one, or in the named layer."""
+    return parameter == name or parameter.startswith(f"{name}.")
+
+
+def unravel_of(parameters: Mapping[str, Tensor]) -> Unravel:
+    """The way back to the shapes of these parameters."""
+    return Unravel({name: tuple(parameter.shape) for name, parameter in parameters.items()})

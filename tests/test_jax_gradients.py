@@ -1,0 +1,90 @@
+"""Rows of gradients of JAX functions, against one gradient at a time."""
+
+import numpy as np
+import pytest
+
+import mfac_linalg as ml
+
+jax = pytest.importorskip("jax")
+adapter = pytest.importorskip("mfac_linalg.jax")
+jnp = jax.numpy
+SAMPLES = 6
+X = np.random.default_rng(0).standard_normal((SAMPLES, 4), dtype=np.float32)
+Y = np.arange(SAMPLES) % 3
+PARAMS = {
+    "weight": np.random.default_rng(1).standard_normal((4, 3), dtype=np.float32),
+    "bias": np.array([0.1, 0.2, 0.3], dtype=np.float32),
+}
+
+
+def loss(params, x, y):
+    return -jax.nn.log_softmax(jnp.tanh(x @ params["weight"]) + params["bias"])[y]
+
+
+def gradients_of(start, stop):
+    """The gradient of the mean loss of some samples, one sample at a time, (d,): bias before weight, as JAX sorts."""
+    each = [jax.grad(loss)(PARAMS, x, y) for x, y in zip(X[start:stop], Y[start:stop], strict=True)]
+    return np.mean([np.concatenate([np.ravel(g["bias"]), np.ravel(g["weight"])]) for g in each], axis=0)
+
+
+def rows_of(size):
+    return np.stack([gradients_of(start, start + size) for start in range(0, SAMPLES, size)])
+
+
+@pytest.mark.parametrize("chunk_size", [None, 4])
+def test_a_row_is_the_gradient_of_one_sample(chunk_size):
+    rows, _ = adapter.per_sample_gradients(loss, PARAMS, X, Y, chunk_size=chunk_size)
+    assert np.allclose(rows, rows_of(1), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_a_mean_row_is_the_gradient_of_one_batch(size):
+    rows, _ = adapter.mean_gradients(loss, PARAMS, X, Y, batch_size=size)
+    assert np.allclose(rows, rows_of(size), atol=1e-6)
+
+
+def test_unravel_gives_the_pytree_back():
+    rows, unravel = adapter.per_sample_gradients(loss, PARAMS, X, Y)
+    tree = unravel(rows[0])
+    assert np.allclose(tree["weight"], jax.grad(loss)(PARAMS, X[0], Y[0])["weight"], atol=1e-6)
+
+
+def test_rows_can_be_compiled():
+    rows = jax.jit(lambda params: adapter.per_sample_gradients(loss, params, X, Y)[0])(PARAMS)
+    assert np.allclose(rows, rows_of(1), atol=1e-6)
+
+
+def test_what_the_loss_closes_over_is_held_fixed():
+    frozen = PARAMS["weight"]
+    rows, _ = adapter.per_sample_gradients(
+        lambda bias, x, y: loss({"weight": frozen, "bias": bias}, x, y), PARAMS["bias"], X, Y
+    )
+    assert np.allclose(rows, rows_of(1)[:, :3], atol=1e-6)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_gradients_come_one_after_the_other(per_sample):
+    batches = [(X[i : i + 2], Y[i : i + 2]) for i in range(0, SAMPLES, 2)]
+    found = np.stack(list(adapter.iter_gradients(loss, PARAMS, batches, per_sample=per_sample)))
+    assert np.allclose(found, rows_of(1 if per_sample else 2), atol=1e-6)
+
+
+def test_rows_go_into_an_inverse():
+    rows, _ = adapter.per_sample_gradients(loss, PARAMS, X, Y)
+    dense = np.linalg.inv(0.1 * np.eye(15) + rows_of(1).T.astype(float) @ rows_of(1) / SAMPLES)
+    assert np.allclose(ml.WoodburyRankOneInverse(rows, 0.1) @ rows[0], dense @ rows_of(1)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: adapter.per_sample_gradients(loss, PARAMS, X, Y[:2]), ValueError, "as many samples; got"),
+        (lambda: adapter.per_sample_gradients(loss, PARAMS, 1.0, Y), TypeError, "must be arrays of shape"),
+        (lambda: adapter.per_sample_gradients(loss, PARAMS, X, Y, chunk_size=0), ValueError, "`chunk_size`"),
+        (lambda: adapter.mean_gradients(loss, PARAMS, X, Y, batch_size=0), ValueError, "`batch_size`"),
+        (lambda: next(adapter.iter_gradients(loss, PARAMS, [(X, Y)], per_sample=1)), TypeError, "`per_sample`"),
+    ],
+)
+def test_what_is_wrong_is_refused_by_name(call, error, words):
+    with pytest.raises(error, match=words):
+        call()

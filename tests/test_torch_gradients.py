@@ -1,0 +1,289 @@
+"""Rows of gradients of PyTorch models, against autograd one loss at a time."""
+
+import re
+
+import numpy as np
+import pytest
+
+import mfac_linalg as ml
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+adapter = pytest.importorskip("mfac_linalg.torch")
+SAMPLES = 6
+LOSS = nn.CrossEntropyLoss()
+
+
+class Tied(nn.Module):
+    """A network whose first and last layer share a weight, of two inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 5), nn.Linear(5, 5)
+        self.last.weight = self.first.weight
+
+    def forward(self, x, scale):
+        return self.last(torch.tanh(self.first(x) * scale))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)
+    network = nn.Sequential(*layers).double().eval()
+    network[1].running_mean += 0.3
+    return network
+
+
+@pytest.fixture
+def data():
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(SAMPLES, 1, 4, 4, dtype=torch.float64, generator=generator)
+    return inputs, torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def gradient(model, inputs, targets, names=None):
+    """The gradient of one batch's loss by autograd, (d,)."""
+    chosen = [p for name, p in model.named_parameters() if names is None or name in names]
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    parts = torch.autograd.grad(LOSS(model(*arguments), targets), chosen)
+    return torch.cat([part.reshape(-1) for part in parts])
+
+
+def one_by_one(model, data, size=1, names=None):
+    inputs, targets = data
+    starts = range(0, len(targets), size)
+    return torch.stack([gradient(model, inputs[i : i + size], targets[i : i + size], names) for i in starts])
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 4])
+def test_a_row_is_the_gradient_of_one_sample(model, data, chunk_size):
+    rows, _ = adapter.per_sample_gradients(model, LOSS, *data, chunk_size=chunk_size)
+    torch.testing.assert_close(rows, one_by_one(model, data))
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_a_mean_row_is_the_gradient_of_one_batch(model, data, size):
+    rows, _ = adapter.mean_gradients(model, LOSS, *data, batch_size=size)
+    torch.testing.assert_close(rows, one_by_one(model, data, size))
+
+
+def test_the_mean_of_the_rows_of_samples_is_the_row_of_their_batch(model, data):
+    rows, _ = adapter.per_sample_gradients(model, LOSS, *data)
+    row, _ = adapter.mean_gradients(model, LOSS, *data, batch_size=SAMPLES)
+    torch.testing.assert_close(rows.mean(dim=0, keepdim=True), row)
+
+
+@pytest.mark.parametrize("make", [tuple, dict], ids=["positional", "keyword"])
+def test_a_model_of_several_inputs_and_shared_weights(make):
+    torch.manual_seed(0)
+    model, x, scale = Tied(), torch.randn(SAMPLES, 5), torch.rand(SAMPLES, 1)
+    inputs = (x, scale) if make is tuple else {"x": x, "scale": scale}
+    targets = torch.arange(SAMPLES) % 5
+    rows, unravel = adapter.per_sample_gradients(model, LOSS, inputs, targets)
+    each = [gradient(model, (x[i : i + 1], scale[i : i + 1]), targets[i : i + 1]) for i in range(SAMPLES)]
+    assert unravel.names == ["first.weight", "first.bias", "last.bias"]
+    torch.testing.assert_close(rows, torch.stack(each))
+
+
+def test_dropout_in_train_mode_draws_for_each_sample(data):
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, 3).double())
+    inputs, targets = torch.ones_like(data[0]), torch.zeros(SAMPLES, dtype=torch.int64)
+    rows, _ = adapter.per_sample_gradients(model, LOSS, inputs, targets)
+    assert not torch.equal(rows[0], rows[1])
+
+
+# --- the way back ---------------------------------------------------------------------------------------------------
+
+
+def test_unravel_gives_what_autograd_leaves_on_the_parameters(model, data):
+    row, unravel = adapter.mean_gradients(model, LOSS, *data, batch_size=SAMPLES)
+    LOSS(model(data[0]), data[1]).backward()
+    tensors = unravel(row[0])
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(tensors[name], parameter.grad)
+
+
+def test_unravel_keeps_leading_axes_and_ravel_is_the_way_back(model, data):
+    rows, unravel = adapter.per_sample_gradients(model, LOSS, *data)
+    tensors = unravel(rows)
+    assert tensors["0.weight"].shape == (SAMPLES, 2, 1, 3, 3)
+    assert torch.equal(unravel.ravel(tensors), rows)
+
+
+def test_write_moves_a_vector_into_the_model(model, data):
+    _, unravel = adapter.per_sample_gradients(model, LOSS, *data, params=["4.bias"])
+    before = model[4].weight.clone()
+    unravel.write(model, torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    assert model[4].bias.tolist() == [1.0, 2.0, 3.0]
+    assert torch.equal(model[4].weight, before)
+
+
+def test_sizes_are_the_blocks_of_an_inverse_by_layers(model, data):
+    rows, unravel = adapter.per_sample_gradients(model, LOSS, *data)
+    blocks = ml.BlockDiagonalInverse(rows, 0.1, block_sizes=unravel.sizes)
+    first = ml.WoodburyRankOneInverse(rows[:, :18].contiguous(), 0.1)
+    torch.testing.assert_close((blocks @ rows[0])[:18], first @ rows[0, :18])
+
+
+# --- which parameters -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "names"),
+    [
+        (["4.bias", "0.weight"], ["0.weight", "4.bias"]),
+        (["4"], ["4.weight", "4.bias"]),
+        (lambda name, parameter: parameter.ndim > 1, ["0.weight", "4.weight"]),
+    ],
+    ids=["names", "layer", "function"],
+)
+def test_rows_are_of_the_chosen_parameters_in_the_models_order(model, data, params, names):
+    rows, unravel = adapter.per_sample_gradients(model, LOSS, *data, params=params)
+    assert unravel.names == names
+    torch.testing.assert_close(rows, one_by_one(model, data, names=names))
+
+
+def test_frozen_parameters_are_left_out(model, data):
+    model[0].requires_grad_(False)
+    _, unravel = adapter.per_sample_gradients(model, LOSS, *data)
+    assert unravel.names == ["1.weight", "1.bias", "4.weight", "4.bias"]
+
+
+# --- nothing else happens -------------------------------------------------------------------------------------------
+
+
+def test_rows_carry_no_graph_and_the_model_no_gradients(model, data):
+    rows = [
+        adapter.per_sample_gradients(model, LOSS, *data)[0],
+        adapter.mean_gradients(model, LOSS, *data, batch_size=2)[0],
+    ]
+    rows += list(adapter.iter_gradients(model, LOSS, [data]))
+    assert not any(row.requires_grad for row in rows)
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+def test_rows_have_the_parameters_dtype(model, data):
+    rows, _ = adapter.per_sample_gradients(model.float(), LOSS, data[0].float(), data[1])
+    assert rows.dtype == torch.float32
+
+
+def test_no_samples_make_no_rows(model, data):
+    rows, _ = adapter.per_sample_gradients(model, LOSS, data[0][:0], data[1][:0])
+    assert rows.shape == (0, 51)
+
+
+# --- one after the other --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_gradients_come_one_after_the_other(model, data, per_sample):
+    batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data), batch_size=2)
+    found = torch.stack(list(adapter.iter_gradients(model, LOSS, batches, per_sample=per_sample)))
+    torch.testing.assert_close(found, one_by_one(model, data, 1 if per_sample else 2))
+
+
+def test_gradients_follow_a_model_that_is_trained(model, data):
+    found = []
+    for g in adapter.iter_gradients(model, LOSS, [data, data]):
+        torch.testing.assert_close(g, gradient(model, *data))
+        with torch.no_grad():
+            model[4].bias += torch.tensor([0.5, -0.5, 0.0])
+        found.append(g)
+    assert not torch.allclose(*found)
+
+
+def test_rows_written_to_a_file_make_the_same_inverse(model, data, tmp_path):
+    rows, _ = adapter.per_sample_gradients(model, LOSS, *data)
+    file = np.memmap(tmp_path / "rows", dtype=np.float64, mode="w+", shape=tuple(rows.shape))
+    for i, g in enumerate(adapter.iter_gradients(model, LOSS, [data], per_sample=True)):
+        file[i] = g.numpy()
+    found = ml.WoodburyRankOneInverse(file, 0.1) @ rows[0].numpy()
+    assert np.allclose(found, (ml.WoodburyRankOneInverse(rows, 0.1) @ rows[0]).numpy())
+
+
+# --- those of other libraries ---------------------------------------------------------------------------------------
+
+
+def left_by_others(model, data, attribute, factor):
+    """Per-sample gradients on the parameters, as BackPACK and Opacus leave them."""
+    rows, unravel = adapter.per_sample_gradients(model, LOSS, *data)
+    for name, tensor in unravel(rows).items():
+        setattr(model.get_parameter(name), attribute, tensor * factor)
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("attribute", "factor", "reduction"),
+    [("grad_batch", 1 / SAMPLES, "mean"), ("grad_batch", 1.0, "sum"), ("grad_sample", 1.0, "mean")],
+    ids=["BackPACK, mean", "BackPACK, sum", "Opacus"],
+)
+def test_gradients_of_other_libraries_are_those_of_the_samples(model, data, attribute, factor, reduction):
+    rows = left_by_others(model, data, attribute, factor)
+    torch.testing.assert_close(adapter.gathered_gradients(model, reduction=reduction)[0], rows)
+
+
+def test_opacus_lists_of_several_passes_are_joined(model, data):
+    rows = left_by_others(model, data, "grad_sample", 1.0)
+    for parameter in model.parameters():
+        parameter.grad_sample = [parameter.grad_sample[:2], parameter.grad_sample[2:]]
+    torch.testing.assert_close(adapter.gathered_gradients(model)[0], rows)
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+def test_batch_normalisation_in_train_mode_is_refused_with_the_reason(model, data):
+    model[1].train()
+    before = model[1].running_mean.clone()
+    with pytest.raises(ValueError, match=r"`model` must have its batch normalisation in eval mode; got '1'.*others of"):
+        adapter.mean_gradients(model, LOSS, *data, batch_size=2)
+    assert torch.equal(model[1].running_mean, before)
+
+
+def test_batch_normalisation_without_running_statistics_is_refused(model, data):
+    model[1] = nn.BatchNorm2d(2, track_running_stats=False).double().eval()
+    with pytest.raises(ValueError, match="running statistics"):
+        adapter.per_sample_gradients(model, LOSS, *data)
+
+
+def per_sample(model, inputs, targets, loss=LOSS, **options):
+    return adapter.per_sample_gradients(model, loss, inputs, targets, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda m, x, y: per_sample(m, x, y[:2]), ValueError, "as many samples; got [6, 2]"),
+        (lambda m, x, y: per_sample(m, [1, 2], y), TypeError, "`inputs` and `targets` must be tensors"),
+        (
+            lambda m, x, y: per_sample(m, x, y, nn.CrossEntropyLoss(reduction="none")),
+            ValueError,
+            "`loss_fn` must return",
+        ),
+        (lambda m, x, y: per_sample(m, x, y, params=["fc"]), ValueError, "got 'fc'. It has 0.weight"),
+        (lambda m, x, y: per_sample(m, x, y, params="4"), TypeError, "Pass a list of names"),
+        (lambda m, x, y: per_sample(m, x, y, params=[m[0].weight]), TypeError, "`params` must hold names"),
+        (lambda m, x, y: per_sample(m, x, y, params=[]), ValueError, "at least one parameter"),
+        (lambda m, x, y: per_sample(m, x, y, chunk_size=0), ValueError, "`chunk_size` must be at least 1"),
+        (lambda m, x, y: adapter.mean_gradients(m, LOSS, x, y, batch_size=0), ValueError, "`batch_size`"),
+        (lambda m, x, y: adapter.gathered_gradients(m), ValueError, "neither on '0.weight'"),
+        (lambda m, x, y: adapter.gathered_gradients(m, reduction="max"), ValueError, "`reduction`"),
+        (lambda m, x, y: per_sample(m, x, y)[1](torch.ones(3)), ValueError, "`vectors` must have shape (…, 51)"),
+        (lambda m, x, y: per_sample(m, x, y)[1].ravel({}), ValueError, "got none for '0.weight'"),
+        (
+            lambda m, x, y: per_sample(m, x, y, params=["4.bias"])[1].ravel({"4.bias": torch.ones(2)}),
+            ValueError,
+            "'4.bias' of shape (…, 3,); got (2,)",
+        ),
+    ],
+)
+def test_what_is_wrong_is_refused_by_name(model, data, call, error, words):
+    with pytest.raises(error, match=re.escape(words)):
+        call(model, *data)
+
+
+def test_parameters_of_two_dtypes_are_refused(model, data):
+    model[4].float()
+    with pytest.raises(TypeError, match=r"one dtype on one device; got torch\.float32 on cpu, torch\.float64 on cpu"):
+        adapter.per_sample_gradients(model, LOSS, *data)
