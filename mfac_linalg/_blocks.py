@@ -7,7 +7,7 @@ from typing import Any, Self
 from . import _backend
 from . import _validation as check
 from ._build import Options
-from ._build_blocks import build_blocks
+from ._build_blocks import build_blocks, restricted_blocks
 from ._inverse import Inverse
 from ._progress import reporter
 from ._pytree import register
@@ -140,6 +140,9 @@ class BlockDiagonalInverse(Inverse):
         new._damping = check.check_block_damping(damping, len(self._block_sizes), self._like)
         new._state = new._built(rows_of(self.gradients, streams=False))
         return new
+
+    def _restricted(self, kept: Array) -> State:
+        return restricted_blocks(self._state, kept, self._block_sizes)
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
         rules = {"normalization": self._normalization, "precision": self._precision}

@@ -1,7 +1,7 @@
 """From checked arguments to a State: one Gram matrix, one factorisation, and the choice of form."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -13,8 +13,9 @@ from ._forms.diagonal import exact_entries
 from ._forms.dual import DualForm
 from ._forms.primal import PrimalForm
 from ._metric import Metric
-from ._progress import Progress
+from ._progress import Progress, reporter
 from ._rows.batched import BatchedRows
+from ._rows.dense import DenseRows
 from ._rows.scaled import ScaledRows, scaled_rows
 from ._rows.streamed import StreamedRows
 from ._rows.whitened import WhitenedRows, whiten, whiten_into
@@ -114,6 +115,43 @@ def small_matrix(rows: ScaledRows, gram: Array | None, options: Options) -> tupl
         raw = rows.rows.gram(rows.root, options.progress) if gram is None else gram
         small = rows.row_scale * raw * rows.row_scale.T
     return small, xp.max(xp.linalg.diagonal(raw)), xp.sqrt(largest_eigenvalue(small))
+
+
+def restricted(state: State, kept: Array) -> State:
+    """The State of F among the parameters where `kept` (d,) is True: elsewhere the columns of S count as zero."""
+    if state.form.shape[0] == 0:  # an empty window: F = Λ
+        return state
+    options = Options(state.dtype, "default", whiten=False, overwrite=False, progress=reporter(False))
+    rows = among(_scaled_rows_of(state), kept)
+    small, _, norm = small_matrix(rows, None, options)
+    if not _backend.is_concrete(norm):
+        return replace(state, form=choose_form(rows, rows, small, norm, math.inf, options), kappa=1 + norm * norm)
+    norm = float(_backend.read(norm))
+    accurate = rows.in_float64() if wants_float64(rows, norm) else rows
+    if accurate is not rows:
+        small, *_ = small_matrix(accurate, None, options)
+    kappa = 1 + norm * norm
+    return replace(state, form=choose_form(rows, accurate, small, norm, kappa, options), kappa=kappa)
+
+
+def among(rows: ScaledRows, kept: Array) -> ScaledRows:
+    """S with its columns zero where `kept` (d,) is False."""
+    chosen = _backend.cast(kept, rows.dtype)[:, None]
+    return replace(rows, root=chosen if rows.root is None else rows.root * chosen)
+
+
+def _scaled_rows_of(state: State) -> ScaledRows:
+    """S, made again where only W is held."""
+    rows = state.form.rows
+    if isinstance(rows, ScaledRows):
+        return rows
+    if state.rows is not None:
+        return scaled_rows(state.rows.as_given(), state.rows.exponent, state.row_scale, state.metric.root)
+    if rows.is_streamed:
+        msg = "`gradients` must be at hand for this; got whitened rows in a file. Build anew from the gradients."
+        raise ValueError(msg)
+    ones = _backend.namespace(state.row_scale).ones_like(state.row_scale)
+    return ScaledRows(DenseRows(rows.unwhitened(), None, rows.dtype), ones, None)
 
 
 def read_checked(values: list[Array], entries: dict[str, Any]) -> list[float]:

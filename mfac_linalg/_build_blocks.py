@@ -9,10 +9,20 @@ from typing import Any
 import numpy as np
 
 from . import _backend
-from ._build import Options, choose_form, exponent_of_finite, measures, read_checked, small_matrix, wants_float64
+from ._build import (
+    Options,
+    among,
+    choose_form,
+    exponent_of_finite,
+    measures,
+    read_checked,
+    small_matrix,
+    wants_float64,
+)
 from ._dual import largest_eigenvalue
 from ._errors import breakdown
 from ._forms.blocks import BlockForm, Run
+from ._progress import reporter
 from ._rows.batched import BatchedRows
 from ._rows.panels import slices
 from ._rows.scaled import ScaledRows, scaled_rows
@@ -32,16 +42,37 @@ def build_blocks(
     traced = not (_backend.is_concrete(unscaled.like) and _backend.is_concrete(row_scale))
     rows = scaled_rows(unscaled, exponent(unscaled.like) if traced else None, row_scale, metric.root)
     systems = list(_systems(rows, sizes, options))
+    numbers = None
     if not traced:
         numbers = _read(systems, {"damping": damping, "weights": weights})
         if not all(comfortable(heaviest, unscaled.dtype) for heaviest, _ in numbers):
             rows = scaled_rows(unscaled, exponent_of_finite(unscaled), row_scale, metric.root)
             systems = list(_systems(rows, sizes, options))
             numbers = _read(systems, {})
+    form, kappa = _factored(rows, systems, numbers, options)
+    return State(form, metric, row_scale, rows.rows, kappa, options.dtype, sharp=True)
+
+
+def restricted_blocks(state: State, kept: Array, sizes: Sequence[int]) -> State:
+    """The State of F among the parameters where `kept` (d,) is True: elsewhere the columns of S count as zero."""
+    options = Options(state.dtype, "default", whiten=False, overwrite=False, progress=reporter(False))
+    rows = among(state.form.rows, kept)
+    systems = list(_systems(rows, sizes, options))
+    numbers = _read(systems, {}) if _backend.is_concrete(systems[0].heaviest) else None
+    form, kappa = _factored(rows, systems, numbers, options)
+    return replace(state, form=form, kappa=kappa)
+
+
+def _factored(
+    rows: ScaledRows, systems: list["_System"], numbers: list[tuple[float, list[float]]] | None, options: Options
+) -> tuple[BlockForm, Any]:
+    """The form of all blocks, and κ; `numbers` are None where they are traced."""
+    if numbers is None:
+        norm = _traced_norm(systems)
+    else:
         systems = [system.with_norm(norm, options) for system, (_, norm) in zip(systems, numbers, strict=True)]
-    norm = max(float(np.max(system.norm)) for system in systems) if not traced else _traced_norm(systems)
-    runs = tuple(system.run(options, traced) for system in systems)
-    return State(BlockForm(rows, runs), metric, row_scale, rows.rows, 1 + norm * norm, options.dtype, sharp=True)
+        norm = max(float(np.max(system.norm)) for system in systems)
+    return BlockForm(rows, tuple(system.run(options, numbers is None) for system in systems)), 1 + norm * norm
 
 
 def _for_each_column(damping: Any, sizes: Sequence[int]) -> Any:

@@ -418,6 +418,10 @@ class Inverse(abc.ABC):
         return _folder.restore(path, {cls.__name__: cls}, xp=xp, device=device)
 
     @abc.abstractmethod
+    def _restricted(self, kept: Array) -> State:
+        """The state of F among the parameters where `kept` (d,) is True: the gradients count as zero elsewhere."""
+
+    @abc.abstractmethod
     def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """All that the inverse is, as what JSON can hold and as arrays."""
 

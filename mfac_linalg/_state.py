@@ -57,6 +57,13 @@ class State(Part):
             a = _backend.take_rows(a, _backend.index_like(self.order, like=a))
         return self._home(a)
 
+    def coupled(self, whole: "State", x: Array) -> Array:
+        """F⁻¹ Gᵀ C Ĝ x for x (d, k), where Ĝ are the gradients of another state of the same metric, by push-through."""
+        z, power = Metric(1.0, None).enter(x, self.form.dtype, "weights")
+        if self.metric.root is not None:
+            z = z / self.metric.root
+        return self.metric.leave(self.form.coupled(whole.form, z), power, self.dtype, level=1.0)
+
     def root(self, v: Array) -> Array:
         """B v with B Bᵀ = F⁻¹."""
         u, power = Metric(1.0, None).enter(v, self.form.dtype)
@@ -83,7 +90,7 @@ class State(Part):
         duals = _backend.namespace(a).reshape(a, (-1, a.shape[-1]))  # of all blocks
         total = _backend.column_squares(_backend.to_float64(r)) + _backend.column_squares(duals)
         power = _backend.beside_float64(power)
-        return self._home(ldexp(total / self._level(total), 2 * power)[0])
+        return self._home(ldexp(total / self.level(total), 2 * power)[0])
 
     # --- entries ---
 
@@ -96,7 +103,7 @@ class State(Part):
         values = _backend.namespace(values).clip(values, 0.5 / (1 + self.form.trace_bound()), 1.0)
         if self.metric.root is not None:
             values = values * _backend.to_float64(self.metric.root[:, 0]) ** 2
-        return values / self._level(values)
+        return values / self.level(values)
 
     def diagonal_entries(self) -> Array:
         """The diagonal of F⁻¹ in the user's dtype."""
@@ -123,9 +130,9 @@ class State(Part):
         return _backend.to_float64(_backend.entries(self.metric.root[:, 0], j))
 
     def _scaled_entries(self, values: Array, left: Any, right: Any) -> Array:
-        return self._home(values * left * right / self._level(values))
+        return self._home(values * left * right / self.level(values))
 
-    def _level(self, like: Array) -> Any:
+    def level(self, like: Array) -> Any:
         return beside(self.metric.level, like)
 
     def _home(self, values: Array) -> Array:
@@ -169,7 +176,7 @@ class State(Part):
 
     def _forward_diagonal(self) -> Array:
         squares = self.form.rows.column_squares()
-        values = (1 + squares) * self._level(squares)
+        values = (1 + squares) * self.level(squares)
         return values if self.metric.root is None else values / _backend.to_float64(self.metric.root[:, 0]) ** 2
 
     # --- the spectrum ---
@@ -177,7 +184,7 @@ class State(Part):
     def eigenvalues(self) -> Array:
         """λ (1 + s), descending."""
         s = self.form.spectrum()
-        return self._home((1 + s) * self._level(s))
+        return self._home((1 + s) * self.level(s))
 
     def condition_number(self) -> Array:
         """‖F‖ ‖F⁻¹‖ = (1 + s₁)/(1 + s_d), s_d = 0 for m < d."""

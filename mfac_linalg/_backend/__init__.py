@@ -23,6 +23,7 @@ from .kinds import device as device
 from .kinds import dtype_name as dtype_name
 from .kinds import index_dtype as index_dtype
 from .kinds import is_array as is_array
+from .kinds import is_boolean as is_boolean
 from .kinds import is_concrete as is_concrete
 from .kinds import is_differentiated as is_differentiated
 from .kinds import is_integer as is_integer

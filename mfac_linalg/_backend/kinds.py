@@ -50,6 +50,11 @@ def is_integer(x: Array) -> bool:
     return bool(namespace(x).isdtype(x.dtype, "integral"))
 
 
+def is_boolean(x: Array) -> bool:
+    """Return whether x holds True and False."""
+    return bool(namespace(x).isdtype(x.dtype, "bool"))
+
+
 def same_library(x: Array, y: Array) -> bool:
     """Return whether two arrays are of one library."""
     return namespace(x) is namespace(y)

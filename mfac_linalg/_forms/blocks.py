@@ -110,6 +110,12 @@ class BlockForm(Part):
         """M Sᵀ b."""
         return self._over_runs(lambda run: run.flat(run.form.solve_in_span(run.spread(b))))
 
+    def coupled(self, whole: "BlockForm", z: Array) -> Array:
+        """M Sᵀ T z block by block, where T are the rows of another form of the same gradients and blocks."""
+        pairs = zip(self.runs, whole.runs, strict=True)
+        parts = [run.flat(run.form.coupled(other.form, run.fold(z))) for run, other in pairs]
+        return _backend.namespace(z).concat(parts)
+
     def root(self, u: Array) -> Array:
         """M^½ u."""
         return self._over_runs(lambda run: run.flat(run.form.root(run.fold(u))))

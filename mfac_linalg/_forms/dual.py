@@ -68,6 +68,10 @@ class DualForm(Part):
         """M Sᵀ b by push-through, Sᵀ A⁻¹ b, swept on where Sᵀ a itself cancels."""
         return self._products.from_dual(self.system.solve(b), b)[0]
 
+    def coupled(self, whole: Any, z: Array) -> Array:
+        """M Sᵀ T z, where T are the rows of another form of the same gradients."""
+        return self.solve_in_span(whole.rows.project(z))
+
     def root(self, u: Array) -> Array:
         """M^½ u = u − Sᵀ Q diag(1/(√(1+s)(1+√(1+s)))) Qᵀ S u."""
         xp = _backend.namespace(self.system.gram)

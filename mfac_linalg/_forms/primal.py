@@ -59,6 +59,10 @@ class PrimalForm(Part):
         """M Sᵀ b."""
         return self._beside(self.system.solve(_backend.to_float64(self.rows.combine(b))))
 
+    def coupled(self, whole: Any, z: Array) -> Array:
+        """M Sᵀ T z, where T are the rows of another form of the same gradients."""
+        return self.solve_in_span(whole.rows.project(z))
+
     def root(self, u: Array) -> Array:
         """M^½ u = Q (I + s)^-½ Qᵀ u."""
         s, q = self.system.spectrum()

@@ -83,9 +83,16 @@ class SelectedRows(Part):
         """Columns j, shape (m, len(j))."""
         return self._selected(self.rows.columns(j))
 
+    def gram(self, root: Array | None, progress: Any) -> Array:
+        """Rows diag(root)² rowsᵀ, shape (m, m), float64."""
+        return self._brought(self._brought(self.rows.gram(root, progress)).T)
+
     def project(self, v: Array) -> Array:
         """Rows times v, shape (m, k), float64."""
-        y = self.rows.project(v)
+        return self._brought(self.rows.project(v))
+
+    def _brought(self, y: Array) -> Array:
+        """The entries of the rows in y (slots, k), where the small system is."""
         return self._selected(_backend.read(y) if self.on_host else y)
 
     def combine(self, a: Array) -> Array:

@@ -5,6 +5,7 @@ from .arrays import check_columns as check_columns
 from .arrays import check_computing as check_computing
 from .arrays import check_finite as check_finite
 from .arrays import check_gradients as check_gradients
+from .arrays import check_mask as check_mask
 from .arrays import check_moved as check_moved
 from .arrays import check_overwritable as check_overwritable
 from .arrays import check_precision_available as check_precision_available

@@ -88,6 +88,17 @@ def check_vector(name: str, v: Any, like: Array, dtype: Any, length: int) -> Arr
     return v
 
 
+def check_mask(name: str, mask: Any, like: Array, length: int) -> Array:
+    """Accept a vector of True and False of that length beside like."""
+    if not _backend.is_array(mask) or not _backend.is_boolean(mask):
+        msg = f"`{name}` must be an array of bool, True where a weight stays; got {describe(mask)}. Compare it with 0."
+        raise TypeError(msg)
+    refuse_masked(name, mask)
+    check_same_library(name, mask, like)
+    check_shape(name, mask, (length,), "Pass a flat mask of all weights.")
+    return _backend.aligned(mask, like=like)
+
+
 def check_columns(name: str, v: Any, like: Array, dtype: Any, length: int) -> Array:
     """Accept a matrix of columns of that length beside like, in dtype."""
     v = check_beside(name, v, like, dtype)

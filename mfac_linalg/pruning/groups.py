@@ -1,0 +1,95 @@
+"""Groups of weights that go together, and the small systems ([F⁻¹]_QQ)⁻¹ w_Q that say what each group costs.
+
+All in the coordinates in which Λ is the identity, where F⁻¹ is M and w is z: the eigenvalues of a block of M are within
+[1/κ, 1], and are held to that, so that a score is between ½ w_Qᵀ Λ_Q w_Q and κ times it whatever rounding did.
+"""
+
+import numbers
+from typing import Any
+
+import numpy as np
+
+from .. import _backend
+from .. import _validation as check
+from .._inverse import Inverse
+from .._metric import beside, settle
+from .._rows.panels import slices
+from .._state import State
+
+Array = Any
+ENTRIES = 2**22  # of M that are read at a time
+
+
+def checked_groups(groups: Any, inverse: Inverse) -> Array:
+    """The indices of each group, (k, B) beside the inverse: of runs of B neighbours where B is given."""
+    dim = inverse.dim
+    if isinstance(groups, numbers.Integral):
+        size = check.check_size("groups", groups)
+        if dim % size:
+            msg = f"`groups` must divide d = {dim}; got {size}. Pass the indices of each group, shape (k, B)."
+            raise ValueError(msg)
+        groups = np.arange(dim).reshape(-1, size)
+    index = check.check_indices("groups", groups, dim, like=inverse._like)
+    if index.ndim != 2 or 0 in index.shape:
+        msg = f"`groups` must be B or have shape (k, B), none empty; got {check.describe(groups)}. Reshape it."
+        raise ValueError(msg)
+    if _backend.on_host(index):
+        values = np.sort(_backend.read(index), axis=None)
+        if np.any(values[1:] == values[:-1]):
+            twice = int(values[1:][values[1:] == values[:-1]][0])
+            msg = f"`groups` must hold each index once; got {twice} twice. Leave one out."
+            raise ValueError(msg)
+    return index
+
+
+def group_systems(state: State, weights: Array, groups: Array) -> tuple[Array, Array]:
+    """M_QQ, (k, B, B), and z_Q, (k, B), of each group; float64."""
+    flat = _backend.namespace(groups).reshape(groups, (-1,))
+    chosen = _backend.to_float64(_backend.entries(weights, flat))
+    if state.metric.root is not None:
+        chosen = chosen / _backend.to_float64(_backend.entries(state.metric.root[:, 0], flat))
+    return _blocks(state, groups), _backend.namespace(chosen).reshape(chosen, groups.shape)
+
+
+def _blocks(state: State, groups: Array) -> Array:
+    """M_QQ of each group: every entry above the diagonal is read once."""
+    xp, (count, size) = _backend.namespace(groups), groups.shape
+    above, beyond = np.triu_indices(size)
+    i, j = (xp.take(groups, _backend.index_like(k, like=groups), axis=1) for k in (above, beyond))
+    parts = []
+    for chunk in slices(count, max(1, ENTRIES // len(above))):
+        pairs = (xp.reshape(index[chunk, :], (-1,)) for index in (i, j))
+        parts.append(state.form.element(*pairs))
+    xp = _backend.namespace(parts[0])
+    values = xp.reshape(xp.concat(parts), (count, len(above)))
+    place = np.zeros((size, size), dtype=np.int64)
+    place[above, beyond] = place[beyond, above] = np.arange(len(above))
+    whole = xp.take(values, _backend.index_like(place.reshape(-1), like=values), axis=1)
+    return xp.reshape(whole, (count, size, size))
+
+
+def solved(blocks: Array, z: Array, kappa: Any) -> tuple[Array, Array]:
+    """y = M_QQ⁻¹ z_Q, (k, B), and z_Qᵀ y, (k,)."""
+    xp = _backend.namespace(blocks)
+    values, vectors = xp.linalg.eigh(blocks)
+    ones = xp.ones_like(values)
+    values = xp.clip(values, ones / beside(kappa, values), ones)
+    along = (vectors.mT @ z[:, :, None])[:, :, 0]
+    return (vectors @ (along / values)[:, :, None])[:, :, 0], xp.sum(along**2 / values, axis=1)
+
+
+def group_solutions(state: State, weights: Array, groups: Array) -> Array:
+    """([F⁻¹]_QQ)⁻¹ w_Q in the places of the groups, zero elsewhere: (d,) in the dtype of the answers."""
+    y, _ = solved(*group_systems(state, weights, groups), state.kappa)
+    flat = _backend.namespace(groups).reshape(groups, (-1,))
+    y = _backend.namespace(y).reshape(y, (-1,)) * state.level(y)
+    if state.metric.root is not None:
+        y = y / _backend.to_float64(_backend.entries(state.metric.root[:, 0], flat))
+    return placed(settle(y, like=weights, dtype=state.dtype), flat, _backend.namespace(weights).zeros_like(weights))
+
+
+def placed(values: Array, index: Array, rest: Array) -> Array:
+    """`rest` (d,) with values (n,) where the index says."""
+    xp = _backend.namespace(index)
+    order = xp.argsort(index)
+    return _backend.replaced(rest, xp.take(index, order), _backend.namespace(values).take(values, order))
