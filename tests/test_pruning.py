@@ -224,7 +224,9 @@ def test_one_weight_a_group_is_a_weight(seed):
     problem = make_problem(seed, shape=(5, 11), dtype="float64")
     w = np.random.default_rng(seed).standard_normal(11)
     assert np.allclose(group_scores(w, inverse_of(problem), 1), obs_scores(w, inverse_of(problem)))
-    assert np.allclose(group_update(w, inverse_of(problem), [[2], [7]]), obs_update(w, inverse_of(problem), mask_of(11, 2, 7)))
+    assert np.allclose(
+        group_update(w, inverse_of(problem), [[2], [7]]), obs_update(w, inverse_of(problem), mask_of(11, 2, 7))
+    )
 
 
 def mask_of(dim, *gone):

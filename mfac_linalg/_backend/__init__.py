@@ -21,6 +21,7 @@ from .float64 import repeat_until as repeat_until
 from .float64 import run_of as run_of
 from .kinds import device as device
 from .kinds import dtype_name as dtype_name
+from .kinds import has_int64 as has_int64
 from .kinds import index_dtype as index_dtype
 from .kinds import is_array as is_array
 from .kinds import is_boolean as is_boolean

@@ -9,7 +9,7 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from .kinds import index_dtype, is_numpy, is_writable, namespace, supports_float64
+from .kinds import has_int64, index_dtype, is_numpy, is_writable, namespace, supports_float64
 from .sparse import compressed_rows
 from .values import asarray, cast, copied, index_like, zeros
 
@@ -51,10 +51,7 @@ def wide_index(index: Array, starts: np.ndarray | int) -> Array:
 
 def finds_entries(x: Array) -> bool:
     """Return whether entries can be chosen from arrays like x, and looked up: elsewhere by integers of 64 bits."""
-    if _is_known(x):
-        return True
-    info = namespace(x).__array_namespace_info__()
-    return "int64" in info.dtypes(device=compat.device(x), kind="signed integer")
+    return _is_known(x) or has_int64(x)
 
 
 def scatters(x: Array) -> bool:

@@ -110,6 +110,14 @@ def index_dtype(x: Array) -> Any:
     return xp.int64 if supports_float64(x) else xp.int32
 
 
+def has_int64(x: Array) -> bool:
+    """Return whether integers beside x may have 64 bits."""
+    xp = namespace(x)
+    if compat.is_array_api_strict_namespace(xp):
+        return "int64" in xp.__array_namespace_info__().dtypes(device=compat.device(x), kind="signed integer")
+    return not compat.is_jax_namespace(xp)  # which needs jax_enable_x64
+
+
 def supports_float64(x: Array) -> bool:
     """Return whether arrays beside x, on its device, can be float64."""
     if is_numpy(x) or compat.is_jax_array(x) or compat.is_cupy_array(x):

@@ -57,20 +57,20 @@ def check_size(name: str, value: Any) -> int:
     return count
 
 
-def check_block_sizes(sizes: Any, dim: int) -> tuple[int, ...]:
+def check_block_sizes(sizes: Any, dim: int, name: str = "block_sizes") -> tuple[int, ...]:
     """Accept a width for all blocks, the last one as wide as what is left, or widths that add up to dim."""
     if getattr(sizes, "ndim", None) == 0:
         sizes = sizes.item()
     if isinstance(sizes, numbers.Integral):
-        size = min(check_size("block_sizes", sizes), dim)
+        size = min(check_size(name, sizes), dim)
         rest = dim % size
         return (size,) * (dim // size) + ((rest,) if rest else ())
     if isinstance(sizes, str) or not isinstance(sizes, Iterable):
-        msg = f"`block_sizes` must be an integer or a sequence of integers; got {describe(sizes)}. Pass one of these."
+        msg = f"`{name}` must be an integer or a sequence of integers; got {describe(sizes)}. Pass one of these."
         raise TypeError(msg)
-    checked = tuple(check_size("block_sizes", size) for size in sizes)
+    checked = tuple(check_size(name, size) for size in sizes)
     if sum(checked) != dim:
-        msg = f"`block_sizes` must add up to d = {dim}; got {len(checked)} sizes of {sum(checked)} columns in all. "
+        msg = f"`{name}` must add up to d = {dim}; got {len(checked)} sizes of {sum(checked)} columns in all. "
         raise ValueError(msg + "Give every column its block.")
     return checked
 

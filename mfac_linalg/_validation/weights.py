@@ -56,19 +56,19 @@ def check_scalar_damping(damping: Any, dim: int) -> float:
     return check_damping(damping, np.empty((0, dim)), np.dtype(float))
 
 
-def check_dampings(dampings: Any) -> np.ndarray:
+def check_dampings(dampings: Any, name: str = "dampings") -> np.ndarray:
     """Accept a non-empty sequence of floats > 0, as a float64 host array."""
-    refuse_masked("dampings", dampings)
-    values = _backend.read(dampings) if _backend.is_array(dampings) else as_numpy("dampings", dampings)
+    refuse_masked(name, dampings)
+    values = _backend.read(dampings) if _backend.is_array(dampings) else as_numpy(name, dampings)
     if values.dtype.kind not in "fiu":
-        msg = f"`dampings` must be a sequence of floats > 0; got {describe(dampings)}. Convert them."
+        msg = f"`{name}` must be a sequence of floats > 0; got {describe(dampings)}. Convert them."
         raise TypeError(msg)
     if values.ndim != 1 or values.size == 0:
-        msg = f"`dampings` must be a non-empty sequence of floats > 0; got {describe(dampings)}. Pass [λ] for one."
+        msg = f"`{name}` must be a non-empty sequence of floats > 0; got {describe(dampings)}. Pass [x] for one."
         raise ValueError(msg)
     for value in values:
         if not (np.isfinite(value) and value > 0):
-            msg = f"`dampings` must be finite and > 0; got {value!r} among them. Remove it."
+            msg = f"`{name}` must be finite and > 0; got {value!r} among them. Remove it."
             raise ValueError(msg)
     return values.astype(np.float64)
 

@@ -1,14 +1,18 @@
 """Optimal brain surgeon with F⁻¹: what each weight costs, what is best done about it, and pruning step by step."""
 
-
+from .loop import Pruned, Step, prune, relative_damping
 from .scores import group_scores, n_m_mask, obs_scores
 from .updates import group_update, joint_update, obs_update
 
 __all__ = [
+    "Pruned",
+    "Step",
     "group_scores",
     "group_update",
     "joint_update",
     "n_m_mask",
     "obs_scores",
     "obs_update",
+    "prune",
+    "relative_damping",
 ]

@@ -69,7 +69,7 @@ def _blocks(state: State, groups: Array) -> Array:
 
 
 def solved(blocks: Array, z: Array, kappa: Any) -> tuple[Array, Array]:
-    """y = M_QQ⁻¹ z_Q, (k, B), and z_Qᵀ y, (k,)."""
+    """The y = M_QQ⁻¹ z_Q of each group, (k, B), and z_Qᵀ y, (k,)."""
     xp = _backend.namespace(blocks)
     values, vectors = xp.linalg.eigh(blocks)
     ones = xp.ones_like(values)

@@ -1,0 +1,241 @@
+"""Pruning in steps: gradients at the weights that are left, their inverse, the cheapest weights out, the rest moved."""
+
+import math
+import numbers
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .. import _backend
+from .. import _validation as check
+from .._blocks import BlockDiagonalInverse
+from .._inverse import Inverse
+from .._woodbury import WoodburyRankOneInverse
+from .scores import obs_scores
+from .select import Budget, count
+from .updates import joint_update, obs_update
+
+Array = Any
+UPDATES: dict[str, Callable[..., Array]] = {"joint": joint_update, "single": obs_update}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did.
+
+    Parameters
+    ----------
+    sparsity : float
+        Of all weights, after the step.
+    damping : float
+        λ that it used.
+    length : float
+        By which the change of the weights that stay was multiplied.
+    loss : float or None
+        What `loss_fn` said of the result.
+    """
+
+    sparsity: float
+    damping: float
+    length: float
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """The result of `prune`.
+
+    Parameters
+    ----------
+    weights : array, shape (d,)
+        Zero where the mask is False.
+    mask : array of bool, shape (d,)
+        True where a weight stays.
+    steps : tuple of Step
+        What was done.
+    """
+
+    weights: Array = field(repr=False)
+    mask: Array = field(repr=False)
+    steps: tuple[Step, ...]
+
+
+def relative_damping(gradients: Array, ratio: float) -> float:
+    """Return ratio · mean ‖g_i‖²/d: a damping in units of the mean diagonal entry of Gᵀ G/m.
+
+    Parameters
+    ----------
+    gradients : array, shape (m, d)
+        G.
+    ratio : float
+        > 0; 1 damps every weight by as much as the average one curves.
+    """
+    check.check_gradients(gradients)
+    squares = _backend.column_squares(_backend.to_float64(gradients).T)
+    return float(ratio) * float(_backend.read(_backend.namespace(squares).mean(squares))) / gradients.shape[1]
+
+
+def prune(
+    weights: Array,
+    gradients_fn: Callable[[Array, int], Array],
+    sparsity: float | Sequence[float],
+    *,
+    steps: int = 1,
+    damping: float | Sequence[float],
+    relative: bool = False,
+    update: str = "joint",
+    layer_sizes: int | Sequence[int] | None = None,
+    block_sizes: int | Sequence[int] | None = None,
+    mask: Array | None = None,
+    lengths: Sequence[float] = (1.0,),
+    loss_fn: Callable[[Array], float] | None = None,
+) -> Pruned:
+    """Remove the weights that F⁻¹ says cost least, and move the others, in steps with gradients of their own.
+
+    Step j of k leaves a fraction (1 − sparsity)^(j/k) of the weights. It asks for gradients at the weights as they are,
+    counts them as zero where weights are gone, scores the rest by `obs_scores`, and applies `joint_update` or
+    `obs_update`. What is gone stays zero.
+
+    Parameters
+    ----------
+    weights : array, shape (d,)
+        w; it is not changed.
+    gradients_fn : callable
+        ``gradients_fn(weights, step)`` → gradients at those weights, shape (m, d), of their library, device and dtype;
+        `step` counts from 0. m may differ from step to step.
+    sparsity : float or sequence of float
+        Of all weights (or of each layer) at the end: 0.8 removes 80 %.
+    steps : int
+        k ≥ 1; more steps follow the loss more closely.
+    damping : float or sequence of float
+        λ > 0, in units of squared gradients. Of several, each step takes the one whose result `loss_fn` likes best.
+    relative : bool
+        `damping` is in units of mean ‖g‖²/d instead, as of `relative_damping`.
+    update : {"joint", "single"}
+        The best change for all removed weights at once, or the sum of those for each by itself: the paper's.
+    layer_sizes : int or sequence of int, optional
+        Every layer keeps its own share; all weights compete unless given.
+    block_sizes : int or sequence of int, optional
+        Invert the blocks on the diagonal of F only (`BlockDiagonalInverse`).
+    mask : array of bool, shape (d,), optional
+        Where it is False weights are gone already.
+    lengths : sequence of float
+        Factors of the change of the weights that stay, of which `loss_fn` chooses: a line search.
+    loss_fn : callable, optional
+        ``loss_fn(weights)`` → float, to be small: the loss on data that the gradients have not seen. Needed for several
+        dampings or lengths.
+
+    Returns
+    -------
+    Pruned
+        `weights`, `mask`, and what each step did.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Arguments of another kind or out of range; gradients of another shape, library or dtype than the weights.
+
+    Notes
+    -----
+    Cost: a step O(dm²) for each damping, and a copy of its gradients.
+    It is for eager use: how many weights are left is read.
+
+    References
+    ----------
+    .. [1] E. Frantar, E. Kurtic, D. Alistarh, arXiv:2107.03356, section 4 (recomputations).
+
+    Examples
+    --------
+    A quadratic loss, ½ ‖X w − y‖², of which single samples have the gradients (x_iᵀw − y_i) x_i:
+
+    >>> import numpy as np
+    >>> from mfac_linalg.pruning import prune
+    >>> rng = np.random.default_rng(0)
+    >>> x, true = rng.standard_normal((50, 20)), rng.permutation(20) < 5.0
+    >>> y = x @ true + 0.1 * rng.standard_normal(50)
+    >>> w = np.linalg.lstsq(x, y)[0]
+    >>> found = prune(w, lambda w, step: (x @ w - y)[:, None] * x, 0.75, steps=3, damping=1e-3)
+    >>> bool(np.all(found.mask == true)), found.steps[-1].sparsity
+    (True, 0.75)
+    """
+    steps = check.check_size("steps", steps)
+    check.check_flag("relative", relative)
+    check.check_choice("update", update, tuple(UPDATES))
+    weights = check.check_computing("weights", weights)
+    check.check_shape("weights", weights, ("d",), "Flatten them; `layer_sizes` tells the layers.")
+    if mask is None:
+        mask = _backend.namespace(weights).ones_like(weights) > 0
+    mask = check.check_mask("mask", mask, weights[None, :], weights.shape[0])
+    budget = Budget.checked(sparsity, layer_sizes, weights.shape[0])
+    budget.require_reachable(mask)
+    search = _Search(_factors("damping", damping), relative, update, _factors("lengths", lengths), block_sizes, loss_fn)
+    search.require_choice()
+    weights, done = _kept(weights, mask), []
+    for step in range(steps):
+        gradients = check.check_stored("gradients_fn(weights, step)", gradients_fn(weights, step), weights[None, :])
+        check.check_shape("gradients_fn(weights, step)", gradients, ("m", weights.shape[0]), "Give one row a gradient.")
+        weights, mask, taken = search.step(weights, gradients, mask, budget, 1 / (steps - step))
+        done.append(taken)
+    return Pruned(weights, mask, tuple(done))
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What a step chooses from, and by what."""
+
+    dampings: tuple[float, ...]
+    relative: bool
+    update: str
+    lengths: tuple[float, ...]
+    block_sizes: Any
+    loss_fn: Callable[[Array], float] | None
+
+    def require_choice(self) -> None:
+        """Refuse several possibilities that nothing chooses among."""
+        dampings, lengths = len(self.dampings), len(self.lengths)
+        if self.loss_fn is None and dampings * lengths > 1:
+            msg = f"`loss_fn` must be given to choose among {dampings} dampings and {lengths} lengths; got None. "
+            raise TypeError(msg + "Pass the loss on other data as a function of the weights.")
+
+    def step(
+        self, weights: Array, gradients: Array, mask: Array, budget: Budget, fraction: float
+    ) -> tuple[Array, Array, Step]:
+        """The best of the weights and masks that one step can lead to."""
+        found = self._candidates(weights, _kept(gradients, mask), mask, budget, fraction)
+        best = self._judged(next(found))
+        for candidate in map(self._judged, found):
+            if candidate[2].loss < best[2].loss or math.isnan(best[2].loss):
+                best = candidate
+        return best
+
+    def _judged(self, candidate: tuple[Array, Array, Step]) -> tuple[Array, Array, Any]:
+        weights, mask, step = candidate
+        return weights, mask, step if self.loss_fn is None else replace(step, loss=float(self.loss_fn(weights)))
+
+    def _candidates(
+        self, weights: Array, gradients: Array, mask: Array, budget: Budget, fraction: float
+    ) -> Iterator[tuple[Array, Array, Step]]:
+        unit = relative_damping(gradients, 1.0) if self.relative else 1.0
+        for damping in self.dampings:
+            inverse = self._inverse(gradients, damping * unit)
+            stays = budget.cut(mask, obs_scores(weights, inverse), fraction)
+            change = UPDATES[self.update](weights, inverse, stays)
+            sparsity = 1 - count(stays) / weights.shape[0]
+            for length in self.lengths:
+                moved = _kept(weights + length * change, stays)
+                yield moved, stays, Step(sparsity, damping * unit, length, None)
+
+    def _inverse(self, gradients: Array, damping: float) -> Inverse:
+        if self.block_sizes is None:
+            return WoodburyRankOneInverse(gradients, damping, whiten=False)
+        return BlockDiagonalInverse(gradients, damping, block_sizes=self.block_sizes)
+
+
+def _kept(x: Array, mask: Array) -> Array:
+    """x, shape (…, d), with zeros where the mask is False."""
+    return _backend.namespace(x).where(mask, x, _backend.namespace(x).zeros_like(x))
+
+
+def _factors(name: str, values: Any) -> tuple[float, ...]:
+    """A number > 0 or several of them."""
+    return tuple(check.check_dampings([values] if isinstance(values, numbers.Real) else values, name).tolist())

@@ -1,0 +1,96 @@
+"""How many weights stay after each step, and which."""
+
+import numbers
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .. import _backend
+from .. import _validation as check
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One part of the weights and its sparsity, or several side by side."""
+
+    sizes: tuple[int, ...]
+    sparsities: tuple[float, ...]
+
+    @classmethod
+    def checked(cls, sparsity: Any, layer_sizes: Any, dim: int) -> "Budget":
+        """One sparsity for all weights together, or for each layer of these sizes, or one for each."""
+        sizes = (dim,) if layer_sizes is None else check.check_block_sizes(layer_sizes, dim, "layer_sizes")
+        if isinstance(sparsity, numbers.Real):
+            return cls(sizes, (check_sparsity(sparsity),) * len(sizes))
+        if not isinstance(sparsity, Sequence) or isinstance(sparsity, str):
+            msg = f"`sparsity` must be a float in [0, 1), or one for each layer; got {check.describe(sparsity)}. "
+            raise TypeError(msg + "Pass 0.8 to remove 80 %.")
+        if len(sparsity) != len(sizes):
+            msg = f"`sparsity` must be one float, or one for each of {len(sizes)} layers; got {len(sparsity)}. "
+            raise ValueError(msg + "Give the layers by `layer_sizes`.")
+        return cls(sizes, tuple(check_sparsity(value) for value in sparsity))
+
+    def _parts(self) -> Iterator[tuple[slice, float]]:
+        start = 0
+        for size, sparsity in zip(self.sizes, self.sparsities, strict=True):
+            yield slice(start, start + size), sparsity
+            start += size
+
+    def require_reachable(self, mask: Array) -> None:
+        """Refuse a mask that is sparser than the budget already."""
+        for part, sparsity in self._parts():
+            held, stays = count(mask[part]), _stays(part, sparsity)
+            if held < stays:
+                msg = f"`sparsity` must be at least that of `mask`; got {sparsity:g} of weights "
+                msg += f"{part.start}:{part.stop}, of which {held} are left. Raise it."
+                raise ValueError(msg)
+
+    def cut(self, mask: Array, scores: Array, fraction: float) -> Array:
+        """The mask that keeps the largest scores; `fraction` of the way on a logarithmic scale of what is left."""
+        xp, parts = _backend.namespace(mask), []
+        for part, sparsity in self._parts():
+            held = count(mask[part])
+            stays = round(held * (_stays(part, sparsity) / held) ** fraction) if held else 0
+            parts.append(largest(scores[part], mask[part], stays))
+        return parts[0] if len(parts) == 1 else xp.concat(parts)
+
+
+def check_sparsity(value: Any) -> float:
+    """Accept a float in [0, 1)."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        msg = f"`sparsity` must be a float in [0, 1); got {check.describe(value)}. Pass 0.8 to remove 80 %."
+        raise TypeError(msg)
+    if not 0 <= float(value) < 1:
+        msg = f"`sparsity` must be in [0, 1); got {value!r}. Pass 0.8 to remove 80 %."
+        raise ValueError(msg)
+    return float(value)
+
+
+def count(mask: Array) -> int:
+    """The number of weights that stay."""
+    xp = _backend.namespace(mask)
+    return int(_backend.read(xp.sum(xp.astype(mask, _count_dtype(mask)), dtype=_count_dtype(mask))))
+
+
+def largest(scores: Array, mask: Array, stays: int) -> Array:
+    """The mask that keeps the `stays` largest scores among those that the mask keeps; of equal ones the first."""
+    xp = _backend.namespace(scores)
+    if stays == 0:
+        return mask & ~mask
+    ranked = xp.where(mask, scores, xp.full_like(scores, -xp.inf))
+    least = xp.sort(ranked)[ranked.shape[0] - stays]
+    above, equal = ranked > least, ranked == least
+    order = xp.cumulative_sum(xp.astype(equal, _count_dtype(mask)), dtype=_count_dtype(mask))
+    return above | (equal & (order <= stays - count(above)))
+
+
+def _count_dtype(x: Array) -> Any:
+    xp = _backend.namespace(x)
+    return xp.int64 if _backend.has_int64(x) else xp.int32
+
+
+def _stays(part: slice, sparsity: float) -> int:
+    size = part.stop - part.start
+    return size - round(sparsity * size)
