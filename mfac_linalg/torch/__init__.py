@@ -1,6 +1,7 @@
-"""The library for PyTorch's models: rows of gradients."""
+"""The library for PyTorch's models: rows of gradients, and pruning."""
 
 from .gradients import gathered_gradients, iter_gradients, mean_gradients, per_sample_gradients
 from .parameters import Unravel
+from .pruning import prune_model
 
-__all__ = ["Unravel", "gathered_gradients", "iter_gradients", "mean_gradients", "per_sample_gradients"]
+__all__ = ["Unravel", "gathered_gradients", "iter_gradients", "mean_gradients", "per_sample_gradients", "prune_model"]

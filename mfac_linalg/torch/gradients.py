@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.prune import BasePruningMethod
 from torch.utils import _pytree as pytree
 
 from .. import _validation as check
@@ -72,7 +73,7 @@ def per_sample_gradients(
     >>> rows.shape, unravel(step)["weight"].shape
     (torch.Size([8, 15]), torch.Size([3, 4]))
     """
-    count = _count(inputs, targets)
+    count = sample_count(inputs, targets)
     if chunk_size is not None:
         check.check_size("chunk_size", chunk_size)
     row, unravel = _row_function(model, loss_fn, params)
@@ -109,7 +110,7 @@ def mean_gradients(
     -----
     Cost: one forward and one backward pass a sample; memory as for the training of one batch.
     """
-    count, size = _count(inputs, targets), check.check_size("batch_size", batch_size)
+    count, size = sample_count(inputs, targets), check.check_size("batch_size", batch_size)
     row, unravel = _row_function(model, loss_fn, params)
     rows = next(iter(chosen_parameters(model, params).values())).new_empty((-(-count // size), unravel.dim))
     for index in range(len(rows)):
@@ -162,7 +163,7 @@ def iter_gradients(
             rows, _ = per_sample_gradients(model, loss_fn, inputs, targets, params=params, chunk_size=chunk_size)
             yield from rows
         else:
-            _count(inputs, targets)
+            sample_count(inputs, targets)
             yield _row_function(model, loss_fn, params)[0](inputs, targets).detach()
 
 
@@ -220,8 +221,7 @@ def _row_function(model: nn.Module, loss_fn: Loss, params: Selection) -> tuple[R
     unravel = unravel_of(chosen)
 
     def loss(values: dict[str, Tensor], x: Any, y: Any) -> Tensor:
-        arguments, options = (x, {}) if isinstance(x, tuple) else ((), x) if isinstance(x, dict) else ((x,), {})
-        value = loss_fn(torch.func.functional_call(model, values, arguments, options), y)
+        value = loss_fn(torch.func.functional_call(model, values, *arguments_of(x)), y)
         if not isinstance(value, Tensor) or value.ndim:
             msg = f"`loss_fn` must return a scalar tensor; got {check.describe(value)}. Take the mean over the batch."
             raise ValueError(msg)
@@ -229,9 +229,26 @@ def _row_function(model: nn.Module, loss_fn: Loss, params: Selection) -> tuple[R
 
     def row(x: Any, y: Any) -> Tensor:
         with torch.no_grad():
-            return unravel.ravel(torch.func.grad(loss)(chosen, x, y))
+            found = unravel.ravel(torch.func.grad(loss)(chosen, x, y))
+            _refresh_masked(model)
+        return found
 
     return row, unravel
+
+
+def arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a model is called with: a tuple is its positional, a dictionary its keyword arguments."""
+    if isinstance(inputs, tuple):
+        return inputs, {}
+    return ((), inputs) if isinstance(inputs, dict) else ((inputs,), {})
+
+
+def _refresh_masked(model: nn.Module) -> None:
+    """Make anew the weights that masks of `torch.nn.utils.prune` compute before each call, here from traced ones."""
+    for module in model.modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, BasePruningMethod):
+                hook(module, None)
 
 
 def _refuse_batch_statistics(model: nn.Module) -> None:
@@ -242,7 +259,7 @@ def _refuse_batch_statistics(model: nn.Module) -> None:
             raise ValueError(msg + "running statistics.")
 
 
-def _count(inputs: Any, targets: Any) -> int:
+def sample_count(inputs: Any, targets: Any) -> int:
     """The number of samples, the same in all tensors."""
     leaves = pytree.tree_leaves((inputs, targets))
     if not leaves or not all(isinstance(leaf, Tensor) and leaf.ndim for leaf in leaves):

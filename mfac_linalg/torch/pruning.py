@@ -1,0 +1,175 @@
+"""Pruning of PyTorch models, which leaves the masks of `torch.nn.utils.prune`."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune as masks
+
+from .. import _validation as check
+from ..pruning import Pruned, prune
+from .gradients import Loss, arguments_of, iter_gradients, sample_count
+from .parameters import Selection, Unravel, chosen_parameters, unravel_of
+
+Batches = Iterable[tuple[Any, Any]]
+
+
+def prune_model(
+    model: nn.Module,
+    loss_fn: Loss,
+    batches: Batches,
+    sparsity: float | Sequence[float],
+    *,
+    damping: float | Sequence[float],
+    num_gradients: int | None = None,
+    params: Selection = None,
+    by_layer: bool = False,
+    block_sizes: Any = None,
+    validation: Batches | None = None,
+    **options: Any,
+) -> Pruned:
+    """Prune a model by F⁻¹ in place: the weights are moved, and `torch.nn.utils.prune` holds the masks.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        In eval mode where it has batch normalisation. Masks that it has already stay.
+    loss_fn : callable
+        ``loss_fn(outputs, targets)`` of a batch, as a scalar.
+    batches : iterable of (inputs, targets)
+        A DataLoader or a list: each batch makes one gradient row.
+    sparsity : float or sequence of float
+        As in `mfac_linalg.pruning.prune`; one for each parameter with `by_layer`.
+    damping : float or sequence of float
+        As in `prune`.
+    num_gradients : int, optional
+        Rows a step: each step goes on in `batches` where the last one stopped, and from the start when they are used
+        up. All batches, each step, unless given.
+    params : iterable of str or callable, optional
+        What to prune, as in `per_sample_gradients`; all parameters of two or more axes unless given.
+    by_layer : bool
+        Every parameter keeps its own share of weights, instead of all weights competing.
+    block_sizes : int, sequence of int or "layers", optional
+        Blocks of F, as in `prune`; "layers" for one for each parameter.
+    validation : iterable of (inputs, targets), optional
+        Other batches, on whose mean loss several dampings or `lengths` are judged: a list, or a DataLoader.
+    **options
+        `steps`, `relative`, `update` and `lengths` of `prune`.
+
+    Returns
+    -------
+    Pruned
+        With all chosen weights as one vector, in the model's order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `prune` and `per_sample_gradients`; batches that are used up for good. The model is as it was then.
+
+    Notes
+    -----
+    Cost: a forward and a backward pass for each batch of each step, and a step of `prune`.
+    `torch.nn.utils.prune.remove` makes the zeros permanent.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mfac_linalg.torch import prune_model
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    >>> batches = [(torch.randn(4, 8), torch.randint(3, (4,))) for _ in range(10)]
+    >>> found = prune_model(model, torch.nn.functional.cross_entropy, batches, 0.5, steps=2, damping=1e-3)
+    >>> found.mask.sum(), model[0].weight_mask.sum() + model[2].weight_mask.sum()
+    (tensor(33), tensor(33.))
+    """
+    chosen = chosen_parameters(model, _weights if params is None else params)
+    unravel = unravel_of(chosen)
+    check.check_flag("by_layer", by_layer)
+    if isinstance(block_sizes, str):
+        check.check_choice("block_sizes", block_sizes, ("layers",))
+        block_sizes = unravel.sizes
+    before = unravel.ravel({name: parameter.detach() for name, parameter in chosen.items()})
+    count = None if num_gradients is None else check.check_size("num_gradients", num_gradients)
+    source = _round_and_round(batches)
+
+    def gradients_fn(weights: Tensor, step: int) -> Tensor:
+        unravel.write(model, weights)
+        taken = batches if count is None else itertools.islice(source, count)
+        rows = list(iter_gradients(model, loss_fn, taken, params=unravel.names))
+        return torch.stack(rows) if rows else _refuse_none("batches")
+
+    def loss(weights: Tensor) -> float:
+        unravel.write(model, weights)
+        return mean_loss(model, loss_fn, validation or ())
+
+    try:
+        found = prune(
+            before,
+            gradients_fn,
+            sparsity,
+            damping=damping,
+            layer_sizes=unravel.sizes if by_layer else None,
+            block_sizes=block_sizes,
+            mask=unravel.ravel({name: _mask(model, name) for name in chosen}),
+            loss_fn=None if validation is None else loss,
+            **options,
+        )
+    except BaseException:
+        unravel.write(model, before)
+        raise
+    unravel.write(model, found.weights)
+    _leave_masks(model, unravel, found.mask)
+    return found
+
+
+def mean_loss(model: nn.Module, loss_fn: Loss, batches: Batches) -> float:
+    """The mean of the losses of batches, each weighted by its number of samples."""
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for inputs, targets in batches:
+            arguments, options = arguments_of(inputs)
+            size = sample_count(inputs, targets)
+            total += float(loss_fn(model(*arguments, **options), targets)) * size
+            count += size
+    return total / count if count else _refuse_none("validation")
+
+
+def _weights(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim > 1
+
+
+def _round_and_round(batches: Batches) -> Iterator[tuple[Any, Any]]:
+    """Batch after batch, from the start again when they are used up."""
+    while True:
+        found = False
+        for batch in batches:
+            found = True
+            yield batch
+        if not found:
+            _refuse_none("batches")
+
+
+def _refuse_none(name: str) -> NoReturn:
+    msg = f"`{name}` must hold batches each time they are asked for; got none. Pass a list or a DataLoader."
+    raise ValueError(msg)
+
+
+def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module of a parameter and the name of its tensor there, without the "_orig" that a mask has added."""
+    path, _, tensor = name.rpartition(".")
+    module = model.get_submodule(path)
+    plain = tensor.removesuffix("_orig")
+    return module, plain if hasattr(module, f"{plain}_mask") else tensor
+
+
+def _mask(model: nn.Module, name: str) -> Tensor:
+    """Where a parameter may be other than zero, of its shape."""
+    module, tensor = _place(model, name)
+    mask = getattr(module, f"{tensor}_mask", None)
+    return torch.ones_like(model.get_parameter(name), dtype=torch.bool) if mask is None else mask > 0
+
+
+def _leave_masks(model: nn.Module, unravel: Unravel, mask: Tensor) -> None:
+    for name, part in unravel(mask).items():
+        masks.custom_from_mask(*_place(model, name), part)

@@ -1,0 +1,170 @@
+"""Pruned PyTorch models: what is removed, the masks that are left, what happens to the model when it fails."""
+
+import pytest
+
+import mfac_linalg as ml
+from mfac_linalg.pruning import joint_update, obs_scores
+
+torch = pytest.importorskip("torch")
+adapter = pytest.importorskip("mfac_linalg.torch")
+nn = torch.nn
+LOSS = nn.functional.cross_entropy
+NAMES = ["0.weight", "3.weight"]
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)
+    return nn.Sequential(*layers).double()
+
+
+class Recorded(list):
+    """Batches that write down which of them were asked for."""
+
+    def __init__(self, count, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        inputs = torch.randn(count, 4, 1, 4, 4, dtype=torch.float64, generator=generator)
+        targets = torch.randint(3, (count, 4), generator=generator)
+        super().__init__(zip(inputs, targets, strict=True))
+        self.asked = []
+
+    def __iter__(self):
+        for index, batch in enumerate(super().__iter__()):
+            self.asked.append(index)
+            yield batch
+
+
+@pytest.fixture
+def batches():
+    return Recorded(5)
+
+
+def weights_of(model):
+    return torch.cat([model.get_submodule(name[0]).weight.detach().reshape(-1) for name in NAMES])
+
+
+def test_a_model_is_pruned_as_its_rows_say(model, batches):
+    before = weights_of(model)
+    rows = torch.stack(list(adapter.iter_gradients(model, LOSS, batches, params=NAMES)))
+    found = adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
+    inverse = ml.WoodburyRankOneInverse(rows, 1e-2)
+    gone = torch.argsort(obs_scores(before, inverse))[:21]
+    assert torch.equal(torch.nonzero(~found.mask)[:, 0], gone.sort()[0])
+    torch.testing.assert_close(weights_of(model), before + joint_update(before, inverse, found.mask))
+
+
+def test_the_masks_are_those_of_pytorch(model, batches):
+    found = adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
+    assert nn.utils.prune.is_pruned(model)
+    assert torch.equal(model[0].weight_mask.reshape(-1) > 0, found.mask[:18])
+    nn.utils.prune.remove(model[0], "weight")
+    assert torch.equal(model[0].weight.reshape(-1) != 0, found.mask[:18])
+
+
+def test_masked_weights_stay_zero_in_training(model, batches):
+    found = adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for inputs, targets in batches:
+        optimizer.zero_grad()
+        LOSS(model(inputs), targets).backward()
+        optimizer.step()
+    assert torch.all(weights_of(model)[~found.mask] == 0)
+
+
+def test_other_parameters_are_left_as_they_are(model, batches):
+    before = model[3].bias.clone()
+    adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
+    assert torch.equal(model[3].bias, before)
+
+
+def test_a_pruned_model_is_pruned_further(model, batches):
+    first = adapter.prune_model(model, LOSS, batches, 0.3, damping=1e-2)
+    second = adapter.prune_model(model, LOSS, batches, 0.6, damping=1e-2)
+    assert not torch.any(second.mask & ~first.mask)
+    assert torch.equal(weights_of(model) != 0, second.mask)
+    assert second.mask.sum() == 42 - 25
+
+
+def test_each_step_goes_on_where_the_last_one_stopped(model, batches):
+    adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2, steps=3, num_gradients=3)
+    assert batches.asked == [0, 1, 2, 3, 4, 0, 1, 2, 3]
+
+
+def test_all_batches_serve_each_step_unless_told_otherwise(model, batches):
+    adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2, steps=2)
+    assert batches.asked == [*range(5), *range(5)]
+
+
+def test_every_layer_keeps_its_share(model, batches):
+    adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2, by_layer=True)
+    assert [int(model[i].weight_mask.sum()) for i in (0, 3)] == [9, 12]
+
+
+def test_blocks_by_layers_are_those_of_the_block_diagonal_inverse(model, batches):
+    before = weights_of(model)
+    rows = torch.stack(list(adapter.iter_gradients(model, LOSS, batches, params=NAMES)))
+    found = adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2, block_sizes="layers")
+    inverse = ml.BlockDiagonalInverse(rows, 1e-2, block_sizes=[18, 24])
+    torch.testing.assert_close(weights_of(model), before + joint_update(before, inverse, found.mask))
+
+
+def test_other_batches_choose_the_damping(model, batches):
+    other = Recorded(3, seed=1)
+    found = adapter.prune_model(model, LOSS, batches, 0.5, damping=[1e-4, 1.0], validation=other, lengths=[0.5, 1.0])
+    expected = sum(LOSS(model(x), y).item() for x, y in other) / 3
+    assert found.steps[0].loss == pytest.approx(expected)
+    assert len(other.asked) == (4 + 1) * 3
+
+
+def failing(after):
+    calls = []
+
+    def loss(outputs, targets):
+        calls.append(1)
+        if len(calls) > after:
+            msg = "out of luck"
+            raise RuntimeError(msg)
+        return LOSS(outputs, targets)
+
+    return loss
+
+
+def test_a_model_whose_pruning_fails_is_as_it_was(model, batches):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(RuntimeError, match="out of luck"):
+        adapter.prune_model(model, failing(7), batches, 0.5, damping=1e-2, steps=2)
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_masked_weight_is_a_plain_tensor_after_its_gradients_are_taken(model, batches):
+    adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
+    before = model[0].weight.clone()
+    rows, _ = adapter.per_sample_gradients(model, LOSS, *batches[0])
+    assert torch.equal(model[0].weight, before)
+    assert rows.shape == (4, 47)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"batches": iter(Recorded(3)), "steps": 2}, ValueError, "`batches` must hold batches each time"),
+        ({"batches": []}, ValueError, "`batches` must hold batches"),
+        ({"batches": [], "num_gradients": 2}, ValueError, "`batches` must hold batches"),
+        ({"num_gradients": 0}, ValueError, "`num_gradients` must be at least 1"),
+        ({"by_layer": "yes"}, TypeError, "`by_layer`"),
+        ({"block_sizes": "filters"}, ValueError, "`block_sizes` must be one of 'layers'"),
+        ({"params": ["4"]}, ValueError, "`params` must name"),
+        ({"damping": [1e-2, 1e-1]}, TypeError, "`loss_fn` must be given"),
+        ({"damping": [1e-2, 1e-1], "validation": []}, ValueError, "`validation` must hold batches"),
+        ({"sparsity": 1.5}, ValueError, "`sparsity`"),
+    ],
+)
+def test_what_is_wrong_is_refused_by_name_and_the_model_is_as_it_was(model, batches, options, error, words):
+    before = weights_of(model)
+    arguments = {"batches": batches, "sparsity": 0.5, "damping": 1e-2} | options
+    with pytest.raises(error, match=words):
+        adapter.prune_model(model, LOSS, arguments.pop("batches"), arguments.pop("sparsity"), **arguments)
+    assert torch.equal(weights_of(model), before)
+    assert not nn.utils.prune.is_pruned(model)
