@@ -8,6 +8,7 @@ import numpy as np
 
 from . import _backend, _folder, _storage
 from . import _validation as check
+from ._build import restricted
 from ._forward import Forward
 from ._pytree import register
 from ._state import State
@@ -417,9 +418,9 @@ class Inverse(abc.ABC):
         """Return an inverse of this class from a file; as `mfac_linalg.load`, with its parameters and errors."""
         return _folder.restore(path, {cls.__name__: cls}, xp=xp, device=device)
 
-    @abc.abstractmethod
     def _restricted(self, kept: Array) -> State:
         """The state of F among the parameters where `kept` (d,) is True: the gradients count as zero elsewhere."""
+        return restricted(self._current, kept)
 
     @abc.abstractmethod
     def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:

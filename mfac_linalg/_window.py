@@ -6,7 +6,6 @@ from typing import Any, Self
 
 from . import _backend
 from . import _validation as check
-from ._build import restricted
 from ._errors import largest_kappa, warn_if_unresolved
 from ._held import Held, gradients_like
 from ._inverse import Inverse
@@ -397,9 +396,6 @@ class SlidingWindowInverse(Inverse):
         other = copy.deepcopy(self)
         other.damping = damping
         return other
-
-    def _restricted(self, kept: Array) -> State:
-        return restricted(self._current, kept)
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
         state = self.state_dict()

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from . import _backend
 from . import _validation as check
-from ._build import Options, build, restricted
+from ._build import Options, build
 from ._errors import FactorizationError
 from ._folder import WHITENED, Folder, Target, asked_before, asked_of, is_whole, require_same
 from ._inverse import Inverse
@@ -214,9 +214,6 @@ class WoodburyRankOneInverse(Inverse):
         options = Options(self.dtype, self._precision, whiten, whiten and state.rows is None, reporter(False))
         new._state = _backend.in_float64(_rebuild, state, new._damping, self._weights, self._normalization, options)
         return new
-
-    def _restricted(self, kept: Array) -> State:
-        return restricted(self._state, kept)
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
         rules = {"normalization": self._normalization, "precision": self._precision}

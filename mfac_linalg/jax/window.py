@@ -11,7 +11,6 @@ from jax import numpy as jnp
 
 from .. import _backend
 from .. import _validation as check
-from .._build import restricted
 from .._errors import warn_if_unresolved
 from .._inverse import Inverse
 from .._pytree import register
@@ -281,9 +280,6 @@ class SlidingWindowState(Inverse):
             "device": f"{self.device}",
             "kappa": f"{1 + norm * norm:.3g}" if isinstance(norm, float) else "array",
         }
-
-    def _restricted(self, kept: Array) -> State:
-        return restricted(self._current, kept)
 
     def _stored(self) -> Any:
         msg = "`save` must be of a class that keeps itself; got SlidingWindowState, a pytree of arrays. "
