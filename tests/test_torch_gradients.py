@@ -168,6 +168,21 @@ def test_rows_have_the_parameters_dtype(model, data):
     assert rows.dtype == torch.float32
 
 
+def test_rows_are_the_same_where_gradients_are_switched_off(model, data):
+    expected = adapter.mean_gradients(model, LOSS, *data, batch_size=2)[0]
+    with torch.no_grad():
+        assert torch.equal(adapter.mean_gradients(model, LOSS, *data, batch_size=2)[0], expected)
+
+
+def test_a_parameter_that_the_loss_does_not_see_has_zeros(model, data):
+    model.register_parameter("unused", nn.Parameter(torch.ones(2, dtype=torch.float64)))
+    for rows, unravel in (
+        adapter.per_sample_gradients(model, LOSS, *data),
+        adapter.mean_gradients(model, LOSS, *data, batch_size=2),
+    ):
+        assert not torch.any(unravel(rows)["unused"])
+
+
 def test_no_samples_make_no_rows(model, data):
     rows, _ = adapter.per_sample_gradients(model, LOSS, data[0][:0], data[1][:0])
     assert rows.shape == (0, 51)

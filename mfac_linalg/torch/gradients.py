@@ -1,6 +1,7 @@
 """Rows of gradients of a model, by `torch.func`; those that BackPACK and Opacus have made, gathered."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ from .. import _validation as check
 from .parameters import Selection, Unravel, chosen_parameters, unravel_of
 
 Loss = Callable[[Any, Any], Tensor]
-Row = Callable[[Any, Any], Tensor]
 
 
 def per_sample_gradients(
@@ -76,15 +76,13 @@ def per_sample_gradients(
     count = sample_count(inputs, targets)
     if chunk_size is not None:
         check.check_size("chunk_size", chunk_size)
-    row, unravel = _row_function(model, loss_fn, params)
-
-    def of_sample(x: Any, y: Any) -> Tensor:
-        return row(*pytree.tree_map(lambda leaf: leaf.unsqueeze(0), (x, y)))
-
+    rows = _Rows.of(model, loss_fn, params)
     if count == 0:
-        return row(inputs, targets).new_zeros((0, unravel.dim)), unravel
+        return next(iter(rows.values.values())).new_zeros((0, rows.unravel.dim)), rows.unravel
     with torch.no_grad():  # no graph of the parameters themselves: torch.func has its own
-        return torch.func.vmap(of_sample, chunk_size=chunk_size, randomness="different")(inputs, targets), unravel
+        each = torch.func.vmap(rows.of_sample, chunk_size=chunk_size, randomness="different")(inputs, targets)
+    rows.refresh()
+    return each, rows.unravel
 
 
 def mean_gradients(
@@ -111,12 +109,12 @@ def mean_gradients(
     Cost: one forward and one backward pass a sample; memory as for the training of one batch.
     """
     count, size = sample_count(inputs, targets), check.check_size("batch_size", batch_size)
-    row, unravel = _row_function(model, loss_fn, params)
-    rows = next(iter(chosen_parameters(model, params).values())).new_empty((-(-count // size), unravel.dim))
-    for index in range(len(rows)):
+    rows = _Rows.of(model, loss_fn, params)
+    means = next(iter(rows.values.values())).new_empty((-(-count // size), rows.unravel.dim))
+    for index in range(len(means)):
         part = slice(index * size, (index + 1) * size)
-        rows[index] = row(*pytree.tree_map(lambda leaf, part=part: leaf[part], (inputs, targets)))
-    return rows.detach(), unravel
+        means[index] = rows.of_batch(*pytree.tree_map(lambda leaf, part=part: leaf[part], (inputs, targets)))
+    return means, rows.unravel
 
 
 def iter_gradients(
@@ -164,7 +162,7 @@ def iter_gradients(
             yield from rows
         else:
             sample_count(inputs, targets)
-            yield _row_function(model, loss_fn, params)[0](inputs, targets).detach()
+            yield _Rows.of(model, loss_fn, params).of_batch(inputs, targets)
 
 
 def gathered_gradients(
@@ -214,26 +212,49 @@ def _left_on(name: str, parameter: nn.Parameter, reduction: str) -> Tensor:
     return theirs * len(theirs) if reduction == "mean" else theirs
 
 
-def _row_function(model: nn.Module, loss_fn: Loss, params: Selection) -> tuple[Row, Unravel]:
-    """The gradient of a batch's loss as a row (d,), and the way back."""
-    _refuse_batch_statistics(model)
-    chosen = {name: parameter.detach() for name, parameter in chosen_parameters(model, params).items()}
-    unravel = unravel_of(chosen)
+@dataclass(frozen=True)
+class _Rows:
+    """Gradients of a model's loss by the parameters that were chosen, as rows."""
 
-    def loss(values: dict[str, Tensor], x: Any, y: Any) -> Tensor:
-        value = loss_fn(torch.func.functional_call(model, values, *arguments_of(x)), y)
-        if not isinstance(value, Tensor) or value.ndim:
-            msg = f"`loss_fn` must return a scalar tensor; got {check.describe(value)}. Take the mean over the batch."
+    model: nn.Module
+    loss_fn: Loss
+    values: dict[str, Tensor]  # the parameters, without a graph
+    unravel: Unravel
+
+    @classmethod
+    def of(cls, model: nn.Module, loss_fn: Loss, params: Selection) -> "_Rows":
+        _refuse_batch_statistics(model)
+        values = {name: parameter.detach() for name, parameter in chosen_parameters(model, params).items()}
+        return cls(model, loss_fn, values, unravel_of(values))
+
+    def loss(self, values: dict[str, Tensor], x: Any, y: Any) -> Tensor:
+        """The loss of a batch with other values of the parameters."""
+        loss = self.loss_fn(torch.func.functional_call(self.model, values, *arguments_of(x)), y)
+        if not isinstance(loss, Tensor) or loss.ndim:
+            msg = f"`loss_fn` must return a scalar tensor; got {check.describe(loss)}. Take the mean over the batch."
             raise ValueError(msg)
-        return value
+        return loss
 
-    def row(x: Any, y: Any) -> Tensor:
+    def of_sample(self, x: Any, y: Any) -> Tensor:
+        """The row of one sample, (d,), under `vmap`."""
+        x, y = pytree.tree_map(lambda leaf: leaf.unsqueeze(0), (x, y))
+        return self.unravel.ravel(torch.func.grad(self.loss)(self.values, x, y))
+
+    def of_batch(self, x: Any, y: Any) -> Tensor:
+        """The row of a batch, (d,): quicker than `torch.func.grad`, which keeps what second derivatives need."""
+        with torch.enable_grad():
+            leaves = {name: value.detach().requires_grad_() for name, value in self.values.items()}
+            parts = torch.autograd.grad(self.loss(leaves, x, y), list(leaves.values()), materialize_grads=True)
+        self.refresh()
+        return self.unravel.ravel(dict(zip(leaves, parts, strict=True)))
+
+    def refresh(self) -> None:
+        """Make anew the weights that masks of `torch.nn.utils.prune` compute before each call, here from our values."""
         with torch.no_grad():
-            found = unravel.ravel(torch.func.grad(loss)(chosen, x, y))
-            _refresh_masked(model)
-        return found
-
-    return row, unravel
+            for module in self.model.modules():
+                for hook in module._forward_pre_hooks.values():
+                    if isinstance(hook, BasePruningMethod):
+                        hook(module, None)
 
 
 def arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -241,14 +262,6 @@ def arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, tuple):
         return inputs, {}
     return ((), inputs) if isinstance(inputs, dict) else ((inputs,), {})
-
-
-def _refresh_masked(model: nn.Module) -> None:
-    """Make anew the weights that masks of `torch.nn.utils.prune` compute before each call, here from traced ones."""
-    for module in model.modules():
-        for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, BasePruningMethod):
-                hook(module, None)
 
 
 def _refuse_batch_statistics(model: nn.Module) -> None:
