@@ -118,20 +118,20 @@ def small_matrix(rows: ScaledRows, gram: Array | None, options: Options) -> tupl
 
 
 def restricted(state: State, kept: Array) -> State:
-    """The State of F among the parameters where `kept` (d,) is True: elsewhere the columns of S count as zero."""
+    """The State of F among the parameters where `kept` (d,) is True: elsewhere the columns of S count as zero.
+
+    For products alone: elements would ask for a Gram matrix in float64 where κ is large.
+    """
     if state.form.shape[0] == 0:  # an empty window: F = Λ
         return state
     options = Options(state.dtype, "default", whiten=False, overwrite=False, progress=reporter(False))
     rows = among(_scaled_rows_of(state), kept)
     small, _, norm = small_matrix(rows, None, options)
-    if not _backend.is_concrete(norm):
-        return replace(state, form=choose_form(rows, rows, small, norm, math.inf, options), kappa=1 + norm * norm)
-    norm = float(_backend.read(norm))
-    accurate = rows.in_float64() if wants_float64(rows, norm) else rows
-    if accurate is not rows:
-        small, *_ = small_matrix(accurate, None, options)
+    traced = not _backend.is_concrete(norm)
+    norm = norm if traced else float(_backend.read(norm))
     kappa = 1 + norm * norm
-    return replace(state, form=choose_form(rows, accurate, small, norm, kappa, options), kappa=kappa)
+    form = choose_form(rows, rows, small, norm, math.inf if traced else kappa, options)
+    return replace(state, form=form, kappa=kappa)
 
 
 def among(rows: ScaledRows, kept: Array) -> ScaledRows:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import mfac_linalg as ml
 from mfac_linalg.pruning import joint_update, obs_scores, obs_update, prune, relative_damping
+from mfac_linalg.pruning.select import largest
 
 M, D = 7, 20
 X = np.random.default_rng(0).standard_normal((M, D))
@@ -42,6 +43,17 @@ def test_the_sparsity_is_reached_and_what_is_gone_is_zero(sparsity, steps):
     assert np.all(found.weights[~found.mask] == 0)
     assert np.all(found.weights[found.mask] != 0)
     assert len(found.steps) == steps
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.data())
+def test_the_largest_scores_stay_and_just_as_many_as_asked(scores, data):
+    scores = np.array(scores, float)
+    mask = np.array(data.draw(st.lists(st.booleans(), min_size=len(scores), max_size=len(scores))))
+    stays = data.draw(st.integers(0, int(mask.sum())))
+    kept = largest(scores, mask, stays)
+    assert kept.sum() == stays
+    assert not np.any(kept & ~mask)
+    assert scores[kept].sum() == np.sort(scores[mask])[::-1][:stays].sum()
 
 
 def test_the_density_falls_by_the_same_factor_each_step():
@@ -77,8 +89,8 @@ def test_gradients_of_what_is_gone_do_not_count():
     def loud(w, step):
         return np.where(w == 0, 1e6, gradients_of(w))
 
-    quiet = prune(W, gradients_of, 0.6, steps=3, damping=0.1)
-    assert np.array_equal(prune(W, loud, 0.6, steps=3, damping=0.1).weights, quiet.weights)
+    quiet = prune(W, gradients_of, 0.6, steps=3, damping=0.1, update="single")
+    assert np.array_equal(prune(W, loud, 0.6, steps=3, damping=0.1, update="single").weights, quiet.weights)
 
 
 def test_a_mask_is_where_pruning_starts():
