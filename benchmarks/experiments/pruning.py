@@ -13,10 +13,8 @@ the images from ((j − 1) mod 2) · 4,096 on. What the output file holds alread
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -27,8 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.experiments import cifar
-from benchmarks.machine import describe
+from benchmarks.experiments import cifar, record
 from mfac_linalg import BlockDiagonalInverse, WoodburyRankOneInverse
 from mfac_linalg.pruning import joint_update, obs_scores, obs_update, prune
 from mfac_linalg.torch import Unravel, mean_gradients
@@ -190,12 +187,9 @@ def augmented(images: Tensor) -> Tensor:
     return nn.functional.pad(mirrored, (4, 4, 4, 4))[:, :, row : row + 32, column : column + 32]
 
 
-Task = tuple[dict[str, Any], Callable[[], dict[str, Any]]]
-
-
 def one_shot(
     study: Pruning, counts: Iterable[int] = NUM_GRADIENTS, dampings: Iterable[float] = (DAMPING,)
-) -> Iterator[Task]:
+) -> Iterator[record.Task]:
     for count, damping, method in itertools.product(counts, dampings, METHODS):
         for sparsity in SPARSITIES:
             key = {"method": method.name, "num_gradients": count, "damping": damping, "sparsity": sparsity}
@@ -203,13 +197,9 @@ def one_shot(
                 yield key, functools.partial(study.one_shot, **key)
 
 
-def by_damping(study: Pruning) -> Iterator[Task]:
-    return one_shot(study, (256,), DAMPINGS)
-
-
 def in_steps(
     study: Pruning, steps: int, methods: Iterable[Method], dampings: Iterable[float] = STEP_DAMPINGS
-) -> Iterator[Task]:
+) -> Iterator[record.Task]:
     for sparsity, damping, method in itertools.product(STEP_SPARSITIES, dampings, methods):
         key = {"method": method.name, "steps": steps, "sparsity": sparsity, "damping": damping}
         yield key, functools.partial(_reached, study, **key)
@@ -220,14 +210,14 @@ def _reached(study: Pruning, **options: Any) -> dict[str, Any]:
     return {"accuracy": study.accuracy(weights), **facts}
 
 
-def searched(study: Pruning) -> Iterator[Task]:
+def searched(study: Pruning) -> Iterator[record.Task]:
     choice = {"damping": STEP_DAMPINGS, "lengths": LENGTHS, "loss_fn": study.other_loss}
     for steps, sparsity, method in itertools.product(STEPS, STEP_SPARSITIES, SEARCHED):
         key = {"method": method.name, "steps": steps, "sparsity": sparsity}
         yield key, functools.partial(_reached, study, **key, **choice)
 
 
-def tuned(study: Pruning) -> Iterator[Task]:
+def tuned(study: Pruning) -> Iterator[record.Task]:
     for sparsity, method in itertools.product((0.8, 0.9), TUNED):
         key = {"method": method.name, "steps": 4, "sparsity": sparsity, "damping": TUNED_DAMPING}
         yield key, functools.partial(_tuned, study, **key)
@@ -238,46 +228,22 @@ def _tuned(study: Pruning, **options: Any) -> dict[str, Any]:
     return {"accuracy": study.accuracy(weights), "tuned": study.tuned(weights), "epochs": EPOCHS}
 
 
-PARTS: dict[str, Callable[[Pruning], Iterator[Task]]] = {
-    "one-shot": one_shot,
-    "damping": by_damping,
-    "steps-4": lambda study: in_steps(study, 4, IN_FEW_STEPS),
-    "steps-16": lambda study: in_steps(study, 16, IN_MANY_STEPS, STEP_DAMPINGS[:2]),
-    "search": searched,
-    "tuning": tuned,
+PARTS: dict[str, record.Part] = {
+    "one-shot": lambda study, held: one_shot(study),
+    "damping": lambda study, held: one_shot(study, (256,), DAMPINGS),
+    "steps-4": lambda study, held: in_steps(study, 4, IN_FEW_STEPS),
+    "steps-16": lambda study, held: in_steps(study, 16, IN_MANY_STEPS, STEP_DAMPINGS[:2]),
+    "search": lambda study, held: searched(study),
+    "tuning": lambda study, held: tuned(study),
 }
 
 
-def add(study: Pruning, part: str, output: Path) -> None:
-    """Compute what the file does not hold of a part, and write each figure down when it is there."""
-    held = json.loads(output.read_text()) if output.exists() else {}
-    figures = held.setdefault(part, {"machine": describe(), "dense": study.accuracy(study.weights), "figures": []})
-    for key, compute in PARTS[part](study):
-        if any(key.items() <= figure.items() for figure in figures["figures"]):
-            continue
-        found = compute()
-        figures["figures"].append({**key, **found})
-        output.write_text(json.dumps(held, indent=1) + "\n")
-        print(part, *(f"{name} {value}" for name, value in {**key, "accuracy": found["accuracy"]}.items()), flush=True)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.experiments.pruning",
-        description=__doc__,
-        epilog="The folder holds\n" + cifar.WHERE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; all unless named")
-    parser.add_argument("--data", type=Path, required=True, help="the folder of the network and the images")
-    parser.add_argument("--output", type=Path, default=Path("pruning.json"), help="added to (default: %(default)s)")
-    options = parser.parse_args()
-    for part in options.parts:
-        if part not in PARTS:
-            parser.error(f"no part {part!r}; there are {', '.join(PARTS)}")
+    options = record.arguments("pruning", __doc__ or "", "The folder holds\n" + cifar.WHERE, PARTS)
     study = Pruning(options.data)
-    for part in options.parts or PARTS:
-        add(study, part, options.output)
+    print(f"dense {study.accuracy(study.weights)}")
+    for part in options.parts:
+        record.add(study, part, PARTS[part], options.output)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,209 @@
+"""Training a convolutional network on Fashion-MNIST: ``python -m benchmarks.experiments.optimizer --data FOLDER``.
+
+SGD with momentum, Adam, and M-FAC with windows of 32, 128 and 512 gradients and of 1 % of the entries of 128. All see
+the same batches and start from the same weights.
+
+- rates: every method at every learning rate of its grid, seed 0.
+- seeds: every method at its best rate (the least training loss in the last epoch), the other seeds.
+- steps: the time of a step by each method, beside two plain reads of the window's rows.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.experiments import record
+from mfac_linalg import TopK
+from mfac_linalg.torch import MFAC
+
+WHERE = """\
+The folder holds fashion_mnist_train_a.npz and fashion_mnist_test.npz: x, (n, 28, 28) uint8, and y, of the first 40,000
+training images and of the test images: from torchvision.datasets.FashionMNIST (.data and .targets), or Debian's package
+dataset-fashion-mnist.
+"""
+EPOCHS, BATCH, SEEDS, MOMENTUM, DAMPING = 6, 128, (0, 1, 2), 0.9, 1e-3
+TIMED = 60  # steps
+
+
+@dataclass(frozen=True)
+class Method:
+    """An optimizer, as a function of parameters and learning rate, and the rates that it is tried at."""
+
+    name: str
+    rates: tuple[float, ...]
+    make: Callable[..., torch.optim.Optimizer]
+    window: int = 0
+
+
+def by_window(size: int, name: str = "", **options: Any) -> Method:
+    make = functools.partial(MFAC, window=size, damping=DAMPING, momentum=MOMENTUM, **options)
+    return Method(f"M-FAC, {size}{name}", (1e-5, 3e-5, 1e-4, 3e-4), make, size)
+
+
+METHODS = (
+    Method("SGD", (0.01, 0.03, 0.1, 0.3), functools.partial(torch.optim.SGD, momentum=MOMENTUM)),
+    Method("Adam", (0.0003, 0.001, 0.003, 0.01), torch.optim.Adam),
+    by_window(32),
+    by_window(128),
+    by_window(512),
+    by_window(128, ", 1 %", compression=TopK(0.01)),
+)
+BY_NAME = {method.name: method for method in METHODS}
+
+
+def network(seed: int) -> nn.Sequential:
+    """Two convolutions and two linear layers; 53,975 parameters."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 5, stride=2, padding=2),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 7 * 7, 31),
+        nn.ReLU(),
+        nn.Linear(31, 10),
+    )
+
+
+class Study:
+    """The images, and training runs on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.train, self.test = self._load(folder, "train_a"), self._load(folder, "test")
+
+    @staticmethod
+    def _load(folder: Path, part: str) -> tuple[Tensor, Tensor]:
+        held = np.load(folder / f"fashion_mnist_{part}.npz")
+        pixels = held["x"].reshape(-1, 1, 28, 28).astype(np.float32)
+        return torch.from_numpy((pixels / 255 - 0.286) / 0.353), torch.from_numpy(held["y"].astype(np.int64))
+
+    def run(self, method: str, rate: float, seed: int) -> dict[str, Any]:
+        """Loss, accuracy and seconds of training after each epoch."""
+        model, order = network(seed), torch.Generator().manual_seed(seed)
+        optimizer = BY_NAME[method].make(model.parameters(), lr=rate)
+        found: dict[str, Any] = {"losses": [], "accuracies": [], "seconds": [], "dim": dim_of(model)}
+        spent = 0.0
+        for _ in range(EPOCHS):
+            start = time.perf_counter()
+            losses = [self._step(model, optimizer, chosen) for chosen in self._batches(order)]
+            spent += time.perf_counter() - start
+            if not np.all(np.isfinite(losses)):
+                break
+            found["losses"].append(statistics.fmean(losses))
+            found["accuracies"].append(self._accuracy(model))
+            found["seconds"].append(spent)
+        return {**found, "accuracy": found["accuracies"][-1] if len(found["losses"]) == EPOCHS else None}
+
+    def _batches(self, order: torch.Generator) -> list[Tensor]:
+        """The indices of an epoch's batches, all of one size."""
+        return list(torch.randperm(len(self.train[1]), generator=order).split(BATCH))[:-1]
+
+    def _step(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, chosen: Tensor) -> float:
+        """The loss of a batch, before the step on it."""
+        model.zero_grad()
+        loss = functional.cross_entropy(model(self.train[0][chosen]), self.train[1][chosen])
+        loss.backward()
+        if optimizer is not None and torch.isfinite(loss):
+            optimizer.step()
+        return loss.item()
+
+    @torch.inference_mode()
+    def _accuracy(self, model: nn.Module) -> float:
+        images, classes = (x.split(1000) for x in self.test)
+        right = sum(int((model(x).argmax(1) == y).sum()) for x, y in zip(images, classes, strict=True))
+        return 100 * right / len(self.test[1])
+
+    def seconds_of_a_step(self, method: str) -> dict[str, Any]:
+        """The median time of a step with a full window, and of two plain reads of what that holds."""
+        model, known = network(0), BY_NAME.get(method)
+        optimizer = None if known is None else known.make(model.parameters(), lr=known.rates[0])
+        window = 0 if known is None else known.window
+        batches = itertools.cycle(self._batches(torch.Generator().manual_seed(0)))
+        times = [self._timed(lambda: self._step(model, optimizer, next(batches))) for _ in range(window + TIMED)]
+        reads = [self._timed(read) for _ in range(TIMED)] if window and (read := reader(window, dim_of(model))) else []
+        return {"seconds": statistics.median(times[-TIMED:]), "reads": statistics.median(reads) if reads else None}
+
+    @staticmethod
+    def _timed(call: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+
+def dim_of(model: nn.Module) -> int:
+    """The number of its parameters."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def reader(size: int, dim: int) -> Callable[[], object]:
+    """G v and Gᵀ a for as many gradients."""
+    rows, v, a = torch.randn(size, dim), torch.randn(dim), torch.randn(size)
+    return lambda: (rows @ v, a @ rows)
+
+
+def rates(study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
+    for method in METHODS:
+        for rate in method.rates:
+            key = {"method": method.name, "rate": rate, "seed": SEEDS[0]}
+            yield key, functools.partial(study.run, **key)
+
+
+def seeds(study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
+    for seed, method in itertools.product(SEEDS[1:], METHODS):
+        key = {"method": method.name, "rate": best(held, method.name)["rate"], "seed": seed}
+        yield key, functools.partial(study.run, **key)
+
+
+def best(held: dict[str, Any], method: str) -> dict[str, Any]:
+    """The run of the first seed with the least training loss in the last epoch."""
+    runs = [run for run in held["rates"]["figures"] if run["method"] == method and run["accuracy"] is not None]
+    return min(runs, key=lambda run: run["losses"][-1])
+
+
+def steps(study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
+    for method in ("gradient", *BY_NAME):
+        yield {"method": method}, functools.partial(study.seconds_of_a_step, method)
+
+
+PARTS: dict[str, record.Part] = {"rates": rates, "seeds": seeds, "steps": steps}
+
+
+def summary(held: dict[str, Any]) -> str:
+    """A line a method: accuracy and loss in the last epoch over all seeds."""
+    lines = []
+    for method in BY_NAME:
+        first = best(held, method)
+        runs = [first, *(run for run in held.get("seeds", {"figures": []})["figures"] if run["method"] == method)]
+        accuracies = [run["accuracy"] for run in runs if run["accuracy"] is not None]
+        losses, seconds = ([run[name][-1] for run in runs] for name in ("losses", "seconds"))
+        spread = f"{min(accuracies):.2f} to {max(accuracies):.2f}"
+        lines.append(
+            f"{method:16} rate {first['rate']:g}: accuracy {statistics.fmean(accuracies):.2f} ({spread}), "
+            f"loss {statistics.fmean(losses):.4f}, {statistics.fmean(seconds):.0f} s"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    options = record.arguments("optimizer", __doc__ or "", WHERE, PARTS)
+    study = Study(options.data)
+    for part in options.parts:
+        record.add(study, part, PARTS[part], options.output)
+    print(summary(record.read(options.output)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Figures in a JSON file, part by part: what it holds already is not computed again."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import describe
+
+Task = tuple[dict[str, Any], Callable[[], dict[str, Any]]]
+"""What names a figure, and the computation of the rest of it."""
+Part = Callable[[Any, dict[str, Any]], Iterator[Task]]
+"""The tasks of a part, from the study and what the file holds by then."""
+
+
+def arguments(name: str, doc: str, where: str, parts: Mapping[str, Part]) -> argparse.Namespace:
+    """Read the command line of an experiment."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.experiments.{name}",
+        description=doc,
+        epilog=where,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(parts)}; all unless named")
+    parser.add_argument("--data", type=Path, required=True, help="the folder of the data")
+    parser.add_argument("--output", type=Path, default=Path(f"{name}.json"), help="added to (default: %(default)s)")
+    parser.add_argument("--picture", type=Path, help="where to draw what the output then holds")
+    options = parser.parse_args()
+    for part in options.parts:
+        if part not in parts:
+            parser.error(f"no part {part!r}; there are {', '.join(parts)}")
+    options.parts = options.parts or list(parts)
+    return options
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a file holds."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def add(study: Any, name: str, part: Part, path: Path) -> None:
+    """Compute what the file does not hold of a part, and write each figure down when it is there."""
+    held = read(path)
+    figures = held.setdefault(name, {"machine": describe(), "figures": []})["figures"]
+    for key, compute in part(study, held):
+        if find(figures, **key) is None:
+            figures.append({**key, **compute()})
+            path.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+            plain = {name: value for name, value in figures[-1].items() if not isinstance(value, dict | list)}
+            print(name, *(f"{name} {value}," for name, value in plain.items()), flush=True)
+
+
+def find(figures: list[dict[str, Any]], **key: Any) -> dict[str, Any] | None:
+    """The first figure of that name."""
+    return next((figure for figure in figures if key.items() <= figure.items()), None)
