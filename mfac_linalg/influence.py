@@ -1,6 +1,6 @@
 """Influence functions: what a training sample does to a test loss, to first order, as products with F⁻¹."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -58,10 +58,9 @@ def influence(
 
     Notes
     -----
-    Cost: the fewer of the t and n gradients are put through the inverse, 4s passes' flops, 4s dm, for each with s sweeps,
-    and meet the others in a product of 2tnd flops; O(d · block_size) memory beside arguments and answer. For the stored
-    rows no product per row remains: G F⁻¹ t = C⁻¹ a, where a are `dual_coefficients(t)`; if t > m they are pushed
-    through instead, F⁻¹ Gᵀ.
+    Cost: the fewer of the t and n gradients are put through the inverse, 4sdm flops each for s sweeps, and meet the
+    others in a product of 2tnd flops; O(d · block_size) memory beside arguments and answer. For the stored rows that
+    product is saved: G F⁻¹ t = C⁻¹ a with a the `dual_coefficients(t)`; for t > m these are pushed through, F⁻¹ Gᵀ.
     Accuracy: |error| ≤ 30 eps ‖F‖ ‖F⁻¹t‖ ‖F⁻¹r‖, and the rounding of the product, eps ‖r‖ ‖F⁻¹t‖ (‖t‖ ‖F⁻¹r‖ where
     the r are put through).
 
@@ -121,8 +120,9 @@ def self_influence(inverse: Inverse, gradients: Array | None = None, *, block_si
     -----
     Cost: as n products, O(dmn), with O(d · block_size) memory. For the stored rows O(m³) from the m × m system alone
     (for m ≥ d and in blocks of B ≤ m columns O(dm min(d, B)), one pass over the rows).
-    Accuracy: quadratic in the error of a product: eps relative where the rows are put through; for the stored rows as
-    `element`, the error of h_i being that of the Gram matrix, ¼ κ eps at most, with eps that of float64 where κ is large.
+    Accuracy: of rows that are put through √κ eps relative, at worst. For the stored rows that of `element`: the error
+    of h_i is that of the Gram matrix, ½ κ eps at worst, with the eps of float64 where κ is large; for κ → 1, where h_i
+    is small, it is relative. Pass the rows where that is not enough.
 
     Examples
     --------
@@ -139,24 +139,21 @@ def self_influence(inverse: Inverse, gradients: Array | None = None, *, block_si
     if gradients is None:
         return _backend.in_float64(State.row_quadratics, state)
     blocks = _columns(_checked("gradients", gradients, inverse), size)
-    parts = [_backend.in_float64(State.quadratics, state, v()) for v in blocks]
+    parts = [_backend.in_float64(State.quadratics, state, v) for v in blocks]
     return _backend.namespace(parts[0]).concat(parts)
 
 
 def _on_stored(state: State, tests: Array, size: int) -> Array:
     """T F⁻¹ Gᵀ: the tests into F⁻¹, or the m unit vectors into F⁻¹ Gᵀ where they are fewer."""
-    m = state.form.shape[0]
-    if tests.shape[0] > m > 0:
-        return _side_by_side(_pushed, state, tests, [lambda b=b: _units(b, state) for b in slices(m, size)])
-    return _joined([_backend.in_float64(State.project, state, v()) for v in _columns(tests, size)]).T
+    if tests.shape[0] > state.form.shape[0] > 0:
+        return _side_by_side(_pushed, state, tests, _unit_columns(state, size))
+    return _joined([_backend.in_float64(State.project, state, v) for v in _columns(tests, size)]).T
 
 
-def _side_by_side(
-    product: Callable[..., Array], state: State, many: Array, blocks: list[Callable[[], Array]]
-) -> Array:
+def _side_by_side(product: Callable[..., Array], state: State, many: Array, blocks: Iterator[Array]) -> Array:
     """H F⁻¹ V for the rows H of `many` and the columns V of all blocks, (rows, columns)."""
     rows = rows_of(many, streams=False)
-    return _joined([_backend.in_float64(product, state, rows, v()) for v in blocks])
+    return _joined([_backend.in_float64(product, state, rows, v) for v in blocks])
 
 
 def _solved(state: State, rows: Any, v: Array) -> Array:
@@ -177,15 +174,18 @@ def _joined(parts: list[Array]) -> Array:
     return parts[0] if len(parts) == 1 else _backend.namespace(parts[0]).concat(parts, axis=1)
 
 
-def _columns(rows: Array, size: int) -> list[Callable[[], Array]]:
-    """Some rows at a time as columns (d, k), each when it is asked for."""
-    return [lambda b=b: rows[b, :].T for b in slices(rows.shape[0], size)]
+def _columns(rows: Array, size: int) -> Iterator[Array]:
+    """Some rows at a time, as columns (d, k)."""
+    for block in slices(rows.shape[0], size):
+        yield rows[block, :].T
 
 
-def _units(block: slice, state: State) -> Array:
-    """Columns of the m × m identity, beside the small system."""
-    units = np.eye(state.form.shape[0], block.stop - block.start, -block.start)
-    return _backend.asarray(units, like=state.row_scale, dtype=state.row_scale.dtype)
+def _unit_columns(state: State, size: int) -> Iterator[Array]:
+    """Some columns of the m × m identity at a time, beside the small system."""
+    m = state.form.shape[0]
+    for block in slices(m, size):
+        units = np.eye(m, block.stop - block.start, -block.start)
+        yield _backend.asarray(units, like=state.row_scale, dtype=state.row_scale.dtype)
 
 
 def _current(inverse: Any) -> State:
