@@ -1,0 +1,1 @@
+"""Experiments: what the inverses are good for, measured against what really happens."""
