@@ -30,7 +30,7 @@ from mfac_linalg.influence import influence
 
 DAMPINGS, GROUPS = (1e-3, 1e-2, 1e-1), (1, 10, 100)
 DIGITS, RESAMPLES, SHOWN = 20, 500, (1e-2, 10)
-LEAST = 0.01  # probability of a label that makes a row of the whole network's true Fisher
+LEAST = 0.01  # probability of a label whose gradient is a row of the whole network's true Fisher
 KINDS = ("true Fisher", "sampled Fisher", "empirical Fisher", "diagonal", "identity")
 
 
