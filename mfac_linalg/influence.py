@@ -1,6 +1,6 @@
 """Influence functions: what a training sample does to a test loss, to first order, as products with F⁻¹."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -146,14 +146,14 @@ def self_influence(inverse: Inverse, gradients: Array | None = None, *, block_si
 def _on_stored(state: State, tests: Array, size: int) -> Array:
     """T F⁻¹ Gᵀ: the tests into F⁻¹, or the m unit vectors into F⁻¹ Gᵀ where they are fewer."""
     if tests.shape[0] > state.form.shape[0] > 0:
-        return _side_by_side(_pushed, state, tests, _unit_columns(state, size))
+        return _side_by_side(_pushed, state, tests, slices(state.form.shape[0], size))
     return _joined([_backend.in_float64(State.project, state, v) for v in _columns(tests, size)]).T
 
 
-def _side_by_side(product: Callable[..., Array], state: State, many: Array, blocks: Iterator[Array]) -> Array:
+def _side_by_side(product: Callable[..., Array], state: State, many: Array, blocks: Iterable[Any]) -> Array:
     """H F⁻¹ V for the rows H of `many` and the columns V of all blocks, (rows, columns)."""
     rows = rows_of(many, streams=False)
-    return _joined([_backend.in_float64(product, state, rows, v) for v in blocks])
+    return _joined([_backend.in_float64(product, state, rows, block) for block in blocks])
 
 
 def _solved(state: State, rows: Any, v: Array) -> Array:
@@ -161,9 +161,11 @@ def _solved(state: State, rows: Any, v: Array) -> Array:
     return _home(state, rows.project(state.solve(v)))
 
 
-def _pushed(state: State, rows: Any, units: Array) -> Array:
-    """H F⁻¹ Gᵀ E."""
-    return _home(state, rows.project(state.solve_gradients(units)))
+def _pushed(state: State, rows: Any, block: slice) -> Array:
+    """H F⁻¹ g_i for some of the rows of G, as F⁻¹ Gᵀ E with columns E of the identity."""
+    units = np.eye(state.form.shape[0], block.stop - block.start, -block.start)
+    like = state.row_scale
+    return _home(state, rows.project(state.solve_gradients(_backend.asarray(units, like=like, dtype=like.dtype))))
 
 
 def _home(state: State, values: Array) -> Array:
@@ -178,14 +180,6 @@ def _columns(rows: Array, size: int) -> Iterator[Array]:
     """Some rows at a time, as columns (d, k)."""
     for block in slices(rows.shape[0], size):
         yield rows[block, :].T
-
-
-def _unit_columns(state: State, size: int) -> Iterator[Array]:
-    """Some columns of the m × m identity at a time, beside the small system."""
-    m = state.form.shape[0]
-    for block in slices(m, size):
-        units = np.eye(m, block.stop - block.start, -block.start)
-        yield _backend.asarray(units, like=state.row_scale, dtype=state.row_scale.dtype)
 
 
 def _current(inverse: Any) -> State:
