@@ -63,7 +63,7 @@ class SmallSystem(Part):
     def leverages(self) -> Array:
         """The diagonal of B A⁻¹ = I − A⁻¹, (m,): yᵀB y + ‖e_i − y‖² for each column y of A⁻¹.
 
-        1 − yᵢ would cancel for small leverages, eᵢᵀB y for large ones; an error of y counts squared here.
+        1 − yᵢ would cancel where that is small; eᵢᵀB y may be negative, and an error of y counts squared here.
         """
         xp = _backend.namespace(self.lower)
         identity = add_identity(xp.zeros_like(self.lower))

@@ -121,8 +121,8 @@ def self_influence(inverse: Inverse, gradients: Array | None = None, *, block_si
     Cost: as n products, O(dmn), with O(d · block_size) memory. For the stored rows O(m³) from the m × m system alone
     (for m ≥ d and in blocks of B ≤ m columns O(dm min(d, B)), one pass over the rows).
     Accuracy: of rows that are put through √κ eps relative, at worst. For the stored rows that of `element`: the error
-    of h_i is that of the Gram matrix, ½ κ eps at worst, with the eps of float64 where κ is large; for κ → 1, where h_i
-    is small, it is relative. Pass the rows where that is not enough.
+    of h_i is that of the Gram matrix, some ½ κ eps at worst, with the eps of float64 where κ is large; for κ → 1,
+    where h_i is small, it is relative. Pass the rows where that is not enough.
 
     Examples
     --------
@@ -145,7 +145,7 @@ def self_influence(inverse: Inverse, gradients: Array | None = None, *, block_si
 
 def _on_stored(state: State, tests: Array, size: int) -> Array:
     """T F⁻¹ Gᵀ: the tests into F⁻¹, or the m unit vectors into F⁻¹ Gᵀ where they are fewer."""
-    if tests.shape[0] > state.form.shape[0] > 0:
+    if tests.shape[0] > state.form.shape[0]:
         return _side_by_side(_pushed, state, tests, slices(state.form.shape[0], size))
     return _joined([_backend.in_float64(State.project, state, v) for v in _columns(tests, size)]).T
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import benchmarks.experiments.influence as experiment
 from benchmarks.experiments.softmax import Softmax, losses, probabilities
 from mfac_linalg import BlockDiagonalInverse, SlidingWindowInverse, TopK, WoodburyRankOneInverse
+from mfac_linalg._dual import SmallSystem
 from mfac_linalg._state import State
 from mfac_linalg.influence import influence, self_influence
 from tests.backends import AVAILABLE, BACKENDS, FLOATS, NUMPY, eps
@@ -138,12 +139,14 @@ def test_a_compressed_window_answers_for_the_rows_that_it_keeps():
     assert np.allclose(self_influence(window), self_influence(window, window.gradients))
 
 
-def test_an_empty_window_has_no_rows_to_blame():
-    window = SlidingWindowInverse(5, 14, 0.5, xp=np)
-    tests = WHOLE.vectors(3, 14)
-    assert influence(window, tests).shape == (3, 0)
-    assert self_influence(window).shape == (0,)
-    assert np.allclose(influence(window, tests, tests), tests @ tests.T / 0.5)
+def test_an_empty_window_has_no_rows_to_blame(backend):
+    tests = WHOLE.vectors(3, 14).astype(backend.dtypes[0])
+    sent = backend.asarray(tests)
+    window = SlidingWindowInverse.from_gradients(sent, 0.5)
+    window.clear()
+    assert tuple(influence(window, sent).shape) == (3, 0)
+    assert tuple(self_influence(window).shape) == (0,)
+    assert np.allclose(backend.to_numpy(influence(window, sent, sent)), tests @ tests.T / 0.5)
 
 
 # --- accuracy -----------------------------------------------------------------------------------------------------
@@ -188,6 +191,12 @@ def test_a_self_influence_is_never_negative(seed, dtype):
     inverse = WoodburyRankOneInverse(np.repeat(rows, 8, axis=1), 1.0)
     assert np.all(self_influence(inverse) >= 0)
     assert np.all(self_influence(inverse, inverse.gradients) >= 0)
+
+
+def test_a_gram_matrix_that_rounding_made_indefinite_has_leverages():
+    """Of (1e8, 0) and (1, 0), a few roundings off: 1e-16 at least for the second, what the first has of its dual."""
+    system = SmallSystem.factor(np.array([[1e16, 1e8], [1e8, 1 - 1e-15]]))
+    assert np.all(system.leverages() >= [0.99, 1e-17])
 
 
 def test_gradients_of_any_size_give_scaled_scores():
