@@ -60,6 +60,17 @@ class SmallSystem(Part):
         half = self.half_solve(add_identity(_backend.namespace(self.lower).zeros_like(self.lower)))
         return half.mT @ half
 
+    def leverages(self) -> Array:
+        """The diagonal of B A⁻¹ = I − A⁻¹, (m,): yᵀB y + ‖e_i − y‖² for each column y of A⁻¹.
+
+        1 − yᵢ would cancel where that is small; eᵢᵀB y may be negative, and an error of y counts squared here.
+        """
+        xp = _backend.namespace(self.lower)
+        identity = add_identity(xp.zeros_like(self.lower))
+        y = self.solve(identity)
+        energies = xp.sum(y * (self.gram @ y), axis=-2)
+        return xp.clip(energies, 0.0) + _backend.column_squares(identity - y)
+
     def trace(self) -> Array:
         """The trace of B."""
         xp = _backend.namespace(self.lower)

@@ -52,10 +52,19 @@ class State(Part):
         """The a with F⁻¹v = Λ⁻¹(v − Gᵀa), for v (d, k)."""
         u, power = self.metric.enter(v, self.form.dtype)
         _, a = self.form.solve(u)
-        a = ldexp(self.row_scale * a, _backend.beside_float64(power))
-        if self.order is not None:
-            a = _backend.take_rows(a, _backend.index_like(self.order, like=a))
-        return self._home(a)
+        return self._home(self._by_row(ldexp(self.row_scale * a, _backend.beside_float64(power))))
+
+    def project(self, v: Array) -> Array:
+        """G F⁻¹ v for v (d, k), shape (m, k): C⁻¹ times the dual, C^-½ S M Λ^-½ v."""
+        u, power = self.metric.enter(v, self.form.dtype)
+        image = self.form.image(u) / self.row_scale
+        return self._home(self._by_row(ldexp(image / self.level(image), _backend.beside_float64(power))))
+
+    def _by_row(self, values: Array) -> Array:
+        """Values (…, m, k) or (m,) of the form's rows, in the order of the caller's."""
+        if self.order is None:
+            return values
+        return _backend.take_rows(values, _backend.index_like(self.order, like=values))
 
     def coupled(self, whole: "State", x: Array) -> Array:
         """F⁻¹ Gᵀ C Ĝ x for x (d, k), where Ĝ are the gradients of another state of the same metric, by push-through."""
@@ -84,13 +93,27 @@ class State(Part):
         return fit(r, power - shifts, self.dtype, over=fractions)
 
     def quadratic(self, v: Array) -> Array:
-        """vᵀF⁻¹v = (‖r‖² + ‖a‖²)/level: a sum of squares."""
+        """vᵀF⁻¹v for one v (d, 1)."""
+        return self._home(self._quadratics(v)[0])
+
+    def quadratics(self, v: Array) -> Array:
+        """vᵀF⁻¹v for each column of v (d, k), shape (k,)."""
+        return self._home(self._quadratics(v))
+
+    def row_quadratics(self) -> Array:
+        """g_iᵀF⁻¹g_i for each of the caller's rows, shape (m,): C⁻¹ times the leverages."""
+        scale = self.row_scale[:, 0]
+        values = self.form.leverages() / scale / scale
+        return self._home(self._by_row(values / self.level(values)))
+
+    def _quadratics(self, v: Array) -> Array:
+        """(‖r‖² + ‖a‖²)/level, float64: sums of squares."""
         u, power = self.metric.enter(v, self.form.dtype)
         r, a = self.form.solve(u)
         duals = _backend.namespace(a).reshape(a, (-1, a.shape[-1]))  # of all blocks
         total = _backend.column_squares(_backend.to_float64(r)) + _backend.column_squares(duals)
         power = _backend.beside_float64(power)
-        return self._home(ldexp(total / self.level(total), 2 * power)[0])
+        return ldexp(total / self.level(total), 2 * power)
 
     # --- entries ---
 

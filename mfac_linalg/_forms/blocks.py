@@ -54,6 +54,10 @@ class Run(Part):
         count, size, k = x.shape
         return _backend.namespace(x).reshape(x, (count * size, k))
 
+    def summed(self, x: Array) -> Array:
+        """The sum over its blocks."""
+        return _backend.namespace(x).sum(x, axis=0) if self.is_batch else x
+
     def block(self, index: int) -> Form:
         """The form of one block."""
         if not self.is_batch:
@@ -105,6 +109,10 @@ class BlockForm(Part):
         r = _backend.namespace(u).concat([run.flat(r) for run, r, _ in answers])
         duals = [a if run.is_batch else a[None, :, :] for run, _, a in answers]
         return r, _backend.namespace(duals[0]).concat(duals)
+
+    def image(self, u: Array) -> Array:
+        """S M u, Σ_b S_b M_b u_b (float64)."""
+        return self.rows.project(self.answer(u))
 
     def solve_in_span(self, b: Array) -> Array:
         """M Sᵀ b."""
@@ -203,6 +211,10 @@ class BlockForm(Part):
         values = self._over_runs(lambda run: _flat(run.form.spectrum()))
         xp = _backend.namespace(values)
         return xp.flip(xp.sort(values))
+
+    def leverages(self) -> Array:
+        """The diagonal of S M Sᵀ, the sum of that of S_b M_b S_bᵀ over the blocks, float64."""
+        return sum(run.summed(run.form.leverages()) for run in self.runs)
 
     def trace_bound(self) -> Array:
         """A bound of ‖SᵀS‖: the largest trace of a block."""

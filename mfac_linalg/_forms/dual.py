@@ -56,6 +56,10 @@ class DualForm(Part):
         """M u alone."""
         return self.solve(u)[0]
 
+    def image(self, u: Array) -> Array:
+        """S M u (float64): the dual."""
+        return self.solve(u)[1]
+
     def normal(self, z: Array) -> Array:
         """SᵀS z."""
         return self.rows.combine(self.rows.project(z))
@@ -139,6 +143,10 @@ class DualForm(Part):
         rows = self._unwhitened.in_float64() if _backend.supports_float64(self.rows.like) else self._unwhitened
         for _, block in whitened_blocks(rows, self.system, rows.unscaled_blocks(), dtype=rows.dtype):
             yield block
+
+    def leverages(self) -> Array:
+        """The diagonal of S M Sᵀ = I − A⁻¹, float64."""
+        return self.system.leverages()
 
     def trace_bound(self) -> Array:
         """A bound of ‖SᵀS‖: its trace."""

@@ -51,6 +51,10 @@ class PrimalForm(Part):
         """M u alone."""
         return self._beside(self.system.solve(_backend.to_float64(u)))
 
+    def image(self, u: Array) -> Array:
+        """S M u (float64): the dual."""
+        return self.rows.project(self.answer(u))
+
     def normal(self, z: Array) -> Array:
         """SᵀS z."""
         return self.rows.combine(self.rows.project(z))
@@ -96,6 +100,10 @@ class PrimalForm(Part):
     def diagonal(self) -> Array:
         """M_jj = ‖u_j‖², float64."""
         return _backend.column_squares(self._half_columns())
+
+    def leverages(self) -> Array:
+        """The diagonal of S M Sᵀ, ‖U s_i‖² for each row s_i, float64."""
+        return self.rows.row_squares(self.system.half_solve)
 
     def trace_bound(self) -> Array:
         """A bound of ‖SᵀS‖: its trace."""

@@ -1,5 +1,6 @@
 """S of many equal blocks of columns at once: small matrices side by side, one call for all of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,10 @@ class BatchedRows(Part):
         m, size = self.shape
         block = self.scaled()
         return block.mT @ block if size <= m else block @ block.mT
+
+    def row_squares(self, function: Callable[[Array], Array]) -> Array:
+        """‖function(s_i)‖² for each row s_i of every block, shape (count, m), float64."""
+        return _backend.column_squares(function(self.scaled().mT))
 
     def project(self, u: Array) -> Array:
         """S_b u_b, shape (count, m, k), float64."""
