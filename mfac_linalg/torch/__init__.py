@@ -1,6 +1,7 @@
-"""The library for PyTorch's models: rows of gradients."""
+"""The library for PyTorch's models: rows of gradients, and an optimizer."""
 
 from .gradients import gathered_gradients, iter_gradients, mean_gradients, per_sample_gradients
+from .optimizer import MFAC
 from .parameters import Unravel
 
-__all__ = ["Unravel", "gathered_gradients", "iter_gradients", "mean_gradients", "per_sample_gradients"]
+__all__ = ["MFAC", "Unravel", "gathered_gradients", "iter_gradients", "mean_gradients", "per_sample_gradients"]
