@@ -1,7 +1,5 @@
 """Descent along F⁻¹g, F over the newest gradients, as an optimizer of PyTorch."""
 
-import math
-import numbers
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -14,11 +12,8 @@ from torch.optim import Optimizer
 from .. import SlidingWindowInverse, TopK
 from .. import _validation as check
 from .checkpoints import restored_momenta, restored_windows, window_state
+from .groups import Group, agreed, check_one_kind, check_options, check_parameters, check_still_finite, dense
 from .masks import Masks, kept_entries, refuse_strangers
-
-Group = dict[str, Any]
-NUMBERS = {"lr": math.inf, "momentum": 1.0, "weight_decay": math.inf, "damping": math.inf}  # in [0, end)
-FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class MFAC(Optimizer):
@@ -169,12 +164,12 @@ class MFAC(Optimizer):
         if clash := sorted(self._rules.keys() & group.keys()):
             msg = f"`{clash[0]}` must be the same for all groups; got one in a group. Pass it to the optimizer."
             raise ValueError(msg)
-        _check_options(group)
+        check_options(group)
         served = self.param_groups if self._shared_window else [group]
         for name in ("window", "damping"):
-            _agreed(name, served)
+            agreed(name, served)
         parameters = [p for other in served for p in other["params"]]
-        _check_parameters(parameters)
+        check_parameters(parameters)
         dim = sum(self._size(p) for p in parameters)
         # a window has at least one entry; that of a group without weights that may move is never used
         made = SlidingWindowInverse(group["window"], max(1, dim), float(group["damping"]), **self._rules)
@@ -195,7 +190,7 @@ class MFAC(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        _check_still_finite(self.param_groups)
+        check_still_finite(self.param_groups)
         gradients = [(window, groups, self._gradient(groups)) for window, groups in self._served()]
         with _together(self._windows):
             answers = [(groups, _answer(window, groups, g)) for window, groups, g in gradients if g is not None]
@@ -213,14 +208,14 @@ class MFAC(Optimizer):
         if not any(p.grad is not None and self._size(p) for group in groups for p in group["params"]):
             return None
         parts = [self._part(group, p) for group in groups for p in group["params"]]
-        _check_one_kind(parts)
+        check_one_kind(parts)
         return torch.cat(parts)
 
     def _part(self, group: Group, p: Tensor) -> Tensor:
         """What is descended along of one parameter, flat."""
         if p.grad is None:
             return p.new_zeros(self._size(p))
-        g = _dense(p.grad)
+        g = dense(p.grad)
         if group["maximize"]:
             g = -g
         if group["weight_decay"] and not group["decoupled_weight_decay"]:
@@ -310,10 +305,10 @@ class MFAC(Optimizer):
 
 def _answer(window: SlidingWindowInverse, groups: list[Group], g: Tensor) -> Tensor:
     """F⁻¹g with g in F, under the damping that the groups have now."""
-    if _agreed("window", groups) != window.window:
+    if agreed("window", groups) != window.window:
         msg = f"`window` must stay {window.window}; got {groups[0]['window']}. Construct a new optimizer."
         raise ValueError(msg)
-    damping = _agreed("damping", groups)
+    damping = agreed("damping", groups)
     if damping != window.damping:
         window.damping = damping
     return window.append_matvec(g)
@@ -329,62 +324,3 @@ def _together(windows: list[SlidingWindowInverse]) -> Iterator[None]:
         for window, state in zip(windows, before, strict=True):
             vars(window).update(state)
         raise
-
-
-def _agreed(name: str, groups: list[Group]) -> float:
-    """The value of an option that all groups of a window have."""
-    values = {float(group[name]) for group in groups}
-    if len(values) > 1:
-        msg = f"`{name}` must be one for all groups of a shared window; got {sorted(values)}. Set it in all of them."
-        raise ValueError(msg)
-    return values.pop()
-
-
-def _dense(gradient: Tensor) -> Tensor:
-    if gradient.layout != torch.strided:
-        msg = f"`params` must have dense gradients; got one in {gradient.layout}. Construct its embedding without "
-        raise TypeError(msg + "sparse=True.")
-    return gradient
-
-
-def _check_options(group: Group) -> None:
-    """Accept the numbers and flags of a group."""
-    for name, end in NUMBERS.items():
-        value = group[name]
-        scalar = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
-        if isinstance(value, bool) or not (scalar or isinstance(value, numbers.Real)):
-            msg = f"`{name}` must be a number; got {check.describe(value)}. Pass a float."
-            raise TypeError(msg)
-        if not 0 <= float(value) < end:
-            msg = f"`{name}` must be in [0, {end:g}); got {float(value):g}. Choose one that is."
-            raise ValueError(msg)
-    for name in ("decoupled_weight_decay", "maximize"):
-        check.check_flag(name, group[name])
-    check.check_size("window", group["window"])
-
-
-def _check_still_finite(groups: list[Group]) -> None:
-    """Accept the numbers that a scheduler has left in groups, before anything is written."""
-    for group in groups:
-        for name in NUMBERS:
-            if not math.isfinite(float(group[name])):
-                msg = f"`{name}` must be finite; got {float(group[name])}. Check what sets it between steps."
-                raise ValueError(msg)
-
-
-def _check_parameters(parameters: list[Tensor]) -> None:
-    """Accept real floating parameters of one dtype on one device."""
-    for p in parameters:
-        if p.dtype not in FLOATING:
-            msg = f"`params` must be float16, bfloat16, float32 or float64; got {p.dtype}. "
-            raise TypeError(msg + "Pass real and imaginary parts as parameters of their own.")
-    _check_one_kind(parameters)
-
-
-def _check_one_kind(tensors: list[Tensor]) -> None:
-    """Refuse what would make a vector of several dtypes or devices."""
-    kinds = {(tensor.dtype, tensor.device) for tensor in tensors}
-    if len(kinds) > 1:
-        held = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
-        msg = f"`params` of one window must have one dtype on one device; got {held}. Make them groups of their own."
-        raise TypeError(msg)
