@@ -1,5 +1,7 @@
 """What a sliding window promises beside being an inverse: costs, guarantees, placement, refusals."""
 
+import copy
+import pickle
 import threading
 import warnings
 
@@ -442,3 +444,9 @@ def test_gradients_of_any_layout_are_taken_in(layout):
     window.append(laid_out[0])
     assert np.array_equal(window.gradients, np.concatenate([block[2:], block[:1]]))
     assert window.gradients.dtype == np.dtype(float)
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+def test_a_window_without_a_library_yet_can_be_copied(clone):
+    window = clone(SlidingWindowInverse(4, 5, 0.1))
+    assert np.array_equal(window.append_matvec(rows(1)[0]), SlidingWindowInverse(4, 5, 0.1).append_matvec(rows(1)[0]))
