@@ -542,6 +542,14 @@ def test_the_factor_stays_float64_beside_short_parameters(tmp_path):
     assert optimizer.state[params[0]]["momentum_buffer"].dtype == torch.float32
 
 
+@pytest.mark.parametrize("number", [np.float32, np.float64, lambda x: torch.tensor(x)], ids=["32", "64", "tensor"])
+def test_numbers_of_other_libraries_are_kept_as_pytorch_takes_them(number, tmp_path):
+    params = parameters()
+    optimizer = MFAC(params, number(0.1), window=np.int64(3), damping=number(0.5), momentum=number(0.5))
+    taken(optimizer, params, 2)
+    assert through_a_file(optimizer.state_dict(), tmp_path)["param_groups"][0]["damping"] == 0.5
+
+
 def test_loaded_options_take_the_place_of_those_constructed_with():
     params, others = parameters(), parameters()
     optimizer = MFAC(params, **OPTIONS)
@@ -555,16 +563,17 @@ def test_loaded_options_take_the_place_of_those_constructed_with():
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
 @pytest.mark.parametrize("make", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
-def test_a_copy_takes_the_same_steps_and_none_of_the_others(make, copied):
+@pytest.mark.parametrize("steps", [0, 4])
+def test_a_copy_takes_the_same_steps_and_none_of_the_others(make, copied, steps):
     params = parameters()
     optimizer = make(params)
-    taken(optimizer, params, 4)
+    taken(optimizer, params, steps)
     other = copied(optimizer)
     others = [p for group in other.param_groups for p in group["params"]]
     before = copies(params)
-    taken(other, others, 2, start=4)
+    taken(other, others, 2, start=steps)
     assert same(params, before)
-    taken(optimizer, params, 2, start=4)
+    taken(optimizer, params, 2, start=steps)
     assert same(params, others)
 
 
@@ -592,6 +601,8 @@ def unfitting():
         state["state"][3]["momentum_buffer"] = torch.zeros(2)
 
     return {
+        "no list": (changed(lambda state: state.update(windows=None)), "of 2 windows; got None"),
+        "numbers": (changed(lambda state: state.update(windows=[1, 2])), "entries shapes, dtypes, kept, host, window"),
         "nothing": ({}, "entries state, param_groups, windows; got"),
         "a list": ([], "entries state, param_groups, windows; got [] (list)"),
         "SGD": (torch.optim.SGD(parameters(), 0.1).state_dict(), "entries state, param_groups, windows; got state"),
@@ -658,6 +669,10 @@ def rate(optimizer, params):
     optimizer.param_groups[-1]["lr"] = np.nan
 
 
+def word(optimizer, params):
+    optimizer.param_groups[-1]["weight_decay"] = "x"
+
+
 def warning(optimizer, params):
     optimizer.param_groups[-1]["damping"] = 1e-30
 
@@ -669,6 +684,7 @@ FAILURES = {
     negative_damping: (ValueError, "`damping` must be finite and > 0"),
     another_window: (ValueError, "`window` must stay 3; got 5"),
     rate: (ValueError, "`lr` must be finite; got nan"),
+    word: (TypeError, "`weight_decay` must be a number; got 'x'"),
     warning: (ml.IllConditionedWarning, "kappa"),  # an error in this suite
 }
 

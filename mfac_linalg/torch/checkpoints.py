@@ -33,8 +33,9 @@ def restored_windows(state_dict: Any, layouts: list[Layout], rules: dict[str, An
     """The windows of a state dictionary, beside the parameters that they serve; refused where they do not fit."""
     _require(("state", "param_groups", "windows"), state_dict)
     entries = state_dict["windows"]
-    if len(entries) != len(layouts):
-        msg = f"`state_dict` must be of {len(layouts)} windows; got {len(entries)}. Construct the same groups first."
+    if not isinstance(entries, list) or len(entries) != len(layouts):
+        given = len(entries) if isinstance(entries, list) else check.describe(entries)
+        msg = f"`state_dict` must be of {len(layouts)} windows; got {given}. Construct the same groups first."
         raise ValueError(msg)
     return [_restored(entry, layout, rules) for entry, layout in zip(entries, layouts, strict=True)]
 

@@ -31,29 +31,35 @@ def dense(gradient: Tensor) -> Tensor:
     return gradient
 
 
-def check_options(group: Group) -> None:
-    """Accept the numbers and flags of a group."""
+def settle_options(group: Group) -> None:
+    """Accept the numbers and flags of a group, and make numbers Python's: those alone are safe in a file."""
     for name, end in NUMBERS.items():
-        value = group[name]
-        scalar = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
-        if isinstance(value, bool) or not (scalar or isinstance(value, numbers.Real)):
-            msg = f"`{name}` must be a number; got {check.describe(value)}. Pass a float."
-            raise TypeError(msg)
-        if not 0 <= float(value) < end:
-            msg = f"`{name}` must be in [0, {end:g}); got {float(value):g}. Choose one that is."
+        value = _number(name, group[name])
+        if not 0 <= value < end:
+            msg = f"`{name}` must be in [0, {end:g}); got {value:g}. Choose one that is."
             raise ValueError(msg)
+        group[name] = group[name] if isinstance(group[name], Tensor) else value
     for name in ("decoupled_weight_decay", "maximize"):
         check.check_flag(name, group[name])
-    check.check_size("window", group["window"])
+    group["window"] = check.check_size("window", group["window"])
 
 
 def check_still_finite(groups: list[Group]) -> None:
     """Accept the numbers that a scheduler has left in groups, before anything is written."""
     for group in groups:
         for name in NUMBERS:
-            if not math.isfinite(float(group[name])):
+            if not math.isfinite(_number(name, group[name])):
                 msg = f"`{name}` must be finite; got {float(group[name])}. Check what sets it between steps."
                 raise ValueError(msg)
+
+
+def _number(name: str, value: Any) -> float:
+    """The value of a number, or of a tensor of one."""
+    scalar = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
+    if isinstance(value, bool) or not (scalar or isinstance(value, numbers.Real)):
+        msg = f"`{name}` must be a number; got {check.describe(value)}. Pass a float."
+        raise TypeError(msg)
+    return float(value)
 
 
 def check_parameters(parameters: list[Tensor]) -> None:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from .. import SlidingWindowInverse, TopK
 from .. import _validation as check
 from .checkpoints import restored_momenta, restored_windows, window_state
-from .groups import Group, agreed, check_one_kind, check_options, check_parameters, check_still_finite, dense
+from .groups import Group, agreed, check_one_kind, check_parameters, check_still_finite, dense, settle_options
 from .masks import Masks, kept_entries, refuse_strangers
 
 
@@ -164,7 +164,7 @@ class MFAC(Optimizer):
         if clash := sorted(self._rules.keys() & group.keys()):
             msg = f"`{clash[0]}` must be the same for all groups; got one in a group. Pass it to the optimizer."
             raise ValueError(msg)
-        check_options(group)
+        settle_options(group)
         served = self.param_groups if self._shared_window else [group]
         for name in ("window", "damping"):
             agreed(name, served)
