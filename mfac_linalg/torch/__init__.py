@@ -1,7 +1,16 @@
-"""The library for PyTorch's models: rows of gradients, and pruning."""
+"""The library for PyTorch's models: rows of gradients, pruning, and an optimizer."""
 
 from .gradients import gathered_gradients, iter_gradients, mean_gradients, per_sample_gradients
+from .optimizer import MFAC
 from .parameters import Unravel
 from .pruning import prune_model
 
-__all__ = ["Unravel", "gathered_gradients", "iter_gradients", "mean_gradients", "per_sample_gradients", "prune_model"]
+__all__ = [
+    "MFAC",
+    "Unravel",
+    "gathered_gradients",
+    "iter_gradients",
+    "mean_gradients",
+    "per_sample_gradients",
+    "prune_model",
+]

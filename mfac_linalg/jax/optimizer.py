@@ -1,0 +1,133 @@
+"""Descent along F⁻¹g, F over the newest gradients, as a gradient transformation of Optax."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax import numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from .. import _validation as check
+from .._rules import Rules
+from .window import SlidingWindowState
+
+Tree = Any
+
+
+class GradientTransformation(NamedTuple):
+    """Optax's pair of pure functions, without Optax."""
+
+    init: Callable[[Tree], Any]
+    update: Callable[..., tuple[Tree, Any]]
+
+
+class ScaleByMFACState(NamedTuple):
+    """What a step hands to the next."""
+
+    inverse: SlidingWindowState | None  # None where there are no parameters
+
+
+def scale_by_mfac(
+    window: int,
+    damping: Any,
+    *,
+    normalization: str = "mean",
+    precision: str = "default",
+) -> GradientTransformation:
+    """Return g → F⁻¹g with F = λI + (1/m)Σ g gᵀ over the newest gradients, g in it, for use in `optax.chain`.
+
+    Parameters
+    ----------
+    window : int
+        Capacity m ≥ 1: gradients that F is made of.
+    damping : float or array, shape ()
+        λ > 0. Unit: that of squared gradients. An array may be traced, and is the damping from its step on, so that it
+        can follow a schedule:
+        ``optax.inject_hyperparams(scale_by_mfac, static_args="window")(window=64, damping=schedule)``.
+    normalization : {"mean", "sum", "window"}
+        What the sum in F is divided by: the number of gradients held, 1, or the capacity.
+    precision : {"default", "high"}
+        "high" computes in float64 by panels whatever the dtype of the gradients.
+
+    Returns
+    -------
+    GradientTransformation
+        A named tuple of ``init(params)`` and ``update(updates, state, params=None)``, as Optax has them; Optax is not
+        imported. Updates come back in the dtypes in which gradients went in.
+
+    Raises
+    ------
+    TypeError
+        Arguments of another kind; parameters that are not real floating.
+    ValueError
+        Arguments out of range; gradients of another size than the parameters, or, outside of `jit`, with nan or
+        infinity.
+
+    Notes
+    -----
+    Cost: that of `SlidingWindowState.append_matvec` on the raveled gradients; m d numbers of memory, no more where the
+    state is donated to a compiled step. A damping that is an array costs a factorisation more, m³/3 flops.
+    Accuracy: ‖g − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ for the x = F⁻¹g that is returned, before it is cast to 16-bit dtypes.
+    Under `jit` a gradient with nan or infinity makes updates nan until it has left the window: wrap the chain in
+    `optax.apply_if_finite`, which goes on from the state before it.
+    The state has small float64 arrays whether or not `jax_enable_x64` is set. Keep it out of casts: restore a saved
+    one, and use `optax.MultiSteps`, which casts, within ``jax.enable_x64(True)``.
+    All parameters share a window, in the dtype to which theirs promote; `optax.multi_transform` makes one per label.
+
+    References
+    ----------
+    .. [1] E. Frantar, E. Kurtic, D. Alistarh, "M-FAC: Efficient Matrix-Free Approximations of Second-Order
+       Information", NeurIPS 2021, arXiv:2107.03356, section 3.2 (the dynamic algorithm).
+
+    Examples
+    --------
+    >>> import jax
+    >>> from mfac_linalg.jax import scale_by_mfac
+    >>> transform = scale_by_mfac(window=4, damping=0.5)  # optax.chain(transform, optax.scale(-lr)), for example
+    >>> params = {"w": jax.numpy.zeros(2), "b": jax.numpy.zeros(())}
+    >>> state = transform.init(params)
+    >>> gradients = {"w": jax.numpy.array([3.0, 0.0]), "b": jax.numpy.array(4.0)}
+    >>> updates, state = jax.jit(transform.update)(gradients, state)
+    >>> bool(jax.numpy.allclose(updates["b"], 4 / (0.5 + 25)))  # F⁻¹g = g/(λ + ‖g‖²) for the first gradient
+    True
+    """
+    Rules.checked(window, 1, normalization, 1.0, precision)
+    if isinstance(damping, str) or jnp.ndim(damping) != 0:
+        msg = f"`damping` must be a number; got {check.describe(damping)}. Pass one λ for all parameters."
+        raise TypeError(msg)
+    check.check_damping(damping, jnp.zeros((0, 1)), jnp.float32)
+
+    def init(params: Tree) -> ScaleByMFACState:
+        flat = _raveled("params", params)[0]
+        if not flat.size:
+            return ScaleByMFACState(None)
+        return ScaleByMFACState(
+            SlidingWindowState(
+                window, flat.size, damping, normalization=normalization, dtype=flat.dtype, precision=precision
+            )
+        )
+
+    def update(updates: Tree, state: ScaleByMFACState, params: Tree = None) -> tuple[Tree, ScaleByMFACState]:
+        del params
+        inverse, (g, unravel) = state.inverse, _raveled("updates", updates)
+        if inverse is None and not g.size:
+            return updates, state
+        if inverse is None or g.size != inverse.dim:
+            dim = 0 if inverse is None else inverse.dim
+            msg = f"`updates` must have the {dim} entries of the parameters; got {g.size}. Pass their gradients."
+            raise ValueError(msg)
+        if isinstance(damping, jax.Array):
+            inverse = inverse.with_damping(damping)
+        inverse, x = inverse.append_matvec(g)
+        return unravel(x.astype(g.dtype)), ScaleByMFACState(inverse)
+
+    return GradientTransformation(init, update)
+
+
+def _raveled(name: str, tree: Tree) -> tuple[jax.Array, Callable[[jax.Array], Tree]]:
+    """The leaves as one vector, and the way back; they are real floating numbers."""
+    for leaf in jax.tree.leaves(tree):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            msg = f"`{name}` must be real floating; got a leaf that is {check.describe(leaf)}. "
+            raise TypeError(msg + "Leave it out with optax.masked.")
+    return ravel_pytree(tree)

@@ -1,0 +1,61 @@
+"""Which weights of a sparse model may move."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import _validation as check
+
+Masks = Mapping[Tensor, Tensor] | nn.Module | None
+Kept = dict[Tensor, Tensor]
+
+
+def kept_entries(masks: Masks) -> Kept:
+    """The flat indices at which a parameter's mask is one, for each parameter that has a mask."""
+    if masks is None:
+        return {}
+    if isinstance(masks, nn.Module):
+        masks = _masks_of(masks)
+    if not isinstance(masks, Mapping):
+        msg = f"`masks` must be a mapping of parameters to masks, or a pruned module; got {check.describe(masks)}. "
+        raise TypeError(msg + "Pass {parameter: mask}.")
+    return {parameter: _checked(parameter, mask).reshape(-1).nonzero()[:, 0] for parameter, mask in masks.items()}
+
+
+def refuse_strangers(kept: Kept, parameters: Iterable[Tensor]) -> None:
+    """Refuse a mask for what is not optimised: it would be passed over."""
+    known = set(parameters)
+    for parameter in kept:
+        if parameter not in known:
+            msg = f"`masks` must be for parameters of the optimizer; got one of shape {tuple(parameter.shape)} that is "
+            raise ValueError(msg + "not. Add it to `params`, or leave out its mask.")
+
+
+def _masks_of(model: nn.Module) -> dict[Tensor, Tensor]:
+    """The masks that `torch.nn.utils.prune` has left beside the parameters of a module."""
+    found: dict[Tensor, Tensor] = {}
+    for module in model.modules():
+        for name, mask in module.named_buffers(recurse=False):
+            original = module._parameters.get(name.removesuffix("_mask") + "_orig")
+            if name.endswith("_mask") and original is not None:
+                found[original] = mask
+    if not found:
+        msg = f"`masks` must be a module that torch.nn.utils.prune has pruned; got {type(model).__name__} without a "
+        raise ValueError(msg + "mask. Prune it first, or pass {parameter: mask}.")
+    return found
+
+
+def _checked(parameter: Any, mask: Any) -> Tensor:
+    """A mask of zeros and ones of a parameter's shape, beside it."""
+    if not (isinstance(parameter, Tensor) and isinstance(mask, Tensor)):
+        msg = f"`masks` must map parameters to tensors; got {check.describe(parameter)} to {check.describe(mask)}. "
+        raise TypeError(msg + "Take the parameters themselves, not their names.")
+    if mask.shape != parameter.shape:
+        msg = f"`masks` must have their parameters' shapes; got {tuple(mask.shape)} for {tuple(parameter.shape)}. "
+        raise ValueError(msg + "Pass one entry for each weight.")
+    if not bool(torch.all((mask == 0) | (mask == 1))):
+        msg = f"`masks` must be True where a weight may move and False elsewhere; got other values in {mask.dtype}. "
+        raise ValueError(msg + "Compare your scores with a threshold.")
+    return mask.to(parameter.device)

@@ -1,0 +1,326 @@
+"""Descent along F⁻¹g, F over the newest gradients, as an optimizer of PyTorch."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .. import SlidingWindowInverse, TopK
+from .. import _validation as check
+from .checkpoints import restored_momenta, restored_windows, window_state
+from .groups import Group, agreed, check_one_kind, check_parameters, check_still_finite, dense, settle_options
+from .masks import Masks, kept_entries, refuse_strangers
+
+
+class MFAC(Optimizer):
+    """p ← p − lr (v + weight_decay p), v ← momentum v + F⁻¹g, F = λI + (1/m)Σ g gᵀ over the newest gradients, g in it.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, or dictionaries that describe groups of them, as for every optimizer of PyTorch. A group has a
+        window of its own, and so one dtype on one device.
+    lr : float
+        Learning rate ≥ 0.
+    window : int
+        Capacity m ≥ 1 of a window: gradients that F is made of. It holds m + 1 vectors of the parameters' size.
+    damping : float
+        λ > 0. Unit: that of squared gradients. A group's may be set anew between steps, at the cost of O(m³).
+    momentum : float
+        In [0, 1), as in `torch.optim.SGD`. Where others write v ← momentum v + (1 − momentum) F⁻¹g, as M-FAC's authors
+        did at first, pass their lr times 1 − momentum for the same path.
+    weight_decay : float
+        ≥ 0, times the weights: an addition to the step.
+    decoupled_weight_decay : bool
+        True adds weight_decay p to the step, as `torch.optim.AdamW`: λ and F do not change how fast weights decay, and
+        F is of gradients of the loss alone. False adds it to the gradient before all else, so that it is in F too, as
+        M-FAC's authors did at first: directions without gradients then decay 1/λ times as fast.
+    maximize : bool
+        Whether to go up instead.
+    masks : mapping of parameter to tensor, or torch.nn.Module, optional
+        For sparse models: True, or 1, where a weight may move. The others are never written to, and neither windows
+        nor momentum hold memory for them. A module that `torch.nn.utils.prune` has pruned stands for its own masks.
+        They are read once: construct a new optimizer after the next pruning.
+    shared_window : bool
+        One window over all groups, whose `window` and `damping` then have to agree; the other options may differ.
+    normalization : {"mean", "sum", "window"}
+        What the sum in F is divided by: the number of gradients held, 1, or the capacity (as M-FAC's authors do).
+    precision : {"default", "high"}
+        "high" computes in float64 by panels whatever the dtype of the gradients.
+    compression : TopK, optional
+        Keep the largest entries of each gradient instead of the whole.
+
+    Raises
+    ------
+    TypeError
+        Options of another kind; parameters that are complex, or of several dtypes or devices in a window; sparse
+        gradients.
+    ValueError
+        Options out of range; in a step, gradients with nan or infinity.
+
+    Warns
+    -----
+    IllConditionedWarning
+        A step takes κ beyond what the arithmetic in use resolves.
+
+    Notes
+    -----
+    A parameter without a gradient counts as zero in g and is left alone; a group without any takes no step. A step that
+    raises leaves parameters, momenta and windows as they were.
+    Cost: two passes over the m gradients and O(m²) a step, and a few passes over the parameters; a window that is not
+    full factors its m × m system anew each time. (m + 1) d numbers of memory, d more for momentum; with `compression`
+    as `SlidingWindowInverse`.
+    Accuracy: ‖g − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ for the x = F⁻¹g that is taken. 16-bit parameters have their gradients stored
+    as they are; F⁻¹g and momentum are float32.
+    `state_dict` holds all that the next step depends on, in tensors, numbers and words that `torch.load` takes with
+    ``weights_only=True``; training resumed from it is the same to the bit.
+
+    References
+    ----------
+    .. [1] E. Frantar, E. Kurtic, D. Alistarh, "M-FAC: Efficient Matrix-Free Approximations of Second-Order
+       Information", NeurIPS 2021, arXiv:2107.03356, section 3.2 (the dynamic algorithm).
+    .. [2] I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mfac_linalg.torch import MFAC
+    >>> _ = torch.manual_seed(0)
+    >>> model, x = torch.nn.Linear(4, 1), torch.randn(64, 4)
+    >>> y = x @ torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+    >>> optimizer = MFAC(model.parameters(), lr=0.5, window=16, damping=10.0, momentum=0.5)
+    >>> for _ in range(100):
+    ...     optimizer.zero_grad()
+    ...     loss = torch.nn.functional.mse_loss(model(x), y)
+    ...     loss.backward()
+    ...     loss = optimizer.step()
+    >>> torch.round(model.weight.detach(), decimals=2)
+    tensor([[1., 2., 3., 4.]])
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        *,
+        window: int = 64,
+        damping: float = 1e-5,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = True,
+        maximize: bool = False,
+        masks: Masks = None,
+        shared_window: bool = False,
+        normalization: str = "mean",
+        precision: str = "default",
+        compression: TopK | None = None,
+    ) -> None:
+        check.check_flag("shared_window", shared_window)
+        self._shared_window = shared_window
+        self._rules: dict[str, Any] = {
+            "normalization": normalization,
+            "precision": precision,
+            "compression": compression,
+        }
+        self._kept = kept_entries(masks)
+        self._windows: list[SlidingWindowInverse] = []
+        defaults = {
+            "lr": lr,
+            "window": window,
+            "damping": damping,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults)
+        refuse_strangers(self._kept, chain.from_iterable(group["params"] for group in self.param_groups))
+
+    @property
+    def windows(self) -> tuple[SlidingWindowInverse, ...]:
+        """The inverse of each group, or the one of all, to be asked; what is appended to it is in the next step's F."""
+        return tuple(self._windows)
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group with a window of its own, or to the shared window as long as that has not taken in a gradient."""
+        if self._shared_window and any(len(window) for window in self._windows):
+            msg = "`param_group` must come before the first step of a shared window; got one after it. The gradients "
+            raise ValueError(
+                msg + "held have no entries for it. Construct a new optimizer, or leave shared_window out."
+            )
+        super().add_param_group(param_group)
+        try:
+            self._windows = self._with_window_for(self.param_groups[-1])
+        except BaseException:
+            self.param_groups.pop()
+            raise
+
+    def _with_window_for(self, group: Group) -> list[SlidingWindowInverse]:
+        """The windows, empty where they serve the group that came last."""
+        if clash := sorted(self._rules.keys() & group.keys()):
+            msg = f"`{clash[0]}` must be the same for all groups; got one in a group. Pass it to the optimizer."
+            raise ValueError(msg)
+        settle_options(group)
+        served = self.param_groups if self._shared_window else [group]
+        for name in ("window", "damping"):
+            agreed(name, served)
+        parameters = [p for other in served for p in other["params"]]
+        check_parameters(parameters)
+        dim = sum(self._size(p) for p in parameters)
+        # a window has at least one entry; that of a group without weights that may move is never used
+        made = SlidingWindowInverse(group["window"], max(1, dim), float(group["damping"]), **self._rules)
+        return [made] if self._shared_window else [*self._windows, made]
+
+    # --- a step -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step; return what the closure returns, which may evaluate the model anew.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Called first, with gradients enabled.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        check_still_finite(self.param_groups)
+        gradients = [(window, groups, self._gradient(groups)) for window, groups in self._served()]
+        with _together(self._windows):
+            answers = [(groups, _answer(window, groups, g)) for window, groups, g in gradients if g is not None]
+        for groups, x in answers:
+            self._move(groups, x)
+        return loss
+
+    def _served(self) -> Iterator[tuple[SlidingWindowInverse, list[Group]]]:
+        """Each window with the groups whose gradients it holds."""
+        groups = [self.param_groups] if self._shared_window else [[group] for group in self.param_groups]
+        return zip(self._windows, groups, strict=True)
+
+    def _gradient(self, groups: list[Group]) -> Tensor | None:
+        """The gradients of these groups as one vector; None where there is none, or nothing that may move."""
+        if not any(p.grad is not None and self._size(p) for group in groups for p in group["params"]):
+            return None
+        parts = [self._part(group, p) for group in groups for p in group["params"]]
+        check_one_kind(parts)
+        return torch.cat(parts)
+
+    def _part(self, group: Group, p: Tensor) -> Tensor:
+        """What is descended along of one parameter, flat."""
+        if p.grad is None:
+            return p.new_zeros(self._size(p))
+        g = dense(p.grad)
+        if group["maximize"]:
+            g = -g
+        if group["weight_decay"] and not group["decoupled_weight_decay"]:
+            g = g.add(p, alpha=float(group["weight_decay"]))
+        return self._chosen(p, g).reshape(-1)
+
+    def _move(self, groups: list[Group], x: Tensor) -> None:
+        """Write the step F⁻¹g of these groups into momenta and parameters."""
+        parameters = [p for group in groups for p in group["params"]]
+        parts = dict(zip(parameters, x.split([self._size(p) for p in parameters]), strict=True))
+        for group in groups:
+            moving = [p for p in group["params"] if p.grad is not None]
+            if not moving:
+                continue
+            weights = [self._chosen(p, p) for p in moving]
+            steps = [parts[p].reshape(w.shape) for p, w in zip(moving, weights, strict=True)]
+            if group["momentum"]:
+                steps = self._followed(moving, steps, float(group["momentum"]))
+            if group["weight_decay"] and group["decoupled_weight_decay"]:
+                steps = list(torch._foreach_add(steps, weights, alpha=float(group["weight_decay"])))
+            torch._foreach_add_(weights, steps, alpha=-float(group["lr"]))
+            for p, w in zip(moving, weights, strict=True):
+                if p in self._kept:
+                    p.put_(self._index(p), w)
+
+    def _followed(self, parameters: list[Tensor], steps: list[Tensor], momentum: float) -> list[Tensor]:
+        """The momenta after these steps."""
+        for p, step in zip(parameters, steps, strict=True):
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(step)
+        buffers = [self.state[p]["momentum_buffer"] for p in parameters]
+        torch._foreach_mul_(buffers, momentum)
+        torch._foreach_add_(buffers, steps)
+        return buffers
+
+    # --- masks ------------------------------------------------------------------------------------------------------
+
+    def _size(self, p: Tensor) -> int:
+        """How many of a parameter's weights may move."""
+        return len(self._kept[p]) if p in self._kept else p.numel()
+
+    def _index(self, p: Tensor) -> Tensor:
+        return self._kept[p].to(p.device)
+
+    def _chosen(self, p: Tensor, values: Tensor) -> Tensor:
+        """The values at weights of p that may move: themselves, or a copy (kept,)."""
+        return torch.take(values, self._index(p)) if p in self._kept else values
+
+    # --- kept elsewhere ---------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next step depends on; beside PyTorch's entries the windows, copied, as ``"windows"``.
+
+        The windows are apart from the state of the parameters, which PyTorch casts to their dtype when it is loaded.
+        """
+        windows = [window_state(window, *self._layout(groups)) for window, groups in self._served()]
+        return {**super().state_dict(), "windows": windows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Become what `state_dict` described: the options of groups, the momenta, the windows.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Not such a dictionary, or one of other parameters, masks, or options that groups do not have. The
+            optimizer stays as it was.
+        """
+        layouts = [self._layout(groups) for _, groups in self._served()]
+        windows = restored_windows(state_dict, layouts, self._rules)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        shapes = [torch.Size([self._size(p)]) if p in self._kept else p.shape for p in parameters]
+        momenta = restored_momenta(state_dict, parameters, shapes)
+        super().load_state_dict(state_dict)
+        for p, buffer in momenta.items():
+            self.state[p]["momentum_buffer"] = buffer
+        self._windows = windows
+
+    def _layout(self, groups: list[Group]) -> tuple[list[Tensor], list[Tensor | None]]:
+        """The parameters of some groups, and the indices of weights that may move."""
+        parameters = [p for group in groups for p in group["params"]]
+        return parameters, [self._kept.get(p) for p in parameters]
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {name: vars(self)[name] for name in ("_shared_window", "_rules", "_kept", "_windows")}
+        return {**super().__getstate__(), **own}
+
+
+def _answer(window: SlidingWindowInverse, groups: list[Group], g: Tensor) -> Tensor:
+    """F⁻¹g with g in F, under the damping that the groups have now."""
+    if agreed("window", groups) != window.window:
+        msg = f"`window` must stay {window.window}; got {groups[0]['window']}. Construct a new optimizer."
+        raise ValueError(msg)
+    damping = agreed("damping", groups)
+    if damping != window.damping:
+        window.damping = damping
+    return window.append_matvec(g)
+
+
+@contextmanager
+def _together(windows: list[SlidingWindowInverse]) -> Iterator[None]:
+    """All windows change, or none: what a window held before one step goes on answering after it."""
+    before = [vars(window).copy() for window in windows]
+    try:
+        yield
+    except BaseException:
+        for window, state in zip(windows, before, strict=True):
+            vars(window).update(state)
+        raise

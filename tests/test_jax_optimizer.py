@@ -1,0 +1,219 @@
+"""M-FAC as a gradient transformation: the steps of a dense computation, in Optax's chains and under `jit`."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.source import TEXTS
+
+jax = pytest.importorskip("jax", reason="needs jax")
+optax = pytest.importorskip("optax", reason="needs optax")
+scale_by_mfac = pytest.importorskip("mfac_linalg.jax", reason="needs jax").scale_by_mfac
+jnp = jax.numpy
+ORDER, DIM = ("a", "b", "c"), 10
+SHAPES = {"a": (2, 3), "b": (3,), "c": ()}
+
+
+def tree(seed, dtype="float32"):
+    rng = np.random.default_rng(seed)
+    return {name: jnp.asarray(rng.standard_normal(shape), dtype) for name, shape in SHAPES.items()}
+
+
+def flat(leaves):
+    return np.concatenate([np.asarray(leaves[name], float).reshape(-1) for name in ORDER])
+
+
+TRANSFORM = scale_by_mfac(3, 0.5)
+STEP = jax.jit(TRANSFORM.update)
+STEP_UNDER = jax.jit(lambda damping, g, state: scale_by_mfac(3, damping).update(g, state))
+"""Compiled once for all tests: compiling is what takes time here."""
+
+
+def taken(count, *, transform=TRANSFORM, step=None, state=None, start=0):
+    """The updates of some steps, and the state after them."""
+    state = transform.init(tree(0)) if state is None else state
+    step, updates = step or (STEP if transform is TRANSFORM else jax.jit(transform.update)), []
+    for seed in range(start, start + count):
+        x, state = step(tree(seed), state)
+        updates.append(flat(x))
+    return np.array(updates), state
+
+
+def dense(gradients, damping, divisor=None):
+    """F⁻¹ of the newest of these gradients."""
+    rows = np.array(gradients)
+    fisher = damping * np.eye(rows.shape[1]) + rows.T @ rows / (divisor or len(rows))
+    return np.linalg.solve(fisher, rows[-1])
+
+
+def same(some, others):
+    return jax.tree.all(jax.tree.map(np.array_equal, some, others))
+
+
+# --- the same steps as a dense computation --------------------------------------------------------------------------
+
+
+@settings(max_examples=20)
+@given(damping=st.floats(0.05, 30.0), steps=st.integers(1, 6), seed=st.integers(0, 99))
+def test_updates_are_those_of_a_dense_inverse(damping, steps, seed):
+    state = TRANSFORM.init(tree(0))
+    for step in range(seed, seed + steps):
+        found, state = STEP_UNDER(damping, tree(step), state)
+    rows = [flat(tree(step)) for step in range(max(seed, step - 2), step + 1)]
+    np.testing.assert_allclose(flat(found), dense(rows, damping), rtol=2e-4, atol=2e-5)
+
+
+def test_normalization_and_precision_are_those_of_the_window():
+    transform, window = scale_by_mfac(3, 1e-4, normalization="sum", precision="high"), []
+    state, update = transform.init(tree(0)), jax.jit(transform.update)
+    for step in range(4):
+        g = jax.tree.map(lambda x: 1 + 1e-2 * x, tree(step))
+        x, state = update(g, state)
+        window = [*window, flat(g)][-3:]
+    exact = dense(window, 1e-4, divisor=1)
+    assert np.linalg.norm(flat(x) - exact) < 1e-6 * np.linalg.norm(exact)  # float32 alone misses by 1e-2
+
+
+def test_a_compiled_scan_of_a_chain_follows_the_optimizer_of_pytorch():
+    torch = pytest.importorskip("torch")
+    from mfac_linalg.torch import MFAC
+
+    def loss(library, p):
+        return (library.tanh(p["a"]).sum(0) * p["b"] - 1).sum() ** 2 + (p["c"] * p["b"]).sum() ** 2
+
+    theirs = {name: torch.nn.Parameter(torch.tensor(np.asarray(x))) for name, x in tree(0).items()}
+    optimizer = MFAC(theirs.values(), 0.2, window=3, damping=1.0, momentum=0.6, weight_decay=0.1)
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss(torch, theirs).backward()
+        optimizer.step()
+
+    chain = optax.chain(scale_by_mfac(3, 1.0), optax.trace(0.6), optax.add_decayed_weights(0.1), optax.scale(-0.2))
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = chain.update(jax.grad(lambda p: loss(jnp, p))(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    start = tree(0)
+    ours, _ = jax.jit(lambda p: jax.lax.scan(step, (p, chain.init(p)), None, length=8)[0])(start)
+    expected = flat({name: p.detach().numpy() for name, p in theirs.items()})
+    np.testing.assert_allclose(flat(ours), expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(expected - flat(start)).max() > 0.1
+
+
+def test_updates_have_the_dtypes_of_gradients():
+    gradients = {**tree(0, "bfloat16"), "c": tree(0)["c"]}
+    updates, state = STEP(gradients, TRANSFORM.init(gradients))
+    assert {name: x.dtype for name, x in updates.items()} == {name: x.dtype for name, x in gradients.items()}
+    assert state.inverse.gradients.dtype == np.float32  # to which the two promote
+    np.testing.assert_allclose(flat(updates), dense([flat(gradients)], 0.5), rtol=1e-2, atol=1e-3)
+
+
+# --- under transformations, beside others ---------------------------------------------------------------------------
+
+
+def test_a_step_is_compiled_once():
+    _, state = taken(1)
+    compiled = STEP._cache_size()
+    taken(5, state=state, start=1)
+    assert STEP._cache_size() == compiled
+
+
+def test_the_state_before_a_step_goes_on_answering():
+    _, state = taken(4)
+    before = jax.tree.map(np.array, state)
+    taken(2, state=state, start=4)
+    assert same(before, state)
+
+
+def test_a_damping_can_follow_a_schedule():
+    schedule = optax.linear_schedule(2.0, 0.5, 3)
+    transform = optax.inject_hyperparams(scale_by_mfac, static_args="window")(window=3, damping=schedule)
+    found, _ = taken(6, transform=transform)
+    for step in range(6):
+        rows = [flat(tree(s)) for s in range(max(0, step - 2), step + 1)]
+        expected = dense(rows, max(0.5, 2.0 - 0.5 * step))
+        np.testing.assert_allclose(found[step], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_each_label_has_a_window_and_one_without_parameters_none():
+    labels = {"a": "first order", "b": "two", "c": "two"}
+    transforms = {"first order": optax.sgd(1.0), "two": scale_by_mfac(2, 0.1), "three": scale_by_mfac(9, 1.0)}
+    found, state = taken(3, transform=optax.multi_transform(transforms, labels))
+    assert np.array_equal(found[-1][:6], -flat(tree(2))[:6])
+    expected = dense([flat(tree(step))[6:] for step in range(1, 3)], 0.1)
+    np.testing.assert_allclose(found[-1][6:], expected, rtol=1e-4, atol=1e-5)
+    assert state.inner_states["three"].inner_state.inverse is None
+
+
+def test_a_step_that_is_not_finite_can_be_skipped():
+    transform = optax.apply_if_finite(TRANSFORM, 2)
+    step = jax.jit(transform.update)
+    _, state = taken(3, transform=transform, step=step)
+    updates, state = step({**tree(3), "b": jnp.full(3, jnp.nan)}, state)
+    assert not flat(updates).any()
+    found, _ = taken(2, state=state, start=4, step=step)
+    expected = dense([flat(tree(step)) for step in (2, 4, 5)], 0.5)
+    np.testing.assert_allclose(found[-1], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_can_be_accumulated_with_x64_enabled():
+    with jax.enable_x64(True):
+        found, _ = taken(4, transform=optax.MultiSteps(TRANSFORM, 2))
+    expected = dense([(flat(tree(step)) + flat(tree(step + 1))) / 2 for step in (0, 2)], 0.5)
+    assert not found[0].any()
+    np.testing.assert_allclose(found[3], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_state_kept_in_numpy_takes_the_same_steps():
+    _, state = taken(4)
+    kept = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+    assert np.float64 in {leaf.dtype.type for leaf in kept}
+    with jax.enable_x64(True):
+        back = jax.tree.unflatten(jax.tree.structure(state), [jnp.asarray(leaf) for leaf in kept])
+    expected, found = (taken(3, state=each, start=4) for each in (state, back))
+    assert np.array_equal(expected[0], found[0])
+    assert same(expected[1], found[1])
+
+
+def test_a_state_that_was_cast_is_refused():
+    state = jax.tree.map(lambda x: jnp.asarray(x, "float32") if x.dtype == np.float64 else x, TRANSFORM.init(tree(0)))
+    with pytest.raises(TypeError, match="must be float64"):
+        TRANSFORM.update(tree(0), state)
+
+
+def test_the_library_imports_no_optax():
+    assert not any(re.search(r"import.*optax", text) for text in TEXTS.values())
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+def refused(gradients):
+    return lambda: TRANSFORM.update(gradients, TRANSFORM.init(tree(0)))
+
+
+REFUSALS = {
+    "window": (ValueError, "`window` must be at least 1", lambda: scale_by_mfac(0, 0.5)),
+    "damping": (ValueError, "`damping` must be finite and > 0", lambda: scale_by_mfac(3, 0.0)),
+    "damping word": (TypeError, "`damping` must be a number; got '0.5' (str)", lambda: scale_by_mfac(3, "0.5")),
+    "damping vector": (TypeError, "`damping` must be a number; got an array", lambda: scale_by_mfac(3, jnp.ones(4))),
+    "normalization": (ValueError, "`normalization`", lambda: scale_by_mfac(3, 0.5, normalization="max")),
+    "precision": (ValueError, "`precision`", lambda: scale_by_mfac(3, 0.5, precision="low")),
+    "integers": (TypeError, "`params` must be real floating", lambda: scale_by_mfac(3, 0.5).init({"n": jnp.arange(3)})),
+    "complex": (TypeError, "`updates` must be real floating", refused({"a": jnp.ones(3, complex)})),
+    "size": (ValueError, "`updates` must have the 10 entries of the parameters; got 9", refused({"a": jnp.ones(9)})),
+    "nothing": (ValueError, "`updates` must have the 10 entries of the parameters; got 0", refused({})),
+    "nan": (ValueError, "must be finite", refused({**tree(0), "c": jnp.asarray(jnp.nan)})),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_is_wrong_is_refused_by_name(case):
+    error, words, call = REFUSALS[case]
+    with pytest.raises(error, match=re.escape(words)):
+        call()
