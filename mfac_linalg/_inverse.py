@@ -40,7 +40,8 @@ class Inverse(abc.ABC):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        register(self._like, type(self))
+        if self.dtype is not None:  # else it is a window that has seen no gradient, and has no library yet
+            register(self._like, type(self))
 
     # --- what it is -------------------------------------------------------------------------------------------
 
