@@ -39,7 +39,8 @@ class Inverse(abc.ABC):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        register(self._like, type(self))
+        if self.dtype is not None:  # as that of a window that no gradient has placed yet
+            register(self._like, type(self))
 
     # --- what it is -------------------------------------------------------------------------------------------
 

@@ -185,11 +185,6 @@ class SlidingWindowInverse(Inverse):
     def _like(self) -> Array:
         return self._known.ring.like
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        if self._held is not None:  # else it has no library yet
-            register(self._like, type(self))
-
     def __len__(self) -> int:
         """Return the number of gradients held."""
         return 0 if self._held is None else self._held.count

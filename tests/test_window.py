@@ -327,13 +327,13 @@ def test_a_step_beyond_the_arithmetic_warns_once():
 
 def test_the_first_gradient_decides_where_a_window_lives(flavour):
     backend, dtype = flavour
-    window = SlidingWindowInverse(4, 40, 0.1)
+    window = SlidingWindowInverse(4, 5, 0.1)
     assert (window.dtype, window.device, len(window)) == (None, None, 0)
     assert backend.is_own(window.append_matvec(backend.asarray(np.ones(5, dtype))), dtype)
 
 
 def test_a_refused_first_gradient_decides_nothing():
-    window = SlidingWindowInverse(4, 40, 0.1)
+    window = SlidingWindowInverse(4, 5, 0.1)
     with pytest.raises(ValueError, match="shape"):
         window.append(np.ones(6))
     window.append(np.ones(5, "float32"))
@@ -417,7 +417,7 @@ def test_a_bad_argument_is_named(row):
 
 def test_a_traced_gradient_is_refused():
     jax = pytest.importorskip("jax")
-    window = SlidingWindowInverse(4, 40, 0.1)
+    window = SlidingWindowInverse(4, 5, 0.1)
     with pytest.raises(TypeError, match="traced"):
         jax.jit(window.append)(jax.numpy.ones(5))
 
@@ -447,6 +447,6 @@ def test_gradients_of_any_layout_are_taken_in(layout):
 
 
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
-def test_a_window_without_a_library_yet_can_be_copied(clone):
+def test_a_window_that_no_gradient_has_placed_can_be_copied(clone):
     window = clone(SlidingWindowInverse(4, 40, 0.1))
     assert np.array_equal(window.append_matvec(rows(1)[0]), SlidingWindowInverse(4, 40, 0.1).append_matvec(rows(1)[0]))
