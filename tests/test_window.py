@@ -447,6 +447,6 @@ def test_gradients_of_any_layout_are_taken_in(layout):
 
 
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
-def test_a_window_without_a_library_yet_can_be_copied(clone):
+def test_a_window_that_no_gradient_has_placed_can_be_copied(clone):
     window = clone(SlidingWindowInverse(4, 40, 0.1))
     assert np.array_equal(window.append_matvec(rows(1)[0]), SlidingWindowInverse(4, 40, 0.1).append_matvec(rows(1)[0]))
