@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mfac_linalg import SlidingWindowInverse, TopK
+from mfac_linalg.influence import influence, self_influence
 from tests.backends import BACKENDS
 from tests.cases import CASES, build, construct
 from tests.problems import make_problem
@@ -60,6 +61,20 @@ def test_a_product_never_reads_the_device(reads, case, dtype, method):
     del reads[:]
     getattr(built.inverse, method)(*arguments)
     assert reads == []
+
+
+@pytest.mark.parametrize("dtype", DEVICE.dtypes)
+@pytest.mark.parametrize("case", ON_DEVICE, ids=repr)
+def test_influence_never_reads_the_device(reads, case, dtype):
+    built = build(DEVICE, dtype, case)
+    few, many = (built.send(built.vectors(count, built.inverse.dim)) for count in (2, 20))
+    del reads[:]
+    for tests in (few, many):
+        influence(built.inverse, tests)
+        influence(built.inverse, few, tests)
+    self_influence(built.inverse)
+    self_influence(built.inverse, few)
+    assert not reads
 
 
 @pytest.mark.parametrize("method", ["matvec", "matvec_gradients", "dual_coefficients", "diagonal"])

@@ -313,7 +313,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dampings", type=float, nargs="+", default=list(DAMPINGS))
     parser.add_argument("--output", type=Path, help="write machine, versions and figures here")
     parser.add_argument("--picture", type=Path, help=f"draw the groups of {SHOWN[1]} at λ = {SHOWN[0]:g} here")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.picture and SHOWN[0] not in options.dampings:
+        parser.error(f"--picture shows λ = {SHOWN[0]:g}; got --dampings {options.dampings}")
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
