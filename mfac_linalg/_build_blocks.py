@@ -147,6 +147,6 @@ class _System:
         """Factor the small matrices, and hold them in the form that fits their shape."""
         kappa = math.inf if traced else 1 + float(np.max(self.norm)) ** 2
         sharp = isinstance(self.rows, BatchedRows) or (not traced and wants_float64(self.rows, self.norm))
-        accurate = self.rows.in_float64() if sharp else self.rows
+        accurate = self.rows.in_float64() if sharp and _backend.supports_float64(self.rows.like) else self.rows
         form = choose_form(self.rows, accurate, self.small, self.norm, kappa, options)
         return Run(form, self.start, self.count, self.size)

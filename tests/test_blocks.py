@@ -199,6 +199,15 @@ def test_the_spectrum_is_that_of_the_blocks(cut, m):
     assert np.allclose(inverse.condition_number(), values[0] / values[-1])
 
 
+@pytest.mark.parametrize("cut", [1, 3])
+def test_a_damping_per_parameter_serves_every_library(backend, cut):
+    if backend.is_lazy:  # blocks want their rows in memory
+        return
+    problem = make_problem(2, shape=(6, DIM), dtype="float32", vector=True)
+    x = backend.to_numpy(construct(problem, cut, backend).matvec(backend.asarray(V, "float32")))
+    assert np.allclose(x, Blocks(problem, sizes_of(cut)).inverse @ V, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("cut", [3, (2, 2, 2, 5, 1, 1, 1)], ids=["equal", "layers"])
 def test_each_block_may_have_its_damping(cut):
     problem, sizes = make_problem(9, shape=(4, DIM)), sizes_of(cut)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.experiments import record
+from benchmarks.experiments import curves, record
 from mfac_linalg import TopK
 from mfac_linalg.torch import MFAC
 
@@ -178,6 +178,12 @@ def steps(study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
         yield {"method": method}, functools.partial(study.seconds_of_a_step, method)
 
 
+def runs_of(held: dict[str, Any], method: str) -> list[dict[str, Any]]:
+    """The runs of all seeds at the best rate."""
+    others = held.get("seeds", {"figures": []})["figures"]
+    return [best(held, method), *(run for run in others if run["method"] == method)]
+
+
 PARTS: dict[str, record.Part] = {"rates": rates, "seeds": seeds, "steps": steps}
 
 
@@ -185,13 +191,12 @@ def summary(held: dict[str, Any]) -> str:
     """A line a method: accuracy and loss in the last epoch over all seeds."""
     lines = []
     for method in BY_NAME:
-        first = best(held, method)
-        runs = [first, *(run for run in held.get("seeds", {"figures": []})["figures"] if run["method"] == method)]
+        runs = runs_of(held, method)
         accuracies = [run["accuracy"] for run in runs if run["accuracy"] is not None]
         losses, seconds = ([run[name][-1] for run in runs] for name in ("losses", "seconds"))
         spread = f"{min(accuracies):.2f} to {max(accuracies):.2f}"
         lines.append(
-            f"{method:16} rate {first['rate']:g}: accuracy {statistics.fmean(accuracies):.2f} ({spread}), "
+            f"{method:16} rate {runs[0]['rate']:g}: accuracy {statistics.fmean(accuracies):.2f} ({spread}), "
             f"loss {statistics.fmean(losses):.4f}, {statistics.fmean(seconds):.0f} s"
         )
     return "\n".join(lines)
@@ -202,7 +207,10 @@ def main() -> None:
     study = Study(options.data)
     for part in options.parts:
         record.add(study, part, PARTS[part], options.output)
-    print(summary(record.read(options.output)))
+    held = record.read(options.output)
+    print(summary(held))
+    if options.picture:
+        curves.draw_training([run for method in BY_NAME for run in runs_of(held, method)], options.picture)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.experiments import cifar, record
+from benchmarks.experiments import cifar, curves, record
 from mfac_linalg import BlockDiagonalInverse, WoodburyRankOneInverse
 from mfac_linalg.pruning import joint_update, obs_scores, obs_update, prune
 from mfac_linalg.torch import Unravel, mean_gradients
@@ -241,9 +241,12 @@ PARTS: dict[str, record.Part] = {
 def main() -> None:
     options = record.arguments("pruning", __doc__ or "", "The folder holds\n" + cifar.WHERE, PARTS)
     study = Pruning(options.data)
-    print(f"dense {study.accuracy(study.weights)}")
+    dense = study.accuracy(study.weights)
+    print(f"dense {dense}")
     for part in options.parts:
         record.add(study, part, PARTS[part], options.output)
+    if options.picture:
+        curves.draw_pruning(record.read(options.output), options.picture, num_gradients=256, dense=dense)
 
 
 if __name__ == "__main__":
