@@ -28,7 +28,7 @@ Figures = list[dict[str, Any]]
 
 
 def draw_pruning(held: dict[str, Any], path: Path, *, num_gradients: int, dense: float) -> None:
-    """One shot over sparsities, and the best damping of each method in 4 and 16 steps."""
+    """One shot over sparsities, and each method at the best of its dampings in 4 and 16 steps."""
     figure, panels = _panels(3)
     shots = held["one-shot"]["figures"]
     _lines(panels[0], [f for f in shots if f["num_gradients"] == num_gradients])
@@ -36,7 +36,8 @@ def draw_pruning(held: dict[str, Any], path: Path, *, num_gradients: int, dense:
     for panel, steps in zip(panels[1:], (4, 16), strict=True):
         found = held[f"steps-{steps}"]["figures"]
         _lines(panel, _best(found), marker="o")
-        panel.set_title(f"{steps} steps of 128 gradients, the best damping of each", fontsize=11)
+        panel.set_title(f"{steps} steps of 128 gradients", fontsize=11)
+        panel.set(xticks=(70, 80, 90), xlim=(69, 91))
     for panel in panels:
         panel.axhline(dense, color="0.6", linewidth=1, linestyle=":")
         panel.set(xlabel="weights removed, %", ylim=(0, 95))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ training images and of the test images: from torchvision.datasets.FashionMNIST (
 dataset-fashion-mnist.
 """
 EPOCHS, BATCH, SEEDS, MOMENTUM, DAMPING = 6, 128, (0, 1, 2), 0.9, 1e-3
-TIMED = 60  # steps
+WARM_UP, TIMED = 100, 60  # steps
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,12 @@ class Study:
         """Loss, accuracy and seconds of training after each epoch."""
         model, order = network(seed), torch.Generator().manual_seed(seed)
         optimizer = BY_NAME[method].make(model.parameters(), lr=rate)
+        schedule = self._schedule(optimizer)
         found: dict[str, Any] = {"losses": [], "accuracies": [], "seconds": [], "dim": dim_of(model)}
         spent = 0.0
         for _ in range(EPOCHS):
             start = time.perf_counter()
-            losses = [self._step(model, optimizer, chosen) for chosen in self._batches(order)]
+            losses = [self._step(model, optimizer, chosen, schedule) for chosen in self._batches(order)]
             spent += time.perf_counter() - start
             if not np.all(np.isfinite(losses)):
                 break
@@ -111,13 +113,30 @@ class Study:
         """The indices of an epoch's batches, all of one size."""
         return list(torch.randperm(len(self.train[1]), generator=order).split(BATCH))[:-1]
 
-    def _step(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, chosen: Tensor) -> float:
+    def _schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        """Learning rates that rise for a while, then fall to zero along a cosine."""
+        last = EPOCHS * len(self._batches(torch.Generator()))
+
+        def factor(step: int) -> float:
+            return min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / last))
+
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+    def _step(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        chosen: Tensor,
+        schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+    ) -> float:
         """The loss of a batch, before the step on it."""
         model.zero_grad()
         loss = functional.cross_entropy(model(self.train[0][chosen]), self.train[1][chosen])
         loss.backward()
         if optimizer is not None and torch.isfinite(loss):
             optimizer.step()
+            if schedule is not None:
+                schedule.step()
         return loss.item()
 
     @torch.inference_mode()
