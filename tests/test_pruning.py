@@ -308,6 +308,7 @@ def test_what_is_wrong_is_refused_by_name(call, error, words):
 
 def test_an_inverse_that_has_only_whitened_rows_in_a_file_says_so(tmp_path):
     g = np.random.default_rng(0).standard_normal((3, 8))
-    ml.WoodburyRankOneInverse(g, 0.1, out=tmp_path / "inverse")
+    built = ml.WoodburyRankOneInverse(g, 0.1, out=tmp_path / "inverse")
+    assert np.allclose(joint_update(W, built, mask_of(8, 1)), joint_update(W, INVERSE, mask_of(8, 1)))
     with pytest.raises(ValueError, match="`gradients` must be at hand"):
         joint_update(W, ml.load(tmp_path / "inverse"), mask_of(8, 1))

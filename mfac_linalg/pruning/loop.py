@@ -9,7 +9,6 @@ from typing import Any
 from .. import _backend
 from .. import _validation as check
 from .._blocks import BlockDiagonalInverse
-from .._inverse import Inverse
 from .._woodbury import WoodburyRankOneInverse
 from .scores import obs_scores
 from .select import Budget, count
@@ -216,8 +215,10 @@ class _Search:
         self, weights: Array, gradients: Array, mask: Array, budget: Budget, fraction: float
     ) -> Iterator[tuple[Array, Array, Step]]:
         unit = relative_damping(gradients, 1.0) if self.relative else 1.0
+        inverse = self._inverse(gradients, self.dampings[0] * unit)
         for damping in self.dampings:
-            inverse = self._inverse(gradients, damping * unit)
+            if damping * unit != inverse.damping:  # without another Gram matrix
+                inverse = inverse.with_damping(damping * unit)
             stays = budget.cut(mask, obs_scores(weights, inverse), fraction)
             change = UPDATES[self.update](weights, inverse, stays)
             sparsity = 1 - count(stays) / weights.shape[0]
@@ -225,7 +226,7 @@ class _Search:
                 moved = _kept(weights + length * change, stays)
                 yield moved, stays, Step(sparsity, damping * unit, length, None)
 
-    def _inverse(self, gradients: Array, damping: float) -> Inverse:
+    def _inverse(self, gradients: Array, damping: float) -> WoodburyRankOneInverse | BlockDiagonalInverse:
         if self.block_sizes is None:
             return WoodburyRankOneInverse(gradients, damping, whiten=False)
         return BlockDiagonalInverse(gradients, damping, block_sizes=self.block_sizes)
