@@ -28,14 +28,13 @@ Figures = list[dict[str, Any]]
 
 
 def draw_pruning(held: dict[str, Any], path: Path, *, num_gradients: int, dense: float) -> None:
-    """One shot over sparsities, and each method at the best of its dampings in 4 and 16 steps."""
+    """One shot over sparsities, and 4 and 16 steps."""
     figure, panels = _panels(3)
     shots = held["one-shot"]["figures"]
     _lines(panels[0], [f for f in shots if f["num_gradients"] == num_gradients])
     panels[0].set_title(f"one shot, {num_gradients} gradients", fontsize=11)
     for panel, steps in zip(panels[1:], (4, 16), strict=True):
-        found = held[f"steps-{steps}"]["figures"]
-        _lines(panel, _best(found), marker="o")
+        _lines(panel, held[f"steps-{steps}"]["figures"], marker="o")
         panel.set_title(f"{steps} steps of 128 gradients", fontsize=11)
         panel.set(xticks=(70, 80, 90), xlim=(69, 91))
     for panel in panels:
@@ -66,16 +65,6 @@ def draw_training(runs: Figures, path: Path) -> None:
     panels[2].set(xlabel="seconds of training", ylabel="training loss")
     panels[0].legend(frameon=False, fontsize=8)
     figure.savefig(path)
-
-
-def _best(figures: Figures) -> Figures:
-    """Of each method and sparsity the figure of the best damping."""
-    best: dict[tuple[str, float], dict[str, Any]] = {}
-    for figure in figures:
-        key = (figure["method"], figure["sparsity"])
-        if key not in best or figure["accuracy"] > best[key]["accuracy"]:
-            best[key] = figure
-    return list(best.values())
 
 
 def _lines(panel: Any, figures: Figures, **style: Any) -> None:

@@ -3,7 +3,8 @@
 - one-shot: nine methods at sparsities from 30 to 95 %, with 64 to 512 gradients.
 - damping: the same with 256 gradients, at dampings over four decades.
 - steps-4, steps-16: 128 gradients at the weights that are left, 4 and 16 times.
-- search: the same with the damping and the length of the update chosen on training images.
+- damping-4: 4 steps to 80 % at dampings over four decades.
+- search: 4 steps with the damping and the length of the update chosen on training images.
 - tuning: a few epochs of training after the pruning to 80 and 90 %.
 
 Row i of G is the gradient of the mean cross-entropy over training images 32i … 32i + 31, in eval mode (16i … 16i + 15
@@ -35,7 +36,7 @@ SPARSITIES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 STEP_SPARSITIES = (0.8, 0.9, 0.7)
 NUM_GRADIENTS, DAMPING = {64: BATCH, 128: BATCH, 256: BATCH, 512: BATCH // 2}, 1e-5
 DAMPINGS = (1e-6, 1e-5, 1e-4, 1e-3)
-STEP_GRADIENTS, STEPS, STEP_DAMPINGS = 128, (4, 16), (1e-5, 1e-6, 1e-4, 1e-3)
+STEP_GRADIENTS = 128
 LENGTHS, JUDGED = (0.5, 0.75, 1.0), 2000
 EPOCHS, RATE, SEED, TUNED_DAMPING = 5, 0.01, 0, 1e-5
 
@@ -45,13 +46,13 @@ class Method:
     """What the weights are scored by, and what is done about those that stay."""
 
     name: str
-    blocks: str | None = None  # "full", "128", "layers", "filters"; None without curvature
-    update: str = "single"  # "single", "joint", "none"
+    blocks: str | None = None  # "full" or one of the sizes below; None without curvature
+    update: str = "single"  # or "joint"
 
 
 METHODS = (
-    Method("magnitude", update="none"),
-    Method("diagonal Fisher", "diagonal", "none"),
+    Method("magnitude"),
+    Method("diagonal Fisher", "diagonal"),
     Method("blocks of 128", "128"),
     Method("blocks of 128, joint", "128", "joint"),
     Method("layers", "layers"),
@@ -61,8 +62,7 @@ METHODS = (
     Method("full, joint", "full", "joint"),
 )
 BY_NAME = {method.name: method for method in METHODS}
-IN_FEW_STEPS = tuple(METHODS[i] for i in (6, 5, 8, 7, 3))
-IN_MANY_STEPS = IN_FEW_STEPS[:4]
+IN_STEPS = tuple(METHODS[i] for i in (6, 7, 8, 5, 3, 4, 2, 1))
 SEARCHED = tuple(METHODS[i] for i in (6, 8))
 TUNED = tuple(METHODS[i] for i in (0, 7, 6))
 
@@ -80,7 +80,7 @@ class Pruning:
         filters = [p[0].numel() for p in named.values() for _ in range(p.shape[0])]
         self.rows = functools.lru_cache(maxsize=1)(self.rows)
         self.curvature = functools.lru_cache(maxsize=1)(self.curvature)
-        self.sizes: dict[str, Any] = {"128": 128, "layers": self.unravel.sizes, "filters": filters}
+        self.sizes: dict[str, Any] = {"diagonal": 1, "128": 128, "layers": self.unravel.sizes, "filters": filters}
 
     def gradients(self, weights: Tensor, start: int, count: int, batch: int = BATCH) -> Tensor:
         """Rows of the images from `start` on."""
@@ -110,8 +110,6 @@ class Pruning:
         if method.blocks is None:
             return w.square(), lambda stays: torch.where(stays, 0.0, -w)
         rows = self.rows(count, NUM_GRADIENTS[count])
-        if method.blocks == "diagonal":
-            return w.square() * (rows.square().mean(dim=0) + damping), lambda stays: torch.where(stays, 0.0, -w)
         inverse = self.inverse(rows, damping, method.blocks)
         change = joint_update if method.update == "joint" else obs_update
         return obs_scores(w, inverse), lambda stays: change(w, inverse, stays)
@@ -198,9 +196,13 @@ def one_shot(
 
 
 def in_steps(
-    study: Pruning, steps: int, methods: Iterable[Method], dampings: Iterable[float] = STEP_DAMPINGS
+    study: Pruning,
+    steps: int,
+    methods: Iterable[Method],
+    dampings: Iterable[float] = (DAMPING,),
+    sparsities: Iterable[float] = STEP_SPARSITIES,
 ) -> Iterator[record.Task]:
-    for sparsity, damping, method in itertools.product(STEP_SPARSITIES, dampings, methods):
+    for sparsity, damping, method in itertools.product(sparsities, dampings, methods):
         key = {"method": method.name, "steps": steps, "sparsity": sparsity, "damping": damping}
         yield key, functools.partial(_reached, study, **key)
 
@@ -211,9 +213,9 @@ def _reached(study: Pruning, **options: Any) -> dict[str, Any]:
 
 
 def searched(study: Pruning) -> Iterator[record.Task]:
-    choice = {"damping": STEP_DAMPINGS, "lengths": LENGTHS, "loss_fn": study.other_loss}
-    for steps, sparsity, method in itertools.product(STEPS, STEP_SPARSITIES, SEARCHED):
-        key = {"method": method.name, "steps": steps, "sparsity": sparsity}
+    choice = {"damping": DAMPINGS, "lengths": LENGTHS, "loss_fn": study.other_loss}
+    for sparsity, method in itertools.product(STEP_SPARSITIES, SEARCHED):
+        key = {"method": method.name, "steps": 4, "sparsity": sparsity}
         yield key, functools.partial(_reached, study, **key, **choice)
 
 
@@ -231,8 +233,9 @@ def _tuned(study: Pruning, **options: Any) -> dict[str, Any]:
 PARTS: dict[str, record.Part] = {
     "one-shot": lambda study, held: one_shot(study),
     "damping": lambda study, held: one_shot(study, (256,), DAMPINGS),
-    "steps-4": lambda study, held: in_steps(study, 4, IN_FEW_STEPS),
-    "steps-16": lambda study, held: in_steps(study, 16, IN_MANY_STEPS, STEP_DAMPINGS[:2]),
+    "steps-4": lambda study, held: in_steps(study, 4, IN_STEPS),
+    "steps-16": lambda study, held: in_steps(study, 16, IN_STEPS),
+    "damping-4": lambda study, held: in_steps(study, 4, IN_STEPS, DAMPINGS, (0.8,)),
     "search": lambda study, held: searched(study),
     "tuning": lambda study, held: tuned(study),
 }
