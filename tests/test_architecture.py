@@ -21,7 +21,7 @@ LAYERS = (
     ("_build", "_held"),
     ("_progress",),
     ("_state",),
-    ("_metric",),
+    ("_metric", "_moments"),
     ("_forms",),
     ("_sweeps",),
     ("_ring", "_factor", "_rules"),

@@ -77,7 +77,8 @@ def test_normalization_and_precision_are_those_of_the_window():
     assert np.linalg.norm(flat(x) - exact) < 1e-6 * np.linalg.norm(exact)  # float32 alone misses by 1e-2
 
 
-def test_a_compiled_scan_of_a_chain_follows_the_optimizer_of_pytorch():
+@pytest.mark.parametrize("beta2", [None, 0.9])
+def test_a_compiled_scan_of_a_chain_follows_the_optimizer_of_pytorch(beta2):
     torch = pytest.importorskip("torch")
     from mfac_linalg.torch import MFAC
 
@@ -85,13 +86,14 @@ def test_a_compiled_scan_of_a_chain_follows_the_optimizer_of_pytorch():
         return (library.tanh(p["a"]).sum(0) * p["b"] - 1).sum() ** 2 + (p["c"] * p["b"]).sum() ** 2
 
     theirs = {name: torch.nn.Parameter(torch.tensor(np.asarray(x))) for name, x in tree(0).items()}
-    optimizer = MFAC(theirs.values(), 0.2, window=3, damping=1.0, momentum=0.6, weight_decay=0.1)
+    optimizer = MFAC(theirs.values(), 0.2, window=3, damping=1.0, beta2=beta2, momentum=0.6, weight_decay=0.1)
     for _ in range(8):
         optimizer.zero_grad()
         loss(torch, theirs).backward()
         optimizer.step()
 
-    chain = optax.chain(scale_by_mfac(3, 1.0), optax.trace(0.6), optax.add_decayed_weights(0.1), optax.scale(-0.2))
+    scaled = scale_by_mfac(3, 1.0, beta2=beta2)
+    chain = optax.chain(scaled, optax.trace(0.6), optax.add_decayed_weights(0.1), optax.scale(-0.2))
 
     def step(carry, _):
         params, state = carry
@@ -164,6 +166,12 @@ def test_a_step_that_is_not_finite_can_be_skipped():
     np.testing.assert_allclose(found[-1], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_beta2_can_be_a_hyperparameter_that_is_traced():
+    transform = optax.inject_hyperparams(scale_by_mfac, static_args="window")(window=3, damping=0.5, beta2=0.9)
+    (found, _), (expected, _) = (taken(2, transform=t) for t in (transform, scale_by_mfac(3, 0.5, beta2=0.9)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_gradients_can_be_accumulated_with_x64_enabled():
     with jax.enable_x64(True):
         found, _ = taken(4, transform=optax.MultiSteps(TRANSFORM, 2))
@@ -205,6 +213,8 @@ REFUSALS = {
     "damping": (ValueError, "`damping` must be finite and > 0", lambda: scale_by_mfac(3, 0.0)),
     "damping word": (TypeError, "`damping` must be a number; got '0.5' (str)", lambda: scale_by_mfac(3, "0.5")),
     "damping vector": (TypeError, "`damping` must be a number; got an array", lambda: scale_by_mfac(3, jnp.ones(4))),
+    "beta2": (ValueError, "`beta2` must be in [0, 1); got 1.5", lambda: scale_by_mfac(3, 0.5, beta2=1.5)),
+    "beta2 word": (TypeError, "`beta2` must be a number; got 'x'", lambda: scale_by_mfac(3, 0.5, beta2="x")),
     "normalization": (ValueError, "`normalization`", lambda: scale_by_mfac(3, 0.5, normalization="max")),
     "precision": (ValueError, "`precision`", lambda: scale_by_mfac(3, 0.5, precision="low")),
     "integers": (TypeError, "`params` must be real floating", lambda: scale_by_mfac(3, 0.5).init({"n": jnp.arange(3)})),

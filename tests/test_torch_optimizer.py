@@ -56,18 +56,28 @@ def same(some, others):
 class Dense:
     """The optimizer of one group with F⁻¹ by np.linalg.inv, in float64."""
 
-    def __init__(self, start, *, lr, window, damping, momentum=0.0, weight_decay=0.0, decoupled=True, sign=1.0):
+    def __init__(
+        self, start, *, lr, window, damping, beta2=None, momentum=0.0, weight_decay=0.0, decoupled=True, sign=1.0
+    ):
         self.p, self.rows, self.v = start.copy(), [], np.zeros_like(start)
+        self.squares, self.beta2 = [], beta2
         self.options = lr, window, damping, momentum, weight_decay, decoupled, sign
 
     def step(self, g):
         lr, window, damping, momentum, weight_decay, decoupled, sign = self.options
         g = sign * g + (0 if decoupled else weight_decay) * self.p
-        self.rows = [*self.rows, g][-window:]
-        rows = np.array(self.rows)
-        fisher = damping * np.eye(len(g)) + rows.T @ rows / len(rows)
+        root = np.ones_like(g) if self.beta2 is None else np.sqrt(self.deviation(g))
+        self.rows = [*self.rows, g / root][-window:]
+        rows = root * np.array(self.rows)
+        fisher = damping * np.diag(root**2) + rows.T @ rows / len(rows)
         self.v = momentum * self.v + np.linalg.inv(fisher) @ g
         self.p = self.p - lr * (self.v + (weight_decay if decoupled else 0) * self.p)
+
+    def deviation(self, g):
+        """The root of Adam's mean of squared gradients."""
+        self.squares.append(g**2)
+        weights = self.beta2 ** np.arange(len(self.squares))[::-1]
+        return np.sqrt(np.average(self.squares, axis=0, weights=weights)) + 1e-8
 
 
 # --- the same path as a dense computation ---------------------------------------------------------------------------
@@ -82,9 +92,13 @@ class Dense:
     decoupled=st.booleans(),
     maximize=st.booleans(),
     damping=st.sampled_from([0.01, 0.3, 20.0]),
+    beta2=st.sampled_from([None, 0.0, 0.9, 0.999]),
 )
-def test_its_path_is_that_of_a_dense_inverse(window, steps, momentum, weight_decay, decoupled, maximize, damping):
-    shared = {"lr": 0.1, "window": window, "damping": damping, "momentum": momentum, "weight_decay": weight_decay}
+def test_its_path_is_that_of_a_dense_inverse(
+    window, steps, momentum, weight_decay, decoupled, maximize, damping, beta2
+):
+    shared = {"lr": 0.1, "window": window, "momentum": momentum, "weight_decay": weight_decay}
+    shared |= {"damping": damping, "beta2": beta2}
     params = parameters()
     dense = Dense(values(params), decoupled=decoupled, sign=-1.0 if maximize else 1.0, **shared)
     optimizer = MFAC(params, decoupled_weight_decay=decoupled, maximize=maximize, **shared)
@@ -134,6 +148,54 @@ def test_a_shared_window_takes_the_gradients_of_all_groups_as_one(cut, window, s
         expected = before - lr * (before - dense.p + decay * before)
         np.testing.assert_allclose(values(params), expected, rtol=1e-9, atol=1e-10)
     assert len(optimizer.windows) == 1
+
+
+def test_groups_of_a_shared_window_may_differ_in_beta2():
+    params, cut = parameters(), 9
+    optimizer = MFAC(
+        [{"params": params[:2]}, {"params": params[2:], "beta2": 0.9}], shared_window=True, **(OPTIONS | {"lr": 1.0})
+    )
+    leave_gradients(params, 0)
+    g, before = values([p.grad for p in params]), values(params)
+    optimizer.step()
+    shape = np.where(np.arange(DIM) < cut, 1.0, np.abs(g) + 1e-8)  # of one gradient √v̂ = |g|
+    expected = np.linalg.solve(OPTIONS["damping"] * np.diag(shape) + np.outer(g, g), g)
+    np.testing.assert_allclose(before - values(params), expected, rtol=1e-9)
+
+
+def test_squares_are_those_of_gradients_there_were():
+    params, others = parameters(), parameters()
+    optimizer, other = (MFAC(p, beta2=0.9, **(OPTIONS | {"window": 1})) for p in (params, others))
+    for step in range(4):
+        leave_gradients(params, step, missing={2} if step < 3 else ())
+        optimizer.step()
+    leave_gradients(others, 3)
+    other.step()
+    assert torch.equal(*(one.state[p[2]]["root_mean_square"] for one, p in ((optimizer, params), (other, others))))
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_squares_beyond_the_range_of_the_dtype_do_no_harm(size):
+    p = nn.Parameter(torch.zeros(2))
+    optimizer = MFAC([p], 1.0, window=1, damping=size, beta2=0.9)
+    p.grad = torch.tensor([size, -size])
+    optimizer.step()
+    expected = -1.0 / (3 * size) if size > 1 else -size / (size * 1e-8)  # √v̂ = size = 1e25, or far below 1e-8
+    np.testing.assert_allclose(p.detach(), [expected, -expected], rtol=1e-5)
+
+
+def test_with_beta2_damping_and_rate_have_the_unit_of_gradients():
+    ends = []
+    for scale in (1.0, 1024.0):
+        params = parameters()
+        optimizer = MFAC(params, 0.1 * scale, window=3, beta2=0.9, damping=0.5 * scale)
+        for step in range(5):
+            leave_gradients(params, step)
+            for p in params:
+                p.grad *= scale
+            optimizer.step()
+        ends.append(values(params))
+    np.testing.assert_allclose(*ends, rtol=1e-6)
 
 
 @pytest.mark.parametrize("normalization", ["mean", "sum", "window"])
@@ -390,12 +452,13 @@ def test_a_step_reads_the_gradients_and_leaves_them():
     decoupled=st.booleans(),
     steps=st.integers(1, 5),
     window=st.integers(1, 4),
+    beta2=st.sampled_from([None, 0.9]),
 )
-def test_a_masked_model_is_trained_as_if_its_other_weights_were_all(seed, share, decoupled, steps, window):
+def test_a_masked_model_is_trained_as_if_its_other_weights_were_all(seed, share, decoupled, steps, window, beta2):
     params = parameters()
     masks = [torch.rand(p.shape, generator=torch.Generator().manual_seed(seed + p.ndim)) < share for p in params[:3]]
     kept = np.concatenate([*(mask.numpy().reshape(-1) for mask in masks), np.ones(4, bool)])
-    shared = {"lr": 0.1, "window": window, "damping": 0.3, "momentum": 0.5, "weight_decay": 0.2}
+    shared = {"lr": 0.1, "window": window, "damping": 0.3, "momentum": 0.5, "weight_decay": 0.2, "beta2": beta2}
     start = values(params)
     dense = Dense(start[kept], decoupled=decoupled, **shared)
     optimizer = MFAC(params, decoupled_weight_decay=decoupled, masks=dict(zip(params, masks, strict=False)), **shared)
@@ -410,10 +473,10 @@ def test_a_masked_model_is_trained_as_if_its_other_weights_were_all(seed, share,
 def test_windows_and_momenta_of_a_masked_model_hold_what_may_move_only():
     params = parameters()
     mask = torch.tensor([[True, False, False], [False, True, False]])
-    optimizer = MFAC(params[:1], momentum=0.5, masks={params[0]: mask}, **OPTIONS)
+    optimizer = MFAC(params[:1], momentum=0.5, beta2=0.9, masks={params[0]: mask}, **OPTIONS)
     taken(optimizer, params, 2)
     assert optimizer.windows[0].dim == 2
-    assert optimizer.state[params[0]]["momentum_buffer"].shape == (2,)
+    assert {optimizer.state[params[0]][name].shape for name in ("momentum_buffer", "root_mean_square")} == {(2,)}
 
 
 def test_masked_weights_stay_whatever_they_and_their_gradients_are():
@@ -468,6 +531,7 @@ CONFIGURATIONS = {
     ),
     "compressed": lambda p: MFAC(p, compression=ml.TopK(0.3), **OPTIONS),
     "masked": lambda p: MFAC(p, momentum=0.5, masks={p[0]: torch.eye(2, 3)}, **OPTIONS),
+    "beta2": lambda p: MFAC(p, momentum=0.5, beta2=0.9, masks={p[0]: torch.eye(2, 3)}, **OPTIONS),
 }
 
 
@@ -532,14 +596,15 @@ def test_a_loaded_optimizer_shares_no_memory_with_the_saved_one():
 
 def test_the_factor_stays_float64_beside_short_parameters(tmp_path):
     params = parameters(dtype=torch.bfloat16)
-    optimizer = MFAC(params, momentum=0.5, **OPTIONS)
+    optimizer = MFAC(params, momentum=0.5, beta2=0.9, **OPTIONS)
     taken(optimizer, params, 3)
     state = through_a_file(optimizer.state_dict(), tmp_path)
     optimizer.load_state_dict(state)
     window = optimizer.state_dict()["windows"][0]["window"]
     assert {window[name].dtype for name in ("gram", "factor")} == {torch.float64}
     assert window["rows"].dtype == torch.bfloat16
-    assert optimizer.state[params[0]]["momentum_buffer"].dtype == torch.float32
+    kept = optimizer.state[params[0]]
+    assert kept["momentum_buffer"].dtype == kept["root_mean_square"].dtype == torch.float32
 
 
 @pytest.mark.parametrize("number", [np.float32, np.float64, lambda x: torch.tensor(x)], ids=["32", "64", "tensor"])
@@ -614,7 +679,7 @@ def unfitting():
         "compression": (state_of(lambda p: groups(p, compression=ml.TopK(0.5))), "compression=None; got TopK(0.5)"),
         "a cast factor": (changed(cast), "`state['factor']` must be float64"),
         "a window gone": (changed(lambda state: state["windows"][1].pop("window")), "entries shapes, dtypes"),
-        "a momentum": (changed(short), "momenta of the parameters' shapes; got (2,) for (2, 1, 2)"),
+        "a momentum": (changed(short), "momentum_buffer of the parameters' shapes; got (2,) for (2, 1, 2)"),
         "a parameter gone": (changed(lambda state: state["param_groups"][1]["params"].pop()), "parameter group that"),
     }
 
@@ -690,11 +755,11 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("fail", FAILURES, ids=lambda fail: fail.__name__)
-@pytest.mark.parametrize("steps", [0, 1, 2, 5])
-def test_a_step_that_fails_in_the_last_group_changes_nothing_in_any(fail, steps):
+@pytest.mark.parametrize(("steps", "beta2"), [(0, None), (1, 0.9), (2, None), (5, 0.9)])
+def test_a_step_that_fails_in_the_last_group_changes_nothing_in_any(fail, steps, beta2):
     error, words = FAILURES[fail]
     kept = parameters(), parameters()
-    made = [MFAC([{"params": p[:2]}, {"params": p[2:]}], momentum=0.5, **OPTIONS) for p in kept]
+    made = [MFAC([{"params": p[:2]}, {"params": p[2:]}], momentum=0.5, beta2=beta2, **OPTIONS) for p in kept]
     for optimizer, params in zip(made, kept, strict=True):
         taken(optimizer, params, steps)
     options = [dict(group) for group in made[0].param_groups]
@@ -748,6 +813,8 @@ REFUSALS = {
     "lr vector": (TypeError, "`lr` must be a number; got an array of shape (2,)", lambda: made(lr=torch.ones(2))),
     "momentum": (ValueError, "`momentum` must be in [0, 1); got 1", lambda: made(momentum=1.0)),
     "weight_decay": (ValueError, "`weight_decay` must be in [0, inf); got -0.1", lambda: made(weight_decay=-0.1)),
+    "beta2": (ValueError, "`beta2` must be in [0, 1); got 1", lambda: made(beta2=1.0)),
+    "beta2 word": (TypeError, "`beta2` must be a number; got 'adam'", lambda: made(beta2="adam")),
     "damping": (ValueError, "`damping` must be finite and > 0", lambda: made(damping=0.0)),
     "damping vector": (TypeError, "`damping` must be a number", lambda: made(damping=torch.ones(DIM))),
     "damping flag": (TypeError, "`damping` must be a number", lambda: made(damping=True)),

@@ -20,8 +20,12 @@ COLORS = {
     "Adam": "#e69f00",
     "M-FAC, 32": "#56b4e9",
     "M-FAC, 128": "#0072b2",
-    "M-FAC, 512": "#d55e00",
-    "M-FAC, 128, 1 %": "#009e73",
+    "M-FAC, 512": "#003a5c",
+    "M-FAC, 128, 1 %": "#66c2a5",
+    "M-FAC, 32, λ√v": "#f5a27a",
+    "M-FAC, 128, λ√v": "#d55e00",
+    "M-FAC, 512, λ√v": "#8c2d04",
+    "M-FAC, 128, 1 %, λ√v": "#cc79a7",
 }
 
 Figures = list[dict[str, Any]]

@@ -7,6 +7,7 @@ import jax
 from jax import numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from .. import _backend, _moments
 from .. import _validation as check
 from .._rules import Rules
 from .window import SlidingWindowState
@@ -21,16 +22,31 @@ class GradientTransformation(NamedTuple):
     update: Callable[..., tuple[Tree, Any]]
 
 
+class SecondMoment(NamedTuple):
+    """The root of the running mean of squared gradients, and the weight that gradients have in the mean."""
+
+    root_mean_square: jax.Array  # (d,)
+    share: jax.Array  # ()
+
+    @classmethod
+    def empty(cls, like: jax.Array) -> "SecondMoment":
+        """That of no gradients; float32 at least."""
+        dtype = jnp.promote_types(like.dtype, jnp.float32)
+        return cls(jnp.zeros_like(like, dtype), jnp.zeros((), dtype))
+
+
 class ScaleByMFACState(NamedTuple):
     """What a step hands to the next."""
 
     inverse: SlidingWindowState | None  # None where there are no parameters
+    moment: SecondMoment | None = None  # None without beta2
 
 
 def scale_by_mfac(
     window: int,
     damping: Any,
     *,
+    beta2: float | None = None,
     normalization: str = "mean",
     precision: str = "default",
 ) -> GradientTransformation:
@@ -41,9 +57,12 @@ def scale_by_mfac(
     window : int
         Capacity m ≥ 1: gradients that F is made of.
     damping : float or array, shape ()
-        λ > 0. Unit: that of squared gradients. An array may be traced, and is the damping from its step on, so that it
-        can follow a schedule:
+        λ > 0. Unit: that of squared gradients, with `beta2` that of gradients. An array may be traced, and is the
+        damping from its step on, so that it can follow a schedule:
         ``optax.inject_hyperparams(scale_by_mfac, static_args="window")(window=64, damping=schedule)``.
+    beta2 : float, optional
+        In [0, 1): F has λ(√v̂ + 1e-8) on its diagonal instead of λ, v̂ the mean of squared gradients that Adam has under
+        this name; `mfac_linalg.torch.MFAC` has the particulars.
     normalization : {"mean", "sum", "window"}
         What the sum in F is divided by: the number of gradients held, 1, or the capacity.
     precision : {"default", "high"}
@@ -91,6 +110,8 @@ def scale_by_mfac(
     >>> bool(jax.numpy.allclose(updates["b"], 4 / (0.5 + 25)))  # F⁻¹g = g/(λ + ‖g‖²) for the first gradient
     True
     """
+    if beta2 is not None:
+        _check_beta2(beta2)
     Rules.checked(window, 1, normalization, 1.0, precision)
     if isinstance(damping, str) or jnp.ndim(damping) != 0:
         msg = f"`damping` must be a number; got {check.describe(damping)}. Pass one λ for all parameters."
@@ -101,11 +122,10 @@ def scale_by_mfac(
         flat = _raveled("params", params)[0]
         if not flat.size:
             return ScaleByMFACState(None)
-        return ScaleByMFACState(
-            SlidingWindowState(
-                window, flat.size, damping, normalization=normalization, dtype=flat.dtype, precision=precision
-            )
+        inverse = SlidingWindowState(
+            window, flat.size, damping, normalization=normalization, dtype=flat.dtype, precision=precision
         )
+        return ScaleByMFACState(inverse, None if beta2 is None else SecondMoment.empty(flat))
 
     def update(updates: Tree, state: ScaleByMFACState, params: Tree = None) -> tuple[Tree, ScaleByMFACState]:
         del params
@@ -118,8 +138,13 @@ def scale_by_mfac(
             raise ValueError(msg)
         if isinstance(damping, jax.Array):
             inverse = inverse.with_damping(damping)
-        inverse, x = inverse.append_matvec(g)
-        return unravel(x.astype(g.dtype)), ScaleByMFACState(inverse)
+        if state.moment is None:
+            inverse, x = inverse.append_matvec(g)
+            return unravel(x.astype(g.dtype)), ScaleByMFACState(inverse)
+        moment = SecondMoment(*_moments.followed(*state.moment, g.astype(state.moment.root_mean_square.dtype), beta2))
+        scale = _moments.scale(*moment)
+        inverse, x = inverse.append_matvec((scale * g).astype(g.dtype))
+        return unravel((scale * x).astype(g.dtype)), ScaleByMFACState(inverse, moment)
 
     return GradientTransformation(init, update)
 
@@ -131,3 +156,13 @@ def _raveled(name: str, tree: Tree) -> tuple[jax.Array, Callable[[jax.Array], Tr
             msg = f"`{name}` must be real floating; got a leaf that is {check.describe(leaf)}. "
             raise TypeError(msg + "Leave it out with optax.masked.")
     return ravel_pytree(tree)
+
+
+def _check_beta2(beta2: Any) -> None:
+    """Accept a number in [0, 1), or one that is traced."""
+    if isinstance(beta2, bool | str) or jnp.ndim(beta2) != 0:
+        msg = f"`beta2` must be a number; got {check.describe(beta2)}. Pass a float."
+        raise TypeError(msg)
+    if not _backend.is_traced(beta2) and not 0 <= beta2 < 1:
+        msg = f"`beta2` must be in [0, 1); got {check.describe(beta2)}. 0.999 is usual."
+        raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""What an optimizer's windows and momenta are in a state dictionary, and the way back."""
+"""What an optimizer's windows, momenta and moments are in a state dictionary, and the way back."""
 
 from collections.abc import Mapping
 from itertools import chain
@@ -80,17 +80,18 @@ def _same(ours: Tensor | None, theirs: Tensor | None) -> bool:
     return torch.equal(ours.cpu(), theirs.cpu())
 
 
-def restored_momenta(
+def restored_buffers(
     state_dict: dict[str, Any], parameters: list[Tensor], shapes: list[torch.Size]
-) -> dict[Tensor, Tensor]:
-    """The momenta of a state dictionary, copied, in the dtype in which they were kept."""
+) -> dict[Tensor, dict[str, Tensor]]:
+    """The momenta and moments of a state dictionary, copied, in the dtype in which they were kept."""
     keys = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-    momenta = {}
+    found: dict[Tensor, dict[str, Tensor]] = {}
     for key, p, shape in zip(keys, parameters, shapes, strict=False):  # PyTorch compares the numbers
-        buffer = state_dict["state"].get(key, {}).get("momentum_buffer")
-        if buffer is not None and buffer.shape != shape:
-            msg = f"`state_dict` must have momenta of the parameters' shapes; got {tuple(buffer.shape)} for "
-            raise ValueError(msg + f"{tuple(shape)}. Construct the same groups first.")
-        if buffer is not None:
-            momenta[p] = buffer.detach().to(p.device, copy=True)
-    return momenta
+        for name, buffer in state_dict["state"].get(key, {}).items():
+            if not isinstance(buffer, Tensor):
+                continue
+            if buffer.shape != shape:
+                msg = f"`state_dict` must have {name} of the parameters' shapes; got {tuple(buffer.shape)} for "
+                raise ValueError(msg + f"{tuple(shape)}. Construct the same groups first.")
+            found.setdefault(p, {})[name] = buffer.detach().to(p.device, copy=True)
+    return found

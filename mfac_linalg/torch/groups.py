@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import _validation as check
 
 Group = dict[str, Any]
-NUMBERS = {"lr": math.inf, "momentum": 1.0, "weight_decay": math.inf, "damping": math.inf}  # in [0, end)
+NUMBERS = {"lr": math.inf, "momentum": 1.0, "weight_decay": math.inf, "damping": math.inf, "beta2": 1.0}  # in [0, end)
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -23,17 +23,9 @@ def agreed(name: str, groups: list[Group]) -> float:
     return values.pop()
 
 
-def dense(gradient: Tensor) -> Tensor:
-    """Accept a gradient that is not sparse."""
-    if gradient.layout != torch.strided:
-        msg = f"`params` must have dense gradients; got one in {gradient.layout}. Construct its embedding without "
-        raise TypeError(msg + "sparse=True.")
-    return gradient
-
-
 def settle_options(group: Group) -> None:
     """Accept the numbers and flags of a group, and make numbers Python's: those alone are safe in a file."""
-    for name, end in NUMBERS.items():
+    for name, end in _given(group):
         value = _number(name, group[name])
         if not 0 <= value < end:
             msg = f"`{name}` must be in [0, {end:g}); got {value:g}. Choose one that is."
@@ -47,10 +39,15 @@ def settle_options(group: Group) -> None:
 def check_still_finite(groups: list[Group]) -> None:
     """Accept the numbers that a scheduler has left in groups, before anything is written."""
     for group in groups:
-        for name in NUMBERS:
+        for name, _ in _given(group):
             if not math.isfinite(_number(name, group[name])):
                 msg = f"`{name}` must be finite; got {float(group[name])}. Check what sets it between steps."
                 raise ValueError(msg)
+
+
+def _given(group: Group) -> list[tuple[str, float]]:
+    """The numbers of a group, with the ends of their ranges; beta2 may be None."""
+    return [(name, end) for name, end in NUMBERS.items() if name != "beta2" or group[name] is not None]
 
 
 def _number(name: str, value: Any) -> float:

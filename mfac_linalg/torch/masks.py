@@ -9,28 +9,47 @@ from torch import Tensor, nn
 from .. import _validation as check
 
 Masks = Mapping[Tensor, Tensor] | nn.Module | None
-Kept = dict[Tensor, Tensor]
 
 
-def kept_entries(masks: Masks) -> Kept:
-    """The flat indices at which a parameter's mask is one, for each parameter that has a mask."""
-    if masks is None:
-        return {}
+class Kept:
+    """Which weights may move: where a parameter has a mask, the flat indices of its ones; else all."""
+
+    def __init__(self, masks: Masks) -> None:
+        self.indices = {} if masks is None else _indices(masks)
+
+    def refuse_strangers(self, parameters: Iterable[Tensor]) -> None:
+        """Refuse a mask for what is not optimised: it would be passed over."""
+        known = set(parameters)
+        for parameter in self.indices:
+            if parameter not in known:
+                msg = f"`masks` must be for parameters of the optimizer; got one of shape {tuple(parameter.shape)} "
+                raise ValueError(msg + "that is not. Add it to `params`, or leave out its mask.")
+
+    def size(self, p: Tensor) -> int:
+        """How many of a parameter's weights may move."""
+        return len(self.indices[p]) if p in self.indices else p.numel()
+
+    def shape(self, p: Tensor) -> torch.Size:
+        """The shape of what `of` returns."""
+        return torch.Size([self.size(p)]) if p in self.indices else p.shape
+
+    def of(self, p: Tensor, values: Tensor) -> Tensor:
+        """The values at weights of p that may move: themselves, or a copy (kept,)."""
+        return torch.take(values, self.indices[p].to(p.device)) if p in self.indices else values
+
+    def write(self, p: Tensor, values: Tensor) -> None:
+        """Put back what `of` has copied of a parameter."""
+        if p in self.indices:
+            p.put_(self.indices[p].to(p.device), values)
+
+
+def _indices(masks: Any) -> dict[Tensor, Tensor]:
     if isinstance(masks, nn.Module):
         masks = _masks_of(masks)
     if not isinstance(masks, Mapping):
         msg = f"`masks` must be a mapping of parameters to masks, or a pruned module; got {check.describe(masks)}. "
         raise TypeError(msg + "Pass {parameter: mask}.")
     return {parameter: _checked(parameter, mask).reshape(-1).nonzero()[:, 0] for parameter, mask in masks.items()}
-
-
-def refuse_strangers(kept: Kept, parameters: Iterable[Tensor]) -> None:
-    """Refuse a mask for what is not optimised: it would be passed over."""
-    known = set(parameters)
-    for parameter in kept:
-        if parameter not in known:
-            msg = f"`masks` must be for parameters of the optimizer; got one of shape {tuple(parameter.shape)} that is "
-            raise ValueError(msg + "not. Add it to `params`, or leave out its mask.")
 
 
 def _masks_of(model: nn.Module) -> dict[Tensor, Tensor]:

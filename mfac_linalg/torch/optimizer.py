@@ -11,9 +11,10 @@ from torch.optim import Optimizer
 
 from .. import SlidingWindowInverse, TopK
 from .. import _validation as check
-from .checkpoints import restored_momenta, restored_windows, window_state
-from .groups import Group, agreed, check_one_kind, check_parameters, check_still_finite, dense, settle_options
-from .masks import Masks, kept_entries, refuse_strangers
+from .checkpoints import restored_buffers, restored_windows, window_state
+from .descent import descent
+from .groups import Group, agreed, check_parameters, check_still_finite, settle_options
+from .masks import Kept, Masks
 
 
 class MFAC(Optimizer):
@@ -29,7 +30,11 @@ class MFAC(Optimizer):
     window : int
         Capacity m ≥ 1 of a window: gradients that F is made of. It holds m + 1 vectors of the parameters' size.
     damping : float
-        λ > 0. Unit: that of squared gradients. A group's may be set anew between steps, at the cost of O(m³).
+        λ > 0. Unit: that of squared gradients, with `beta2` that of gradients. A group's may be set anew between steps,
+        at the cost of O(m³).
+    beta2 : float, optional
+        In [0, 1): F has λ√v̂ on its diagonal instead of λ, v̂ the mean of squared gradients that Adam has under this
+        name, with weights that decay by β₂ a step. 0.999 is a good start, with λ near 1 and lr near 0.005.
     momentum : float
         In [0, 1), as in `torch.optim.SGD`. Where others write v ← momentum v + (1 − momentum) F⁻¹g, as M-FAC's authors
         did at first, pass their lr times 1 − momentum for the same path.
@@ -73,9 +78,11 @@ class MFAC(Optimizer):
     raises leaves parameters, momenta and windows as they were.
     Cost: two passes over the m gradients and O(m²) a step, and a few passes over the parameters; a window that is not
     full factors its m × m system anew each time. (m + 1) d numbers of memory, d more for momentum; with `compression`
-    as `SlidingWindowInverse`.
-    Accuracy: ‖g − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ for the x = F⁻¹g that is taken. 16-bit parameters have their gradients stored
-    as they are; F⁻¹g and momentum are float32.
+    as `SlidingWindowInverse`; d more with `beta2`.
+    With `beta2`, D = √v̂ + 1e-8, the windows hold D^−½g, each with the D of its step, and the step is D^−½F̂⁻¹D^−½g with
+    F̂ = λI + (1/m)Σ D^−½g gᵀD^−½: that is F⁻¹g for F = λD + (1/m)Σ g gᵀ as long as D changes little within a window.
+    Accuracy: ‖g − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ for the x = F⁻¹g that is taken. Windows of 16-bit parameters hold 16-bit
+    gradients; F⁻¹g, momentum and √v̂ are float32.
     `state_dict` holds all that the next step depends on, in tensors, numbers and words that `torch.load` takes with
     ``weights_only=True``; training resumed from it is the same to the bit.
 
@@ -84,6 +91,7 @@ class MFAC(Optimizer):
     .. [1] E. Frantar, E. Kurtic, D. Alistarh, "M-FAC: Efficient Matrix-Free Approximations of Second-Order
        Information", NeurIPS 2021, arXiv:2107.03356, section 3.2 (the dynamic algorithm).
     .. [2] I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101.
+    .. [3] D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv:1412.6980: v̂.
 
     Examples
     --------
@@ -109,6 +117,7 @@ class MFAC(Optimizer):
         *,
         window: int = 64,
         damping: float = 1e-5,
+        beta2: float | None = None,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool = True,
@@ -126,23 +135,27 @@ class MFAC(Optimizer):
             "precision": precision,
             "compression": compression,
         }
-        self._kept = kept_entries(masks)
+        self._kept = Kept(masks)
         self._windows: list[SlidingWindowInverse] = []
         defaults = {
             "lr": lr,
             "window": window,
             "damping": damping,
+            "beta2": beta2,
             "momentum": momentum,
             "weight_decay": weight_decay,
             "decoupled_weight_decay": decoupled_weight_decay,
             "maximize": maximize,
         }
         super().__init__(params, defaults)
-        refuse_strangers(self._kept, chain.from_iterable(group["params"] for group in self.param_groups))
+        self._kept.refuse_strangers(chain.from_iterable(group["params"] for group in self.param_groups))
 
     @property
     def windows(self) -> tuple[SlidingWindowInverse, ...]:
-        """The inverse of each group, or the one of all, to be asked; what is appended to it is in the next step's F."""
+        """The inverse of each group, or the one of all, to be asked; what is appended to it is in the next step's F.
+
+        With `beta2` in coordinates in which the damping is λ: F̂ of the notes.
+        """
         return tuple(self._windows)
 
     def add_param_group(self, param_group: Group) -> None:
@@ -170,7 +183,7 @@ class MFAC(Optimizer):
             agreed(name, served)
         parameters = [p for other in served for p in other["params"]]
         check_parameters(parameters)
-        dim = sum(self._size(p) for p in parameters)
+        dim = sum(self._kept.size(p) for p in parameters)
         # a window has at least one entry; that of a group without weights that may move is never used
         made = SlidingWindowInverse(group["window"], max(1, dim), float(group["damping"]), **self._rules)
         return [made] if self._shared_window else [*self._windows, made]
@@ -191,11 +204,13 @@ class MFAC(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         check_still_finite(self.param_groups)
-        gradients = [(window, groups, self._gradient(groups)) for window, groups in self._served()]
+        found = [(window, groups, descent(groups, self._kept, self.state)) for window, groups in self._served()]
         with _together(self._windows):
-            answers = [(groups, _answer(window, groups, g)) for window, groups, g in gradients if g is not None]
-        for groups, x in answers:
-            self._move(groups, x)
+            answers = [(groups, way, _answer(window, groups, way.g)) for window, groups, way in found if way]
+        for groups, way, x in answers:
+            self._move(groups, x if way.scale is None else x * way.scale)
+            for p, moment in way.moments.items():
+                self.state[p].update(moment)
         return loss
 
     def _served(self) -> Iterator[tuple[SlidingWindowInverse, list[Group]]]:
@@ -203,34 +218,15 @@ class MFAC(Optimizer):
         groups = [self.param_groups] if self._shared_window else [[group] for group in self.param_groups]
         return zip(self._windows, groups, strict=True)
 
-    def _gradient(self, groups: list[Group]) -> Tensor | None:
-        """The gradients of these groups as one vector; None where there is none, or nothing that may move."""
-        if not any(p.grad is not None and self._size(p) for group in groups for p in group["params"]):
-            return None
-        parts = [self._part(group, p) for group in groups for p in group["params"]]
-        check_one_kind(parts)
-        return torch.cat(parts)
-
-    def _part(self, group: Group, p: Tensor) -> Tensor:
-        """What is descended along of one parameter, flat."""
-        if p.grad is None:
-            return p.new_zeros(self._size(p))
-        g = dense(p.grad)
-        if group["maximize"]:
-            g = -g
-        if group["weight_decay"] and not group["decoupled_weight_decay"]:
-            g = g.add(p, alpha=float(group["weight_decay"]))
-        return self._chosen(p, g).reshape(-1)
-
     def _move(self, groups: list[Group], x: Tensor) -> None:
         """Write the step F⁻¹g of these groups into momenta and parameters."""
         parameters = [p for group in groups for p in group["params"]]
-        parts = dict(zip(parameters, x.split([self._size(p) for p in parameters]), strict=True))
+        parts = dict(zip(parameters, x.split([self._kept.size(p) for p in parameters]), strict=True))
         for group in groups:
             moving = [p for p in group["params"] if p.grad is not None]
             if not moving:
                 continue
-            weights = [self._chosen(p, p) for p in moving]
+            weights = [self._kept.of(p, p) for p in moving]
             steps = [parts[p].reshape(w.shape) for p, w in zip(moving, weights, strict=True)]
             if group["momentum"]:
                 steps = self._followed(moving, steps, float(group["momentum"]))
@@ -238,8 +234,7 @@ class MFAC(Optimizer):
                 steps = list(torch._foreach_add(steps, weights, alpha=float(group["weight_decay"])))
             torch._foreach_add_(weights, steps, alpha=-float(group["lr"]))
             for p, w in zip(moving, weights, strict=True):
-                if p in self._kept:
-                    p.put_(self._index(p), w)
+                self._kept.write(p, w)
 
     def _followed(self, parameters: list[Tensor], steps: list[Tensor], momentum: float) -> list[Tensor]:
         """The momenta after these steps."""
@@ -250,19 +245,6 @@ class MFAC(Optimizer):
         torch._foreach_mul_(buffers, momentum)
         torch._foreach_add_(buffers, steps)
         return buffers
-
-    # --- masks ------------------------------------------------------------------------------------------------------
-
-    def _size(self, p: Tensor) -> int:
-        """How many of a parameter's weights may move."""
-        return len(self._kept[p]) if p in self._kept else p.numel()
-
-    def _index(self, p: Tensor) -> Tensor:
-        return self._kept[p].to(p.device)
-
-    def _chosen(self, p: Tensor, values: Tensor) -> Tensor:
-        """The values at weights of p that may move: themselves, or a copy (kept,)."""
-        return torch.take(values, self._index(p)) if p in self._kept else values
 
     # --- kept elsewhere ---------------------------------------------------------------------------------------------
 
@@ -275,7 +257,7 @@ class MFAC(Optimizer):
         return {**super().state_dict(), "windows": windows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Become what `state_dict` described: the options of groups, the momenta, the windows.
+        """Become what `state_dict` described: the options of groups, the momenta and moments, the windows.
 
         Raises
         ------
@@ -286,17 +268,17 @@ class MFAC(Optimizer):
         layouts = [self._layout(groups) for _, groups in self._served()]
         windows = restored_windows(state_dict, layouts, self._rules)
         parameters = [p for group in self.param_groups for p in group["params"]]
-        shapes = [torch.Size([self._size(p)]) if p in self._kept else p.shape for p in parameters]
-        momenta = restored_momenta(state_dict, parameters, shapes)
+        shapes = [self._kept.shape(p) for p in parameters]
+        buffers = restored_buffers(state_dict, parameters, shapes)
         super().load_state_dict(state_dict)
-        for p, buffer in momenta.items():
-            self.state[p]["momentum_buffer"] = buffer
+        for p, kept in buffers.items():
+            self.state[p].update(kept)
         self._windows = windows
 
     def _layout(self, groups: list[Group]) -> tuple[list[Tensor], list[Tensor | None]]:
         """The parameters of some groups, and the indices of weights that may move."""
         parameters = [p for group in groups for p in group["params"]]
-        return parameters, [self._kept.get(p) for p in parameters]
+        return parameters, [self._kept.indices.get(p) for p in parameters]
 
     def __getstate__(self) -> dict[str, Any]:
         own = {name: vars(self)[name] for name in ("_shared_window", "_rules", "_kept", "_windows")}

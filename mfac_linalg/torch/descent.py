@@ -1,0 +1,60 @@
+"""What an optimizer descends along: the gradients of parameters as one vector, in coordinates of their own."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import _moments
+from .groups import Group, check_one_kind
+from .masks import Kept
+
+
+class Descent(NamedTuple):
+    """A gradient as it goes into a window, what it and the answer are scaled by, and what that is made of."""
+
+    g: Tensor
+    scale: Tensor | None
+    moments: dict[Tensor, dict[str, Any]]
+
+
+def descent(groups: list[Group], kept: Kept, state: Mapping[Tensor, dict[str, Any]]) -> Descent | None:
+    """What these groups descend along, from the state before the step; None where no weight has a gradient."""
+    pairs = [(group, p) for group in groups for p in group["params"]]
+    if not any(p.grad is not None and kept.size(p) for _, p in pairs):
+        return None
+    parts = {p: _part(group, p, kept) for group, p in pairs}
+    check_one_kind(list(parts.values()))
+    g = _flat(parts.values())
+    scaled = [(group, p) for group, p in pairs if group["beta2"] is not None and p.grad is not None]
+    if not scaled:
+        return Descent(g, None, {})
+    moments = {p: _moment(state.get(p, {}), parts[p], float(group["beta2"])) for group, p in scaled}
+    scale = _flat(_moments.scale(**moments[p]) if p in moments else torch.ones_like(part) for p, part in parts.items())
+    return Descent((g * scale).to(g.dtype), scale, moments)
+
+
+def _part(group: Group, p: Tensor, kept: Kept) -> Tensor:
+    """The gradient of one parameter, of its weights that may move."""
+    if p.grad is None:
+        return torch.zeros_like(kept.of(p, p))
+    if p.grad.layout != torch.strided:
+        msg = f"`params` must have dense gradients; got one in {p.grad.layout}. Construct its embedding without "
+        raise TypeError(msg + "sparse=True.")
+    g = -p.grad if group["maximize"] else p.grad
+    if group["weight_decay"] and not group["decoupled_weight_decay"]:
+        g = g.add(p, alpha=float(group["weight_decay"]))
+    return kept.of(p, g)
+
+
+def _moment(state: Mapping[str, Any], g: Tensor, beta2: float) -> dict[str, Any]:
+    """The root of the running mean of a parameter's squared gradients with this one, and the weight of gradients."""
+    g = g.float() if g.dtype.itemsize < 4 else g
+    root, share = state.get("root_mean_square"), state.get("share", 0.0)
+    root, share = _moments.followed(torch.zeros_like(g) if root is None else root, share, g, beta2)
+    return {"root_mean_square": root, "share": share}
+
+
+def _flat(parts: Iterable[Tensor]) -> Tensor:
+    return torch.cat([part.reshape(-1) for part in parts])
