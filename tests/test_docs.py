@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ("pruning.md", "recipes.md")
+PAGES = ("optimizer.md", "pruning.md", "recipes.md")
 PROGRAMS = {
     f"{page}-{index}": text
     for page in PAGES
@@ -18,7 +18,8 @@ PROGRAMS = {
 @pytest.fixture(params=PROGRAMS)
 def ran(request):
     """The name of a program, and the names that it leaves."""
-    pytest.importorskip("torch")
+    for library in set(re.findall(r"^import (torch|jax|optax)$", PROGRAMS[request.param], re.M)):
+        pytest.importorskip(library)
     names = {}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -28,6 +29,10 @@ def ran(request):
 
 def test_a_program_runs_and_finds_what_the_text_says(ran):
     name, names = ran
+    if name == "optimizer.md-0":
+        assert len(names["optimizer"].windows[0]) == 8
+    if name == "optimizer.md-1":
+        assert float(names["params"]["w"].max()) < 1
     if name == "pruning.md-0":
         assert names["found"].steps[-1].sparsity == 0.5
     if name == "pruning.md-1":

@@ -4,8 +4,9 @@ SGD with momentum, Adam, and M-FAC with windows of 32, 128 and 512 gradients and
 with a damping λI and with λ√v, v the running mean of squared gradients (`beta2`). All see the same batches and start
 from the same weights.
 
-- rates: every method at every learning rate of one grid, seed 0.
+- rates: every method at every learning rate of one grid, seed 0, from weights as He et al. draw them.
 - seeds: every method at its best rate (the least training loss in the last epoch), the other seeds.
+- default-rates, default-seeds: the same for four methods from weights as PyTorch draws them, which are smaller.
 - steps: the time of a step by each method, beside two plain reads of the window's rows.
 """
 
@@ -16,7 +17,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,8 @@ training images and of the test images: from torchvision.datasets.FashionMNIST (
 dataset-fashion-mnist.
 """
 EPOCHS, BATCH, SEEDS = 6, 512, (0, 1, 2)
-RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-MOMENTUM, BETA2, DAMPING, RELATIVE_DAMPING = 0.9, 0.999, 0.1, 1.0
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
+MOMENTUM, BETA2, DAMPING, RELATIVE_DAMPING = 0.9, 0.999, 1e-3, 0.1
 WARM_UP, TIMED = 0.5, 60  # epochs, steps
 
 
@@ -73,12 +74,13 @@ METHODS = (
     by_window(128, ", 1 %", compression=SPARSE),
 )
 BY_NAME = {method.name: method for method in METHODS}
+FROM_DEFAULT = METHODS[:4]
 
 
-def network(seed: int) -> nn.Sequential:
+def network(seed: int, start: str = "he") -> nn.Sequential:
     """Two convolutions and two linear layers; 54,015 parameters."""
     torch.manual_seed(seed)
-    return nn.Sequential(
+    layers = nn.Sequential(
         nn.Conv2d(1, 16, 5, stride=2, padding=2),
         nn.ReLU(),
         nn.Conv2d(16, 32, 3, stride=2, padding=1),
@@ -88,6 +90,12 @@ def network(seed: int) -> nn.Sequential:
         nn.ReLU(),
         nn.Linear(31, 10),
     )
+    for name, parameter in layers.named_parameters() if start == "he" else ():
+        if name.endswith("weight"):
+            nn.init.kaiming_normal_(parameter)
+        else:
+            nn.init.zeros_(parameter)
+    return layers
 
 
 class Study:
@@ -102,9 +110,9 @@ class Study:
         pixels = held["x"].reshape(-1, 1, 28, 28).astype(np.float32)
         return torch.from_numpy((pixels / 255 - 0.286) / 0.353), torch.from_numpy(held["y"].astype(np.int64))
 
-    def run(self, method: str, rate: float, seed: int) -> dict[str, Any]:
+    def run(self, method: str, rate: float, seed: int, start: str) -> dict[str, Any]:
         """Loss, accuracy and seconds of training after each epoch."""
-        model, order = network(seed), torch.Generator().manual_seed(seed)
+        model, order = network(seed, start), torch.Generator().manual_seed(seed)
         optimizer = BY_NAME[method].make(model.parameters(), lr=rate)
         schedule = self._schedule(optimizer)
         found: dict[str, Any] = {"losses": [], "accuracies": [], "seconds": [], "dim": dim_of(model)}
@@ -185,21 +193,26 @@ def reader(size: int, dim: int) -> Callable[[], object]:
     return lambda: (rows @ v, a @ rows)
 
 
-def rates(study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
-    for method, rate in itertools.product(METHODS, RATES):
-        key = {"method": method.name, "rate": rate, "seed": SEEDS[0]}
+def rates(start: str, methods: Iterable[Method], study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
+    for method, rate in itertools.product(methods, RATES):
+        key = {"method": method.name, "rate": rate, "seed": SEEDS[0], "start": start}
         yield key, functools.partial(study.run, **key)
 
 
-def seeds(study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
-    for seed, method in itertools.product(SEEDS[1:], METHODS):
-        key = {"method": method.name, "rate": best(held, method.name)["rate"], "seed": seed}
+def seeds(start: str, methods: Iterable[Method], study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
+    for seed, method in itertools.product(SEEDS[1:], methods):
+        key = {"method": method.name, "rate": best(held, method.name, start)["rate"], "seed": seed, "start": start}
         yield key, functools.partial(study.run, **key)
 
 
-def best(held: dict[str, Any], method: str) -> dict[str, Any]:
+def figures(held: dict[str, Any], start: str, part: str) -> list[dict[str, Any]]:
+    """What is held of a part."""
+    return held.get(part if start == "he" else f"{start}-{part}", {"figures": []})["figures"]
+
+
+def best(held: dict[str, Any], method: str, start: str) -> dict[str, Any]:
     """The run of the first seed with the least training loss in the last epoch."""
-    runs = [run for run in held["rates"]["figures"] if run["method"] == method and run["accuracy"] is not None]
+    runs = [run for run in figures(held, start, "rates") if run["method"] == method and run["accuracy"] is not None]
     return min(runs, key=lambda run: run["losses"][-1])
 
 
@@ -208,28 +221,40 @@ def steps(study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
         yield {"method": method}, functools.partial(study.seconds_of_a_step, method)
 
 
-def runs_of(held: dict[str, Any], method: str) -> list[dict[str, Any]]:
+def runs_of(held: dict[str, Any], method: str, start: str) -> list[dict[str, Any]]:
     """The runs of all seeds at the best rate."""
-    others = held.get("seeds", {"figures": []})["figures"]
-    return [best(held, method), *(run for run in others if run["method"] == method)]
+    others = figures(held, start, "seeds")
+    return [best(held, method, start), *(run for run in others if run["method"] == method)]
 
 
-PARTS: dict[str, record.Part] = {"rates": rates, "seeds": seeds, "steps": steps}
+PARTS: dict[str, record.Part] = {
+    "rates": functools.partial(rates, "he", METHODS),
+    "seeds": functools.partial(seeds, "he", METHODS),
+    "default-rates": functools.partial(rates, "default", FROM_DEFAULT),
+    "default-seeds": functools.partial(seeds, "default", FROM_DEFAULT),
+    "steps": steps,
+}
 
 
 def summary(held: dict[str, Any]) -> str:
     """A line a method: accuracy and loss in the last epoch over all seeds."""
     lines = []
-    for method in BY_NAME:
-        runs = runs_of(held, method)
+    for start, method in tried(held):
+        runs = runs_of(held, method, start)
         accuracies = [run["accuracy"] for run in runs if run["accuracy"] is not None]
         losses, seconds = ([run[name][-1] for run in runs] for name in ("losses", "seconds"))
         spread = f"{min(accuracies):.2f} to {max(accuracies):.2f}"
         lines.append(
-            f"{method:16} rate {runs[0]['rate']:g}: accuracy {statistics.fmean(accuracies):.2f} ({spread}), "
+            f"{start:8} {method:22} rate {runs[0]['rate']:g}: accuracy {statistics.fmean(accuracies):.2f} ({spread}), "
             f"loss {statistics.fmean(losses):.4f}, {statistics.fmean(seconds):.0f} s"
         )
     return "\n".join(lines)
+
+
+def tried(held: dict[str, Any]) -> list[tuple[str, str]]:
+    """The starts and methods with a figure."""
+    runs = [run for start in ("he", "default") for run in figures(held, start, "rates")]
+    return list(dict.fromkeys((run["start"], run["method"]) for run in runs))
 
 
 def main() -> None:
@@ -240,7 +265,8 @@ def main() -> None:
     held = record.read(options.output)
     print(summary(held))
     if options.picture:
-        curves.draw_training([run for method in BY_NAME for run in runs_of(held, method)], options.picture)
+        shown = [run for method in BY_NAME for run in runs_of(held, method, "he")]
+        curves.draw_training(shown, options.picture)
 
 
 if __name__ == "__main__":
