@@ -117,13 +117,17 @@ class State(Part):
 
     # --- entries ---
 
-    def diagonal(self) -> Array:
-        """The diagonal of F⁻¹, float64; M's is within [1/κ, 1], and κ ≤ 1 + ‖S‖²_F (`kappa` is from below).
+    def floor(self) -> Array:
+        """Half of what no eigenvalue of a block of M is below, 1/(1 + ‖S‖²_F); `kappa` is known from below only.
 
-        Half of that bound: no value comes near it but by rounding, so no derivative is lost to it.
+        Half: no value comes near it but by rounding, so no derivative is lost to it.
         """
+        return 0.5 / (1 + self.form.trace_bound())
+
+    def diagonal(self) -> Array:
+        """The diagonal of F⁻¹, float64; M's is within [1/κ, 1]."""
         values = self.form.diagonal()
-        values = _backend.namespace(values).clip(values, 0.5 / (1 + self.form.trace_bound()), 1.0)
+        values = _backend.namespace(values).clip(values, self.floor(), 1.0)
         if self.metric.root is not None:
             values = values * _backend.to_float64(self.metric.root[:, 0]) ** 2
         return values / self.level(values)

@@ -129,6 +129,37 @@ def test_relative_damping_is_in_units_of_the_mean_squared_gradient():
     assert found.steps[0].damping == pytest.approx(0.5 * np.mean(gradients_of(W) ** 2))
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_relative_damping_is_computed_in_float64(scale):
+    jnp = pytest.importorskip("jax.numpy")
+    for library in (np, jnp):
+        rows = library.asarray(scale * X, dtype="float32")
+        assert relative_damping(rows, 1.0) == pytest.approx(np.mean((scale * X) ** 2), rel=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [-1.0, 0.0, math.nan, "2"])
+def test_a_relative_damping_that_is_none_is_refused(ratio):
+    with pytest.raises((TypeError, ValueError), match="`ratio`"):
+        relative_damping(X, ratio)
+
+
+def test_gradients_that_are_all_zero_have_no_relative_damping():
+    with pytest.raises(ValueError, match="`gradients` must not all be zero"):
+        prune(W, lambda w, step: np.zeros((M, D)), 0.5, damping=0.1, relative=True)
+
+
+def test_small_layers_shrink_evenly_too():
+    """Rounding is of the whole way, not of what each step adds."""
+    w = np.random.default_rng(0).standard_normal(400)
+
+    def counts(sparsity, steps, size):
+        found = prune(w, lambda w, step: np.ones((1, 400)), sparsity, steps=steps, damping=1.0, layer_sizes=size)
+        return [round(step.sparsity * size) for step in found.steps]
+
+    assert counts(0.8, 4, 2) == [1, 1, 1, 2]  # of 2 weights 1.3, 0.9, 0.6 and 0.4 stay
+    assert counts(0.5, 8, 10) == [1, 2, 2, 3, 4, 4, 5, 5]
+
+
 def test_relative_damping_knows_no_unit_of_the_loss():
     scaled = prune(W, lambda w, step: 1e3 * gradients_of(w), 0.6, steps=2, damping=0.1, relative=True)
     plain = prune(W, gradients_of, 0.6, steps=2, damping=0.1, relative=True)

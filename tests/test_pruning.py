@@ -262,7 +262,17 @@ def test_scores_of_groups_stay_within_their_bounds_where_elements_have_lost_thei
     w = rng.standard_normal(40).astype(np.float32)
     scores, least = group_scores(w, inverse, 4), 0.5 * (w.reshape(-1, 4).astype(np.float64) ** 2).sum(axis=1)
     assert np.all(scores >= least * (1 - 1e-5))
-    assert np.all(scores <= least * inverse.kappa * (1 + 1e-5))
+    bound = 2 * (1 + np.sum(g.astype(np.float64) ** 2) / 3)  # of κ, by the trace
+    assert np.all(scores <= least * bound * (1 + 1e-5))
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_a_group_along_the_steepest_direction_costs_all_that_f_says(blocks):
+    """κ is known from below: a score that was held to it would be too small."""
+    g = np.random.default_rng(98).standard_normal((60, 8))
+    inverse = ml.BlockDiagonalInverse(g, 1e-2, block_sizes=8) if blocks else ml.WoodburyRankOneInverse(g, 1e-2)
+    values, vectors = np.linalg.eigh(inverse.forward.to_dense())
+    assert np.allclose(group_scores(vectors[:, -1], inverse, 8), values[-1] / 2, rtol=1e-10)
 
 
 def test_the_joint_update_keeps_float32s_digits_at_high_condition():

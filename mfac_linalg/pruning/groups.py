@@ -1,7 +1,7 @@
 """Groups of weights that go together, and the small systems ([F⁻¹]_QQ)⁻¹ w_Q that say what each group costs.
 
 All in the coordinates in which Λ is the identity, where F⁻¹ is M and w is z: the eigenvalues of a block of M are within
-[1/κ, 1], and are held to that, so that a score is between ½ w_Qᵀ Λ_Q w_Q and κ times it whatever rounding did.
+[1/κ, 1], and are held to that, κ ≤ 1 + ‖S‖²_F: no score is negative or unbounded whatever rounding did.
 """
 
 import numbers
@@ -68,19 +68,19 @@ def _blocks(state: State, groups: Array) -> Array:
     return xp.reshape(whole, (count, size, size))
 
 
-def solved(blocks: Array, z: Array, kappa: Any) -> tuple[Array, Array]:
+def solved(blocks: Array, z: Array, floor: Array) -> tuple[Array, Array]:
     """The y = M_QQ⁻¹ z_Q of each group, (k, B), and z_Qᵀ y, (k,)."""
     xp = _backend.namespace(blocks)
     values, vectors = xp.linalg.eigh(blocks)
     ones = xp.ones_like(values)
-    values = xp.clip(values, ones / beside(kappa, values), ones)
+    values = xp.clip(values, beside(floor, values) * ones, ones)
     along = (vectors.mT @ z[:, :, None])[:, :, 0]
     return (vectors @ (along / values)[:, :, None])[:, :, 0], xp.sum(along**2 / values, axis=1)
 
 
 def group_solutions(state: State, weights: Array, groups: Array) -> Array:
     """([F⁻¹]_QQ)⁻¹ w_Q in the places of the groups, zero elsewhere: (d,) in the dtype of the answers."""
-    y, _ = solved(*group_systems(state, weights, groups), state.kappa)
+    y, _ = solved(*group_systems(state, weights, groups), state.floor())
     flat = _backend.namespace(groups).reshape(groups, (-1,))
     y = _backend.namespace(y).reshape(y, (-1,)) * state.level(y)
     if state.metric.root is not None:

@@ -1,10 +1,13 @@
 """Pruning in steps: gradients at the weights that are left, their inverse, the cheapest weights out, the rest moved."""
 
+import functools
 import math
 import numbers
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from .. import _backend
 from .. import _validation as check
@@ -15,6 +18,8 @@ from .select import Budget, count
 from .updates import joint_update, obs_update
 
 Array = Any
+Cut = Callable[[Array, Array], Array]
+"""A mask and scores to a sparser mask."""
 UPDATES: dict[str, Callable[..., Array]] = {"joint": joint_update, "single": obs_update}
 
 
@@ -68,10 +73,24 @@ def relative_damping(gradients: Array, ratio: float) -> float:
         G.
     ratio : float
         > 0; 1 damps every weight by as much as the average one curves.
+
+    Raises
+    ------
+    ValueError
+        A ratio out of range; gradients that are all zero.
     """
     check.check_gradients(gradients)
-    squares = _backend.column_squares(_backend.to_float64(gradients).T)
-    return float(ratio) * float(_backend.read(_backend.namespace(squares).mean(squares))) / gradients.shape[1]
+    ratio = float(check.check_dampings([ratio], "ratio")[0])
+    squares = _backend.in_float64(_column_squares, gradients)
+    mean = float(np.mean(_backend.read(squares))) / gradients.shape[1]
+    if not mean > 0:
+        msg = "`gradients` must not all be zero, nor be empty; a damping in their units would be. Pass an absolute one."
+        raise ValueError(msg)
+    return ratio * mean
+
+
+def _column_squares(gradients: Array) -> Array:
+    return _backend.column_squares(_backend.to_float64(gradients).T)
 
 
 def prune(
@@ -166,14 +185,14 @@ def prune(
         mask = _backend.namespace(weights).ones_like(weights) > 0
     mask = check.check_mask("mask", mask, weights[None, :], weights.shape[0])
     budget = Budget.checked(sparsity, layer_sizes, weights.shape[0])
-    budget.require_reachable(mask)
+    plan = budget.plan(mask, steps)
     search = _Search(_factors("damping", damping), relative, update, _factors("lengths", lengths), block_sizes, loss_fn)
     search.require_choice()
     weights, done = _kept(weights, mask), []
-    for step in range(steps):
+    for step, stays in enumerate(plan):
         gradients = check.check_stored("gradients_fn(weights, step)", gradients_fn(weights, step), weights[None, :])
         check.check_shape("gradients_fn(weights, step)", gradients, ("m", weights.shape[0]), "Give one row a gradient.")
-        weights, mask, taken = search.step(weights, gradients, mask, budget, 1 / (steps - step))
+        weights, mask, taken = search.step(weights, gradients, mask, functools.partial(budget.cut, stays=stays))
         done.append(taken)
     return Pruned(weights, mask, tuple(done))
 
@@ -196,11 +215,9 @@ class _Search:
             msg = f"`loss_fn` must be given to choose among {dampings} dampings and {lengths} lengths; got None. "
             raise TypeError(msg + "Pass the loss on other data as a function of the weights.")
 
-    def step(
-        self, weights: Array, gradients: Array, mask: Array, budget: Budget, fraction: float
-    ) -> tuple[Array, Array, Step]:
+    def step(self, weights: Array, gradients: Array, mask: Array, cut: Cut) -> tuple[Array, Array, Step]:
         """The best of the weights and masks that one step can lead to."""
-        found = self._candidates(weights, _kept(gradients, mask), mask, budget, fraction)
+        found = self._candidates(weights, _kept(gradients, mask), mask, cut)
         best = self._judged(next(found))
         for candidate in map(self._judged, found):
             if candidate[2].loss < best[2].loss or math.isnan(best[2].loss):
@@ -212,14 +229,14 @@ class _Search:
         return weights, mask, step if self.loss_fn is None else replace(step, loss=float(self.loss_fn(weights)))
 
     def _candidates(
-        self, weights: Array, gradients: Array, mask: Array, budget: Budget, fraction: float
+        self, weights: Array, gradients: Array, mask: Array, cut: Cut
     ) -> Iterator[tuple[Array, Array, Step]]:
         unit = relative_damping(gradients, 1.0) if self.relative else 1.0
         inverse = self._inverse(gradients, self.dampings[0] * unit)
         for damping in self.dampings:
             if damping * unit != inverse.damping:  # without another Gram matrix
                 inverse = inverse.with_damping(damping * unit)
-            stays = budget.cut(mask, obs_scores(weights, inverse), fraction)
+            stays = cut(mask, obs_scores(weights, inverse))
             change = UPDATES[self.update](weights, inverse, stays)
             sparsity = 1 - count(stays) / weights.shape[0]
             for length in self.lengths:

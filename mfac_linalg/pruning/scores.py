@@ -83,7 +83,7 @@ def group_scores(weights: Array, inverse: Inverse, groups: Any) -> Array:
     Notes
     -----
     Cost: B²/2 elements of F⁻¹ a group, O(m) each with whitened rows, and an eigendecomposition of B × B.
-    Accuracy: float64 throughout; between ½ w_Qᵀ Λ w_Q and κ times that, whatever the elements lost.
+    Accuracy: float64 throughout; between ½ w_Qᵀ Λ w_Q and 2(1 + ‖S‖²_F) times that, whatever the elements lost.
 
     References
     ----------
@@ -95,7 +95,7 @@ def group_scores(weights: Array, inverse: Inverse, groups: Any) -> Array:
 
 
 def _group_scores(state: State, weights: Array, groups: Array) -> Array:
-    _, doubled = solved(*group_systems(state, weights, groups), state.kappa)
+    _, doubled = solved(*group_systems(state, weights, groups), state.floor())
     return settle(doubled * state.level(doubled) / 2, like=weights, dtype=state.dtype)
 
 
@@ -127,6 +127,9 @@ def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = 
     if not n < m <= MOST_OF_A_PATTERN:
         msg = f"`n` must be less than `m`, and m ≤ {MOST_OF_A_PATTERN}; got {n} of {m}. Pass 2 and 4 for 2:4."
         raise ValueError(msg)
+    if groups is None and inverse.dim % m:
+        msg = f"`m` must divide d = {inverse.dim}; got {m}. Pass `groups`, the indices of {m} weights each."
+        raise ValueError(msg)
     groups = checked_groups(m if groups is None else groups, inverse)
     if groups.shape[1] != m:
         msg = f"`groups` must have shape (k, {m}); got {tuple(groups.shape)}. Give the indices of {m} weights a group."
@@ -137,15 +140,15 @@ def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = 
 def _n_m_mask(state: State, weights: Array, groups: Array, n: int) -> Array:
     blocks, z = group_systems(state, weights, groups)
     xp, m = _backend.namespace(z), groups.shape[1]
-    scores, stays = [], np.ones((0, m), dtype=bool)
+    least = xp.full_like(z[:, :1], xp.inf)
+    kept = z != z
     for subset in itertools.combinations(range(m), m - n):
         chosen = _backend.index_like(np.array(subset), like=z)
         part = xp.take(xp.take(blocks, chosen, axis=1), chosen, axis=2)
-        scores.append(solved(part, xp.take(z, chosen, axis=1), state.kappa)[1])
-        stays = np.concatenate([stays, ~np.isin(np.arange(m), subset)[None, :]])
-    best = xp.argmin(xp.stack(scores), axis=0)
-    table = _backend.asarray(stays, like=weights)
-    kept = _backend.namespace(table).take(table, _backend.index_like(best, like=weights), axis=0)
+        score = solved(part, xp.take(z, chosen, axis=1), state.floor())[1][:, None]
+        stays = _backend.asarray(~np.isin(np.arange(m), subset), like=z)
+        kept = xp.where(score < least, stays, kept)
+        least = xp.minimum(score, least)
     ones = _backend.namespace(weights).ones_like(weights, dtype=kept.dtype)
     flat = _backend.namespace(groups).reshape(groups, (-1,))
     return placed(_backend.namespace(kept).reshape(kept, (-1,)), flat, ones)

@@ -38,23 +38,30 @@ class Budget:
             yield slice(start, start + size), sparsity
             start += size
 
-    def require_reachable(self, mask: Array) -> None:
-        """Refuse a mask that is sparser than the budget already."""
+    def plan(self, mask: Array, steps: int) -> list[tuple[int, ...]]:
+        """How many weights stay in each part after each step, at even distances on a logarithmic scale.
+
+        Raises
+        ------
+        ValueError
+            A mask that is sparser than the budget already.
+        """
+        parts = []
         for part, sparsity in self._parts():
-            held, stays = count(mask[part]), _stays(part, sparsity)
+            held, stays, wanted = count(mask[part]), _stays(part, sparsity), (1 - sparsity) * (part.stop - part.start)
             if held < stays:
                 msg = f"`sparsity` must be at least that of `mask`; got {sparsity:g} of weights "
                 msg += f"{part.start}:{part.stop}, of which {held} are left. Raise it."
                 raise ValueError(msg)
+            between = [round(held * (wanted / held) ** (step / steps)) if held else 0 for step in range(1, steps)]
+            parts.append([*(min(held, max(stays, some)) for some in between), stays])
+        return list(zip(*parts, strict=True))
 
-    def cut(self, mask: Array, scores: Array, fraction: float) -> Array:
-        """The mask that keeps the largest scores; `fraction` of the way on a logarithmic scale of what is left."""
-        xp, parts = _backend.namespace(mask), []
-        for part, sparsity in self._parts():
-            held = count(mask[part])
-            stays = round(held * (_stays(part, sparsity) / held) ** fraction) if held else 0
-            parts.append(largest(scores[part], mask[part], stays))
-        return parts[0] if len(parts) == 1 else xp.concat(parts)
+    def cut(self, mask: Array, scores: Array, stays: tuple[int, ...]) -> Array:
+        """The mask that keeps so many of the largest scores in each part."""
+        parts = zip(self._parts(), stays, strict=True)
+        masks = [largest(scores[part], mask[part], some) for (part, _), some in parts]
+        return masks[0] if len(masks) == 1 else _backend.namespace(mask).concat(masks)
 
 
 def check_sparsity(value: Any) -> float:
