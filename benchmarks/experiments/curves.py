@@ -46,7 +46,6 @@ def draw_pruning(held: dict[str, Any], path: Path, *, num_gradients: int, dense:
         panel.set(xlabel="weights removed, %", ylim=(0, 95))
     panels[0].set_ylabel("test accuracy, %")
     panels[0].legend(frameon=False, fontsize=8, loc="lower left")
-    panels[1].legend(frameon=False, fontsize=8, loc="lower left")
     figure.savefig(path)
 
 
