@@ -158,6 +158,25 @@ def test_a_window_without_gradients_changes_nothing_that_stays():
     assert np.array_equal(delta, [0, -1, 0, 0])
 
 
+def test_masks_of_patterns_can_be_compiled_by_jax():
+    jax = pytest.importorskip("jax")
+    problem = make_problem(3, shape=(4, 8), dtype="float32")
+    w, g = (jax.numpy.asarray(x, "float32") for x in (problem.gradients[0], problem.gradients))
+
+    def mask(w, g):
+        return n_m_mask(w, ml.WoodburyRankOneInverse(g, 0.1), 2, 4)
+
+    assert np.array_equal(jax.jit(mask)(w, g), mask(w, g))
+
+
+def test_masks_of_patterns_are_those_of_gradients_in_chunks_too():
+    array = pytest.importorskip("dask.array")
+    g = np.random.default_rng(0).standard_normal((6, 20))
+    whole, parts = (ml.WoodburyRankOneInverse(rows, 0.1) for rows in (g, array.from_array(g, chunks=(6, 5))))
+    mask = n_m_mask(array.from_array(g[0], chunks=5), parts, 2, 4)
+    assert np.array_equal(mask.compute(), n_m_mask(g[0], whole, 2, 4))
+
+
 def test_a_window_of_jax_has_the_joint_update():
     jax = pytest.importorskip("jax")
     from mfac_linalg.jax import SlidingWindowState
@@ -307,7 +326,7 @@ W = np.ones(8)
         (lambda: group_scores(W, INVERSE, [[0.5, 1.0]]), TypeError, "`groups` must be an integer"),
         (lambda: n_m_mask(W, INVERSE, 4, 4), ValueError, "got 4 of 4. Pass 2 and 4 for 2:4"),
         (lambda: n_m_mask(W, INVERSE, 2, 32), ValueError, "m ≤ 16"),
-        (lambda: n_m_mask(W, INVERSE, 2, 3), ValueError, "must divide d = 8"),
+        (lambda: n_m_mask(W, INVERSE, 2, 3), ValueError, "`m` must divide d = 8; got 3"),
         (lambda: n_m_mask(W, INVERSE, 2, 4, groups=[[0, 1]]), ValueError, r"`groups` must have shape \(k, 4\)"),
     ],
 )

@@ -10,8 +10,9 @@ import array_api_compat as compat
 import numpy as np
 
 from .kinds import has_int64, index_dtype, is_numpy, is_writable, namespace, supports_float64
+from .lazy import is_lazy
 from .sparse import compressed_rows
-from .values import asarray, cast, copied, index_like, zeros
+from .values import asarray, cast, copied, index_like, read, zeros
 
 Array = Any
 TERMS = 128  # of one sum in float64
@@ -141,6 +142,10 @@ def replaced(x: Array, index: Array, values: Array) -> Array:
         done[index] = values
         return done
     xp = namespace(x)
+    if is_lazy(x):  # its indices are on the host
+        there, whole = np.zeros(x.shape, dtype=bool), np.zeros(x.shape, dtype=values.dtype)
+        there[read(index)], whole[read(index)] = True, read(values)
+        return xp.where(asarray(there, like=x), asarray(whole, like=x), x)
     positions = asarray(np.arange(x.shape[0]), like=x, dtype=index.dtype)
     place = xp.clip(xp.searchsorted(index, positions), 0, index.shape[0] - 1)
     return xp.where(xp.take(index, place) == positions, xp.take(values, place), x)

@@ -41,7 +41,10 @@ def check_matrix(gradients: Array) -> Array:
 
 def check_computing(name: str, x: Array) -> Array:
     """Accept an array of float32 or float64, which can say where an inverse lives."""
-    if not (_backend.is_array(x) and _backend.is_supported(x)) or _backend.dtype_name(x.dtype) not in ("float32", "float64"):
+    if not (_backend.is_array(x) and _backend.is_supported(x)) or _backend.dtype_name(x.dtype) not in (
+        "float32",
+        "float64",
+    ):
         msg = f"`{name}` must be float32 or float64; got {describe(x)}. Cast it."
         raise TypeError(msg)
     return x
