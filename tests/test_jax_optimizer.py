@@ -128,6 +128,13 @@ def test_a_step_is_compiled_once():
     assert STEP._cache_size() == compiled
 
 
+def test_the_dtype_of_beta2_does_not_matter():
+    transform = scale_by_mfac(3, 0.5, beta2=np.float64(0.9))
+    with jax.enable_x64(True):
+        _, state = transform.update(tree(0), transform.init(tree(0)))
+    assert state.moment.root_mean_square.dtype == jnp.float32
+
+
 def test_the_state_before_a_step_goes_on_answering():
     _, state = taken(4)
     before = jax.tree.map(np.array, state)
@@ -170,6 +177,22 @@ def test_beta2_can_be_a_hyperparameter_that_is_traced():
     transform = optax.inject_hyperparams(scale_by_mfac, static_args="window")(window=3, damping=0.5, beta2=0.9)
     (found, _), (expected, _) = (taken(2, transform=t) for t in (transform, scale_by_mfac(3, 0.5, beta2=0.9)))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_leaves_with_its_row(odd):
+    transform = scale_by_mfac(2, 0.5, beta2=0.9)
+    step = jax.jit(transform.update)
+    state = transform.init(tree(0))
+    for seed, b in enumerate([1.0, odd, 1.0, 1.0]):
+        updates, state = step({**tree(seed), "b": jnp.full(3, b)}, state)
+    assert np.all(np.isfinite(flat(updates)))
+    assert np.all(flat(updates)[6:9])
+    assert float(jax.grad(lambda c: flat_sum(step, c, state))(1.0)) == 0  # gradients are constants, as without beta2
+
+
+def flat_sum(step, c, state):
+    return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(step(jax.tree.map(lambda x: c * x, tree(9)), state)[0]))
 
 
 def test_gradients_can_be_accumulated_with_x64_enabled():

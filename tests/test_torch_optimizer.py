@@ -594,6 +594,19 @@ def test_a_loaded_optimizer_shares_no_memory_with_the_saved_one():
     assert torch.equal(state["windows"][0]["window"]["rows"], rows)
 
 
+def test_a_state_is_that_of_one_step_whatever_comes_after():
+    params = parameters()
+    optimizer = MFAC(params, momentum=0.5, beta2=0.9, **OPTIONS)
+    taken(optimizer, params, 2)
+    state, at_the_time = optimizer.state_dict(), copies(params)
+    taken(optimizer, params, 3, start=2)
+    others = [nn.Parameter(p) for p in at_the_time]
+    other = MFAC(others, momentum=0.5, beta2=0.9, **OPTIONS)
+    other.load_state_dict(state)
+    taken(other, others, 3, start=2)
+    assert same(params, others)
+
+
 def test_the_factor_stays_float64_beside_short_parameters(tmp_path):
     params = parameters(dtype=torch.bfloat16)
     optimizer = MFAC(params, momentum=0.5, beta2=0.9, **OPTIONS)
@@ -680,6 +693,13 @@ def unfitting():
         "a cast factor": (changed(cast), "`state['factor']` must be float64"),
         "a window gone": (changed(lambda state: state["windows"][1].pop("window")), "entries shapes, dtypes"),
         "a momentum": (changed(short), "momentum_buffer of the parameters' shapes; got (2,) for (2, 1, 2)"),
+        "no beta2": (
+            changed(lambda state: state["param_groups"][1].pop("beta2")),
+            "entries lr, window, damping, beta2",
+        ),
+        "a rate": (changed(lambda state: state["param_groups"][0].update(lr=np.nan)), "`lr` must be in [0, inf)"),
+        "a window": (changed(lambda state: state["param_groups"][0].update(window=9)), "got 3 and 9"),
+        "half a moment": (changed(lambda state: state["state"][0].update(share=0.1)), "root_mean_square and share"),
         "a parameter gone": (changed(lambda state: state["param_groups"][1]["params"].pop()), "parameter group that"),
     }
 
@@ -726,6 +746,10 @@ def negative_damping(optimizer, params):
     optimizer.param_groups[-1]["damping"] = -1.0
 
 
+def beta2_of_one(optimizer, params):
+    optimizer.param_groups[-1]["beta2"] = 1.0
+
+
 def another_window(optimizer, params):
     optimizer.param_groups[-1]["window"] = 5
 
@@ -746,9 +770,10 @@ FAILURES = {
     overflow: (ValueError, "must be finite"),
     infinity: (ValueError, "must be finite"),
     sparse: (TypeError, "`params` must have dense gradients; got one in torch.sparse_coo"),
-    negative_damping: (ValueError, "`damping` must be finite and > 0"),
+    negative_damping: (ValueError, re.escape("`damping` must be in [0, inf); got -1")),
+    beta2_of_one: (ValueError, re.escape("`beta2` must be in [0, 1); got 1")),
     another_window: (ValueError, "`window` must stay 3; got 5"),
-    rate: (ValueError, "`lr` must be finite; got nan"),
+    rate: (ValueError, re.escape("`lr` must be in [0, inf); got nan")),
     word: (TypeError, "`weight_decay` must be a number; got 'x'"),
     warning: (ml.IllConditionedWarning, "kappa"),  # an error in this suite
 }
@@ -837,6 +862,7 @@ REFUSALS = {
         "got torch.float32 on cpu, torch.float32 on meta. Make them groups",
         lambda: made([torch.zeros(2), torch.zeros(2, device="meta")]),
     ),
+    "meta": (ValueError, "got some on the device meta", lambda: made([torch.zeros(2, device="meta")])),
     "shared dtypes": (
         TypeError,
         "one dtype on one device",
@@ -883,6 +909,13 @@ def test_what_is_wrong_is_refused_by_name(case):
     error, words, call = REFUSALS[case]
     with pytest.raises(error, match=re.escape(words)):
         call()
+
+
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")  # PyTorch's own word
+def test_a_parameter_that_comes_twice_is_refused():
+    p = nn.Parameter(torch.zeros(3))
+    with pytest.raises(ValueError, match=r"got one of shape \(3,\) twice"):
+        made([p, p])
 
 
 def test_a_group_that_is_refused_is_not_added():

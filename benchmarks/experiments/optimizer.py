@@ -37,7 +37,7 @@ training images and of the test images: from torchvision.datasets.FashionMNIST (
 dataset-fashion-mnist.
 """
 EPOCHS, BATCH, SEEDS = 6, 512, (0, 1, 2)
-RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
+RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 MOMENTUM, BETA2, DAMPING, RELATIVE_DAMPING = 0.9, 0.999, 1e-3, 0.1
 WARM_UP, TIMED = 0.5, 60  # epochs, steps
 
@@ -52,8 +52,8 @@ class Method:
 
 
 def by_window(size: int, name: str = "", **options: Any) -> Method:
-    make = functools.partial(MFAC, **{"window": size, "damping": DAMPING, "momentum": MOMENTUM, **options})
-    return Method(f"M-FAC, {size}{name}", make, size)
+    shared = {"window": size, "damping": DAMPING, "momentum": MOMENTUM, "normalization": "window"}
+    return Method(f"M-FAC, {size}{name}", functools.partial(MFAC, **(shared | options)), size)
 
 
 def by_scaled_window(size: int, name: str = "", **options: Any) -> Method:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from jax import lax
 from jax import numpy as jnp
 from jax.flatten_util import ravel_pytree
 
@@ -33,6 +34,12 @@ class SecondMoment(NamedTuple):
         """That of no gradients; float32 at least."""
         dtype = jnp.promote_types(like.dtype, jnp.float32)
         return cls(jnp.zeros_like(like, dtype), jnp.zeros((), dtype))
+
+    def followed(self, g: jax.Array, beta2: Any) -> "SecondMoment":
+        """That with one more gradient, in the same dtype; the same where an entry is nan or infinite."""
+        after = SecondMoment(*_moments.followed(*self, g.astype(self.root_mean_square.dtype), beta2))
+        sound = jnp.all(jnp.isfinite(g))
+        return lax.stop_gradient(jax.tree.map(lambda x, y: jnp.where(sound, x, y).astype(y.dtype), after, self))
 
 
 class ScaleByMFACState(NamedTuple):
@@ -111,7 +118,7 @@ def scale_by_mfac(
     True
     """
     if beta2 is not None:
-        _check_beta2(beta2)
+        beta2 = _checked_beta2(beta2)
     Rules.checked(window, 1, normalization, 1.0, precision)
     if isinstance(damping, str) or jnp.ndim(damping) != 0:
         msg = f"`damping` must be a number; got {check.describe(damping)}. Pass one λ for all parameters."
@@ -141,7 +148,8 @@ def scale_by_mfac(
         if state.moment is None:
             inverse, x = inverse.append_matvec(g)
             return unravel(x.astype(g.dtype)), ScaleByMFACState(inverse)
-        moment = SecondMoment(*_moments.followed(*state.moment, g.astype(state.moment.root_mean_square.dtype), beta2))
+        g = lax.stop_gradient(g)
+        moment = state.moment.followed(g, beta2)
         scale = _moments.scale(*moment)
         inverse, x = inverse.append_matvec((scale * g).astype(g.dtype))
         return unravel((scale * x).astype(g.dtype)), ScaleByMFACState(inverse, moment)
@@ -158,11 +166,12 @@ def _raveled(name: str, tree: Tree) -> tuple[jax.Array, Callable[[jax.Array], Tr
     return ravel_pytree(tree)
 
 
-def _check_beta2(beta2: Any) -> None:
-    """Accept a number in [0, 1), or one that is traced."""
+def _checked_beta2(beta2: Any) -> Any:
+    """Accept a number in [0, 1), as a float, or one that is traced."""
     if isinstance(beta2, bool | str) or jnp.ndim(beta2) != 0:
         msg = f"`beta2` must be a number; got {check.describe(beta2)}. Pass a float."
         raise TypeError(msg)
     if not _backend.is_traced(beta2) and not 0 <= beta2 < 1:
         msg = f"`beta2` must be in [0, 1); got {check.describe(beta2)}. 0.999 is usual."
         raise ValueError(msg)
+    return beta2 if isinstance(beta2, jax.Array) else float(beta2)

@@ -1,6 +1,6 @@
 """What an optimizer's windows, momenta and moments are in a state dictionary, and the way back."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import SlidingWindowInverse
 from .. import _validation as check
+from .groups import check_options
 
 Layout = tuple[list[Tensor], list[Tensor | None]]
 """The parameters that a window serves, and of each the flat indices of weights that may move, None for all."""
@@ -80,6 +81,26 @@ def _same(ours: Tensor | None, theirs: Tensor | None) -> bool:
     return torch.equal(ours.cpu(), theirs.cpu())
 
 
+def copied(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """PyTorch's part of a state, with tensors of its own as the windows have."""
+    state = {
+        key: {name: value.clone() if isinstance(value, Tensor) else value for name, value in entry.items()}
+        for key, entry in state_dict["state"].items()
+    }
+    return {**state_dict, "state": state}
+
+
+def check_groups(groups: Any, windows: list[SlidingWindowInverse], options: Iterable[str]) -> None:
+    """Accept groups whose options are all there, in range, and fit the windows."""
+    for index, group in enumerate(groups):
+        _require((*options, "params"), group)
+        check_options(group)
+        window = windows[min(index, len(windows) - 1)].window
+        if group["window"] != window:
+            msg = f"`state_dict` must have windows of the size in its groups; got {window} and {group['window']}. "
+            raise ValueError(msg + "Pass what MFAC.state_dict returned.")
+
+
 def restored_buffers(
     state_dict: dict[str, Any], parameters: list[Tensor], shapes: list[torch.Size]
 ) -> dict[Tensor, dict[str, Tensor]]:
@@ -87,7 +108,11 @@ def restored_buffers(
     keys = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
     found: dict[Tensor, dict[str, Tensor]] = {}
     for key, p, shape in zip(keys, parameters, shapes, strict=False):  # PyTorch compares the numbers
-        for name, buffer in state_dict["state"].get(key, {}).items():
+        entry = state_dict["state"].get(key, {})
+        if ("root_mean_square" in entry) != ("share" in entry):
+            msg = f"`state_dict` must have root_mean_square and share together; got {', '.join(entry)}. "
+            raise ValueError(msg + "Pass what MFAC.state_dict returned.")
+        for name, buffer in entry.items():
             if not isinstance(buffer, Tensor):
                 continue
             if buffer.shape != shape:

@@ -24,25 +24,23 @@ def agreed(name: str, groups: list[Group]) -> float:
 
 
 def settle_options(group: Group) -> None:
-    """Accept the numbers and flags of a group, and make numbers Python's: those alone are safe in a file."""
-    for name, end in _given(group):
-        value = _number(name, group[name])
-        if not 0 <= value < end:
-            msg = f"`{name}` must be in [0, {end:g}); got {value:g}. Choose one that is."
-            raise ValueError(msg)
-        group[name] = group[name] if isinstance(group[name], Tensor) else value
-    for name in ("decoupled_weight_decay", "maximize"):
-        check.check_flag(name, group[name])
+    """Accept the options of a group, and make numbers Python's: those alone are safe in a file."""
+    check_options(group)
+    for name, _ in _given(group):
+        group[name] = group[name] if isinstance(group[name], Tensor) else float(group[name])
     group["window"] = check.check_size("window", group["window"])
 
 
-def check_still_finite(groups: list[Group]) -> None:
-    """Accept the numbers that a scheduler has left in groups, before anything is written."""
-    for group in groups:
-        for name, _ in _given(group):
-            if not math.isfinite(_number(name, group[name])):
-                msg = f"`{name}` must be finite; got {float(group[name])}. Check what sets it between steps."
-                raise ValueError(msg)
+def check_options(group: Group) -> None:
+    """Accept what is in a group, also what a scheduler or a user has left there, before anything is written."""
+    for name, end in _given(group):
+        value = _number(name, group[name])
+        if not 0 <= value < end:
+            msg = f"`{name}` must be in [0, {end:g}); got {value:g}. Choose one that is, or check what sets it."
+            raise ValueError(msg)
+    for name in ("decoupled_weight_decay", "maximize"):
+        check.check_flag(name, group[name])
+    check.check_size("window", group["window"])
 
 
 def _given(group: Group) -> list[tuple[str, float]]:
@@ -66,6 +64,13 @@ def check_parameters(parameters: list[Tensor]) -> None:
             msg = f"`params` must be float16, bfloat16, float32 or float64; got {p.dtype}. "
             raise TypeError(msg + "Pass real and imaginary parts as parameters of their own.")
     check_one_kind(parameters)
+    if any(p.is_meta for p in parameters):
+        msg = "`params` must have values; got some on the device meta. Move the model to a device first."
+        raise ValueError(msg)
+    if len(set(parameters)) < len(parameters):
+        twice = next(p for k, p in enumerate(parameters) if any(p is other for other in parameters[:k]))
+        msg = f"`params` must hold each parameter once; got one of shape {tuple(twice.shape)} twice. Pass "
+        raise ValueError(msg + "model.parameters(), which names tied ones once.")
 
 
 def check_one_kind(tensors: list[Tensor]) -> None:

@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 
 from .. import SlidingWindowInverse, TopK
 from .. import _validation as check
-from .checkpoints import restored_buffers, restored_windows, window_state
+from .checkpoints import check_groups, copied, restored_buffers, restored_windows, window_state
 from .descent import descent
-from .groups import Group, agreed, check_parameters, check_still_finite, settle_options
+from .groups import Group, agreed, check_options, check_parameters, settle_options
 from .masks import Kept, Masks
 
 
@@ -203,7 +203,8 @@ class MFAC(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        check_still_finite(self.param_groups)
+        for group in self.param_groups:
+            check_options(group)
         found = [(window, groups, descent(groups, self._kept, self.state)) for window, groups in self._served()]
         with _together(self._windows):
             answers = [(groups, way, _answer(window, groups, way.g)) for window, groups, way in found if way]
@@ -249,12 +250,12 @@ class MFAC(Optimizer):
     # --- kept elsewhere ---------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the next step depends on; beside PyTorch's entries the windows, copied, as ``"windows"``.
+        """Return a copy of all that the next step depends on; beside PyTorch's entries the windows, as ``"windows"``.
 
         The windows are apart from the state of the parameters, which PyTorch casts to their dtype when it is loaded.
         """
         windows = [window_state(window, *self._layout(groups)) for window, groups in self._served()]
-        return {**super().state_dict(), "windows": windows}
+        return {**copied(super().state_dict()), "windows": windows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Become what `state_dict` described: the options of groups, the momenta and moments, the windows.
@@ -267,6 +268,7 @@ class MFAC(Optimizer):
         """
         layouts = [self._layout(groups) for _, groups in self._served()]
         windows = restored_windows(state_dict, layouts, self._rules)
+        check_groups(state_dict["param_groups"], windows, self.defaults)
         parameters = [p for group in self.param_groups for p in group["params"]]
         shapes = [self._kept.shape(p) for p in parameters]
         buffers = restored_buffers(state_dict, parameters, shapes)
