@@ -34,7 +34,7 @@ class MFAC(Optimizer):
         at the cost of O(m³).
     beta2 : float, optional
         In [0, 1): F has λ√v̂ on its diagonal instead of λ, v̂ the mean of squared gradients that Adam has under this
-        name, with weights that decay by β₂ a step. 0.999 is a good start, with λ near 1 and lr near 0.005.
+        name, with weights that decay by β₂ a step. 0.999 is usual; λ is then around 0.1, and lr λ/100.
     momentum : float
         In [0, 1), as in `torch.optim.SGD`. Where others write v ← momentum v + (1 − momentum) F⁻¹g, as M-FAC's authors
         did at first, pass their lr times 1 − momentum for the same path.
@@ -53,7 +53,8 @@ class MFAC(Optimizer):
     shared_window : bool
         One window over all groups, whose `window` and `damping` then have to agree; the other options may differ.
     normalization : {"mean", "sum", "window"}
-        What the sum in F is divided by: the number of gradients held, 1, or the capacity (as M-FAC's authors do).
+        What the sum in F is divided by: the number of gradients held, 1, or the capacity, as M-FAC's authors do: first
+        steps are as long as later ones then, with "mean" they are shorter.
     precision : {"default", "high"}
         "high" computes in float64 by panels whatever the dtype of the gradients.
     compression : TopK, optional
