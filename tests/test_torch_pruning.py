@@ -138,6 +138,25 @@ def test_a_model_whose_pruning_fails_is_as_it_was(model, batches):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("after", [7, 10], ids=["gradients", "validation"])
+def test_masked_weights_are_as_they_were_when_further_pruning_fails(model, batches, after):
+    adapter.prune_model(model, LOSS, batches, 0.3, damping=1e-2)
+    before = weights_of(model)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        adapter.prune_model(model, failing(after), batches, 0.6, damping=[1e-2, 1.0], steps=2, validation=Recorded(3))
+    assert torch.equal(weights_of(model), before)
+
+
+@pytest.mark.parametrize("function", ["per_sample_gradients", "mean_gradients"])
+def test_a_masked_weight_is_a_plain_tensor_after_its_gradients_have_failed(model, batches, function):
+    adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
+    options = {"batch_size": 4} if function == "mean_gradients" else {}
+    with pytest.raises(RuntimeError, match="out of luck"):
+        getattr(adapter, function)(model, failing(0), *batches[0], **options)
+    assert not model[0].weight.requires_grad
+    assert "GradTracking" not in repr(model[0].weight)
+
+
 def test_a_masked_weight_is_a_plain_tensor_after_its_gradients_are_taken(model, batches):
     adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
     before = model[0].weight.clone()

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.prune import BasePruningMethod
 from torch.utils import _pytree as pytree
 
 from .. import _validation as check
+from .hooks import refresh
 from .parameters import Selection, Unravel, chosen_parameters, unravel_of
 
 Loss = Callable[[Any, Any], Tensor]
@@ -79,9 +79,11 @@ def per_sample_gradients(
     rows = _Rows.of(model, loss_fn, params)
     if count == 0:
         return next(iter(rows.values.values())).new_zeros((0, rows.unravel.dim)), rows.unravel
-    with torch.no_grad():  # no graph of the parameters themselves: torch.func has its own
-        each = torch.func.vmap(rows.of_sample, chunk_size=chunk_size, randomness="different")(inputs, targets)
-    rows.refresh()
+    try:
+        with torch.no_grad():  # no graph of the parameters themselves: torch.func has its own
+            each = torch.func.vmap(rows.of_sample, chunk_size=chunk_size, randomness="different")(inputs, targets)
+    finally:
+        refresh(model)
     return each, rows.unravel
 
 
@@ -242,19 +244,13 @@ class _Rows:
 
     def of_batch(self, x: Any, y: Any) -> Tensor:
         """The row of a batch, (d,): quicker than `torch.func.grad`, which keeps what second derivatives need."""
-        with torch.enable_grad():
-            leaves = {name: value.detach().requires_grad_() for name, value in self.values.items()}
-            parts = torch.autograd.grad(self.loss(leaves, x, y), list(leaves.values()), materialize_grads=True)
-        self.refresh()
+        try:
+            with torch.enable_grad():
+                leaves = {name: value.detach().requires_grad_() for name, value in self.values.items()}
+                parts = torch.autograd.grad(self.loss(leaves, x, y), list(leaves.values()), materialize_grads=True)
+        finally:
+            refresh(self.model)
         return self.unravel.ravel(dict(zip(leaves, parts, strict=True)))
-
-    def refresh(self) -> None:
-        """Make anew the weights that masks of `torch.nn.utils.prune` compute before each call, here from our values."""
-        with torch.no_grad():
-            for module in self.model.modules():
-                for hook in module._forward_pre_hooks.values():
-                    if isinstance(hook, BasePruningMethod):
-                        hook(module, None)
 
 
 def arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

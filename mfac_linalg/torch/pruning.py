@@ -11,6 +11,7 @@ from torch.nn.utils import prune as masks
 from .. import _validation as check
 from ..pruning import Pruned, prune
 from .gradients import Loss, arguments_of, iter_gradients, sample_count
+from .hooks import place, refresh
 from .parameters import Selection, Unravel, chosen_parameters, unravel_of
 
 Batches = Iterable[tuple[Any, Any]]
@@ -117,6 +118,7 @@ def prune_model(
         )
     except BaseException:
         unravel.write(model, before)
+        refresh(model)
         raise
     unravel.write(model, found.weights)
     _leave_masks(model, unravel, found.mask)
@@ -155,21 +157,13 @@ def _refuse_none(name: str) -> NoReturn:
     raise ValueError(msg)
 
 
-def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module of a parameter and the name of its tensor there, without the "_orig" that a mask has added."""
-    path, _, tensor = name.rpartition(".")
-    module = model.get_submodule(path)
-    plain = tensor.removesuffix("_orig")
-    return module, plain if hasattr(module, f"{plain}_mask") else tensor
-
-
 def _mask(model: nn.Module, name: str) -> Tensor:
     """Where a parameter may be other than zero, of its shape."""
-    module, tensor = _place(model, name)
+    module, tensor = place(model, name)
     mask = getattr(module, f"{tensor}_mask", None)
     return torch.ones_like(model.get_parameter(name), dtype=torch.bool) if mask is None else mask > 0
 
 
 def _leave_masks(model: nn.Module, unravel: Unravel, mask: Tensor) -> None:
     for name, part in unravel(mask).items():
-        masks.custom_from_mask(*_place(model, name), part)
+        masks.custom_from_mask(*place(model, name), part)
