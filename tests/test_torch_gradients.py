@@ -26,6 +26,17 @@ class Tied(nn.Module):
         return self.last(torch.tanh(self.first(x) * scale))
 
 
+class Attentive(nn.Module):
+    """Attention, which uses the weight of its output layer without calling it."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.last = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.last(self.attention(x, x, x)[0].mean(dim=1))
+
+
 @pytest.fixture
 def model():
     torch.manual_seed(0)
@@ -124,6 +135,70 @@ def test_sizes_are_the_blocks_of_an_inverse_by_layers(model, data):
     blocks = ml.BlockDiagonalInverse(rows, 0.1, block_sizes=unravel.sizes)
     first = ml.WoodburyRankOneInverse(rows[:, :18].contiguous(), 0.1)
     torch.testing.assert_close((blocks @ rows[0])[:18], first @ rows[0, :18])
+
+
+# --- masks ----------------------------------------------------------------------------------------------------------
+
+
+def attentive(masked):
+    """An attentive model of which one module is masked, and data."""
+    torch.manual_seed(0)
+    model = Attentive()
+    nn.utils.prune.l1_unstructured(model.get_submodule(masked), "weight", 0.5)
+    return model, torch.randn(SAMPLES, 3, 4), torch.arange(SAMPLES) % 3
+
+
+BY_FUNCTION = pytest.mark.parametrize(
+    "call",
+    [adapter.per_sample_gradients, lambda *args, **options: adapter.mean_gradients(*args, batch_size=2, **options)],
+    ids=["per sample", "mean"],
+)
+
+
+@BY_FUNCTION
+def test_a_masked_weight_that_is_used_without_a_call_is_refused_by_name(call):
+    model, x, y = attentive("attention.out_proj")
+    with pytest.raises(ValueError, match=r"`model` must call .*; got 'attention\.out_proj\.weight_orig'.*by `params`"):
+        call(model, LOSS, x, y)
+
+
+@BY_FUNCTION
+def test_a_masked_weight_that_alone_is_chosen_is_refused_too(call):
+    model, x, y = attentive("attention.out_proj")
+    with pytest.raises(ValueError, match=r"got 'attention\.out_proj\.weight_orig'"):
+        call(model, LOSS, x, y, params=["attention.out_proj.weight_orig"])
+
+
+@BY_FUNCTION
+def test_a_refused_masked_weight_is_as_it_was(call):
+    model, x, y = attentive("attention.out_proj")
+    before = model.attention.out_proj.weight.detach().clone()
+    with pytest.raises(ValueError, match="out_proj"):
+        call(model, LOSS, x, y)
+    assert torch.equal(model.attention.out_proj.weight, before)
+    assert not model.attention.out_proj.weight.requires_grad
+
+
+@BY_FUNCTION
+def test_a_masked_weight_that_was_not_chosen_may_be_used_without_a_call(call):
+    model, x, y = attentive("attention.out_proj")
+    _, unravel = call(model, LOSS, x, y, params=["last"])
+    assert unravel.names == ["last.weight", "last.bias"]
+
+
+@BY_FUNCTION
+def test_a_masked_weight_that_is_not_used_at_all_has_zeros(call):
+    model, x, y = attentive("last")
+    model.idle = nn.Linear(2, 2)
+    nn.utils.prune.l1_unstructured(model.idle, "weight", 0.5)
+    rows, unravel = call(model, LOSS, x, y)
+    assert not torch.any(unravel(rows)["idle.weight_orig"])
+
+
+def test_rows_of_masked_weights_are_those_of_autograd():
+    model, x, y = attentive("last")
+    rows, _ = adapter.per_sample_gradients(model, LOSS, x, y)
+    torch.testing.assert_close(rows, one_by_one(model, (x, y)))
 
 
 # --- which parameters -----------------------------------------------------------------------------------------------

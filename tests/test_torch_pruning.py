@@ -117,6 +117,102 @@ def test_other_batches_choose_the_damping(model, batches):
     assert len(other.asked) == (4 + 1) * 3
 
 
+# --- modules that are not called ------------------------------------------------------------------------------------
+
+
+class Attentive(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention, self.last = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = x.flatten(1, 2)
+        return self.last(self.attention(x, x, x)[0].mean(dim=1))
+
+
+class Listed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.ParameterList([torch.randn(3, 16)])
+
+    def forward(self, x):
+        return nn.functional.linear(x.flatten(1), self.weights[0])
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.ParameterDict({"0": torch.randn(3, 16)})
+
+    def forward(self, x):
+        return nn.functional.linear(x.flatten(1), self.weights["0"])
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return nn.functional.linear(x.flatten(1), self.last.weight)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (Attentive, "attention.out_proj.weight"),
+        (Listed, "weights.0"),
+        (Named, "weights.0"),
+        (Functional, "last.weight"),
+    ],
+)
+def test_a_weight_whose_module_is_not_called_is_refused_by_name_and_the_model_is_as_it_was(batches, make, name):
+    model = make().double()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=rf"`params` must choose .* got '{name}'.* Leave the parameter out by `params`"
+    ):
+        adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_model_is_pruned_without_the_weight_whose_module_is_not_called(batches):
+    model = Attentive().double()
+    others = ["attention.in_proj_weight", "last.weight"]
+    found = adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2, params=others, steps=2)
+    assert torch.equal(found.mask[-12:], model.last.weight_mask.reshape(-1) > 0)
+
+
+class Sometimes(nn.Module):
+    """A model that passes over one of its modules in every other call."""
+
+    def __init__(self):
+        super().__init__()
+        self.main, self.other, self.calls = nn.Linear(16, 3), nn.Linear(3, 3), 0
+
+    def forward(self, x):
+        self.calls += 1
+        x = self.main(x.flatten(1))
+        return x if self.calls % 2 else self.other(x)
+
+
+def test_a_module_that_some_batches_pass_over_is_pruned_further(batches):
+    model = Sometimes().double()
+    for sparsity in (0.2, 0.4):
+        found = adapter.prune_model(model, LOSS, batches, sparsity, damping=1e-2)
+    assert torch.equal(found.mask[-9:], model.other.weight_mask.reshape(-1) > 0)
+
+
+def test_no_hook_stays_where_gradients_fail(model, batches):
+    with pytest.raises(RuntimeError, match="out of luck"):
+        adapter.prune_model(model, failing(0), batches, 0.5, damping=1e-2)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+# --- what fails -----------------------------------------------------------------------------------------------------
+
+
 def failing(after):
     calls = []
 

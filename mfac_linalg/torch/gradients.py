@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 from .. import _validation as check
-from .hooks import refresh
+from .hooks import masked_parameters, refresh, refuse_standing, standing_weights
 from .parameters import Selection, Unravel, chosen_parameters, unravel_of
 
 Loss = Callable[[Any, Any], Tensor]
@@ -53,8 +53,9 @@ def per_sample_gradients(
     Raises
     ------
     ValueError
-        A layer of batch normalisation in train mode; a loss that is not a scalar; inputs and targets of different
-        length; names that the model has not.
+        A layer of batch normalisation in train mode; a weight with a mask of `torch.nn.utils.prune` that the model uses
+        without calling its module, as `torch.nn.MultiheadAttention` does with that of `out_proj`; a loss that is not a
+        scalar; inputs and targets of different length; names that the model has not.
     TypeError
         Chosen parameters of several dtypes or devices.
 
@@ -79,6 +80,8 @@ def per_sample_gradients(
     rows = _Rows.of(model, loss_fn, params)
     if count == 0:
         return next(iter(rows.values.values())).new_zeros((0, rows.unravel.dim)), rows.unravel
+    if masked_parameters(model) & rows.values.keys():  # one sample by itself tells whether the model uses them
+        rows.of_batch(*pytree.tree_map(lambda leaf: leaf[:1], (inputs, targets)))
     try:
         with torch.no_grad():  # no graph of the parameters themselves: torch.func has its own
             each = torch.func.vmap(rows.of_sample, chunk_size=chunk_size, randomness="different")(inputs, targets)
@@ -247,10 +250,14 @@ class _Rows:
         try:
             with torch.enable_grad():
                 leaves = {name: value.detach().requires_grad_() for name, value in self.values.items()}
-                parts = torch.autograd.grad(self.loss(leaves, x, y), list(leaves.values()), materialize_grads=True)
+                standing = standing_weights(self.model, leaves)
+                by = [*leaves.values(), *standing.values()]
+                found = torch.autograd.grad(self.loss(leaves, x, y), by, allow_unused=True)
         finally:
             refresh(self.model)
-        return self.unravel.ravel(dict(zip(leaves, parts, strict=True)))
+        refuse_standing(dict(zip(standing, found[len(leaves) :], strict=True)))
+        parts = zip(leaves.items(), found[: len(leaves)], strict=True)
+        return self.unravel.ravel({name: torch.zeros_like(v) if g is None else g for (name, v), g in parts})
 
 
 def arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

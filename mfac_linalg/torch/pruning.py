@@ -1,5 +1,6 @@
 """Pruning of PyTorch models, which leaves the masks of `torch.nn.utils.prune`."""
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -11,7 +12,7 @@ from torch.nn.utils import prune as masks
 from .. import _validation as check
 from ..pruning import Pruned, prune
 from .gradients import Loss, arguments_of, iter_gradients, sample_count
-from .hooks import place, refresh
+from .hooks import calls_required, place, refresh
 from .parameters import Selection, Unravel, chosen_parameters, unravel_of
 
 Batches = Iterable[tuple[Any, Any]]
@@ -67,7 +68,8 @@ def prune_model(
     Raises
     ------
     TypeError, ValueError
-        As `prune` and `per_sample_gradients`; batches that are used up for good. The model is as it was then.
+        As `prune` and `per_sample_gradients`; batches that are used up for good; a chosen parameter whose module is
+        not called, so that a mask would never take effect. The model is as it was then.
 
     Notes
     -----
@@ -97,8 +99,9 @@ def prune_model(
     def gradients_fn(weights: Tensor, step: int) -> Tensor:
         unravel.write(model, weights)
         taken = batches if count is None else itertools.islice(source, count)
-        rows = list(iter_gradients(model, loss_fn, taken, params=unravel.names))
-        return torch.stack(rows) if rows else _refuse_none("batches")
+        with contextlib.nullcontext() if step else calls_required(model, unravel.names):
+            rows = list(iter_gradients(model, loss_fn, taken, params=unravel.names))
+            return torch.stack(rows) if rows else _refuse_none("batches")
 
     def loss(weights: Tensor) -> float:
         unravel.write(model, weights)
