@@ -238,6 +238,23 @@ def test_rows_carry_no_graph_and_the_model_no_gradients(model, data):
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(
+    "call", [adapter.per_sample_gradients, lambda *args: adapter.mean_gradients(*args, batch_size=2)]
+)
+def test_a_module_of_two_names_keeps_its_parameters(call):
+    twice = nn.Linear(3, 3)
+    before = twice.weight
+    call(nn.Sequential(twice, nn.Tanh(), twice), LOSS, torch.randn(SAMPLES, 3), torch.arange(SAMPLES) % 3)
+    assert twice.weight is before
+
+
+def test_rows_of_a_module_of_two_names_are_those_of_autograd():
+    twice = nn.Linear(3, 3)
+    model, data = nn.Sequential(twice, nn.Tanh(), twice), (torch.randn(SAMPLES, 3), torch.arange(SAMPLES) % 3)
+    rows, _ = adapter.per_sample_gradients(model, LOSS, *data)
+    torch.testing.assert_close(rows, one_by_one(model, data))
+
+
 def test_rows_have_the_parameters_dtype(model, data):
     rows, _ = adapter.per_sample_gradients(model.float(), LOSS, data[0].float(), data[1])
     assert rows.dtype == torch.float32

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from .. import _validation as check
 from .hooks import masked_parameters, refresh, refuse_standing, standing_weights
-from .parameters import Selection, Unravel, chosen_parameters, unravel_of
+from .parameters import Selection, Unravel, chosen_parameters, places_of, unravel_of
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -224,17 +224,22 @@ class _Rows:
     model: nn.Module
     loss_fn: Loss
     values: dict[str, Tensor]  # the parameters, without a graph
+    places: dict[str, list[str]]  # names of each, one for every module that holds it
     unravel: Unravel
 
     @classmethod
     def of(cls, model: nn.Module, loss_fn: Loss, params: Selection) -> "_Rows":
         _refuse_batch_statistics(model)
-        values = {name: parameter.detach() for name, parameter in chosen_parameters(model, params).items()}
-        return cls(model, loss_fn, values, unravel_of(values))
+        chosen = chosen_parameters(model, params)
+        values = {name: parameter.detach() for name, parameter in chosen.items()}
+        return cls(model, loss_fn, values, places_of(model, chosen), unravel_of(values))
 
     def loss(self, values: dict[str, Tensor], x: Any, y: Any) -> Tensor:
         """The loss of a batch with other values of the parameters."""
-        loss = self.loss_fn(torch.func.functional_call(self.model, values, *arguments_of(x)), y)
+        each = {place: values[name] for name, places in self.places.items() for place in places}
+        # tie_weights=True would not give back the parameters of a module that has several names
+        outputs = torch.func.functional_call(self.model, each, *arguments_of(x), tie_weights=False)
+        loss = self.loss_fn(outputs, y)
         if not isinstance(loss, Tensor) or loss.ndim:
             msg = f"`loss_fn` must return a scalar tensor; got {check.describe(loss)}. Take the mean over the batch."
             raise ValueError(msg)
