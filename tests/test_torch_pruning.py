@@ -210,6 +210,40 @@ def test_no_hook_stays_where_gradients_fail(model, batches):
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+# --- modules that share a weight ------------------------------------------------------------------------------------
+
+
+def tied():
+    first, second, last = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+    second.weight = first.weight
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU(), last).double()
+
+
+def test_a_weight_that_two_modules_share_is_refused_by_name(batches):
+    with pytest.raises(ValueError, match=r"`params` must choose .* got 1\.weight = 3\.weight\..*out by `params`"):
+        adapter.prune_model(tied(), LOSS, batches, 0.5, damping=1e-2)
+
+
+def test_the_weights_of_a_refused_model_are_still_shared(batches):
+    model = tied()
+    with pytest.raises(ValueError, match="untie"):
+        adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
+    assert model[1].weight is model[3].weight
+
+
+def test_a_model_is_pruned_without_the_weight_that_two_modules_share(batches):
+    model = tied()
+    adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2, params=["5.weight"])
+    assert model[5].weight_mask.sum() == 24
+
+
+def test_a_module_that_is_called_at_two_places_is_pruned(batches):
+    twice, last = nn.Linear(16, 16), nn.Linear(16, 3)
+    model = nn.Sequential(nn.Flatten(), twice, nn.ReLU(), twice, nn.ReLU(), last).double()
+    found = adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
+    assert torch.equal(found.mask[:256], twice.weight_mask.reshape(-1) > 0)
+
+
 # --- what fails -----------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from .. import _validation as check
 from ..pruning import Pruned, prune
 from .gradients import Loss, arguments_of, iter_gradients, sample_count
 from .hooks import calls_required, place, refresh
-from .parameters import Selection, Unravel, chosen_parameters, unravel_of
+from .parameters import Selection, Unravel, chosen_parameters, places_of, unravel_of
 
 Batches = Iterable[tuple[Any, Any]]
 
@@ -69,7 +69,7 @@ def prune_model(
     ------
     TypeError, ValueError
         As `prune` and `per_sample_gradients`; batches that are used up for good; a chosen parameter whose module is
-        not called, so that a mask would never take effect. The model is as it was then.
+        not called, so that a mask would never take effect, or that several modules share. The model is as it was then.
 
     Notes
     -----
@@ -86,7 +86,7 @@ def prune_model(
     >>> found.mask.sum(), model[0].weight_mask.sum() + model[2].weight_mask.sum()
     (tensor(33), tensor(33.))
     """
-    chosen = chosen_parameters(model, _weights if params is None else params)
+    chosen = _prunable(model, params)
     unravel = unravel_of(chosen)
     check.check_flag("by_layer", by_layer)
     if isinstance(block_sizes, str):
@@ -142,6 +142,17 @@ def mean_loss(model: nn.Module, loss_fn: Loss, batches: Batches) -> float:
 
 def _weights(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1
+
+
+def _prunable(model: nn.Module, params: Selection) -> dict[str, nn.Parameter]:
+    """The chosen parameters; refused where several modules share one: a mask in one of them would end that."""
+    chosen = chosen_parameters(model, _weights if params is None else params)
+    for shared in places_of(model, chosen).values():
+        if len(shared) > 1:
+            msg = f"`params` must choose parameters of one module each; got {' = '.join(shared)}. A mask of "
+            msg += "torch.nn.utils.prune would untie them. Leave the parameter out by `params`."
+            raise ValueError(msg)
+    return chosen
 
 
 def _round_and_round(batches: Batches) -> Iterator[tuple[Any, Any]]:
