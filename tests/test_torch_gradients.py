@@ -354,6 +354,26 @@ def test_batch_normalisation_without_running_statistics_is_refused(model, data):
         adapter.per_sample_gradients(model, LOSS, *data)
 
 
+def with_instance_norm(**options):
+    layers = nn.Conv2d(1, 2, 3), nn.InstanceNorm2d(2, affine=True, **options), nn.Flatten(), nn.Linear(8, 3)
+    return nn.Sequential(*layers).double()
+
+
+def test_running_statistics_that_gradients_would_change_are_refused_with_the_reason(data):
+    model = with_instance_norm(track_running_stats=True)
+    with pytest.raises(
+        ValueError, match=r"`model` must have .* got '1' in train mode\. There every forward pass chang"
+    ):
+        adapter.mean_gradients(model, LOSS, *data, batch_size=2)
+    assert not torch.any(model[1].running_mean)
+
+
+@pytest.mark.parametrize("model", [with_instance_norm(), with_instance_norm(track_running_stats=True).eval()])
+def test_instance_normalisation_that_changes_no_statistics_is_differentiated(model, data):
+    rows, _ = adapter.per_sample_gradients(model, LOSS, *data)
+    torch.testing.assert_close(rows, one_by_one(model, data))
+
+
 def per_sample(model, inputs, targets, loss=LOSS, **options):
     return adapter.per_sample_gradients(model, loss, inputs, targets, **options)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils import _pytree as pytree
 
 from .. import _validation as check
@@ -30,7 +30,7 @@ def per_sample_gradients(
     Parameters
     ----------
     model : torch.nn.Module
-        It is not changed. Layers of batch normalisation must be in eval mode.
+        It is not changed. Layers of batch normalisation, and others with running statistics, must be in eval mode.
     loss_fn : callable
         ``loss_fn(outputs, targets)`` of a batch, here of one sample, as a scalar: `torch.nn.CrossEntropyLoss()` or any
         function. Whether it is a mean or a sum does not matter here.
@@ -53,9 +53,10 @@ def per_sample_gradients(
     Raises
     ------
     ValueError
-        A layer of batch normalisation in train mode; a weight with a mask of `torch.nn.utils.prune` that the model uses
-        without calling its module, as `torch.nn.MultiheadAttention` does with that of `out_proj`; a loss that is not a
-        scalar; inputs and targets of different length; names that the model has not.
+        A layer of batch normalisation or with running statistics in train mode; a weight with a mask of
+        `torch.nn.utils.prune` that the model uses without calling its module, as `torch.nn.MultiheadAttention` does
+        with that of `out_proj`; a loss that is not a scalar; inputs and targets of different length; names that the
+        model has not.
     TypeError
         Chosen parameters of several dtypes or devices.
 
@@ -274,10 +275,15 @@ def arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _refuse_batch_statistics(model: nn.Module) -> None:
     for name, module in model.named_modules():
+        if not isinstance(module, _NormBase):
+            continue
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
             msg = f"`model` must have its batch normalisation in eval mode; got {name or 'the model'!r} in train mode. "
             msg += "There a sample's gradient depends on the others of its batch. Call model.eval(), or give the layer "
             raise ValueError(msg + "running statistics.")
+        if module.training and module.track_running_stats and module.running_mean is not None:
+            msg = f"`model` must have layers of running statistics in eval mode; got {name or 'the model'!r} in train "
+            raise ValueError(msg + "mode. There every forward pass changes them, and so the model. Call model.eval().")
 
 
 def sample_count(inputs: Any, targets: Any) -> int:
