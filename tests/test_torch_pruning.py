@@ -109,6 +109,20 @@ def test_blocks_by_layers_are_those_of_the_block_diagonal_inverse(model, batches
     torch.testing.assert_close(weights_of(model), before + joint_update(before, inverse, found.mask))
 
 
+class Stream(torch.utils.data.IterableDataset):
+    """Samples without a length, as they come from a file."""
+
+    def __iter__(self):
+        yield from ((x, y) for inputs, targets in Recorded(2, seed=1) for x, y in zip(inputs, targets, strict=True))
+
+
+def test_other_batches_may_come_from_a_stream(model, batches):
+    other = torch.utils.data.DataLoader(Stream(), batch_size=4)
+    found = adapter.prune_model(model, LOSS, batches, 0.5, damping=[1e-4, 1.0], validation=other)
+    expected = sum(LOSS(model(x), y).item() for x, y in Recorded(2, seed=1)) / 2
+    assert found.steps[0].loss == pytest.approx(expected)
+
+
 def test_other_batches_choose_the_damping(model, batches):
     other = Recorded(3, seed=1)
     found = adapter.prune_model(model, LOSS, batches, 0.5, damping=[1e-4, 1.0], validation=other, lengths=[0.5, 1.0])

@@ -105,7 +105,7 @@ def prune_model(
 
     def loss(weights: Tensor) -> float:
         unravel.write(model, weights)
-        return mean_loss(model, loss_fn, validation or ())
+        return mean_loss(model, loss_fn, () if validation is None else validation)
 
     try:
         found = prune(
