@@ -37,7 +37,8 @@ def prune_model(
     Parameters
     ----------
     model : torch.nn.Module
-        In eval mode where it has batch normalisation. Masks that it has already stay.
+        In eval mode where it has batch normalisation, and float32 or float64: ``model.float()`` makes it so. Masks that
+        it has already stay.
     loss_fn : callable
         ``loss_fn(outputs, targets)`` of a batch, as a scalar.
     batches : iterable of (inputs, targets)
@@ -147,6 +148,10 @@ def _weights(name: str, parameter: nn.Parameter) -> bool:
 def _prunable(model: nn.Module, params: Selection) -> dict[str, nn.Parameter]:
     """The chosen parameters; refused where several modules share one: a mask in one of them would end that."""
     chosen = chosen_parameters(model, _weights if params is None else params)
+    dtype = next(iter(chosen.values())).dtype
+    if dtype not in (torch.float32, torch.float64):
+        msg = f"`model` must be float32 or float64 where it is pruned; got {dtype}. Call model.float()."
+        raise TypeError(msg)
     for shared in places_of(model, chosen).values():
         if len(shared) > 1:
             msg = f"`params` must choose parameters of one module each; got {' = '.join(shared)}. A mask of "
