@@ -410,6 +410,20 @@ def test_what_is_wrong_is_refused_by_name(model, data, call, error, words):
         call(model, *data)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        adapter.per_sample_gradients,
+        lambda *args: adapter.mean_gradients(*args, batch_size=2),
+        lambda model, loss, x, y: list(adapter.iter_gradients(model, loss, [(x, y)])),
+    ],
+    ids=["per sample", "mean", "iter"],
+)
+def test_gradients_under_inference_mode_are_refused_with_the_cure(model, data, call):
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"outside of torch\.inference_mode\(\).*no_grad"):
+        call(model, LOSS, *data)
+
+
 def test_parameters_of_two_dtypes_are_refused(model, data):
     model[4].float()
     with pytest.raises(TypeError, match=r"one dtype on one device; got torch\.float32 on cpu, torch\.float64 on cpu"):

@@ -310,6 +310,12 @@ def test_a_masked_weight_is_a_plain_tensor_after_its_gradients_are_taken(model, 
     assert rows.shape == (4, 47)
 
 
+def test_pruning_under_inference_mode_is_refused_before_the_batches_are_asked_for(model, batches):
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"`model` must .*torch\.inference_mode\(\)"):
+        adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
+    assert not batches.asked
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_model_of_16_bits_is_refused_with_the_cure(model, batches, dtype):
     with pytest.raises(TypeError, match=rf"`model` must be float32 or float64 .* got {dtype}\. Call model\.float\(\)"):

@@ -59,6 +59,8 @@ def per_sample_gradients(
         model has not.
     TypeError
         Chosen parameters of several dtypes or devices.
+    RuntimeError
+        A call under `torch.inference_mode()`; under `torch.no_grad()` gradients are the same.
 
     Notes
     -----
@@ -230,6 +232,7 @@ class _Rows:
 
     @classmethod
     def of(cls, model: nn.Module, loss_fn: Loss, params: Selection) -> "_Rows":
+        refuse_inference_mode()
         _refuse_batch_statistics(model)
         chosen = chosen_parameters(model, params)
         values = {name: parameter.detach() for name, parameter in chosen.items()}
@@ -271,6 +274,15 @@ def arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, tuple):
         return inputs, {}
     return ((), inputs) if isinstance(inputs, dict) else ((inputs,), {})
+
+
+def refuse_inference_mode() -> None:
+    """Refuse calls for which PyTorch keeps no graph, whatever is switched on within."""
+    if torch.is_inference_mode_enabled():
+        msg = (
+            "`model` must be differentiated outside of torch.inference_mode(); got a call within it. Leave it for this "
+        )
+        raise RuntimeError(msg + "call, or use torch.no_grad() in its place.")
 
 
 def _refuse_batch_statistics(model: nn.Module) -> None:

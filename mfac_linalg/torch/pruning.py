@@ -11,7 +11,7 @@ from torch.nn.utils import prune as masks
 
 from .. import _validation as check
 from ..pruning import Pruned, prune
-from .gradients import Loss, arguments_of, iter_gradients, sample_count
+from .gradients import Loss, arguments_of, iter_gradients, refuse_inference_mode, sample_count
 from .hooks import calls_required, place, refresh
 from .parameters import Selection, Unravel, chosen_parameters, places_of, unravel_of
 
@@ -68,7 +68,7 @@ def prune_model(
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError, ValueError, RuntimeError
         As `prune` and `per_sample_gradients`; batches that are used up for good; a chosen parameter whose module is
         not called, so that a mask would never take effect, or that several modules share. The model is as it was then.
 
@@ -146,7 +146,8 @@ def _weights(name: str, parameter: nn.Parameter) -> bool:
 
 
 def _prunable(model: nn.Module, params: Selection) -> dict[str, nn.Parameter]:
-    """The chosen parameters; refused where several modules share one: a mask in one of them would end that."""
+    """The chosen parameters; refused where they cannot be pruned, or several modules share one."""
+    refuse_inference_mode()
     chosen = chosen_parameters(model, _weights if params is None else params)
     dtype = next(iter(chosen.values())).dtype
     if dtype not in (torch.float32, torch.float64):
