@@ -105,7 +105,7 @@ def prune_model(
             return torch.stack(rows) if rows else _refuse_none("batches")
 
     def loss(weights: Tensor) -> float:
-        unravel.write(model, weights)
+        _write(model, unravel, weights)
         return mean_loss(model, loss_fn, () if validation is None else validation)
 
     try:
@@ -121,8 +121,7 @@ def prune_model(
             **options,
         )
     except BaseException:
-        unravel.write(model, before)
-        refresh(model)
+        _write(model, unravel, before)
         raise
     unravel.write(model, found.weights)
     _leave_masks(model, unravel, found.mask)
@@ -182,6 +181,12 @@ def _mask(model: nn.Module, name: str) -> Tensor:
     module, tensor = place(model, name)
     mask = getattr(module, f"{tensor}_mask", None)
     return torch.ones_like(model.get_parameter(name), dtype=torch.bool) if mask is None else mask > 0
+
+
+def _write(model: nn.Module, unravel: Unravel, weights: Tensor) -> None:
+    """Set the parameters, and the masked weights that are computed from them."""
+    unravel.write(model, weights)
+    refresh(model)
 
 
 def _leave_masks(model: nn.Module, unravel: Unravel, mask: Tensor) -> None:
