@@ -26,6 +26,17 @@ class Tied(nn.Module):
         return self.last(torch.tanh(self.first(x) * scale))
 
 
+class Attentive(nn.Module):
+    """Attention, which uses the weight of its output layer without calling it."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.last = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.last(self.attention(x, x, x)[0].mean(dim=1))
+
+
 @pytest.fixture
 def model():
     torch.manual_seed(0)
@@ -126,6 +137,70 @@ def test_sizes_are_the_blocks_of_an_inverse_by_layers(model, data):
     torch.testing.assert_close((blocks @ rows[0])[:18], first @ rows[0, :18])
 
 
+# --- masks ----------------------------------------------------------------------------------------------------------
+
+
+def attentive(masked):
+    """An attentive model of which one module is masked, and data."""
+    torch.manual_seed(0)
+    model = Attentive()
+    nn.utils.prune.l1_unstructured(model.get_submodule(masked), "weight", 0.5)
+    return model, torch.randn(SAMPLES, 3, 4), torch.arange(SAMPLES) % 3
+
+
+BY_FUNCTION = pytest.mark.parametrize(
+    "call",
+    [adapter.per_sample_gradients, lambda *args, **options: adapter.mean_gradients(*args, batch_size=2, **options)],
+    ids=["per sample", "mean"],
+)
+
+
+@BY_FUNCTION
+def test_a_masked_weight_that_is_used_without_a_call_is_refused_by_name(call):
+    model, x, y = attentive("attention.out_proj")
+    with pytest.raises(ValueError, match=r"`model` must call .*; got 'attention\.out_proj\.weight_orig'.*by `params`"):
+        call(model, LOSS, x, y)
+
+
+@BY_FUNCTION
+def test_a_masked_weight_that_alone_is_chosen_is_refused_too(call):
+    model, x, y = attentive("attention.out_proj")
+    with pytest.raises(ValueError, match=r"got 'attention\.out_proj\.weight_orig'"):
+        call(model, LOSS, x, y, params=["attention.out_proj.weight_orig"])
+
+
+@BY_FUNCTION
+def test_a_refused_masked_weight_is_as_it_was(call):
+    model, x, y = attentive("attention.out_proj")
+    before = model.attention.out_proj.weight.detach().clone()
+    with pytest.raises(ValueError, match="out_proj"):
+        call(model, LOSS, x, y)
+    assert torch.equal(model.attention.out_proj.weight, before)
+    assert not model.attention.out_proj.weight.requires_grad
+
+
+@BY_FUNCTION
+def test_a_masked_weight_that_was_not_chosen_may_be_used_without_a_call(call):
+    model, x, y = attentive("attention.out_proj")
+    _, unravel = call(model, LOSS, x, y, params=["last"])
+    assert unravel.names == ["last.weight", "last.bias"]
+
+
+@BY_FUNCTION
+def test_a_masked_weight_that_is_not_used_at_all_has_zeros(call):
+    model, x, y = attentive("last")
+    model.idle = nn.Linear(2, 2)
+    nn.utils.prune.l1_unstructured(model.idle, "weight", 0.5)
+    rows, unravel = call(model, LOSS, x, y)
+    assert not torch.any(unravel(rows)["idle.weight_orig"])
+
+
+def test_rows_of_masked_weights_are_those_of_autograd():
+    model, x, y = attentive("last")
+    rows, _ = adapter.per_sample_gradients(model, LOSS, x, y)
+    torch.testing.assert_close(rows, one_by_one(model, (x, y)))
+
+
 # --- which parameters -----------------------------------------------------------------------------------------------
 
 
@@ -161,6 +236,23 @@ def test_rows_carry_no_graph_and_the_model_no_gradients(model, data):
     rows += list(adapter.iter_gradients(model, LOSS, [data]))
     assert not any(row.requires_grad for row in rows)
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "call", [adapter.per_sample_gradients, lambda *args: adapter.mean_gradients(*args, batch_size=2)]
+)
+def test_a_module_of_two_names_keeps_its_parameters(call):
+    twice = nn.Linear(3, 3)
+    before = twice.weight
+    call(nn.Sequential(twice, nn.Tanh(), twice), LOSS, torch.randn(SAMPLES, 3), torch.arange(SAMPLES) % 3)
+    assert twice.weight is before
+
+
+def test_rows_of_a_module_of_two_names_are_those_of_autograd():
+    twice = nn.Linear(3, 3)
+    model, data = nn.Sequential(twice, nn.Tanh(), twice), (torch.randn(SAMPLES, 3), torch.arange(SAMPLES) % 3)
+    rows, _ = adapter.per_sample_gradients(model, LOSS, *data)
+    torch.testing.assert_close(rows, one_by_one(model, data))
 
 
 def test_rows_have_the_parameters_dtype(model, data):
@@ -262,6 +354,26 @@ def test_batch_normalisation_without_running_statistics_is_refused(model, data):
         adapter.per_sample_gradients(model, LOSS, *data)
 
 
+def with_instance_norm(**options):
+    layers = nn.Conv2d(1, 2, 3), nn.InstanceNorm2d(2, affine=True, **options), nn.Flatten(), nn.Linear(8, 3)
+    return nn.Sequential(*layers).double()
+
+
+def test_running_statistics_that_gradients_would_change_are_refused_with_the_reason(data):
+    model = with_instance_norm(track_running_stats=True)
+    with pytest.raises(
+        ValueError, match=r"`model` must have .* got '1' in train mode\. There every forward pass chang"
+    ):
+        adapter.mean_gradients(model, LOSS, *data, batch_size=2)
+    assert not torch.any(model[1].running_mean)
+
+
+@pytest.mark.parametrize("model", [with_instance_norm(), with_instance_norm(track_running_stats=True).eval()])
+def test_instance_normalisation_that_changes_no_statistics_is_differentiated(model, data):
+    rows, _ = adapter.per_sample_gradients(model, LOSS, *data)
+    torch.testing.assert_close(rows, one_by_one(model, data))
+
+
 def per_sample(model, inputs, targets, loss=LOSS, **options):
     return adapter.per_sample_gradients(model, loss, inputs, targets, **options)
 
@@ -296,6 +408,20 @@ def per_sample(model, inputs, targets, loss=LOSS, **options):
 def test_what_is_wrong_is_refused_by_name(model, data, call, error, words):
     with pytest.raises(error, match=re.escape(words)):
         call(model, *data)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        adapter.per_sample_gradients,
+        lambda *args: adapter.mean_gradients(*args, batch_size=2),
+        lambda model, loss, x, y: list(adapter.iter_gradients(model, loss, [(x, y)])),
+    ],
+    ids=["per sample", "mean", "iter"],
+)
+def test_gradients_under_inference_mode_are_refused_with_the_cure(model, data, call):
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"outside of torch\.inference_mode\(\).*no_grad"):
+        call(model, LOSS, *data)
 
 
 def test_parameters_of_two_dtypes_are_refused(model, data):

@@ -109,12 +109,156 @@ def test_blocks_by_layers_are_those_of_the_block_diagonal_inverse(model, batches
     torch.testing.assert_close(weights_of(model), before + joint_update(before, inverse, found.mask))
 
 
+class Stream(torch.utils.data.IterableDataset):
+    """Samples without a length, as they come from a file."""
+
+    def __iter__(self):
+        yield from ((x, y) for inputs, targets in Recorded(2, seed=1) for x, y in zip(inputs, targets, strict=True))
+
+
+def test_other_batches_may_come_from_a_stream(model, batches):
+    other = torch.utils.data.DataLoader(Stream(), batch_size=4)
+    found = adapter.prune_model(model, LOSS, batches, 0.5, damping=[1e-4, 1.0], validation=other)
+    expected = sum(LOSS(model(x), y).item() for x, y in Recorded(2, seed=1)) / 2
+    assert found.steps[0].loss == pytest.approx(expected)
+
+
 def test_other_batches_choose_the_damping(model, batches):
     other = Recorded(3, seed=1)
     found = adapter.prune_model(model, LOSS, batches, 0.5, damping=[1e-4, 1.0], validation=other, lengths=[0.5, 1.0])
     expected = sum(LOSS(model(x), y).item() for x, y in other) / 3
     assert found.steps[0].loss == pytest.approx(expected)
     assert len(other.asked) == (4 + 1) * 3
+
+
+# --- modules that are not called ------------------------------------------------------------------------------------
+
+
+class Attentive(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention, self.last = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = x.flatten(1, 2)
+        return self.last(self.attention(x, x, x)[0].mean(dim=1))
+
+
+class Listed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.ParameterList([torch.randn(3, 16)])
+
+    def forward(self, x):
+        return nn.functional.linear(x.flatten(1), self.weights[0])
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.ParameterDict({"0": torch.randn(3, 16)})
+
+    def forward(self, x):
+        return nn.functional.linear(x.flatten(1), self.weights["0"])
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return nn.functional.linear(x.flatten(1), self.last.weight)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (Attentive, "attention.out_proj.weight"),
+        (Listed, "weights.0"),
+        (Named, "weights.0"),
+        (Functional, "last.weight"),
+    ],
+)
+def test_a_weight_whose_module_is_not_called_is_refused_by_name_and_the_model_is_as_it_was(batches, make, name):
+    model = make().double()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=rf"`params` must choose .* got '{name}'.* Leave the parameter out by `params`"
+    ):
+        adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_model_is_pruned_without_the_weight_whose_module_is_not_called(batches):
+    model = Attentive().double()
+    others = ["attention.in_proj_weight", "last.weight"]
+    found = adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2, params=others, steps=2)
+    assert torch.equal(found.mask[-12:], model.last.weight_mask.reshape(-1) > 0)
+
+
+class Sometimes(nn.Module):
+    """A model that passes over one of its modules in every other call."""
+
+    def __init__(self):
+        super().__init__()
+        self.main, self.other, self.calls = nn.Linear(16, 3), nn.Linear(3, 3), 0
+
+    def forward(self, x):
+        self.calls += 1
+        x = self.main(x.flatten(1))
+        return x if self.calls % 2 else self.other(x)
+
+
+def test_a_module_that_some_batches_pass_over_is_pruned_further(batches):
+    model = Sometimes().double()
+    for sparsity in (0.2, 0.4):
+        found = adapter.prune_model(model, LOSS, batches, sparsity, damping=1e-2)
+    assert torch.equal(found.mask[-9:], model.other.weight_mask.reshape(-1) > 0)
+
+
+def test_no_hook_stays_where_gradients_fail(model, batches):
+    with pytest.raises(RuntimeError, match="out of luck"):
+        adapter.prune_model(model, failing(0), batches, 0.5, damping=1e-2)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+# --- modules that share a weight ------------------------------------------------------------------------------------
+
+
+def tied():
+    first, second, last = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+    second.weight = first.weight
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU(), last).double()
+
+
+def test_a_weight_that_two_modules_share_is_refused_by_name(batches):
+    with pytest.raises(ValueError, match=r"`params` must choose .* got 1\.weight = 3\.weight\..*out by `params`"):
+        adapter.prune_model(tied(), LOSS, batches, 0.5, damping=1e-2)
+
+
+def test_the_weights_of_a_refused_model_are_still_shared(batches):
+    model = tied()
+    with pytest.raises(ValueError, match="untie"):
+        adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
+    assert model[1].weight is model[3].weight
+
+
+def test_a_model_is_pruned_without_the_weight_that_two_modules_share(batches):
+    model = tied()
+    adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2, params=["5.weight"])
+    assert model[5].weight_mask.sum() == 24
+
+
+def test_a_module_that_is_called_at_two_places_is_pruned(batches):
+    twice, last = nn.Linear(16, 16), nn.Linear(16, 3)
+    model = nn.Sequential(nn.Flatten(), twice, nn.ReLU(), twice, nn.ReLU(), last).double()
+    found = adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
+    assert torch.equal(found.mask[:256], twice.weight_mask.reshape(-1) > 0)
+
+
+# --- what fails -----------------------------------------------------------------------------------------------------
 
 
 def failing(after):
@@ -138,6 +282,25 @@ def test_a_model_whose_pruning_fails_is_as_it_was(model, batches):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("after", [7, 10], ids=["gradients", "validation"])
+def test_masked_weights_are_as_they_were_when_further_pruning_fails(model, batches, after):
+    adapter.prune_model(model, LOSS, batches, 0.3, damping=1e-2)
+    before = weights_of(model)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        adapter.prune_model(model, failing(after), batches, 0.6, damping=[1e-2, 1.0], steps=2, validation=Recorded(3))
+    assert torch.equal(weights_of(model), before)
+
+
+@pytest.mark.parametrize("function", ["per_sample_gradients", "mean_gradients"])
+def test_a_masked_weight_is_a_plain_tensor_after_its_gradients_have_failed(model, batches, function):
+    adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
+    options = {"batch_size": 4} if function == "mean_gradients" else {}
+    with pytest.raises(RuntimeError, match="out of luck"):
+        getattr(adapter, function)(model, failing(0), *batches[0], **options)
+    assert not model[0].weight.requires_grad
+    assert "GradTracking" not in repr(model[0].weight)
+
+
 def test_a_masked_weight_is_a_plain_tensor_after_its_gradients_are_taken(model, batches):
     adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
     before = model[0].weight.clone()
@@ -145,6 +308,18 @@ def test_a_masked_weight_is_a_plain_tensor_after_its_gradients_are_taken(model, 
     assert torch.equal(model[0].weight, before)
     assert "GradTracking" not in repr(model[0].weight)  # what torch.func leaves of the values that it was given
     assert rows.shape == (4, 47)
+
+
+def test_pruning_under_inference_mode_is_refused_before_the_batches_are_asked_for(model, batches):
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"`model` must .*torch\.inference_mode\(\)"):
+        adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
+    assert not batches.asked
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_of_16_bits_is_refused_with_the_cure(model, batches, dtype):
+    with pytest.raises(TypeError, match=rf"`model` must be float32 or float64 .* got {dtype}\. Call model\.float\(\)"):
+        adapter.prune_model(model.to(dtype), LOSS, batches, 0.5, damping=1e-2)
 
 
 @pytest.mark.parametrize(

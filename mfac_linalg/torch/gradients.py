@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils import _pytree as pytree
 
 from .. import _validation as check
-from .parameters import Selection, Unravel, chosen_parameters, unravel_of
+from .hooks import masked_parameters, refresh, refuse_standing, standing_weights
+from .parameters import Selection, Unravel, chosen_parameters, places_of, unravel_of
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -30,7 +30,7 @@ def per_sample_gradients(
     Parameters
     ----------
     model : torch.nn.Module
-        It is not changed. Layers of batch normalisation must be in eval mode.
+        It is not changed. Layers of batch normalisation, and others with running statistics, must be in eval mode.
     loss_fn : callable
         ``loss_fn(outputs, targets)`` of a batch, here of one sample, as a scalar: `torch.nn.CrossEntropyLoss()` or any
         function. Whether it is a mean or a sum does not matter here.
@@ -53,10 +53,14 @@ def per_sample_gradients(
     Raises
     ------
     ValueError
-        A layer of batch normalisation in train mode; a loss that is not a scalar; inputs and targets of different
-        length; names that the model has not.
+        A layer of batch normalisation or with running statistics in train mode; a weight with a mask of
+        `torch.nn.utils.prune` that the model uses without calling its module, as `torch.nn.MultiheadAttention` does
+        with that of `out_proj`; a loss that is not a scalar; inputs and targets of different length; names that the
+        model has not.
     TypeError
         Chosen parameters of several dtypes or devices.
+    RuntimeError
+        A call under `torch.inference_mode()`; under `torch.no_grad()` gradients are the same.
 
     Notes
     -----
@@ -79,9 +83,13 @@ def per_sample_gradients(
     rows = _Rows.of(model, loss_fn, params)
     if count == 0:
         return next(iter(rows.values.values())).new_zeros((0, rows.unravel.dim)), rows.unravel
-    with torch.no_grad():  # no graph of the parameters themselves: torch.func has its own
-        each = torch.func.vmap(rows.of_sample, chunk_size=chunk_size, randomness="different")(inputs, targets)
-    rows.refresh()
+    if masked_parameters(model) & rows.values.keys():  # one sample by itself tells whether the model uses them
+        rows.of_batch(*pytree.tree_map(lambda leaf: leaf[:1], (inputs, targets)))
+    try:
+        with torch.no_grad():  # no graph of the parameters themselves: torch.func has its own
+            each = torch.func.vmap(rows.of_sample, chunk_size=chunk_size, randomness="different")(inputs, targets)
+    finally:
+        refresh(model)
     return each, rows.unravel
 
 
@@ -219,17 +227,23 @@ class _Rows:
     model: nn.Module
     loss_fn: Loss
     values: dict[str, Tensor]  # the parameters, without a graph
+    places: dict[str, list[str]]  # names of each, one for every module that holds it
     unravel: Unravel
 
     @classmethod
     def of(cls, model: nn.Module, loss_fn: Loss, params: Selection) -> "_Rows":
+        refuse_inference_mode()
         _refuse_batch_statistics(model)
-        values = {name: parameter.detach() for name, parameter in chosen_parameters(model, params).items()}
-        return cls(model, loss_fn, values, unravel_of(values))
+        chosen = chosen_parameters(model, params)
+        values = {name: parameter.detach() for name, parameter in chosen.items()}
+        return cls(model, loss_fn, values, places_of(model, chosen), unravel_of(values))
 
     def loss(self, values: dict[str, Tensor], x: Any, y: Any) -> Tensor:
         """The loss of a batch with other values of the parameters."""
-        loss = self.loss_fn(torch.func.functional_call(self.model, values, *arguments_of(x)), y)
+        each = {place: values[name] for name, places in self.places.items() for place in places}
+        # tie_weights=True would not give back the parameters of a module that has several names
+        outputs = torch.func.functional_call(self.model, each, *arguments_of(x), tie_weights=False)
+        loss = self.loss_fn(outputs, y)
         if not isinstance(loss, Tensor) or loss.ndim:
             msg = f"`loss_fn` must return a scalar tensor; got {check.describe(loss)}. Take the mean over the batch."
             raise ValueError(msg)
@@ -242,19 +256,17 @@ class _Rows:
 
     def of_batch(self, x: Any, y: Any) -> Tensor:
         """The row of a batch, (d,): quicker than `torch.func.grad`, which keeps what second derivatives need."""
-        with torch.enable_grad():
-            leaves = {name: value.detach().requires_grad_() for name, value in self.values.items()}
-            parts = torch.autograd.grad(self.loss(leaves, x, y), list(leaves.values()), materialize_grads=True)
-        self.refresh()
-        return self.unravel.ravel(dict(zip(leaves, parts, strict=True)))
-
-    def refresh(self) -> None:
-        """Make anew the weights that masks of `torch.nn.utils.prune` compute before each call, here from our values."""
-        with torch.no_grad():
-            for module in self.model.modules():
-                for hook in module._forward_pre_hooks.values():
-                    if isinstance(hook, BasePruningMethod):
-                        hook(module, None)
+        try:
+            with torch.enable_grad():
+                leaves = {name: value.detach().requires_grad_() for name, value in self.values.items()}
+                standing = standing_weights(self.model, leaves)
+                by = [*leaves.values(), *standing.values()]
+                found = torch.autograd.grad(self.loss(leaves, x, y), by, allow_unused=True)
+        finally:
+            refresh(self.model)
+        refuse_standing(dict(zip(standing, found[len(leaves) :], strict=True)))
+        parts = zip(leaves.items(), found[: len(leaves)], strict=True)
+        return self.unravel.ravel({name: torch.zeros_like(v) if g is None else g for (name, v), g in parts})
 
 
 def arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -264,12 +276,26 @@ def arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return ((), inputs) if isinstance(inputs, dict) else ((inputs,), {})
 
 
+def refuse_inference_mode() -> None:
+    """Refuse calls for which PyTorch keeps no graph, whatever is switched on within."""
+    if torch.is_inference_mode_enabled():
+        msg = (
+            "`model` must be differentiated outside of torch.inference_mode(); got a call within it. Leave it for this "
+        )
+        raise RuntimeError(msg + "call, or use torch.no_grad() in its place.")
+
+
 def _refuse_batch_statistics(model: nn.Module) -> None:
     for name, module in model.named_modules():
+        if not isinstance(module, _NormBase):
+            continue
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
             msg = f"`model` must have its batch normalisation in eval mode; got {name or 'the model'!r} in train mode. "
             msg += "There a sample's gradient depends on the others of its batch. Call model.eval(), or give the layer "
             raise ValueError(msg + "running statistics.")
+        if module.training and module.track_running_stats and module.running_mean is not None:
+            msg = f"`model` must have layers of running statistics in eval mode; got {name or 'the model'!r} in train "
+            raise ValueError(msg + "mode. There every forward pass changes them, and so the model. Call model.eval().")
 
 
 def sample_count(inputs: Any, targets: Any) -> int:

@@ -115,6 +115,15 @@ def chosen_parameters(model: nn.Module, params: Selection) -> dict[str, nn.Param
     return chosen
 
 
+def places_of(model: nn.Module, chosen: Mapping[str, nn.Parameter]) -> dict[str, list[str]]:
+    """The names of each chosen parameter: one for every module that holds it, also where a module has several names."""
+    found: dict[nn.Parameter, list[str]] = {}
+    for path, module in model.named_modules():
+        for tensor, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            found.setdefault(parameter, []).append(f"{path}.{tensor}".removeprefix("."))
+    return {name: found[parameter] for name, parameter in chosen.items()}
+
+
 def _names(params: Any) -> list[str]:
     if isinstance(params, str) or not isinstance(params, Iterable):
         msg = f"`params` must be names or a function of (name, parameter); got {check.describe(params)}. "

@@ -1,5 +1,6 @@
 """Pruning of PyTorch models, which leaves the masks of `torch.nn.utils.prune`."""
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -10,8 +11,9 @@ from torch.nn.utils import prune as masks
 
 from .. import _validation as check
 from ..pruning import Pruned, prune
-from .gradients import Loss, arguments_of, iter_gradients, sample_count
-from .parameters import Selection, Unravel, chosen_parameters, unravel_of
+from .gradients import Loss, arguments_of, iter_gradients, refuse_inference_mode, sample_count
+from .hooks import calls_required, place, refresh
+from .parameters import Selection, Unravel, chosen_parameters, places_of, unravel_of
 
 Batches = Iterable[tuple[Any, Any]]
 
@@ -35,7 +37,8 @@ def prune_model(
     Parameters
     ----------
     model : torch.nn.Module
-        In eval mode where it has batch normalisation. Masks that it has already stay.
+        In eval mode where it has batch normalisation, and float32 or float64: ``model.float()`` makes it so. Masks that
+        it has already stay.
     loss_fn : callable
         ``loss_fn(outputs, targets)`` of a batch, as a scalar.
     batches : iterable of (inputs, targets)
@@ -65,8 +68,9 @@ def prune_model(
 
     Raises
     ------
-    TypeError, ValueError
-        As `prune` and `per_sample_gradients`; batches that are used up for good. The model is as it was then.
+    TypeError, ValueError, RuntimeError
+        As `prune` and `per_sample_gradients`; batches that are used up for good; a chosen parameter whose module is
+        not called, so that a mask would never take effect, or that several modules share. The model is as it was then.
 
     Notes
     -----
@@ -83,7 +87,7 @@ def prune_model(
     >>> found.mask.sum(), model[0].weight_mask.sum() + model[2].weight_mask.sum()
     (tensor(33), tensor(33.))
     """
-    chosen = chosen_parameters(model, _weights if params is None else params)
+    chosen = _prunable(model, params)
     unravel = unravel_of(chosen)
     check.check_flag("by_layer", by_layer)
     if isinstance(block_sizes, str):
@@ -96,12 +100,13 @@ def prune_model(
     def gradients_fn(weights: Tensor, step: int) -> Tensor:
         unravel.write(model, weights)
         taken = batches if count is None else itertools.islice(source, count)
-        rows = list(iter_gradients(model, loss_fn, taken, params=unravel.names))
-        return torch.stack(rows) if rows else _refuse_none("batches")
+        with contextlib.nullcontext() if step else calls_required(model, unravel.names):
+            rows = list(iter_gradients(model, loss_fn, taken, params=unravel.names))
+            return torch.stack(rows) if rows else _refuse_none("batches")
 
     def loss(weights: Tensor) -> float:
-        unravel.write(model, weights)
-        return mean_loss(model, loss_fn, validation or ())
+        _write(model, unravel, weights)
+        return mean_loss(model, loss_fn, () if validation is None else validation)
 
     try:
         found = prune(
@@ -116,7 +121,7 @@ def prune_model(
             **options,
         )
     except BaseException:
-        unravel.write(model, before)
+        _write(model, unravel, before)
         raise
     unravel.write(model, found.weights)
     _leave_masks(model, unravel, found.mask)
@@ -139,6 +144,22 @@ def _weights(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1
 
 
+def _prunable(model: nn.Module, params: Selection) -> dict[str, nn.Parameter]:
+    """The chosen parameters; refused where they cannot be pruned, or several modules share one."""
+    refuse_inference_mode()
+    chosen = chosen_parameters(model, _weights if params is None else params)
+    dtype = next(iter(chosen.values())).dtype
+    if dtype not in (torch.float32, torch.float64):
+        msg = f"`model` must be float32 or float64 where it is pruned; got {dtype}. Call model.float()."
+        raise TypeError(msg)
+    for shared in places_of(model, chosen).values():
+        if len(shared) > 1:
+            msg = f"`params` must choose parameters of one module each; got {' = '.join(shared)}. A mask of "
+            msg += "torch.nn.utils.prune would untie them. Leave the parameter out by `params`."
+            raise ValueError(msg)
+    return chosen
+
+
 def _round_and_round(batches: Batches) -> Iterator[tuple[Any, Any]]:
     """Batch after batch, from the start again when they are used up."""
     while True:
@@ -155,21 +176,19 @@ def _refuse_none(name: str) -> NoReturn:
     raise ValueError(msg)
 
 
-def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module of a parameter and the name of its tensor there, without the "_orig" that a mask has added."""
-    path, _, tensor = name.rpartition(".")
-    module = model.get_submodule(path)
-    plain = tensor.removesuffix("_orig")
-    return module, plain if hasattr(module, f"{plain}_mask") else tensor
-
-
 def _mask(model: nn.Module, name: str) -> Tensor:
     """Where a parameter may be other than zero, of its shape."""
-    module, tensor = _place(model, name)
+    module, tensor = place(model, name)
     mask = getattr(module, f"{tensor}_mask", None)
     return torch.ones_like(model.get_parameter(name), dtype=torch.bool) if mask is None else mask > 0
 
 
+def _write(model: nn.Module, unravel: Unravel, weights: Tensor) -> None:
+    """Set the parameters, and the masked weights that are computed from them."""
+    unravel.write(model, weights)
+    refresh(model)
+
+
 def _leave_masks(model: nn.Module, unravel: Unravel, mask: Tensor) -> None:
     for name, part in unravel(mask).items():
-        masks.custom_from_mask(*_place(model, name), part)
+        masks.custom_from_mask(*place(model, name), part)
