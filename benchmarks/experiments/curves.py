@@ -50,8 +50,8 @@ def draw_pruning(held: dict[str, Any], path: Path, *, num_gradients: int, dense:
 
 
 def draw_training(runs: Figures, path: Path) -> None:
-    """Training loss and test accuracy after each epoch, and over seconds: the mean of the seeds of each method."""
-    figure, panels = _panels(3)
+    """Training loss and test accuracy, after each epoch and over seconds: the mean of the seeds of each method."""
+    figure, panels = _panels(4)
     for method in dict.fromkeys(run["method"] for run in runs):
         same = [run for run in runs if run["method"] == method and run["accuracy"] is not None]
         losses, accuracies, seconds = (
@@ -60,12 +60,16 @@ def draw_training(runs: Figures, path: Path) -> None:
         )
         epochs = range(1, len(losses) + 1)
         style = {"color": COLORS[method], "label": method, "linewidth": 1.8}
-        panels[0].semilogy(epochs, losses, **style)
-        panels[1].plot(epochs, accuracies, **style)
-        panels[2].semilogy(seconds, losses, **style)
-    panels[0].set(xlabel="epoch", ylabel="training loss")
-    panels[1].set(xlabel="epoch", ylabel="test accuracy, %")
-    panels[2].set(xlabel="seconds of training", ylabel="training loss")
+        for panel, over, values in zip(panels, (epochs, seconds) * 2, [losses] * 2 + [accuracies] * 2, strict=True):
+            panel.plot(over, values, **style)
+    for panel, over in zip(panels, ("epoch", "seconds of training") * 2, strict=True):
+        panel.set(xlabel=over)
+    for panel in panels[:2]:
+        panel.set(ylabel="training loss", yscale="log")
+        panel.set_yticks(ticks := (0.15, 0.2, 0.3, 0.5, 1.0), [f"{tick:g}" for tick in ticks])
+        panel.minorticks_off()
+    for panel in panels[2:]:
+        panel.set(ylabel="test accuracy, %", ylim=(78, 91))
     panels[0].legend(frameon=False, fontsize=8)
     figure.savefig(path)
 
@@ -79,7 +83,7 @@ def _lines(panel: Any, figures: Figures, **style: Any) -> None:
 def _panels(count: int) -> tuple[Any, Iterable[Any]]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5 * count, 4.4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(15 if count < 4 else 18, 4.4), dpi=120, layout="constrained")
     panels = figure.subplots(1, count)
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
