@@ -556,26 +556,11 @@ def test_resumed_training_is_the_same_to_the_bit(make, steps, dtype, tmp_path):
     assert same(params, again)
 
 
-def train(folder, start, stop):
-    """Train a small model from the file of one step to that of another; return its end."""
-    torch.manual_seed(0)
-    model, generator = nn.Linear(5, 3), torch.Generator()
-    optimizer = MFAC(model.parameters(), 0.1, window=4, damping=0.1, momentum=0.9)
-    if start:
-        state = torch.load(f"{folder}/{start}.pt", weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-    for step in range(start, stop):
-        optimizer.zero_grad()
-        model(torch.randn(8, 5, generator=generator.manual_seed(step))).square().mean().backward()
-        optimizer.step()
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, f"{folder}/{stop}.pt")
-    return model.state_dict()
-
-
 def test_training_resumed_in_another_process_is_the_same_to_the_bit(tmp_path):
+    from tests.resumed import train
+
     train(tmp_path, 0, 6)
-    code = f"from tests.test_torch_optimizer import train; train({str(tmp_path)!r}, 6, 9)"
+    code = f"from tests.resumed import train; train({str(tmp_path)!r}, 6, 9)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, check=True)
     resumed = torch.load(tmp_path / "9.pt", weights_only=True)["model"]
     assert same(train(tmp_path, 0, 9).values(), resumed.values())
