@@ -92,7 +92,8 @@ def scale_by_mfac(
     Notes
     -----
     Cost: that of `SlidingWindowState.append_matvec` on the raveled gradients; m d numbers of memory, no more where the
-    state is donated to a compiled step. A damping that is an array costs a factorisation more, m³/3 flops.
+    state is donated to a compiled step; d more with `beta2`. A damping that is an array costs a factorisation more,
+    m³/3 flops.
     Accuracy: ‖g − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ for the x = F⁻¹g that is returned, before it is cast to 16-bit dtypes.
     Under `jit` a gradient with nan or infinity makes updates nan until it has left the window: wrap the chain in
     `optax.apply_if_finite`, which goes on from the state before it.
