@@ -137,7 +137,7 @@ def curves_of(options: argparse.Namespace) -> Iterator[Curve]:
         yield from (Curve(**curve) for curve in json.loads(options.source.read_text()))
         return
     sizes = {name: getattr(options, name) for name in ("updates", "window", "dim", "block")}
-    streams = itertools.product(options.dtypes, DAMPINGS, KINDS)
+    streams = itertools.product(options.dtypes, options.dampings, KINDS)
     with ProcessPoolExecutor(options.jobs) as pool:
         yield from pool.map(partial(follow, **sizes), streams)
 
@@ -150,6 +150,7 @@ def main() -> int:
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--block", type=int, default=1, help="rows come by so many: all but one at once, then one")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
+    parser.add_argument("--dampings", nargs="+", type=float, default=DAMPINGS)
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--output", type=Path, help="write the curves here")
     parser.add_argument("--from", dest="source", type=Path, help="read them from here instead")

@@ -40,16 +40,14 @@ def shapes(state):
 # --- the same window ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=10)
-@given(
-    count=st.integers(0, 11),
-    window=st.sampled_from([1, 4, 9]),
-    damping=st.sampled_from([SCALAR, VECTOR]),
-    normalization=st.sampled_from(["mean", "sum", "window"]),
-    decay=st.sampled_from([1.0, 0.7]),
-    seed=st.integers(0, 99),
-)
-def test_it_answers_as_the_class_does(count, window, damping, normalization, decay, seed):
+COMPILED = [(1, SCALAR, "sum", 0.7), (4, VECTOR, "mean", 1.0), (9, SCALAR, "window", 1.0), (9, VECTOR, "mean", 0.7)]
+"""Every option at least once: XLA takes seconds for each combination."""
+
+
+@settings(max_examples=12)
+@given(count=st.integers(0, 11), compiled=st.sampled_from(COMPILED), seed=st.integers(0, 99))
+def test_it_answers_as_the_class_does(count, compiled, seed):
+    window, damping, normalization, decay = compiled
     options = {"window": window, "damping": damping, "normalization": normalization, "decay": decay}
     block, v = rows(count, seed=seed), rows(1, seed=seed + 1)[0]
     state = taken(block, **options)
@@ -131,6 +129,9 @@ def test_jit_compiles_a_step_once():
     assert np.allclose(x, taken(rows(8)).append_matvec(jax.numpy.asarray(rows(9)[-1]))[1], rtol=1e-4)
 
 
+steps_of, product_of = jax.jit(lambda state, g: jax.lax.scan(State.append_matvec, state, g)), jax.jit(State.matvec)
+
+
 @pytest.mark.parametrize("kappa", [1e2, 1e4, 5e5])
 @pytest.mark.parametrize("kind", ["independent", "repeated", "common mean"])
 def test_a_compiled_step_keeps_its_digits(kind, kappa):
@@ -140,18 +141,17 @@ def test_a_compiled_step_keeps_its_digits(kind, kappa):
         "common mean": rows(24, 200) + 5 * rows(1, 200, seed=1),
     }[kind]
     damping = float(np.linalg.norm(block[-16:].astype(float), 2) ** 2 / 16 / kappa)
-    state, steps = jax.jit(lambda g: jax.lax.scan(State.append_matvec, State(16, 200, damping), g))(block)
+    state, steps = steps_of(State(16, 200, damping), block)
     oracle = Oracle(block[-16:], damping)
     assert oracle.backward_ratio(block[-1], np.asarray(steps[-1]), eps("float32")) <= LIMIT
-    product = jax.jit(State.matvec)(state, block[3])
+    product = product_of(state, block[3])
     assert oracle.backward_ratio(block[3], np.asarray(product), eps("float32")) <= LIMIT
 
 
 def test_high_precision_keeps_more_of_them():
     block = rows(24, 200) + 5 * rows(1, 200, seed=1)
     damping = float(np.linalg.norm(block[-16:].astype(float), 2) ** 2 / 16 / 1e6)
-    start = State(16, 200, damping, precision="high")
-    _, steps = jax.jit(lambda g: jax.lax.scan(State.append_matvec, start, g))(block)
+    _, steps = steps_of(State(16, 200, damping, precision="high"), block)
     exact = Oracle(block[-16:], damping).solve(block[-1]).astype(float)
     assert np.linalg.norm(steps[-1] - exact) <= 1e-6 * np.linalg.norm(exact)
 

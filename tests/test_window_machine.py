@@ -22,7 +22,7 @@ from tests.backends import FLAVOURS, Backend, eps, flavour_name
 from tests.oracle import LIMIT, Oracle
 from tests.strategies import seeds
 
-EXAMPLES, MOST, STEPS = {"jax.numpy": 3, "numpy": 60}, 25, 25
+EXAMPLES, MOST, STEPS = {"jax.numpy": 2, "numpy": 60}, 25, 25
 KINDS = ("normal", "large", "small", "repeated", "zero", "close")
 """Of new gradients: beside those held, so that rows may be duplicates or nearly dependent."""
 

@@ -10,6 +10,7 @@ Array = Any
 # sums are kept 912 gives R = 28 at worst, and is enough for OpenBLAS to use its threads from m = 506 on
 PARTIAL_WIDTH = {"float32": 912, "float64": 256}
 SERIAL_WIDTH = 128
+WIDENED_ROWS, WIDENED_WIDTH = 32, 8192  # brought to float64 at a time, 2 MB: the answer is of less
 FEW_ROWS = 16  # products with fewer are made with less care: half as many terms
 MOST_ROWS = 576  # the same for sums over rows, in which float64 does not take over; the ring of a window of 512 fits
 GROUP = 16  # panels whose results are added together, to call a library less often
@@ -72,6 +73,8 @@ def long_product(rows: Array, v: Array, computed: Callable[[Array], Array] | Non
         if _backend.multiplies_batches(rows):
             return _batched_product(rows, v)
         computed = _as_it_stands
+    elif _is_widened(rows, v):
+        return _widened_product(rows, v, computed)
     width = product_width(rows, v)
     if _backend.is_traced(v) or _backend.is_traced(rows):
         return _looped_product(rows, v, computed, width)
@@ -91,6 +94,20 @@ def long_product(rows: Array, v: Array, computed: Callable[[Array], Array] | Non
 
 def _as_it_stands(block: Array) -> Array:
     return block
+
+
+def _is_widened(rows: Array, v: Array) -> bool:
+    """Whether rows on the host are stored in less than the float64 that they are multiplied in."""
+    wide = _backend.dtype_name(v.dtype) == "float64" != _backend.dtype_name(rows.dtype)
+    return wide and _backend.on_host(v) and _backend.on_host(rows)
+
+
+def _widened_product(rows: Array, v: Array, computed: Callable[[Array], Array]) -> Array:
+    """The same sum, of runs of rows: what is read is long, what is written fits a cache."""
+    columns = slices(v.shape[0], WIDENED_WIDTH)
+    runs = slices(rows.shape[0], WIDENED_ROWS)
+    parts = [sum(computed(rows[run, c]) @ v[c, :] for c in columns) for run in runs]
+    return _backend.namespace(v).concat(parts, axis=0)
 
 
 def _looped_product(rows: Array, v: Array, computed: Callable[[Array], Array], width: int) -> Array:
