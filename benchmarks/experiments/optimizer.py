@@ -167,13 +167,27 @@ class Study:
 
     def seconds_of_a_step(self, method: str) -> dict[str, Any]:
         """The median time of a step with a full window, and of two plain reads of what that holds."""
-        model, known = network(0), BY_NAME.get(method)
-        optimizer = None if known is None else known.make(model.parameters(), lr=RATES[0])
-        window = 0 if known is None else known.window
+        window, seconds = BY_NAME[method].window if method in BY_NAME else 0, self._seconds[method]
+        if not window:
+            return {"seconds": seconds, "reads": None}
+        read = reader(window, dim_of(network(0)))
+        return {"seconds": seconds, "reads": statistics.median(self._timed(read) for _ in range(TIMED))}
+
+    @functools.cached_property
+    def _seconds(self) -> dict[str, float]:
+        """Median times of a step by all methods, which take turns: what slows the machine slows them all."""
         batches = itertools.cycle(self._batches(torch.Generator().manual_seed(0)))
-        times = [self._timed(lambda: self._step(model, optimizer, next(batches))) for _ in range(window + TIMED)]
-        reads = [self._timed(read) for _ in range(TIMED)] if window and (read := reader(window, dim_of(model))) else []
-        return {"seconds": statistics.median(times[-TIMED:]), "reads": statistics.median(reads) if reads else None}
+        steps = {"gradient": functools.partial(self._step, network(0), None)}
+        for name, method in BY_NAME.items():
+            model = network(0)
+            steps[name] = functools.partial(self._step, model, method.make(model.parameters(), lr=RATES[0]))
+            for _ in range(method.window):
+                steps[name](next(batches))
+        turns = [
+            {name: self._timed(functools.partial(step, next(batches))) for name, step in steps.items()}
+            for _ in range(TIMED)
+        ]
+        return {name: statistics.median(turn[name] for turn in turns) for name in steps}
 
     @staticmethod
     def _timed(call: Callable[[], object]) -> float:
