@@ -288,5 +288,9 @@ def test_a_batch_of_states_has_a_repr():
     assert "kappa=array" in repr(batch)
 
 
+def test_shapes_alone_have_a_repr():
+    assert repr(jax.eval_shape(lambda: State(4, 7, 0.1))) == "SlidingWindowState(m=4, d=7, dtype=float32)"
+
+
 def test_a_repr_says_what_it_is():
     assert repr(taken(rows(2))).startswith("SlidingWindowState(m=4, d=7, damping=0.1, dtype=float32")

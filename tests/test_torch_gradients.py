@@ -374,6 +374,62 @@ def test_instance_normalisation_that_changes_no_statistics_is_differentiated(mod
     torch.testing.assert_close(rows, one_by_one(model, data))
 
 
+class Recurrent(nn.Module):
+    """A recurrent network, which PyTorch can not batch by vmap."""
+
+    def __init__(self):
+        super().__init__()
+        self.cells, self.last = nn.GRU(4, 3, batch_first=True), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.last(self.cells(x[:, 0])[0][:, -1])
+
+
+def test_a_model_that_cannot_be_batched_is_refused_with_what_can_be_done(data):
+    model = Recurrent().double()
+    with pytest.raises(
+        RuntimeError, match=r"vmap can batch; got output with shape.*Use mean_gradients with batch_size=1"
+    ):
+        adapter.per_sample_gradients(model, LOSS, *data)
+    rows, _ = adapter.mean_gradients(model, LOSS, *data, batch_size=1)
+    torch.testing.assert_close(rows, one_by_one(model, data))
+
+
+def test_an_error_of_the_model_itself_is_raised_as_it_is(data):
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
+        adapter.per_sample_gradients(nn.Sequential(nn.Flatten(), nn.Linear(5, 3)).double(), LOSS, *data)
+
+
+def embedded(**options):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(7, 3, **options), nn.Flatten(), nn.Linear(12, 3)), torch.arange(24).reshape(
+        6, 4
+    ) % 7
+
+
+def test_sparse_gradients_become_rows(data):
+    model, words = embedded(sparse=True)
+    dense, _ = embedded()
+    rows, _ = adapter.mean_gradients(model, LOSS, words, data[1], batch_size=2)
+    torch.testing.assert_close(rows, one_by_one(dense, (words, data[1]), size=2))
+
+
+def test_an_embedding_kept_within_a_norm_is_as_it_was(data):
+    model, words = embedded(max_norm=0.5)
+    before = model[0].weight.detach().clone()
+    rows, _ = adapter.mean_gradients(model, LOSS, words, data[1], batch_size=2)
+    assert torch.equal(model[0].weight, before)
+    torch.testing.assert_close(rows, one_by_one(model, (words, data[1]), size=2))
+
+
+def test_a_spectral_norm_in_train_mode_is_as_it_was(data):
+    model = nn.Sequential(nn.Flatten(), nn.utils.parametrizations.spectral_norm(nn.Linear(16, 3))).double()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    one, _ = adapter.mean_gradients(model, LOSS, *data, batch_size=SAMPLES)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    torch.testing.assert_close(one[0], gradient(model, *data))
+
+
 def per_sample(model, inputs, targets, loss=LOSS, **options):
     return adapter.per_sample_gradients(model, loss, inputs, targets, **options)
 

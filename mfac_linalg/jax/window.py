@@ -270,13 +270,15 @@ class SlidingWindowState(Inverse):
         return self
 
     def _describe(self) -> dict[str, str]:
-        """Nothing that has to be computed: a state may be traced, or a batch of states."""
+        """Nothing that has to be computed: a state may be traced, a batch of states, or shapes alone."""
+        size, dtype = {"m": f"{self.window}", "d": f"{self.dim}"}, {"dtype": _backend.dtype_name(self.dtype)}
+        if not isinstance(self._like, jax.Array):
+            return size | dtype
         norm, damping = known_norm(self._arrays), self.damping
         return {
-            "m": f"{self.window}",
-            "d": f"{self.dim}",
+            **size,
             "damping": f"{damping:.6g}" if isinstance(damping, float) else check.describe(damping),
-            "dtype": _backend.dtype_name(self.dtype),
+            **dtype,
             "device": f"{self.device}",
             "kappa": f"{1 + norm * norm:.3g}" if isinstance(norm, float) else "array",
         }

@@ -11,7 +11,15 @@ from torch.utils import _pytree as pytree
 
 from .. import _validation as check
 from .hooks import masked_parameters, refresh, refuse_standing, standing_weights
-from .parameters import Selection, Unravel, chosen_parameters, places_of, unravel_of
+from .parameters import (
+    Selection,
+    Unravel,
+    chosen_parameters,
+    copies_of_written,
+    places_of,
+    tensors_of,
+    unravel_of,
+)
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -60,7 +68,8 @@ def per_sample_gradients(
     TypeError
         Chosen parameters of several dtypes or devices.
     RuntimeError
-        A call under `torch.inference_mode()`; under `torch.no_grad()` gradients are the same.
+        A model that `torch.func.vmap` can not batch, as one with `torch.nn.GRU`: `mean_gradients` of one sample a row
+        gives the same rows. A call under `torch.inference_mode()`; under `torch.no_grad()` gradients are the same.
 
     Notes
     -----
@@ -83,11 +92,19 @@ def per_sample_gradients(
     rows = _Rows.of(model, loss_fn, params)
     if count == 0:
         return next(iter(rows.values.values())).new_zeros((0, rows.unravel.dim)), rows.unravel
+    first = pytree.tree_map(lambda leaf: leaf[:1], (inputs, targets))
     if masked_parameters(model) & rows.values.keys():  # one sample by itself tells whether the model uses them
-        rows.of_batch(*pytree.tree_map(lambda leaf: leaf[:1], (inputs, targets)))
+        rows.of_batch(*first)
     try:
         with torch.no_grad():  # no graph of the parameters themselves: torch.func has its own
             each = torch.func.vmap(rows.of_sample, chunk_size=chunk_size, randomness="different")(inputs, targets)
+    except RuntimeError as error:
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        rows.of_batch(*first)  # raises what is wrong without vmap too
+        words = str(error).partition("\n")[0]
+        msg = f"`model` must be one that torch.func.vmap can batch; got {words:.300}. Use mean_gradients with "
+        raise RuntimeError(msg + "batch_size=1, which gives the same rows one after the other.") from error
     finally:
         refresh(model)
     return each, rows.unravel
@@ -227,6 +244,7 @@ class _Rows:
     model: nn.Module
     loss_fn: Loss
     values: dict[str, Tensor]  # the parameters, without a graph
+    written: dict[str, Tensor]  # copies of what the model may write to when it is called
     places: dict[str, list[str]]  # names of each, one for every module that holds it
     unravel: Unravel
 
@@ -235,12 +253,14 @@ class _Rows:
         refuse_inference_mode()
         _refuse_batch_statistics(model)
         chosen = chosen_parameters(model, params)
-        values = {name: parameter.detach() for name, parameter in chosen.items()}
-        return cls(model, loss_fn, values, places_of(model, chosen), unravel_of(values))
+        copies = copies_of_written(model)
+        values = {name: copies.get(parameter, parameter.detach()) for name, parameter in chosen.items()}
+        written = {place: copies[tensor] for place, tensor in tensors_of(model) if tensor in copies}
+        return cls(model, loss_fn, values, written, places_of(model, chosen), unravel_of(values))
 
     def loss(self, values: dict[str, Tensor], x: Any, y: Any) -> Tensor:
         """The loss of a batch with other values of the parameters."""
-        each = {place: values[name] for name, places in self.places.items() for place in places}
+        each = self.written | {place: values[name] for name, places in self.places.items() for place in places}
         # tie_weights=True would not give back the parameters of a module that has several names
         outputs = torch.func.functional_call(self.model, each, *arguments_of(x), tie_weights=False)
         loss = self.loss_fn(outputs, y)
@@ -266,7 +286,7 @@ class _Rows:
             refresh(self.model)
         refuse_standing(dict(zip(standing, found[len(leaves) :], strict=True)))
         parts = zip(leaves.items(), found[: len(leaves)], strict=True)
-        return self.unravel.ravel({name: torch.zeros_like(v) if g is None else g for (name, v), g in parts})
+        return self.unravel.ravel({name: torch.zeros_like(v) if g is None else g.to_dense() for (name, v), g in parts})
 
 
 def arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Which parameters of a model make a gradient row, and the way between the row and their shapes."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,11 +117,25 @@ def chosen_parameters(model: nn.Module, params: Selection) -> dict[str, nn.Param
 
 def places_of(model: nn.Module, chosen: Mapping[str, nn.Parameter]) -> dict[str, list[str]]:
     """The names of each chosen parameter: one for every module that holds it, also where a module has several names."""
-    found: dict[nn.Parameter, list[str]] = {}
-    for path, module in model.named_modules():
-        for tensor, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            found.setdefault(parameter, []).append(f"{path}.{tensor}".removeprefix("."))
+    found: dict[Tensor, list[str]] = {}
+    for name, tensor in tensors_of(model):
+        found.setdefault(tensor, []).append(name)
     return {name: found[parameter] for name, parameter in chosen.items()}
+
+
+def tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers of a model by name, once for every module that holds them."""
+    for path, module in model.named_modules():
+        for held in (module.named_parameters, module.named_buffers):
+            for name, tensor in held(recurse=False, remove_duplicate=False):
+                yield f"{path}.{name}".removeprefix("."), tensor
+
+
+def copies_of_written(model: nn.Module) -> dict[Tensor, Tensor]:
+    """Copies of what a model may write to when it is called: buffers, and embeddings that it keeps within a norm."""
+    embeddings = (module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag))
+    bounded = (module.weight for module in embeddings if module.max_norm is not None)
+    return {tensor: tensor.detach().clone() for tensor in (*model.buffers(), *bounded)}
 
 
 def _names(params: Any) -> list[str]:
