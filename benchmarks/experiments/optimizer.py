@@ -7,6 +7,7 @@ from the same weights.
 - rates: every method at every learning rate of one grid, seed 0, from weights as He et al. draw them.
 - seeds: every method at its best rate (the least training loss in the last epoch), the other seeds.
 - default-rates, default-seeds: the same for four methods from weights as PyTorch draws them, which are smaller.
+- small-rates, small-seeds: from these, in batches of a quarter.
 - steps: the time of a step by each method, beside two plain reads of the window's rows.
 """
 
@@ -17,7 +18,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ The folder holds fashion_mnist_train_a.npz and fashion_mnist_test.npz: x, (n, 28
 training images and of the test images: from torchvision.datasets.FashionMNIST (.data and .targets), or Debian's package
 dataset-fashion-mnist.
 """
-EPOCHS, BATCH, SEEDS = 6, 512, (0, 1, 2)
+EPOCHS, BATCH, SMALL_BATCH, SEEDS = 6, 512, 128, (0, 1, 2)
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 MOMENTUM, BETA2, DAMPING, RELATIVE_DAMPING = 0.9, 0.999, 1e-3, 0.1
 WARM_UP, TIMED = 0.5, 60  # epochs, steps
@@ -73,8 +74,26 @@ METHODS = (
     by_window(512),
     by_window(128, ", 1 %", compression=SPARSE),
 )
-BY_NAME = {method.name: method for method in METHODS}
-FROM_DEFAULT = METHODS[:4]
+UNDER_NOISE = (*METHODS[:2], *(by_window(size, ", √v", damping=1.0, beta2=BETA2) for size in (512, 128)))
+BY_NAME = {method.name: method for method in (*METHODS, *UNDER_NOISE)}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What methods are compared in, and the name that its parts begin with."""
+
+    name: str
+    start: str
+    batch: int
+    methods: tuple[Method, ...]
+
+
+MAIN = Setting("", "he", BATCH, METHODS)
+SETTINGS = (
+    MAIN,
+    Setting("default-", "default", BATCH, METHODS[:4]),
+    Setting("small-", "default", SMALL_BATCH, UNDER_NOISE),
+)
 
 
 def network(seed: int, start: str = "he") -> nn.Sequential:
@@ -110,16 +129,16 @@ class Study:
         pixels = held["x"].reshape(-1, 1, 28, 28).astype(np.float32)
         return torch.from_numpy((pixels / 255 - 0.286) / 0.353), torch.from_numpy(held["y"].astype(np.int64))
 
-    def run(self, method: str, rate: float, seed: int, start: str) -> dict[str, Any]:
+    def run(self, method: str, rate: float, seed: int, start: str, batch: int) -> dict[str, Any]:
         """Loss, accuracy and seconds of training after each epoch."""
         model, order = network(seed, start), torch.Generator().manual_seed(seed)
         optimizer = BY_NAME[method].make(model.parameters(), lr=rate)
-        schedule = self._schedule(optimizer)
+        schedule = self._schedule(optimizer, len(self.train[1]) // batch)
         found: dict[str, Any] = {"losses": [], "accuracies": [], "seconds": [], "dim": dim_of(model)}
         spent = 0.0
         for _ in range(EPOCHS):
             start = time.perf_counter()
-            losses = [self._step(model, optimizer, chosen, schedule) for chosen in self._batches(order)]
+            losses = [self._step(model, optimizer, chosen, schedule) for chosen in self._batches(order, batch)]
             spent += time.perf_counter() - start
             if not np.all(np.isfinite(losses)):
                 break
@@ -128,13 +147,14 @@ class Study:
             found["seconds"].append(spent)
         return {**found, "accuracy": found["accuracies"][-1] if len(found["losses"]) == EPOCHS else None}
 
-    def _batches(self, order: torch.Generator) -> list[Tensor]:
+    def _batches(self, order: torch.Generator, size: int) -> list[Tensor]:
         """The indices of an epoch's batches, all of one size."""
-        return list(torch.randperm(len(self.train[1]), generator=order).split(BATCH))[:-1]
+        parts = torch.randperm(len(self.train[1]), generator=order).split(size)
+        return [part for part in parts if len(part) == size]
 
-    def _schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-        """Learning rates that rise for a while, then fall to zero along a cosine."""
-        steps = len(self._batches(torch.Generator()))
+    @staticmethod
+    def _schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+        """Learning rates that rise for a while, then fall to zero along a cosine; `steps` in an epoch."""
 
         def factor(step: int) -> float:
             epoch = step / steps
@@ -176,13 +196,14 @@ class Study:
     @functools.cached_property
     def _seconds(self) -> dict[str, float]:
         """Median times of a step by all methods, which take turns: what slows the machine slows them all."""
-        batches = itertools.cycle(self._batches(torch.Generator().manual_seed(0)))
+        batches = itertools.cycle(self._batches(torch.Generator().manual_seed(0), BATCH))
         steps = {"gradient": functools.partial(self._step, network(0), None)}
-        for name, method in BY_NAME.items():
+        for method in METHODS:
             model = network(0)
-            steps[name] = functools.partial(self._step, model, method.make(model.parameters(), lr=RATES[0]))
+            step = functools.partial(self._step, model, method.make(model.parameters(), lr=RATES[0]))
+            steps[method.name] = step
             for _ in range(method.window):
-                steps[name](next(batches))
+                step(next(batches))
         turns = [
             {name: self._timed(functools.partial(step, next(batches))) for name, step in steps.items()}
             for _ in range(TIMED)
@@ -207,68 +228,64 @@ def reader(size: int, dim: int) -> Callable[[], object]:
     return lambda: (rows @ v, a @ rows)
 
 
-def rates(start: str, methods: Iterable[Method], study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
-    for method, rate in itertools.product(methods, RATES):
-        key = {"method": method.name, "rate": rate, "seed": SEEDS[0], "start": start}
-        yield key, functools.partial(study.run, **key)
+def rates(setting: Setting, study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
+    for method, rate in itertools.product(setting.methods, RATES):
+        yield _run(study, setting, method, rate, SEEDS[0])
 
 
-def seeds(start: str, methods: Iterable[Method], study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
-    for seed, method in itertools.product(SEEDS[1:], methods):
-        key = {"method": method.name, "rate": best(held, method.name, start)["rate"], "seed": seed, "start": start}
-        yield key, functools.partial(study.run, **key)
+def seeds(setting: Setting, study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
+    for seed, method in itertools.product(SEEDS[1:], setting.methods):
+        yield _run(study, setting, method, best(held, method.name, setting)["rate"], seed)
 
 
-def figures(held: dict[str, Any], start: str, part: str) -> list[dict[str, Any]]:
-    """What is held of a part."""
-    return held.get(part if start == "he" else f"{start}-{part}", {"figures": []})["figures"]
-
-
-def best(held: dict[str, Any], method: str, start: str) -> dict[str, Any]:
-    """The run of the first seed with the least training loss in the last epoch."""
-    runs = [run for run in figures(held, start, "rates") if run["method"] == method and run["accuracy"] is not None]
-    return min(runs, key=lambda run: run["losses"][-1])
+def _run(study: Study, setting: Setting, method: Method, rate: float, seed: int) -> record.Task:
+    key = {"method": method.name, "rate": rate, "seed": seed, "start": setting.start, "batch": setting.batch}
+    return key, functools.partial(study.run, **key)
 
 
 def steps(study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
-    for method in ("gradient", *BY_NAME):
+    for method in ("gradient", *(method.name for method in METHODS)):
         yield {"method": method}, functools.partial(study.seconds_of_a_step, method)
 
 
-def runs_of(held: dict[str, Any], method: str, start: str) -> list[dict[str, Any]]:
+def figures(held: dict[str, Any], setting: Setting, part: str) -> list[dict[str, Any]]:
+    """What is held of a part."""
+    return held.get(f"{setting.name}{part}", {"figures": []})["figures"]
+
+
+def best(held: dict[str, Any], method: str, setting: Setting) -> dict[str, Any]:
+    """The run of the first seed with the least training loss in the last epoch."""
+    runs = [run for run in figures(held, setting, "rates") if run["method"] == method and run["accuracy"] is not None]
+    return min(runs, key=lambda run: run["losses"][-1])
+
+
+def runs_of(held: dict[str, Any], method: str, setting: Setting) -> list[dict[str, Any]]:
     """The runs of all seeds at the best rate."""
-    others = figures(held, start, "seeds")
-    return [best(held, method, start), *(run for run in others if run["method"] == method)]
+    others = figures(held, setting, "seeds")
+    return [best(held, method, setting), *(run for run in others if run["method"] == method)]
 
 
 PARTS: dict[str, record.Part] = {
-    "rates": functools.partial(rates, "he", METHODS),
-    "seeds": functools.partial(seeds, "he", METHODS),
-    "default-rates": functools.partial(rates, "default", FROM_DEFAULT),
-    "default-seeds": functools.partial(seeds, "default", FROM_DEFAULT),
-    "steps": steps,
-}
+    f"{setting.name}{name}": functools.partial(part, setting)
+    for setting in SETTINGS
+    for name, part in (("rates", rates), ("seeds", seeds))
+} | {"steps": steps}
 
 
 def summary(held: dict[str, Any]) -> str:
     """A line a method: accuracy and loss in the last epoch over all seeds."""
     lines = []
-    for start, method in tried(held):
-        runs = runs_of(held, method, start)
-        accuracies = [run["accuracy"] for run in runs if run["accuracy"] is not None]
-        losses, seconds = ([run[name][-1] for run in runs] for name in ("losses", "seconds"))
-        spread = f"{min(accuracies):.2f} to {max(accuracies):.2f}"
-        lines.append(
-            f"{start:8} {method:22} rate {runs[0]['rate']:g}: accuracy {statistics.fmean(accuracies):.2f} ({spread}), "
-            f"loss {statistics.fmean(losses):.4f}, {statistics.fmean(seconds):.0f} s"
-        )
+    for setting in SETTINGS:
+        for method in dict.fromkeys(run["method"] for run in figures(held, setting, "rates")):
+            runs = runs_of(held, method, setting)
+            accuracies = [run["accuracy"] for run in runs if run["accuracy"] is not None]
+            losses, seconds = ([run[name][-1] for run in runs] for name in ("losses", "seconds"))
+            lines.append(
+                f"{setting.start:8}{setting.batch:4} {method:22} rate {runs[0]['rate']:g}: "
+                f"accuracy {statistics.fmean(accuracies):.2f} ({min(accuracies):.2f} to {max(accuracies):.2f}), "
+                f"loss {statistics.fmean(losses):.4f}, {statistics.fmean(seconds):.0f} s"
+            )
     return "\n".join(lines)
-
-
-def tried(held: dict[str, Any]) -> list[tuple[str, str]]:
-    """The starts and methods with a figure."""
-    runs = [run for start in ("he", "default") for run in figures(held, start, "rates")]
-    return list(dict.fromkeys((run["start"], run["method"]) for run in runs))
 
 
 def main() -> None:
@@ -279,7 +296,7 @@ def main() -> None:
     held = record.read(options.output)
     print(summary(held))
     if options.picture:
-        shown = [run for method in BY_NAME for run in runs_of(held, method, "he")]
+        shown = [run for method in METHODS for run in runs_of(held, method.name, MAIN)]
         curves.draw_training(shown, options.picture)
 
 
