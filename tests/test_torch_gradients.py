@@ -1,6 +1,8 @@
 """Rows of gradients of PyTorch models, against autograd one loss at a time."""
 
 import re
+from collections import UserDict
+from functools import partial
 
 import numpy as np
 import pytest
@@ -398,6 +400,72 @@ def test_a_model_that_cannot_be_batched_is_refused_with_what_can_be_done(data):
 def test_an_error_of_the_model_itself_is_raised_as_it_is(data):
     with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
         adapter.per_sample_gradients(nn.Sequential(nn.Flatten(), nn.Linear(5, 3)).double(), LOSS, *data)
+
+
+def test_a_loss_that_asks_the_model_is_differentiated_through_it_too(model, data):
+    def loss(outputs, targets):
+        return LOSS(outputs, targets) + 0.1 * sum(p.square().sum() for p in model.parameters())
+
+    def of(x, y):
+        return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss(model(x), y), list(model.parameters()))])
+
+    inputs, targets = data
+    expected = torch.stack([of(inputs[i : i + 1], targets[i : i + 1]) for i in range(SAMPLES)])
+    torch.testing.assert_close(adapter.per_sample_gradients(model, loss, *data)[0], expected)
+    torch.testing.assert_close(adapter.mean_gradients(model, loss, *data, batch_size=1)[0], expected)
+
+
+@pytest.mark.parametrize("make", [adapter.per_sample_gradients, partial(adapter.mean_gradients, batch_size=2)])
+def test_a_loss_without_a_graph_is_refused(model, data, make):
+    with pytest.raises(ValueError, match="`loss_fn` must return a loss with a graph"):
+        make(model, lambda outputs, _: outputs.detach().sum(), *data)
+
+
+class Flagged(nn.Module):
+    """A model of keyword arguments, some of which are not tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(16, 3).double()
+
+    def forward(self, x, mask, as_tuple):
+        outputs = self.layer(x.flatten(1) if mask is None else x.flatten(1) * mask)
+        return (outputs,) if as_tuple else outputs
+
+
+@pytest.mark.parametrize("kind", [dict, UserDict])
+def test_flags_and_none_are_the_same_for_all_samples(data, kind):
+    model, (x, y) = Flagged(), data
+    rows, _ = adapter.per_sample_gradients(
+        model, lambda out, y: LOSS(out[0], y), kind(x=x, mask=None, as_tuple=True), y
+    )
+    torch.testing.assert_close(rows, one_by_one(nn.Sequential(nn.Flatten(), model.layer), data))
+
+
+def test_a_tied_parameter_is_known_by_all_its_names():
+    model, x, y = Tied(), (torch.randn(6, 5), torch.ones(6, 1)), torch.randint(5, (6,))
+    by_name = [adapter.mean_gradients(model, LOSS, x, y, batch_size=3, params=[n])[1].names for n in ("last", "first")]
+    assert by_name == [["first.weight", "last.bias"], ["first.weight", "first.bias"]]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda m: nn.DataParallel(m), "got DataParallel. Pass model.module"),
+        (lambda m: torch.jit.ScriptModule(), "got ScriptModule. Pass the one that it was made from"),
+        (lambda m: lambda x: x, "`model` must be a torch.nn.Module; got function"),
+    ],
+    ids=["wrapped", "scripted", "function"],
+)
+def test_what_cannot_be_called_with_other_parameters_is_refused(model, data, make, words):
+    with pytest.raises(TypeError, match=re.escape(words)):
+        adapter.per_sample_gradients(make(model), LOSS, *data, params=lambda *_: True)
+
+
+@pytest.mark.parametrize("batches", [lambda x, y: (x, y), lambda x, y: [(x, y, y)], lambda x, y: [x]])
+def test_batches_that_are_no_pairs_are_refused(model, data, batches):
+    with pytest.raises(TypeError, match="`batches` must be pairs of inputs and targets"):
+        list(adapter.iter_gradients(model, LOSS, batches(*data)))
 
 
 def embedded(**options):

@@ -37,6 +37,15 @@ def check_flag(name: str, value: Any, *, optional: bool = False) -> None:
         raise TypeError(msg)
 
 
+def check_pair(name: str, value: Any) -> tuple[Any, Any]:
+    """Accept an item of `name`, a tuple or list of inputs and targets."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        given = f"{type(value).__name__} of {len(value)}" if isinstance(value, tuple | list) else describe(value)
+        msg = f"`{name}` must be pairs of inputs and targets; got {given}. Pass a list of (inputs, targets), or a "
+        raise TypeError(msg + "DataLoader that yields them.")
+    return value[0], value[1]
+
+
 def check_count(name: str, value: Any) -> int:
     """Accept a whole number ≥ 0."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):

@@ -1,13 +1,12 @@
 """Rows of gradients of a model, by `torch.func`; those that BackPACK and Opacus have made, gathered."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.utils import _pytree as pytree
 
 from .. import _validation as check
 from .hooks import masked_parameters, refresh, refuse_standing, standing_weights
@@ -20,6 +19,7 @@ from .parameters import (
     tensors_of,
     unravel_of,
 )
+from .samples import Batches, Samples, alone, arguments_of, each_batch
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -41,10 +41,11 @@ def per_sample_gradients(
         It is not changed. Layers of batch normalisation, and others with running statistics, must be in eval mode.
     loss_fn : callable
         ``loss_fn(outputs, targets)`` of a batch, here of one sample, as a scalar: `torch.nn.CrossEntropyLoss()` or any
-        function. Whether it is a mean or a sum does not matter here.
+        function, which may ask the model too, as for a penalty of its parameters. Whether it is a mean or a sum does
+        not matter here.
     inputs, targets : tensors, shape (m, …)
-        Or tuples, lists or dictionaries of tensors. A tuple is passed as positional, a dictionary as keyword
-        arguments of the model.
+        Or tuples, lists or dictionaries of tensors, beside which None, flags and words are the same for all samples.
+        A tuple is passed as positional, a dictionary as keyword arguments of the model.
     params : iterable of str or callable, optional
         Names of parameters, or of layers whose parameters are all meant; or a function ``(name, parameter) → bool``.
         All that require a gradient unless given.
@@ -66,7 +67,8 @@ def per_sample_gradients(
         with that of `out_proj`; a loss that is not a scalar; inputs and targets of different length; names that the
         model has not.
     TypeError
-        Chosen parameters of several dtypes or devices.
+        Chosen parameters of several dtypes or devices; a model that PyTorch cannot call with other parameters, as
+        `torch.nn.DataParallel`.
     RuntimeError
         A model that `torch.func.vmap` can not batch, as one with `torch.nn.GRU`: `mean_gradients` of one sample a row
         gives the same rows. A call under `torch.inference_mode()`; under `torch.no_grad()` gradients are the same.
@@ -75,6 +77,7 @@ def per_sample_gradients(
     -----
     Cost: one forward and one backward pass a sample, in batches by `torch.func.vmap`; O(md) memory for the rows, and
     activations and gradients of `chunk_size` samples beside them.
+    Random layers, as dropout in train mode, draw anew for each sample.
 
     Examples
     --------
@@ -86,27 +89,17 @@ def per_sample_gradients(
     >>> rows.shape, unravel(step)["weight"].shape
     (torch.Size([8, 15]), torch.Size([3, 4]))
     """
-    count = sample_count(inputs, targets)
+    samples = Samples.of(inputs, targets)
     if chunk_size is not None:
         check.check_size("chunk_size", chunk_size)
     rows = _Rows.of(model, loss_fn, params)
-    if count == 0:
+    if samples.count == 0:
         return next(iter(rows.values.values())).new_zeros((0, rows.unravel.dim)), rows.unravel
-    first = pytree.tree_map(lambda leaf: leaf[:1], (inputs, targets))
     if masked_parameters(model) & rows.values.keys():  # one sample by itself tells whether the model uses them
-        rows.of_batch(*first)
-    try:
-        with torch.no_grad():  # no graph of the parameters themselves: torch.func has its own
-            each = torch.func.vmap(rows.of_sample, chunk_size=chunk_size, randomness="different")(inputs, targets)
-    except RuntimeError as error:
-        if isinstance(error, torch.cuda.OutOfMemoryError):
-            raise
-        rows.of_batch(*first)  # raises what is wrong without vmap too
-        words = str(error).partition("\n")[0]
-        msg = f"`model` must be one that torch.func.vmap can batch; got {words:.300}. Use mean_gradients with "
-        raise RuntimeError(msg + "batch_size=1, which gives the same rows one after the other.") from error
-    finally:
-        refresh(model)
+        rows.of_batch(*samples.at(slice(1)))
+    each = rows.of_samples(samples, chunk_size)
+    if not torch.any(each):  # or whether there is a graph at all
+        rows.of_batch(*samples.at(slice(1)))
     return each, rows.unravel
 
 
@@ -133,19 +126,18 @@ def mean_gradients(
     -----
     Cost: one forward and one backward pass a sample; memory as for the training of one batch.
     """
-    count, size = sample_count(inputs, targets), check.check_size("batch_size", batch_size)
+    samples, size = Samples.of(inputs, targets), check.check_size("batch_size", batch_size)
     rows = _Rows.of(model, loss_fn, params)
-    means = next(iter(rows.values.values())).new_empty((-(-count // size), rows.unravel.dim))
+    means = next(iter(rows.values.values())).new_empty((-(-samples.count // size), rows.unravel.dim))
     for index in range(len(means)):
-        part = slice(index * size, (index + 1) * size)
-        means[index] = rows.of_batch(*pytree.tree_map(lambda leaf, part=part: leaf[part], (inputs, targets)))
+        means[index] = rows.of_batch(*samples.at(slice(index * size, (index + 1) * size)))
     return means, rows.unravel
 
 
 def iter_gradients(
     model: nn.Module,
     loss_fn: Loss,
-    batches: Iterable[tuple[Any, Any]],
+    batches: Batches,
     *,
     params: Selection = None,
     per_sample: bool = False,
@@ -181,13 +173,12 @@ def iter_gradients(
     4
     """
     check.check_flag("per_sample", per_sample)
-    for inputs, targets in batches:
+    for batch in each_batch(batches):
         if per_sample:
-            rows, _ = per_sample_gradients(model, loss_fn, inputs, targets, params=params, chunk_size=chunk_size)
+            rows, _ = per_sample_gradients(model, loss_fn, *batch.parts, params=params, chunk_size=chunk_size)
             yield from rows
         else:
-            sample_count(inputs, targets)
-            yield _Rows.of(model, loss_fn, params).of_batch(inputs, targets)
+            yield _Rows.of(model, loss_fn, params).of_batch(*batch.parts)
 
 
 def gathered_gradients(
@@ -251,8 +242,9 @@ class _Rows:
     @classmethod
     def of(cls, model: nn.Module, loss_fn: Loss, params: Selection) -> "_Rows":
         refuse_inference_mode()
-        _refuse_batch_statistics(model)
+        _refuse_wrappers(model)
         chosen = chosen_parameters(model, params)
+        _refuse_batch_statistics(model)
         copies = copies_of_written(model)
         values = {name: copies.get(parameter, parameter.detach()) for name, parameter in chosen.items()}
         written = {place: copies[tensor] for place, tensor in tensors_of(model) if tensor in copies}
@@ -261,18 +253,33 @@ class _Rows:
     def loss(self, values: dict[str, Tensor], x: Any, y: Any) -> Tensor:
         """The loss of a batch with other values of the parameters."""
         each = self.written | {place: values[name] for name, places in self.places.items() for place in places}
+        each = {f"model.{place}": value for place, value in each.items()}
         # tie_weights=True would not give back the parameters of a module that has several names
-        outputs = torch.func.functional_call(self.model, each, *arguments_of(x), tie_weights=False)
-        loss = self.loss_fn(outputs, y)
+        loss = torch.func.functional_call(_Judged(self.model), each, (self.loss_fn, x, y), tie_weights=False)
         if not isinstance(loss, Tensor) or loss.ndim:
             msg = f"`loss_fn` must return a scalar tensor; got {check.describe(loss)}. Take the mean over the batch."
             raise ValueError(msg)
         return loss
 
+    def of_samples(self, samples: Samples, chunk_size: int | None) -> Tensor:
+        """The rows of all samples, (m, d)."""
+        each = torch.func.vmap(self.of_sample, samples.axes, chunk_size=chunk_size, randomness="different")
+        try:
+            with torch.no_grad():  # no graph of the parameters themselves: torch.func has its own
+                return each(*samples.parts)
+        except RuntimeError as error:
+            if isinstance(error, torch.cuda.OutOfMemoryError):
+                raise
+            self.of_batch(*samples.at(slice(1)))  # raises what is wrong without vmap too
+            words = str(error).partition("\n")[0].rstrip(".")
+            msg = f"`model` must be one that torch.func.vmap can batch; got {words:.300}. Use mean_gradients with "
+            raise RuntimeError(msg + "batch_size=1, which gives the same rows one after the other.") from error
+        finally:
+            refresh(self.model)
+
     def of_sample(self, x: Any, y: Any) -> Tensor:
         """The row of one sample, (d,), under `vmap`."""
-        x, y = pytree.tree_map(lambda leaf: leaf.unsqueeze(0), (x, y))
-        return self.unravel.ravel(torch.func.grad(self.loss)(self.values, x, y))
+        return self.unravel.ravel(torch.func.grad(self.loss)(self.values, alone(x), alone(y)))
 
     def of_batch(self, x: Any, y: Any) -> Tensor:
         """The row of a batch, (d,): quicker than `torch.func.grad`, which keeps what second derivatives need."""
@@ -280,8 +287,12 @@ class _Rows:
             with torch.enable_grad():
                 leaves = {name: value.detach().requires_grad_() for name, value in self.values.items()}
                 standing = standing_weights(self.model, leaves)
+                loss = self.loss(leaves, x, y)
+                if not loss.requires_grad:
+                    msg = "`loss_fn` must return a loss with a graph; got one that depends on no parameter. Leave out "
+                    raise ValueError(msg + "what detaches it, or choose parameters that it depends on.")
                 by = [*leaves.values(), *standing.values()]
-                found = torch.autograd.grad(self.loss(leaves, x, y), by, allow_unused=True)
+                found = torch.autograd.grad(loss, by, allow_unused=True)
         finally:
             refresh(self.model)
         refuse_standing(dict(zip(standing, found[len(leaves) :], strict=True)))
@@ -289,11 +300,16 @@ class _Rows:
         return self.unravel.ravel({name: torch.zeros_like(v) if g is None else g.to_dense() for (name, v), g in parts})
 
 
-def arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a model is called with: a tuple is its positional, a dictionary its keyword arguments."""
-    if isinstance(inputs, tuple):
-        return inputs, {}
-    return ((), inputs) if isinstance(inputs, dict) else ((inputs,), {})
+class _Judged(nn.Module):
+    """A model with its loss as one module, so that a loss which asks the model sees the same parameters."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, loss_fn: Loss, inputs: Any, targets: Any) -> Any:
+        arguments, options = arguments_of(inputs)
+        return loss_fn(self.model(*arguments, **options), targets)
 
 
 def refuse_inference_mode() -> None:
@@ -305,28 +321,25 @@ def refuse_inference_mode() -> None:
         raise RuntimeError(msg + "call, or use torch.no_grad() in its place.")
 
 
+def _refuse_wrappers(model: nn.Module) -> None:
+    """Refuse what PyTorch cannot call with other parameters than its own."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        msg = f"`model` must not be wrapped for several devices; got {type(model).__name__}. Pass model.module."
+        raise TypeError(msg)
+    if isinstance(model, torch.jit.ScriptModule):
+        msg = f"`model` must be a module of Python; got {type(model).__name__}. Pass the one that it was made from."
+        raise TypeError(msg)
+
+
 def _refuse_batch_statistics(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if not isinstance(module, _NormBase):
             continue
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
-            msg = f"`model` must have its batch normalisation in eval mode; got {name or 'the model'!r} in train mode. "
-            msg += "There a sample's gradient depends on the others of its batch. Call model.eval(), or give the layer "
-            raise ValueError(msg + "running statistics.")
+            mode = "in train mode" if module.training else "without running statistics"
+            msg = f"`model` must have its batch normalisation in eval mode; got {name or 'the model'!r} {mode}. "
+            msg += "There a sample's gradient depends on the others of its batch. "
+            raise ValueError(msg + ("Call model.eval()." if module.training else "Track running statistics."))
         if module.training and module.track_running_stats and module.running_mean is not None:
             msg = f"`model` must have layers of running statistics in eval mode; got {name or 'the model'!r} in train "
             raise ValueError(msg + "mode. There every forward pass changes them, and so the model. Call model.eval().")
-
-
-def sample_count(inputs: Any, targets: Any) -> int:
-    """The number of samples, the same in all tensors."""
-    leaves = pytree.tree_leaves((inputs, targets))
-    if not leaves or not all(isinstance(leaf, Tensor) and leaf.ndim for leaf in leaves):
-        odd = next((leaf for leaf in leaves if not (isinstance(leaf, Tensor) and leaf.ndim)), None)
-        msg = f"`inputs` and `targets` must be tensors of shape (m, …); got {check.describe(odd)}. Stack the samples."
-        raise TypeError(msg)
-    counts = [len(leaf) for leaf in leaves]
-    if len(set(counts)) > 1:
-        msg = f"`inputs` and `targets` must have as many samples; got {counts}. Pass one target for each input."
-        raise ValueError(msg)
-    return counts[0]

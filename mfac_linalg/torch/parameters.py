@@ -83,6 +83,7 @@ class Unravel:
 
     def write(self, model: nn.Module, vector: Tensor) -> None:
         """Copy a vector, shape (d,), into the chosen parameters of a model."""
+        check.check_shape("vector", vector, (self.dim,), "Pass one entry for each chosen parameter.")
         tensors = self(vector)
         with torch.no_grad():
             for name, parameter in chosen_parameters(model, self.names).items():
@@ -91,19 +92,23 @@ class Unravel:
 
 def chosen_parameters(model: nn.Module, params: Selection) -> dict[str, nn.Parameter]:
     """The parameters that `params` chooses, by name, in the model's order; they share dtype and device."""
+    if not isinstance(model, nn.Module):
+        msg = f"`model` must be a torch.nn.Module; got {type(model).__name__}. Wrap the function in one."
+        raise TypeError(msg)
     named = dict(model.named_parameters())
     if params is None:
         chosen = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
     elif callable(params):
         chosen = {name: parameter for name, parameter in named.items() if params(name, parameter)}
     else:
-        wanted = _names(params)
+        wanted, names = _names(params), places_of(model, named)
         for name in wanted:
-            if not any(_belongs(parameter, name) for parameter in named):
+            if not any(_belongs(place, name) for places in names.values() for place in places):
                 known = ", ".join(named)
                 msg = f"`params` must name parameters or layers of the model; got {name!r}. It has {known:.400}."
                 raise ValueError(msg)
-        chosen = {n: parameter for n, parameter in named.items() if any(_belongs(n, name) for name in wanted)}
+        meant = {n for n, places in names.items() if any(_belongs(place, w) for place in places for w in wanted)}
+        chosen = {name: parameter for name, parameter in named.items() if name in meant}
     if not chosen:
         msg = f"`params` must choose at least one parameter; got none of {len(named)}. Name some, or set requires_grad."
         raise ValueError(msg)

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -11,11 +11,10 @@ from torch.nn.utils import prune as masks
 
 from .. import _validation as check
 from ..pruning import Pruned, prune
-from .gradients import Loss, arguments_of, iter_gradients, refuse_inference_mode, sample_count
+from .gradients import Loss, iter_gradients, refuse_inference_mode
 from .hooks import calls_required, place, refresh
 from .parameters import Selection, Unravel, chosen_parameters, places_of, unravel_of
-
-Batches = Iterable[tuple[Any, Any]]
+from .samples import Batches, arguments_of, each_batch
 
 
 def prune_model(
@@ -132,11 +131,10 @@ def mean_loss(model: nn.Module, loss_fn: Loss, batches: Batches) -> float:
     """The mean of the losses of batches, each weighted by its number of samples."""
     total, count = 0.0, 0
     with torch.no_grad():
-        for inputs, targets in batches:
-            arguments, options = arguments_of(inputs)
-            size = sample_count(inputs, targets)
-            total += float(loss_fn(model(*arguments, **options), targets)) * size
-            count += size
+        for batch in each_batch(batches):
+            arguments, options = arguments_of(batch.inputs)
+            total += float(loss_fn(model(*arguments, **options), batch.targets)) * batch.count
+            count += batch.count
     return total / count if count else _refuse_none("validation")
 
 
