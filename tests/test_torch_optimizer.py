@@ -624,6 +624,23 @@ def test_loaded_options_take_the_place_of_those_constructed_with():
     assert other.windows[0].window == 3
 
 
+def test_numbers_set_between_steps_are_kept_as_pytorch_takes_them(tmp_path):
+    optimizer, _ = started()
+    optimizer.param_groups[0]["damping"] = np.float64(0.3)
+    assert through_a_file(optimizer.state_dict(), tmp_path)["param_groups"][0]["damping"] == 0.3
+
+
+@pytest.mark.parametrize("copied", [lambda x: x, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_state_can_be_loaded_again(copied):
+    optimizer, _ = started()
+    state, loaded = optimizer.state_dict(), copied(optimizer)
+    for _ in range(2):
+        taken(loaded, loaded.param_groups[0]["params"], 1, start=1)
+        loaded.load_state_dict(state)
+    assert loaded.windows[0].num_gradients == 1
+    assert np.array_equal(loaded.windows[0].gradients, optimizer.windows[0].gradients[:1])
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
 @pytest.mark.parametrize("make", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
 @pytest.mark.parametrize("steps", [0, 4])
@@ -680,7 +697,7 @@ def unfitting():
         "a momentum": (changed(short), "momentum_buffer of the parameters' shapes; got (2,) for (2, 1, 2)"),
         "no beta2": (
             changed(lambda state: state["param_groups"][1].pop("beta2")),
-            "entries lr, window, damping, beta2",
+            "entries lr, momentum, weight_decay, damping, beta2",
         ),
         "a rate": (changed(lambda state: state["param_groups"][0].update(lr=np.nan)), "`lr` must be in [0, inf)"),
         "a window": (changed(lambda state: state["param_groups"][0].update(window=9)), "got 3 and 9"),
@@ -735,6 +752,11 @@ def beta2_of_one(optimizer, params):
     optimizer.param_groups[-1]["beta2"] = 1.0
 
 
+def toggled_beta2(optimizer, params):
+    first, *_, last = optimizer.param_groups
+    last["beta2"] = 0.5 if first["beta2"] is None else None
+
+
 def another_window(optimizer, params):
     optimizer.param_groups[-1]["window"] = 5
 
@@ -755,8 +777,9 @@ FAILURES = {
     overflow: (ValueError, "must be finite"),
     infinity: (ValueError, "must be finite"),
     sparse: (TypeError, "`params` must have dense gradients; got one in torch.sparse_coo"),
-    negative_damping: (ValueError, re.escape("`damping` must be in [0, inf); got -1")),
+    negative_damping: (ValueError, re.escape("`damping` must be in (0, inf); got -1")),
     beta2_of_one: (ValueError, re.escape("`beta2` must be in [0, 1); got 1")),
+    toggled_beta2: (ValueError, "`beta2` must stay None, or a number"),
     another_window: (ValueError, "`window` must stay 3; got 5"),
     rate: (ValueError, re.escape("`lr` must be in [0, inf); got nan")),
     word: (TypeError, "`weight_decay` must be a number; got 'x'"),
@@ -825,7 +848,7 @@ REFUSALS = {
     "weight_decay": (ValueError, "`weight_decay` must be in [0, inf); got -0.1", lambda: made(weight_decay=-0.1)),
     "beta2": (ValueError, "`beta2` must be in [0, 1); got 1", lambda: made(beta2=1.0)),
     "beta2 word": (TypeError, "`beta2` must be a number; got 'adam'", lambda: made(beta2="adam")),
-    "damping": (ValueError, "`damping` must be finite and > 0", lambda: made(damping=0.0)),
+    "damping": (ValueError, "`damping` must be in (0, inf); got 0", lambda: made(damping=0.0)),
     "damping vector": (TypeError, "`damping` must be a number", lambda: made(damping=torch.ones(DIM))),
     "damping flag": (TypeError, "`damping` must be a number", lambda: made(damping=True)),
     "window": (ValueError, "`window` must be at least 1", lambda: made(window=0)),
@@ -862,6 +885,11 @@ REFUSALS = {
         ValueError,
         "`compression` must be the same for all groups",
         lambda: made([{"params": parameters(), "compression": ml.TopK(0.1)}]),
+    ),
+    "masks in a group": (
+        ValueError,
+        "`masks` must be the same for all groups",
+        lambda: made([{"params": parameters(), "masks": {}}]),
     ),
     "added to a shared window": (
         ValueError,
@@ -909,6 +937,33 @@ def test_a_group_that_is_refused_is_not_added():
         optimizer.add_param_group({"params": params[2:], "momentum": 2.0})
     assert len(optimizer.param_groups) == len(optimizer.windows) == 1
     optimizer.add_param_group({"params": params[2:]})
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_a_parameter_of_another_shape_is_refused_before_anything_moves(momentum):
+    params = parameters()
+    optimizer = MFAC([{"params": params[:2]}, {"params": params[2:]}], momentum=momentum, **OPTIONS)
+    taken(optimizer, params, 2)
+    state, before = optimizer.state_dict(), copies(params[:2])
+    shape = (-1,) if momentum else (params[2].numel() + 1,)
+    params[2].data = params[2].data.reshape(shape) if momentum else torch.zeros(shape).double()
+    leave_gradients(params, 2)
+    with pytest.raises(ValueError, match="`params` must stay as they were at construction"):
+        optimizer.step()
+    assert same(params[:2], before)
+    after = optimizer.state_dict()["windows"]
+    assert all(
+        torch.equal(x["window"]["rows"], y["window"]["rows"]) for x, y in zip(after, state["windows"], strict=True)
+    )
+
+
+def test_a_model_of_another_dtype_is_refused():
+    optimizer, params = started()
+    for p in params:
+        p.data = p.data.float()
+    leave_gradients(params, 1)
+    with pytest.raises(ValueError, match=r"`params` must stay as they were.*torch.float32 for a window"):
+        optimizer.step()
 
 
 def test_gradients_of_two_dtypes_are_refused_not_promoted():

@@ -1,6 +1,6 @@
 """What an optimizer's windows, momenta and moments are in a state dictionary, and the way back."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import SlidingWindowInverse
 from .. import _validation as check
-from .groups import check_options
+from .groups import OPTIONS, check_options
 
 Layout = tuple[list[Tensor], list[Tensor | None]]
 """The parameters that a window serves, and of each the flat indices of weights that may move, None for all."""
@@ -90,10 +90,10 @@ def copied(state_dict: dict[str, Any]) -> dict[str, Any]:
     return {**state_dict, "state": state}
 
 
-def check_groups(groups: Any, windows: list[SlidingWindowInverse], options: Iterable[str]) -> None:
+def check_groups(groups: Any, windows: list[SlidingWindowInverse]) -> None:
     """Accept groups whose options are all there, in range, and fit the windows."""
     for index, group in enumerate(groups):
-        _require((*options, "params"), group)
+        _require((*OPTIONS, "params"), group)
         check_options(group)
         window = windows[min(index, len(windows) - 1)].window
         if group["window"] != window:

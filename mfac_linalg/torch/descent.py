@@ -24,6 +24,8 @@ def descent(groups: list[Group], kept: Kept, state: Mapping[Tensor, dict[str, An
     pairs = [(group, p) for group in groups for p in group["params"]]
     if not any(p.grad is not None and kept.size(p) for _, p in pairs):
         return None
+    for _, p in pairs:
+        _require_shape(p, kept.shape(p), state.get(p, {}))
     parts = {p: _part(group, p, kept) for group, p in pairs}
     check_one_kind(list(parts.values()))
     g = _flat(parts.values())
@@ -33,6 +35,14 @@ def descent(groups: list[Group], kept: Kept, state: Mapping[Tensor, dict[str, An
     moments = {p: _moment(state.get(p, {}), parts[p], float(group["beta2"])) for group, p in scaled}
     scale = _flat(_moments.scale(**moments[p]) if p in moments else torch.ones_like(part) for p, part in parts.items())
     return Descent((g * scale).to(g.dtype), scale, moments)
+
+
+def _require_shape(p: Tensor, shape: torch.Size, state: Mapping[str, Any]) -> None:
+    """Refuse a parameter that has lost the shape of its momentum or moment, before anything is written."""
+    for name, buffer in state.items():
+        if isinstance(buffer, Tensor) and buffer.shape != shape:
+            msg = f"`params` must stay as they were at construction; got {tuple(p.shape)} beside {name} of shape "
+            raise ValueError(msg + f"{tuple(buffer.shape)}. Construct a new optimizer.")
 
 
 def _part(group: Group, p: Tensor, kept: Kept) -> Tensor:

@@ -11,6 +11,7 @@ from .. import _validation as check
 
 Group = dict[str, Any]
 NUMBERS = {"lr": math.inf, "momentum": 1.0, "weight_decay": math.inf, "damping": math.inf, "beta2": 1.0}  # in [0, end)
+OPTIONS = (*NUMBERS, "window", "decoupled_weight_decay", "maximize")
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -21,6 +22,11 @@ def agreed(name: str, groups: list[Group]) -> float:
         msg = f"`{name}` must be one for all groups of a shared window; got {sorted(values)}. Set it in all of them."
         raise ValueError(msg)
     return values.pop()
+
+
+def has_moments(groups: list[Group]) -> list[bool]:
+    """Whether each group has a damping in the shape of Adam's denominator."""
+    return [group["beta2"] is not None for group in groups]
 
 
 def settle_options(group: Group) -> None:
@@ -34,9 +40,10 @@ def settle_options(group: Group) -> None:
 def check_options(group: Group) -> None:
     """Accept what is in a group, also what a scheduler or a user has left there, before anything is written."""
     for name, end in _given(group):
-        value = _number(name, group[name])
-        if not 0 <= value < end:
-            msg = f"`{name}` must be in [0, {end:g}); got {value:g}. Choose one that is, or check what sets it."
+        value, positive = _number(name, group[name]), name == "damping"
+        if not 0 <= value < end or (positive and value == 0):
+            interval = f"{'(' if positive else '['}0, {end:g})"
+            msg = f"`{name}` must be in {interval}; got {value:g}. Choose one that is, or check what sets it."
             raise ValueError(msg)
     for name in ("decoupled_weight_decay", "maximize"):
         check.check_flag(name, group[name])

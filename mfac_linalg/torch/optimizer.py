@@ -13,7 +13,7 @@ from .. import SlidingWindowInverse, TopK
 from .. import _validation as check
 from .checkpoints import check_groups, copied, restored_buffers, restored_windows, window_state
 from .descent import descent
-from .groups import Group, agreed, check_options, check_parameters, settle_options
+from .groups import Group, agreed, check_parameters, has_moments, settle_options
 from .masks import Kept, Masks
 
 
@@ -34,7 +34,8 @@ class MFAC(Optimizer):
         at the cost of O(m³).
     beta2 : float, optional
         In [0, 1): F has λ√v̂ on its diagonal instead of λ, v̂ the mean of squared gradients that Adam has under this
-        name, with weights that decay by β₂ a step. 0.999 is usual; λ is then around 0.1, and lr λ/100.
+        name, with weights that decay by β₂ a step. 0.999 is usual; λ is then around 0.1, and lr λ/100. None or a number
+        for good: gradients held have other units with it.
     momentum : float
         In [0, 1), as in `torch.optim.SGD`. Where others write v ← momentum v + (1 − momentum) F⁻¹g, as M-FAC's authors
         did at first, pass their lr times 1 − momentum for the same path.
@@ -138,6 +139,7 @@ class MFAC(Optimizer):
         }
         self._kept = Kept(masks)
         self._windows: list[SlidingWindowInverse] = []
+        self._scaled: list[bool] = []  # whether a group has moments, as its window's gradients are scaled by
         defaults = {
             "lr": lr,
             "window": window,
@@ -172,10 +174,11 @@ class MFAC(Optimizer):
         except BaseException:
             self.param_groups.pop()
             raise
+        self._scaled = has_moments(self.param_groups)
 
     def _with_window_for(self, group: Group) -> list[SlidingWindowInverse]:
         """The windows, empty where they serve the group that came last."""
-        if clash := sorted(self._rules.keys() & group.keys()):
+        if clash := sorted({*self._rules, "masks", "shared_window"} & group.keys()):
             msg = f"`{clash[0]}` must be the same for all groups; got one in a group. Pass it to the optimizer."
             raise ValueError(msg)
         settle_options(group)
@@ -205,7 +208,12 @@ class MFAC(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            check_options(group)
+            settle_options(group)
+        if has_moments(self.param_groups) != self._scaled:
+            msg = (
+                "`beta2` must stay None, or a number; got a group in which it does not. The gradients held have other "
+            )
+            raise ValueError(msg + "units then. Construct a new optimizer.")
         found = [(window, groups, descent(groups, self._kept, self.state)) for window, groups in self._served()]
         with _together(self._windows):
             answers = [(groups, way, _answer(window, groups, way.g)) for window, groups, way in found if way]
@@ -255,6 +263,8 @@ class MFAC(Optimizer):
 
         The windows are apart from the state of the parameters, which PyTorch casts to their dtype when it is loaded.
         """
+        for group in self.param_groups:
+            settle_options(group)
         windows = [window_state(window, *self._layout(groups)) for window, groups in self._served()]
         return {**copied(super().state_dict()), "windows": windows}
 
@@ -269,14 +279,14 @@ class MFAC(Optimizer):
         """
         layouts = [self._layout(groups) for _, groups in self._served()]
         windows = restored_windows(state_dict, layouts, self._rules)
-        check_groups(state_dict["param_groups"], windows, self.defaults)
+        check_groups(state_dict["param_groups"], windows)
         parameters = [p for group in self.param_groups for p in group["params"]]
         shapes = [self._kept.shape(p) for p in parameters]
         buffers = restored_buffers(state_dict, parameters, shapes)
         super().load_state_dict(state_dict)
         for p, kept in buffers.items():
             self.state[p].update(kept)
-        self._windows = windows
+        self._windows, self._scaled = windows, has_moments(self.param_groups)
 
     def _layout(self, groups: list[Group]) -> tuple[list[Tensor], list[Tensor | None]]:
         """The parameters of some groups, and the indices of weights that may move."""
@@ -284,7 +294,7 @@ class MFAC(Optimizer):
         return parameters, [self._kept.indices.get(p) for p in parameters]
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {name: vars(self)[name] for name in ("_shared_window", "_rules", "_kept", "_windows")}
+        own = {name: vars(self)[name] for name in ("_shared_window", "_rules", "_kept", "_windows", "_scaled")}
         return {**super().__getstate__(), **own}
 
 
@@ -293,6 +303,9 @@ def _answer(window: SlidingWindowInverse, groups: list[Group], g: Tensor) -> Ten
     if agreed("window", groups) != window.window:
         msg = f"`window` must stay {window.window}; got {groups[0]['window']}. Construct a new optimizer."
         raise ValueError(msg)
+    if g.shape[0] != window.dim or (window._held is not None and g.dtype != window._like.dtype):
+        msg = f"`params` must stay as they were at construction; got {g.shape[0]} weights in {g.dtype} for a window of "
+        raise ValueError(msg + f"{window.dim}. Construct a new optimizer.")
     damping = agreed("damping", groups)
     if damping != window.damping:
         window.damping = damping
