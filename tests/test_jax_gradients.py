@@ -83,6 +83,11 @@ def test_rows_go_into_an_inverse():
         (lambda: adapter.per_sample_gradients(loss, PARAMS, X, Y, chunk_size=0), ValueError, "`chunk_size`"),
         (lambda: adapter.mean_gradients(loss, PARAMS, X, Y, batch_size=0), ValueError, "`batch_size`"),
         (lambda: next(adapter.iter_gradients(loss, PARAMS, [(X, Y)], per_sample=1)), TypeError, "`per_sample`"),
+        (
+            lambda: next(adapter.iter_gradients(loss, PARAMS, (X, Y))),
+            TypeError,
+            "`batches` must be pairs of inputs and",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused_by_name(call, error, words):

@@ -235,6 +235,12 @@ REFUSALS = {
     "window": (ValueError, "`window` must be at least 1", lambda: scale_by_mfac(0, 0.5)),
     "damping": (ValueError, "`damping` must be finite and > 0", lambda: scale_by_mfac(3, 0.0)),
     "damping word": (TypeError, "`damping` must be a number; got '0.5' (str)", lambda: scale_by_mfac(3, "0.5")),
+    "no damping": (TypeError, "`damping` must be a number; got None", lambda: scale_by_mfac(3, None)),
+    "a longer dtype": (
+        TypeError,
+        "`updates` must have the parameters' dtype, bfloat16, or a shorter one; got float32",
+        lambda: TRANSFORM.update(tree(0), TRANSFORM.init(tree(0, "bfloat16"))),
+    ),
     "damping vector": (TypeError, "`damping` must be a number; got an array", lambda: scale_by_mfac(3, jnp.ones(4))),
     "beta2": (ValueError, "`beta2` must be in [0, 1); got 1.5", lambda: scale_by_mfac(3, 0.5, beta2=1.5)),
     "beta2 word": (TypeError, "`beta2` must be a number; got 'x'", lambda: scale_by_mfac(3, 0.5, beta2="x")),

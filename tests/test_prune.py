@@ -150,14 +150,31 @@ def test_gradients_that_are_all_zero_have_no_relative_damping():
 
 def test_small_layers_shrink_evenly_too():
     """Rounding is of the whole way, not of what each step adds."""
-    w = np.random.default_rng(0).standard_normal(400)
+    w = np.random.default_rng(0).standard_normal(600)
 
     def counts(sparsity, steps, size):
-        found = prune(w, lambda w, step: np.ones((1, 400)), sparsity, steps=steps, damping=1.0, layer_sizes=size)
+        found = prune(w, lambda w, step: np.ones((1, 600)), sparsity, steps=steps, damping=1.0, layer_sizes=size)
         return [round(step.sparsity * size) for step in found.steps]
 
-    assert counts(0.8, 4, 2) == [1, 1, 1, 2]  # of 2 weights 1.3, 0.9, 0.6 and 0.4 stay
+    assert counts(0.8, 4, 3) == [1, 2, 2, 2]  # of 3 weights 2.0, 1.3, 0.9 and 0.6 stay
     assert counts(0.5, 8, 10) == [1, 2, 2, 3, 4, 4, 5, 5]
+
+
+@pytest.mark.parametrize("layer_sizes", [None, 5])
+def test_no_layer_is_emptied(layer_sizes):
+    found = prune(W, gradients_of, 0.999, steps=3, damping=0.1, relative=True, layer_sizes=layer_sizes)
+    assert np.sum(found.mask) == (1 if layer_sizes is None else 4)
+
+
+def test_relative_damping_is_in_units_of_the_weights_that_are_left():
+    mask = np.arange(D) < 5
+    found = prune(W, lambda w, step: X, 0.8, damping=0.5, relative=True, mask=mask)
+    assert found.steps[0].damping == pytest.approx(0.5 * np.mean(X[:, mask] ** 2))
+
+
+def test_a_sparsity_for_each_layer_may_be_an_array():
+    each = prune(W, gradients_of, np.array([0.2, 0.6]), damping=0.1, layer_sizes=10)
+    assert np.array_equal(each.mask.reshape(2, 10).sum(axis=1), [8, 4])
 
 
 def test_relative_damping_knows_no_unit_of_the_loss():
@@ -224,6 +241,7 @@ def pruned(**options):
         ({"block_sizes": 0}, ValueError, "`block_sizes`"),
         ({"mask": np.ones(D)}, TypeError, "`mask` must be an array of bool"),
         ({"weights": np.ones(D, int)}, TypeError, "`weights` must be float32 or float64"),
+        ({"weights": np.full(D, np.inf)}, ValueError, "`weights` must be finite"),
         ({"weights": np.ones((2, D))}, ValueError, r"`weights` must have shape \(d,\)"),
         (
             {"gradients_fn": lambda w, step: np.ones((2, 3))},

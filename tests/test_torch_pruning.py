@@ -1,5 +1,7 @@
 """Pruned PyTorch models: what is removed, the masks that are left, what happens to the model when it fails."""
 
+import copy
+
 import pytest
 
 import mfac_linalg as ml
@@ -70,6 +72,11 @@ def test_masked_weights_stay_zero_in_training(model, batches):
         LOSS(model(inputs), targets).backward()
         optimizer.step()
     assert torch.all(weights_of(model)[~found.mask] == 0)
+
+
+def test_a_pruned_model_can_be_copied(model, batches):
+    adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
+    assert torch.equal(weights_of(copy.deepcopy(model)), weights_of(model))
 
 
 def test_other_parameters_are_left_as_they_are(model, batches):
@@ -332,7 +339,15 @@ def test_a_model_of_16_bits_is_refused_with_the_cure(model, batches, dtype):
         ({"by_layer": "yes"}, TypeError, "`by_layer`"),
         ({"block_sizes": "filters"}, ValueError, "`block_sizes` must be one of 'layers'"),
         ({"params": ["4"]}, ValueError, "`params` must name"),
-        ({"damping": [1e-2, 1e-1]}, TypeError, "`loss_fn` must be given"),
+        (
+            {"damping": [1e-2, 1e-1]},
+            TypeError,
+            "`validation` must be given to choose among several values of `damping`",
+        ),
+        ({"lengths": (0.5, 1.0)}, TypeError, "several values of `lengths`"),
+        ({"sparsity": [0.5, 0.9]}, TypeError, "Pass by_layer=True"),
+        ({"layer_sizes": 3}, TypeError, "got 'layer_sizes'. Masks are those of the model"),
+        ({"batches": (torch.ones(2, 1), torch.ones(2))}, TypeError, "`batches` must be pairs"),
         ({"damping": [1e-2, 1e-1], "validation": []}, ValueError, "`validation` must hold batches"),
         ({"sparsity": 1.5}, ValueError, "`sparsity`"),
     ],

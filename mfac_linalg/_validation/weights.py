@@ -68,7 +68,7 @@ def check_dampings(dampings: Any, name: str = "dampings") -> np.ndarray:
         raise ValueError(msg)
     for value in values:
         if not (np.isfinite(value) and value > 0):
-            msg = f"`{name}` must be finite and > 0; got {value!r} among them. Remove it."
+            msg = f"`{name}` must be finite and > 0; got {float(value)!r} among them. Remove it."
             raise ValueError(msg)
     return values.astype(np.float64)
 

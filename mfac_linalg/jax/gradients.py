@@ -121,7 +121,8 @@ def iter_gradients(
     check.check_flag("per_sample", per_sample)
     one_each = jax.jit(lambda params, x, y: per_sample_gradients(loss_fn, params, x, y)[0])
     of_batch = jax.jit(lambda params, x, y: _mean_row(loss_fn, params, x, y))
-    for inputs, targets in batches:
+    for batch in batches:
+        inputs, targets = check.check_pair("batches", batch)
         _count(inputs, targets)
         if per_sample:
             yield from one_each(params, inputs, targets)

@@ -1,9 +1,11 @@
 """Descent along F⁻¹g, F over the newest gradients, as a gradient transformation of Optax."""
 
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax import lax
 from jax import numpy as jnp
 from jax.flatten_util import ravel_pytree
@@ -121,7 +123,8 @@ def scale_by_mfac(
     if beta2 is not None:
         beta2 = _checked_beta2(beta2)
     Rules.checked(window, 1, normalization, 1.0, precision)
-    if isinstance(damping, str) or jnp.ndim(damping) != 0:
+    known = isinstance(damping, numbers.Real | jax.Array | np.ndarray) and not isinstance(damping, bool)
+    if not known or jnp.ndim(damping) != 0:
         msg = f"`damping` must be a number; got {check.describe(damping)}. Pass one λ for all parameters."
         raise TypeError(msg)
     check.check_damping(damping, jnp.zeros((0, 1)), jnp.float32)
@@ -144,6 +147,10 @@ def scale_by_mfac(
             dim = 0 if inverse is None else inverse.dim
             msg = f"`updates` must have the {dim} entries of the parameters; got {g.size}. Pass their gradients."
             raise ValueError(msg)
+        own = inverse._like.dtype
+        if jnp.promote_types(g.dtype, own) != own:
+            msg = f"`updates` must have the parameters' dtype, {own}, or a shorter one; got {g.dtype}. Cast them."
+            raise TypeError(msg)
         if isinstance(damping, jax.Array):
             inverse = inverse.with_damping(damping)
         if state.moment is None:

@@ -110,9 +110,9 @@ def prune(
 ) -> Pruned:
     """Remove the weights that F⁻¹ says cost least, and move the others, in steps with gradients of their own.
 
-    Step j of k leaves a fraction (1 − sparsity)^(j/k) of the weights. It asks for gradients at the weights as they are,
-    counts them as zero where weights are gone, scores the rest by `obs_scores`, and applies `joint_update` or
-    `obs_update`. What is gone stays zero.
+    Step j of k leaves a fraction (1 − sparsity)^(j/k) of the weights; with a `mask` it goes as evenly from what that
+    leaves. A step asks for gradients at the weights as they are, counts them as zero where weights are gone, scores the
+    rest by `obs_scores`, and applies `joint_update` or `obs_update`. What is gone stays zero.
 
     Parameters
     ----------
@@ -122,13 +122,13 @@ def prune(
         ``gradients_fn(weights, step)`` → gradients at those weights, shape (m, d), of their library, device and dtype;
         `step` counts from 0. m may differ from step to step.
     sparsity : float or sequence of float
-        Of all weights (or of each layer) at the end: 0.8 removes 80 %.
+        Of all weights (or of each layer) at the end: 0.8 removes 80 %. At least one stays.
     steps : int
         k ≥ 1; more steps follow the loss more closely.
     damping : float or sequence of float
         λ > 0, in units of squared gradients. Of several, each step takes the one whose result `loss_fn` likes best.
     relative : bool
-        `damping` is in units of mean ‖g‖²/d instead, as of `relative_damping`.
+        `damping` is in units of mean ‖g‖²/d instead, as of `relative_damping`, of the weights that are left.
     update : {"joint", "single"}
         The best change for all removed weights at once, or the sum of those for each by itself: the paper's.
     layer_sizes : int or sequence of int, optional
@@ -179,8 +179,9 @@ def prune(
     steps = check.check_size("steps", steps)
     check.check_flag("relative", relative)
     check.check_choice("update", update, tuple(UPDATES))
-    weights = check.check_computing("weights", weights)
+    weights = _backend.stop_gradient(check.check_computing("weights", weights))
     check.check_shape("weights", weights, ("d",), "Flatten them; `layer_sizes` tells the layers.")
+    check.check_finite("weights", weights)
     if mask is None:
         mask = _backend.namespace(weights).ones_like(weights) > 0
     mask = check.check_mask("mask", mask, weights[None, :], weights.shape[0])
@@ -190,11 +191,21 @@ def prune(
     search.require_choice()
     weights, done = _kept(weights, mask), []
     for step, stays in enumerate(plan):
-        gradients = check.check_stored("gradients_fn(weights, step)", gradients_fn(weights, step), weights[None, :])
-        check.check_shape("gradients_fn(weights, step)", gradients, ("m", weights.shape[0]), "Give one row a gradient.")
+        gradients = _checked(gradients_fn(weights, step), weights)
         weights, mask, taken = search.step(weights, gradients, mask, functools.partial(budget.cut, stays=stays))
         done.append(taken)
     return Pruned(weights, mask, tuple(done))
+
+
+def _checked(gradients: Array, weights: Array) -> Array:
+    """Gradients of the weights."""
+    name = "gradients_fn(weights, step)"
+    if _backend.is_array(gradients) and not _backend.same_library(gradients, weights):
+        msg = f"`{name}` must be of the weights' library; got {type(gradients).__module__}.{type(gradients).__name__}. "
+        raise TypeError(msg + "Convert it.")
+    gradients = check.check_stored(name, gradients, weights[None, :])
+    check.check_shape(name, gradients, ("m", weights.shape[0]), "Give one row a gradient.")
+    return gradients
 
 
 @dataclass(frozen=True)
@@ -231,7 +242,7 @@ class _Search:
     def _candidates(
         self, weights: Array, gradients: Array, mask: Array, cut: Cut
     ) -> Iterator[tuple[Array, Array, Step]]:
-        unit = relative_damping(gradients, 1.0) if self.relative else 1.0
+        unit = relative_damping(gradients, weights.shape[0] / count(mask)) if self.relative else 1.0
         inverse = self._inverse(gradients, self.dampings[0] * unit)
         for damping in self.dampings:
             if damping * unit != inverse.damping:  # without another Gram matrix

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .. import _backend
 from .. import _validation as check
 
@@ -22,6 +24,7 @@ class Budget:
     def checked(cls, sparsity: Any, layer_sizes: Any, dim: int) -> "Budget":
         """One sparsity for all weights together, or for each layer of these sizes, or one for each."""
         sizes = (dim,) if layer_sizes is None else check.check_block_sizes(layer_sizes, dim, "layer_sizes")
+        sparsity = sparsity.tolist() if isinstance(sparsity, np.ndarray) else sparsity
         if isinstance(sparsity, numbers.Real):
             return cls(sizes, (check_sparsity(sparsity),) * len(sizes))
         if not isinstance(sparsity, Sequence) or isinstance(sparsity, str):
@@ -99,5 +102,6 @@ def _count_dtype(x: Array) -> Any:
 
 
 def _stays(part: slice, sparsity: float) -> int:
+    """How many weights of a part are left, one at least: without any a layer passes nothing on."""
     size = part.stop - part.start
-    return size - round(sparsity * size)
+    return max(1, size - round(sparsity * size))

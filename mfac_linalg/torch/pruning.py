@@ -2,9 +2,11 @@
 
 import contextlib
 import itertools
+import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune as masks
@@ -15,6 +17,8 @@ from .gradients import Loss, iter_gradients, refuse_inference_mode
 from .hooks import calls_required, place, refresh
 from .parameters import Selection, Unravel, chosen_parameters, places_of, unravel_of
 from .samples import Batches, arguments_of, each_batch
+
+OPTIONS = ("steps", "relative", "update", "lengths")
 
 
 def prune_model(
@@ -50,7 +54,8 @@ def prune_model(
         Rows a step: each step goes on in `batches` where the last one stopped, and from the start when they are used
         up. All batches, each step, unless given.
     params : iterable of str or callable, optional
-        What to prune, as in `per_sample_gradients`; all parameters of two or more axes unless given.
+        What to prune, as in `per_sample_gradients`; all parameters of two or more axes unless given, with the gains of
+        weight normalisation among them.
     by_layer : bool
         Every parameter keeps its own share of weights, instead of all weights competing.
     block_sizes : int, sequence of int or "layers", optional
@@ -88,11 +93,11 @@ def prune_model(
     """
     chosen = _prunable(model, params)
     unravel = unravel_of(chosen)
-    check.check_flag("by_layer", by_layer)
     if isinstance(block_sizes, str):
         check.check_choice("block_sizes", block_sizes, ("layers",))
         block_sizes = unravel.sizes
     before = unravel.ravel({name: parameter.detach() for name, parameter in chosen.items()})
+    _check_options(sparsity, damping, options, by_layer=by_layer, judged=validation is not None)
     count = None if num_gradients is None else check.check_size("num_gradients", num_gradients)
     source = _round_and_round(batches)
 
@@ -124,7 +129,25 @@ def prune_model(
         raise
     unravel.write(model, found.weights)
     _leave_masks(model, unravel, found.mask)
+    refresh(model)
     return found
+
+
+def _check_options(sparsity: Any, damping: Any, options: dict[str, Any], *, by_layer: Any, judged: bool) -> None:
+    """Refuse, in the words of `prune_model`, what `prune` would refuse in its own."""
+    check.check_flag("by_layer", by_layer)
+    if unknown := [name for name in options if name not in OPTIONS]:
+        msg = (
+            f"`options` must be of {', '.join(OPTIONS)}; got {unknown[0]!r}. Masks are those of the model, layers its "
+        )
+        raise TypeError(msg + "parameters: see `by_layer` and `block_sizes`.")
+    if not by_layer and not isinstance(sparsity, numbers.Real):
+        msg = f"`sparsity` must be one float; got {check.describe(sparsity)}. Pass by_layer=True for one a parameter."
+        raise TypeError(msg)
+    several = [n for n, value in (("damping", damping), ("lengths", options.get("lengths", 1.0))) if np.size(value) > 1]
+    if several and not judged:
+        msg = f"`validation` must be given to choose among several values of `{several[0]}`; got None. Pass other "
+        raise TypeError(msg + "batches.")
 
 
 def mean_loss(model: nn.Module, loss_fn: Loss, batches: Batches) -> float:
