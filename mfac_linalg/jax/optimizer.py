@@ -143,14 +143,7 @@ def scale_by_mfac(
         inverse, (g, unravel) = state.inverse, _raveled("updates", updates)
         if inverse is None and not g.size:
             return updates, state
-        if inverse is None or g.size != inverse.dim:
-            dim = 0 if inverse is None else inverse.dim
-            msg = f"`updates` must have the {dim} entries of the parameters; got {g.size}. Pass their gradients."
-            raise ValueError(msg)
-        own = inverse._like.dtype
-        if jnp.promote_types(g.dtype, own) != own:
-            msg = f"`updates` must have the parameters' dtype, {own}, or a shorter one; got {g.dtype}. Cast them."
-            raise TypeError(msg)
+        inverse = _fitting(inverse, g)
         if isinstance(damping, jax.Array):
             inverse = inverse.with_damping(damping)
         if state.moment is None:
@@ -163,6 +156,19 @@ def scale_by_mfac(
         return unravel((scale * x).astype(g.dtype)), ScaleByMFACState(inverse, moment)
 
     return GradientTransformation(init, update)
+
+
+def _fitting(inverse: SlidingWindowState | None, g: jax.Array) -> SlidingWindowState:
+    """The window, which may take in g."""
+    if inverse is None or g.size != inverse.dim:
+        dim = 0 if inverse is None else inverse.dim
+        msg = f"`updates` must have the {dim} entries of the parameters; got {g.size}. Pass their gradients."
+        raise ValueError(msg)
+    own = inverse._like.dtype
+    if jnp.promote_types(g.dtype, own) != own:
+        msg = f"`updates` must have the parameters' dtype, {own}, or a shorter one; got {g.dtype}. Cast them."
+        raise TypeError(msg)
+    return inverse
 
 
 def _raveled(name: str, tree: Tree) -> tuple[jax.Array, Callable[[jax.Array], Tree]]:
