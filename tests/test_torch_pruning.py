@@ -349,6 +349,7 @@ def test_a_model_of_16_bits_is_refused_with_the_cure(model, batches, dtype):
         ({"layer_sizes": 3}, TypeError, "got 'layer_sizes'. Masks are those of the model"),
         ({"batches": (torch.ones(2, 1), torch.ones(2))}, TypeError, "`batches` must be pairs"),
         ({"damping": [1e-2, 1e-1], "validation": []}, ValueError, "`validation` must hold batches"),
+        ({"damping": [1e-2, 1e-1], "validation": [torch.ones(3)]}, TypeError, "`validation` must be pairs"),
         ({"sparsity": 1.5}, ValueError, "`sparsity`"),
     ],
 )

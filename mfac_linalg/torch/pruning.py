@@ -137,10 +137,8 @@ def _check_options(sparsity: Any, damping: Any, options: dict[str, Any], *, by_l
     """Refuse, in the words of `prune_model`, what `prune` would refuse in its own."""
     check.check_flag("by_layer", by_layer)
     if unknown := [name for name in options if name not in OPTIONS]:
-        msg = (
-            f"`options` must be of {', '.join(OPTIONS)}; got {unknown[0]!r}. Masks are those of the model, layers its "
-        )
-        raise TypeError(msg + "parameters: see `by_layer` and `block_sizes`.")
+        msg = f"`options` must be of {', '.join(OPTIONS)}; got {unknown[0]!r}. Masks are those of the model, layers "
+        raise TypeError(msg + "its parameters: see `by_layer` and `block_sizes`.")
     if not by_layer and not isinstance(sparsity, numbers.Real):
         msg = f"`sparsity` must be one float; got {check.describe(sparsity)}. Pass by_layer=True for one a parameter."
         raise TypeError(msg)
@@ -151,10 +149,10 @@ def _check_options(sparsity: Any, damping: Any, options: dict[str, Any], *, by_l
 
 
 def mean_loss(model: nn.Module, loss_fn: Loss, batches: Batches) -> float:
-    """The mean of the losses of batches, each weighted by its number of samples."""
+    """The mean of the losses of `validation`, each weighted by its number of samples."""
     total, count = 0.0, 0
     with torch.no_grad():
-        for batch in each_batch(batches):
+        for batch in each_batch(batches, "validation"):
             arguments, options = arguments_of(batch.inputs)
             total += float(loss_fn(model(*arguments, **options), batch.targets)) * batch.count
             count += batch.count

@@ -57,10 +57,10 @@ def alone(x: Any) -> Any:
     return pytree.tree_map(lambda leaf: leaf.unsqueeze(0) if isinstance(leaf, Tensor) else leaf, x)
 
 
-def each_batch(batches: Batches) -> Iterator[Samples]:
-    """The batches, one after the other."""
+def each_batch(batches: Batches, name: str = "batches") -> Iterator[Samples]:
+    """The batches of an argument, one after the other."""
     for batch in batches:
-        yield Samples.of(*check.check_pair("batches", batch))
+        yield Samples.of(*check.check_pair(name, batch))
 
 
 def arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
