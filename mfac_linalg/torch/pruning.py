@@ -58,8 +58,9 @@ def prune_model(
         weight normalisation among them.
     by_layer : bool
         Every parameter keeps its own share of weights, instead of all weights competing.
-    block_sizes : int, sequence of int or "layers", optional
-        Blocks of F, as in `prune`; "layers" for one for each parameter.
+    block_sizes : int, sequence of int, "layers" or "filters", optional
+        Blocks of F, as in `prune`; "layers" for one for each parameter, "filters" for one for each index of its first
+        axis: the weights of an output channel, or of an output of a linear layer.
     validation : iterable of (inputs, targets), optional
         Other batches, on whose mean loss several dampings or `lengths` are judged: a list, or a DataLoader.
     **options
@@ -94,8 +95,8 @@ def prune_model(
     chosen = _prunable(model, params)
     unravel = unravel_of(chosen)
     if isinstance(block_sizes, str):
-        check.check_choice("block_sizes", block_sizes, ("layers",))
-        block_sizes = unravel.sizes
+        check.check_choice("block_sizes", block_sizes, ("layers", "filters"))
+        block_sizes = unravel.sizes if block_sizes == "layers" else _filter_sizes(chosen)
     before = unravel.ravel({name: parameter.detach() for name, parameter in chosen.items()})
     _check_options(sparsity, damping, options, by_layer=by_layer, judged=validation is not None)
     count = None if num_gradients is None else check.check_size("num_gradients", num_gradients)
@@ -193,6 +194,12 @@ def _round_and_round(batches: Batches) -> Iterator[tuple[Any, Any]]:
 def _refuse_none(name: str) -> NoReturn:
     msg = f"`{name}` must hold batches each time they are asked for; got none. Pass a list or a DataLoader."
     raise ValueError(msg)
+
+
+def _filter_sizes(chosen: dict[str, nn.Parameter]) -> tuple[int, ...]:
+    """The number of weights of each index of the first axis, parameter after parameter."""
+    lengths = [(p.shape[0] if p.ndim else 1, p.numel()) for p in chosen.values()]
+    return tuple(size // count for count, size in lengths for _ in range(count))
 
 
 def _mask(model: nn.Module, name: str) -> Tensor:
