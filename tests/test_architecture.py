@@ -11,7 +11,7 @@ import mfac_linalg
 from tests.source import MODULES, ROOT, TEXTS, body_lines, chain, docstring, functions, imports
 
 LAYERS = (
-    ("demo", "testing", "pruning", "influence", "torch", "jax"),
+    ("demo", "pruning", "influence", "torch", "jax"),
     ("",),  # the package itself: its public names
     ("_loading",),
     ("_woodbury", "_window", "_blocks"),
