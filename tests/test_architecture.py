@@ -17,6 +17,7 @@ LAYERS = (
     ("_woodbury", "_window", "_blocks"),
     ("_stored",),
     ("_inverse", "_forward"),
+    ("_operator",),
     ("_build_blocks",),
     ("_build", "_held"),
     ("_progress",),

@@ -61,13 +61,16 @@ from .lazy import summed as summed
 from .linalg import cholesky as cholesky
 from .linalg import column_norms as column_norms
 from .linalg import column_squares as column_squares
-from .linalg import linear_operator as linear_operator
 from .linalg import multiplies_batches as multiplies_batches
 from .linalg import multiply_triangular_over as multiply_triangular_over
 from .linalg import overwrites_blocks as overwrites_blocks
 from .linalg import solve_triangular as solve_triangular
 from .linalg import solve_triangular_over as solve_triangular_over
 from .linalg import squares_without_copy as squares_without_copy
+from .operators import as_parts as as_parts
+from .operators import from_parts as from_parts
+from .operators import is_complex as is_complex
+from .operators import linear_operator as linear_operator
 from .sparse import canonical_rows as canonical_rows
 from .sparse import compressed_rows as compressed_rows
 from .sparse import is_sparse as is_sparse
