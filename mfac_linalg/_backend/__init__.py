@@ -68,6 +68,7 @@ from .linalg import overwrites_blocks as overwrites_blocks
 from .linalg import solve_triangular as solve_triangular
 from .linalg import solve_triangular_over as solve_triangular_over
 from .linalg import squares_without_copy as squares_without_copy
+from .linalg import triangle as triangle
 from .sparse import canonical_rows as canonical_rows
 from .sparse import compressed_rows as compressed_rows
 from .sparse import is_sparse as is_sparse
