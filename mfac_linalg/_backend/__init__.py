@@ -67,6 +67,7 @@ from .linalg import overwrites_blocks as overwrites_blocks
 from .linalg import solve_triangular as solve_triangular
 from .linalg import solve_triangular_over as solve_triangular_over
 from .linalg import squares_without_copy as squares_without_copy
+from .linalg import triangle as triangle
 from .operators import as_parts as as_parts
 from .operators import from_parts as from_parts
 from .operators import is_complex as is_complex

@@ -8,7 +8,7 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from .kinds import is_concrete, is_numpy, is_row_major, namespace
+from .kinds import is_concrete, is_differentiated, is_numpy, is_row_major, namespace
 from .lazy import is_lazy
 from .lazy import solve_triangular as lazy_solve
 from .threads import in_threads
@@ -72,6 +72,15 @@ def _attempt_cholesky(a: Array) -> Array | None:
             return None
         return factor
     return None
+
+
+def triangle(x: Array) -> Array:
+    """Return R of the QR factorisation of x, of shape (…, n, k) with n ≥ k, without Q where a library can."""
+    if is_numpy(x):
+        return np.linalg.qr(x, mode="r")
+    if compat.is_torch_array(x) and not is_differentiated(x):
+        return sys.modules["torch"].linalg.qr(x, mode="r").R
+    return namespace(x).linalg.qr(x).R
 
 
 def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Array:
