@@ -61,6 +61,8 @@ from .lazy import summed as summed
 from .linalg import cholesky as cholesky
 from .linalg import column_norms as column_norms
 from .linalg import column_squares as column_squares
+from .linalg import multipliable as multipliable
+from .linalg import multiplies as multiplies
 from .linalg import multiplies_batches as multiplies_batches
 from .linalg import multiply_triangular_over as multiply_triangular_over
 from .linalg import overwrites_blocks as overwrites_blocks
