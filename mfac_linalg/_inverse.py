@@ -92,7 +92,7 @@ class Inverse(abc.ABC):
 
     @property
     def forward(self) -> Forward:
-        """F itself, as an operator."""
+        """F itself, as an operator: of a window as it is when the operator is asked."""
         return Forward(lambda: self._current)
 
     @property
@@ -345,7 +345,8 @@ class Inverse(abc.ABC):
     def as_linear_operator(self) -> Any:
         """A scipy.sparse.linalg.LinearOperator (CuPy's for CuPy), with matmat.
 
-        SciPy's takes and gives NumPy arrays whatever the library: vectors of another travel there and back.
+        SciPy's takes and gives NumPy arrays whatever the library: vectors of another travel there and back. It
+        answers for the inverse as it is when asked, as `forward` does: that of a window slides with it.
         """
         return _backend.linear_operator(self)
 
