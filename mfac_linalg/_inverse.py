@@ -36,7 +36,7 @@ class Inverse(abc.ABC):
     @property
     @abc.abstractmethod
     def damping(self) -> Any:
-        """λ as a float, or the (d,) array it was given as."""
+        """λ as a float, or a copy of the (d,) array it was given as."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

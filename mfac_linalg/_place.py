@@ -28,9 +28,9 @@ def refilled(rules: Rules, state: dict[str, Any]) -> Held:
 
 
 def own_damping(damping: Any, like: Array) -> Any:
-    """A checked damping, copied: a constant of differentiation that nobody else can write to."""
+    """A checked damping, a constant of differentiation that nobody else can write to."""
     damping = check.check_damping(damping, like, _backend.result_dtype(like))
-    return _backend.copied(_backend.stop_gradient(damping)) if _backend.is_array(damping) else damping
+    return _backend.stop_gradient(damping) if _backend.is_array(damping) else damping
 
 
 def run(function: Callable[..., Any], like: Array, *arguments: Any) -> Any:

@@ -400,3 +400,76 @@ def test_whitened_rows_are_written_to_a_copy_of_a_map_in_memory(copied, mapped):
     out = copied(mapped)
     inverse = ml.WoodburyRankOneInverse(mapped, 0.1, out=out)
     assert_same(answers(inverse), answers(ml.WoodburyRankOneInverse(np.array(mapped), 0.1)))
+
+
+# --- arguments that later calls use again, and results --------------------------------------------------------------
+
+
+def inverse_of(kind, xp, damping, weights):
+    g = xp.asarray(stream(4))
+    return {
+        "static": lambda: ml.WoodburyRankOneInverse(g, damping, weights=weights),
+        "referenced": lambda: ml.WoodburyRankOneInverse(g, damping, weights=weights, whiten=False),
+        "tall": lambda: ml.WoodburyRankOneInverse(g[:, :3], damping[:3], weights=weights),
+        "blocks": lambda: ml.BlockDiagonalInverse(g, damping, weights=weights, block_sizes=DIM),
+        "a damping per block": lambda: ml.BlockDiagonalInverse(g, damping[:4], weights=weights, block_sizes=3),
+        "sizes in a list": lambda: ml.BlockDiagonalInverse(g, damping, weights=weights, block_sizes=[5, 7]),
+        "streamed": lambda: ml.WoodburyRankOneInverse(g, damping, weights=weights, memory_limit=10**8),
+    }[kind]()
+
+
+AGAIN = {
+    "itself": lambda inverse, path: inverse,
+    "with_damping": lambda inverse, path: inverse.with_damping(0.3),
+    "its own damping": lambda inverse, path: inverse.with_damping(inverse.damping),
+    "astype": lambda inverse, path: inverse.astype("float32").astype("float64"),
+    "to_device": lambda inverse, path: inverse.to_device(inverse.device),
+    "copy": lambda inverse, path: copy.copy(inverse).with_damping(0.2),
+    "deepcopy": lambda inverse, path: copy.deepcopy(inverse).with_damping(copy.deepcopy(inverse).damping),
+    "pickle": lambda inverse, path: (found := pickle.loads(pickle.dumps(inverse))).with_damping(found.damping),
+    "file": lambda inverse, path: (inverse.save(path / "inverse.npz"), ml.load(path / "inverse.npz"))[1],
+}
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("again", AGAIN)
+@pytest.mark.parametrize(
+    "kind", ["static", "referenced", "tall", "blocks", "a damping per block", "sizes in a list", "streamed"]
+)
+def test_what_is_written_to_arguments_and_results_later_changes_nothing(kind, again, library, tmp_path):
+    if kind == "streamed" and again in ("astype", "to_device", "file"):
+        return  # refused, or of gradients that a file holds
+    xp = pytest.importorskip(library)
+    damping, weights = (np.random.default_rng(0).uniform(1, 2, size) for size in (DIM, 4))
+    wanted = inverse_of(kind, xp, xp.asarray(damping.copy()), xp.asarray(weights.copy()))
+    given = [xp.asarray(damping), xp.asarray(weights)]
+    inverse = inverse_of(kind, xp, *given)
+    scribble(dict(enumerate(given)))
+    scribble(inverse.damping)
+    for x in (inverse.diagonal(), inverse @ given[0][: inverse.dim], inverse.forward.diagonal()):
+        scribble(x)
+    found, right = (AGAIN[again](x, tmp_path) for x in (inverse, wanted))
+    assert_same([np.asarray(found.to_dense())], [np.asarray(right.to_dense())], rtol=1e-6)
+    assert np.array_equal(np.asarray(found.damping), np.asarray(right.damping))
+
+
+@pytest.mark.parametrize("kind", ["list", "array"])
+def test_block_sizes_are_the_inverses_own(kind):
+    sizes = [5, 7] if kind == "list" else np.array([5, 7], np.uint8)
+    inverse = ml.BlockDiagonalInverse(stream(4), 0.1, block_sizes=sizes)
+    sizes[0] = 6
+    assert inverse.with_damping(0.2).block_sizes == inverse.block_sizes == (5, 7)
+
+
+def test_derivatives_by_a_damping_flow_through_its_copy():
+    torch = pytest.importorskip("torch")
+    for damping in (torch.full((DIM,), 0.5, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)):
+        damping.requires_grad_(True)
+        inverse = ml.WoodburyRankOneInverse(torch.asarray(stream(4)), damping)
+        with torch.no_grad():
+            damping.mul_(2)  # a step of an optimizer, before the next call
+        inverse.with_damping(0.5).logdet()
+        inverse.logdet().backward()
+        dense = Oracle(stream(4), 0.5)
+        wanted = -np.asarray(np.diag(dense.inverse), float)
+        np.testing.assert_allclose(damping.grad.sum(), wanted.sum(), rtol=1e-9)

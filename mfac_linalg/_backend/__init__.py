@@ -68,6 +68,8 @@ from .linalg import overwrites_blocks as overwrites_blocks
 from .linalg import solve_triangular as solve_triangular
 from .linalg import solve_triangular_over as solve_triangular_over
 from .linalg import squares_without_copy as squares_without_copy
+from .memory import copied as copied
+from .memory import owned as owned
 from .sparse import canonical_rows as canonical_rows
 from .sparse import compressed_rows as compressed_rows
 from .sparse import is_sparse as is_sparse
@@ -86,7 +88,6 @@ from .values import beside as beside
 from .values import beside_float64 as beside_float64
 from .values import cast as cast
 from .values import constants as constants
-from .values import copied as copied
 from .values import empty as empty
 from .values import empty_vector as empty_vector
 from .values import entries as entries
@@ -95,7 +96,6 @@ from .values import from_raw as from_raw
 from .values import host_view as host_view
 from .values import index_like as index_like
 from .values import native as native
-from .values import owned as owned
 from .values import raw as raw
 from .values import read as read
 from .values import ring as ring
