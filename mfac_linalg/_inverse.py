@@ -29,7 +29,7 @@ class Inverse(SymmetricOperator):
     @property
     @abc.abstractmethod
     def damping(self) -> Any:
-        """λ as a float, or the (d,) array it was given as."""
+        """λ as a float, or a copy of the (d,) array it was given as."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -55,7 +55,7 @@ class Inverse(SymmetricOperator):
 
     @property
     def forward(self) -> Forward:
-        """F itself, as an operator."""
+        """F itself, as an operator: of a window as it is when the operator is asked."""
         return Forward(self)
 
     # --- products ---------------------------------------------------------------------------------------------

@@ -74,6 +74,8 @@ from .operators import as_parts as as_parts
 from .operators import from_parts as from_parts
 from .operators import is_complex as is_complex
 from .operators import linear_operator as linear_operator
+from .memory import copied as copied
+from .memory import owned as owned
 from .sparse import canonical_rows as canonical_rows
 from .sparse import compressed_rows as compressed_rows
 from .sparse import is_sparse as is_sparse
@@ -92,7 +94,6 @@ from .values import beside as beside
 from .values import beside_float64 as beside_float64
 from .values import cast as cast
 from .values import constants as constants
-from .values import copied as copied
 from .values import empty as empty
 from .values import empty_vector as empty_vector
 from .values import entries as entries
@@ -101,7 +102,6 @@ from .values import from_raw as from_raw
 from .values import host_view as host_view
 from .values import index_like as index_like
 from .values import native as native
-from .values import owned as owned
 from .values import raw as raw
 from .values import read as read
 from .values import ring as ring
