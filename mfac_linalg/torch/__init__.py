@@ -1,5 +1,6 @@
 """The library for PyTorch's models: rows of gradients, pruning, and an optimizer."""
 
+from .fisher import fisher_gradients
 from .gradients import gathered_gradients, iter_gradients, mean_gradients, per_sample_gradients
 from .optimizer import MFAC
 from .parameters import Unravel
@@ -8,6 +9,7 @@ from .pruning import prune_model
 __all__ = [
     "MFAC",
     "Unravel",
+    "fisher_gradients",
     "gathered_gradients",
     "iter_gradients",
     "mean_gradients",
