@@ -202,7 +202,7 @@ class Held:
         rows = ScaledRows(self.ring.rows(on_host=on_host), scale, self.metric.root)
         sharp = self.ring.is_sharp
         if self.is_primal:
-            system = SmallSystem.factor(rows.normal())
+            system = SmallSystem.primal(rows, rows.normal(), self.factor.norm)
             if system is None:
                 raise breakdown(size=self.rules.dim, kappa=self.kappa, dtype="float64")
             form: Any = PrimalForm(rows, system, self.factor.norm)

@@ -11,12 +11,13 @@ import mfac_linalg
 from tests.source import MODULES, ROOT, TEXTS, body_lines, chain, docstring, functions, imports
 
 LAYERS = (
-    ("demo", "testing", "pruning", "influence", "torch", "jax"),
+    ("demo", "pruning", "influence", "torch", "jax"),
     ("",),  # the package itself: its public names
     ("_loading",),
     ("_woodbury", "_window", "_blocks"),
     ("_stored",),
     ("_inverse", "_forward"),
+    ("_operator",),
     ("_build_blocks",),
     ("_build", "_held"),
     ("_progress",),

@@ -68,6 +68,10 @@ ASKED = {
     "diagonal": (lambda i, s: i.diagonal(), lambda b: np.diag(b.inverse)),
     "columns": (lambda i, s: i.columns([0, 13, 4]), lambda b: b.inverse[:, [0, 13, 4]]),
     "quadratic form": (lambda i, s: i.quadratic_form(s(V)), lambda b: V @ b.inverse @ V),
+    "quadratic forms": (
+        lambda i, s: i.quadratic_form(s(np.stack([V, 2 * V], 1))),
+        lambda b: V @ b.inverse @ V * np.array([1, 4]),
+    ),
     "logdet": (lambda i, s: i.logdet(), lambda b: np.linalg.slogdet(b.inverse)[1]),
     "trace": (lambda i, s: i.trace(), lambda b: np.trace(b.inverse)),
     "F": (lambda i, s: i.forward @ s(V), lambda b: b.forward @ V),

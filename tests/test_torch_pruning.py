@@ -108,11 +108,12 @@ def test_every_layer_keeps_its_share(model, batches):
     assert [int(model[i].weight_mask.sum()) for i in (0, 3)] == [9, 12]
 
 
-def test_blocks_by_layers_are_those_of_the_block_diagonal_inverse(model, batches):
+@pytest.mark.parametrize(("named", "sizes"), [("layers", [18, 24]), ("filters", [9, 9, 8, 8, 8])])
+def test_named_blocks_are_those_of_the_block_diagonal_inverse(named, sizes, model, batches):
     before = weights_of(model)
     rows = torch.stack(list(adapter.iter_gradients(model, LOSS, batches, params=NAMES)))
-    found = adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2, block_sizes="layers")
-    inverse = ml.BlockDiagonalInverse(rows, 1e-2, block_sizes=[18, 24])
+    found = adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2, block_sizes=named)
+    inverse = ml.BlockDiagonalInverse(rows, 1e-2, block_sizes=sizes)
     torch.testing.assert_close(weights_of(model), before + joint_update(before, inverse, found.mask))
 
 
@@ -336,7 +337,7 @@ def test_a_model_of_16_bits_is_refused_with_the_cure(model, batches, dtype):
         ({"batches": [], "num_gradients": 2}, ValueError, "`batches` must hold batches"),
         ({"num_gradients": 0}, ValueError, "`num_gradients` must be at least 1"),
         ({"by_layer": "yes"}, TypeError, "`by_layer`"),
-        ({"block_sizes": "filters"}, ValueError, "`block_sizes` must be one of 'layers'"),
+        ({"block_sizes": "rows"}, ValueError, "`block_sizes` must be one of 'layers', 'filters'"),
         ({"params": ["4"]}, ValueError, "`params` must name"),
         (
             {"damping": [1e-2, 1e-1]},

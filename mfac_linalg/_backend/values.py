@@ -18,6 +18,7 @@ from .kinds import (
     is_traced,
     namespace,
     on_host,
+    require_bfloat16,
     supports_float64,
 )
 from .sparse import is_sparse
@@ -53,9 +54,7 @@ def from_raw(values: np.ndarray, name: str, *, like: Array) -> Array:
         return values if is_numpy(like) else asarray(values, like=like)
     if compat.is_torch_array(like):
         return asarray(values.view(np.int16), like=like).view(sys.modules["torch"].bfloat16)
-    import ml_dtypes
-
-    values = values.view(ml_dtypes.bfloat16)
+    values = values.view(require_bfloat16().bfloat16)
     return values if is_numpy(like) else asarray(values, like=like)
 
 

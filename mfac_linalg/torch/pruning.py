@@ -67,8 +67,9 @@ def prune_model(
         from it by weight or spectral normalisation, not by an orthogonal parametrisation.
     by_layer : bool
         Every parameter keeps its own share of weights, instead of all weights competing.
-    block_sizes : int, sequence of int or "layers", optional
-        Blocks of F, as in `prune`; "layers" for one for each parameter.
+    block_sizes : int, sequence of int, "layers" or "filters", optional
+        Blocks of F, as in `prune`; "layers" for one for each parameter, "filters" for one for each index of its first
+        axis: the weights of an output channel, or of an output of a linear layer.
     update : {"joint", "single"}
     lengths : sequence of float
         As in `prune`.
@@ -109,8 +110,8 @@ def prune_model(
     chosen = _prunable(model, loss_fn, params)
     unravel = unravel_of(chosen)
     if isinstance(block_sizes, str):
-        check.check_choice("block_sizes", block_sizes, ("layers",))
-        block_sizes = unravel.sizes
+        check.check_choice("block_sizes", block_sizes, ("layers", "filters"))
+        block_sizes = unravel.sizes if block_sizes == "layers" else _filter_sizes(chosen)
     judged = validation is not None
     candidates = _check_choices(sparsity, damping, lengths, by_layer=by_layer, judged=judged)
     steps = check.check_size("steps", steps)
@@ -301,6 +302,12 @@ def _prunable(model: nn.Module, loss_fn: Loss, params: Selection) -> dict[str, n
 def _refuse_none(name: str) -> NoReturn:
     msg = f"`{name}` must hold batches each time they are asked for; got none. Pass a list or a DataLoader."
     raise ValueError(msg)
+
+
+def _filter_sizes(chosen: dict[str, nn.Parameter]) -> tuple[int, ...]:
+    """The number of weights of each index of the first axis, parameter after parameter."""
+    lengths = [(p.shape[0] if p.ndim else 1, p.numel()) for p in chosen.values()]
+    return tuple(size // count for count, size in lengths for _ in range(count))
 
 
 def _mask(model: nn.Module, name: str) -> Tensor:
