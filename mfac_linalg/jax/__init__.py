@@ -3,6 +3,7 @@
 from .._errors import not_installed
 
 try:
+    from .fisher import fisher_gradients
     from .gradients import iter_gradients, mean_gradients, per_sample_gradients
     from .optimizer import scale_by_mfac
     from .window import SlidingWindowState
@@ -11,4 +12,11 @@ except ModuleNotFoundError as missing:
         raise
     raise not_installed(what="mfac_linalg.jax", library="jax", extra="jax") from missing
 
-__all__ = ["SlidingWindowState", "iter_gradients", "mean_gradients", "per_sample_gradients", "scale_by_mfac"]
+__all__ = [
+    "SlidingWindowState",
+    "fisher_gradients",
+    "iter_gradients",
+    "mean_gradients",
+    "per_sample_gradients",
+    "scale_by_mfac",
+]

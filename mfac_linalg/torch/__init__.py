@@ -3,6 +3,7 @@
 from .._errors import not_installed
 
 try:
+    from .fisher import fisher_gradients
     from .gradients import gathered_gradients, iter_gradients, mean_gradients, per_sample_gradients
     from .optimizer import MFAC
     from .parameters import Unravel
@@ -15,6 +16,7 @@ except ModuleNotFoundError as missing:
 __all__ = [
     "MFAC",
     "Unravel",
+    "fisher_gradients",
     "gathered_gradients",
     "iter_gradients",
     "mean_gradients",
