@@ -70,12 +70,12 @@ from .linalg import solve_triangular as solve_triangular
 from .linalg import solve_triangular_over as solve_triangular_over
 from .linalg import squares_without_copy as squares_without_copy
 from .linalg import triangle as triangle
+from .memory import copied as copied
+from .memory import owned as owned
 from .operators import as_parts as as_parts
 from .operators import from_parts as from_parts
 from .operators import is_complex as is_complex
 from .operators import linear_operator as linear_operator
-from .memory import copied as copied
-from .memory import owned as owned
 from .sparse import canonical_rows as canonical_rows
 from .sparse import compressed_rows as compressed_rows
 from .sparse import is_sparse as is_sparse
