@@ -63,5 +63,18 @@ def is_whitened(product: np.ndarray, factor: np.ndarray, roundings: float) -> bo
     return bool(missed <= allowed) if np.isfinite(missed) else False
 
 
+def refuse_mixed_state(rows: Any, plain: np.ndarray, gram: np.ndarray, factor: np.ndarray, norm: float) -> None:
+    """Refuse the state of a window whose parts do not belong together: `plain` is the Gram matrix of these rows."""
+    fine = {
+        "norm": is_norm(norm, gram),
+        "factor": factor_error(gram, factor) <= BROKEN,
+        "gram": is_gram_of(rows, plain, float(np.sqrt(np.trace(plain))), primal=False),
+    }
+    if wrong := [name for name, is_fine in fine.items() if not is_fine]:
+        msg = f"`state` must hold parts of one window, finite ones; its {', '.join(wrong)} are of no window with its "
+        msg += "rows (or values and indices), exponents, damping, decay and normalization. "
+        raise ValueError(msg + "Pass what `state_dict` returned.")
+
+
 def _beside(z: np.ndarray, like: Any, dtype: Any) -> Array:
     return _backend.asarray(z, like=like if _backend.is_array(like) else like.like, dtype=dtype)

@@ -21,7 +21,7 @@ import numpy as np
 from . import _atomic, _backend, _matrix_file, _storage
 from . import _validation as check
 from ._errors import InvalidFileError
-from ._journal import JOURNAL, MANIFEST, WHITENED, damaged, is_build, is_sound, read_journal, require_own
+from ._journal import JOURNAL, MANIFEST, WHITENED, damaged, is_sound, read_journal, require_own
 
 Array = Any
 RUN_BYTES = 2**26  # of W under one digest
@@ -63,10 +63,6 @@ class Folder:
             else:
                 self._save_journal()  # before anything else: it tells whose the folder is
             self.matrix = self._opened()
-        except OSError:
-            if not self._stages and is_build(path):
-                self.discard()  # which had not begun
-            raise
         except BaseException:
             self.close()
             raise
@@ -101,7 +97,12 @@ class Folder:
             self._found["whiten: small"] = small[small < columns]
             return found
         self._found.pop("whiten: small", None)
-        return _matrix_file.created(file, tuple(m_by_d), self._dtype)
+        try:
+            return _matrix_file.created(file, tuple(m_by_d), self._dtype)
+        except OSError:
+            if not self._stages:  # no pass is lost
+                self.discard()
+            raise
 
     def close(self) -> None:
         """Let another build have the folder."""

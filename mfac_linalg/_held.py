@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _backend
 from ._compressed import CompressedSlots
-from ._consistency import BROKEN, SOLVED, factor_error, is_gram_of, is_norm
+from ._consistency import SOLVED, factor_error, refuse_mixed_state
 from ._dual import SmallSystem
 from ._errors import breakdown
 from ._factor import CurrentFactor
@@ -249,24 +249,11 @@ class Held:
         """Itself, with a factor made anew where the one at hand was made from eigenvalues."""
         if not self.count:
             return self
-        gram, norm = self.gram.rows(slice(None)), self.factor.norm
         ones = np.ones((self.count, 1))
-        plain = self.ring.gram(ones[:, 0]).rows(slice(None))
         rows = ScaledRows(self.ring.rows(on_host=True), ones, self.metric.root)
-        error = factor_error(gram, self.factor.lower)
-        largest = float(np.sqrt(np.trace(plain)))
-        fine = {
-            "norm": is_norm(norm, gram),
-            "factor": error <= BROKEN,
-            "gram": is_gram_of(rows, plain, largest, primal=False),
-        }
-        if wrong := [name for name, is_fine in fine.items() if not is_fine]:
-            rows = "rows" if self.rules.compression is None else "values, indices"
-            msg = (
-                f"`state` must hold parts of one window, finite ones; its {', '.join(wrong)} are of no window with its "
-            )
-            raise ValueError(msg + f"{rows}, exponents, damping, decay and normalization. Keep entries together.")
-        return self if error <= SOLVED else self._refactored()
+        plain, gram = (self.ring.gram(scale).rows(slice(None)) for scale in (ones[:, 0], self.row_scale))
+        refuse_mixed_state(rows, plain, gram, self.factor.lower, self.factor.norm)
+        return self if factor_error(gram, self.factor.lower) <= SOLVED else self._refactored()
 
     def rows_by_age(self) -> Array:
         """A copy of the gradients, oldest first."""

@@ -13,11 +13,6 @@ from ._errors import InvalidFileError
 MANIFEST, JOURNAL, WHITENED = "inverse.npz", "build.npz", "whitened.npy"
 
 
-def is_build(path: Path) -> bool:
-    """Whether a folder holds nothing but a build that was begun."""
-    return not _foreign(path) and (path / JOURNAL).exists()
-
-
 def _foreign(path: Path) -> list[str]:
     """The names in a folder, or of a file, that no build wrote; W is a build's where its journal is beside it."""
     if not path.is_dir():

@@ -1,11 +1,14 @@
 """Files whose checksums are right and whose contents are made up: refused, or answered as what they say."""
 
 import copy
+import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
 import time
+import tracemalloc
 import warnings
 import zipfile
 from functools import partial
@@ -512,3 +515,21 @@ def test_a_window_that_no_memory_holds_is_refused_by_name(size):
             ml.SlidingWindowInverse(size, 6, 0.1, **place)
         with pytest.raises(ValueError, match="`dim` must leave room"):
             ml.SlidingWindowInverse(2, 10**30, 0.1, **place)
+
+
+@pytest.mark.parametrize("shape", [(2**50,), (2**25, 2**25), (2**61,), (2**33,)], ids=str)
+def test_no_memory_is_taken_for_an_array_that_is_shorter_than_its_header_says(shape, path, parts):
+    """Both the archive's header and the array's own say so, and neither is believed."""
+    header, arrays = parts
+    told = {n: described(x, as_npy(x)) for n, x in arrays.items()}
+    file = io.BytesIO()
+    np.lib.format.write_array_header_2_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    content = file.getvalue() + bytes(64)
+    told["weights"] = {"shape": list(shape), "dtype": "float64", "sha256": hashlib.sha256(content).hexdigest()}
+    rest = {n: x for n, x in arrays.items() if n != "weights"}
+    put_together(path, {**header, "arrays": told}, rest, describe=False, members=(("weights.npy", content),))
+    tracemalloc.start()
+    assert_refused(path, "weights is not as long as the header says")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**24
