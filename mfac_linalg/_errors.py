@@ -58,6 +58,12 @@ def warn_if_unresolved(kappa: float, dtype: str) -> None:
     warnings.warn(msg, IllConditionedWarning, stacklevel=_caller_depth())
 
 
+def warn_unsynced(folder: object, failed: OSError) -> None:
+    """Warn where a file is in its place, and its folder could not be brought to the disk."""
+    msg = f"What was written to {folder} is there, whole, but a loss of power may undo it: {failed.strerror}. "
+    warnings.warn(msg + "Check the disk.", RuntimeWarning, stacklevel=_caller_depth())
+
+
 def _caller_depth() -> int:
     """Return the stack level of the first frame outside this package, for a warning that points at the user's line."""
     frame, depth = sys._getframe(1), 1

@@ -9,6 +9,7 @@ import numpy as np
 
 from . import _backend
 from ._compressed import CompressedSlots
+from ._consistency import SOLVED, factor_error, refuse_mixed_state
 from ._dual import SmallSystem
 from ._errors import breakdown
 from ._factor import CurrentFactor
@@ -238,7 +239,7 @@ class Held:
         }
 
     def filled(self, state: dict[str, Any]) -> "Held":
-        """An empty Held with what `as_dict` gave."""
+        """An empty Held with what `as_dict` gave, refused where its parts do not belong together."""
         slots, ages, exponents = (np.array(state[name], dtype=int) for name in ("slots", "ages", "exponents"))
         empty = self.ring.measured_by(None, sharply=bool(state["sharp"]))
         ring = Ring.restored(state, slots, exponents, empty)
@@ -249,7 +250,17 @@ class Held:
             norm=float(state["norm"]),
             made=int(state["factorizations"]),
         )
-        return replace(self, factor=factor)._holding(ring, ages)
+        return replace(self, factor=factor)._holding(ring, ages)._consistent()
+
+    def _consistent(self) -> "Held":
+        """Itself, with a factor made anew where the one at hand was made from eigenvalues."""
+        if not self.count:
+            return self
+        ones = np.ones((self.count, 1))
+        rows = ScaledRows(self.ring.rows(on_host=True), ones, self.metric.root)
+        plain, gram = (self.ring.gram(scale).rows(slice(None)) for scale in (ones[:, 0], self.row_scale))
+        refuse_mixed_state(rows, plain, gram, self.factor.lower, self.factor.norm)
+        return self if factor_error(gram, self.factor.lower) <= SOLVED else self._refactored()
 
     def rows_by_age(self) -> Array:
         """A copy of the gradients, oldest first."""
