@@ -9,7 +9,9 @@ import numpy as np
 from . import _backend, _folder, _storage
 from . import _validation as check
 from ._build import restricted
+from ._certificates import backward_error, relative_residual
 from ._forward import Forward
+from ._path import damping_path
 from ._pytree import register
 from ._state import State
 from ._text import as_call, as_table, short
@@ -217,7 +219,7 @@ class Inverse(abc.ABC):
         """
         self._current.require_scalar("damping_path")
         values = check.check_dampings(dampings)
-        return self._product(lambda state, u: state.path(u, values), v, keep=True)
+        return self._product(lambda state, u: damping_path(state, u, values), v, keep=True)
 
     def __matmul__(self, v: Array) -> Array:
         if not _backend.is_array(v):
@@ -334,11 +336,11 @@ class Inverse(abc.ABC):
         -----
         Cost: two passes over the rows.
         """
-        return self._certificate(State.backward_error, v, x)
+        return self._certificate(backward_error, v, x)
 
     def relative_residual(self, v: Array, x: Array) -> Array:
         """‖v − F x‖ / ‖v‖, which κ · eps bounds, not eps. Cost: two passes over the rows."""
-        return self._certificate(State.relative_residual, v, x)
+        return self._certificate(relative_residual, v, x)
 
     # --- other shapes of the same thing ------------------------------------------------------------------------
 
