@@ -92,8 +92,8 @@ def refuse_overflow(x: Array) -> Array:
     xp = _backend.namespace(x)
     if _backend.on_host(x) and not bool(xp.all(xp.isfinite(x))):
         if bool(xp.any(xp.isnan(x))):
-            msg = "The answer is not a number: a gradient that is held is not finite. Let go of it, or skip such steps."
-            raise ValueError(msg)
+            msg = "The answer is not a number: `v`, or a gradient that is held, is not finite. "
+            raise ValueError(msg + "Let go of it, or skip such steps.")
         name = _backend.dtype_name(x.dtype)
         msg = f"The answer does not fit into {name}. Scale `v`, or the gradients by s and `damping` by s²."
         raise OverflowError(msg)

@@ -7,7 +7,7 @@ import numpy as np
 
 from . import _backend
 from . import _validation as check
-from ._inverse import Inverse
+from ._inverse import Inverse, check_inverse
 from ._metric import settle
 from ._rows.kinds import rows_of
 from ._rows.panels import slices
@@ -81,7 +81,7 @@ def influence(
     >>> bool(np.allclose(scores, test @ inverse.to_dense() @ train.T)), scores.shape
     (True, (2, 8))
     """
-    state = _current(inverse)
+    state = check_inverse(inverse)._current
     size = check.check_size("block_size", block_size)
     tests = _checked("test_gradients", test_gradients, inverse)
     if train_gradients is None:
@@ -134,7 +134,7 @@ def self_influence(inverse: Inverse, gradients: Array | None = None, *, block_si
     >>> int(np.argmax(self_influence(inverse)))
     3
     """
-    state = _current(inverse)
+    state = check_inverse(inverse)._current
     size = check.check_size("block_size", block_size)
     if gradients is None:
         return _backend.in_float64(State.row_quadratics, state)
@@ -180,13 +180,6 @@ def _columns(rows: Array, size: int) -> Iterator[Array]:
     """Some rows at a time, as columns (d, k)."""
     for block in slices(rows.shape[0], size):
         yield rows[block, :].T
-
-
-def _current(inverse: Any) -> State:
-    if not isinstance(inverse, Inverse):
-        msg = f"`inverse` must be one of this library's inverses; got {check.describe(inverse)}. "
-        raise TypeError(msg + "Build one from gradients, for example a WoodburyRankOneInverse.")
-    return inverse._current
 
 
 def _checked(name: str, gradients: Any, inverse: Inverse) -> Array:

@@ -75,7 +75,7 @@ def gathered_product(index: Array, values: Array, v: Array) -> Array:
     if is_numpy(v):  # rows in pieces, since the products of one row are added one after the other
         ends = np.append(np.arange(m)[:, None] * n + np.arange(0, n, TERMS), m * n)
         pieces = _csr(index, values, ends, v.shape[0]) @ v
-        return pieces.reshape(m, -1, v.shape[1]).sum(axis=1)
+        return pieces.reshape(m, len(range(0, n, TERMS)), v.shape[1]).sum(axis=1)
     xp = namespace(v)
     gathered = xp.reshape(xp.take(v, xp.reshape(index, (-1,)), axis=0), (m, n, v.shape[1]))
     return xp.sum(values[:, :, None] * gathered, axis=1)

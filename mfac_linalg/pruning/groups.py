@@ -11,13 +11,21 @@ import numpy as np
 
 from .. import _backend
 from .. import _validation as check
-from .._inverse import Inverse
+from .._inverse import Inverse, check_inverse
 from .._metric import beside, settle
 from .._rows.panels import slices
 from .._state import State
 
 Array = Any
 ENTRIES = 2**22  # of M that are read at a time
+
+
+def checked_weights(weights: Any, inverse: Any) -> Array:
+    """A finite vector of weights beside an inverse, in its dtype."""
+    check_inverse(inverse)
+    w = check.check_vector("weights", weights, inverse._like, inverse.dtype, inverse.dim)
+    check.check_finite("weights", w)
+    return w
 
 
 def checked_groups(groups: Any, inverse: Inverse) -> Array:

@@ -83,6 +83,11 @@ def relative_damping(gradients: Array, ratio: float) -> float:
     ratio = float(check.check_dampings([ratio], "ratio")[0])
     squares = _backend.in_float64(_column_squares, gradients)
     mean = float(np.mean(_backend.read(squares))) / gradients.shape[1]
+    if not math.isfinite(mean):
+        msg = (
+            f"`gradients` must be finite, and so their squares; got a mean square of {mean}. Drop such rows, or scale."
+        )
+        raise ValueError(msg)
     if not mean > 0:
         msg = "`gradients` must not all be zero, nor be empty; a damping in their units would be. Pass an absolute one."
         raise ValueError(msg)
@@ -176,11 +181,14 @@ def prune(
     >>> bool(np.all(found.mask == true)), found.steps[-1].sparsity
     (True, 0.75)
     """
+    check.check_function("gradients_fn", gradients_fn, "Pass (weights, step) → gradients.")
+    check.check_function("loss_fn", loss_fn, "Pass weights → the loss on other data.", optional=True)
     steps = check.check_size("steps", steps)
     check.check_flag("relative", relative)
     check.check_choice("update", update, tuple(UPDATES))
     weights = _backend.stop_gradient(check.check_computing("weights", weights))
     check.check_shape("weights", weights, ("d",), "Flatten them; `layer_sizes` tells the layers.")
+    check.check_not_empty("weights", weights)
     check.check_finite("weights", weights)
     if mask is None:
         mask = _backend.namespace(weights).ones_like(weights) > 0
@@ -205,6 +213,7 @@ def _checked(gradients: Array, weights: Array) -> Array:
         raise TypeError(msg + "Convert it.")
     gradients = check.check_stored(name, gradients, weights[None, :])
     check.check_shape(name, gradients, ("m", weights.shape[0]), "Give one row a gradient.")
+    check.check_not_empty(name, gradients)
     return gradients
 
 
@@ -223,7 +232,8 @@ class _Search:
         """Refuse several possibilities that nothing chooses among."""
         dampings, lengths = len(self.dampings), len(self.lengths)
         if self.loss_fn is None and dampings * lengths > 1:
-            msg = f"`loss_fn` must be given to choose among {dampings} dampings and {lengths} lengths; got None. "
+            choice = f"{dampings} of `damping` and {lengths} of `lengths`"
+            msg = f"`loss_fn` must be given to choose among {choice}; got None. "
             raise TypeError(msg + "Pass the loss on other data as a function of the weights.")
 
     def step(self, weights: Array, gradients: Array, mask: Array, cut: Cut) -> tuple[Array, Array, Step]:
@@ -237,7 +247,7 @@ class _Search:
 
     def _judged(self, candidate: tuple[Array, Array, Step]) -> tuple[Array, Array, Any]:
         weights, mask, step = candidate
-        return weights, mask, step if self.loss_fn is None else replace(step, loss=float(self.loss_fn(weights)))
+        return weights, mask, step if self.loss_fn is None else replace(step, loss=_number(self.loss_fn(weights)))
 
     def _candidates(
         self, weights: Array, gradients: Array, mask: Array, cut: Cut
@@ -263,6 +273,15 @@ class _Search:
 def _kept(x: Array, mask: Array) -> Array:
     """x, shape (…, d), with zeros where the mask is False."""
     return _backend.namespace(x).where(mask, x, _backend.namespace(x).zeros_like(x))
+
+
+def _number(loss: Any) -> float:
+    """What `loss_fn` returned, as a float."""
+    try:
+        return float(loss)
+    except (TypeError, ValueError, RuntimeError) as refused:  # of None, text, arrays with axes
+        msg = f"`loss_fn(weights)` must be a number; got {check.describe(loss)}. Return one float."
+        raise TypeError(msg) from refused
 
 
 def _factors(name: str, values: Any) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ from .. import _validation as check
 from .._inverse import Inverse
 from .._metric import settle
 from .._state import State
-from .groups import checked_groups, group_systems, placed, solved
+from .groups import checked_groups, checked_weights, group_systems, placed, solved
 
 Array = Any
 MOST_OF_A_PATTERN = 16
@@ -55,7 +55,7 @@ def obs_scores(weights: Array, inverse: Inverse) -> Array:
     >>> scores.argmin()  # the weight that the loss depends on least
     np.int64(1)
     """
-    w = check.check_vector("weights", weights, inverse._like, inverse.dtype, inverse.dim)
+    w = checked_weights(weights, inverse)
     return w * w / (2 * inverse.diagonal())
 
 
@@ -89,7 +89,7 @@ def group_scores(weights: Array, inverse: Inverse, groups: Any) -> Array:
     ----------
     .. [1] E. Kurtic et al., "The Optimal BERT Surgeon", EMNLP 2022, arXiv:2203.07259, section 3.1.
     """
-    w = check.check_vector("weights", weights, inverse._like, inverse.dtype, inverse.dim)
+    w = checked_weights(weights, inverse)
     groups = checked_groups(groups, inverse)
     return _backend.in_float64(_group_scores, inverse._current, w, groups)
 
@@ -122,7 +122,7 @@ def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = 
     -----
     Cost: as `group_scores`, and an eigendecomposition for each of the m over n subsets of a group.
     """
-    w = check.check_vector("weights", weights, inverse._like, inverse.dtype, inverse.dim)
+    w = checked_weights(weights, inverse)
     n, m = check.check_size("n", n), check.check_size("m", m)
     if not n < m <= MOST_OF_A_PATTERN:
         msg = f"`n` must be less than `m`, and m ≤ {MOST_OF_A_PATTERN}; got {n} of {m}. Pass 2 and 4 for 2:4."

@@ -6,7 +6,7 @@ from .. import _backend
 from .. import _validation as check
 from .._inverse import Inverse
 from .._state import State
-from .groups import checked_groups, group_solutions, placed
+from .groups import checked_groups, checked_weights, group_solutions, placed
 
 Array = Any
 
@@ -62,7 +62,7 @@ def group_update(weights: Array, inverse: Inverse, groups: Any) -> Array:
     -----
     Cost: as `group_scores`, and a product with F⁻¹.
     """
-    w = check.check_vector("weights", weights, inverse._like, inverse.dtype, inverse.dim)
+    w = checked_weights(weights, inverse)
     groups = checked_groups(groups, inverse)
     solutions, removed = _backend.in_float64(_group_parts, inverse._current, w, groups)
     return _backend.namespace(w).where(removed, -w, inverse.matvec(-solutions))
@@ -125,5 +125,5 @@ def _group_parts(state: State, w: Array, groups: Array) -> tuple[Array, Array]:
 
 
 def _checked(weights: Any, inverse: Inverse, mask: Any) -> tuple[Array, Array]:
-    w = check.check_vector("weights", weights, inverse._like, inverse.dtype, inverse.dim)
+    w = checked_weights(weights, inverse)
     return w, check.check_mask("mask", mask, inverse._like, inverse.dim)
