@@ -20,7 +20,6 @@ LAYERS = (
     ("_operator",),
     ("_build_blocks",),
     ("_build", "_held"),
-    ("_progress",),
     ("_state",),
     ("_metric", "_moments"),
     ("_forms",),
@@ -35,7 +34,7 @@ LAYERS = (
     ("_validation",),
     ("_pytree",),
     ("_backend",),
-    ("_errors", "_version"),
+    ("_errors", "_progress", "_version"),
 )
 """From the top down. A module imports from its own row or from below it."""
 

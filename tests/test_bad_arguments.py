@@ -160,7 +160,9 @@ PRUNE = {
     "mask": None,
     "lengths": (1.0,),
     "loss_fn": None,
+    "progress": False,
 }
+BLOCKS = {"block_size": 64, "progress": False}
 SCORED = {"weights": V, "inverse": INVERSES["static"]()}
 FUNCTIONS = {
     "WoodburyRankOneInverse": (ml.WoodburyRankOneInverse, STATIC | FLAGS | STREAMED),
@@ -179,9 +181,12 @@ FUNCTIONS = {
     "prune": (pruning.prune, PRUNE),
     "influence": (
         influence.influence,
-        {"inverse": SCORED["inverse"], "test_gradients": G, "train_gradients": None, "block_size": 64},
+        {"inverse": SCORED["inverse"], "test_gradients": G, "train_gradients": None, **BLOCKS},
     ),
-    "self_influence": (influence.self_influence, {"inverse": SCORED["inverse"], "gradients": None, "block_size": 64}),
+    "self_influence": (
+        influence.self_influence,
+        {"inverse": SCORED["inverse"], "gradients": None, **BLOCKS},
+    ),
 }
 
 VECTOR = {"float16", "negative", "a subclass"}  # 16 bits are widened

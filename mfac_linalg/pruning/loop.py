@@ -12,6 +12,7 @@ import numpy as np
 from .. import _backend
 from .. import _validation as check
 from .._blocks import BlockDiagonalInverse
+from .._progress import Progress, reporter
 from .._woodbury import WoodburyRankOneInverse
 from .scores import obs_scores
 from .select import Budget, count
@@ -112,6 +113,7 @@ def prune(
     mask: Array | None = None,
     lengths: Sequence[float] = (1.0,),
     loss_fn: Callable[[Array], float] | None = None,
+    progress: bool = False,
 ) -> Pruned:
     """Remove the weights that F⁻¹ says cost least, and move the others, in steps with gradients of their own.
 
@@ -147,6 +149,8 @@ def prune(
     loss_fn : callable, optional
         ``loss_fn(weights)`` → float, to be small: the loss on data that the gradients have not seen. Needed for several
         dampings or lengths.
+    progress : bool
+        Show a progress bar over the steps, and one over the candidates of each where there are several (needs tqdm).
 
     Returns
     -------
@@ -195,10 +199,13 @@ def prune(
     mask = check.check_mask("mask", mask, weights[None, :], weights.shape[0])
     budget = Budget.checked(sparsity, layer_sizes, weights.shape[0])
     plan = budget.plan(mask, steps)
-    search = _Search(_factors("damping", damping), relative, update, _factors("lengths", lengths), block_sizes, loss_fn)
+    check.check_flag("progress", progress)
+    shown = reporter(progress)
+    dampings, lengths = _factors("damping", damping), _factors("lengths", lengths)
+    search = _Search(dampings, relative, update, lengths, block_sizes, loss_fn, shown)
     search.require_choice()
     weights, done = _kept(weights, mask), []
-    for step, stays in enumerate(plan):
+    for step, stays in enumerate(shown(plan, "prune")):
         gradients = _checked(gradients_fn(weights, step), weights)
         weights, mask, taken = search.step(weights, gradients, mask, functools.partial(budget.cut, stays=stays))
         done.append(taken)
@@ -227,6 +234,7 @@ class _Search:
     lengths: tuple[float, ...]
     block_sizes: Any
     loss_fn: Callable[[Array], float] | None
+    shown: Progress
 
     def require_choice(self) -> None:
         """Refuse several possibilities that nothing chooses among."""
@@ -238,7 +246,9 @@ class _Search:
 
     def step(self, weights: Array, gradients: Array, mask: Array, cut: Cut) -> tuple[Array, Array, Step]:
         """The best of the weights and masks that one step can lead to."""
+        possible = len(self.dampings) * len(self.lengths)
         found = self._candidates(weights, _kept(gradients, mask), mask, cut)
+        found = iter(found if possible == 1 else self.shown(found, "candidates", possible))
         best = self._judged(next(found))
         for candidate in map(self._judged, found):
             if candidate[2].loss < best[2].loss or math.isnan(best[2].loss):
