@@ -55,7 +55,7 @@ def check_count(name: str, value: Any) -> int:
     if value < 0:
         msg = f"`{name}` must be ≥ 0; got {value}. Pass how many are wanted."
         raise ValueError(msg)
-    if value > sys.maxsize:
+    if int(value) > sys.maxsize:
         msg = f"`{name}` must be at most {sys.maxsize}; got {value!r:.60}. Pass a smaller number."
         raise ValueError(msg)
     return int(value)
