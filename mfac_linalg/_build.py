@@ -265,5 +265,5 @@ def _whitened_outside(exact: DualForm, rows: ScaledRows, options: Options) -> Wh
         index = _backend.index_like(small, like=rows.like)
         values = _backend.read(exact_entries(exact, index, like=rows.like, norm=exact.norm))
     like = _backend.zeros((0, rows.shape[1]), like=rows.like, dtype=options.dtype)
-    held = StreamedRows(options.out.matrix, like, None, options.dtype, rows.rows.width)
+    held = StreamedRows(options.out.matrix, like, None, options.dtype, rows.rows.width, rows.rows.shows_progress)
     return WhitenedRows(held, exact.system, (small, values))

@@ -51,6 +51,14 @@ class Forward(SymmetricOperator):
         """F X for X of shape (d, k), real or complex."""
         return self._matrix_product(State.multiply, X, "X")
 
+    def rmatvec(self, x: Array) -> Array:
+        """The product of the transpose with x: `matvec`, by symmetry."""
+        return self.matvec(x)
+
+    def rmatmat(self, X: Array) -> Array:  # noqa: N803
+        """The product of the transpose with X: `matmat`, by symmetry."""
+        return self.matmat(X)
+
     def diagonal(self) -> Array:
         """The diagonal of F, shape (d,). Cost: one pass over the rows."""
         return _backend.in_float64(State.forward_diagonal, self._current)

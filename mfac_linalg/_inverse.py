@@ -419,9 +419,11 @@ class Inverse(SymmetricOperator):
         return result if keep else result[..., 0]
 
     def _certificate(self, function: Any, v: Array, x: Array) -> Array:
-        (v, is_vector), (x, _) = self._one_or_more("v", v), self._one_or_more("x", x)
-        check.check_shape("x", x, tuple(v.shape), "Pass one answer for each right-hand side.")
-        values = _backend.in_float64(function, self._current, v, x)
+        (columns, is_vector), (answers, _) = self._one_or_more("v", v), self._one_or_more("x", x)
+        if tuple(v.shape) != tuple(x.shape):
+            msg = f"`x` must have the shape of `v`, {tuple(v.shape)}; got {check.describe(x)}. Pass an answer for each."
+            raise ValueError(msg)
+        values = _backend.in_float64(function, self._current, columns, answers)
         return values[0] if is_vector else values
 
     def _one_or_more(self, name: str, v: Array) -> tuple[Array, bool]:
@@ -429,3 +431,11 @@ class Inverse(SymmetricOperator):
         if _backend.is_array(v) and v.ndim == 2:
             return check.check_columns(name, v, self._like, self.dtype, self.dim), False
         return check.check_vector(name, v, self._like, self.dtype, self.dim)[:, None], True
+
+
+def check_inverse(inverse: Any) -> Inverse:
+    """Accept one of this library's inverses."""
+    if not isinstance(inverse, Inverse):
+        msg = f"`inverse` must be one of this library's inverses; got {check.describe(inverse)}. "
+        raise TypeError(msg + "Build one from gradients, for example a WoodburyRankOneInverse.")
+    return inverse

@@ -22,7 +22,6 @@ LAYERS = (
     ("_build_blocks",),
     ("_build", "_held"),
     ("_extent", "_options"),
-    ("_progress",),
     ("_state",),
     ("_certificates", "_path"),
     ("_metric", "_moments"),
@@ -41,7 +40,7 @@ LAYERS = (
     ("_validation",),
     ("_pytree",),
     ("_backend",),
-    ("_errors", "_version"),
+    ("_errors", "_progress", "_version"),
 )
 """From the top down. A module imports from its own row or from below it."""
 

@@ -1,5 +1,6 @@
 """The only package that names an array library: the rest is written once, for all of them."""
 
+from .devices import to_device as to_device
 from .entries import finds_entries as finds_entries
 from .entries import gathered_product as gathered_product
 from .entries import largest_entries as largest_entries
@@ -109,7 +110,6 @@ from .values import standard_normal as standard_normal
 from .values import take_columns as take_columns
 from .values import take_rows as take_rows
 from .values import times_power as times_power
-from .values import to_device as to_device
 from .values import to_float64 as to_float64
 from .values import transposed_copy as transposed_copy
 from .values import unit_columns as unit_columns

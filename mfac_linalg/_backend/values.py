@@ -108,13 +108,6 @@ def to_float64(x: Array) -> Array:
     return read(x).astype(np.float64)
 
 
-def to_device(x: Array, device: Any) -> Array:
-    """Return x on another device of its library; a sparse matrix stays on its own."""
-    if is_sparse(x) and device == compat.device(x.data):
-        return x
-    return compat.to_device(x, device)
-
-
 def beside_float64(index: Any) -> Any:
     """Bring integers, or an int, to where `to_float64` brings arrays."""
     return index if isinstance(index, int) or supports_float64(index) else read(index)

@@ -98,7 +98,7 @@ class SlidingWindowState(Inverse):
         precision: str = "default",
     ) -> None:
         rules = Rules.checked(window, dim, normalization, decay, precision)
-        if np.dtype(dtype) == np.float64:
+        if check.name_of_dtype(dtype) == "float64":
             check.check_result_dtype(dtype, jnp.zeros(0))
         rows = jnp.zeros((rules.window, rules.dim), check.check_place(jnp, dtype, None).dtype)
         self._become(rules, rows, damping, 0)

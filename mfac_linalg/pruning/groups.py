@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import _backend
 from .. import _validation as check
-from .._inverse import Inverse
+from .._inverse import Inverse, check_inverse
 from .._metric import beside
 from .._rows.panels import slices
 from .._scaling import exponents, ldexp
@@ -21,8 +21,9 @@ Array = Any
 ENTRIES = 2**22  # of M that are read at a time
 
 
-def checked_weights(weights: Any, inverse: Inverse) -> Array:
-    """The weights w of an inverse, finite where that can be seen."""
+def checked_weights(weights: Any, inverse: Any) -> Array:
+    """A finite vector of weights beside an inverse, in its dtype."""
+    check_inverse(inverse)
     w = check.check_vector("weights", weights, inverse._like, inverse.dtype, inverse.dim)
     check.check_finite("weights", w)
     return w

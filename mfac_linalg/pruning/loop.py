@@ -12,7 +12,7 @@ import numpy as np
 from .. import _backend
 from .. import _validation as check
 from .._blocks import BlockDiagonalInverse
-from .._progress import reporter
+from .._progress import Progress, reporter
 from .._scaling import exponent, ldexp
 from .._woodbury import WoodburyRankOneInverse
 from .scores import ranks
@@ -154,7 +154,7 @@ def prune(
         ``loss_fn(weights)`` → float, to be small: the loss on data that the gradients have not seen. Needed for several
         dampings or lengths.
     progress : bool
-        Show a bar over the steps (needs tqdm).
+        Show a progress bar over the steps, and one over the candidates of each where there are several (needs tqdm).
 
     Returns
     -------
@@ -189,21 +189,27 @@ def prune(
     >>> bool(np.all(found.mask == true)), found.steps[-1].sparsity
     (True, 0.75)
     """
+    check.check_function("gradients_fn", gradients_fn, "Pass (weights, step) → gradients.")
+    check.check_function("loss_fn", loss_fn, "Pass weights → the loss on other data.", optional=True)
     steps = check.check_size("steps", steps)
     check.check_flag("relative", relative)
     check.check_choice("update", update, tuple(UPDATES))
     weights = _backend.stop_gradient(check.check_computing("weights", weights))
     check.check_shape("weights", weights, ("d",), "Flatten them; `layer_sizes` tells the layers.")
+    check.check_not_empty("weights", weights)
     check.check_finite("weights", weights)
     if mask is None:
         mask = _backend.namespace(weights).ones_like(weights) > 0
     mask = check.check_mask("mask", mask, weights[None, :], weights.shape[0])
     budget = Budget.checked(sparsity, layer_sizes, weights.shape[0])
     plan = budget.plan(mask, steps)
-    search = _Search(_factors("damping", damping), relative, update, _factors("lengths", lengths), block_sizes, loss_fn)
+    check.check_flag("progress", progress)
+    shown = reporter(progress)
+    dampings, lengths = _factors("damping", damping), _factors("lengths", lengths)
+    search = _Search(dampings, relative, update, lengths, block_sizes, loss_fn, shown)
     search.require_choice()
     weights, done = _kept(weights, mask), []
-    for step, stays in enumerate(reporter(progress)(plan, "prune")):
+    for step, stays in enumerate(shown(plan, "prune")):
         gradients = _checked(gradients_fn(weights, step), weights)
         weights, mask, taken = search.step(weights, gradients, mask, functools.partial(budget.cut, stays=stays))
         done.append(taken)
@@ -218,6 +224,7 @@ def _checked(gradients: Array, weights: Array) -> Array:
         raise TypeError(msg + "Convert it.")
     gradients = check.check_stored(name, gradients, weights[None, :])
     check.check_shape(name, gradients, ("m", weights.shape[0]), "Give one row a gradient.")
+    check.check_not_empty(name, gradients)
     check.check_finite(name, gradients)
     return gradients
 
@@ -239,17 +246,21 @@ class _Search:
     lengths: tuple[float, ...]
     block_sizes: Any
     loss_fn: Callable[[Array], float] | None
+    shown: Progress
 
     def require_choice(self) -> None:
         """Refuse several possibilities that nothing chooses among."""
         dampings, lengths = len(self.dampings), len(self.lengths)
         if self.loss_fn is None and dampings * lengths > 1:
-            msg = f"`loss_fn` must be given to choose among {dampings} dampings and {lengths} lengths; got None. "
+            choice = f"{dampings} of `damping` and {lengths} of `lengths`"
+            msg = f"`loss_fn` must be given to choose among {choice}; got None. "
             raise TypeError(msg + "Pass the loss on other data as a function of the weights.")
 
     def step(self, weights: Array, gradients: Array, mask: Array, cut: Cut) -> tuple[Array, Array, Step]:
         """The best of the weights and masks that one step can lead to."""
+        possible = len(self.dampings) * len(self.lengths)
         found = self._candidates(weights, _kept(gradients, mask), mask, cut)
+        found = iter(found if possible == 1 else self.shown(found, "candidates", possible))
         best = self._judged(next(found))
         for candidate in map(self._judged, found):
             if candidate[2].loss < best[2].loss or math.isnan(best[2].loss):
@@ -258,7 +269,7 @@ class _Search:
 
     def _judged(self, candidate: tuple[Array, Array, Step]) -> tuple[Array, Array, Any]:
         weights, mask, step = candidate
-        return weights, mask, step if self.loss_fn is None else replace(step, loss=float(self.loss_fn(weights)))
+        return weights, mask, step if self.loss_fn is None else replace(step, loss=_number(self.loss_fn(weights)))
 
     def _candidates(
         self, weights: Array, gradients: Array, mask: Array, cut: Cut
@@ -285,6 +296,15 @@ class _Search:
 def _kept(x: Array, mask: Array) -> Array:
     """x, shape (…, d), with zeros where the mask is False."""
     return _backend.namespace(x).where(mask, x, _backend.namespace(x).zeros_like(x))
+
+
+def _number(loss: Any) -> float:
+    """What `loss_fn` returned, as a float."""
+    try:
+        return float(loss)
+    except (TypeError, ValueError, RuntimeError) as refused:  # of None, text, arrays with axes
+        msg = f"`loss_fn(weights)` must be a number; got {check.describe(loss)}. Return one float."
+        raise TypeError(msg) from refused
 
 
 def _factors(name: str, values: Any) -> tuple[float, ...]:
