@@ -28,9 +28,11 @@ class Rules:
         cls, window: Any, dim: Any, normalization: Any, decay: Any, precision: Any, compression: Any = None
     ) -> "Rules":
         """From arguments of a user."""
+        window, dim = check.check_size("window", window), check.check_size("dim", dim)
+        check.check_window_memory(window, dim)
         return cls(
-            check.check_size("window", window),
-            check.check_size("dim", dim),
+            window,
+            dim,
             check.check_choice("normalization", normalization, ("mean", "sum", "window")),
             check.check_fraction("decay", decay, "Pass 1.0 for no forgetting."),
             check.check_choice("precision", precision, ("default", "high")),

@@ -1,6 +1,5 @@
 """An inverse as a value: the form, the metric and the weights that make it, and every query as a function of them."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,11 +103,9 @@ class State(Part):
         return self._home(self._by_row(values / self.level(values)))
 
     def _quadratics(self, v: Array) -> Array:
-        """(‖r‖² + ‖a‖²)/level, float64: sums of squares."""
+        """The uᵀM u/level, float64: sums of squares."""
         u, power = self.metric.enter(v, self.form.dtype)
-        r, a = self.form.solve(u)
-        duals = _backend.namespace(a).reshape(a, (math.prod(a.shape[:-1]), a.shape[-1]))  # of all blocks
-        total = _backend.column_squares(_backend.to_float64(r)) + _backend.column_squares(duals)
+        total = self.form.quadratics(u)
         power = _backend.beside_float64(power)
         return ldexp(total / self.level(total), 2 * power)
 

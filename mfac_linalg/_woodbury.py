@@ -16,7 +16,7 @@ from ._progress import reporter
 from ._pytree import register
 from ._rows.kinds import Place, rows_of
 from ._state import State
-from ._stored import arguments_as_arrays, arguments_of, parts_of, state_of
+from ._stored import arguments_as_arrays, arguments_of, parts_of, require_built, state_of
 
 Array = Any
 
@@ -142,7 +142,7 @@ class WoodburyRankOneInverse(Inverse):
         whiten = (in_memory and not _backend.is_narrow(rows.like)) or out is not None if whiten is None else whiten
         options = Options(dtype, precision, whiten, overwrite_gradients, reporter(progress))
         if isinstance(out, str | os.PathLike):
-            self._state = self._built_in(Path(out), rows, options, resume=resume)
+            self._state = self._built_in(Path(os.fsdecode(out)), rows, options, resume=resume)
         else:
             self._state = self._built(rows, options if out is None else replace(options, out=Target(out)))
 
@@ -167,6 +167,8 @@ class WoodburyRankOneInverse(Inverse):
         try:
             self._state = self._built(rows, options)
             facts, arrays = self._stored()
+            if folder.is_resumed:
+                require_built(folder.product, facts, arrays, path)
             folder.finish(type(self).__name__, facts, {name: x for name, x in arrays.items() if name != "whitened"})
         except (ValueError, FactorizationError):
             folder.discard()  # whoever resumes would be refused again
@@ -181,8 +183,8 @@ class WoodburyRankOneInverse(Inverse):
 
     @property
     def damping(self) -> Any:
-        """λ as a float, or the (d,) array it was given as."""
-        return self._damping
+        """λ as a float, or a copy of the (d,) array it was given as."""
+        return _backend.copied(self._damping) if _backend.is_array(self._damping) else self._damping
 
     @property
     def gradients(self) -> Array:

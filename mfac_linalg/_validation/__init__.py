@@ -19,6 +19,8 @@ from .arrays import check_vector_shape as check_vector_shape
 from .arrays import name_of_dtype as name_of_dtype
 from .arrays import refuse_masked as refuse_masked
 from .arrays import refuse_nonfinite as refuse_nonfinite
+from .contents import are_increasing as are_increasing
+from .contents import check_contents as check_contents
 from .elsewhere import check_can_be_cut as check_can_be_cut
 from .elsewhere import check_chunked as check_chunked
 from .elsewhere import check_computes as check_computes
@@ -31,6 +33,7 @@ from .elsewhere import check_streamed as check_streamed
 from .indices import broadcast_indices as broadcast_indices
 from .indices import check_indices as check_indices
 from .indices import check_vector_of_indices as check_vector_of_indices
+from .memory import check_window_memory as check_window_memory
 from .numbers import check_age as check_age
 from .numbers import check_block_sizes as check_block_sizes
 from .numbers import check_choice as check_choice
@@ -42,13 +45,16 @@ from .numbers import check_function as check_function
 from .numbers import check_memory_limit as check_memory_limit
 from .numbers import check_pair as check_pair
 from .numbers import check_size as check_size
+from .paths import check_path as check_path
+from .paths import check_regular as check_regular
+from .paths import path_error as path_error
 from .rows import check_compute_place as check_compute_place
 from .rows import check_gradient_values as check_gradient_values
 from .rows import check_loadable as check_loadable
 from .rows import check_loaded as check_loaded
 from .rows import check_place as check_place
 from .rows import check_stored as check_stored
-from .rows import check_window_state as check_window_state
+from .states import check_window_state as check_window_state
 from .weights import check_block_damping as check_block_damping
 from .weights import check_damping as check_damping
 from .weights import check_dampings as check_dampings

@@ -31,6 +31,8 @@ def checked_weights(weights: Any, inverse: Any) -> Array:
 def checked_groups(groups: Any, inverse: Inverse) -> Array:
     """The indices of each group, (k, B) beside the inverse: of runs of B neighbours where B is given."""
     dim = inverse.dim
+    if _backend.is_array(groups) and groups.ndim == 0 and _backend.on_host(groups) and _backend.is_integer(groups):
+        groups = int(_backend.read(groups))
     if isinstance(groups, numbers.Integral):
         size = check.check_size("groups", groups)
         if dim % size:
