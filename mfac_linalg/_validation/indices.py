@@ -23,7 +23,10 @@ def check_indices(name: str, j: Any, dim: int, *, like: Array) -> Array:
     j = _backend.small(j)
     index = j if _backend.is_array(j) else _listed(name, j)
     if isinstance(index, np.ndarray) and index.dtype == object:
-        _refuse_outside(name, max(index.flat, key=abs), dim)
+        outside = [x for x in index.flat if isinstance(x, numbers.Integral) and not -dim <= int(x) < dim]
+        if outside:
+            _refuse_outside(name, outside[0], dim)
+        _refuse_kind(name, j)
     if not _backend.is_integer(index):
         _refuse_kind(name, j)
     if not _backend.on_host(index):
