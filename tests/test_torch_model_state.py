@@ -280,6 +280,17 @@ def test_a_vector_that_is_written_in_an_autocast_region_takes_effect(data):
         assert not torch.any(model(data[0]))
 
 
+def test_a_step_of_the_optimizer_in_an_autocast_region_takes_effect(data):
+    model = network()
+    optimizer = adapter.MFAC(model.parameters(), lr=1.0, window=4, damping=0.1)
+    with in_bfloat16():
+        LOSS(model(data[0]), data[1]).backward()
+        optimizer.step()
+        found = model(data[0])
+    with in_bfloat16():
+        assert torch.equal(found, model(data[0]))
+
+
 @pytest.mark.parametrize("region", [in_bfloat16, parametrize.cached], ids=["autocast", "cached"])
 def test_candidates_are_judged_by_their_own_weights(data, region):
     def losses(damping, lengths):
@@ -343,3 +354,41 @@ def test_a_compiled_model_has_the_rows_of_the_model(data):
 def test_a_lazy_model_is_refused_with_the_cure(data):
     with pytest.raises(ValueError, match=r"`model` must have all its parameters; got 'weight'.*Call the model once"):
         adapter.per_sample_gradients(nn.LazyLinear(3), LOSS, *data)
+
+
+# --- hooks on backward passes -----------------------------------------------------------------------------------------
+
+
+def with_backward_hooks(model):
+    """A model that keeps what passes through it both ways, as BackPACK's do."""
+
+    def keep(module, inputs, outputs):
+        module.input0, module.output = inputs[0], outputs
+
+    def extend(module, _, gradients):
+        for parameter in module.parameters():
+            parameter.grad_batch = gradients[0] * module.output
+
+    for layer in (model[0], model[2]):
+        layer.register_forward_hook(keep)
+        layer.register_full_backward_hook(extend)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
+def test_a_model_with_hooks_on_its_backward_passes_has_the_same_rows(data):
+    expected = adapter.per_sample_gradients(network(), LOSS, *data)[0]
+    model = with_backward_hooks(network())
+    before = written.held(model)
+    torch.testing.assert_close(adapter.per_sample_gradients(model, LOSS, *data)[0], expected)
+    torch.testing.assert_close(adapter.mean_gradients(model, LOSS, *data, batch_size=1)[0], expected)
+    assert written.held(model) == before
+    assert not any(hasattr(parameter, "grad_batch") for parameter in model.parameters())
+    assert pruned(model, data).mask.sum() < 56
+
+
+def test_a_wrapper_that_takes_gradients_itself_is_refused_with_the_cure(data):
+    model = network()
+    model.hooks_enabled = True  # as of Opacus
+    with pytest.raises(TypeError, match=r"got Sequential\. Call model\.disable_hooks\(\)"):
+        adapter.per_sample_gradients(model, LOSS, *data)

@@ -47,6 +47,7 @@ class ModelState:
         """Remember one object, and return those that it holds."""
         if isinstance(item, Tensor):
             self.tensors.append(_TensorValue.of(item))
+            return [vars(item)]
         elif isinstance(item, np.ndarray) and item.flags.writeable and not isinstance(item, np.memmap):
             self.arrays.append((item, item.copy()))
         elif isinstance(item, dict | list | set | deque):

@@ -15,6 +15,7 @@ from .checkpoints import check_groups, copied, restored_buffers, restored_window
 from .descent import descent
 from .groups import Group, agreed, check_parameters, has_moments, settle_options
 from .masks import Kept, Masks
+from .model_state import forget_cached_weights
 
 
 class MFAC(Optimizer):
@@ -221,6 +222,7 @@ class MFAC(Optimizer):
             self._move(groups, x if way.scale is None else x * way.scale)
             for p, moment in way.moments.items():
                 self.state[p].update(moment)
+        forget_cached_weights()
         return loss
 
     def _served(self) -> Iterator[tuple[SlidingWindowInverse, list[Group]]]:

@@ -114,6 +114,7 @@ def prune_model(
         block_sizes = unravel.sizes if block_sizes == "layers" else _filter_sizes(chosen)
     judged = validation is not None
     candidates = _check_choices(sparsity, damping, lengths, by_layer=by_layer, judged=judged)
+    check.check_flag("progress", progress)
     steps = check.check_size("steps", steps)
     check_batches("batches", batches, steps if num_gradients is None else 1)
     if validation is not None:
@@ -141,6 +142,7 @@ def prune_model(
             progress=progress,
         )
         pruning.refuse_undefined(found.weights)
+    _refuse_nan([step.loss for step in found.steps])
     unravel.write(model, found.weights)
     for name, part in unravel(found.mask).items():
         put_mask(model, name, part)
@@ -240,6 +242,14 @@ def _round_and_round(batches: Batches) -> Iterator[tuple[Any, Any]]:
             yield batch
         if not found:
             _refuse_none("batches")
+
+
+def _refuse_nan(losses: list[float | None]) -> None:
+    """Refuse losses by which nothing was chosen."""
+    for loss in losses:
+        if loss is not None and not np.isfinite(loss):
+            msg = f"`validation` must have finite losses for one candidate of each step at least; got {loss}. Look for "
+            raise ValueError(msg + "nan and inf in these batches, or pass smaller `lengths`.")
 
 
 def _undefined_weights(model: nn.Module) -> Iterator[str]:

@@ -58,6 +58,10 @@ class Rows:
         """The rows of all samples, (m, d)."""
         size = chunk_size or samples.count
         rows = self.empty(samples.count)
+        if any(module._backward_hooks or module._backward_pre_hooks for module in self.model.modules()):
+            for index in range(samples.count):  # hooks on backward passes, as BackPACK's, are not run under torch.func
+                rows[index] = self.of_batch(*samples.at(slice(index, index + 1)))
+            return rows
         for start in range(0, samples.count, size):
             part = slice(start, start + size)
             rows[part] = self._of_chunk(samples, part)
@@ -219,6 +223,9 @@ def _refuse_wrappers(model: nn.Module) -> None:
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         msg = f"`model` must not be wrapped for several devices; got {type(model).__name__}. Pass model.module."
         raise TypeError(msg)
+    if getattr(model, "hooks_enabled", False) is True:  # Opacus's GradSampleModule
+        msg = f"`model` must not take per-sample gradients by hooks of its own; got {type(model).__name__}. Call "
+        raise TypeError(msg + "model.disable_hooks() for this call, or take those that it makes by gathered_gradients.")
     if isinstance(model, torch.jit.ScriptModule):
         msg = f"`model` must be a module of Python; got {type(model).__name__}. Pass the one that it was made from."
         raise TypeError(msg)
