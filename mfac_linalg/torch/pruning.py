@@ -143,11 +143,16 @@ def prune_model(
         )
         pruning.refuse_undefined(found.weights)
     _refuse_nan([step.loss for step in found.steps])
+    _apply(model, unravel, found)
+    return found
+
+
+def _apply(model: nn.Module, unravel: Unravel, found: Pruned) -> None:
+    """Write weights and masks."""
     unravel.write(model, found.weights)
     for name, part in unravel(found.mask).items():
         put_mask(model, name, part)
     refresh(model)
-    return found
 
 
 @dataclass
