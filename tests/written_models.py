@@ -1,6 +1,7 @@
 """Models that write to themselves when they are called, and what a model holds, to be compared."""
 
-from collections import deque
+from collections import UserDict, deque
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -91,16 +92,18 @@ class Containers(Written):
 
 
 class Object(Written):
-    """An object of a class of the model's own."""
+    """Objects: of a class of the model's own, a namespace, a dictionary by another name."""
 
     def __init__(self):
         super().__init__()
-        self.cache = Cache()
+        self.cache, self.space, self.known = Cache(), SimpleNamespace(calls=0), UserDict()
 
     def forward(self, x):
         self.cache.outputs.append(self.layer(x))
         self.cache.calls = self.cache.calls + 1
-        return sum(self.cache.outputs) * self.cache.calls
+        self.space.calls += 1
+        self.known[self.space.calls] = x
+        return sum(self.cache.outputs) * self.cache.calls * self.space.calls * len(self.known)
 
 
 class Unregistered(Written):
@@ -201,6 +204,6 @@ def held(item):
         return [(key, held(value)) for key, value in item.items()]
     if isinstance(item, list | tuple | deque | set):
         return [held(value) for value in item]
-    if isinstance(item, nn.Module | Cache):
+    if isinstance(item, nn.Module | Cache | SimpleNamespace | UserDict):
         return held(vars(item))
     return item if isinstance(item, int | float | str) else id(item)

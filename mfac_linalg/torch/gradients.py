@@ -229,8 +229,9 @@ def _left_on(name: str, parameter: nn.Parameter, reduction: str) -> Tensor:
         msg = f"`model` must have `grad_batch` or `grad_sample` on every chosen parameter; got neither on {name!r}. "
         raise ValueError(msg + "Run the backward pass under BackPACK's BatchGrad() or Opacus's GradSampleModule.")
     attribute = "grad_batch" if ours is None else "grad_sample"
-    left = theirs if ours is None else ours
-    parts: list[Any] = left if isinstance(left, list) and left is ours else [left]  # of several passes
+    parts: list[Any] = [theirs if ours is None else ours]
+    if isinstance(ours, list):  # of several backward passes
+        parts = ours
     for part in parts:
         if not isinstance(part, Tensor) or part.ndim == 0 or part.shape[1:] != parameter.shape:
             shape = ", ".join(map(str, ("m", *parameter.shape)))

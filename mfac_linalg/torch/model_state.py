@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 PLAIN = (Tensor, nn.Parameter)
+ATOMS = (str, int, float, type(None))  # of which long lists may be kept, as vocabularies
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class ModelState:
         state, seen = cls(), dict[int, Any]()
         modules = [root for root in roots if isinstance(root, nn.Module)]
         packages = {_package(module) for root in modules for module in root.modules()} - {"torch", "builtins"}
+        packages |= {"types", "collections"}  # namespaces, and containers that hold one of the above
         waiting: list[Any] = list(modules)
         while waiting:
             item = waiting.pop()
@@ -52,7 +54,7 @@ class ModelState:
             self.arrays.append((item, item.copy()))
         elif isinstance(item, dict | list | set | deque):
             self.containers.append(_Container.of(item))
-            return item.values() if isinstance(item, dict) else item
+            return [x for x in (item.values() if isinstance(item, dict) else item) if not isinstance(x, ATOMS)]
         elif isinstance(item, tuple | frozenset):
             return item
         elif hasattr(item, "__dict__") and (isinstance(item, nn.Module) or _package(item) in packages):
