@@ -92,6 +92,11 @@ def test_gradients_on_a_model_are_left_alone(make, data):
     before = written.held(model)
     adapter.mean_gradients(model, LOSS, *data, batch_size=2)
     assert written.held(model) == before
+    gradients = {id(parameter): parameter.grad for parameter in model.parameters()}
+    pruned(model, data, 0.3, params=["layer"])
+    for parameter in model.parameters():
+        assert parameter.grad is gradients[id(parameter)]
+        assert torch.equal(parameter.grad, torch.ones_like(parameter))
 
 
 @BY_MODEL
@@ -198,12 +203,14 @@ class Running(nn.Module):
         return loss / self.mean
 
 
-def test_a_loss_that_writes_to_itself_starts_anew_for_every_row(data):
-    model, loss, (x, y) = made(written.Written), Running(), data
+@pytest.mark.parametrize("loss_of", [lambda loss: loss, lambda loss: loss.forward], ids=["module", "method"])
+def test_a_loss_that_writes_to_itself_starts_anew_for_every_row(data, loss_of):
+    model, state, (x, y) = made(written.Written), Running(), data
+    loss = loss_of(state)
     rows = adapter.mean_gradients(model, loss, x[:1].expand(3, -1), y[:1].expand(3), batch_size=1)[0]
     assert torch.equal(rows[0], rows[1])
     assert torch.equal(rows[0], rows[2])
-    assert loss.mean == 1
+    assert state.mean == 1
 
 
 # --- parameters that are held elsewhere too ---------------------------------------------------------------------------

@@ -32,10 +32,11 @@ class ModelState:
 
     @classmethod
     def of(cls, *roots: Any) -> "ModelState":
-        """Of modules; what is no module is passed over."""
+        """Of modules, and those that methods belong to; what is neither is passed over."""
         state, seen = cls(), dict[int, Any]()
-        modules = [root for root in roots if isinstance(root, nn.Module)]
-        packages = {_package(module) for root in modules for module in root.modules()} - {"torch", "builtins"}
+        owners = (getattr(root, "__self__", root) for root in roots)
+        modules = [owner for owner in owners if isinstance(owner, nn.Module)]
+        packages = {_package(part) for module in modules for part in module.modules()} - {"torch", "builtins"}
         packages |= {"types", "collections"}  # namespaces, and containers that hold one of the above
         waiting: list[Any] = list(modules)
         while waiting:
@@ -50,7 +51,7 @@ class ModelState:
         if isinstance(item, Tensor):
             self.tensors.append(_TensorValue.of(item))
             return [vars(item)]
-        elif isinstance(item, np.ndarray) and item.flags.writeable and not isinstance(item, np.memmap):
+        if isinstance(item, np.ndarray) and item.flags.writeable and not isinstance(item, np.memmap):
             self.arrays.append((item, item.copy()))
         elif isinstance(item, dict | list | set | deque):
             self.containers.append(_Container.of(item))
@@ -61,8 +62,13 @@ class ModelState:
             return [vars(item)]
         return []
 
+    def hide_gradients(self) -> None:
+        """Take `.grad` off the parameters, so that nothing is added to it."""
+        for tensor in self.tensors:
+            tensor.hide_gradient()
+
     def restore(self) -> None:
-        """Put everything back."""
+        """Put everything back but the gradients."""
         for container in self.containers:
             container.restore()
         with torch.no_grad():
@@ -72,10 +78,11 @@ class ModelState:
             array[...] = values
         forget_cached_weights()
 
-    def hide_gradients(self) -> None:
-        """Take `.grad` off the parameters until they are put back, so that nothing is added to it."""
+    def show_gradients(self) -> None:
+        """Put back the gradients."""
         for tensor in self.tensors:
-            tensor.hide_gradient()
+            if tensor.grad is not None:
+                tensor.tensor.grad = tensor.grad
 
 
 @contextmanager
@@ -83,11 +90,12 @@ def unchanged(*modules: Any) -> Iterator[ModelState]:
     """Give modules back as they were, whatever is done with them inside."""
     forget_cached_weights()
     state = ModelState.of(*modules)
-    state.hide_gradients()
     try:
+        state.hide_gradients()
         yield state
     finally:
         state.restore()
+        state.show_gradients()
 
 
 def forget_cached_weights() -> None:
@@ -152,7 +160,7 @@ class _TensorValue:
         return cls(tensor, memory, values, tensor.requires_grad, tensor.grad_fn, gradient)
 
     def hide_gradient(self) -> None:
-        if self.grad is not None:
+        if self.tensor.is_leaf and self.tensor.grad is not None:
             self.tensor.grad = None
 
     def restore(self) -> None:
@@ -163,13 +171,11 @@ class _TensorValue:
             tensor.detach_()
         if tensor.data_ptr() != self.memory.data_ptr() or tensor.shape != self.memory.shape:
             tensor.data = self.memory
-        if self.memory.device.type != "cpu" or not torch.equal(self.memory, self.values):  # no read from a device
+        if self.memory.device.type != "cpu" or not _is_equal(self.memory, self.values):  # no read from a device
             self.memory.copy_(self.values)
-        if tensor.is_leaf:
-            if tensor.requires_grad != self.requires_grad:
-                tensor.requires_grad_(self.requires_grad)
-            if tensor.grad is not self.grad:
-                tensor.grad = self.grad
+        if tensor.is_leaf and tensor.requires_grad != self.requires_grad:
+            tensor.requires_grad_(self.requires_grad)
+        self.hide_gradient()
 
 
 def _has_values(tensor: Tensor) -> bool:
@@ -177,6 +183,11 @@ def _has_values(tensor: Tensor) -> bool:
     plain = type(tensor) in PLAIN and tensor.layout == torch.strided and not tensor.is_quantized
     written = plain and not (tensor.is_inference() or tensor.is_meta or tensor.is_nested)
     return written and not any(s == 0 and n > 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True))
+
+
+def _is_equal(x: Tensor, y: Tensor) -> bool:
+    """Whether tensors of one dtype are equal, by bytes where PyTorch compares no such floats."""
+    return torch.equal(x.view(torch.uint8), y.view(torch.uint8)) if x.dtype.itemsize == 1 else torch.equal(x, y)
 
 
 def _package(item: Any) -> str:
