@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from operator import is_
 from typing import Any
@@ -62,10 +62,18 @@ class ModelState:
             return [vars(item)]
         return []
 
-    def hide_gradients(self) -> None:
-        """Take `.grad` off the parameters, so that nothing is added to it."""
-        for tensor in self.tensors:
-            tensor.hide_gradient()
+    @contextmanager
+    def kept(self) -> Iterator["ModelState"]:
+        """Put everything back at the end; in between parameters have no `.grad`, so that nothing is added to it."""
+        forget_cached_weights()
+        try:
+            for tensor in self.tensors:
+                tensor.hide_gradient()
+            yield self
+        finally:
+            self.restore()
+            for tensor in self.tensors:
+                tensor.show_gradient()
 
     def restore(self) -> None:
         """Put everything back but the gradients."""
@@ -78,24 +86,10 @@ class ModelState:
             array[...] = values
         forget_cached_weights()
 
-    def show_gradients(self) -> None:
-        """Put back the gradients."""
-        for tensor in self.tensors:
-            if tensor.grad is not None:
-                tensor.tensor.grad = tensor.grad
 
-
-@contextmanager
-def unchanged(*modules: Any) -> Iterator[ModelState]:
-    """Give modules back as they were, whatever is done with them inside."""
-    forget_cached_weights()
-    state = ModelState.of(*modules)
-    try:
-        state.hide_gradients()
-        yield state
-    finally:
-        state.restore()
-        state.show_gradients()
+def unchanged(*modules: Any) -> AbstractContextManager[ModelState]:
+    """Give modules back as they are now, whatever is done with them inside."""
+    return ModelState.of(*modules).kept()
 
 
 def forget_cached_weights() -> None:
@@ -162,6 +156,10 @@ class _TensorValue:
     def hide_gradient(self) -> None:
         if self.tensor.is_leaf and self.tensor.grad is not None:
             self.tensor.grad = None
+
+    def show_gradient(self) -> None:
+        if self.grad is not None:
+            self.tensor.grad = self.grad
 
     def restore(self) -> None:
         tensor = self.tensor

@@ -1,7 +1,6 @@
 """Gradients of a model's loss as rows: each from the model as it is, which it stays."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from .. import _validation as check
 from .hooks import masked_parameters, refuse_standing, standing_weights
-from .model_state import ModelState, unchanged
+from .model_state import ModelState
 from .parameters import Selection, Unravel, chosen_parameters, places_of, tensors_of, unravel_of
 from .samples import Samples, alone, arguments_of
 
@@ -31,6 +30,7 @@ class Rows:
     others: dict[str, Tensor]  # parameters that were not chosen, by place
     buffers: dict[str, Tensor]  # by place
     unravel: Unravel
+    state: ModelState  # of model and loss, to which they come back after every row
 
     @classmethod
     def of(cls, model: nn.Module, loss_fn: Loss, params: Selection) -> "Rows":
@@ -48,7 +48,8 @@ class Rows:
         held = {place: tensor for place, tensor in tensors_of(model) if place not in known}
         others = {place: _without_graph(tensor) for place, tensor in held.items() if isinstance(tensor, nn.Parameter)}
         buffers = {place: tensor for place, tensor in held.items() if place not in others}
-        return cls(model, loss_fn, chosen, places, others, buffers, unravel_of(chosen))
+        state = ModelState.of(model, loss_fn)
+        return cls(model, loss_fn, chosen, places, others, buffers, unravel_of(chosen), state)
 
     def empty(self, count: int) -> Tensor:
         """Memory for so many rows."""
@@ -71,7 +72,7 @@ class Rows:
 
     def of_batch(self, x: Any, y: Any) -> Tensor:
         """The row of a batch, (d,): quicker than `torch.func.grad`, which keeps what second derivatives need."""
-        with self._kept(), torch.enable_grad():
+        with self.state.kept(), torch.enable_grad():
             leaves = {name: _without_graph(value).requires_grad_() for name, value in self.chosen.items()}
             standing = standing_weights(self.model, leaves)
             direct = self._direct()
@@ -89,7 +90,7 @@ class Rows:
         """The rows of samples that are differentiated at a time."""
         each = torch.func.vmap(self._of_sample, samples.axes, randomness="different")
         try:
-            with self._kept(), torch.enable_grad():
+            with self.state.kept(), torch.enable_grad():
                 past = [*standing_weights(self.model, self.chosen).values(), *self._direct().values()]
                 rows, losses = each(*samples.at(part))
                 past_modules = _depends(losses, past)
@@ -125,11 +126,6 @@ class Rows:
     def _direct(self) -> dict[str, Tensor]:
         """The chosen parameters themselves, which a list or a function may hold beside their modules."""
         return {name: parameter for name, parameter in self.chosen.items() if parameter.requires_grad}
-
-    @contextmanager
-    def _kept(self) -> Iterator[ModelState]:
-        with unchanged(self.model, self.loss_fn) as state:
-            yield state
 
 
 class _Judged(nn.Module):
