@@ -105,7 +105,8 @@ class SymmetricOperator(abc.ABC):
 
         SciPy's takes and gives NumPy arrays whatever the library: vectors of another travel there and back. Vectors and
         matrices of any real or complex dtype are answered in the dtype that a matrix of `dtype` would give; what is
-        wider than `dtype` is computed in `dtype`, scaled so that nothing overflows or underflows.
+        wider than `dtype` is computed in `dtype`, scaled so that nothing overflows or underflows. It answers for the
+        operator as it is when asked: that of a window slides with it.
         """
         return _backend.linear_operator(self)
 

@@ -15,7 +15,8 @@ LAYERS = (
     ("",),  # the package itself: its public names
     ("_loading",),
     ("_woodbury", "_window", "_blocks"),
-    ("_stored",),
+    ("_stored", "_own_memory"),
+    ("_place",),
     ("_inverse", "_forward"),
     ("_operator",),
     ("_build_blocks",),

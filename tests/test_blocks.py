@@ -219,7 +219,7 @@ def test_each_block_may_have_its_damping(cut):
     inverse = BlockDiagonalInverse(problem.gradients, dampings, block_sizes=cut)
     spread = Problem("spread", problem.gradients, np.repeat(dampings, sizes), None, "mean")
     assert np.allclose(inverse.matvec(V), Blocks(spread, sizes).inverse @ V)
-    assert inverse.damping is dampings
+    assert np.array_equal(inverse.damping, dampings)
 
 
 def test_the_certificate_holds():

@@ -61,6 +61,8 @@ from .lazy import summed as summed
 from .linalg import cholesky as cholesky
 from .linalg import column_norms as column_norms
 from .linalg import column_squares as column_squares
+from .linalg import multipliable as multipliable
+from .linalg import multiplies as multiplies
 from .linalg import multiplies_batches as multiplies_batches
 from .linalg import multiply_triangular_over as multiply_triangular_over
 from .linalg import overwrites_blocks as overwrites_blocks
@@ -68,6 +70,8 @@ from .linalg import solve_triangular as solve_triangular
 from .linalg import solve_triangular_over as solve_triangular_over
 from .linalg import squares_without_copy as squares_without_copy
 from .linalg import triangle as triangle
+from .memory import copied as copied
+from .memory import owned as owned
 from .operators import as_parts as as_parts
 from .operators import from_parts as from_parts
 from .operators import is_complex as is_complex
@@ -90,7 +94,6 @@ from .values import beside as beside
 from .values import beside_float64 as beside_float64
 from .values import cast as cast
 from .values import constants as constants
-from .values import copied as copied
 from .values import empty as empty
 from .values import empty_vector as empty_vector
 from .values import entries as entries
@@ -99,7 +102,6 @@ from .values import from_raw as from_raw
 from .values import host_view as host_view
 from .values import index_like as index_like
 from .values import native as native
-from .values import owned as owned
 from .values import raw as raw
 from .values import read as read
 from .values import ring as ring

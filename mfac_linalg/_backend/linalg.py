@@ -8,7 +8,7 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from .kinds import is_concrete, is_differentiated, is_numpy, is_row_major, namespace
+from .kinds import is_concrete, is_differentiated, is_numpy, is_row_major, namespace, on_host
 from .lazy import is_lazy
 from .lazy import solve_triangular as lazy_solve
 from .threads import in_threads
@@ -118,6 +118,33 @@ def multiplies_batches(x: Array) -> bool:
     So does BLAS for the contiguous rows of NumPy.
     """
     return is_numpy(x) and is_row_major(x)
+
+
+def multiplies(x: Array) -> bool:
+    """Return whether products with a matrix x on the host go to BLAS as x lies in memory.
+
+    NumPy and PyTorch multiply reversed or broadcast rows and every second column by loops of their own, in one running
+    sum, which rows of equal entries round with a bias. (NumPy copies some of these first from 2.3 on.)
+    """
+    strides = _strides(x)
+    if strides is None:
+        return True
+    (m, d), (down, across) = x.shape, strides
+    return m * d == 0 or (across == 1 and (down >= d or m == 1)) or (down == 1 and (across >= m or d == 1))
+
+
+def _strides(x: Array) -> tuple[float, ...] | None:
+    """In entries, of a NumPy array or of a PyTorch tensor on the host that holds values; None for others."""
+    if compat.is_torch_array(x):
+        return x.stride() if on_host(x) else None
+    return tuple(stride / x.itemsize for stride in x.strides) if is_numpy(x) else None
+
+
+def multipliable(x: Array) -> Array:
+    """Return x where BLAS takes it, else a copy that it takes."""
+    if multiplies(x):
+        return x
+    return x.contiguous() if compat.is_torch_array(x) else np.ascontiguousarray(x)
 
 
 def overwrites_blocks(x: Array) -> bool:
