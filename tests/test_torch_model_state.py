@@ -213,6 +213,18 @@ def test_a_loss_that_writes_to_itself_starts_anew_for_every_row(data, loss_of):
     assert state.mean == 1
 
 
+def test_objects_that_are_hooks_or_losses_start_anew_for_every_row(data):
+    hook, counted = written.Recorder(), written.Recorder()
+    model = nn.Sequential(nn.Linear(4, 3))
+    model[0].register_forward_hook(hook)
+    (x, y), expected = data, adapter.mean_gradients(nn.Sequential(model[0]), LOSS, *data, batch_size=1)[0]
+    for call in CALLS.values():
+        torch.testing.assert_close(call(model, counted.loss, x, y), expected)
+        assert not hook.outputs
+        assert not counted.outputs
+        copy.deepcopy(model)
+
+
 # --- parameters that are held elsewhere too ---------------------------------------------------------------------------
 
 

@@ -14,6 +14,21 @@ class Cache:
         self.outputs, self.calls = [], torch.zeros(())
 
 
+class Recorder:
+    """A hook that keeps what it sees, and a loss that counts its calls."""
+
+    def __init__(self):
+        self.outputs = []
+
+    def __call__(self, layer, inputs, outputs):
+        self.outputs.append(outputs)
+        return outputs * len(self.outputs)
+
+    def loss(self, outputs, targets):
+        self.outputs.append(outputs)
+        return nn.functional.cross_entropy(outputs * len(self.outputs), targets)
+
+
 class Written(nn.Module):
     """A linear layer whose outputs depend on what earlier calls have left; subclasses say where they leave it."""
 
@@ -134,6 +149,14 @@ class Hooked(Written):
         return self.layer(x) * self.layer.calls
 
 
+class HookObject(Written):
+    """An object as a hook, on the model itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_forward_hook(Recorder())
+
+
 class Clipped(Written):
     """Weights that every call shrinks, in place."""
 
@@ -204,6 +227,6 @@ def held(item):
         return [(key, held(value)) for key, value in item.items()]
     if isinstance(item, list | tuple | deque | set):
         return [held(value) for value in item]
-    if isinstance(item, nn.Module | Cache | SimpleNamespace | UserDict):
+    if isinstance(item, nn.Module | Cache | Recorder | SimpleNamespace | UserDict):
         return held(vars(item))
     return item if isinstance(item, int | float | str) else id(item)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from operator import is_
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ class ModelState:
 
     A tensor is copied, a container or a module remembers the objects that it holds. That reaches what registered and
     unregistered submodules hold, through lists, dictionaries, sets and objects of the classes that are defined beside
-    the modules' own (a cache, a counter). Other objects, random generators and what hooks write elsewhere stay as the
-    call leaves them.
+    the modules' own (a cache, a counter), and what the objects hold that are hooks, or whose methods are. Other
+    objects, random generators and what functions write elsewhere stay as the call leaves them.
     """
 
     containers: list["_Container"] = field(default_factory=list)
@@ -32,13 +33,11 @@ class ModelState:
 
     @classmethod
     def of(cls, *roots: Any) -> "ModelState":
-        """Of modules, and those that methods belong to; what is neither is passed over."""
-        state, seen = cls(), dict[int, Any]()
-        owners = (getattr(root, "__self__", root) for root in roots)
-        modules = [owner for owner in owners if isinstance(owner, nn.Module)]
+        """Of modules, and of objects that are called or whose methods are; functions hold nothing."""
+        state, seen, waiting = cls(), dict[int, Any](), list(_owners(roots))
+        modules = [owner for owner in waiting if isinstance(owner, nn.Module)]
         packages = {_package(part) for module in modules for part in module.modules()} - {"torch", "builtins"}
         packages |= {"types", "collections"}  # namespaces, and containers that hold one of the above
-        waiting: list[Any] = list(modules)
         while waiting:
             item = waiting.pop()
             if id(item) not in seen:
@@ -58,7 +57,10 @@ class ModelState:
             return [x for x in (item.values() if isinstance(item, dict) else item) if not isinstance(x, ATOMS)]
         elif isinstance(item, tuple | frozenset):
             return item
-        elif hasattr(item, "__dict__") and (isinstance(item, nn.Module) or _package(item) in packages):
+        elif isinstance(item, nn.Module):
+            hooks = [held for name, held in vars(item).items() if name.endswith("_hooks") and isinstance(held, dict)]
+            return [vars(item), *(owner for held in hooks for owner in _owners(held.values()))]
+        elif hasattr(item, "__dict__") and _package(item) in packages:
             return [vars(item)]
         return []
 
@@ -186,6 +188,16 @@ def _has_values(tensor: Tensor) -> bool:
 def _is_equal(x: Tensor, y: Tensor) -> bool:
     """Whether tensors of one dtype are equal, by bytes where PyTorch compares no such floats."""
     return torch.equal(x.view(torch.uint8), y.view(torch.uint8)) if x.dtype.itemsize == 1 else torch.equal(x, y)
+
+
+def _owners(callables: Iterable[Any]) -> Iterator[Any]:
+    """The modules that are called, or whose methods are, and the attributes of other such objects."""
+    for each in callables:
+        owner = getattr(each, "__self__", each)
+        if isinstance(owner, nn.Module):
+            yield owner
+        elif hasattr(owner, "__dict__") and not isinstance(owner, FunctionType | ModuleType | type):
+            yield vars(owner)
 
 
 def _package(item: Any) -> str:
