@@ -12,6 +12,7 @@ from ._state import State
 Array = Any
 
 
+@_backend.methods_outside_graphs
 class Forward:
     """F = Λ + Σ c_i g_i g_iᵀ as an operator of shape (d, d); made by the `forward` property of an inverse.
 

@@ -17,6 +17,7 @@ Array = Any
 BLOCK_SIZE = 64
 
 
+@_backend.outside_graphs
 def influence(
     inverse: Inverse, test_gradients: Array, train_gradients: Array | None = None, *, block_size: int = BLOCK_SIZE
 ) -> Array:
@@ -92,6 +93,7 @@ def influence(
     return _side_by_side(_solved, state, tests, _columns(trains, size))
 
 
+@_backend.outside_graphs
 def self_influence(inverse: Inverse, gradients: Array | None = None, *, block_size: int = BLOCK_SIZE) -> Array:
     """g_iᵀ F⁻¹ g_i, the influence of each sample on its own loss, as sums of squares: never negative.
 

@@ -93,6 +93,7 @@ def _column_squares(gradients: Array) -> Array:
     return _backend.column_squares(_backend.to_float64(gradients).T)
 
 
+@_backend.outside_graphs
 def prune(
     weights: Array,
     gradients_fn: Callable[[Array, int], Array],

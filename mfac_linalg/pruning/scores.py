@@ -16,6 +16,7 @@ Array = Any
 MOST_OF_A_PATTERN = 16
 
 
+@_backend.outside_graphs
 def obs_scores(weights: Array, inverse: Inverse) -> Array:
     """w_i²/(2 [F⁻¹]_ii), the least that ½ δᵀFδ can be with weight i removed: optimal brain surgeon's saliency.
 
@@ -59,6 +60,7 @@ def obs_scores(weights: Array, inverse: Inverse) -> Array:
     return w * w / (2 * inverse.diagonal())
 
 
+@_backend.outside_graphs
 def group_scores(weights: Array, inverse: Inverse, groups: Any) -> Array:
     """½ w_Qᵀ ([F⁻¹]_QQ)⁻¹ w_Q, the least that ½ δᵀFδ can be with all weights of a group Q removed.
 
@@ -99,6 +101,7 @@ def _group_scores(state: State, weights: Array, groups: Array) -> Array:
     return settle(doubled * state.level(doubled) / 2, like=weights, dtype=state.dtype)
 
 
+@_backend.outside_graphs
 def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = None) -> Array:
     """Return the mask that keeps those n of every m weights whose removal of the others costs least, as a whole.
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import _moments
-from .groups import Group, check_one_kind
+from .groups import Group, check_one_kind, check_plain
 from .masks import Kept
 
 
@@ -38,7 +38,8 @@ def descent(groups: list[Group], kept: Kept, state: Mapping[Tensor, dict[str, An
 
 
 def _require_shape(p: Tensor, shape: torch.Size, state: Mapping[str, Any]) -> None:
-    """Refuse a parameter that has lost the shape of its momentum or moment, before anything is written."""
+    """Refuse a parameter that has lost its kind, or the shape of its momentum or moment, before anything is written."""
+    check_plain("`params` must stay", p)
     for name, buffer in state.items():
         if isinstance(buffer, Tensor) and buffer.shape != shape:
             msg = f"`params` must stay as they were at construction; got {tuple(p.shape)} beside {name} of shape "
@@ -49,9 +50,7 @@ def _part(group: Group, p: Tensor, kept: Kept) -> Tensor:
     """The gradient of one parameter, of its weights that may move."""
     if p.grad is None:
         return torch.zeros_like(kept.of(p, p))
-    if p.grad.layout != torch.strided:
-        msg = f"`params` must have dense gradients; got one in {p.grad.layout}. Construct its embedding without "
-        raise TypeError(msg + "sparse=True.")
+    check_plain("`params` must have gradients that are", p.grad)
     g = -p.grad if group["maximize"] else p.grad
     if group["weight_decay"] and not group["decoupled_weight_decay"]:
         g = g.add(p, alpha=float(group["weight_decay"]))

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .. import SlidingWindowInverse, TopK
+from .. import SlidingWindowInverse, TopK, _backend
 from .. import _validation as check
 from .checkpoints import Loaded, complete_state, read_state
 from .descent import descent
-from .groups import Group, agreed, check_group, check_parameters, has_moments, settle_options
+from .groups import Group, agreed, check_group, check_parameters, check_params, has_moments, settle_options
 from .layout import Served
 from .masks import Kept, Masks
 from .window_state import unpack_window
@@ -21,6 +21,7 @@ from .window_state import unpack_window
 NOTHING: dict[str, Any] = {}
 
 
+@_backend.methods_outside_graphs
 class MFAC(Optimizer):
     """p ← p − lr (v + weight_decay p), v ← momentum v + F⁻¹g, F = λI + (1/m)Σ g gᵀ over the newest gradients, g in it.
 
@@ -155,7 +156,7 @@ class MFAC(Optimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
             "maximize": maximize,
         }
-        super().__init__(params, defaults)
+        super().__init__(check_params(params), defaults)
         self._kept.refuse_strangers(chain.from_iterable(group["params"] for group in self.param_groups))
 
     @property
@@ -173,7 +174,8 @@ class MFAC(Optimizer):
             raise ValueError(
                 msg + "held have no entries for it. Construct a new optimizer, or leave shared_window out."
             )
-        super().add_param_group(check_group(param_group, {*self._rules, "masks", "shared_window"}))
+        known = {p for group in self.param_groups for p in group["params"]}
+        super().add_param_group(check_group(param_group, {*self._rules, "masks", "shared_window"}, known))
         try:
             settle_options(self.param_groups[-1])
             groups = self._served()[-1]
@@ -240,6 +242,9 @@ class MFAC(Optimizer):
             Called first, with gradients enabled.
         """
         loss = None
+        if not (closure is None or callable(closure)):
+            msg = f"`closure` must be a function without arguments; got {check.describe(closure)}. Leave it out."
+            raise TypeError(msg)
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
