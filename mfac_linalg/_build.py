@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from . import _backend
-from ._dual import SmallSystem, largest_eigenvalue
+from ._dual import SmallSystem, largest_eigenvalue, needs_rows
 from ._errors import breakdown, warn_if_unresolved
 from ._forms.diagonal import exact_entries
 from ._forms.dual import DualForm
@@ -215,7 +215,7 @@ def choose_form(
     """Factor the small matrix and hold it in the form that fits its shape; warn where κ is beyond its arithmetic."""
     m, d = rows.shape
     dtype = "float64" if m >= d else _backend.dtype_name(rows.dtype)
-    system = SmallSystem.factor(small)
+    system = _factored(rows, small, norm, options)
     if system is None:
         raise breakdown(size=min(m, d), kappa=kappa, dtype=dtype)
     if not math.isinf(kappa):
@@ -237,6 +237,16 @@ def choose_form(
         cast(ScaledRows, accurate), system, dtype=options.dtype, overwrite=options.overwrite, progress=options.progress
     )
     return DualForm(whitened if options.dtype == rows.dtype else rows, whitened, system, norm, sweeps)
+
+
+def _factored(rows: AnyRows, small: Array, norm: Any, options: Options) -> SmallSystem | None:
+    """The factor of the small matrix; rows are whitened with one as good as entries need, for they carry it on."""
+    m, d = rows.shape
+    if m >= d:
+        return SmallSystem.primal(rows, small, norm)
+    if options.whiten and needs_rows(norm):
+        return SmallSystem.of_rows(small, rows.column_blocks())
+    return SmallSystem.factor(small)
 
 
 def _whitened_outside(exact: DualForm, rows: ScaledRows, options: Options) -> WhitenedRows:

@@ -29,6 +29,12 @@ def breakdown(*, size: int, kappa: float, dtype: object) -> FactorizationError:
     return FactorizationError(msg)
 
 
+def not_installed(*, what: str, library: str, extra: str) -> ModuleNotFoundError:
+    """Return the error of something whose library is missing, with the command that installs it."""
+    msg = f'{what} needs {library}, which is not installed. Run pip install "mfac_linalg[{extra}]".'
+    return ModuleNotFoundError(msg, name=library)
+
+
 def refuse_nonfinite_values(name: str) -> None:
     """Refuse an array for a nan or an infinity in it."""
     msg = f"`{name}` must be finite; got nan or infinity. Check the computation that made it."

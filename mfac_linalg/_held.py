@@ -29,7 +29,13 @@ FOLLOWED = CANCELLATION / 2  # in float64, where the factor has some roundings o
 
 @dataclass(frozen=True)
 class Held:
-    """m rows, known by their position in the factor of A = I + S Sᵀ; each change returns another Held."""
+    """m rows, known by their position in the factor of A = I + S Sᵀ; each change returns another Held.
+
+    How long a Held is valid: its rows, their Gram matrix and the factor stand on memory that changes write to in place.
+    A change writes only to what the Held that it starts from does not use. So of one line of changes the newest Held
+    and the one before it are valid, and no older one; a new damping takes memory of its own and does not count. Two
+    changes that start from the same Held spoil each other: a copy of a window is always a deep one.
+    """
 
     rules: Rules
     damping: Any  # as the user gave it, an array of one's own
@@ -129,11 +135,12 @@ class Held:
         return self._holding(ring, other.ages)._refactored(np.zeros(0, dtype=bool))
 
     def under(self, damping: Any) -> "Held":
-        """The same rows under another, checked damping."""
+        """The same rows under another, checked damping, with memory for factors of its own."""
         metric = _metric(damping, self.ring.dtype)
         same = metric.root is None and self.metric.root is None
         ring = self.ring if same else self.ring.measured_by(metric.root, sharply=False)
-        return replace(self, damping=damping, metric=metric)._holding(ring, self.ages)._refactored()
+        factor = self.factor.with_own_memory()
+        return replace(self, damping=damping, metric=metric, factor=factor)._holding(ring, self.ages)._refactored()
 
     def _exchanged(self, dropped: np.ndarray, g: Array, *, age: int) -> "Held":
         """Without some positions, and with g in a slot that was free before, as the row of that age."""
@@ -202,7 +209,7 @@ class Held:
         rows = ScaledRows(self.ring.rows(on_host=on_host), scale, self.metric.root)
         sharp = self.ring.is_sharp
         if self.is_primal:
-            system = SmallSystem.factor(rows.normal())
+            system = SmallSystem.primal(rows, rows.normal(), self.factor.norm)
             if system is None:
                 raise breakdown(size=self.rules.dim, kappa=self.kappa, dtype="float64")
             form: Any = PrimalForm(rows, system, self.factor.norm)

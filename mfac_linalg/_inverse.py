@@ -10,6 +10,7 @@ from . import _backend, _folder, _storage
 from . import _validation as check
 from ._build import restricted
 from ._forward import Forward
+from ._operator import SymmetricOperator
 from ._pytree import register
 from ._state import State
 from ._text import as_call, as_table, short
@@ -18,16 +19,8 @@ Array = Any
 
 
 @_backend.methods_outside_graphs
-class Inverse(abc.ABC):
+class Inverse(SymmetricOperator):
     """F⁻¹ as an object; `_current` gives the immutable state that all answers are computed from."""
-
-    __array_ufunc__ = None  # ndarray @ inverse is ours
-    __array_priority__ = 100.0
-
-    @property
-    @abc.abstractmethod
-    def _current(self) -> State:
-        """The state to answer from."""
 
     @property
     @abc.abstractmethod
@@ -37,7 +30,7 @@ class Inverse(abc.ABC):
     @property
     @abc.abstractmethod
     def damping(self) -> Any:
-        """λ as a float, or the (d,) array it was given as."""
+        """λ as a float, or a copy of the (d,) array it was given as."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -52,26 +45,6 @@ class Inverse(abc.ABC):
         return self._current.form.shape[0]
 
     @property
-    def dim(self) -> int:
-        """Number d of parameters."""
-        return self._current.form.shape[1]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(d, d)."""
-        return (self.dim, self.dim)
-
-    @property
-    def dtype(self) -> Any:
-        """Dtype of the answers."""
-        return self._current.dtype
-
-    @property
-    def device(self) -> Any:
-        """Device of the answers."""
-        return _backend.device(self._like)
-
-    @property
     def kappa(self) -> Any:
         """κ = ‖F‖/λ, estimated by power steps (for vector damping ‖Λ^-½ F Λ^-½‖)."""
         return self._current.kappa
@@ -82,23 +55,9 @@ class Inverse(abc.ABC):
         return self._current.form.sweeps
 
     @property
-    def T(self) -> Self:  # noqa: N802 (the name NumPy gives it)
-        """The transpose: F⁻¹ is symmetric."""
-        return self
-
-    @property
-    def H(self) -> Self:  # noqa: N802
-        """The adjoint: F⁻¹ is real symmetric."""
-        return self
-
-    @property
     def forward(self) -> Forward:
-        """F itself, as an operator."""
-        return Forward(lambda: self._current)
-
-    @property
-    def _like(self) -> Array:
-        return self._current.form.rows.like
+        """F itself, as an operator: of a window as it is when the operator is asked."""
+        return Forward(self)
 
     # --- products ---------------------------------------------------------------------------------------------
 
@@ -107,12 +66,13 @@ class Inverse(abc.ABC):
 
         Parameters
         ----------
-        v : array, shape (d,)
-            Of the gradients' library and device, in `dtype` (16-bit is widened).
+        v : array, shape (d,) or (d, 1)
+            Of the gradients' library and device, in `dtype` (16-bit is widened) or the complex dtype of its precision,
+            which is answered by parts.
 
         Returns
         -------
-        array, shape (d,)
+        array, of the shape of v
 
         Raises
         ------
@@ -128,15 +88,11 @@ class Inverse(abc.ABC):
         Cost: 2s passes over the m × d rows for s sweeps, O(dm + m²) time, O(d) memory.
         Accuracy: ‖v − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ for every v, also in the span of the gradients.
         """
-        return self._product(State.solve, v)
+        return self._vector_product(State.solve, v, "v")
 
-    def matmat(self, v: Array) -> Array:
+    def matmat(self, V: Array) -> Array:  # noqa: N803 (one letter, as in the formulas)
         """F⁻¹ V for V of shape (d, k): as `matvec`, column by column, by matrix products."""
-        v = check.check_columns("V", v, self._like, self.dtype, self.dim)
-        return _backend.in_float64(State.solve, self._current, v)
-
-    rmatvec = matvec
-    rmatmat = matmat
+        return self._matrix_product(State.solve, V, "V")
 
     def matvec_gradients(self, coefficients: Array) -> Array:
         """F⁻¹ Gᵀ c, the IHVP of a combination of the stored gradients, by push-through.
@@ -220,24 +176,6 @@ class Inverse(abc.ABC):
         values = check.check_dampings(dampings)
         return self._product(lambda state, u: state.path(u, values), v, keep=True)
 
-    def __matmul__(self, v: Array) -> Array:
-        if not _backend.is_array(v):
-            return NotImplemented
-        return self.matvec(v) if v.ndim == 1 else self.matmat(v)
-
-    def __rmatmul__(self, v: Array) -> Array:
-        if not _backend.is_array(v):
-            return NotImplemented
-        return self.matvec(v) if v.ndim == 1 else self.matmat(v.T).T
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Give `tensor @ inverse` to the inverse: PyTorch asks the right operand here and nowhere else."""
-        if getattr(func, "__name__", "") in ("matmul", "__matmul__") and len(args) == 2:
-            left, right = args
-            return right.__rmatmul__(left) if isinstance(right, Inverse) else left.__matmul__(right)
-        return NotImplemented
-
     # --- entries ----------------------------------------------------------------------------------------------
 
     def diagonal(self) -> Array:
@@ -308,11 +246,22 @@ class Inverse(abc.ABC):
     def quadratic_form(self, v: Array) -> Array:
         """vᵀ F⁻¹ v as a sum of squares, ‖r‖²/λ + m ‖a‖²: never negative.
 
+        Parameters
+        ----------
+        v : array, shape (d,) or (d, k)
+            One vector, or one per column.
+
+        Returns
+        -------
+        array, shape () or (k,)
+
         Notes
         -----
-        Cost: as `matvec`.
+        Cost: as `matvec`, or `matmat`.
         """
-        return self._product(State.quadratic, v, keep=True)
+        v, is_vector = self._one_or_more("v", v)
+        values = _backend.in_float64(State.quadratics, self._current, v)
+        return values[0] if is_vector else values
 
     def logdet(self) -> Array:
         """Log det F⁻¹. Cost: O(m)."""
@@ -329,7 +278,8 @@ class Inverse(abc.ABC):
     def backward_error(self, v: Array, x: Array) -> Array:
         """‖v − F x‖ / (‖F‖ ‖x‖), to be compared with 30 eps: the certificate of x as F⁻¹ v.
 
-        For vector damping it is taken in the scaled norm, ‖Λ^-½(v − Fx)‖ / (κ ‖Λ^½x‖).
+        For vector damping it is taken in the scaled norm, ‖Λ^-½(v − Fx)‖ / (κ ‖Λ^½x‖). For v and x of shape (d, k) it
+        has shape (k,): a certificate for each column.
 
         Notes
         -----
@@ -338,17 +288,10 @@ class Inverse(abc.ABC):
         return self._certificate(State.backward_error, v, x)
 
     def relative_residual(self, v: Array, x: Array) -> Array:
-        """‖v − F x‖ / ‖v‖, which κ · eps bounds, not eps. Cost: two passes over the rows."""
+        """‖v − F x‖ / ‖v‖, which κ · eps bounds, not eps; (k,) for v and x (d, k). Cost: two passes over the rows."""
         return self._certificate(State.relative_residual, v, x)
 
     # --- other shapes of the same thing ------------------------------------------------------------------------
-
-    def as_linear_operator(self) -> Any:
-        """A scipy.sparse.linalg.LinearOperator (CuPy's for CuPy), with matmat.
-
-        SciPy's takes and gives NumPy arrays whatever the library: vectors of another travel there and back.
-        """
-        return _backend.linear_operator(self)
 
     def to_device(self, device: Any) -> Self:
         """Return a new inverse of the same gradients on another device of their library, factored there.
@@ -464,5 +407,13 @@ class Inverse(abc.ABC):
         return result if keep else result[..., 0]
 
     def _certificate(self, function: Any, v: Array, x: Array) -> Array:
-        pair = [check.check_vector(name, y, self._like, self.dtype, self.dim) for name, y in (("v", v), ("x", x))]
-        return _backend.in_float64(function, self._current, *(y[:, None] for y in pair))
+        (v, is_vector), (x, _) = self._one_or_more("v", v), self._one_or_more("x", x)
+        check.check_shape("x", x, tuple(v.shape), "Pass one answer for each right-hand side.")
+        values = _backend.in_float64(function, self._current, v, x)
+        return values[0] if is_vector else values
+
+    def _one_or_more(self, name: str, v: Array) -> tuple[Array, bool]:
+        """One vector (d,) as a column, or columns (d, k); and which of both it was."""
+        if _backend.is_array(v) and v.ndim == 2:
+            return check.check_columns(name, v, self._like, self.dtype, self.dim), False
+        return check.check_vector(name, v, self._like, self.dtype, self.dim)[:, None], True

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ._errors import not_installed
+
 Array = Any
 
 
@@ -47,6 +49,5 @@ def reporter(wanted: bool, journal: Journal | None = None) -> Progress:
     try:
         from tqdm.auto import tqdm
     except ImportError as missing:
-        msg = '`progress=True` needs tqdm; it is not installed. Run pip install "mfac_linalg[progress]".'
-        raise ImportError(msg) from missing
+        raise not_installed(what="`progress=True`", library="tqdm", extra="progress") from missing
     return Progress(tqdm, journal)

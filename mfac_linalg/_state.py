@@ -31,9 +31,9 @@ class State(Part):
 
     # --- products ---
 
-    def solve(self, v: Array) -> Array:
-        """F⁻¹ v for v (d, k)."""
-        u, power = self.metric.enter(v, self.form.dtype)
+    def solve(self, v: Array, name: str = "v") -> Array:
+        """F⁻¹ v for v (d, k), which the caller knows by a name."""
+        u, power = self.metric.enter(v, self.form.dtype, name)
         return self.metric.leave(self.form.answer(u), power, self.dtype)
 
     def solve_gradients(self, c: Array) -> Array:
@@ -92,10 +92,6 @@ class State(Part):
         shifts = _backend.asarray(shifts, like=r, dtype=_backend.index_dtype(r))
         return fit(r, power - shifts, self.dtype, over=fractions)
 
-    def quadratic(self, v: Array) -> Array:
-        """vᵀF⁻¹v for one v (d, 1)."""
-        return self._home(self._quadratics(v)[0])
-
     def quadratics(self, v: Array) -> Array:
         """vᵀF⁻¹v for each column of v (d, k), shape (k,)."""
         return self._home(self._quadratics(v))
@@ -107,11 +103,9 @@ class State(Part):
         return self._home(self._by_row(values / self.level(values)))
 
     def _quadratics(self, v: Array) -> Array:
-        """(‖r‖² + ‖a‖²)/level, float64: sums of squares."""
+        """The uᵀM u/level, float64: sums of squares."""
         u, power = self.metric.enter(v, self.form.dtype)
-        r, a = self.form.solve(u)
-        duals = _backend.namespace(a).reshape(a, (-1, a.shape[-1]))  # of all blocks
-        total = _backend.column_squares(_backend.to_float64(r)) + _backend.column_squares(duals)
+        total = self.form.quadratics(u)
         power = _backend.beside_float64(power)
         return ldexp(total / self.level(total), 2 * power)
 
@@ -185,9 +179,9 @@ class State(Part):
 
     # --- F itself ---
 
-    def multiply(self, x: Array) -> Array:
-        """F x for x (d, k)."""
-        z, power = Metric(1.0, None).enter(x, self.form.dtype, "x")
+    def multiply(self, x: Array, name: str = "x") -> Array:
+        """F x for x (d, k), which the caller knows by a name."""
+        z, power = Metric(1.0, None).enter(x, self.form.dtype, name)
         if self.metric.root is not None:
             z = z / self.metric.root
         return self.metric.raise_level(z + self.form.normal(z), power, self.dtype)
@@ -281,7 +275,7 @@ class State(Part):
 
 
 def _ratio(above: Array, below: Array) -> Array:
-    """Return above / below for one column, 0 for 0/0, infinity for a residual beside nothing."""
+    """Return above / below for each column, 0 for 0/0, infinity for a residual beside nothing."""
     xp = _backend.namespace(above)
     ratio = above / xp.where(below == 0, xp.ones_like(below), below)
-    return xp.where((below == 0) & (above > 0), xp.full_like(ratio, xp.inf), ratio)[0]
+    return xp.where((below == 0) & (above > 0), xp.full_like(ratio, xp.inf), ratio)

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from . import _backend
 from ._build import Options, measures
-from ._dual import SmallSystem
+from ._dual import SmallSystem, needs_rows
 from ._forms.dual import DualForm
 from ._forms.primal import PrimalForm
 from ._progress import reporter
@@ -83,8 +83,9 @@ def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], 
     divisor = kept.shape[0] if facts["normalization"] == "mean" else 1
     unscaled, metric, row_scale = measures(kept, damping, weights, divisor, options)
     rows = scaled_rows(unscaled, facts["exponent"], row_scale, metric.root)
-    system = SmallSystem(arrays["gram"], arrays["factor"])
     m, d = rows.shape
+    from_rows = needs_rows(facts["norm"]) and (m >= d or "whitened" in arrays)
+    system = SmallSystem(arrays["gram"], arrays["factor"], from_rows)
     whitened = None
     if "whitened" in arrays:
         small = (arrays["small.index"], arrays["small.values"]) if "small.index" in arrays else None

@@ -181,8 +181,8 @@ class WoodburyRankOneInverse(Inverse):
 
     @property
     def damping(self) -> Any:
-        """λ as a float, or the (d,) array it was given as."""
-        return self._damping
+        """λ as a float, or a copy of the (d,) array it was given as."""
+        return _backend.copied(self._damping) if _backend.is_array(self._damping) else self._damping
 
     @property
     def gradients(self) -> Array:

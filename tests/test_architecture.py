@@ -11,12 +11,14 @@ import mfac_linalg
 from tests.source import MODULES, ROOT, TEXTS, body_lines, chain, docstring, functions, imports
 
 LAYERS = (
-    ("demo", "testing", "pruning", "influence", "torch", "jax"),
+    ("demo", "pruning", "influence", "torch", "jax"),
     ("",),  # the package itself: its public names
     ("_loading",),
     ("_woodbury", "_window", "_blocks"),
-    ("_stored",),
+    ("_stored", "_own_memory"),
+    ("_place",),
     ("_inverse", "_forward"),
+    ("_operator",),
     ("_build_blocks",),
     ("_build", "_held"),
     ("_progress",),

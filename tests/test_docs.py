@@ -43,4 +43,36 @@ def test_a_program_runs_and_finds_what_the_text_says(ran):
         assert outside > 10 * inside
         assert names["best"] not in (min(names["dampings"]), max(names["dampings"]))
     if name == "recipes.md-1":
+        check_classifier(names)
+    if name == "recipes.md-2":
+        check_weighted_rows(names)
+    if name == "recipes.md-3":
         assert names["losses"][-1] < 0.8 * names["losses"][0]
+
+
+def check_classifier(names):
+    """The Fisher matrix of a softmax regression is the Hessian of its mean loss."""
+    import torch
+
+    model, unravel = names["model"], names["unravel"]
+
+    def loss(vector):
+        outputs = torch.func.functional_call(model, unravel(vector), (names["x"],))
+        return torch.nn.functional.cross_entropy(outputs, names["y"])
+
+    hessian = torch.autograd.functional.hessian(loss, unravel.ravel(dict(model.named_parameters())).detach())
+    found = names["fisher"].forward.to_dense() - 1e-2 * torch.eye(15)
+    torch.testing.assert_close(found, hessian, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        names["posterior"].forward.to_dense(), torch.eye(15) + 60 * hessian, rtol=1e-4, atol=1e-4
+    )
+    assert len(names["draws"]) == 20
+
+
+def check_weighted_rows(names):
+    import torch
+
+    model, loss = names["model"], torch.nn.CrossEntropyLoss(weight=names["weight"])
+    expected = torch.autograd.grad(loss(model(names["x"]), names["y"]), list(model.parameters()))
+    torch.testing.assert_close(names["mean_gradient"], torch.cat([g.reshape(-1) for g in expected]))
+    torch.testing.assert_close(names["weighted"], names["rows"] * names["weight"][names["y"]][:, None])

@@ -11,8 +11,9 @@ import numpy as np
 
 from .kinds import has_int64, index_dtype, is_numpy, is_writable, namespace, supports_float64
 from .lazy import is_lazy
+from .memory import copied
 from .sparse import compressed_rows
-from .values import asarray, cast, copied, index_like, read, zeros
+from .values import asarray, cast, index_like, read, zeros
 
 Array = Any
 TERMS = 128  # of one sum in float64

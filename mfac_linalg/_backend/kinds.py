@@ -8,6 +8,8 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
+from .._errors import not_installed
+
 Array = Any
 NARROW = ("float16", "bfloat16")  # stored as they are, computed in float32
 
@@ -135,10 +137,18 @@ def offers_dtype(x: Array, name: str) -> bool:
     return name == "float32" or supports_float64(x)
 
 
+def require_bfloat16() -> Any:
+    """Return the library from which NumPy knows bfloat16."""
+    try:
+        return importlib.import_module("ml_dtypes")
+    except ModuleNotFoundError as missing:
+        raise not_installed(what="bfloat16 in NumPy", library="ml_dtypes", extra="bfloat16") from missing
+
+
 def named_dtype(name: str, *, like: Array) -> Any:
     """Return the dtype of that name in like's library."""
     if name == "bfloat16" and isinstance(like, np.ndarray):
-        importlib.import_module("ml_dtypes")  # from which NumPy knows it
+        require_bfloat16()
     return np.dtype(name) if isinstance(like, np.ndarray) else getattr(namespace(like), name)
 
 

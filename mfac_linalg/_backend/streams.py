@@ -20,8 +20,8 @@ def is_sliceable(x: object) -> bool:
 
 
 def is_on_disk(x: object) -> bool:
-    """Return whether x is an array over a file."""
-    return isinstance(x, np.memmap)
+    """Return whether x is an array over a file: a copy of such a one in memory has its class, but no mode."""
+    return isinstance(x, np.memmap) and x.mode is not None
 
 
 def fetched(source: Any, part: tuple[slice, slice], *, like: Array) -> Array:

@@ -66,6 +66,7 @@ def long_product(rows: Array, v: Array, computed: Callable[[Array], Array] | Non
     One long sum in the computing dtype errs by √d to d units of its precision, and no sweep can see that.
     `computed(block)` makes of columns what is multiplied, where that is not the rows as they stand.
     """
+    v = _backend.multipliable(v)
     if computed is None:
         host, vector = _backend.host_view(rows), _backend.host_view(v)
         if not (host is rows or host is None or vector is None):

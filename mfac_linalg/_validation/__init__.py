@@ -2,6 +2,7 @@
 
 from .arrays import check_beside as check_beside
 from .arrays import check_columns as check_columns
+from .arrays import check_complex as check_complex
 from .arrays import check_computing as check_computing
 from .arrays import check_finite as check_finite
 from .arrays import check_gradients as check_gradients
@@ -13,6 +14,7 @@ from .arrays import check_result_dtype as check_result_dtype
 from .arrays import check_same_library as check_same_library
 from .arrays import check_shape as check_shape
 from .arrays import check_vector as check_vector
+from .arrays import check_vector_shape as check_vector_shape
 from .arrays import refuse_masked as refuse_masked
 from .arrays import refuse_nonfinite as refuse_nonfinite
 from .elsewhere import check_can_be_cut as check_can_be_cut

@@ -10,6 +10,7 @@ from .words import describe
 
 Array = Any
 FLOATING = ("float16", "bfloat16", "float32", "float64")
+FLAT = "Pass a flat vector here, a matrix of columns to `matmat`."
 
 
 def check_gradients(gradients: Any) -> Array:
@@ -79,16 +80,36 @@ def check_beside(name: str, x: Any, like: Array, dtype: Any) -> Array:
         return _backend.cast(x, dtype)
     if x.dtype != dtype:
         wanted = _backend.dtype_name(dtype)
-        msg = f"`{name}` must have dtype {wanted}; got {describe(x)}. Cast it to {wanted}."
+        cure = "Pass its real and its imaginary part." if _backend.is_complex(x) else f"Cast it to {wanted}."
+        msg = f"`{name}` must have dtype {wanted}; got {describe(x)}. {cure}"
         raise TypeError(msg)
     return x
 
 
-def check_vector(name: str, v: Any, like: Array, dtype: Any, length: int) -> Array:
-    """Accept a vector of that length beside like, in dtype."""
+def check_complex(name: str, z: Array, like: Array, dtype: Any) -> None:
+    """Accept a complex array of like's library and device, of the precision of dtype."""
+    refuse_masked(name, z)
+    check_same_library(name, z, like)
+    real, wanted = _backend.dtype_name(dtype), "complex128" if _backend.dtype_name(dtype) == "float64" else "complex64"
+    if _backend.dtype_name(z.dtype) != wanted:
+        msg = f"`{name}` must have dtype {real} or {wanted}; got {describe(z)}. Cast it to {wanted}."
+        raise TypeError(msg)
+
+
+def check_vector(name: str, v: Any, like: Array, dtype: Any, length: int, *, column: bool = False) -> Array:
+    """Accept a vector of that length beside like, in dtype; as one column too where that is asked for."""
     v = check_beside(name, v, like, dtype)
-    check_shape(name, v, (length,), "Pass a flat vector here, a matrix of columns to `matmat`.")
+    if column:
+        check_vector_shape(name, v, length)
+    else:
+        check_shape(name, v, (length,), FLAT)
     return v
+
+
+def check_vector_shape(name: str, v: Array, length: int) -> None:
+    """Accept shape (length,) or (length, 1)."""
+    if tuple(v.shape) != (length, 1):
+        check_shape(name, v, (length,), FLAT)
 
 
 def check_mask(name: str, mask: Any, like: Array, length: int) -> Array:

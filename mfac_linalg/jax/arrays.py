@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from jax.custom_batching import custom_vmap
 
 from .. import _backend
-from .._dual import SmallSystem, largest_eigenvalue
+from .._dual import SmallSystem, largest_eigenvalue, needs_rows
 from .._forms.dual import DualForm
 from .._forms.primal import PrimalForm
 from .._metric import Metric
@@ -174,9 +174,11 @@ def inverse_of(rules: Rules, arrays: Arrays) -> State:
     read = isinstance(norm, float) and np.isfinite(norm)
     kappa = 1 + norm * norm
     rows, metric = _scaled_rows(rules, arrays), _metric(rules, arrays)
-    system = SmallSystem(arrays.small, arrays.lower)
     sharp = _backend.dtype_name(rows.dtype) == "float64"
+    system = SmallSystem(arrays.small, arrays.lower)
     if rules.window >= rules.dim:
+        if read and needs_rows(norm):
+            system = SmallSystem.of_rows(arrays.small, rows.row_blocks())
         form: Any = PrimalForm(rows, system, norm)
     else:
         sweeps = sweeps_for(kappa if read else np.inf, _backend.dtype_name(rows.dtype), sharp_gram=sharp)

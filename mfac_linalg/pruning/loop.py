@@ -12,6 +12,7 @@ import numpy as np
 from .. import _backend
 from .. import _validation as check
 from .._blocks import BlockDiagonalInverse
+from .._progress import reporter
 from .._woodbury import WoodburyRankOneInverse
 from .scores import obs_scores
 from .select import Budget, count
@@ -108,6 +109,7 @@ def prune(
     mask: Array | None = None,
     lengths: Sequence[float] = (1.0,),
     loss_fn: Callable[[Array], float] | None = None,
+    progress: bool = False,
 ) -> Pruned:
     """Remove the weights that F⁻¹ says cost least, and move the others, in steps with gradients of their own.
 
@@ -143,6 +145,8 @@ def prune(
     loss_fn : callable, optional
         ``loss_fn(weights)`` → float, to be small: the loss on data that the gradients have not seen. Needed for several
         dampings or lengths.
+    progress : bool
+        Show a bar over the steps (needs tqdm).
 
     Returns
     -------
@@ -191,7 +195,7 @@ def prune(
     search = _Search(_factors("damping", damping), relative, update, _factors("lengths", lengths), block_sizes, loss_fn)
     search.require_choice()
     weights, done = _kept(weights, mask), []
-    for step, stays in enumerate(plan):
+    for step, stays in enumerate(reporter(progress)(plan, "prune")):
         gradients = _checked(gradients_fn(weights, step), weights)
         weights, mask, taken = search.step(weights, gradients, mask, functools.partial(budget.cut, stays=stays))
         done.append(taken)

@@ -351,11 +351,11 @@ def _answer(window: SlidingWindowInverse, groups: list[Group], g: Tensor) -> Ten
 
 @contextmanager
 def _together(windows: list[SlidingWindowInverse]) -> Iterator[None]:
-    """All windows change, or none: what a window held before one step goes on answering after it."""
-    before = [vars(window).copy() for window in windows]
+    """All windows change, or none: a step is a new damping at most, and one gradient, which a snapshot survives."""
+    before = [window._snapshot() for window in windows]
     try:
         yield
     except BaseException:
-        for window, state in zip(windows, before, strict=True):
-            vars(window).update(state)
+        for window, snapshot in zip(windows, before, strict=True):
+            window._restore(snapshot)
         raise

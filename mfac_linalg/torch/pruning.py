@@ -4,21 +4,20 @@ import contextlib
 import itertools
 import numbers
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import prune as masks
 
 from .. import _validation as check
 from ..pruning import Pruned, prune
-from .gradients import Loss, iter_gradients, refuse_inference_mode
-from .hooks import calls_required, place, refresh
+from .hooks import calls_required, masked_parameters, place, put_mask, refresh
+from .model_state import ModelState, unchanged
 from .parameters import Selection, Unravel, chosen_parameters, places_of, unravel_of
-from .samples import Batches, arguments_of, each_batch
-
-OPTIONS = ("steps", "relative", "update", "lengths")
+from .rows import Loss, Rows, check_differentiable, check_scalar
+from .samples import Batches, Samples, arguments_of, check_batches, each_batch
 
 
 def prune_model(
@@ -27,13 +26,17 @@ def prune_model(
     batches: Batches,
     sparsity: float | Sequence[float],
     *,
+    steps: int = 1,
     damping: float | Sequence[float],
+    relative: bool = False,
     num_gradients: int | None = None,
     params: Selection = None,
     by_layer: bool = False,
     block_sizes: Any = None,
+    update: str = "joint",
+    lengths: Sequence[float] = (1.0,),
     validation: Batches | None = None,
-    **options: Any,
+    progress: bool = False,
 ) -> Pruned:
     """Prune a model by F⁻¹ in place: the weights are moved, and `torch.nn.utils.prune` holds the masks.
 
@@ -41,29 +44,40 @@ def prune_model(
     ----------
     model : torch.nn.Module
         In eval mode where it has batch normalisation, and float32 or float64: ``model.float()`` makes it so. Masks that
-        it has already stay.
+        it has already stay. But for its weights and masks it is given back as it was: every batch is met by what the
+        model held before the call (buffers, attributes, hidden states).
     loss_fn : callable
         ``loss_fn(outputs, targets)`` of a batch, as a scalar.
     batches : iterable of (inputs, targets)
-        A DataLoader or a list: each batch makes one gradient row.
+        A DataLoader or a list: each batch makes one gradient row. An iterator will do for one pass, or for
+        `num_gradients` a step as long as it lasts.
     sparsity : float or sequence of float
         As in `mfac_linalg.pruning.prune`; one for each parameter with `by_layer`.
+    steps : int
+        As in `prune`.
     damping : float or sequence of float
+    relative : bool
         As in `prune`.
     num_gradients : int, optional
         Rows a step: each step goes on in `batches` where the last one stopped, and from the start when they are used
         up. All batches, each step, unless given.
     params : iterable of str or callable, optional
         What to prune, as in `per_sample_gradients`; all parameters of two or more axes unless given, with the gains of
-        weight normalisation among them.
+        weight normalisation among them. The mask is that of the parameter: it leaves zeros in a weight that is computed
+        from it by weight or spectral normalisation, not by an orthogonal parametrisation.
     by_layer : bool
         Every parameter keeps its own share of weights, instead of all weights competing.
-    block_sizes : int, sequence of int or "layers", optional
-        Blocks of F, as in `prune`; "layers" for one for each parameter.
+    block_sizes : int, sequence of int, "layers" or "filters", optional
+        Blocks of F, as in `prune`; "layers" for one for each parameter, "filters" for one for each index of its first
+        axis: the weights of an output channel, or of an output of a linear layer.
+    update : {"joint", "single"}
+    lengths : sequence of float
+        As in `prune`.
     validation : iterable of (inputs, targets), optional
-        Other batches, on whose mean loss several dampings or `lengths` are judged: a list, or a DataLoader.
-    **options
-        `steps`, `relative`, `update` and `lengths` of `prune`.
+        Other batches, on whose mean loss several dampings or `lengths` are judged: a list, or a DataLoader. The loss of
+        a batch is taken for a mean, and counts by its number of samples.
+    progress : bool
+        As in `prune`.
 
     Returns
     -------
@@ -73,12 +87,14 @@ def prune_model(
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        As `prune` and `per_sample_gradients`; batches that are used up for good; a chosen parameter whose module is
-        not called, so that a mask would never take effect, or that several modules share. The model is as it was then.
+        As `prune` and `per_sample_gradients`; batches that are used up for good; a chosen parameter that is used
+        without a call of its module or before it, so that a mask would have no effect there, or that several modules
+        share; a layer that divides by the norm of weights which are all gone: weight normalisation of an output channel
+        without weights. The model is as it was then.
 
     Notes
     -----
-    Cost: a forward and a backward pass for each batch of each step, and a step of `prune`.
+    Cost: a forward and a backward pass for each batch of each step, and a step of `prune`; a copy of the model.
     `torch.nn.utils.prune.remove` makes the zeros permanent.
 
     Examples
@@ -91,92 +107,128 @@ def prune_model(
     >>> found.mask.sum(), model[0].weight_mask.sum() + model[2].weight_mask.sum()
     (tensor(33), tensor(33.))
     """
-    chosen = _prunable(model, params)
+    chosen = _prunable(model, loss_fn, params)
     unravel = unravel_of(chosen)
     if isinstance(block_sizes, str):
-        check.check_choice("block_sizes", block_sizes, ("layers",))
-        block_sizes = unravel.sizes
-    before = unravel.ravel({name: parameter.detach() for name, parameter in chosen.items()})
-    _check_options(sparsity, damping, options, by_layer=by_layer, judged=validation is not None)
+        check.check_choice("block_sizes", block_sizes, ("layers", "filters"))
+        block_sizes = unravel.sizes if block_sizes == "layers" else _filter_sizes(chosen)
+    judged = validation is not None
+    candidates = _check_choices(sparsity, damping, lengths, by_layer=by_layer, judged=judged)
+    steps = check.check_size("steps", steps)
+    check_batches("batches", batches, steps if num_gradients is None else 1)
+    if validation is not None:
+        check_batches("validation", validation, steps * candidates)
     count = None if num_gradients is None else check.check_size("num_gradients", num_gradients)
-    source = _round_and_round(batches)
-
-    def gradients_fn(weights: Tensor, step: int) -> Tensor:
-        unravel.write(model, weights)
-        taken = batches if count is None else itertools.islice(source, count)
-        with contextlib.nullcontext() if step else calls_required(model, unravel.names):
-            rows = list(iter_gradients(model, loss_fn, taken, params=unravel.names))
-            return torch.stack(rows) if rows else _refuse_none("batches")
-
-    def loss(weights: Tensor) -> float:
-        _write(model, unravel, weights)
-        return mean_loss(model, loss_fn, () if validation is None else validation)
-
-    try:
+    before = unravel.ravel({name: parameter.detach() for name, parameter in chosen.items()})
+    mask = unravel.ravel({name: _mask(model, name) for name in chosen})
+    with unchanged(model, loss_fn):
+        masked = _chosen_with_masks(model, chosen)
+        names = dict(zip(masked, chosen, strict=True))
+        pruning = _Pruning(model, loss_fn, masked, _Source(batches, count), names)
         found = prune(
             before,
-            gradients_fn,
+            pruning.gradients,
             sparsity,
+            steps=steps,
             damping=damping,
+            relative=relative,
+            update=update,
             layer_sizes=unravel.sizes if by_layer else None,
             block_sizes=block_sizes,
-            mask=unravel.ravel({name: _mask(model, name) for name in chosen}),
-            loss_fn=None if validation is None else loss,
-            **options,
+            mask=mask,
+            lengths=lengths,
+            loss_fn=None if validation is None else lambda weights: pruning.mean_loss(weights, validation),
+            progress=progress,
         )
-    except BaseException:
-        _write(model, unravel, before)
-        raise
+        pruning.refuse_undefined(found.weights)
     unravel.write(model, found.weights)
-    _leave_masks(model, unravel, found.mask)
+    for name, part in unravel(found.mask).items():
+        put_mask(model, name, part)
     refresh(model)
     return found
 
 
-def _check_options(sparsity: Any, damping: Any, options: dict[str, Any], *, by_layer: Any, judged: bool) -> None:
-    """Refuse, in the words of `prune_model`, what `prune` would refuse in its own."""
-    check.check_flag("by_layer", by_layer)
-    if unknown := [name for name in options if name not in OPTIONS]:
-        msg = f"`options` must be of {', '.join(OPTIONS)}; got {unknown[0]!r}. Masks are those of the model, layers "
-        raise TypeError(msg + "its parameters: see `by_layer` and `block_sizes`.")
-    if not by_layer and not isinstance(sparsity, numbers.Real):
-        msg = f"`sparsity` must be one float; got {check.describe(sparsity)}. Pass by_layer=True for one a parameter."
-        raise TypeError(msg)
-    several = [n for n, value in (("damping", damping), ("lengths", options.get("lengths", 1.0))) if np.size(value) > 1]
-    if several and not judged:
-        msg = f"`validation` must be given to choose among several values of `{several[0]}`; got None. Pass other "
-        raise TypeError(msg + "batches.")
+@dataclass
+class _Pruning:
+    """A model with masks of ones, whose weights are set, asked and judged."""
+
+    model: nn.Module
+    loss_fn: Loss
+    chosen: dict[str, nn.Parameter]
+    source: "_Source"
+    names: dict[str, str]  # with masks, and without
+    needs_graph: bool = False  # to be called: a model that differentiates on its way
+
+    @property
+    def _unravel(self) -> Unravel:
+        return unravel_of(self.chosen)
+
+    def gradients(self, weights: Tensor, step: int) -> Tensor:
+        """One row for each batch of a step."""
+        self._write(weights)
+        if step:
+            self.refuse_undefined(weights)
+        rows = Rows.by(self.model, self.loss_fn, self.chosen)
+        with contextlib.nullcontext() if step else calls_required(self.model, self.names):
+            found = [rows.of_batch(*batch.whole) for batch in self.source.of_step()]
+            return torch.stack(found) if found else _refuse_none("batches")
+
+    def mean_loss(self, weights: Tensor, batches: Batches) -> float:
+        """The mean of the losses of other batches, each weighted by its number of samples."""
+        self._write(weights)
+        total, count = 0.0, 0
+        with unchanged(self.model, self.loss_fn) as state:
+            for batch in each_batch(batches, "validation"):
+                total += self._loss(batch, state) * batch.count
+                count += batch.count
+                state.restore()
+        return total / count if count else _refuse_none("validation")
+
+    def refuse_undefined(self, weights: Tensor) -> None:
+        """Refuse weights of which a layer divides by the norm, and which are all gone."""
+        self._write(weights)
+        with unchanged(self.model, self.loss_fn) as state:
+            loss = self._loss(self.source.last, state)
+            undefined = next(_undefined_weights(self.model), None)
+        if undefined or not np.isfinite(loss):
+            where = f"nan in {undefined!r}" if undefined else f"a loss of {loss}"
+            msg = f"`sparsity` must leave the model defined; got {where} after pruning. Where a layer divides by the "
+            msg += "norm of weights that are all gone, as weight normalisation does, fold it into the weights by "
+            raise ValueError(msg + "remove_parametrizations, leave the parameter out by `params`, or prune less.")
+
+    def _loss(self, batch: Samples, state: ModelState) -> float:
+        """The loss of a batch, without a graph where the model can do so."""
+        try:
+            with torch.set_grad_enabled(self.needs_graph):
+                inputs, targets = batch.whole
+                arguments, options = arguments_of(inputs)
+                return float(check_scalar(self.loss_fn(self.model(*arguments, **options), targets)).detach())
+        except RuntimeError as error:
+            if self.needs_graph or "grad" not in str(error):
+                raise
+        state.restore()
+        self.needs_graph = True
+        return self._loss(batch, state)
+
+    def _write(self, weights: Tensor) -> None:
+        """Set the parameters, and the masked weights that are computed from them."""
+        self._unravel.write(self.model, weights)
+        refresh(self.model)
 
 
-def mean_loss(model: nn.Module, loss_fn: Loss, batches: Batches) -> float:
-    """The mean of the losses of `validation`, each weighted by its number of samples."""
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for batch in each_batch(batches, "validation"):
-            arguments, options = arguments_of(batch.inputs)
-            total += float(loss_fn(model(*arguments, **options), batch.targets)) * batch.count
-            count += batch.count
-    return total / count if count else _refuse_none("validation")
+class _Source:
+    """The batches of each step: all of them, or as many as are wanted, on from where the last step stopped."""
 
+    def __init__(self, batches: Batches, count: int | None) -> None:
+        self._batches, self._count, self._endless = batches, count, _round_and_round(batches)
+        self.last: Samples = Samples((), (), 0)
 
-def _weights(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim > 1
-
-
-def _prunable(model: nn.Module, params: Selection) -> dict[str, nn.Parameter]:
-    """The chosen parameters; refused where they cannot be pruned, or several modules share one."""
-    refuse_inference_mode()
-    chosen = chosen_parameters(model, _weights if params is None else params)
-    dtype = next(iter(chosen.values())).dtype
-    if dtype not in (torch.float32, torch.float64):
-        msg = f"`model` must be float32 or float64 where it is pruned; got {dtype}. Call model.float()."
-        raise TypeError(msg)
-    for shared in places_of(model, chosen).values():
-        if len(shared) > 1:
-            msg = f"`params` must choose parameters of one module each; got {' = '.join(shared)}. A mask of "
-            msg += "torch.nn.utils.prune would untie them. Leave the parameter out by `params`."
-            raise ValueError(msg)
-    return chosen
+    def of_step(self) -> Iterator[Samples]:
+        """The batches of a step; `last` is that which came last."""
+        taken = self._batches if self._count is None else itertools.islice(self._endless, self._count)
+        for batch in each_batch(taken):
+            self.last = batch
+            yield batch
 
 
 def _round_and_round(batches: Batches) -> Iterator[tuple[Any, Any]]:
@@ -190,9 +242,72 @@ def _round_and_round(batches: Batches) -> Iterator[tuple[Any, Any]]:
             _refuse_none("batches")
 
 
+def _undefined_weights(model: nn.Module) -> Iterator[str]:
+    """The names of weights that are not finite, as the modules have computed them in their last call."""
+    for path, module in model.named_modules():
+        with torch.no_grad():
+            computed = {name: getattr(module, name) for name in getattr(module, "parametrizations", {})}
+        plain = {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
+        for name, value in (computed | plain).items():
+            if value.is_floating_point() and not bool(torch.isfinite(value.detach()).all()):
+                yield f"{path}.{name}".removeprefix(".")
+
+
+def _chosen_with_masks(model: nn.Module, chosen: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """The chosen parameters by the names that masks give them, all of them masked."""
+    has_mask = masked_parameters(model)
+    names = [name if name in has_mask else put_mask(model, name) for name in chosen]
+    refresh(model)
+    return {name: model.get_parameter(name) for name in names}
+
+
+def _check_choices(sparsity: Any, damping: Any, lengths: Any, *, by_layer: Any, judged: bool) -> int:
+    """Refuse, in the words of `prune_model`, what `prune` would refuse in its own; how many candidates a step has."""
+    check.check_flag("by_layer", by_layer)
+    if not by_layer and not isinstance(sparsity, numbers.Real):
+        msg = f"`sparsity` must be one float; got {check.describe(sparsity)}. Pass by_layer=True for one a parameter."
+        raise TypeError(msg)
+    sizes = {"damping": np.size(damping), "lengths": np.size(lengths)}
+    several = [name for name, size in sizes.items() if size > 1]
+    if several and not judged:
+        msg = f"`validation` must be given to choose among several values of `{several[0]}`; got None. Pass other "
+        raise TypeError(msg + "batches.")
+    return sizes["damping"] * sizes["lengths"]
+
+
+def _weights(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim > 1
+
+
+def _prunable(model: nn.Module, loss_fn: Loss, params: Selection) -> dict[str, nn.Parameter]:
+    """The chosen parameters; refused where they cannot be pruned, or several modules share one."""
+    check_differentiable(model, loss_fn)
+    chosen = chosen_parameters(model, _weights if params is None else params)
+    dtype = next(iter(chosen.values())).dtype
+    if dtype not in (torch.float32, torch.float64):
+        msg = f"`model` must be float32 or float64 where it is pruned; got {dtype}. Call model.float()."
+        raise TypeError(msg)
+    for name, parameter in chosen.items():
+        if parameter.is_inference():
+            msg = f"`model` must have parameters that can be written; got {name!r}, made in torch.inference_mode(). "
+            raise ValueError(msg + "Make the model outside of it.")
+    for shared in places_of(model, chosen).values():
+        if len(shared) > 1:
+            msg = f"`params` must choose parameters of one module each; got {' = '.join(shared)}. A mask of "
+            msg += "torch.nn.utils.prune would untie them. Leave the parameter out by `params`."
+            raise ValueError(msg)
+    return chosen
+
+
 def _refuse_none(name: str) -> NoReturn:
     msg = f"`{name}` must hold batches each time they are asked for; got none. Pass a list or a DataLoader."
     raise ValueError(msg)
+
+
+def _filter_sizes(chosen: dict[str, nn.Parameter]) -> tuple[int, ...]:
+    """The number of weights of each index of the first axis, parameter after parameter."""
+    lengths = [(p.shape[0] if p.ndim else 1, p.numel()) for p in chosen.values()]
+    return tuple(size // count for count, size in lengths for _ in range(count))
 
 
 def _mask(model: nn.Module, name: str) -> Tensor:
@@ -200,14 +315,3 @@ def _mask(model: nn.Module, name: str) -> Tensor:
     module, tensor = place(model, name)
     mask = getattr(module, f"{tensor}_mask", None)
     return torch.ones_like(model.get_parameter(name), dtype=torch.bool) if mask is None else mask > 0
-
-
-def _write(model: nn.Module, unravel: Unravel, weights: Tensor) -> None:
-    """Set the parameters, and the masked weights that are computed from them."""
-    unravel.write(model, weights)
-    refresh(model)
-
-
-def _leave_masks(model: nn.Module, unravel: Unravel, mask: Tensor) -> None:
-    for name, part in unravel(mask).items():
-        masks.custom_from_mask(*place(model, name), part)
