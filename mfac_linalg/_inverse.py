@@ -20,6 +20,7 @@ from ._text import as_call, as_table, short
 Array = Any
 
 
+@_backend.methods_outside_graphs
 class Inverse(SymmetricOperator):
     """F⁻¹ as an object; `_current` gives the immutable state that all answers are computed from."""
 

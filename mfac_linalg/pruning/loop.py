@@ -103,6 +103,7 @@ def _scaled_squares(gradients: Array) -> tuple[Array, Array]:
     return power, _backend.column_squares(ldexp(wide, -power).T)
 
 
+@_backend.outside_graphs
 def prune(
     weights: Array,
     gradients_fn: Callable[[Array, int], Array],
