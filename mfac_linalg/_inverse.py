@@ -200,8 +200,7 @@ class Inverse(abc.ABC):
         Cost: an eigendecomposition, O(m³), and O(dm) per draw; O(d · size) memory.
         """
         size, seed = check.check_count("size", size), check.check_count("seed", seed)
-        z = _backend.standard_normal((self.dim, size), seed=seed, like=self._like, dtype=self.dtype)
-        return _backend.in_float64(State.root, self._current, z).T
+        return _backend.in_float64(State.sample, self._current, size, seed).T
 
     def damping_path(self, v: Array, dampings: Any) -> Array:
         """F(λ_k)⁻¹ v as the columns of a (d, k) array, each as accurate as an inverse built with its λ_k.
@@ -299,8 +298,7 @@ class Inverse(abc.ABC):
     def to_dense(self) -> Array:
         """F⁻¹ as a (d, d) array; refused for d > 16,384, where `columns` and `submatrix` serve."""
         check.check_dense(self.dim)
-        dense = self.columns(np.arange(self.dim))
-        return (dense + dense.T) / 2
+        return _backend.symmetric_part(self.columns(np.arange(self.dim)))
 
     # --- scalars ----------------------------------------------------------------------------------------------
 

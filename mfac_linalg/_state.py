@@ -78,6 +78,11 @@ class State(Part):
         u, power = Metric(1.0, None).enter(v, self.form.dtype)
         return self.metric.leave(self.form.root(u), power, self.dtype, level=self.metric.level**0.5)
 
+    def sample(self, size: int, seed: int) -> Array:
+        """Draws from N(0, F⁻¹) as columns."""
+        shape, like = (self.form.shape[1], size), self.form.rows.like
+        return self.root(_backend.standard_normal(shape, seed=seed, like=like, dtype=self.dtype))
+
     def path(self, v: Array, dampings: np.ndarray) -> Array:
         """F(λ_k)⁻¹ v as columns."""
         u, power = self.metric.enter(v, self.form.dtype)

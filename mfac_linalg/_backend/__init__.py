@@ -1,5 +1,6 @@
 """The only package that names an array library: the rest is written once, for all of them."""
 
+from .draws import standard_normal as standard_normal
 from .entries import finds_entries as finds_entries
 from .entries import gathered_product as gathered_product
 from .entries import largest_entries as largest_entries
@@ -68,6 +69,12 @@ from .linalg import overwrites_blocks as overwrites_blocks
 from .linalg import solve_triangular as solve_triangular
 from .linalg import solve_triangular_over as solve_triangular_over
 from .linalg import squares_without_copy as squares_without_copy
+from .linalg import symmetric_part as symmetric_part
+from .modes import in_another_thread as in_another_thread
+from .modes import in_plain_modes as in_plain_modes
+from .modes import plain_modes as plain_modes
+from .products import matmul as matmul
+from .products import vecdot as vecdot
 from .sparse import canonical_rows as canonical_rows
 from .sparse import compressed_rows as compressed_rows
 from .sparse import is_sparse as is_sparse
@@ -99,7 +106,6 @@ from .values import owned as owned
 from .values import raw as raw
 from .values import read as read
 from .values import ring as ring
-from .values import standard_normal as standard_normal
 from .values import take_columns as take_columns
 from .values import take_rows as take_rows
 from .values import times_power as times_power

@@ -11,6 +11,7 @@ import numpy as np
 from .kinds import dtype_name, is_concrete, is_numpy, is_row_major, namespace
 from .lazy import is_lazy
 from .lazy import solve_triangular as lazy_solve
+from .modes import in_plain_modes
 from .threads import in_threads
 from .values import asarray, read
 
@@ -51,6 +52,12 @@ def column_norms(x: Array) -> Array:
     if is_numpy(x):
         return np.sqrt(column_squares(x)).astype(x.dtype)
     return namespace(x).linalg.vector_norm(x, axis=-2)
+
+
+@in_plain_modes
+def symmetric_part(a: Array) -> Array:
+    """Return (A + Aᵀ)/2."""
+    return (a + a.T) / 2
 
 
 def cholesky(a: Array) -> Array | None:

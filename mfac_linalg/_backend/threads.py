@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextvars import copy_context
 from typing import Any
+
+from .modes import in_another_thread
 
 MOST_THREADS = 8  # memory is no faster for more
 
@@ -16,11 +17,12 @@ def thread_count() -> int:
 
 
 def read_ahead(read: Callable[[Any], Any], pieces: list[Any]) -> Iterator[tuple[Any, Any]]:
-    """Yield each piece with read(piece), which was read in a thread while the one before was used."""
+    """Yield each piece with read(piece), read in a thread, under the caller's modes, while the one before was used."""
     from concurrent.futures import ThreadPoolExecutor
 
     if not pieces:
         return
+    read = in_another_thread(read)
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(read, pieces[0])
         for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
@@ -31,8 +33,8 @@ def read_ahead(read: Callable[[Any], Any], pieces: list[Any]) -> Iterator[tuple[
 
 
 def in_threads(function: Callable[[Any], Any], pieces: Iterable[Any]) -> list[Any]:
-    """Return [function(piece) for piece in pieces], computed in threads, under NumPy's error state of the caller."""
+    """Return [function(piece) for piece in pieces], computed in threads, under the caller's modes."""
     from concurrent.futures import ThreadPoolExecutor  # on first use: it imports logging
 
     with ThreadPoolExecutor(thread_count()) as pool:
-        return [task.result() for task in [pool.submit(copy_context().run, function, piece) for piece in pieces]]
+        return [task.result() for task in [pool.submit(in_another_thread(function), piece) for piece in pieces]]

@@ -16,7 +16,7 @@ from .._inverse import Inverse
 from .._pytree import register
 from .._rules import Rules
 from .._state import State
-from .arrays import Arrays, appended, build, damped, inverse_of, known_norm, measured, rows_by_age
+from .arrays import Arrays, appended, build, damped, in_slots, inverse_of, known_norm, measured, rows_by_age
 
 Array = Any
 
@@ -136,10 +136,8 @@ class SlidingWindowState(Inverse):
         rules = Rules.checked(count if window is None else window, dim, normalization, decay, precision)
         kept = lax.stop_gradient(gradients[max(0, count - rules.window) :, :])
         check.check_finite("gradients", kept)
-        # the row taken in at step t lies in slot t modulo the capacity
-        rows = jnp.concatenate([kept, jnp.zeros((rules.window - kept.shape[0], dim), kept.dtype)])
         made = object.__new__(cls)
-        made._become(rules, jnp.roll(rows, count % rules.window if count > rules.window else 0, axis=0), damping, count)
+        made._become(rules, in_slots(kept, rules.window, count), damping, count)
         return made
 
     def _become(self, rules: Rules, rows: Array, damping: Any, count: int) -> None:
@@ -249,7 +247,9 @@ class SlidingWindowState(Inverse):
         Cost: as `append`, and one pass more; two more for each sweep where the rows are nearly dependent.
         """
         state = self.append(g)
-        return state, state.matvec_gradients(jnp.asarray(np.eye(self.window)[-1], self.dtype))
+        return state, state.matvec_gradients(
+            _backend.asarray(np.eye(self.window)[-1], like=self._like, dtype=self.dtype)
+        )
 
     def with_damping(self, damping: Any) -> Self:
         """Return the state with another damping, which may be traced.

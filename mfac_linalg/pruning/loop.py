@@ -251,8 +251,7 @@ class _Search:
             change = UPDATES[self.update](weights, inverse, stays)
             sparsity = 1 - count(stays) / weights.shape[0]
             for length in self.lengths:
-                moved = _kept(weights + length * change, stays)
-                yield moved, stays, Step(sparsity, damping * unit, length, None)
+                yield _moved(weights, change, length, stays), stays, Step(sparsity, damping * unit, length, None)
 
     def _inverse(self, gradients: Array, damping: float) -> WoodburyRankOneInverse | BlockDiagonalInverse:
         if self.block_sizes is None:
@@ -263,6 +262,11 @@ class _Search:
 def _kept(x: Array, mask: Array) -> Array:
     """x, shape (…, d), with zeros where the mask is False."""
     return _backend.namespace(x).where(mask, x, _backend.namespace(x).zeros_like(x))
+
+
+@_backend.in_plain_modes
+def _moved(weights: Array, change: Array, length: float, stays: Array) -> Array:
+    return _kept(weights + length * change, stays)
 
 
 def _factors(name: str, values: Any) -> tuple[float, ...]:

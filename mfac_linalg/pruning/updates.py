@@ -11,6 +11,7 @@ from .groups import checked_groups, group_solutions, placed
 Array = Any
 
 
+@_backend.in_plain_modes
 def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     """Return the sum of the best changes for each removed weight by itself, −Σ_i w_i/[F⁻¹]_ii F⁻¹ e_i: the paper's.
 
@@ -43,6 +44,7 @@ def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     return xp.where(mask, change, -w)
 
 
+@_backend.in_plain_modes
 def group_update(weights: Array, inverse: Inverse, groups: Any) -> Array:
     """Return the sum of the best changes for each removed group by itself, −Σ_Q F⁻¹_:Q ([F⁻¹]_QQ)⁻¹ w_Q.
 
@@ -68,6 +70,7 @@ def group_update(weights: Array, inverse: Inverse, groups: Any) -> Array:
     return _backend.namespace(w).where(removed, -w, inverse.matvec(-solutions))
 
 
+@_backend.in_plain_modes
 def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     """Return the best change with all weights outside the mask removed: the minimum of ½ δᵀFδ under δ_S = −w_S.
 
