@@ -249,6 +249,7 @@ class Held:
         return self.ring.copied(self.ages)
 
 
+@_backend.in_plain_modes
 def gradients_like(state: dict[str, Any]) -> Array:
     """An array (0, d) like the gradients of a window that `as_dict` described."""
     rows = state["rows" if "rows" in state else "values"]

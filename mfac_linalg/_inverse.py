@@ -347,6 +347,7 @@ class Inverse(abc.ABC):
         """
         return _backend.linear_operator(self)
 
+    @_backend.in_plain_modes
     def to_device(self, device: Any) -> Self:
         """Return a new inverse of the same gradients on another device of their library, factored there.
 
@@ -366,6 +367,7 @@ class Inverse(abc.ABC):
         """
         return self._rebuilt(lambda x: check.check_moved(x, device))
 
+    @_backend.in_plain_modes
     def astype(self, dtype: Any) -> Self:
         """Return a new inverse that answers in another dtype, built from the cast gradients.
 

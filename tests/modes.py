@@ -191,50 +191,44 @@ def at_once(library: str) -> Contexts:
 
 
 def inverses(backend: Backend) -> dict[str, Callable[[], Any]]:
-    """Every class in every form that a backend has."""
-    send, shape = backend.asarray, SHAPE
-    rows, vector = gradients(), np.linspace(0.01, 0.1, SHAPE[1], dtype="float32")
-
-    def static(given: np.ndarray, damping: Any = 0.01, **options: Any) -> Any:
-        return lambda: ml.WoodburyRankOneInverse(send(given), damping, **options)
-
-    def window(**options: Any) -> Any:
-        return lambda: ml.SlidingWindowInverse.from_gradients(send(rows), 0.01, window=shape[0], **options)
-
-    here = getattr(send(rows), "device", None)
-    lazy, jax = backend.is_lazy, backend.library == "jax.numpy"
-    found = {
-        "static": static(rows),
-        "static, vector damping": lambda: ml.WoodburyRankOneInverse(send(rows), send(vector), whiten=False),
-        "tall": static(gradients(TALL)),
+    """Every class in every form that a backend has, of arrays that are made now."""
+    static, window = ml.WoodburyRankOneInverse, ml.SlidingWindowInverse.from_gradients
+    held, rows = gradients(), backend.asarray(gradients())
+    vector = backend.asarray(np.linspace(0.01, 0.1, SHAPE[1], dtype="float32"))
+    tall = backend.asarray(gradients(TALL))
+    found: dict[str, Callable[[], Any]] = {
+        "static": lambda: static(rows, 0.01),
+        "static, vector damping": lambda: static(rows, vector, whiten=False),
+        "tall": lambda: static(tall, 0.01),
     }
-    if lazy:
+    if backend.is_lazy:
         return found
     found |= {
-        "window": window(),
-        "blocks": lambda: ml.BlockDiagonalInverse(send(rows), 0.01, block_sizes=BLOCKS),
-        "rows": lambda: ml.WoodburyRankOneInverse(HELD["rows"](send(rows)), 0.01),
+        "window": lambda: window(rows, 0.01),
+        "blocks": lambda: ml.BlockDiagonalInverse(rows, 0.01, block_sizes=BLOCKS),
+        "rows": lambda: static(HELD["rows"](rows), 0.01),
     }
-    if jax:
+    if backend.library == "jax.numpy":
         from mfac_linalg.jax import SlidingWindowState
 
-        return found | {"state": lambda: SlidingWindowState.from_gradients(send(rows), 0.01)}
+        del found["static"], found["rows"]  # which tell nothing that the others do not, and take seconds to compile
+        return found | {"state": lambda: SlidingWindowState.from_gradients(rows, 0.01)}
+    place = {"xp": backend.namespace, "device": getattr(rows, "device", None)}
     found |= {
-        "static, by reference": static(rows, whiten=False),
-        "streamed": static(rows, memory_limit=10**5),
-        "dataset": lambda: ml.WoodburyRankOneInverse(HELD["dataset"](rows), 0.01, xp=backend.namespace, device=here),
-        "equal blocks": lambda: ml.BlockDiagonalInverse(send(rows), 0.01, block_sizes=4),
-        "decaying window": window(decay=0.9, normalization="window"),
+        "static, by reference": lambda: static(rows, 0.01, whiten=False),
+        "streamed": lambda: static(rows, 0.01, memory_limit=10**5),
+        "dataset": lambda: static(HELD["dataset"](held), 0.01, **place),
+        "equal blocks": lambda: ml.BlockDiagonalInverse(rows, 0.01, block_sizes=4),
+        "decaying window": lambda: window(rows, 0.01, decay=0.9, normalization="window"),
     }
     if backend.has_float64:
-        found["high"] = static(rows, precision="high")
+        found["high"] = lambda: static(rows, 0.01, precision="high")
     if backend.library in ("numpy", "torch"):
-        found["compressed window"] = window(compression=ml.TopK(0.5, block_size=8))
-        found["streamed to an array"] = lambda: ml.WoodburyRankOneInverse(send(rows), 0.01, out=np.empty_like(rows))
-        elsewhere = {"xp": backend.namespace, "device": here, "memory_limit": 10**5}
-        found["streamed from NumPy"] = lambda: ml.WoodburyRankOneInverse(rows, 0.01, **elsewhere)
+        found["compressed window"] = lambda: window(rows, 0.01, compression=ml.TopK(0.5, block_size=8))
+        found["streamed to an array"] = lambda: static(rows, 0.01, out=np.empty_like(held))
+        found["streamed from NumPy"] = lambda: static(held, 0.01, memory_limit=10**5, **place)
     if backend is NUMPY:
-        found["sparse"] = lambda: ml.WoodburyRankOneInverse(scipy.sparse.csr_array(rows), 0.01)
+        found["sparse"] = lambda: static(scipy.sparse.csr_array(held), 0.01)
     return found
 
 
@@ -409,6 +403,10 @@ CHEAP = {
     },
 }
 """The queries for libraries that take long over each."""
+
+
+ALONE = {"jax.numpy": ("matvec", "matvec_gradients", "elements", "diagonal", "sample", "with_damping", "forward.trace")}
+"""The queries for libraries that compile, where modes are tried one by one."""
 
 
 def answer(query: Callable[[Asked], Any], asked: Asked) -> Any:

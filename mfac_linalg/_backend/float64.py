@@ -146,7 +146,7 @@ class _Float64:
 def _restore_float64(values: np.ndarray) -> Array:
     import jax
 
-    with jax.enable_x64(True):
+    with plain_modes(jax):
         return jax.numpy.asarray(values)
 
 

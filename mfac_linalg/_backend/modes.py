@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
@@ -28,27 +28,22 @@ PLAIN_JAX: dict[str, tuple[Any, ...]] = {
 The first is set where another one is in force. They belong to a thread, and to a trace, in which they stay.
 """
 
+OPTION = {name: f"jax_{name}" for name in (*PLAIN_JAX, "default_device")}
+ELSEWHERE = tuple(name for name in PLAIN_JAX if name not in ("enable_x64", "default_matmul_precision"))
 AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
-@contextlib.contextmanager
-def plain_modes(jax: Any = None, *, like: Any = None, x64: bool = True) -> Iterator[None]:
-    """Switch off, for what is computed within, all modes that would change it; JAX's where that is given.
+def plain_modes(jax: Any = None, *, like: Any = None, products: bool = True) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which all modes that would change an answer are off; JAX's where that is given.
 
-    What is made within is beside `like`, a JAX array with values. `x64=False` leaves that setting of JAX as it is, for
-    arrays in dtypes of the user's choice.
+    What is made within is beside `like`, a JAX array with values. `products=False` leaves JAX's dtypes and precision as
+    they are, for what has none and gives arrays in dtypes of the user's choice.
     """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(np.errstate(all="ignore"))  # what overflows is found, and named, in the answer
-        if "torch" in sys.modules:
-            _leave_autocast(stack)
-        if jax is not None:
-            for name, plain in PLAIN_JAX.items():
-                if getattr(jax.config, f"jax_{name}") not in plain and (x64 or name != "enable_x64"):
-                    stack.enter_context(getattr(jax, name)(plain[0]))
-        if like is not None:
-            _stay_beside(stack, jax, like)
-        yield
+    errors = np.errstate(all="ignore")  # what overflows is found, and named, in the answer
+    others = _autocasts_off()
+    if jax is not None:
+        others += _plain_jax(jax, products=products) + ([] if like is None else _beside(jax, like))
+    return _Together([errors, *others]) if others else errors
 
 
 def in_plain_modes(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,32 +51,48 @@ def in_plain_modes(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
-        with plain_modes(sys.modules.get("jax"), x64=False):
+        with plain_modes(sys.modules.get("jax"), products=False):
             return function(*arguments, **options)
 
     return run
 
 
-@contextlib.contextmanager
-def without_autocast() -> Iterator[None]:
-    """Let PyTorch compute in the dtypes that tensors have."""
-    with contextlib.ExitStack() as stack:
-        _leave_autocast(stack)
-        yield
+def without_autocast() -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which PyTorch computes in the dtypes that tensors have."""
+    return _Together(_autocasts_off())
 
 
-def _stay_beside(stack: contextlib.ExitStack, jax: Any, like: Any) -> None:
+class _Together(contextlib.ExitStack):
+    """Several contexts in one, entered in their order."""
+
+    def __init__(self, contexts: list[Any]) -> None:
+        super().__init__()
+        self._contexts = contexts
+
+    def __enter__(self) -> "_Together":
+        for context in self._contexts:
+            self.enter_context(context)
+        return self
+
+
+def _autocasts_off() -> list[Any]:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return []
+    return [torch.autocast(device, enabled=False) for device in AUTOCAST_DEVICES if torch.is_autocast_enabled(device)]
+
+
+def _plain_jax(jax: Any, *, products: bool) -> list[Any]:
+    config, names = jax.config, PLAIN_JAX if products else ELSEWHERE
+    found = [name for name in names if getattr(config, OPTION[name]) not in PLAIN_JAX[name]]
+    return [getattr(jax, name)(PLAIN_JAX[name][0]) for name in found]
+
+
+def _beside(jax: Any, like: Any) -> list[Any]:
     """Make the device of a JAX array the default one, unless it is spread over several."""
     device = like.device
-    if isinstance(device, jax.Device) and device != (jax.config.jax_default_device or jax.local_devices()[0]):
-        stack.enter_context(jax.default_device(device))
-
-
-def _leave_autocast(stack: contextlib.ExitStack) -> None:
-    torch = sys.modules["torch"]
-    for device in AUTOCAST_DEVICES:
-        if torch.is_autocast_enabled(device):
-            stack.enter_context(torch.autocast(device, enabled=False))
+    known = isinstance(device, jax.Device) and device != (jax.config.jax_default_device or jax.local_devices()[0])
+    return [jax.default_device(device)] if known else []
 
 
 def in_another_thread(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,14 +101,13 @@ def in_another_thread(function: Callable[..., Any]) -> Callable[..., Any]:
     They are NumPy's error state and all else in context variables, JAX's settings, and whether PyTorch records.
     """
     context, jax, torch = copy_context(), sys.modules.get("jax"), sys.modules.get("torch")
-    names = [] if jax is None else [*PLAIN_JAX, "default_device"]
-    settings = [(name, getattr(jax.config, f"jax_{name}")) for name in names]
+    settings = [] if jax is None else [(name, getattr(jax.config, option)) for name, option in OPTION.items()]
     records = torch is not None and torch.is_grad_enabled()
 
     def run(*arguments: Any) -> Any:
         with contextlib.ExitStack() as stack:
             for name, value in settings:
-                if getattr(jax.config, f"jax_{name}") != value:
+                if getattr(jax.config, OPTION[name]) != value:
                     stack.enter_context(getattr(jax, name)(value))
             if torch is not None:
                 stack.enter_context(torch.set_grad_enabled(records))

@@ -19,16 +19,16 @@ def matmul(a: Array, b: Array) -> Array:
     PyTorch's `autocast` is left while an answer is computed; its backward pass comes later, and in it plain products of
     float32 would be of bfloat16. Those of float64 never are.
     """
-    return _matmul_rule().apply(a, b) if _may_be_cast(a, b) else a @ b
+    return _matmul_rule().apply(a, b) if may_be_cast(a, b) else a @ b
 
 
 def vecdot(x: Array, y: Array) -> Array:
     """Return Σ_i x_i y_i over the last axis."""
-    return matmul(x[..., None, :], y[..., :, None])[..., 0, 0] if _may_be_cast(x, y) else namespace(x).vecdot(x, y)
+    return matmul(x[..., None, :], y[..., :, None])[..., 0, 0] if may_be_cast(x, y) else namespace(x).vecdot(x, y)
 
 
-def _may_be_cast(a: Array, b: Array) -> bool:
-    """Whether derivatives flow through PyTorch's product of these, which is not of float64."""
+def may_be_cast(a: Array, b: Array) -> bool:
+    """Return whether derivatives flow through a product of these by PyTorch, and it is not of float64."""
     if isinstance(a, np.ndarray) or not compat.is_torch_array(a):
         return False
     torch = sys.modules["torch"]

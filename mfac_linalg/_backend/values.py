@@ -20,6 +20,7 @@ from .kinds import (
     on_host,
     supports_float64,
 )
+from .modes import plain_modes
 from .sparse import is_sparse
 
 Array = Any
@@ -66,7 +67,10 @@ def host_view(x: Array) -> np.ndarray | None:
     shared = compat.is_torch_array(x) or compat.is_jax_array(x)
     if not shared or not on_host(x) or is_differentiated(x) or is_narrow(x):
         return None
-    return x.resolve_neg().numpy() if compat.is_torch_array(x) else np.asarray(x)
+    if not compat.is_torch_array(x):
+        return np.asarray(x)
+    within_transform = sys.modules["torch"]._C._functorch.peek_interpreter_stack() is not None
+    return None if within_transform else x.resolve_neg().numpy()  # torch.func gives out tensors without memory
 
 
 def asarray(values: Any, *, like: Array, dtype: Any = None) -> Array:
@@ -174,7 +178,8 @@ def copied(x: Array) -> Array:
 def constants(like: Array) -> Iterator[None]:
     """Make arrays that are kept: not for differentiation, nor bound to PyTorch's inference mode or a trace of JAX."""
     if compat.is_jax_array(like) and not is_traced(like):
-        with sys.modules["jax"].ensure_compile_time_eval():
+        jax = sys.modules["jax"]
+        with jax.ensure_compile_time_eval(), plain_modes(jax, like=like, products=False):
             yield
         return
     if not compat.is_torch_array(like):

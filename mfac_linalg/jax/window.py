@@ -85,6 +85,7 @@ class SlidingWindowState(Inverse):
     True
     """
 
+    @_backend.in_plain_modes
     def __init__(
         self,
         window: int,
@@ -103,6 +104,7 @@ class SlidingWindowState(Inverse):
         self._become(rules, rows, damping, 0)
 
     @classmethod
+    @_backend.in_plain_modes
     def from_gradients(
         cls,
         gradients: Array,
@@ -203,6 +205,7 @@ class SlidingWindowState(Inverse):
         return self._rules.window
 
     @property
+    @_backend.in_plain_modes
     def count(self) -> Array:
         """Gradients taken in and not let go of, a () integer array."""
         return jnp.minimum(self._arrays.steps, self.window)

@@ -183,7 +183,7 @@ def prune(
     check.check_shape("weights", weights, ("d",), "Flatten them; `layer_sizes` tells the layers.")
     check.check_finite("weights", weights)
     if mask is None:
-        mask = _backend.namespace(weights).ones_like(weights) > 0
+        mask = _whole(weights)
     mask = check.check_mask("mask", mask, weights[None, :], weights.shape[0])
     budget = Budget.checked(sparsity, layer_sizes, weights.shape[0])
     plan = budget.plan(mask, steps)
@@ -259,9 +259,16 @@ class _Search:
         return BlockDiagonalInverse(gradients, damping, block_sizes=self.block_sizes)
 
 
+@_backend.in_plain_modes
 def _kept(x: Array, mask: Array) -> Array:
     """x, shape (…, d), with zeros where the mask is False."""
     return _backend.namespace(x).where(mask, x, _backend.namespace(x).zeros_like(x))
+
+
+@_backend.in_plain_modes
+def _whole(weights: Array) -> Array:
+    """The mask that keeps all."""
+    return _backend.namespace(weights).ones_like(weights) > 0
 
 
 @_backend.in_plain_modes
