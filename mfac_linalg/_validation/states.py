@@ -1,6 +1,5 @@
 """Checks of a window's state dictionary, whole, before any of it is used."""
 
-import math
 import numbers
 from typing import Any
 
@@ -19,6 +18,7 @@ PLACES, FLOATS = ("slots", "ages", "exponents"), ("direction", "gram", "factor")
 NUMBERS = ("norm", "sharp", "factorizations")
 COMPRESSION = ("density", "block_size", "dtype", "error_feedback")
 LARGEST_EXPONENT = 2200  # of a row: twice what float64 has, for rows that were scaled twice
+LARGEST_NORM = 1e154  # whose square is a float
 DESCRIBED = "Pass what `state_dict` returned."
 
 
@@ -136,8 +136,8 @@ def _check_numbers(state: dict[str, Any]) -> None:
     if isinstance(norm, bool) or not isinstance(norm, numbers.Real):
         msg = f"`state['norm']` must be a float; got {describe(norm)}. {DESCRIBED}"
         raise TypeError(msg)
-    if not (math.isfinite(norm) and norm >= 0):
-        msg = f"`state['norm']` must be finite and ≥ 0; got {norm!r:.60}. It was changed."
+    if not 0 <= norm <= LARGEST_NORM:  # type: ignore[operator]  # of a Real
+        msg = f"`state['norm']` must be in [0, {LARGEST_NORM:.3g}]; got {norm!r:.60}. It was changed."
         raise ValueError(msg)
     check_flag("state['sharp']", bool(state["sharp"]) if isinstance(state["sharp"], np.bool_) else state["sharp"])
     check_count("state['factorizations']", state["factorizations"])
