@@ -116,8 +116,8 @@ class BlockDiagonalInverse(Inverse):
 
     @property
     def damping(self) -> Any:
-        """λ as a float, or the array, (d,) or one number per block, that it was given as."""
-        return self._damping
+        """λ as a float, or a copy of the array, (d,) or one number per block, that it was given as."""
+        return _backend.copied(self._damping) if _backend.is_array(self._damping) else self._damping
 
     @property
     def gradients(self) -> Array:

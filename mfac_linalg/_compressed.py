@@ -22,7 +22,8 @@ HALF_EXPONENT = 15  # of the largest entry of a row in float16: in [2^14, 2^15),
 class CompressedSlots:
     """The same interface as DenseSlots for rows c = topk(g + e), and the e that the next gradient meets.
 
-    Rows are stored times powers of two; the error is kept as it is, in the dtype of the answers.
+    Rows are stored times powers of two; the error is kept as it is, in the dtype of the answers. Values are valid for
+    as long as those of `DenseSlots`; the error is never written in place.
     """
 
     compression: TopK

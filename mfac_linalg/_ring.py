@@ -16,7 +16,7 @@ Array = Any
 class Ring:
     """Rows 2^exponent_i times those in slots_i, in the order of their positions; one slot more than there can be rows.
 
-    A change writes to a slot that was free before it, or to a new ring: the old value goes on answering.
+    A change writes to a slot that was free before it, or to a new ring: see `Held` for how long a value is valid.
     """
 
     stored: Any  # DenseSlots or CompressedSlots

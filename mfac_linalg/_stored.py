@@ -6,13 +6,14 @@ from typing import Any, cast
 import numpy as np
 
 from . import _backend
-from ._build import Options, measures
+from ._build import measures
 from ._consistency import BROKEN, SAME_STEPS, SOLVED, factor_error, is_gram_of, is_norm, is_whitened
-from ._dual import SmallSystem
+from ._dual import SmallSystem, needs_rows
 from ._errors import InvalidFileError
 from ._forms.dual import DualForm
 from ._forms.primal import PrimalForm
 from ._matrix_file import signs
+from ._options import Options
 from ._progress import reporter
 from ._rows.kinds import Place, rows_of
 from ._rows.scaled import scaled_rows
@@ -69,6 +70,7 @@ def parts_of(state: State) -> tuple[dict[str, Any], dict[str, Array]]:
         "norm": float(form.norm),
         "sweeps": form.sweeps,
         "sharp": state.sharp,
+        "wide": state.wide,
         "exponent": None if state.rows is None else state.rows.exponent,
         "dtype": _backend.dtype_name(state.dtype),
     }
@@ -90,11 +92,13 @@ def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], 
     kept = _rows_of_whitened(facts, arrays) if gradients is None else rows_of(gradients)
     dtype = _backend.named_dtype(facts["dtype"], like=kept.like)
     options = Options(dtype, facts["precision"], whiten=False, overwrite=False, progress=reporter(False))
+    options = replace(options, wide=facts.get("wide", False))
     divisor = kept.shape[0] if facts["normalization"] == "mean" else 1
     unscaled, metric, row_scale = measures(kept, damping, weights, divisor, options)
     rows = scaled_rows(unscaled, facts["exponent"], row_scale, metric.root)
-    system = _system_of(facts, arrays)
     m, d = rows.shape
+    from_rows = needs_rows(facts["norm"]) and (m >= d or "whitened" in arrays)
+    system = _system_of(facts, arrays, from_rows=from_rows)
     whitened = None
     if "whitened" in arrays:
         small = (arrays["small.index"], arrays["small.values"]) if "small.index" in arrays else None
@@ -118,7 +122,7 @@ def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], 
     else:
         form = DualForm(rows, whitened, system, facts["norm"], facts["sweeps"], sharp=facts["sharp"])
     held = rows.rows if form.rows is rows else None
-    return State(form, metric, row_scale, held, facts["kappa"], options.dtype, facts["sharp"])
+    return State(form, metric, row_scale, held, facts["kappa"], options.dtype, facts["sharp"], wide=options.wide)
 
 
 def _rows_of_whitened(facts: dict[str, Any], arrays: dict[str, Array]) -> Any:
@@ -130,14 +134,14 @@ def _rows_of_whitened(facts: dict[str, Any], arrays: dict[str, Array]) -> Any:
     return replace(cast(StreamedRows, rows), width=facts["width"])  # the panels that answers were rounded in
 
 
-def _system_of(facts: dict[str, Any], arrays: dict[str, Array]) -> SmallSystem:
+def _system_of(facts: dict[str, Any], arrays: dict[str, Array], *, from_rows: bool) -> SmallSystem:
     """B and the factor of I + B, which is made anew where the one that is stored was made from eigenvalues."""
     gram, factor = (_backend.read(arrays[name]) for name in ("gram", "factor"))
     _require(is_norm(facts["norm"], gram, within=SAME_STEPS), "norm", "that of its Gram matrix")
     error = factor_error(gram, factor)
     _require(error <= BROKEN, "factor", "that of its Gram matrix")
     system = None if error <= SOLVED else SmallSystem.factor(arrays["gram"])
-    return SmallSystem(arrays["gram"], arrays["factor"]) if system is None else system
+    return SmallSystem(arrays["gram"], arrays["factor"], from_rows) if system is None else system
 
 
 def require_built(product: np.ndarray, facts: dict[str, Any], arrays: dict[str, Array], path: Any) -> None:

@@ -48,7 +48,8 @@ class WoodburyRankOneInverse(Inverse):
     overwrite_gradients : bool
         Write W over the gradients, so that no second m × d array exists.
     progress : bool
-        Show a progress bar over the panels of the build (needs tqdm).
+        Show a progress bar over the panels of the build and, where the rows are read by panels, over those of every
+        later pass, two or more a product (needs tqdm).
     xp, device : optional
         Array library and device to compute with where the gradients stay elsewhere and travel by panels: those of
         vectors and answers. Unless given they are the gradients' own, and NumPy for what is no array.
@@ -118,7 +119,8 @@ class WoodburyRankOneInverse(Inverse):
         out: Any = None,
         resume: bool = False,
     ) -> None:
-        rows = rows_of(gradients, Place(xp, device, memory_limit, out))
+        check.check_flag("progress", progress)
+        rows = rows_of(gradients, Place(xp, device, memory_limit, out, shows_progress=progress))
         dtype = _backend.result_dtype(rows.like)
         self._damping = check.check_damping(damping, rows.like, dtype)
         self._weights = check.check_weights(weights, rows.like, rows.shape[0])
@@ -126,7 +128,6 @@ class WoodburyRankOneInverse(Inverse):
         self._precision = check.check_choice("precision", precision, ("default", "high"))
         check.check_flag("whiten", whiten, optional=True)
         check.check_flag("overwrite_gradients", overwrite_gradients)
-        check.check_flag("progress", progress)
         check.check_precision_available(precision, rows.like)
         if rows.is_streamed or not rows.is_dense:
             check.check_kept(whiten and out is None, overwrite_gradients)
@@ -182,8 +183,8 @@ class WoodburyRankOneInverse(Inverse):
 
     @property
     def damping(self) -> Any:
-        """λ as a float, or the (d,) array it was given as."""
-        return self._damping
+        """λ as a float, or a copy of the (d,) array it was given as."""
+        return _backend.copied(self._damping) if _backend.is_array(self._damping) else self._damping
 
     @property
     def gradients(self) -> Array:

@@ -2,17 +2,21 @@
 
 from .arrays import check_beside as check_beside
 from .arrays import check_columns as check_columns
+from .arrays import check_complex as check_complex
 from .arrays import check_computing as check_computing
 from .arrays import check_finite as check_finite
 from .arrays import check_gradients as check_gradients
 from .arrays import check_mask as check_mask
 from .arrays import check_moved as check_moved
+from .arrays import check_not_empty as check_not_empty
 from .arrays import check_overwritable as check_overwritable
 from .arrays import check_precision_available as check_precision_available
 from .arrays import check_result_dtype as check_result_dtype
 from .arrays import check_same_library as check_same_library
 from .arrays import check_shape as check_shape
 from .arrays import check_vector as check_vector
+from .arrays import check_vector_shape as check_vector_shape
+from .arrays import name_of_dtype as name_of_dtype
 from .arrays import refuse_masked as refuse_masked
 from .arrays import refuse_nonfinite as refuse_nonfinite
 from .contents import are_increasing as are_increasing
@@ -37,6 +41,7 @@ from .numbers import check_count as check_count
 from .numbers import check_dense as check_dense
 from .numbers import check_flag as check_flag
 from .numbers import check_fraction as check_fraction
+from .numbers import check_function as check_function
 from .numbers import check_memory_limit as check_memory_limit
 from .numbers import check_pair as check_pair
 from .numbers import check_size as check_size

@@ -20,10 +20,13 @@ def check_place(xp: Any, dtype: Any, device: Any) -> Array:
         msg = f"`xp` must be the module of an array library; got {describe(xp)}. Pass, for example, numpy or torch."
         raise TypeError(msg)
     try:
+        if _backend.is_array(dtype):
+            msg = "an array"
+            raise TypeError(msg)
         like = _backend.empty_vector(library, dtype, device)
     except Exception as refused:  # every library has its own words for a dtype or a device that it does not have
-        msg = f"`dtype` and `device` must be of `xp`; got {dtype!r} and {device!r} ({refused}). Pass its own objects."
-        raise TypeError(msg) from refused
+        msg = f"`dtype` and `device` must be of `xp`; got {describe(dtype)} and {device!r:.60} ({refused}). "
+        raise TypeError(msg + "Pass its own objects.") from refused
     if _backend.dtype_name(like.dtype) not in FLOATING:
         msg = f"`dtype` must be float16, bfloat16, float32 or float64; got {dtype!r}. Pass one of these."
         raise TypeError(msg)

@@ -13,6 +13,7 @@ from .. import _backend
 from .. import _validation as check
 from .._errors import warn_if_unresolved
 from .._inverse import Inverse
+from .._metric import spans_widely
 from .._pytree import register
 from .._rules import Rules
 from .._state import State
@@ -97,7 +98,7 @@ class SlidingWindowState(Inverse):
         precision: str = "default",
     ) -> None:
         rules = Rules.checked(window, dim, normalization, decay, precision)
-        if np.dtype(dtype) == np.float64:
+        if check.name_of_dtype(dtype) == "float64":
             check.check_result_dtype(dtype, jnp.zeros(0))
         rows = jnp.zeros((rules.window, rules.dim), check.check_place(jnp, dtype, None).dtype)
         self._become(rules, rows, damping, 0)
@@ -146,7 +147,7 @@ class SlidingWindowState(Inverse):
         """Hold unscaled rows in their slots, of which `count` have been taken in."""
         check.check_precision_available(rules.precision, rows)
         damping = check.check_damping(damping, rows, _backend.result_dtype(rows))
-        self._rules = rules
+        self._rules = rules = _computable(rules, damping, rows)
         self._arrays = build(rules, rows, _constant(damping), count)
         register(rows)
         self._warn()
@@ -259,7 +260,8 @@ class SlidingWindowState(Inverse):
         Cost: window³/3 flops; a Gram matrix more, d · window² flops, from or to a vector of dampings.
         """
         damping = check.check_damping(damping, self._like, self.dtype)
-        return self._with(damped(self._rules, lax.stop_gradient(self._sound), _constant(damping)))._warn()
+        rules = _computable(self._rules, damping, self._like)
+        return self.tree_unflatten(rules, (damped(rules, lax.stop_gradient(self._sound), _constant(damping)),))._warn()
 
     def _warn(self) -> Self:
         """Warn where κ can be read and is beyond the arithmetic in use."""
@@ -301,6 +303,13 @@ class SlidingWindowState(Inverse):
         small = {} if beside is None else {n: jax.device_put(x, beside) for n, x in vars(arrays).items()}
         moved = replace(arrays, **{**small, "rows": rows})
         return self._with(measured(self._rules, moved, damping))
+
+
+def _computable(rules: Rules, damping: Any, rows: Array) -> Rules:
+    """The rules, in float64 where decays, or dampings that can be read, span more than the dtype of rows computes."""
+    known = not _backend.is_vector(damping) or _backend.is_concrete(damping)
+    wide = rules.decays_widely or (known and spans_widely(damping, _backend.result_dtype(rows)))
+    return replace(rules, precision="high") if wide else rules
 
 
 def _constant(damping: Any) -> Any:

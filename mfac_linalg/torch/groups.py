@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,6 +28,18 @@ def agreed(name: str, groups: list[Group]) -> float:
 def has_moments(groups: list[Group]) -> list[bool]:
     """Whether each group has a damping in the shape of Adam's denominator."""
     return [group["beta2"] is not None for group in groups]
+
+
+def check_group(group: Any, shared: set[str]) -> Group:
+    """Accept a group by its kind, as a dictionary of one's own; options that all groups share are not in it."""
+    if not isinstance(group, Mapping) or "params" not in group:
+        given = f"entries {list(group)!r:.100}" if isinstance(group, Mapping) else check.describe(group)
+        msg = f"`param_group` must be a dictionary with the entry params; got {given}. Pass {{'params': parameters}}."
+        raise (ValueError if isinstance(group, Mapping) else TypeError)(msg)
+    if clash := sorted(shared & group.keys()):
+        msg = f"`{clash[0]}` must be the same for all groups; got one in a group. Pass it to the optimizer."
+        raise ValueError(msg)
+    return dict(group)
 
 
 def settle_options(group: Group) -> None:
