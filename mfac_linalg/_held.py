@@ -257,7 +257,7 @@ class Held:
         return replace(self, factor=factor)._holding(ring, ages)
 
     def consistent(self) -> "Held":
-        """Itself, refused where its parts do not belong together; with a factor of its own where it had eigenvalues'."""
+        """Itself; refused where its parts do not belong together, factored anew where its factor is a poor one."""
         if not self.count:
             return self
         ones = np.ones((self.count, 1))

@@ -108,7 +108,8 @@ def _check_small(state: dict[str, Any], m: int, window: int) -> None:
         x, shape = state[name], (m,) * ndim
         kind, wanted = ("iu", "integers") if name in PLACES else ("f", "float64")
         if not _backend.is_numpy(x) or x.dtype.kind not in kind or (kind == "f" and x.dtype != np.float64):
-            msg = f"`state['{name}']` must be a NumPy array of {wanted}; got {describe(x)}. Keep it out of casts."
+            wanted = wanted if _backend.is_numpy(x) else f"a NumPy array of {wanted}"
+            msg = f"`state['{name}']` must be {wanted}; got {describe(x)}. Keep it out of casts."
             raise TypeError(msg)
         if x.shape != shape:
             msg = f"`state['{name}']` must have shape {shape}; got {describe(x)}. Keep entries together."
