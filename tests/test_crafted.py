@@ -508,6 +508,17 @@ def test_a_state_with_anything_made_up_is_refused_by_name_or_answered_as_it_says
     assert not wrong, "\n".join(wrong)
 
 
+def test_a_compression_stands_in_a_dictionary_of_its_own_or_beside_the_rest():
+    state = window(ml.TopK(0.5, block_size=5)).state_dict()
+    nested = {name.removeprefix("compression."): x for name, x in state.items() if name.startswith("compression.")}
+    nested = nested or state["compression"]
+    rest = {name: x for name, x in state.items() if not name.startswith("compression")}
+    flat = {f"compression.{name}": x for name, x in nested.items() if x is not None}
+    for form in ({"compression": nested}, flat):
+        found = ml.SlidingWindowInverse.from_state_dict({**rest, **form})
+        assert np.array_equal(found.matvec(vector()), window(ml.TopK(0.5, block_size=5)).matvec(vector()))
+
+
 @pytest.mark.parametrize("size", [10**6, 10**30])
 def test_a_window_that_no_memory_holds_is_refused_by_name(size):
     for place in ({}, {"xp": np}):
