@@ -140,7 +140,7 @@ def test_what_could_not_be_loaded_is_not_saved(saved, monkeypatch):
     before = saved.read_bytes()
     monkeypatch.setattr(_storage, "LARGEST_HEADER", 1000)
     inverse = ml.BlockDiagonalInverse(np.ones((2, 900)), 1.0, block_sizes=1)
-    with pytest.raises(ValueError, match="must be described in 1,000 bytes to be saved.*fewer blocks"):
+    with pytest.raises(ValueError, match=r"must be described in 1,000 bytes to be saved.*fewer blocks"):
         inverse.save(saved)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
