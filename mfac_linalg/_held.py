@@ -243,7 +243,7 @@ class Held:
         }
 
     def filled(self, state: dict[str, Any]) -> "Held":
-        """An empty Held with what `as_dict` gave, refused where its parts do not belong together."""
+        """An empty Held with what `as_dict` gave."""
         slots, ages, exponents = (np.array(state[name], dtype=int) for name in ("slots", "ages", "exponents"))
         empty = self.ring.measured_by(None, sharply=bool(state["sharp"]))
         ring = Ring.restored(state, slots, exponents, empty)
@@ -254,10 +254,10 @@ class Held:
             norm=float(state["norm"]),
             made=int(state["factorizations"]),
         )
-        return replace(self, factor=factor)._holding(ring, ages)._consistent()
+        return replace(self, factor=factor)._holding(ring, ages)
 
-    def _consistent(self) -> "Held":
-        """Itself, with a factor made anew where the one at hand was made from eigenvalues."""
+    def consistent(self) -> "Held":
+        """Itself; refused where its parts do not belong together, factored anew where its factor is a poor one."""
         if not self.count:
             return self
         ones = np.ones((self.count, 1))

@@ -359,14 +359,20 @@ class Inverse(SymmetricOperator):
         Raises
         ------
         TypeError
-            Gradients that only a user's object holds.
+            Gradients that only a user's object holds; a path that is none.
         OSError
-            The file cannot be written; one of that name is left as it was.
+            The file cannot be written; one of that name is left as it was. Also: what is there is no regular file.
+
+        Warns
+        -----
+        RuntimeWarning
+            The file is in its place, whole, and its folder could not be brought to the disk.
 
         Notes
         -----
         Cost: one pass over the rows, O(m²) more, no copy of the rows on the host. The file is written beside `path`,
-        brought to the disk and renamed, so that whatever happens the old or the new file is there, whole.
+        brought to the disk and renamed, so that whatever happens the old or the new file is there, whole. It keeps mode
+        and, where allowed, owner of the old one. What killed saves of this file left beside it is removed.
         """
         facts, arrays = self._stored()
         _backend.in_float64(lambda *_: _storage.save(path, type(self).__name__, facts, arrays), *arrays.values())

@@ -54,6 +54,7 @@ from .rows import check_loadable as check_loadable
 from .rows import check_loaded as check_loaded
 from .rows import check_place as check_place
 from .rows import check_stored as check_stored
+from .rows import compression_of as compression_of
 from .states import check_window_state as check_window_state
 from .weights import check_block_damping as check_block_damping
 from .weights import check_damping as check_damping
