@@ -65,7 +65,10 @@ class Rows:
             return rows
         for start in range(0, samples.count, size):
             part = slice(start, start + size)
-            rows[part] = self._of_chunk(samples, part)
+            if size >= samples.count:
+                rows = self._of_chunk(samples, part)
+            else:
+                rows[part] = self._of_chunk(samples, part)
         if not torch.any(rows):  # is there a graph at all?
             self.of_batch(*samples.at(slice(1)))
         return rows
