@@ -17,9 +17,10 @@ from .._metric import spans_widely
 from .._pytree import register
 from .._rules import Rules
 from .._state import State
-from .arrays import Arrays, appended, build, damped, inverse_of, known_norm, measured, rows_by_age
+from .arrays import Arrays, appended, build, damped, in_slots, inverse_of, known_norm, measured, rows_by_age
 
 Array = Any
+ANY = 1  # in options: the number of parameters is that of the rows
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -86,6 +87,7 @@ class SlidingWindowState(Inverse):
     True
     """
 
+    @_backend.in_plain_modes
     def __init__(
         self,
         window: int,
@@ -104,6 +106,7 @@ class SlidingWindowState(Inverse):
         self._become(rules, rows, damping, 0)
 
     @classmethod
+    @_backend.in_plain_modes
     def from_gradients(
         cls,
         gradients: Array,
@@ -137,17 +140,16 @@ class SlidingWindowState(Inverse):
         rules = Rules.checked(count if window is None else window, dim, normalization, decay, precision)
         kept = lax.stop_gradient(gradients[max(0, count - rules.window) :, :])
         check.check_finite("gradients", kept)
-        # the row taken in at step t lies in slot t modulo the capacity
-        rows = jnp.concatenate([kept, jnp.zeros((rules.window - kept.shape[0], dim), kept.dtype)])
         made = object.__new__(cls)
-        made._become(rules, jnp.roll(rows, count % rules.window if count > rules.window else 0, axis=0), damping, count)
+        made._become(rules, in_slots(kept, rules.window, count), damping, count)
         return made
 
     def _become(self, rules: Rules, rows: Array, damping: Any, count: int) -> None:
         """Hold unscaled rows in their slots, of which `count` have been taken in."""
         check.check_precision_available(rules.precision, rows)
         damping = check.check_damping(damping, rows, _backend.result_dtype(rows))
-        self._rules = rules = _computable(rules, damping, rows)
+        rules = _computable(rules, damping, rows)
+        self._options = replace(rules, dim=ANY)
         self._arrays = build(rules, rows, _constant(damping), count)
         register(rows)
         self._warn()
@@ -171,15 +173,19 @@ class SlidingWindowState(Inverse):
         register(self._like)
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Arrays]], Rules]:
-        """The arrays as children, the rules as what stays."""
-        return ((jax.tree_util.GetAttrKey("arrays"), self._arrays),), self._rules
+        """The arrays as children, what stays beside: not d, which the shapes of the arrays say."""
+        return ((jax.tree_util.GetAttrKey("arrays"), self._arrays),), self._options
 
     @classmethod
-    def tree_unflatten(cls, rules: Rules, children: tuple[Arrays]) -> Self:
+    def tree_unflatten(cls, options: Rules, children: tuple[Arrays]) -> Self:
         """The way back."""
         made = object.__new__(cls)
-        made._rules, (made._arrays,) = rules, children
+        made._options, (made._arrays,) = options, children
         return made
+
+    @property
+    def _rules(self) -> Rules:
+        return replace(self._options, dim=self.dim)
 
     @property
     def _like(self) -> Array:
@@ -188,12 +194,12 @@ class SlidingWindowState(Inverse):
     @property
     def window(self) -> int:
         """Capacity."""
-        return self._rules.window
+        return self._options.window
 
     @property
     def dim(self) -> int:
         """Number d of parameters."""
-        return self._rules.dim
+        return self._arrays.rows.shape[-1]
 
     @property
     def dtype(self) -> Any:
@@ -203,9 +209,10 @@ class SlidingWindowState(Inverse):
     @property
     def num_gradients(self) -> int:
         """Number of rows, `window`: those that are still missing are zero."""
-        return self._rules.window
+        return self._options.window
 
     @property
+    @_backend.in_plain_modes
     def count(self) -> Array:
         """Gradients taken in and not let go of, a () integer array."""
         return jnp.minimum(self._arrays.steps, self.window)
@@ -250,7 +257,9 @@ class SlidingWindowState(Inverse):
         Cost: as `append`, and one pass more; two more for each sweep where the rows are nearly dependent.
         """
         state = self.append(g)
-        return state, state.matvec_gradients(jnp.asarray(np.eye(self.window)[-1], self.dtype))
+        return state, state.matvec_gradients(
+            _backend.asarray(np.eye(self.window)[-1], like=self._like, dtype=self.dtype)
+        )
 
     def with_damping(self, damping: Any) -> Self:
         """Return the state with another damping, which may be traced.
@@ -261,18 +270,21 @@ class SlidingWindowState(Inverse):
         """
         damping = check.check_damping(damping, self._like, self.dtype)
         rules = _computable(self._rules, damping, self._like)
-        return self.tree_unflatten(rules, (damped(rules, lax.stop_gradient(self._sound), _constant(damping)),))._warn()
+        arrays = damped(rules, lax.stop_gradient(self._sound), _constant(damping))
+        return self.tree_unflatten(replace(rules, dim=ANY), (arrays,))._warn()
 
     def _warn(self) -> Self:
         """Warn where κ can be read and is beyond the arithmetic in use."""
         norm = known_norm(self._arrays)
         if isinstance(norm, float):
-            primal = self.window >= self.dim or self._rules.precision == "high"
+            primal = self.window >= self.dim or self._options.precision == "high"
             warn_if_unresolved(1 + norm * norm, "float64" if primal else _backend.dtype_name(self.dtype))
         return self
 
     def _describe(self) -> dict[str, str]:
-        """Nothing that has to be computed: a state may be traced, a batch of states, or shapes alone."""
+        """Nothing that has to be computed: a state may be traced, a batch of states, shapes alone, or anything else."""
+        if not hasattr(self._like, "shape"):  # of a tree that something was mapped over
+            return {"m": f"{self.window}"}
         size, dtype = {"m": f"{self.window}", "d": f"{self.dim}"}, {"dtype": _backend.dtype_name(self.dtype)}
         if not isinstance(self._like, jax.Array):
             return size | dtype
@@ -294,7 +306,7 @@ class SlidingWindowState(Inverse):
         raise NotImplementedError  # there is no such file
 
     def _with(self, arrays: Arrays) -> Self:
-        return self.tree_unflatten(self._rules, (arrays,))
+        return self.tree_unflatten(self._options, (arrays,))
 
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
         arrays = self._arrays

@@ -17,6 +17,8 @@ Array = Any
 MOST_OF_A_PATTERN = 16
 
 
+@_backend.outside_graphs
+@_backend.in_plain_modes
 def obs_scores(weights: Array, inverse: Inverse) -> Array:
     """w_i²/(2 [F⁻¹]_ii), the least that ½ δᵀFδ can be with weight i removed: optimal brain surgeon's saliency.
 
@@ -94,6 +96,7 @@ def _score_roots(state: State, weights: Array) -> tuple[Array, Any]:
     return _backend.namespace(z).abs(z) / state.bounded_diagonal() ** 0.5, power
 
 
+@_backend.outside_graphs
 def group_scores(weights: Array, inverse: Inverse, groups: Any) -> Array:
     """½ w_Qᵀ ([F⁻¹]_QQ)⁻¹ w_Q, the least that ½ δᵀFδ can be with all weights of a group Q removed.
 
@@ -139,6 +142,7 @@ def _group_scores(state: State, weights: Array, groups: Array) -> Array:
     return settle(values, like=weights, dtype=state.dtype, unscaled=doubled)
 
 
+@_backend.outside_graphs
 def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = None) -> Array:
     """Return the mask that keeps those n of every m weights whose removal of the others costs least, as a whole.
 

@@ -11,6 +11,8 @@ from .groups import checked_groups, checked_weights, group_solutions, placed
 Array = Any
 
 
+@_backend.outside_graphs
+@_backend.in_plain_modes
 def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     """Return the sum of the best changes for each removed weight by itself, −Σ_i w_i/[F⁻¹]_ii F⁻¹ e_i: the paper's.
 
@@ -48,6 +50,8 @@ def _single_changes(state: State, w: Array, mask: Array) -> Array:
     return state.change(z / state.bounded_diagonal(), power)
 
 
+@_backend.outside_graphs
+@_backend.in_plain_modes
 def group_update(weights: Array, inverse: Inverse, groups: Any) -> Array:
     """Return the sum of the best changes for each removed group by itself, −Σ_Q F⁻¹_:Q ([F⁻¹]_QQ)⁻¹ w_Q.
 
@@ -73,6 +77,8 @@ def group_update(weights: Array, inverse: Inverse, groups: Any) -> Array:
     return _backend.namespace(w).where(removed, -w, -change)
 
 
+@_backend.outside_graphs
+@_backend.in_plain_modes
 def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     """Return the best change with all weights outside the mask removed: the minimum of ½ δᵀFδ under δ_S = −w_S.
 
