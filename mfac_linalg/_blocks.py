@@ -18,6 +18,7 @@ from ._stored import arguments_as_arrays, arguments_of
 Array = Any
 
 
+@_backend.methods_outside_graphs
 class BlockDiagonalInverse(Inverse):
     """F⁻¹ for the blocks on the diagonal of Λ + Σ_i c_i g_i g_iᵀ, zero elsewhere: c_i = w_i/m, or w_i for "sum".
 

@@ -35,6 +35,16 @@ def not_installed(*, what: str, library: str, extra: str) -> ModuleNotFoundError
     return ModuleNotFoundError(msg, name=library)
 
 
+def unresolved_rows(dtype: object) -> FactorizationError:
+    """Return the error of rows, weights and dampings that span more than their products can."""
+    msg = (
+        f"`gradients`, `weights` and `damping` must not differ so much among themselves that products of small rows of "
+        f"much weight underflow in {dtype}; got such. Multiply each gradient by the root of its weight instead, or "
+        "raise the smallest dampings."
+    )
+    return FactorizationError(msg)
+
+
 def refuse_nonfinite_values(name: str) -> None:
     """Refuse an array for a nan or an infinity in it."""
     msg = f"`{name}` must be finite; got nan or infinity. Check the computation that made it."

@@ -14,6 +14,7 @@ Array = Any
 SHOWN = ("m", "window", "d", "blocks", "damping", "dtype", "device")  # of an inverse's facts those that are F's too
 
 
+@_backend.methods_outside_graphs
 class Forward(SymmetricOperator):
     """F = Λ + Σ c_i g_i g_iᵀ as an operator of shape (d, d); made by the `forward` property of an inverse.
 

@@ -9,8 +9,10 @@ import numpy as np
 from . import _backend, _folder, _storage
 from . import _validation as check
 from ._build import restricted
+from ._certificates import backward_error, relative_residual
 from ._forward import Forward
 from ._operator import SymmetricOperator
+from ._path import damping_path
 from ._pytree import register
 from ._state import State
 from ._text import as_call, as_table, short
@@ -18,6 +20,7 @@ from ._text import as_call, as_table, short
 Array = Any
 
 
+@_backend.methods_outside_graphs
 class Inverse(SymmetricOperator):
     """F⁻¹ as an object; `_current` gives the immutable state that all answers are computed from."""
 
@@ -180,7 +183,7 @@ class Inverse(SymmetricOperator):
         """
         self._current.require_scalar("damping_path")
         values = check.check_dampings(dampings)
-        return self._product(lambda state, u: state.path(u, values), v, keep=True)
+        return self._product(lambda state, u: damping_path(state, u, values), v, keep=True)
 
     # --- entries ----------------------------------------------------------------------------------------------
 
@@ -295,11 +298,11 @@ class Inverse(SymmetricOperator):
 
         Cost: two passes over the rows.
         """
-        return self._certificate(State.backward_error, v, x)
+        return self._certificate(backward_error, v, x)
 
     def relative_residual(self, v: Array, x: Array) -> Array:
         """‖v − F x‖ / ‖v‖, which κ · eps bounds, not eps; (k,) for v and x (d, k). Cost: two passes over the rows."""
-        return self._certificate(State.relative_residual, v, x)
+        return self._certificate(relative_residual, v, x)
 
     # --- other shapes of the same thing ------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from ._state import State
 Array = Any
 
 
+@_backend.methods_outside_graphs
 class SymmetricOperator(abc.ABC):
     """The abstract base of F⁻¹ and of F: all that follows from one product with columns."""
 

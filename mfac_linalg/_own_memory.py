@@ -13,6 +13,7 @@ from ._rules import Rules
 Snapshot = tuple[Held | None, Any, int]
 
 
+@_backend.methods_outside_graphs
 class OwnMemory(abc.ABC):
     """A window's side of the rule in `Held`: two windows never share one, whatever the copy is called."""
 

@@ -6,13 +6,14 @@ from typing import Any, cast
 import numpy as np
 
 from . import _backend
-from ._build import Options, measures
+from ._build import measures
 from ._consistency import BROKEN, SOLVED, factor_error, is_gram_of, is_norm, is_whitened
 from ._dual import SmallSystem, needs_rows
 from ._errors import InvalidFileError
 from ._forms.dual import DualForm
 from ._forms.primal import PrimalForm
 from ._matrix_file import signs
+from ._options import Options
 from ._progress import reporter
 from ._rows.kinds import Place, rows_of
 from ._rows.scaled import scaled_rows
@@ -69,6 +70,7 @@ def parts_of(state: State) -> tuple[dict[str, Any], dict[str, Array]]:
         "norm": float(form.norm),
         "sweeps": form.sweeps,
         "sharp": state.sharp,
+        "wide": state.wide,
         "exponent": None if state.rows is None else state.rows.exponent,
         "dtype": _backend.dtype_name(state.dtype),
     }
@@ -90,6 +92,7 @@ def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], 
     kept = _rows_of_whitened(facts, arrays) if gradients is None else rows_of(gradients)
     dtype = _backend.named_dtype(facts["dtype"], like=kept.like)
     options = Options(dtype, facts["precision"], whiten=False, overwrite=False, progress=reporter(False))
+    options = replace(options, wide=facts.get("wide", False))
     divisor = kept.shape[0] if facts["normalization"] == "mean" else 1
     unscaled, metric, row_scale = measures(kept, damping, weights, divisor, options)
     rows = scaled_rows(unscaled, facts["exponent"], row_scale, metric.root)
@@ -119,7 +122,7 @@ def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], 
     else:
         form = DualForm(rows, whitened, system, facts["norm"], facts["sweeps"], sharp=facts["sharp"])
     held = rows.rows if form.rows is rows else None
-    return State(form, metric, row_scale, held, facts["kappa"], options.dtype, facts["sharp"])
+    return State(form, metric, row_scale, held, facts["kappa"], options.dtype, facts["sharp"], wide=options.wide)
 
 
 def _rows_of_whitened(facts: dict[str, Any], arrays: dict[str, Array]) -> Any:

@@ -19,6 +19,7 @@ Array = Any
 STATE_VERSION = 1
 
 
+@_backend.methods_outside_graphs
 class SlidingWindowInverse(OwnMemory, Inverse):
     """F⁻¹ for F = Λ + Σ_i c_i g_i g_iᵀ over the newest gradients, kept current in O(dm + m²) a step.
 

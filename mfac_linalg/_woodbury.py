@@ -21,6 +21,7 @@ from ._stored import arguments_as_arrays, arguments_of, parts_of, require_built,
 Array = Any
 
 
+@_backend.methods_outside_graphs
 class WoodburyRankOneInverse(Inverse):
     """F⁻¹ for F = Λ + Σ_i c_i g_i g_iᵀ with fixed gradients, never formed: c_i = w_i/m, or w_i for "sum".
 

@@ -18,6 +18,7 @@ Array = Any
 BLOCK_SIZE = 64
 
 
+@_backend.outside_graphs
 def influence(
     inverse: Inverse,
     test_gradients: Array,
@@ -101,6 +102,7 @@ def influence(
     return _side_by_side(_solved, state, tests, _columns(trains, size, shown))
 
 
+@_backend.outside_graphs
 def self_influence(
     inverse: Inverse, gradients: Array | None = None, *, block_size: int = BLOCK_SIZE, progress: bool = False
 ) -> Array:

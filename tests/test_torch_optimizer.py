@@ -789,7 +789,7 @@ FAILURES = {
     overflow: (ValueError, "must be finite"),
     infinity: (ValueError, "must be finite"),
     overflow_after_a_new_damping: (ValueError, "must be finite"),
-    sparse: (TypeError, "`params` must have dense gradients; got one in torch.sparse_coo"),
+    sparse: (TypeError, "`params` must have gradients that are dense tensors; got one in torch.sparse_coo"),
     negative_damping: (ValueError, re.escape("`damping` must be in (0, inf); got -1")),
     beta2_of_one: (ValueError, re.escape("`beta2` must be in [0, 1); got 1")),
     toggled_beta2: (ValueError, "`beta2` must stay None, or a number"),
@@ -854,6 +854,7 @@ def started(**options):
     return optimizer, params
 
 
+SPARSE = torch.eye(3).to_sparse()
 REFUSALS = {
     "lr": (ValueError, "`lr` must be in [0, inf); got -1", lambda: made(lr=-1)),
     "lr nan": (ValueError, "`lr` must be in [0, inf); got nan", lambda: made(lr=np.nan)),
@@ -928,6 +929,50 @@ REFUSALS = {
         "`masks` must be for parameters of the optimizer; got one of shape (3,)",
         lambda: made(masks={torch.zeros(3): torch.ones(3)}),
     ),
+    "no params": (TypeError, "`params` must be an ordered iterable of parameters or of groups", lambda: MFAC(None)),
+    "a tensor": (TypeError, "groups; got a Parameter. Pass", lambda: made(nn.Parameter(torch.zeros(2)))),
+    "a mapping": (TypeError, "`params` must be an ordered iterable", lambda: made({"params": parameters()})),
+    "a set": (TypeError, "`params` must be an ordered iterable", lambda: made(set(parameters()))),
+    "a module": (TypeError, "groups; got a Linear. Pass model.parameters()", lambda: made(nn.Linear(2, 2))),
+    "an empty list": (ValueError, "`params` must hold at least one parameter; got none", lambda: made([])),
+    "a used generator": (ValueError, "`params` must hold at least one parameter", lambda: made(p for p in ())),
+    "numbers": (TypeError, "`params` must hold tensors; got 3 (int)", lambda: made([3])),
+    "parameters and groups": (
+        TypeError,
+        "`params` must be all parameters or all groups; got 1 groups among 2",
+        lambda: made([nn.Parameter(torch.zeros(2)), {"params": parameters()}]),
+    ),
+    "some names": (
+        ValueError,
+        "`params` must all have names or none; got 1 names for 2",
+        lambda: made([("a", nn.Parameter(torch.zeros(2))), nn.Parameter(torch.zeros(2))]),
+    ),
+    "computed": (ValueError, "`params` must be leaves", lambda: made([2 * nn.Parameter(torch.zeros(2))])),
+    "twice": (ValueError, "got one of shape (3,) twice", lambda: made([(p := nn.Parameter(torch.zeros(3))), p])),
+    "in two groups": (
+        ValueError,
+        "`params` must hold each parameter once",
+        lambda: made([{"params": (p := parameters())}, {"params": p[1:]}]),
+    ),
+    "no params in a group": (ValueError, "`param_group` must be a dictionary with", lambda: made([{"lr": 0.1}])),
+    "a group that is a list": (
+        TypeError,
+        "`param_group` must be a dictionary with the entry params; got a list",
+        lambda: started()[0].add_param_group([nn.Parameter(torch.zeros(2))]),
+    ),
+    "params of a group": (TypeError, "`params` of a group must be", lambda: made([{"params": None}])),
+    "a set in a group": (TypeError, "`params` of a group must be", lambda: made([{"params": set(parameters())}])),
+    "an option of others": (
+        ValueError,
+        "`betas` must be left out of a group; got (0.9, 0.99). MFAC has lr",
+        lambda: made([{"params": parameters(), "betas": (0.9, 0.99)}]),
+    ),
+    "lazy": (ValueError, "`params` must be initialised", lambda: made(nn.LazyLinear(3).parameters())),
+    "sparse": (TypeError, "`params` must be dense tensors; got one in torch.sparse_coo", lambda: made([SPARSE])),
+    "lr on meta": (TypeError, "`lr` must be a number", lambda: made(lr=torch.tensor(0.1, device="meta"))),
+    "lr of flags": (TypeError, "`lr` must be a number", lambda: made(lr=torch.tensor(True))),
+    "lr beyond floats": (ValueError, "`lr` must be in [0, inf); got inf", lambda: made(lr=10**400)),
+    "closure": (TypeError, "`closure` must be a function without arguments; got 5", lambda: made().step(5)),
     "not pruned": (ValueError, "has pruned; got Linear without", lambda: made(masks=nn.Linear(2, 2))),
 }
 
@@ -939,11 +984,29 @@ def test_what_is_wrong_is_refused_by_name(case):
         call()
 
 
-@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")  # PyTorch's own word
-def test_a_parameter_that_comes_twice_is_refused():
-    p = nn.Parameter(torch.zeros(3))
-    with pytest.raises(ValueError, match=r"got one of shape \(3,\) twice"):
-        made([p, p])
+@pytest.fixture
+def mesh(tmp_path):
+    """A mesh of one device."""
+    dist, mesh = pytest.importorskip("torch.distributed"), pytest.importorskip("torch.distributed.device_mesh")
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield mesh.init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+def test_sharded_parameters_and_gradients_are_refused(mesh):
+    tensor = pytest.importorskip("torch.distributed.tensor")
+    sharded = nn.Parameter(tensor.distribute_tensor(torch.ones(4, 3), mesh, [tensor.Shard(0)]))
+    with pytest.raises(TypeError, match="`params` must be plain tensors; got a DTensor"):
+        made([sharded])
+    optimizer = made([p := nn.Parameter(torch.ones(4, 3))])
+    with pytest.raises(TypeError, match="`params` must be plain tensors; got a DTensor"):
+        optimizer.add_param_group({"params": [sharded]})
+    p.grad = sharded.detach()
+    with pytest.raises(TypeError, match="`params` must have gradients that are plain tensors; got a DTensor"):
+        optimizer.step()
+    p.grad = torch.ones(4, 3)
+    optimizer.step()
+    assert len(optimizer.windows[0]) == 1
 
 
 def test_a_group_that_is_refused_is_not_added():

@@ -20,6 +20,8 @@ from .float64 import in_float64 as in_float64
 from .float64 import portable as portable
 from .float64 import repeat_until as repeat_until
 from .float64 import run_of as run_of
+from .graphs import methods_outside_graphs as methods_outside_graphs
+from .graphs import outside_graphs as outside_graphs
 from .kinds import device as device
 from .kinds import dtype_name as dtype_name
 from .kinds import has_int64 as has_int64

@@ -38,7 +38,10 @@ def column_slices(num_rows: int, num_columns: int, dtype: Any) -> list[slice]:
 def weighted(columns: Array, root: Array | None, dtype: Any) -> Array:
     """What rows are multiplied by for their products with `columns` (d, k) in a metric: root² ∘ columns, in dtype."""
     columns = _backend.cast(columns, dtype)
-    return columns if root is None else _backend.cast(root, dtype) ** 2 * columns
+    if root is None:
+        return columns
+    root = _backend.cast(root, dtype)
+    return root * (root * columns)  # root² may overflow
 
 
 def gram(panel: Array) -> Array:

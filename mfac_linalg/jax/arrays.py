@@ -17,6 +17,7 @@ from .._forms.primal import PrimalForm
 from .._metric import Metric
 from .._progress import reporter
 from .._rows.dense import DenseRows
+from .._rows.panels import weighted
 from .._rows.scaled import ScaledRows
 from .._rules import Rules
 from .._scaling import exponent, ldexp
@@ -108,7 +109,7 @@ def appended(rules: Rules, arrays: Arrays, g: Array) -> Arrays:
     rows = arrays.rows.at[slot].set(block[0, :])
     computing = _computing(rules, rows)
     g, root = _backend.cast(block, computing).T, _metric(rules, arrays).root
-    products = DenseRows(rows, None, computing).project(g if root is None else root**2 * g)[:, 0]
+    products = DenseRows(rows, None, computing).project(weighted(g, root, computing))[:, 0]
     changed = replace(
         arrays,
         rows=rows,
@@ -157,7 +158,7 @@ def _scaled_rows(rules: Rules, arrays: Arrays) -> ScaledRows:
     divisor: Any = {"mean": held, "sum": 1, "window": window}[rules.normalization]
     by_age = jnp.asarray(rules.weights(window))
     weights = by_age[(jnp.arange(window) - arrays.steps) % window] / divisor
-    scale = ldexp(jnp.sqrt(weights / metric.level), arrays.exponents)[:, None]
+    scale = ldexp(jnp.sqrt(weights) / jnp.sqrt(metric.level), arrays.exponents)[:, None]
     return ScaledRows(DenseRows(arrays.rows, None, _computing(rules, arrays.rows)), scale, metric.root)
 
 

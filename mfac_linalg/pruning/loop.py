@@ -13,8 +13,9 @@ from .. import _backend
 from .. import _validation as check
 from .._blocks import BlockDiagonalInverse
 from .._progress import Progress, reporter
+from .._scaling import exponent, ldexp
 from .._woodbury import WoodburyRankOneInverse
-from .scores import obs_scores
+from .scores import ranks
 from .select import Budget, count
 from .updates import joint_update, obs_update
 
@@ -82,23 +83,27 @@ def relative_damping(gradients: Array, ratio: float) -> float:
     """
     check.check_gradients(gradients)
     ratio = float(check.check_dampings([ratio], "ratio")[0])
-    squares = _backend.in_float64(_column_squares, gradients)
+    check.check_finite("gradients", gradients)
+    power, squares = _backend.in_float64(_scaled_squares, gradients)
     mean = float(np.mean(_backend.read(squares))) / gradients.shape[1]
-    if not math.isfinite(mean):
-        msg = (
-            f"`gradients` must be finite, and so their squares; got a mean square of {mean}. Drop such rows, or scale."
-        )
-        raise ValueError(msg)
     if not mean > 0:
         msg = "`gradients` must not all be zero, nor be empty; a damping in their units would be. Pass an absolute one."
         raise ValueError(msg)
-    return ratio * mean
+    damping = float(np.ldexp(ratio * mean, 2 * int(_backend.read(power))))
+    if not 0 < damping < math.inf:
+        msg = f"`gradients` must be such that `ratio` times their mean square is a number; got {damping}. Scale them."
+        raise OverflowError(msg)
+    return damping
 
 
-def _column_squares(gradients: Array) -> Array:
-    return _backend.column_squares(_backend.to_float64(gradients).T)
+def _scaled_squares(gradients: Array) -> tuple[Array, Array]:
+    """The e of the largest entry, and ‖g_i‖² · 4^−e, float64."""
+    wide = _backend.to_float64(gradients)
+    power = exponent(wide)
+    return power, _backend.column_squares(ldexp(wide, -power).T)
 
 
+@_backend.outside_graphs
 def prune(
     weights: Array,
     gradients_fn: Callable[[Array, int], Array],
@@ -221,7 +226,15 @@ def _checked(gradients: Array, weights: Array) -> Array:
     gradients = check.check_stored(name, gradients, weights[None, :])
     check.check_shape(name, gradients, ("m", weights.shape[0]), "Give one row a gradient.")
     check.check_not_empty(name, gradients)
+    check.check_finite(name, gradients)
     return gradients
+
+
+def _refuse_overflow(weights: Array) -> None:
+    """Refuse pruned weights that are not finite, where that can be seen."""
+    if _backend.on_host(weights) and not bool(_backend.read(_backend.namespace(weights).isfinite(weights)).all()):
+        msg = f"The weights after this step do not fit into {_backend.dtype_name(weights.dtype)}. "
+        raise OverflowError(msg + "Raise `damping`, or scale the weights by s and the gradients by 1/s.")
 
 
 @dataclass(frozen=True)
@@ -267,11 +280,12 @@ class _Search:
         for damping in self.dampings:
             if damping * unit != inverse.damping:  # without another Gram matrix
                 inverse = inverse.with_damping(damping * unit)
-            stays = cut(mask, obs_scores(weights, inverse))
+            stays = _backend.in_float64(cut, mask, ranks(weights, inverse))
             change = UPDATES[self.update](weights, inverse, stays)
             sparsity = 1 - count(stays) / weights.shape[0]
             for length in self.lengths:
                 moved = _kept(weights + length * change, stays)
+                _refuse_overflow(moved)
                 yield moved, stays, Step(sparsity, damping * unit, length, None)
 
     def _inverse(self, gradients: Array, damping: float) -> WoodburyRankOneInverse | BlockDiagonalInverse:

@@ -9,18 +9,20 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .. import SlidingWindowInverse, TopK
+from .. import SlidingWindowInverse, TopK, _backend
 from .. import _validation as check
 from .checkpoints import Loaded, complete_state, read_state
-from .descent import descent
-from .groups import Group, agreed, check_group, check_parameters, has_moments, settle_options
+from .descent import descent, move
+from .groups import Group, agreed, check_group, check_parameters, check_params, has_moments, settle_options
 from .layout import Served
 from .masks import Kept, Masks
+from .model_state import forget_cached_weights
 from .window_state import unpack_window
 
 NOTHING: dict[str, Any] = {}
 
 
+@_backend.methods_outside_graphs
 class MFAC(Optimizer):
     """p ← p − lr (v + weight_decay p), v ← momentum v + F⁻¹g, F = λI + (1/m)Σ g gᵀ over the newest gradients, g in it.
 
@@ -155,7 +157,7 @@ class MFAC(Optimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
             "maximize": maximize,
         }
-        super().__init__(params, defaults)
+        super().__init__(check_params(params), defaults)
         self._kept.refuse_strangers(chain.from_iterable(group["params"] for group in self.param_groups))
 
     @property
@@ -173,7 +175,8 @@ class MFAC(Optimizer):
             raise ValueError(
                 msg + "held have no entries for it. Construct a new optimizer, or leave shared_window out."
             )
-        super().add_param_group(check_group(param_group, {*self._rules, "masks", "shared_window"}))
+        known = {p for group in self.param_groups for p in group["params"]}
+        super().add_param_group(check_group(param_group, {*self._rules, "masks", "shared_window"}, known))
         try:
             settle_options(self.param_groups[-1])
             groups = self._served()[-1]
@@ -240,53 +243,27 @@ class MFAC(Optimizer):
             Called first, with gradients enabled.
         """
         loss = None
+        if not (closure is None or callable(closure)):
+            msg = f"`closure` must be a function without arguments; got {check.describe(closure)}. Leave it out."
+            raise TypeError(msg)
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
             settle_options(group)
         if has_moments(self.param_groups) != self._scaled:
-            msg = (
-                "`beta2` must stay None, or a number; got a group in which it does not. The gradients held have other "
-            )
-            raise ValueError(msg + "units then. Construct a new optimizer.")
+            msg = "`beta2` must stay None, or a number; got a group in which it does not. The gradients held have "
+            raise ValueError(msg + "other units then. Construct a new optimizer.")
         found = [(groups, descent(groups, self._kept, self.state)) for groups in self._served()]
         moving = [(self._window(groups), groups, way) for groups, way in found if way]
         with _together([window for window, _, _ in moving]):
             answers = [(groups, way, _answer(window, groups, way.g)) for window, groups, way in moving]
         for groups, way, x in answers:
-            self._move(groups, x if way.scale is None else x * way.scale)
+            move(groups, self._kept, self.state, x if way.scale is None else x * way.scale)
             for p, moment in way.moments.items():
                 self.state[p].update(moment)
+        forget_cached_weights()
         return loss
-
-    def _move(self, groups: list[Group], x: Tensor) -> None:
-        """Write the step F⁻¹g of these groups into momenta and parameters."""
-        parameters = [p for group in groups for p in group["params"]]
-        parts = dict(zip(parameters, x.split([self._kept.size(p) for p in parameters]), strict=True))
-        for group in groups:
-            moving = [p for p in group["params"] if p.grad is not None]
-            if not moving:
-                continue
-            weights = [self._kept.of(p, p) for p in moving]
-            steps = [parts[p].reshape(w.shape) for p, w in zip(moving, weights, strict=True)]
-            if group["momentum"]:
-                steps = self._followed(moving, steps, float(group["momentum"]))
-            if group["weight_decay"] and group["decoupled_weight_decay"]:
-                steps = list(torch._foreach_add(steps, weights, alpha=float(group["weight_decay"])))
-            torch._foreach_add_(weights, steps, alpha=-float(group["lr"]))
-            for p, w in zip(moving, weights, strict=True):
-                self._kept.write(p, w)
-
-    def _followed(self, parameters: list[Tensor], steps: list[Tensor], momentum: float) -> list[Tensor]:
-        """The momenta after these steps."""
-        for p, step in zip(parameters, steps, strict=True):
-            if self.state[p].get("momentum_buffer") is None:
-                self.state[p]["momentum_buffer"] = torch.zeros_like(step)
-        buffers = [self.state[p]["momentum_buffer"] for p in parameters]
-        torch._foreach_mul_(buffers, momentum)
-        torch._foreach_add_(buffers, steps)
-        return buffers
 
     # --- kept elsewhere ---------------------------------------------------------------------------------------------
 
