@@ -213,8 +213,8 @@ def refuse_nonfinite_answer(x: Array) -> None:
     """Say why an answer is nan or infinite."""
     xp = _backend.namespace(x)
     if bool(xp.any(xp.isnan(x))):
-        msg = "The answer is not a number: `v`, or a gradient that is held, is not finite, or kappa = ‖F‖/damping is beyond "
-        msg += "all that the arithmetic can resolve. Let go of that gradient, or raise `damping`."
+        msg = "The answer is not a number: `v`, or a gradient that is held, is not finite, or kappa = ‖F‖/damping is "
+        msg += "beyond all that the arithmetic can resolve. Let go of that gradient, or raise `damping`."
         raise FactorizationError(msg)
     msg = f"The answer does not fit into {_backend.dtype_name(x.dtype)}. "
     raise OverflowError(msg + "Scale `v`, or the gradients by s and `damping` by s².")

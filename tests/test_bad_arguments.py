@@ -251,7 +251,7 @@ class Cell:
         return legal
 
     def outcome(self, value: Any) -> str:
-        """Return "refused" for a refusal in order, "taken", or what is wrong with the refusal."""
+        """Return "refused" for a refusal in order, "accepted", or what is wrong with the refusal."""
         called, asked = self.call()
         before = None if asked is None else fingerprint(asked)
         names = {f"`{self.name}", f"`{FOLLOWS.get(f'{self.title}.{self.name}', self.name)}"}
@@ -263,7 +263,7 @@ class Cell:
             return "refused" if asked is None or fingerprint(asked) == before else "changed"
         except Exception as other:
             return f"{type(other).__name__}: {other}"
-        return "taken"
+        return "accepted"
 
 
 def fingerprint(inverse):
@@ -303,12 +303,12 @@ CELLS = tuple(cells())
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=repr)
-def test_a_bad_value_is_refused_by_name_and_a_legal_one_is_taken(cell, tmp_path, monkeypatch):
+def test_a_bad_value_is_refused_by_name_and_a_legal_one_is_accepted(cell, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     outcomes = {name: cell.outcome(make()) for name, make in BAD.items()}
     can_be_called = ("a class", "a class of numbers", "a class of arrays", "a function")  # and raise what they raise
     raising = can_be_called if cell.name in ("gradients_fn", "loss_fn") else ()
-    wanted = {name: "taken" if name in cell.legal else "refused" for name in BAD if name not in raising}
+    wanted = {name: "accepted" if name in cell.legal else "refused" for name in BAD if name not in raising}
     assert {name: outcomes[name] for name in wanted if outcomes[name] != wanted[name]} == {}
 
 
