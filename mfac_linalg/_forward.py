@@ -77,8 +77,8 @@ class Forward(SymmetricOperator):
         check.check_dense(self.shape[0])
         like = self._like
         index = _backend.index_like(np.arange(self.shape[0]), like=like)
-        dense = self.matmat(_backend.unit_columns(index, self.shape[0], like=like, dtype=self.dtype))
-        return (dense + dense.T) / 2
+        units = _backend.unit_columns(index, self.shape[0], like=like, dtype=self.dtype)
+        return _backend.symmetric_part(self.matmat(units))
 
     def eigenvalues(self) -> Array:
         """The min(m, d) eigenvalues that the gradients move, descending; the rest are λ. Cost: O(m³).

@@ -166,8 +166,7 @@ class Inverse(SymmetricOperator):
         Cost: an eigendecomposition, O(m³), and O(dm) per draw; O(d · size) memory.
         """
         size, seed = check.check_count("size", size), check.check_count("seed", seed)
-        z = _backend.standard_normal((self.dim, size), seed=seed, like=self._like, dtype=self.dtype)
-        return _backend.in_float64(State.root, self._current, z).T
+        return _backend.in_float64(State.sample, self._current, size, seed).T
 
     def damping_path(self, v: Array, dampings: Any) -> Array:
         """F(λ_k)⁻¹ v as the columns of a (d, k) array, each as accurate as an inverse built with its λ_k.
@@ -247,8 +246,7 @@ class Inverse(SymmetricOperator):
     def to_dense(self) -> Array:
         """F⁻¹ as a (d, d) array; refused for d > 16,384, where `columns` and `submatrix` serve."""
         check.check_dense(self.dim)
-        dense = self.columns(np.arange(self.dim))
-        return (dense + dense.T) / 2
+        return _backend.symmetric_part(self.columns(np.arange(self.dim)))
 
     # --- scalars ----------------------------------------------------------------------------------------------
 
@@ -306,6 +304,7 @@ class Inverse(SymmetricOperator):
 
     # --- other shapes of the same thing ------------------------------------------------------------------------
 
+    @_backend.in_plain_modes
     def to_device(self, device: Any) -> Self:
         """Return a new inverse of the same gradients on another device of their library, factored there.
 
@@ -325,6 +324,7 @@ class Inverse(SymmetricOperator):
         """
         return self._rebuilt(lambda x: check.check_moved(x, device))
 
+    @_backend.in_plain_modes
     def astype(self, dtype: Any) -> Self:
         """Return a new inverse that answers in another dtype, built from the cast gradients.
 

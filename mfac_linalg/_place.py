@@ -27,6 +27,7 @@ def refilled(rules: Rules, state: dict[str, Any]) -> Held:
     return run(lambda: empty.filled(state), empty.ring.like)
 
 
+@_backend.in_plain_modes
 def gradients_like(state: dict[str, Any]) -> Array:
     """An array (0, d) like the gradients of a window that `as_dict` described."""
     rows = state["rows" if "rows" in state else "values"]

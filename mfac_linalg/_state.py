@@ -104,6 +104,11 @@ class State(Part):
         u, power = Metric(1.0, None).enter(v, self.form.dtype)
         return self._left(self.form.root(u), power, level=self.metric.level**0.5)
 
+    def sample(self, size: int, seed: int) -> Array:
+        """Draws from N(0, F⁻¹) as columns."""
+        shape, like = (self.form.shape[1], size), self.form.rows.like
+        return self.root(_backend.standard_normal(shape, seed=seed, like=like, dtype=self.dtype))
+
     def quadratics(self, v: Array) -> Array:
         """vᵀF⁻¹v for each column of v (d, k), shape (k,)."""
         return self._quadratics(v)

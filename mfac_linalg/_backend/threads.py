@@ -3,9 +3,10 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from contextvars import copy_context
 from functools import partial
 from typing import Any
+
+from .modes import in_another_thread
 
 MOST_THREADS = 8  # memory is no faster for more
 
@@ -18,9 +19,10 @@ def thread_count() -> int:
 
 
 def read_ahead(read: Callable[[Any], Any], pieces: list[Any]) -> Iterator[tuple[Any, Any]]:
-    """Yield each piece with read(piece), which was read in a thread while the one before was used."""
+    """Yield each piece with read(piece), read in a thread, under the caller's modes, while the one before was used."""
     if not pieces:
         return
+    read = in_another_thread(read)
     with _pool(1) as pool:
         ahead = _started(pool, read, pieces[0])
         for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
@@ -31,9 +33,9 @@ def read_ahead(read: Callable[[Any], Any], pieces: list[Any]) -> Iterator[tuple[
 
 
 def in_threads(function: Callable[[Any], Any], pieces: Iterable[Any]) -> list[Any]:
-    """Return [function(piece) for piece in pieces], computed in threads, under NumPy's error state of the caller."""
+    """Return [function(piece) for piece in pieces], computed in threads, under the caller's modes."""
     with _pool(thread_count()) as pool:
-        return [done() for done in [_started(pool, copy_context().run, function, piece) for piece in pieces]]
+        return [done() for done in [_started(pool, in_another_thread(function), piece) for piece in pieces]]
 
 
 def _pool(size: int) -> Any:

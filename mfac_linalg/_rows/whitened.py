@@ -87,7 +87,8 @@ class WhitenedRows(Part):
         return _backend.namespace(self.like).concat([self._unwhitened(b) for _, b in self.held.blocks()], axis=1)
 
     def _unwhitened(self, block: Array) -> Array:
-        return _backend.from_float64(self.system.lower, like=self.like, dtype=self.dtype) @ block
+        lower = _backend.from_float64(self.system.lower, like=self.like, dtype=self.dtype)
+        return _backend.matmul(lower, block)
 
     def whitened(self, j: Array) -> Array:
         """W[:, j]."""
@@ -116,7 +117,7 @@ class WhitenedRows(Part):
 def _pair_products(gather: Callable[[Array], Array], i: Array, j: Array) -> Array:
     """gather(i)·gather(j), pair by pair, a chunk of pairs at a time."""
     xp = _backend.namespace(i)
-    return xp.concat([xp.vecdot(gather(i[c]), gather(j[c])) for c in slices(i.shape[0], PAIRS)])
+    return xp.concat([_backend.vecdot(gather(i[c]), gather(j[c])) for c in slices(i.shape[0], PAIRS)])
 
 
 def whiten(rows: ScaledRows, system: SmallSystem, *, dtype: Any, overwrite: bool, progress: Any) -> WhitenedRows:

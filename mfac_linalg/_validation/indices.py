@@ -12,6 +12,7 @@ from .words import describe
 Array = Any
 
 
+@_backend.in_plain_modes
 def check_indices(name: str, j: Any, dim: int, *, like: Array) -> Array:
     """Accept an integer or integer array in [−d, d), as non-negative indices beside like, in a dtype that holds d.
 

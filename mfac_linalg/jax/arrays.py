@@ -46,18 +46,19 @@ class Arrays:
 
 
 def wide(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with float64 switched on."""
+    """The function with float64 switched on, in plain modes."""
 
     @functools.wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
-        with jax.enable_x64(True):
+        arrays = (x for x in jax.tree.leaves(arguments) if isinstance(x, jax.Array) and _backend.is_concrete(x))
+        with _backend.plain_modes(jax, like=next(arrays, None)):
             return function(*arguments, **options)
 
     return run
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function compiled for each set of rules, with float64 switched on, also where JAX batches it later on."""
+    """The function compiled for each set of rules, in float64 and plain modes, also where JAX batches it later on."""
     compiled = jax.jit(function, static_argnums=0)
 
     def run(rules: Rules, *arguments: Any) -> Any:
@@ -72,6 +73,13 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return call(*arguments)
 
     return wide(run)
+
+
+@wide
+def in_slots(rows: Array, window: int, count: int) -> Array:
+    """The newest of `count` rows, (k, d), in the slots of a window: that of step t in slot t modulo the capacity."""
+    missing = jnp.zeros((window - rows.shape[0], rows.shape[1]), rows.dtype)
+    return jnp.roll(jnp.concatenate([rows, missing]), count % window if count > window else 0, axis=0)
 
 
 def _computing(rules: Rules, rows: Array) -> Any:

@@ -17,7 +17,7 @@ from .._metric import spans_widely
 from .._pytree import register
 from .._rules import Rules
 from .._state import State
-from .arrays import Arrays, appended, build, damped, inverse_of, known_norm, measured, rows_by_age
+from .arrays import Arrays, appended, build, damped, in_slots, inverse_of, known_norm, measured, rows_by_age
 
 Array = Any
 ANY = 1  # in options: the number of parameters is that of the rows
@@ -87,6 +87,7 @@ class SlidingWindowState(Inverse):
     True
     """
 
+    @_backend.in_plain_modes
     def __init__(
         self,
         window: int,
@@ -105,6 +106,7 @@ class SlidingWindowState(Inverse):
         self._become(rules, rows, damping, 0)
 
     @classmethod
+    @_backend.in_plain_modes
     def from_gradients(
         cls,
         gradients: Array,
@@ -138,10 +140,8 @@ class SlidingWindowState(Inverse):
         rules = Rules.checked(count if window is None else window, dim, normalization, decay, precision)
         kept = lax.stop_gradient(gradients[max(0, count - rules.window) :, :])
         check.check_finite("gradients", kept)
-        # the row taken in at step t lies in slot t modulo the capacity
-        rows = jnp.concatenate([kept, jnp.zeros((rules.window - kept.shape[0], dim), kept.dtype)])
         made = object.__new__(cls)
-        made._become(rules, jnp.roll(rows, count % rules.window if count > rules.window else 0, axis=0), damping, count)
+        made._become(rules, in_slots(kept, rules.window, count), damping, count)
         return made
 
     def _become(self, rules: Rules, rows: Array, damping: Any, count: int) -> None:
@@ -212,6 +212,7 @@ class SlidingWindowState(Inverse):
         return self._options.window
 
     @property
+    @_backend.in_plain_modes
     def count(self) -> Array:
         """Gradients taken in and not let go of, a () integer array."""
         return jnp.minimum(self._arrays.steps, self.window)
@@ -256,7 +257,9 @@ class SlidingWindowState(Inverse):
         Cost: as `append`, and one pass more; two more for each sweep where the rows are nearly dependent.
         """
         state = self.append(g)
-        return state, state.matvec_gradients(jnp.asarray(np.eye(self.window)[-1], self.dtype))
+        return state, state.matvec_gradients(
+            _backend.asarray(np.eye(self.window)[-1], like=self._like, dtype=self.dtype)
+        )
 
     def with_damping(self, damping: Any) -> Self:
         """Return the state with another damping, which may be traced.

@@ -200,7 +200,7 @@ def prune(
     check.check_not_empty("weights", weights)
     check.check_finite("weights", weights)
     if mask is None:
-        mask = _backend.namespace(weights).ones_like(weights) > 0
+        mask = _whole(weights)
     mask = check.check_mask("mask", mask, weights[None, :], weights.shape[0])
     budget = Budget.checked(sparsity, layer_sizes, weights.shape[0])
     plan = budget.plan(mask, steps)
@@ -284,7 +284,7 @@ class _Search:
             change = UPDATES[self.update](weights, inverse, stays)
             sparsity = 1 - count(stays) / weights.shape[0]
             for length in self.lengths:
-                moved = _kept(weights + length * change, stays)
+                moved = _moved(weights, change, length, stays)
                 _refuse_overflow(moved)
                 yield moved, stays, Step(sparsity, damping * unit, length, None)
 
@@ -294,6 +294,7 @@ class _Search:
         return BlockDiagonalInverse(gradients, damping, block_sizes=self.block_sizes)
 
 
+@_backend.in_plain_modes
 def _kept(x: Array, mask: Array) -> Array:
     """x, shape (…, d), with zeros where the mask is False."""
     return _backend.namespace(x).where(mask, x, _backend.namespace(x).zeros_like(x))
@@ -306,6 +307,17 @@ def _number(loss: Any) -> float:
     except (TypeError, ValueError, RuntimeError) as refused:  # of None, text, arrays with axes
         msg = f"`loss_fn(weights)` must be a number; got {check.describe(loss)}. Return one float."
         raise TypeError(msg) from refused
+
+
+@_backend.in_plain_modes
+def _whole(weights: Array) -> Array:
+    """The mask that keeps all."""
+    return _backend.namespace(weights).ones_like(weights) > 0
+
+
+@_backend.in_plain_modes
+def _moved(weights: Array, change: Array, length: float, stays: Array) -> Array:
+    return _kept(weights + length * change, stays)
 
 
 def _factors(name: str, values: Any) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ MOST_OF_A_PATTERN = 16
 
 
 @_backend.outside_graphs
+@_backend.in_plain_modes
 def obs_scores(weights: Array, inverse: Inverse) -> Array:
     """w_i²/(2 [F⁻¹]_ii), the least that ½ δᵀFδ can be with weight i removed: optimal brain surgeon's saliency.
 

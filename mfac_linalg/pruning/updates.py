@@ -12,6 +12,7 @@ Array = Any
 
 
 @_backend.outside_graphs
+@_backend.in_plain_modes
 def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     """Return the sum of the best changes for each removed weight by itself, −Σ_i w_i/[F⁻¹]_ii F⁻¹ e_i: the paper's.
 
@@ -50,6 +51,7 @@ def _single_changes(state: State, w: Array, mask: Array) -> Array:
 
 
 @_backend.outside_graphs
+@_backend.in_plain_modes
 def group_update(weights: Array, inverse: Inverse, groups: Any) -> Array:
     """Return the sum of the best changes for each removed group by itself, −Σ_Q F⁻¹_:Q ([F⁻¹]_QQ)⁻¹ w_Q.
 
@@ -76,6 +78,7 @@ def group_update(weights: Array, inverse: Inverse, groups: Any) -> Array:
 
 
 @_backend.outside_graphs
+@_backend.in_plain_modes
 def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     """Return the best change with all weights outside the mask removed: the minimum of ½ δᵀFδ under δ_S = −w_S.
 
