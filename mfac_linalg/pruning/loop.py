@@ -205,12 +205,12 @@ def prune(
     budget = Budget.checked(sparsity, layer_sizes, weights.shape[0])
     plan = budget.plan(mask, steps)
     check.check_flag("progress", progress)
-    shown = reporter(progress)
+    bar = reporter(progress)
     dampings, lengths = _factors("damping", damping), _factors("lengths", lengths)
-    search = _Search(dampings, relative, update, lengths, block_sizes, loss_fn, shown)
+    search = _Search(dampings, relative, update, lengths, block_sizes, loss_fn, bar)
     search.require_choice()
     weights, done = _kept(weights, mask), []
-    for step, stays in enumerate(shown(plan, "prune")):
+    for step, stays in enumerate(bar(plan, "prune")):
         gradients = _checked(gradients_fn(weights, step), weights)
         weights, mask, taken = search.step(weights, gradients, mask, functools.partial(budget.cut, stays=stays))
         done.append(taken)
@@ -247,7 +247,7 @@ class _Search:
     lengths: tuple[float, ...]
     block_sizes: Any
     loss_fn: Callable[[Array], float] | None
-    shown: Progress
+    bar: Progress
 
     def require_choice(self) -> None:
         """Refuse several possibilities that nothing chooses among."""
@@ -261,7 +261,7 @@ class _Search:
         """The best of the weights and masks that one step can lead to."""
         possible = len(self.dampings) * len(self.lengths)
         found = self._candidates(weights, _kept(gradients, mask), mask, cut)
-        found = iter(found if possible == 1 else self.shown(found, "candidates", possible))
+        found = iter(found if possible == 1 else self.bar(found, "candidates", possible))
         best = self._judged(next(found))
         for candidate in map(self._judged, found):
             if candidate[2].loss < best[2].loss or math.isnan(best[2].loss):
