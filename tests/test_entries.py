@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mfac_linalg as ml
-from tests.backends import eps
+from tests.backends import AVAILABLE, eps
 from tests.oracle import LIMIT, ExactOracle, exact
 from tests.problems import make_problem
 
@@ -114,3 +114,23 @@ def test_entries_of_a_jax_window_of_as_many_rows_as_columns_are_right_beyond_1e1
     oracle = ExactOracle(problem.gradients, problem.damping)
     assert np.allclose(state.diagonal(), np.diag(oracle.inverse).astype(float), rtol=1e-5, atol=0)
     assert np.isclose(float(state.logdet()), oracle.logdet, rtol=1e-6)
+
+
+def test_an_element_of_the_diagonal_is_positive_where_whitened_rows_cancel():
+    problem = make_problem(1, kind="leading columns", shape=(6, 30), kappa=1e13, dtype="float32")
+    with pytest.warns(ml.IllConditionedWarning):
+        inverse = ml.WoodburyRankOneInverse(problem.gradients, problem.damping, whiten=True)
+    index = np.arange(30)
+    assert np.all(inverse.element(index, index) > 0)
+    assert np.all(np.diag(inverse.submatrix(index)) > 0)
+
+
+@pytest.mark.parametrize("kind", ["decay", "cluster"])
+def test_the_diagonal_keeps_its_bounds_where_there_is_no_float64(kind):
+    """Products of float32 alone diverge at this κ, and the entries that they give with them."""
+    backend = next(b for b in AVAILABLE if not b.has_float64 and b.library == "array_api_strict")
+    problem = make_problem(0, kind=kind, shape=(6, 30), kappa=1e10, dtype="float32")
+    with pytest.warns(ml.IllConditionedWarning):
+        inverse = ml.WoodburyRankOneInverse(backend.asarray(problem.gradients), problem.damping, whiten=False)
+    diagonal = backend.to_numpy(inverse.diagonal()) * problem.damping
+    assert np.all((diagonal > 0) & (diagonal <= 1 + 4 * eps("float32")))
