@@ -223,7 +223,7 @@ class Held:
             gram = self.gram  # not this Held, which holds the State: a circle would keep its arrays for longer
             system = SmallSystem(lambda: bring(gram.rows(slice(None))), bring(self.factor.lower))
             cancellation = CANCELLATION if self.arithmetic == "float32" else FOLLOWED
-            form = DualForm(rows, None, system, self.factor.norm, sweeps, cancellation)
+            form = DualForm(rows, None, system, self.factor.norm, sweeps, cancellation, sharp)
         order = None if np.array_equal(self.ages, np.arange(self.count)) else self.ages
         dtype = _backend.result_dtype(self.ring.like)
         unscaled = bring(np.ldexp(self.row_scale, -self.ring.exponents)[:, None])

@@ -84,12 +84,13 @@ def relative_damping(gradients: Array, ratio: float) -> float:
     check.check_gradients(gradients)
     ratio = float(check.check_dampings([ratio], "ratio")[0])
     check.check_finite("gradients", gradients)
-    power, squares = _backend.in_float64(_scaled_squares, gradients)
-    mean = float(np.mean(_backend.read(squares))) / gradients.shape[1]
+    power, squares = (_backend.read(x) for x in _backend.in_float64(_scaled_squares, gradients))
+    mean = float(np.mean(squares)) / gradients.shape[1]
     if not mean > 0:
         msg = "`gradients` must not all be zero, nor be empty; a damping in their units would be. Pass an absolute one."
         raise ValueError(msg)
-    damping = float(np.ldexp(ratio * mean, 2 * int(_backend.read(power))))
+    with np.errstate(over="ignore", under="ignore"):
+        damping = float(np.ldexp(ratio, int(power)) * np.ldexp(mean, int(power)))
     if not 0 < damping < math.inf:
         msg = f"`gradients` must be such that `ratio` times their mean square is a number; got {damping}. Scale them."
         raise OverflowError(msg)
