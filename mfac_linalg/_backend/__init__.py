@@ -69,6 +69,7 @@ from .linalg import solve_triangular as solve_triangular
 from .linalg import solve_triangular_over as solve_triangular_over
 from .linalg import squares_without_copy as squares_without_copy
 from .memory import copied as copied
+from .memory import host_array as host_array
 from .memory import owned as owned
 from .sparse import canonical_rows as canonical_rows
 from .sparse import compressed_rows as compressed_rows

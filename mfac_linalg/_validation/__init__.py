@@ -37,6 +37,7 @@ from .numbers import check_fraction as check_fraction
 from .numbers import check_memory_limit as check_memory_limit
 from .numbers import check_pair as check_pair
 from .numbers import check_size as check_size
+from .rows import as_window_state as as_window_state
 from .rows import check_compute_place as check_compute_place
 from .rows import check_gradient_values as check_gradient_values
 from .rows import check_loadable as check_loadable

@@ -1,5 +1,6 @@
 """Checks of what a window takes in."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -102,16 +103,35 @@ def _beside(name: str, values: np.ndarray, dtype: str, like: Array) -> Array:
         raise TypeError(msg + "Pass another library, or none for NumPy.") from refused
 
 
-def check_window_state(state: Any, version: int, rules: tuple[str, ...]) -> None:
-    """Accept what `state_dict` gives: every entry there, shapes that fit together, the small arrays in float64."""
-    if not isinstance(state, dict):
+def as_window_state(state: Any, on_host: tuple[str, ...]) -> dict[str, Any]:
+    """A mapping as `state_dict` gives it: numbers and words as such, some arrays NumPy's, 16 bits with their dtype.
+
+    What `numpy.savez` has written comes back as arrays without axes, and bfloat16 as two bytes.
+    """
+    if not isinstance(state, Mapping):
         msg = f"`state` must be a dictionary; got {describe(state)}. Pass what `state_dict` returned."
         raise TypeError(msg)
+    return {name: _as_entry(state[name], to_host=name in on_host) for name in state}
+
+
+def _as_entry(x: Any, *, to_host: bool) -> Any:
+    if not _backend.is_array(x):
+        return x
+    if not x.shape:
+        return _backend.read(x).item()
+    if _backend.is_numpy(x) and x.dtype.kind == "V" and x.dtype.itemsize == 2:
+        return _backend.from_raw(x.view(np.uint16), "bfloat16", like=x)
+    return _backend.read(x) if to_host else x
+
+
+def check_window_state(state: dict[str, Any], version: int, rules: tuple[str, ...]) -> None:
+    """Accept what `state_dict` gives: every entry there, shapes that fit together, the small arrays in float64."""
     if state.get("version") != version:
         msg = f"`state` must have version {version}; got {state.get('version')!r}. Use the library that wrote it."
         raise ValueError(msg)
     small = {"slots": 1, "ages": 1, "exponents": 1, "direction": 1, "gram": 2, "factor": 2}
-    rows = ("values", "indices", "gradient_dtype") if state.get("compression") else ("rows",)
+    is_compressed = "compression.density" in state
+    rows = ("values", "indices", "gradient_dtype") if is_compressed else ("rows",)
     held = (*small, *rows, "norm", "sharp", "factorizations") if "rows" in state or "values" in state else ()
     needed = (*rules, "damping", *held)
     if missing := [name for name in needed if name not in state]:

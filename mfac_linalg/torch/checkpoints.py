@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .. import SlidingWindowInverse
 from .. import _validation as check
+from .._rules import STATE_ON_HOST
 from .groups import OPTIONS, check_options
 
 Layout = tuple[list[Tensor], list[Tensor | None]]
@@ -18,16 +18,9 @@ Layout = tuple[list[Tensor], list[Tensor | None]]
 
 def window_state(window: SlidingWindowInverse, parameters: list[Tensor], kept: list[Tensor | None]) -> dict[str, Any]:
     """A window as tensors, numbers and words, with the parameters that it fits."""
-    state = {
-        name: value.item() if isinstance(value, np.generic) else value for name, value in window.state_dict().items()
-    }
-    host = [name for name, value in state.items() if isinstance(value, np.ndarray)]
-    return {
-        **_fitting(parameters),
-        "kept": kept,
-        "host": host,  # NumPy arrays, which torch.load(weights_only=True) refuses
-        "window": state | {name: torch.from_numpy(state[name]) for name in host},
-    }
+    state = window.state_dict()
+    host = [name for name in STATE_ON_HOST if name in state]  # what stays there, as no other device needs float64
+    return {**_fitting(parameters), "kept": kept, "host": host, "window": state}
 
 
 def restored_windows(state_dict: Any, layouts: list[Layout], rules: dict[str, Any]) -> list[SlidingWindowInverse]:
@@ -52,9 +45,9 @@ def _restored(entry: dict[str, Any], layout: Layout, rules: dict[str, Any]) -> S
         msg = "`state_dict` must be of the same masks; got others. Construct the optimizer with the masks it was saved "
         raise ValueError(msg + "with.")
     device = parameters[0].device if parameters else None
-    state = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in entry["window"].items()}
-    state |= {name: entry["window"][name].cpu().numpy() for name in entry["host"]}
-    made = SlidingWindowInverse.from_state_dict(state)
+    moving = {name for name, value in entry["window"].items() if isinstance(value, Tensor)} - {*entry["host"]}
+    moved = {name: entry["window"][name].to(device) for name in moving}
+    made = SlidingWindowInverse.from_state_dict(entry["window"] | moved)
     for name, value in rules.items():
         if getattr(made._rules, name) != value:
             msg = f"`state_dict` must be of windows with {name}={value!r}; got {getattr(made._rules, name)!r}. "
