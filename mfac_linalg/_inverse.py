@@ -156,6 +156,7 @@ class Inverse(abc.ABC):
         Cost: one pass over the rows (three where Gᵀ c itself cancels), O(dm + m²).
         Accuracy: as `matvec`.
         """
+        check.refuse_masked("coefficients", coefficients)
         c, like = _backend.small_beside(coefficients, like=self._like)
         if not (_backend.is_array(c) and c.ndim == 1):
             c = check.check_columns("coefficients", c, like, self.dtype, self.num_gradients)

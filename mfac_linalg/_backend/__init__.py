@@ -29,6 +29,7 @@ from .kinds import is_concrete as is_concrete
 from .kinds import is_differentiated as is_differentiated
 from .kinds import is_integer as is_integer
 from .kinds import is_masked as is_masked
+from .kinds import is_matrix as is_matrix
 from .kinds import is_narrow as is_narrow
 from .kinds import is_numpy as is_numpy
 from .kinds import is_overwritable as is_overwritable
@@ -58,6 +59,7 @@ from .lazy import read_anew as read_anew
 from .lazy import small as small
 from .lazy import small_beside as small_beside
 from .lazy import summed as summed
+from .lazy import without_empty_chunks as without_empty_chunks
 from .linalg import cholesky as cholesky
 from .linalg import column_norms as column_norms
 from .linalg import column_squares as column_squares

@@ -13,8 +13,8 @@ NARROW = ("float16", "bfloat16")  # stored as they are, computed in float32
 
 
 def is_array(x: object) -> bool:
-    """Return whether x is an array of a library that the array API covers."""
-    return compat.is_array_api_obj(x) or isinstance(x, np.generic)
+    """Return whether x is an array of a library that the array API covers, or a numpy.matrix, which checks refuse."""
+    return compat.is_array_api_obj(x) or isinstance(x, np.generic | np.matrix)
 
 
 def is_supported(x: Array) -> bool:
@@ -24,8 +24,17 @@ def is_supported(x: Array) -> bool:
 
 
 def is_masked(x: object) -> bool:
-    """Return whether x is a NumPy masked array, whose mask a product would drop."""
-    return isinstance(x, np.ma.MaskedArray)
+    """Return whether x is a NumPy masked array, or Dask's of such chunks, whose mask a product would drop."""
+    return isinstance(_chunk(x), np.ma.MaskedArray)
+
+
+def is_matrix(x: object) -> bool:
+    """Return whether x is a numpy.matrix, or Dask's of such chunks: what * and slices of it mean is something else."""
+    return isinstance(_chunk(x), np.matrix)
+
+
+def _chunk(x: Any) -> Any:
+    return x._meta if compat.is_dask_array(x) else x
 
 
 def is_vector(x: Any) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import _backend
 from .._pytree import Part
-from .._validation import check_computing, check_provided_shape
+from .._validation import check_computing, check_provided_shape, refuse_masked
 from .panels import column_slices, gram, scaled_squares
 from .protocol import GradientRows
 
@@ -126,6 +126,7 @@ class ProvidedRows(Part):
 
 
 def _checked(method: str, x: Any, shape: tuple[int, int]) -> Array:
+    refuse_masked(f"gradients.{method}", x)
     if not _backend.is_array(x) or tuple(x.shape) != shape:
         got = f"shape {tuple(x.shape)}" if _backend.is_array(x) else type(x).__name__
         msg = f"`gradients.{method}` must return an array of shape {shape}; got {got}. Correct that method."

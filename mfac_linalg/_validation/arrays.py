@@ -41,6 +41,7 @@ def check_matrix(gradients: Array) -> Array:
 
 def check_computing(name: str, x: Array) -> Array:
     """Accept an array of float32 or float64, which can say where an inverse lives."""
+    refuse_masked(name, x)
     if not (_backend.is_array(x) and _backend.is_supported(x)) or _backend.dtype_name(x.dtype) not in (
         "float32",
         "float64",
@@ -93,10 +94,10 @@ def check_vector(name: str, v: Any, like: Array, dtype: Any, length: int) -> Arr
 
 def check_mask(name: str, mask: Any, like: Array, length: int) -> Array:
     """Accept a vector of True and False of that length beside like."""
+    refuse_masked(name, mask)
     if not _backend.is_array(mask) or not _backend.is_boolean(mask):
         msg = f"`{name}` must be an array of bool, True where a weight stays; got {describe(mask)}. Compare it with 0."
         raise TypeError(msg)
-    refuse_masked(name, mask)
     check_same_library(name, mask, like)
     check_shape(name, mask, (length,), "Pass a flat mask of all weights.")
     return _backend.aligned(mask, like=like)
@@ -110,9 +111,12 @@ def check_columns(name: str, v: Any, like: Array, dtype: Any, length: int) -> Ar
 
 
 def refuse_masked(name: str, x: Any) -> None:
-    """Refuse a NumPy masked array, whose mask a product would drop."""
+    """Refuse a masked array of NumPy, whose mask a product would drop, and a matrix, whose * is another."""
     if _backend.is_masked(x):
-        msg = f"`{name}` must be a plain array; got {type(x).__name__}, whose mask would be lost. Fill it first."
+        msg = f"`{name}` must be a plain array; got masked {type(x).__name__}, whose mask would be lost. Fill it first."
+        raise TypeError(msg)
+    if _backend.is_matrix(x):
+        msg = f"`{name}` must be a plain array; got a numpy.matrix ({type(x).__name__}). Pass numpy.asarray of it."
         raise TypeError(msg)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .arrays import FLOATING, check_beside, check_same_library
+from .arrays import FLOATING, check_beside, check_same_library, refuse_masked
 from .words import describe
 
 Array = Any
@@ -49,7 +49,8 @@ def check_compute_place(xp: Any, dtype: str, device: Any, gradients: Any) -> Arr
 
 def check_gradient_values(name: str, g: Any) -> None:
     """Accept an array of real floating numbers that has values now."""
-    if not _backend.is_array(g) or _backend.is_masked(g) or not _backend.is_supported(g):
+    refuse_masked(name, g)
+    if not _backend.is_array(g) or not _backend.is_supported(g):
         msg = f"`{name}` must be an array in memory, of an array-API library; got {type(g).__name__}. Convert it first."
         raise TypeError(msg)
     if _backend.dtype_name(g.dtype) not in FLOATING:
