@@ -124,6 +124,7 @@ class Inverse(SymmetricOperator):
         Accuracy: the backward error of `matvec`; digits are lost only where rows that nearly depend on each other
         cancel in the answer, and ``precision="high"`` keeps those too.
         """
+        check.refuse_masked("coefficients", coefficients)
         c, like = _backend.small_beside(coefficients, like=self._like)
         if not (_backend.is_array(c) and c.ndim == 1):
             c = check.check_columns("coefficients", c, like, self.dtype, self.num_gradients)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from . import _backend
+from . import _validation as check
 from ._held import Held
 from ._place import refilled, run
-from ._rules import Rules
+from ._rules import STATE_ON_HOST, Rules
 
 Snapshot = tuple[Held | None, Any, int]
 
@@ -48,7 +49,7 @@ class OwnMemory(abc.ABC):
         """With memory of its own, whether what was unpickled can be written to or not, or is another process's too."""
         vars(self).update(state | {"_held": None})
         if state["_held"] is not None:
-            self._held = refilled(self._rules, state["_held"])
+            self._held = refilled(self._rules, check.as_window_state(state["_held"], STATE_ON_HOST))
 
     def _snapshot(self) -> Snapshot:
         """What the window is now, for `_restore`: nothing is copied, so it is good for one change of the rows.

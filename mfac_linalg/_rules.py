@@ -11,6 +11,8 @@ from ._topk import TopK, check_compression
 LEAST_WEIGHT = 1e-250  # of a decayed row: its reciprocal is still a number
 NARROW_WEIGHTS = 1e-30  # decays down to this leave float32 the rows of every age
 STATE_RULES = ("window", "dim", "normalization", "decay", "precision")  # of a state dictionary, beside its compression
+STATE_ON_HOST = ("slots", "ages", "exponents", "gram", "factor", "direction")  # its arrays that are no rows
+COMPRESSION = "compression."  # what the arguments of a TopK begin with in it
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,17 @@ class Rules:
         return c
 
     def as_dict(self) -> dict[str, Any]:
-        """Numbers and words for a state dictionary."""
-        return vars(self) | {"compression": None if self.compression is None else self.compression._as_dict()}
+        """Numbers and words for a state dictionary, in no dictionary of their own and none of them None."""
+        compression = {} if self.compression is None else self.compression._as_dict()
+        flat = {COMPRESSION + name: value for name, value in compression.items() if value is not None}
+        return {name: getattr(self, name) for name in STATE_RULES} | flat
 
 
 def arguments_of(state: dict[str, Any]) -> dict[str, Any]:
     """What the constructor of a window is given for a state dictionary; one without compression may not say so."""
     compression = check.compression_of(state)
     rules = {name: state[name] for name in STATE_RULES}
-    return rules | {"compression": None if compression is None else TopK(**compression)}
+    try:
+        return rules | {"compression": TopK(**compression) if compression else None}
+    except (TypeError, ValueError) as refused:  # of `density`, which is compression.density here
+        raise type(refused)(str(refused).replace("`", f"`{COMPRESSION}", 1)) from refused

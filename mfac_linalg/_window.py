@@ -11,7 +11,7 @@ from ._held import Held
 from ._inverse import Inverse
 from ._own_memory import OwnMemory
 from ._place import own_damping, placed, refilled, run
-from ._rules import STATE_RULES, Rules, arguments_of
+from ._rules import STATE_ON_HOST, STATE_RULES, Rules, arguments_of
 from ._state import State
 from ._topk import TopK
 
@@ -351,8 +351,12 @@ class SlidingWindowInverse(OwnMemory, Inverse):
         Notes
         -----
         Cost: a copy of the rows, O(dm), and of the small system, O(m²).
+        The arrays of PyTorch's windows are tensors, so that ``torch.load(weights_only=True)`` takes what ``torch.save``
+        wrote; of others the small ones are NumPy's. ``numpy.savez(file, **state)`` and ``numpy.load`` take all without
+        pickle, but for bfloat16 tensors, which NumPy has not.
         """
         held = {} if self._held is None else self._run(Held.as_dict, self._held)
+        held |= {name: _backend.host_array(held[name], like=self._like) for name in STATE_ON_HOST if name in held}
         return {"version": STATE_VERSION, "damping": self.damping, **self._rules.as_dict(), **held}
 
     @classmethod
@@ -361,8 +365,8 @@ class SlidingWindowInverse(OwnMemory, Inverse):
 
         Parameters
         ----------
-        state : dict
-            What `state_dict` returned; its arrays are copied.
+        state : mapping
+            What `state_dict` returned, or what `numpy.load` or `torch.load` made of it; its arrays are copied.
 
         Raises
         ------
@@ -375,6 +379,7 @@ class SlidingWindowInverse(OwnMemory, Inverse):
         -----
         Cost: a copy of the rows and a product with them, O(dm), and O(m²).
         """
+        state = check.as_window_state(state, STATE_ON_HOST)
         check.check_window_state(state, STATE_VERSION, STATE_RULES)
         made = cls(damping=1.0, **arguments_of(state))
         if "slots" not in state:

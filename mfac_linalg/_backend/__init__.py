@@ -33,6 +33,7 @@ from .kinds import is_concrete as is_concrete
 from .kinds import is_differentiated as is_differentiated
 from .kinds import is_integer as is_integer
 from .kinds import is_masked as is_masked
+from .kinds import is_matrix as is_matrix
 from .kinds import is_narrow as is_narrow
 from .kinds import is_numpy as is_numpy
 from .kinds import is_overwritable as is_overwritable
@@ -62,6 +63,7 @@ from .lazy import read_anew as read_anew
 from .lazy import small as small
 from .lazy import small_beside as small_beside
 from .lazy import summed as summed
+from .lazy import without_empty_chunks as without_empty_chunks
 from .linalg import cholesky as cholesky
 from .linalg import column_norms as column_norms
 from .linalg import column_squares as column_squares
@@ -76,6 +78,7 @@ from .linalg import squares_without_copy as squares_without_copy
 from .linalg import symmetric_part as symmetric_part
 from .linalg import triangle as triangle
 from .memory import copied as copied
+from .memory import host_array as host_array
 from .memory import owned as owned
 from .modes import in_another_thread as in_another_thread
 from .modes import in_plain_modes as in_plain_modes

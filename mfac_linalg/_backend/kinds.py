@@ -26,8 +26,17 @@ def is_supported(x: Array) -> bool:
 
 
 def is_masked(x: object) -> bool:
-    """Return whether x is a NumPy masked array, whose mask a product would drop."""
-    return isinstance(x, np.ma.MaskedArray)
+    """Return whether x is a NumPy masked array, or Dask's of such chunks, whose mask a product would drop."""
+    return isinstance(_chunk(x), np.ma.MaskedArray)
+
+
+def is_matrix(x: object) -> bool:
+    """Return whether x is a numpy.matrix, or Dask's of such chunks: what * and slices of it mean is something else."""
+    return isinstance(_chunk(x), np.matrix)
+
+
+def _chunk(x: Any) -> Any:
+    return x._meta if compat.is_dask_array(x) else x
 
 
 def is_vector(x: Any) -> bool:

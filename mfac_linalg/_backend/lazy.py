@@ -8,6 +8,9 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
+from .kinds import is_masked, is_matrix
+from .sparse import is_sparse
+
 Array = Any
 FAN_IN = 8  # partial sums that one task adds
 
@@ -91,10 +94,18 @@ def has_plain_chunks(x: Array) -> bool:
     return isinstance(x._meta, np.ndarray) and not any(np.isnan(size) for sizes in x.chunks for size in sizes)
 
 
+def without_empty_chunks(x: Array) -> Array:
+    """Return a lazy array in chunks that have something in them, where it has."""
+    chunks = tuple(tuple(size for size in sizes if size) or (0,) for sizes in x.chunks)
+    return x if chunks == x.chunks else x.rechunk(chunks)
+
+
 def aligned(x: Array, *, like: Array) -> Array:
-    """Return a lazy x (d, …) in the chunks of like (…, d); any other as it is."""
-    if not is_lazy(x) or x.ndim == 0 or x.shape[0] != like.shape[1]:
+    """Return a lazy x (d, …) in the chunks of like (…, d); another without empty chunks, one in memory as it is."""
+    if not is_lazy(x):
         return x
+    if x.ndim == 0 or x.shape[0] != like.shape[1]:
+        return without_empty_chunks(x)
     return x.rechunk((like.chunks[1], *((size,) for size in x.shape[1:])))
 
 
@@ -199,6 +210,9 @@ def _only(part: Any) -> Any:
     """The block, aligned: one that came from another process lies anywhere, and its products would round otherwise."""
     while isinstance(part, list):
         (part,) = part
+    if is_masked(part) or is_matrix(part) or is_sparse(part):
+        msg = f"`gradients` and vectors must have plain NumPy arrays as chunks; got a {type(part).__name__}. "
+        raise TypeError(msg + "Convert them with map_blocks, and name the `meta` of what that gives.")
     return np.require(part, requirements="A") if isinstance(part, np.ndarray) else part
 
 

@@ -1,5 +1,6 @@
 """Whose memory values stand on: copies that nobody else can write to."""
 
+import sys
 from typing import Any
 
 import array_api_compat as compat
@@ -15,6 +16,11 @@ def copied(x: Array) -> Array:
     if compat.is_jax_array(x):
         return x
     return x.clone() if compat.is_torch_array(x) else namespace(x).asarray(x, copy=True)
+
+
+def host_array(values: np.ndarray, *, like: Array) -> Array:
+    """Return values of the host, where they are, as PyTorch's where like is: those that `torch.load` takes."""
+    return sys.modules["torch"].from_numpy(values) if compat.is_torch_array(like) else values
 
 
 def owned(block: Array, *, source: Any) -> Array:

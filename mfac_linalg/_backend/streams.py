@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .devices import to_device
-from .kinds import device, dtype_name, is_array, is_masked, is_numpy, same_library
+from .kinds import device, dtype_name, is_array, is_masked, is_matrix, is_numpy, same_library
 from .sparse import is_sparse
 from .values import from_raw, native, raw
 
@@ -28,9 +28,11 @@ def is_on_disk(x: object) -> bool:
 def fetched(source: Any, part: tuple[slice, slice], *, like: Array) -> Array:
     """Return source[part] as an array of like's library, on its device; a copy where the source is a file."""
     block = source[part]
-    if is_masked(block):
-        msg = "`gradients` must have plain arrays as slices; got masked ones, whose mask would be lost. "
-        raise TypeError(msg + "Fill them first.")
+    if is_masked(block) or is_matrix(block):
+        msg = (
+            f"`gradients` must have plain arrays as slices; got a {type(block).__name__}, whose mask would be lost, or "
+        )
+        raise TypeError(msg + "whose products are others. Fill them first, and pass numpy.asarray of them.")
     if is_on_disk(source):
         block = np.array(block)
         forget(source)

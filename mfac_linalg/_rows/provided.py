@@ -137,6 +137,7 @@ class ProvidedRows(Part):
 
 
 def _checked(method: str, x: Any, shape: tuple[int, int]) -> Array:
+    refuse_masked(f"gradients.{method}", x)
     if not _backend.is_array(x) or tuple(x.shape) != shape:
         got = f"shape {tuple(x.shape)}" if _backend.is_array(x) else type(x).__name__
         msg = f"`gradients.{method}` must return an array of shape {shape}; got {got}. Correct that method."

@@ -49,6 +49,7 @@ from .numbers import check_size as check_size
 from .paths import check_path as check_path
 from .paths import check_regular as check_regular
 from .paths import path_error as path_error
+from .rows import as_window_state as as_window_state
 from .rows import check_compute_place as check_compute_place
 from .rows import check_gradient_values as check_gradient_values
 from .rows import check_loadable as check_loadable

@@ -115,10 +115,10 @@ def check_vector_shape(name: str, v: Array, length: int) -> None:
 
 def check_mask(name: str, mask: Any, like: Array, length: int) -> Array:
     """Accept a vector of True and False of that length beside like."""
+    refuse_masked(name, mask)
     if not _backend.is_array(mask) or not _backend.is_boolean(mask):
         msg = f"`{name}` must be an array of bool, True where a weight stays; got {describe(mask)}. Compare it with 0."
         raise TypeError(msg)
-    refuse_masked(name, mask)
     check_same_library(name, mask, like)
     check_shape(name, mask, (length,), "Pass a flat mask of all weights.")
     return _backend.aligned(mask, like=like)
@@ -132,9 +132,12 @@ def check_columns(name: str, v: Any, like: Array, dtype: Any, length: int) -> Ar
 
 
 def refuse_masked(name: str, x: Any) -> None:
-    """Refuse a NumPy masked array, whose mask a product would drop."""
+    """Refuse a masked array of NumPy, whose mask a product would drop, and a matrix, whose * is another."""
     if _backend.is_masked(x):
-        msg = f"`{name}` must be a plain array; got {type(x).__name__}, whose mask would be lost. Fill it first."
+        msg = f"`{name}` must be a plain array; got masked {type(x).__name__}, whose mask would be lost. Fill it first."
+        raise TypeError(msg)
+    if _backend.is_matrix(x):
+        msg = f"`{name}` must be a plain array; got a numpy.matrix ({type(x).__name__}). Pass numpy.asarray of it."
         raise TypeError(msg)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .arrays import FLOATING, check_gradients, check_matrix
+from .arrays import FLOATING, check_gradients, check_matrix, refuse_masked
 from .words import describe
 
 Array = Any
@@ -36,11 +36,12 @@ def check_streamed(gradients: Any) -> Any:
 
 def check_chunked(gradients: Any) -> Any:
     """Accept a non-empty lazy (m, d) array of real floating numbers, in chunks of all rows."""
+    refuse_masked("gradients", gradients)
     check_matrix(gradients)
     if not _backend.has_plain_chunks(gradients):
         msg = f"`gradients` must have NumPy arrays of known sizes as chunks; got {gradients!r}. "
         raise TypeError(msg + "Convert them with map_blocks, or call compute_chunk_sizes().")
-    if len(gradients.chunks[0]) > 1:
+    if sum(size > 0 for size in gradients.chunks[0]) > 1:
         msg = f"`gradients` must have all rows in each chunk; got chunks of {gradients.chunks[0]} rows. "
         raise ValueError(msg + 'Call gradients.rechunk({0: -1, 1: "auto"}), or cut along d where they are made.')
     return gradients
@@ -118,6 +119,7 @@ def check_out(out: Any, resume: bool, gradients: Any, dtype: Any, *, whiten: boo
 
 def _check_target(out: Any, gradients: Any, dtype: str) -> None:
     """Accept a matrix of the right kind that takes a first column: the last check, since it writes."""
+    refuse_masked("out", out)
     if not (_backend.is_numpy(out) or _backend.is_sliceable(out)) or not hasattr(out, "__setitem__"):
         msg = f"`out` must be a path, a NumPy array or a dataset that can be written; got {describe(out)}. "
         raise TypeError(msg + "Pass a folder's path if unsure.")

@@ -1,11 +1,12 @@
 """Checks of what a window takes in."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from .. import _backend
-from .arrays import FLOATING, check_beside, check_precision_available, check_same_library
+from .arrays import FLOATING, check_beside, check_precision_available, check_same_library, refuse_masked
 from .words import describe
 
 Array = Any
@@ -51,7 +52,8 @@ def check_compute_place(xp: Any, dtype: str, device: Any, gradients: Any) -> Arr
 
 def check_gradient_values(name: str, g: Any) -> None:
     """Accept an array of real floating numbers that has values now."""
-    if not _backend.is_array(g) or _backend.is_masked(g) or not _backend.is_supported(g):
+    refuse_masked(name, g)
+    if not _backend.is_array(g) or not _backend.is_supported(g):
         msg = f"`{name}` must be an array in memory, of an array-API library; got {type(g).__name__}. Convert it first."
         raise TypeError(msg)
     if _backend.dtype_name(g.dtype) not in FLOATING:
@@ -115,3 +117,24 @@ def compression_of(state: dict[str, Any]) -> Any:
     begin = "compression."
     beside = {name.removeprefix(begin): x for name, x in state.items() if str(name).startswith(begin)}
     return beside or state.get("compression")
+
+
+def as_window_state(state: Any, on_host: tuple[str, ...]) -> dict[str, Any]:
+    """A mapping as `state_dict` gives it: numbers and words as such, some arrays NumPy's, 16 bits with their dtype.
+
+    What `numpy.savez` has written comes back as arrays without axes, and bfloat16 as two bytes.
+    """
+    if not isinstance(state, Mapping):
+        msg = f"`state` must be a dictionary; got {describe(state)}. Pass what `state_dict` returned."
+        raise TypeError(msg)
+    return {name: _as_entry(state[name], to_host=name in on_host) for name in state}
+
+
+def _as_entry(x: Any, *, to_host: bool) -> Any:
+    if not _backend.is_array(x):
+        return x
+    if not x.shape:
+        return _backend.read(x).item()
+    if _backend.is_numpy(x) and x.dtype.kind == "V" and x.dtype.itemsize == 2:
+        return _backend.from_raw(x.view(np.uint16), "bfloat16", like=x)
+    return _backend.read(x) if to_host else x

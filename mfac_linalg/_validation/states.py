@@ -57,10 +57,10 @@ def _check_compression(compression: Any) -> None:
     if compression is None:
         return
     if not isinstance(compression, dict) or set(compression) | {"dtype"} != set(COMPRESSION):
-        msg = f"`state['compression']` must be None or hold {', '.join(COMPRESSION)}; got {describe(compression)}. "
+        names = ", ".join(f"compression.{name}" for name in COMPRESSION)
+        msg = f"`state` must hold {names}, or none of them; got {compression!r:.100}. "
         raise ValueError(msg + DESCRIBED)
-    check_fraction("density", compression["density"], DESCRIBED)
-    check_size("block_size", compression["block_size"])
+    check_fraction("compression.density", compression["density"], DESCRIBED)
 
 
 def _check_rows(state: dict[str, Any], window: int, dim: int) -> None:

@@ -7,7 +7,6 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,10 +24,11 @@ def pack_window(window: SlidingWindowInverse, like: Tensor) -> dict[str, Any]:
     """Return a copy of a window of gradients like an empty tensor: tensors padded to its capacity, ints and floats."""
     placed = window._held is not None
     state = (window if placed else _placed_window(window, like)).state_dict()
-    rows = {name: state[name] for name in _row_names(state["compression"])}
+    compression = None if window._rules.compression is None else window._rules.compression._as_dict()
+    rows = {name: state[name] for name in _row_names(compression)}
     small = {name: _on_device(state[name], like.device) for name in HOST_AXES}
     padded = {name: _pad(x, window.window, HOST_AXES.get(name, 1)) for name, x in (rows | small).items()}
-    if _feeds_back(state["compression"]):
+    if _feeds_back(compression):
         error = state.get("error")
         padded["error"] = rows["values"].new_zeros(window.dim, dtype=_error_dtype(like)) if error is None else error
     return padded | {
@@ -157,10 +157,10 @@ def _placed_window(window: SlidingWindowInverse, like: Tensor) -> SlidingWindowI
     )
 
 
-def _on_device(x: np.ndarray, device: torch.device) -> Tensor:
-    """A small array as a tensor beside the gradients, as distributed checkpoints want it; on the host for MPS."""
-    host = torch.from_numpy(np.ascontiguousarray(x))
-    return host if device.type == "mps" else host.to(device)
+def _on_device(x: Tensor, device: torch.device) -> Tensor:
+    """A small tensor beside the gradients, as distributed checkpoints want it; on the host for MPS."""
+    x = x.contiguous()
+    return x if device.type == "mps" else x.to(device)
 
 
 def _pad(x: Tensor, count: int, axes: int) -> Tensor:
