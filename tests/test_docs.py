@@ -1,6 +1,10 @@
 """The programs in the documentation run as they stand."""
 
+import ast
+import inspect
+import json
 import re
+import statistics
 import warnings
 from pathlib import Path
 
@@ -76,3 +80,44 @@ def check_weighted_rows(names):
     expected = torch.autograd.grad(loss(model(names["x"]), names["y"]), list(model.parameters()))
     torch.testing.assert_close(names["mean_gradient"], torch.cat([g.reshape(-1) for g in expected]))
     torch.testing.assert_close(names["weighted"], names["rows"] * names["weight"][names["y"]][:, None])
+
+
+def recommended():
+    """The options of docs/optimizer.md's first table."""
+    text = (DOCS / "optimizer.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `?([^|`]+?)`? \|", text, re.M)
+    return {name: ast.literal_eval(value) for name, value in rows}
+
+
+def test_the_defaults_of_the_optimizer_are_what_its_page_recommends():
+    mfac = pytest.importorskip("mfac_linalg.torch").MFAC
+    usual = {name: parameter.default for name, parameter in inspect.signature(mfac).parameters.items()}
+    found = recommended()
+    assert found.keys() == {"lr", "window", "damping", "beta2", "momentum", "normalization"}
+    assert found == {name: usual[name] for name in found}
+
+
+def test_the_defaults_under_jax_are_those_under_pytorch():
+    transform = pytest.importorskip("mfac_linalg.jax").scale_by_mfac
+    usual = {name: parameter.default for name, parameter in inspect.signature(transform).parameters.items()}
+    found = recommended()
+    assert {name: found[name] for name in ("window", "damping", "beta2", "normalization")} == {
+        name: usual[name] for name in ("window", "damping", "beta2", "normalization")
+    }
+    text = (DOCS / "optimizer.md").read_text(encoding="utf-8")
+    assert f"scale_by_mfac(), optax.trace({found['momentum']}), optax.scale(-{found['lr']})" in text
+
+
+def test_the_figures_of_the_first_steps_are_those_that_were_measured():
+    text = (DOCS / "optimizer.md").read_text(encoding="utf-8")
+    table = text[text.index("## The first steps") : text.index("## On a real network")]
+    rows = re.findall(r"^\| [*`]*(\w+)[^|]*\| ([^|]+?) \| ([^|]+?) \|$", table, re.M)
+    file = DOCS.parent / "benchmarks" / "results" / "defaults.json"
+    figures = json.loads(file.read_text(encoding="utf-8"))["first"]["figures"]
+    measured = []
+    for name in dict.fromkeys(figure["optimizer"] for figure in figures):
+        for batch in (512, 128):
+            own = {"optimizer": name, "batch": batch}
+            found = [figure["accuracy"] for figure in figures if own.items() <= figure.items()]
+            measured.append(f"{statistics.fmean(found):.1f} % ({min(found):.1f} to {max(found):.1f})")
+    assert [cell for _, *cells in rows for cell in cells] == measured

@@ -94,7 +94,8 @@ def _followed(parameters: list[Tensor], steps: list[Tensor], momentum: float, st
     """The momenta after these steps."""
     for p, step in zip(parameters, steps, strict=True):
         if state[p].get("momentum_buffer") is None:
-            state[p]["momentum_buffer"] = torch.zeros_like(step)
+            with torch.inference_mode(False):  # it is written to in every mode
+                state[p]["momentum_buffer"] = torch.zeros_like(step)
     buffers = [state[p]["momentum_buffer"] for p in parameters]
     torch._foreach_mul_(buffers, momentum)
     torch._foreach_add_(buffers, steps)
