@@ -181,7 +181,8 @@ class CompressedSlots:
         """Refuse entries that are not those of this layout: products would read beside their vectors."""
         wanted = {"indices": self.index, "values": self.values}
         for name, mine in wanted.items():
-            check.check_shape(f"state['{name}']", state[name], (count, self.layout.entries), "Keep entries together.")
+            shape = (count, self.layout.entries)
+            check.check_shape(f"state['{name}']", state[name], shape, "Keep entries, dim and compression together.")
             if state[name].dtype != mine.dtype:
                 msg = (
                     f"`state['{name}']` must be {_backend.dtype_name(mine.dtype)}; got {check.describe(state[name])}. "

@@ -52,6 +52,14 @@ class Forward(SymmetricOperator):
         """F X for X of shape (d, k), real or complex."""
         return self._matrix_product(State.multiply, X, "X")
 
+    def rmatvec(self, x: Array) -> Array:
+        """The product of the transpose with x: `matvec`, by symmetry."""
+        return self.matvec(x)
+
+    def rmatmat(self, X: Array) -> Array:  # noqa: N803
+        """The product of the transpose with X: `matmat`, by symmetry."""
+        return self.matmat(X)
+
     def diagonal(self) -> Array:
         """The diagonal of F, shape (d,). Cost: one pass over the rows."""
         return _backend.in_float64(State.forward_diagonal, self._current)
@@ -69,8 +77,8 @@ class Forward(SymmetricOperator):
         check.check_dense(self.shape[0])
         like = self._like
         index = _backend.index_like(np.arange(self.shape[0]), like=like)
-        dense = self.matmat(_backend.unit_columns(index, self.shape[0], like=like, dtype=self.dtype))
-        return (dense + dense.T) / 2
+        units = _backend.unit_columns(index, self.shape[0], like=like, dtype=self.dtype)
+        return _backend.symmetric_part(self.matmat(units))
 
     def eigenvalues(self) -> Array:
         """The min(m, d) eigenvalues that the gradients move, descending; the rest are λ. Cost: O(m³).

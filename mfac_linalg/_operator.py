@@ -127,6 +127,7 @@ class SymmetricOperator(abc.ABC):
         """`function` of columns (d, k); of complex ones by parts."""
         if _backend.is_complex(v):
             check.check_complex(name, v, self._like, self.dtype)
+            check.check_shape(name, v, (self.dim, "k"), "Pass one vector per column.")
             return self._by_parts(partial(function, name=name), v, name)
         v = check.check_columns(name, v, self._like, self.dtype, self.dim)
         return _backend.in_float64(partial(function, name=name), self._current, v)

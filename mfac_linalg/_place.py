@@ -5,7 +5,7 @@ from typing import Any
 
 from . import _backend
 from . import _validation as check
-from ._held import Held, gradients_like
+from ._held import Held
 from ._pytree import register
 from ._rules import Rules
 
@@ -25,6 +25,14 @@ def refilled(rules: Rules, state: dict[str, Any]) -> Held:
     """What `Held.as_dict` described, copied: it may be read-only, or memory of another process."""
     empty = placed(rules, gradients_like(state), state["damping"])
     return run(lambda: empty.filled(state), empty.ring.like)
+
+
+@_backend.in_plain_modes
+def gradients_like(state: dict[str, Any]) -> Array:
+    """An array (0, d) like the gradients of a window that `as_dict` described."""
+    rows = state["rows" if "rows" in state else "values"]
+    name = state.get("gradient_dtype", _backend.dtype_name(rows.dtype))
+    return _backend.empty((0, state["dim"]), like=rows, dtype=_backend.named_dtype(name, like=rows))
 
 
 def own_damping(damping: Any, like: Array) -> Any:

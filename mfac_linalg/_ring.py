@@ -109,7 +109,7 @@ class Ring:
     def measured_by(self, root: Array | None, *, sharply: bool) -> "Ring":
         """The same rows with their Gram matrix made anew, in another metric or in float64; one Gram pass."""
         gram_dtype = _backend.namespace(self.like).float64 if sharply else self.gram_dtype
-        products = np.zeros_like(self.products)
+        products = np.zeros(self.products.shape)  # which takes no memory before it is written to
         gram = _symmetric(self.span(gram_dtype).gram(root, _silent)) if len(self.slots) else products[:0, :0]
         products[: len(gram), : len(gram)] = gram
         return replace(self, products=products, gram_dtype=gram_dtype)

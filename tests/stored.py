@@ -49,7 +49,7 @@ SAVED: dict[str, Callable[[], Any]] = {
     "weighted": lambda: ml.WoodburyRankOneInverse(gradients(), DAMPING, weights=WEIGHTS, normalization="sum"),
     "referenced": lambda: ml.WoodburyRankOneInverse(gradients(), DAMPING, weights=WEIGHTS, whiten=False),
     "single": lambda: ml.WoodburyRankOneInverse(gradients(dtype="float32"), 0.3, precision="high"),
-    "scaled": lambda: ml.WoodburyRankOneInverse(gradients(dtype="float32") * np.float32(2**100), 2.0**200),
+    "scaled": lambda: ml.WoodburyRankOneInverse(gradients(dtype="float32") * np.float32(2**55), 2.0**110),
     "half": lambda: ml.WoodburyRankOneInverse(gradients(dtype="float16"), 0.3),
     "tall": lambda: ml.WoodburyRankOneInverse(gradients(9, 5), np.linspace(0.1, 1, 5)),
     "sparse": lambda: ml.WoodburyRankOneInverse(sparse(), DAMPING, weights=WEIGHTS),

@@ -406,11 +406,15 @@ def test_small_entries_beyond_damaged_columns_are_found_once(tmp_path, short_ent
         assert file["small.index"].tolist() == [9_000, 15_000]
 
 
-def test_a_damaged_journal_is_refused_by_name(tmp_path, short_entries):
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_damaged_journal_is_refused_by_name(resume, tmp_path, short_entries):
+    """Without `resume` as well: what is damaged need not be a journal."""
     g = begun(tmp_path / "folder", 1.7)
     cut_off(tmp_path / "folder" / "build.npz")
-    with pytest.raises(ml.InvalidFileError, match=r"`out` must hold a whole journal.*Leave `resume` out"):
-        ml.WoodburyRankOneInverse(g, DAMPING, out=tmp_path / "folder", resume=True)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "folder").iterdir()}
+    with pytest.raises(ml.InvalidFileError, match=r"`out` must hold a whole journal.*Remove what is there yourself"):
+        ml.WoodburyRankOneInverse(g, DAMPING, out=tmp_path / "folder", resume=resume)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "folder").iterdir()} == before
 
 
 def test_the_file_of_a_folder_is_not_the_folder(tmp_path):

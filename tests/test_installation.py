@@ -14,7 +14,8 @@ from tests.source import ROOT as PACKAGE
 from tests.source import TEXTS
 
 ROOT = PACKAGE.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = DECLARED["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 IMPORTED_AS = {
     "scikit-learn": "sklearn",
@@ -91,3 +92,26 @@ def test_every_extra_brings_what_some_code_imports():
     used = set(named()) | {"pytest_benchmark"}  # by its fixture
     unused = {extra: r for extra, wanted in EXTRAS.items() for r in wanted if library(r) not in used}
     assert not unused
+
+
+def long_description():
+    """README.md as pyproject.toml has it rewritten for a package index."""
+    hook = DECLARED["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    text = "".join((ROOT / fragment["path"]).read_text(encoding="utf-8") for fragment in hook["fragments"])
+    for rule in hook["substitutions"]:
+        text = re.sub(rule["pattern"], rule["replacement"], text)
+    return text
+
+
+def test_the_page_of_a_package_index_has_no_link_or_picture_that_only_the_repository_has():
+    page, readme = long_description(), (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\]\((.*?)\)", page)) == set(re.findall(r"\]\((https?:.*?)\)", readme))
+    assert "<img" not in page
+    assert "docs/theory.md derives all of it" in page
+    assert page.count("```") == readme.count("```")
+
+
+@pytest.mark.parametrize("page", sorted([ROOT / "README.md", *ROOT.glob("*/*.md")]), ids=lambda page: page.name)
+def test_links_and_pictures_lead_to_files_that_are_there(page):
+    for target in re.findall(r"\]\((?!https?:|#)(.*?)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target.partition("#")[0]).exists(), target

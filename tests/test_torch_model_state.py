@@ -92,6 +92,11 @@ def test_gradients_on_a_model_are_left_alone(make, data):
     before = written.held(model)
     adapter.mean_gradients(model, LOSS, *data, batch_size=2)
     assert written.held(model) == before
+    gradients = {id(parameter): parameter.grad for parameter in model.parameters()}
+    pruned(model, data, 0.3, params=["layer"])
+    for parameter in model.parameters():
+        assert parameter.grad is gradients[id(parameter)]
+        assert torch.equal(parameter.grad, torch.ones_like(parameter))
 
 
 @BY_MODEL
@@ -198,12 +203,26 @@ class Running(nn.Module):
         return loss / self.mean
 
 
-def test_a_loss_that_writes_to_itself_starts_anew_for_every_row(data):
-    model, loss, (x, y) = made(written.Written), Running(), data
+@pytest.mark.parametrize("loss_of", [lambda loss: loss, lambda loss: loss.forward], ids=["module", "method"])
+def test_a_loss_that_writes_to_itself_starts_anew_for_every_row(data, loss_of):
+    model, state, (x, y) = made(written.Written), Running(), data
+    loss = loss_of(state)
     rows = adapter.mean_gradients(model, loss, x[:1].expand(3, -1), y[:1].expand(3), batch_size=1)[0]
     assert torch.equal(rows[0], rows[1])
     assert torch.equal(rows[0], rows[2])
-    assert loss.mean == 1
+    assert state.mean == 1
+
+
+def test_objects_that_are_hooks_or_losses_start_anew_for_every_row(data):
+    hook, counted = written.Recorder(), written.Recorder()
+    model = nn.Sequential(nn.Linear(4, 3))
+    model[0].register_forward_hook(hook)
+    (x, y), expected = data, adapter.mean_gradients(nn.Sequential(model[0]), LOSS, *data, batch_size=1)[0]
+    for call in CALLS.values():
+        torch.testing.assert_close(call(model, counted.loss, x, y), expected)
+        assert not hook.outputs
+        assert not counted.outputs
+        copy.deepcopy(model)
 
 
 # --- parameters that are held elsewhere too ---------------------------------------------------------------------------
@@ -280,6 +299,17 @@ def test_a_vector_that_is_written_in_an_autocast_region_takes_effect(data):
         assert not torch.any(model(data[0]))
 
 
+def test_a_step_of_the_optimizer_in_an_autocast_region_takes_effect(data):
+    model = network()
+    optimizer = adapter.MFAC(model.parameters(), lr=1.0, window=4, damping=0.1)
+    with in_bfloat16():
+        LOSS(model(data[0]), data[1]).backward()
+        optimizer.step()
+        found = model(data[0])
+    with in_bfloat16():
+        assert torch.equal(found, model(data[0]))
+
+
 @pytest.mark.parametrize("region", [in_bfloat16, parametrize.cached], ids=["autocast", "cached"])
 def test_candidates_are_judged_by_their_own_weights(data, region):
     def losses(damping, lengths):
@@ -343,3 +373,41 @@ def test_a_compiled_model_has_the_rows_of_the_model(data):
 def test_a_lazy_model_is_refused_with_the_cure(data):
     with pytest.raises(ValueError, match=r"`model` must have all its parameters; got 'weight'.*Call the model once"):
         adapter.per_sample_gradients(nn.LazyLinear(3), LOSS, *data)
+
+
+# --- hooks on backward passes -----------------------------------------------------------------------------------------
+
+
+def with_backward_hooks(model):
+    """A model that keeps what passes through it both ways, as BackPACK's do."""
+
+    def keep(module, inputs, outputs):
+        module.input0, module.output = inputs[0], outputs
+
+    def extend(module, _, gradients):
+        for parameter in module.parameters():
+            parameter.grad_batch = gradients[0] * module.output
+
+    for layer in (model[0], model[2]):
+        layer.register_forward_hook(keep)
+        layer.register_full_backward_hook(extend)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
+def test_a_model_with_hooks_on_its_backward_passes_has_the_same_rows(data):
+    expected = adapter.per_sample_gradients(network(), LOSS, *data)[0]
+    model = with_backward_hooks(network())
+    before = written.held(model)
+    torch.testing.assert_close(adapter.per_sample_gradients(model, LOSS, *data)[0], expected)
+    torch.testing.assert_close(adapter.mean_gradients(model, LOSS, *data, batch_size=1)[0], expected)
+    assert written.held(model) == before
+    assert not any(hasattr(parameter, "grad_batch") for parameter in model.parameters())
+    assert pruned(model, data).mask.sum() < 56
+
+
+def test_a_wrapper_that_takes_gradients_itself_is_refused_with_the_cure(data):
+    model = network()
+    model.hooks_enabled = True  # as of Opacus
+    with pytest.raises(TypeError, match=r"got Sequential\. Call model\.disable_hooks\(\)"):
+        adapter.per_sample_gradients(model, LOSS, *data)

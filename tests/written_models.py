@@ -1,6 +1,7 @@
 """Models that write to themselves when they are called, and what a model holds, to be compared."""
 
-from collections import deque
+from collections import UserDict, deque
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -11,6 +12,21 @@ class Cache:
 
     def __init__(self):
         self.outputs, self.calls = [], torch.zeros(())
+
+
+class Recorder:
+    """A hook that keeps what it sees, and a loss that counts its calls."""
+
+    def __init__(self):
+        self.outputs = []
+
+    def __call__(self, layer, inputs, outputs):
+        self.outputs.append(outputs)
+        return outputs * len(self.outputs)
+
+    def loss(self, outputs, targets):
+        self.outputs.append(outputs)
+        return nn.functional.cross_entropy(outputs * len(self.outputs), targets)
 
 
 class Written(nn.Module):
@@ -91,16 +107,18 @@ class Containers(Written):
 
 
 class Object(Written):
-    """An object of a class of the model's own."""
+    """Objects: of a class of the model's own, a namespace, a dictionary by another name."""
 
     def __init__(self):
         super().__init__()
-        self.cache = Cache()
+        self.cache, self.space, self.known = Cache(), SimpleNamespace(calls=0), UserDict()
 
     def forward(self, x):
         self.cache.outputs.append(self.layer(x))
         self.cache.calls = self.cache.calls + 1
-        return sum(self.cache.outputs) * self.cache.calls
+        self.space.calls += 1
+        self.known[self.space.calls] = x
+        return sum(self.cache.outputs) * self.cache.calls * self.space.calls * len(self.known)
 
 
 class Unregistered(Written):
@@ -129,6 +147,14 @@ class Hooked(Written):
 
     def forward(self, x):
         return self.layer(x) * self.layer.calls
+
+
+class HookObject(Written):
+    """An object as a hook, on the model itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_forward_hook(Recorder())
 
 
 class Clipped(Written):
@@ -201,6 +227,6 @@ def held(item):
         return [(key, held(value)) for key, value in item.items()]
     if isinstance(item, list | tuple | deque | set):
         return [held(value) for value in item]
-    if isinstance(item, nn.Module | Cache):
+    if isinstance(item, nn.Module | Cache | Recorder | SimpleNamespace | UserDict):
         return held(vars(item))
     return item if isinstance(item, int | float | str) else id(item)

@@ -1,5 +1,7 @@
 """The only package that names an array library: the rest is written once, for all of them."""
 
+from .devices import to_device as to_device
+from .draws import standard_normal as standard_normal
 from .entries import finds_entries as finds_entries
 from .entries import gathered_product as gathered_product
 from .entries import largest_entries as largest_entries
@@ -71,13 +73,19 @@ from .linalg import overwrites_blocks as overwrites_blocks
 from .linalg import solve_triangular as solve_triangular
 from .linalg import solve_triangular_over as solve_triangular_over
 from .linalg import squares_without_copy as squares_without_copy
+from .linalg import symmetric_part as symmetric_part
 from .linalg import triangle as triangle
 from .memory import copied as copied
 from .memory import owned as owned
+from .modes import in_another_thread as in_another_thread
+from .modes import in_plain_modes as in_plain_modes
+from .modes import plain_modes as plain_modes
 from .operators import as_parts as as_parts
 from .operators import from_parts as from_parts
 from .operators import is_complex as is_complex
 from .operators import linear_operator as linear_operator
+from .products import matmul as matmul
+from .products import vecdot as vecdot
 from .sparse import canonical_rows as canonical_rows
 from .sparse import compressed_rows as compressed_rows
 from .sparse import is_sparse as is_sparse
@@ -107,11 +115,9 @@ from .values import native as native
 from .values import raw as raw
 from .values import read as read
 from .values import ring as ring
-from .values import standard_normal as standard_normal
 from .values import take_columns as take_columns
 from .values import take_rows as take_rows
 from .values import times_power as times_power
-from .values import to_device as to_device
 from .values import to_float64 as to_float64
 from .values import transposed_copy as transposed_copy
 from .values import unit_columns as unit_columns

@@ -8,25 +8,24 @@ import array_api_compat as compat
 import numpy as np
 
 from .kinds import is_traced
+from .modes import plain_modes
 
 Array = Any
 
 
 def in_float64(function: Any, *arguments: Any) -> Any:
-    """Call function(*arguments) where float64 exists: JAX needs it switched on, for this call and its gradient alone.
+    """Call function(*arguments) where float64 exists and no ambient mode has a say: the way into all computation.
 
-    Arrays may be nested in registered classes. Traced JAX arguments get a reverse rule that works in float64 too
-    (without it JAX transposes the float64 part in float32).
+    JAX needs float64 switched on, for this call and its gradient alone. Arrays may be nested in registered classes.
+    Traced JAX arguments get a reverse rule that works in float64 too (without it JAX transposes the float64 part in
+    float32).
     """
     jax: Any = sys.modules.get("jax")
     leaves = [] if jax is None else [x for x in jax.tree_util.tree_leaves(arguments) if compat.is_jax_array(x)]
-    with np.errstate(all="ignore"):  # what overflows is found, and named, in the answer
-        if not leaves:
-            return function(*arguments)
-        if any(is_traced(x) for x in leaves):
-            return _with_float64_gradient(jax, function, arguments)
-        with jax.enable_x64(True):
-            return function(*arguments)
+    if any(is_traced(x) for x in leaves):
+        return _with_float64_gradient(jax, function, arguments)
+    with plain_modes(jax, like=leaves[0]) if leaves else plain_modes():
+        return function(*arguments)
 
 
 def _with_float64_gradient(jax: Any, function: Any, arguments: tuple[Any, ...]) -> Any:
@@ -43,10 +42,10 @@ def _with_float64_gradient(jax: Any, function: Any, arguments: tuple[Any, ...]) 
 
 
 def _scoped(jax: Any, function: Any) -> Any:
-    """`function` with float64 switched on in it, in its reverse rule, and in the reverse rules of these."""
+    """`function` in float64 and plain modes, its reverse rule too, and the reverse rules of these."""
 
     def evaluate(*arguments: Any) -> Any:
-        with jax.enable_x64(True):
+        with plain_modes(jax):
             return function(*arguments)
 
     def forward(*arguments: Any) -> Any:
@@ -147,7 +146,7 @@ class _Float64:
 def _restore_float64(values: np.ndarray) -> Array:
     import jax
 
-    with jax.enable_x64(True):
+    with plain_modes(jax):
         return jax.numpy.asarray(values)
 
 

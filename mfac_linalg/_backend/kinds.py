@@ -15,8 +15,8 @@ NARROW = ("float16", "bfloat16")  # stored as they are, computed in float32
 
 
 def is_array(x: object) -> bool:
-    """Return whether x is an array of a library that the array API covers."""
-    return compat.is_array_api_obj(x) or isinstance(x, np.generic)
+    """Return whether x is an array of a library that the array API covers; a class of such arrays is none."""
+    return isinstance(x, np.ndarray | np.generic) or (compat.is_array_api_obj(x) and not isinstance(x, type))
 
 
 def is_supported(x: Array) -> bool:
@@ -44,7 +44,10 @@ def is_real(x: Array) -> bool:
     """Return whether x holds real numbers."""
     if isinstance(x, np.ndarray | np.generic):
         return np.asarray(x).dtype.kind in "fiu"
-    return bool(namespace(x).isdtype(x.dtype, ("real floating", "integral")))
+    try:
+        return bool(namespace(x).isdtype(x.dtype, ("real floating", "integral")))
+    except TypeError:  # a key of JAX's generators
+        return False
 
 
 def is_integer(x: Array) -> bool:

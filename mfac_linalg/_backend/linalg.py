@@ -8,11 +8,13 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from .kinds import is_concrete, is_differentiated, is_numpy, is_row_major, namespace, on_host
+from .kinds import is_concrete, is_differentiated, is_numpy, is_row_major, namespace, on_host, supports_float64
 from .lazy import is_lazy
 from .lazy import solve_triangular as lazy_solve
+from .modes import in_plain_modes
+from .products import may_be_cast
 from .threads import in_threads
-from .values import read
+from .values import cast, read
 
 Array = Any
 THREADED_SIZE = 2**22
@@ -51,6 +53,12 @@ def column_norms(x: Array) -> Array:
     if is_numpy(x):
         return np.sqrt(column_squares(x)).astype(x.dtype)
     return namespace(x).linalg.vector_norm(x, axis=-2)
+
+
+@in_plain_modes
+def symmetric_part(a: Array) -> Array:
+    """Return (A + Aᵀ)/2."""
+    return (a + a.T) / 2
 
 
 def cholesky(a: Array) -> Array | None:
@@ -101,7 +109,11 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
             return lapack.dtrtrs(lower, b, lower=1, trans=int(transposed))[0]
         return lapack.dtrtrs(lower.T, b, lower=0, trans=int(not transposed))[0]
     if compat.is_torch_array(b):
-        torch = sys.modules["torch"]  # from the right, on bᵀ, which is in Fortran order: nothing is copied
+        torch = sys.modules["torch"]
+        if may_be_cast(lower, b) and supports_float64(b):  # its derivative has products in it
+            wide = solve_triangular(cast(lower, torch.float64), cast(b, torch.float64), transposed=transposed)
+            return cast(wide, b.dtype)
+        # from the right, on bᵀ, which is in Fortran order: nothing is copied
         return torch.linalg.solve_triangular(matrix.mT, b.mT, upper=not transposed, left=False).mT
     if compat.is_jax_array(b):
         return sys.modules["jax"].scipy.linalg.solve_triangular(lower, b, trans=int(transposed), lower=True)

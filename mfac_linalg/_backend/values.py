@@ -21,6 +21,7 @@ from .kinds import (
     require_bfloat16,
     supports_float64,
 )
+from .modes import plain_modes
 from .sparse import is_sparse
 
 Array = Any
@@ -65,7 +66,10 @@ def host_view(x: Array) -> np.ndarray | None:
     shared = compat.is_torch_array(x) or compat.is_jax_array(x)
     if not shared or not on_host(x) or is_differentiated(x) or is_narrow(x):
         return None
-    return x.resolve_neg().numpy() if compat.is_torch_array(x) else np.asarray(x)
+    if not compat.is_torch_array(x):
+        return np.asarray(x)
+    within_transform = sys.modules["torch"]._C._functorch.peek_interpreter_stack() is not None
+    return None if within_transform else x.resolve_neg().numpy()  # torch.func gives out tensors without memory
 
 
 def asarray(values: Any, *, like: Array, dtype: Any = None) -> Array:
@@ -106,13 +110,6 @@ def to_float64(x: Array) -> Array:
     if supports_float64(x):
         return cast(x, namespace(x).float64)
     return read(x).astype(np.float64)
-
-
-def to_device(x: Array, device: Any) -> Array:
-    """Return x on another device of its library; a sparse matrix stays on its own."""
-    if is_sparse(x) and device == compat.device(x.data):
-        return x
-    return compat.to_device(x, device)
 
 
 def beside_float64(index: Any) -> Any:
@@ -168,7 +165,8 @@ def ring(shape: tuple[int, int], *, like: Array) -> Array:
 def constants(like: Array) -> Iterator[None]:
     """Make arrays that are kept: not for differentiation, nor bound to PyTorch's inference mode or a trace of JAX."""
     if compat.is_jax_array(like) and not is_traced(like):
-        with sys.modules["jax"].ensure_compile_time_eval():
+        jax = sys.modules["jax"]
+        with jax.ensure_compile_time_eval(), plain_modes(jax, like=like, products=False):
             yield
         return
     if not compat.is_torch_array(like):
@@ -185,9 +183,11 @@ def zeros_like(x: Array, *, rows: int) -> Array:
 
 
 def write_row(x: Array, index: int, row: Array) -> Array:
-    """Return x with x[index, :] = row: x itself, written to, but for JAX."""
+    """Return x with x[index, :] = row: x itself, written to, where it can be."""
     if compat.is_jax_array(x):
         return x.at[index].set(row)
+    if compat.is_torch_array(x) and x.is_inference():
+        x = x.clone()  # of a copy that was made in inference mode, and may not be written to outside of it
     x[index, :] = row
     return x
 
@@ -247,21 +247,3 @@ def weights_column(weights: Array | None, size: int, *, like: Array) -> Array:
     ones = np.ones((size, 1))
     like = lazy.small_like(like)
     return asarray(ones, like=like, dtype=namespace(like).float64) if supports_float64(like) else ones
-
-
-def standard_normal(shape: tuple[int, ...], *, seed: int, like: Array, dtype: Any) -> Array:
-    """Draw standard normal numbers by like's own generator, on its device."""
-    if lazy.is_lazy(like):
-        return lazy.standard_normal((shape[0], shape[1]), seed=seed, like=like, dtype=dtype)
-    if compat.is_torch_array(like):
-        torch = sys.modules["torch"]
-        generator = torch.Generator(device=like.device).manual_seed(seed)
-        return torch.randn(shape, generator=generator, dtype=dtype, device=like.device)
-    if compat.is_jax_array(like):
-        random = sys.modules["jax"].random
-        return random.normal(random.key(seed), shape, dtype=dtype)
-    if compat.is_cupy_array(like):
-        return sys.modules["cupy"].random.default_rng(seed).standard_normal(shape, dtype=dtype)
-    wide = dtype_name(dtype) == "float64"
-    values = np.random.default_rng(seed).standard_normal(shape, dtype=np.float64 if wide else np.float32)
-    return asarray(values, like=like, dtype=dtype)

@@ -127,12 +127,12 @@ class DualForm(Part):
         if self.whitened:
             products = self.whitened.pair_products(i, j)
         else:
-            products = _backend.namespace(self.system.gram).vecdot(self.columns(i).T, self.columns(j).T)
+            products = _backend.vecdot(self.columns(i).T, self.columns(j).T)
         return _backend.to_float64(i == j) - _backend.to_float64(products)
 
     def submatrix(self, i: Array, j: Array) -> Array:
         """M[i][:, j]."""
-        products = self.columns(i).T @ self.columns(j)
+        products = _backend.matmul(self.columns(i).T, self.columns(j))
         return _backend.to_float64(i[:, None] == j[None, :]) - _backend.to_float64(products)
 
     def diagonal(self) -> Array:

@@ -91,12 +91,12 @@ class BatchedRows(Part):
         v = u if self.root is None else self.root * u
         gradients = self._gradients()
         cuts = slices(self.size, product_width(gradients[0, :, :], v[0, :, :]))
-        return self.row_scale * sum(_backend.to_float64(gradients[:, :, c] @ v[:, c, :]) for c in cuts)
+        return self.row_scale * sum(_backend.to_float64(_backend.matmul(gradients[:, :, c], v[:, c, :])) for c in cuts)
 
     def combine(self, a: Array) -> Array:
         """S_bᵀ a_b, shape (count, size, k), for float64 a of shape (count, m, k)."""
         c = _backend.from_float64(self.row_scale * a, like=self.like, dtype=self.dtype)
         gradients = self._gradients()
         runs = slices(self.shape[0], MOST_ROWS)
-        total = sum(gradients[:, rows, :].mT @ c[:, rows, :] for rows in runs)
+        total = sum(_backend.matmul(gradients[:, rows, :].mT, c[:, rows, :]) for rows in runs)
         return total if self.root is None else self.root * total

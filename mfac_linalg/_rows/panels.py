@@ -38,14 +38,17 @@ def column_slices(num_rows: int, num_columns: int, dtype: Any) -> list[slice]:
 def weighted(columns: Array, root: Array | None, dtype: Any) -> Array:
     """What rows are multiplied by for their products with `columns` (d, k) in a metric: root² ∘ columns, in dtype."""
     columns = _backend.cast(columns, dtype)
-    return columns if root is None else _backend.cast(root, dtype) ** 2 * columns
+    if root is None:
+        return columns
+    root = _backend.cast(root, dtype)
+    return root * (root * columns)  # root² may overflow
 
 
 def gram(panel: Array) -> Array:
     """The products of the rows of a panel, panel panelᵀ, float64."""
     host = _backend.host_view(panel)
     if host is None or host is panel:
-        return _backend.to_float64(panel @ panel.T)
+        return _backend.to_float64(_backend.matmul(panel, panel.T))
     return _backend.asarray(gram(host), like=panel, dtype=_backend.namespace(panel).float64)
 
 
@@ -85,7 +88,7 @@ def long_product(rows: Array, v: Array, computed: Callable[[Array], Array] | Non
     total = None
     group_size = GROUP if k <= 1 or not _backend.on_host(v) else max(1, GROUP // k)
     for group in slices(len(cuts), group_size):
-        parts = [computed(rows[:, columns]) @ v[columns, :] for columns in cuts[group]]
+        parts = [_backend.matmul(computed(rows[:, columns]), v[columns, :]) for columns in cuts[group]]
         part = _backend.to_float64(parts[0] if len(parts) == 1 else xp.stack(parts))
         if len(parts) > 1:
             part = _backend.namespace(part).sum(part, axis=0)
@@ -173,5 +176,6 @@ def combination(rows: Array, a: Array) -> Array:
         return _backend.asarray(combination(host, weights), like=rows, dtype=rows.dtype)
     count = -(-rows.shape[0] // MOST_ROWS) if _backend.on_host(rows) else 1
     if count <= 1:
-        return rows.T @ a
-    return sum(rows[block, :].T @ a[block, :] for block in slices(rows.shape[0], -(-rows.shape[0] // count)))
+        return _backend.matmul(rows.T, a)
+    blocks = slices(rows.shape[0], -(-rows.shape[0] // count))
+    return sum(_backend.matmul(rows[block, :].T, a[block, :]) for block in blocks)

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _backend
 from .._pytree import Part
-from .._scaling import ldexp
+from .._scaling import exponents, ldexp
 from .panels import panel_width, slices, stretched
 
 Array = Any
@@ -140,6 +140,24 @@ class ScaledRows(Part):
         for chunk in slices(m, panel_width(d, np.float64)):
             block = self.row_scale[chunk, :] * _backend.to_float64(self.rows.row_block(chunk))
             yield block if self.root is None else block * root
+
+    def exponents(self) -> Array:
+        """E with the largest entry of each column of T in [2^(e−1), 2^e), (d,), float64; −inf where that is zero.
+
+        Nothing overflows, whatever the roots.
+        """
+        if _backend.is_lazy(self.like):
+            return self.part_by_part(ScaledRows.exponents)
+        parts = []
+        for columns, block in self.rows.blocks():
+            largest = _backend.namespace(block).max(_backend.namespace(block).abs(block), axis=0)
+            powers = exponents(largest)
+            if self.root is not None:
+                powers = powers + exponents(self.root[columns, 0])
+            powers, largest = (_backend.to_float64(_backend.cast(x, block.dtype)) for x in (powers, largest))
+            xp = _backend.namespace(powers)
+            parts.append(xp.where(largest > 0, powers, xp.full_like(powers, -xp.inf)))
+        return _backend.namespace(parts[0]).concat(parts)
 
     def column_blocks(self) -> Iterator[Array]:
         """Some columns of S at a time as rows (n, m), float64."""

@@ -235,7 +235,7 @@ class TopKRows(Part):
             pair = [rows.panel(columns) for rows in ((self,) if other is self else (self, other))]
             if root is not None:
                 pair = [panel * _backend.cast(root[columns, 0], self.dtype) for panel in pair]
-            part = gram(pair[0]) if other is self else _backend.to_float64(pair[0] @ pair[1].T)
+            part = gram(pair[0]) if other is self else _backend.to_float64(_backend.matmul(pair[0], pair[1].T))
             total = part if total is None else total + part
         return total
 

@@ -1,7 +1,7 @@
 """Whitened rows W = L⁻¹ S: one element of F⁻¹ is then one short dot product."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -87,7 +87,8 @@ class WhitenedRows(Part):
         return _backend.namespace(self.like).concat([self._unwhitened(b) for _, b in self.held.blocks()], axis=1)
 
     def _unwhitened(self, block: Array) -> Array:
-        return _backend.from_float64(self.system.lower, like=self.like, dtype=self.dtype) @ block
+        lower = _backend.from_float64(self.system.lower, like=self.like, dtype=self.dtype)
+        return _backend.matmul(lower, block)
 
     def whitened(self, j: Array) -> Array:
         """W[:, j]."""
@@ -116,7 +117,7 @@ class WhitenedRows(Part):
 def _pair_products(gather: Callable[[Array], Array], i: Array, j: Array) -> Array:
     """gather(i)·gather(j), pair by pair, a chunk of pairs at a time."""
     xp = _backend.namespace(i)
-    return xp.concat([xp.vecdot(gather(i[c]), gather(j[c])) for c in slices(i.shape[0], PAIRS)])
+    return xp.concat([_backend.vecdot(gather(i[c]), gather(j[c])) for c in slices(i.shape[0], PAIRS)])
 
 
 def whiten(rows: ScaledRows, system: SmallSystem, *, dtype: Any, overwrite: bool, progress: Any) -> WhitenedRows:
@@ -146,7 +147,8 @@ def whiten_into(
     """
     done, found = progress.recalled("whiten")
     small = [found.get("small", np.zeros(0, np.int64))]
-    panels = whitened_blocks(rows, system, rows.unscaled_blocks(done), dtype=dtype)
+    silent = replace(rows, rows=replace(rows.rows, shows_progress=False))  # for a bar of its own
+    panels = whitened_blocks(rows, system, silent.unscaled_blocks(done), dtype=dtype)
     for _ in progress(rows.rows.column_slices(done), "whiten"):
         columns, block = next(panels)
         small.append(columns.start + np.flatnonzero(_backend.read(complement([block])) < REDO_BELOW))

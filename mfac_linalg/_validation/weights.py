@@ -101,6 +101,7 @@ def check_positive_entries(name: str, x: Array) -> None:
         refuse_entries(name, x)
 
 
+@_backend.in_plain_modes
 def has_bad_entry(x: Array) -> Array:
     """1.0 where an entry is not finite and > 0, else 0.0, as a 0-d array of x's library."""
     xp = _backend.namespace(x)

@@ -17,6 +17,7 @@ from .._forms.primal import PrimalForm
 from .._metric import Metric
 from .._progress import reporter
 from .._rows.dense import DenseRows
+from .._rows.panels import weighted
 from .._rows.scaled import ScaledRows
 from .._rules import Rules
 from .._scaling import exponent, ldexp
@@ -45,18 +46,19 @@ class Arrays:
 
 
 def wide(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with float64 switched on."""
+    """The function with float64 switched on, in plain modes."""
 
     @functools.wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
-        with jax.enable_x64(True):
+        arrays = (x for x in jax.tree.leaves(arguments) if isinstance(x, jax.Array) and _backend.is_concrete(x))
+        with _backend.plain_modes(jax, like=next(arrays, None)):
             return function(*arguments, **options)
 
     return run
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function compiled for each set of rules, with float64 switched on, also where JAX batches it later on."""
+    """The function compiled for each set of rules, in float64 and plain modes, also where JAX batches it later on."""
     compiled = jax.jit(function, static_argnums=0)
 
     def run(rules: Rules, *arguments: Any) -> Any:
@@ -71,6 +73,13 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return call(*arguments)
 
     return wide(run)
+
+
+@wide
+def in_slots(rows: Array, window: int, count: int) -> Array:
+    """The newest of `count` rows, (k, d), in the slots of a window: that of step t in slot t modulo the capacity."""
+    missing = jnp.zeros((window - rows.shape[0], rows.shape[1]), rows.dtype)
+    return jnp.roll(jnp.concatenate([rows, missing]), count % window if count > window else 0, axis=0)
 
 
 def _computing(rules: Rules, rows: Array) -> Any:
@@ -108,7 +117,7 @@ def appended(rules: Rules, arrays: Arrays, g: Array) -> Arrays:
     rows = arrays.rows.at[slot].set(block[0, :])
     computing = _computing(rules, rows)
     g, root = _backend.cast(block, computing).T, _metric(rules, arrays).root
-    products = DenseRows(rows, None, computing).project(g if root is None else root**2 * g)[:, 0]
+    products = DenseRows(rows, None, computing).project(weighted(g, root, computing))[:, 0]
     changed = replace(
         arrays,
         rows=rows,
@@ -157,7 +166,7 @@ def _scaled_rows(rules: Rules, arrays: Arrays) -> ScaledRows:
     divisor: Any = {"mean": held, "sum": 1, "window": window}[rules.normalization]
     by_age = jnp.asarray(rules.weights(window))
     weights = by_age[(jnp.arange(window) - arrays.steps) % window] / divisor
-    scale = ldexp(jnp.sqrt(weights / metric.level), arrays.exponents)[:, None]
+    scale = ldexp(jnp.sqrt(weights) / jnp.sqrt(metric.level), arrays.exponents)[:, None]
     return ScaledRows(DenseRows(arrays.rows, None, _computing(rules, arrays.rows)), scale, metric.root)
 
 

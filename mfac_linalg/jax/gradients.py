@@ -1,6 +1,7 @@
 """Rows of gradients of a function of a pytree, by `vmap(grad)` and `ravel_pytree`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ from jax import lax
 from jax import numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from .. import _backend
 from .. import _validation as check
 
 Array = Any
@@ -42,7 +44,7 @@ def per_sample_gradients(
     Raises
     ------
     ValueError
-        No samples, or inputs and targets of different length.
+        No samples, inputs and targets of different length, or losses that are not finite (eager calls on the host).
     TypeError
         A loss that is no function, or (from JAX) not a scalar.
 
@@ -70,8 +72,11 @@ def per_sample_gradients(
     size = count if chunk_size is None else check.check_size("chunk_size", chunk_size)
     unravel = ravel_pytree(params)[1]
     if size >= count:
-        return jax.vmap(lambda x, y: _row(loss_fn, params, x, y))(inputs, targets), unravel
-    return lax.map(lambda pair: _row(loss_fn, params, *pair), (inputs, targets), batch_size=size), unravel
+        rows, losses = jax.vmap(lambda x, y: _row(loss_fn, params, x, y))(inputs, targets)
+    else:
+        rows, losses = lax.map(lambda pair: _row(loss_fn, params, *pair), (inputs, targets), batch_size=size)
+    _refuse_nonfinite(losses)
+    return rows, unravel
 
 
 def mean_gradients(loss_fn: Loss, params: Any, inputs: Any, targets: Any, *, batch_size: int) -> tuple[Array, Unravel]:
@@ -98,10 +103,12 @@ def mean_gradients(loss_fn: Loss, params: Any, inputs: Any, targets: Any, *, bat
     count, size = count_samples(inputs, targets), check.check_size("batch_size", batch_size)
     whole = count // size
     folded = jax.tree.map(lambda x: x[: whole * size].reshape(whole, size, *x.shape[1:]), (inputs, targets))
-    rows = lax.map(lambda batch: _mean_row(loss_fn, params, *batch), folded)
+    rows, losses = lax.map(lambda batch: _mean_row(loss_fn, params, *batch), folded)
     if whole * size < count:
         rest = jax.tree.map(lambda x: x[whole * size :], (inputs, targets))
-        rows = jnp.concatenate([rows, _mean_row(loss_fn, params, *rest)[None, :]])
+        row, loss = _mean_row(loss_fn, params, *rest)
+        rows, losses = jnp.concatenate([rows, row[None, :]]), jnp.append(losses, loss)
+    _refuse_nonfinite(losses)
     return rows, ravel_pytree(params)[1]
 
 
@@ -128,24 +135,38 @@ def iter_gradients(
     if isinstance(batches, str | Mapping) or not isinstance(batches, Iterable):
         msg = f"`batches` must be an iterable of (inputs, targets); got {check.describe(batches)}. Pass a list."
         raise TypeError(msg)
-    one_each = jax.jit(lambda params, x, y: per_sample_gradients(loss_fn, params, x, y)[0])
+    one_each = jax.jit(jax.vmap(partial(_row, loss_fn), (None, 0, 0)))
     of_batch = jax.jit(lambda params, x, y: _mean_row(loss_fn, params, x, y))
     for batch in batches:
         inputs, targets = check.check_pair("batches", batch)
         count_samples(inputs, targets)
         if per_sample:
-            yield from one_each(params, inputs, targets)
+            rows, losses = one_each(params, inputs, targets)
+            _refuse_nonfinite(losses)
+            yield from rows
         else:
-            yield of_batch(params, inputs, targets)
+            row, loss = of_batch(params, inputs, targets)
+            _refuse_nonfinite(loss)
+            yield row
 
 
-def _row(loss_fn: Loss, params: Any, x: Any, y: Any) -> Array:
-    return ravel_pytree(jax.grad(loss_fn)(params, x, y))[0]
+def _row(loss_fn: Loss, params: Any, x: Any, y: Any) -> tuple[Array, Array]:
+    """The gradient of a loss, (d,), and the loss."""
+    loss, gradient = jax.value_and_grad(loss_fn)(params, x, y)
+    return ravel_pytree(gradient)[0], loss
 
 
-def _mean_row(loss_fn: Loss, params: Any, inputs: Any, targets: Any) -> Array:
-    """The gradient of the mean loss of a batch, (d,)."""
+def _mean_row(loss_fn: Loss, params: Any, inputs: Any, targets: Any) -> tuple[Array, Array]:
+    """The gradient of the mean loss of a batch, (d,), and that loss."""
     return _row(lambda values, x, y: jnp.mean(jax.vmap(loss_fn, (None, 0, 0))(values, x, y)), params, inputs, targets)
+
+
+def _refuse_nonfinite(losses: Array) -> None:
+    """Refuse losses of nan and inf, where they can be read: their gradients are none."""
+    if _backend.on_host(losses) and not bool(jnp.all(jnp.isfinite(losses))):
+        worst = float(jnp.ravel(losses)[jnp.argmin(jnp.isfinite(jnp.ravel(losses)))])
+        msg = f"`loss_fn` must return finite losses; got {worst}. Look for nan and inf in the inputs and parameters."
+        raise ValueError(msg)
 
 
 def check_function(name: str, value: Any, arguments: str) -> None:

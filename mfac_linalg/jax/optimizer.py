@@ -132,6 +132,7 @@ def scale_by_mfac(
         raise TypeError(msg)
     check.check_damping(damping, jnp.zeros((0, 1)), jnp.float32)
 
+    @_backend.in_plain_modes
     def init(params: Tree) -> ScaleByMFACState:
         flat = _raveled("params", params)[0]
         if not flat.size:  # the same structure whatever the parameters are: Optax asks for it with a placeholder
@@ -141,6 +142,7 @@ def scale_by_mfac(
         )
         return ScaleByMFACState(inverse, None if beta2 is None else SecondMoment.empty(flat))
 
+    @_backend.in_plain_modes
     def update(updates: Tree, state: ScaleByMFACState, params: Tree = None) -> tuple[Tree, ScaleByMFACState]:
         del params
         g, unravel = _raveled("updates", updates)

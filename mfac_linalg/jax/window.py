@@ -13,10 +13,11 @@ from .. import _backend
 from .. import _validation as check
 from .._errors import warn_if_unresolved
 from .._inverse import Inverse
+from .._metric import spans_widely
 from .._pytree import register
 from .._rules import Rules
 from .._state import State
-from .arrays import Arrays, appended, build, damped, inverse_of, known_norm, measured, rows_by_age
+from .arrays import Arrays, appended, build, damped, in_slots, inverse_of, known_norm, measured, rows_by_age
 
 Array = Any
 ANY = 1  # in options: the number of parameters is that of the rows
@@ -86,6 +87,7 @@ class SlidingWindowState(Inverse):
     True
     """
 
+    @_backend.in_plain_modes
     def __init__(
         self,
         window: int,
@@ -98,12 +100,13 @@ class SlidingWindowState(Inverse):
         precision: str = "default",
     ) -> None:
         rules = Rules.checked(window, dim, normalization, decay, precision)
-        if np.dtype(dtype) == np.float64:
+        if check.name_of_dtype(dtype) == "float64":
             check.check_result_dtype(dtype, jnp.zeros(0))
         rows = jnp.zeros((rules.window, rules.dim), check.check_place(jnp, dtype, None).dtype)
         self._become(rules, rows, damping, 0)
 
     @classmethod
+    @_backend.in_plain_modes
     def from_gradients(
         cls,
         gradients: Array,
@@ -137,16 +140,15 @@ class SlidingWindowState(Inverse):
         rules = Rules.checked(count if window is None else window, dim, normalization, decay, precision)
         kept = lax.stop_gradient(gradients[max(0, count - rules.window) :, :])
         check.check_finite("gradients", kept)
-        # the row taken in at step t lies in slot t modulo the capacity
-        rows = jnp.concatenate([kept, jnp.zeros((rules.window - kept.shape[0], dim), kept.dtype)])
         made = object.__new__(cls)
-        made._become(rules, jnp.roll(rows, count % rules.window if count > rules.window else 0, axis=0), damping, count)
+        made._become(rules, in_slots(kept, rules.window, count), damping, count)
         return made
 
     def _become(self, rules: Rules, rows: Array, damping: Any, count: int) -> None:
         """Hold unscaled rows in their slots, of which `count` have been taken in."""
         check.check_precision_available(rules.precision, rows)
         damping = check.check_damping(damping, rows, _backend.result_dtype(rows))
+        rules = _computable(rules, damping, rows)
         self._options = replace(rules, dim=ANY)
         self._arrays = build(rules, rows, _constant(damping), count)
         register(rows)
@@ -210,6 +212,7 @@ class SlidingWindowState(Inverse):
         return self._options.window
 
     @property
+    @_backend.in_plain_modes
     def count(self) -> Array:
         """Gradients taken in and not let go of, a () integer array."""
         return jnp.minimum(self._arrays.steps, self.window)
@@ -254,7 +257,9 @@ class SlidingWindowState(Inverse):
         Cost: as `append`, and one pass more; two more for each sweep where the rows are nearly dependent.
         """
         state = self.append(g)
-        return state, state.matvec_gradients(jnp.asarray(np.eye(self.window)[-1], self.dtype))
+        return state, state.matvec_gradients(
+            _backend.asarray(np.eye(self.window)[-1], like=self._like, dtype=self.dtype)
+        )
 
     def with_damping(self, damping: Any) -> Self:
         """Return the state with another damping, which may be traced.
@@ -264,7 +269,9 @@ class SlidingWindowState(Inverse):
         Cost: window³/3 flops; a Gram matrix more, d · window² flops, from or to a vector of dampings.
         """
         damping = check.check_damping(damping, self._like, self.dtype)
-        return self._with(damped(self._rules, lax.stop_gradient(self._sound), _constant(damping)))._warn()
+        rules = _computable(self._rules, damping, self._like)
+        arrays = damped(rules, lax.stop_gradient(self._sound), _constant(damping))
+        return self.tree_unflatten(replace(rules, dim=ANY), (arrays,))._warn()
 
     def _warn(self) -> Self:
         """Warn where κ can be read and is beyond the arithmetic in use."""
@@ -308,6 +315,13 @@ class SlidingWindowState(Inverse):
         small = {} if beside is None else {n: jax.device_put(x, beside) for n, x in vars(arrays).items()}
         moved = replace(arrays, **{**small, "rows": rows})
         return self._with(measured(self._rules, moved, damping))
+
+
+def _computable(rules: Rules, damping: Any, rows: Array) -> Rules:
+    """The rules, in float64 where decays, or dampings that can be read, span more than the dtype of rows computes."""
+    known = not _backend.is_vector(damping) or _backend.is_concrete(damping)
+    wide = rules.decays_widely or (known and spans_widely(damping, _backend.result_dtype(rows)))
+    return replace(rules, precision="high") if wide else rules
 
 
 def _constant(damping: Any) -> Any:

@@ -78,12 +78,14 @@ def check_sparsity(value: Any) -> float:
     return float(value)
 
 
+@_backend.in_plain_modes
 def count(mask: Array) -> int:
     """The number of weights that stay."""
     xp = _backend.namespace(mask)
     return int(_backend.read(xp.sum(xp.astype(mask, _count_dtype(mask)), dtype=_count_dtype(mask))))
 
 
+@_backend.in_plain_modes
 def largest(scores: Array, mask: Array, stays: int) -> Array:
     """The mask that keeps the `stays` largest scores among those that the mask keeps; of equal ones the first."""
     xp = _backend.namespace(scores)

@@ -229,11 +229,15 @@ def _left_on(name: str, parameter: nn.Parameter, reduction: str) -> Tensor:
         msg = f"`model` must have `grad_batch` or `grad_sample` on every chosen parameter; got neither on {name!r}. "
         raise ValueError(msg + "Run the backward pass under BackPACK's BatchGrad() or Opacus's GradSampleModule.")
     attribute = "grad_batch" if ours is None else "grad_sample"
-    parts = ours if isinstance(ours, list) else [theirs if ours is None else ours]  # a list of several passes
+    parts: list[Any] = [theirs if ours is None else ours]
+    if isinstance(ours, list):  # of several backward passes
+        parts = ours
     for part in parts:
         if not isinstance(part, Tensor) or part.ndim == 0 or part.shape[1:] != parameter.shape:
-            msg = f"`model` must have `{attribute}` of shape (m, {str(tuple(parameter.shape))[1:-1]}) on {name!r}; got "
-            raise ValueError(msg + f"{check.describe(part)}. Run the backward pass again.")
+            shape = ", ".join(map(str, ("m", *parameter.shape)))
+            given = check.describe(part) if isinstance(part, Tensor) else type(part).__name__
+            msg = f"`model` must have `{attribute}` of shape ({shape}) on {name!r}; got {given}. "
+            raise ValueError(msg + "Run the backward pass again.")
     if not parts:
         msg = f"`model` must have `{attribute}` on {name!r}; got an empty list. Run the backward pass again."
         raise ValueError(msg)

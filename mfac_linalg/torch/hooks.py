@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,8 @@ def put_mask(model: nn.Module, name: str, mask: Tensor | None = None) -> str:
     """
     module, tensor = place(model, name)
     masks.custom_from_mask(module, tensor, torch.ones_like(getattr(module, tensor)) if mask is None else mask)
-    ours = next(key for key, hook in module._forward_pre_hooks.items() if _is_mask_of(hook, tensor))
-    module._forward_pre_hooks.move_to_end(ours, last=False)
+    hooks: Any = module._forward_pre_hooks  # an OrderedDict
+    hooks.move_to_end(next(key for key, hook in hooks.items() if _is_mask_of(hook, tensor)), last=False)
     return name if name.endswith("_orig") and tensor != name.rpartition(".")[2] else f"{name}_orig"
 
 

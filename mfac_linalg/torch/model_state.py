@@ -2,9 +2,10 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from operator import is_
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 PLAIN = (Tensor, nn.Parameter)
+ATOMS = (str, int, float, type(None))  # of which long lists may be kept, as vocabularies
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,8 @@ class ModelState:
 
     A tensor is copied, a container or a module remembers the objects that it holds. That reaches what registered and
     unregistered submodules hold, through lists, dictionaries, sets and objects of the classes that are defined beside
-    the modules' own (a cache, a counter). Other objects, random generators and what hooks write elsewhere stay as the
-    call leaves them.
+    the modules' own (a cache, a counter), and what the objects hold that are hooks, or whose methods are. Other
+    objects, random generators and what functions write elsewhere stay as the call leaves them.
     """
 
     containers: list["_Container"] = field(default_factory=list)
@@ -31,11 +33,11 @@ class ModelState:
 
     @classmethod
     def of(cls, *roots: Any) -> "ModelState":
-        """Of modules; what is no module is passed over."""
-        state, seen = cls(), dict[int, Any]()
-        modules = [root for root in roots if isinstance(root, nn.Module)]
-        packages = {_package(module) for root in modules for module in root.modules()} - {"torch", "builtins"}
-        waiting: list[Any] = list(modules)
+        """Of modules, and of objects that are called or whose methods are; functions hold nothing."""
+        state, seen, waiting = cls(), dict[int, Any](), list(_owners(roots))
+        modules = [owner for owner in waiting if isinstance(owner, nn.Module)]
+        packages = {_package(part) for module in modules for part in module.modules()} - {"torch", "builtins"}
+        packages |= {"types", "collections"}  # namespaces, and containers that hold one of the above
         while waiting:
             item = waiting.pop()
             if id(item) not in seen:
@@ -47,19 +49,36 @@ class ModelState:
         """Remember one object, and return those that it holds."""
         if isinstance(item, Tensor):
             self.tensors.append(_TensorValue.of(item))
-        elif isinstance(item, np.ndarray) and item.flags.writeable and not isinstance(item, np.memmap):
+            return [vars(item)]
+        if isinstance(item, np.ndarray) and item.flags.writeable and not isinstance(item, np.memmap):
             self.arrays.append((item, item.copy()))
         elif isinstance(item, dict | list | set | deque):
             self.containers.append(_Container.of(item))
-            return item.values() if isinstance(item, dict) else item
+            return [x for x in (item.values() if isinstance(item, dict) else item) if not isinstance(x, ATOMS)]
         elif isinstance(item, tuple | frozenset):
             return item
-        elif hasattr(item, "__dict__") and (isinstance(item, nn.Module) or _package(item) in packages):
+        elif isinstance(item, nn.Module):
+            hooks = [held for name, held in vars(item).items() if name.endswith("_hooks") and isinstance(held, dict)]
+            return [vars(item), *(owner for held in hooks for owner in _owners(held.values()))]
+        elif hasattr(item, "__dict__") and _package(item) in packages:
             return [vars(item)]
         return []
 
+    @contextmanager
+    def kept(self) -> Iterator["ModelState"]:
+        """Put everything back at the end; in between parameters have no `.grad`, so that nothing is added to it."""
+        forget_cached_weights()
+        try:
+            for tensor in self.tensors:
+                tensor.hide_gradient()
+            yield self
+        finally:
+            self.restore()
+            for tensor in self.tensors:
+                tensor.show_gradient()
+
     def restore(self) -> None:
-        """Put everything back."""
+        """Put everything back but the gradients."""
         for container in self.containers:
             container.restore()
         with torch.no_grad():
@@ -69,22 +88,10 @@ class ModelState:
             array[...] = values
         forget_cached_weights()
 
-    def hide_gradients(self) -> None:
-        """Take `.grad` off the parameters until they are put back, so that nothing is added to it."""
-        for tensor in self.tensors:
-            tensor.hide_gradient()
 
-
-@contextmanager
-def unchanged(*modules: Any) -> Iterator[ModelState]:
-    """Give modules back as they were, whatever is done with them inside."""
-    forget_cached_weights()
-    state = ModelState.of(*modules)
-    state.hide_gradients()
-    try:
-        yield state
-    finally:
-        state.restore()
+def unchanged(*modules: Any) -> AbstractContextManager[ModelState]:
+    """Give modules back as they are now, whatever is done with them inside."""
+    return ModelState.of(*modules).kept()
 
 
 def forget_cached_weights() -> None:
@@ -149,8 +156,12 @@ class _TensorValue:
         return cls(tensor, memory, values, tensor.requires_grad, tensor.grad_fn, gradient)
 
     def hide_gradient(self) -> None:
-        if self.grad is not None:
+        if self.tensor.is_leaf and self.tensor.grad is not None:
             self.tensor.grad = None
+
+    def show_gradient(self) -> None:
+        if self.grad is not None:
+            self.tensor.grad = self.grad
 
     def restore(self) -> None:
         tensor = self.tensor
@@ -160,13 +171,11 @@ class _TensorValue:
             tensor.detach_()
         if tensor.data_ptr() != self.memory.data_ptr() or tensor.shape != self.memory.shape:
             tensor.data = self.memory
-        if self.memory.device.type != "cpu" or not torch.equal(self.memory, self.values):  # no read from a device
+        if self.memory.device.type != "cpu" or not _is_equal(self.memory, self.values):  # no read from a device
             self.memory.copy_(self.values)
-        if tensor.is_leaf:
-            if tensor.requires_grad != self.requires_grad:
-                tensor.requires_grad_(self.requires_grad)
-            if tensor.grad is not self.grad:
-                tensor.grad = self.grad
+        if tensor.is_leaf and tensor.requires_grad != self.requires_grad:
+            tensor.requires_grad_(self.requires_grad)
+        self.hide_gradient()
 
 
 def _has_values(tensor: Tensor) -> bool:
@@ -174,6 +183,21 @@ def _has_values(tensor: Tensor) -> bool:
     plain = type(tensor) in PLAIN and tensor.layout == torch.strided and not tensor.is_quantized
     written = plain and not (tensor.is_inference() or tensor.is_meta or tensor.is_nested)
     return written and not any(s == 0 and n > 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True))
+
+
+def _is_equal(x: Tensor, y: Tensor) -> bool:
+    """Whether tensors of one dtype are equal, by bytes where PyTorch compares no such floats."""
+    return torch.equal(x.view(torch.uint8), y.view(torch.uint8)) if x.dtype.itemsize == 1 else torch.equal(x, y)
+
+
+def _owners(callables: Iterable[Any]) -> Iterator[Any]:
+    """The modules that are called, or whose methods are, and the attributes of other such objects."""
+    for each in callables:
+        owner = getattr(each, "__self__", each)
+        if isinstance(owner, nn.Module):
+            yield owner
+        elif hasattr(owner, "__dict__") and not isinstance(owner, FunctionType | ModuleType | type):
+            yield vars(owner)
 
 
 def _package(item: Any) -> str:

@@ -16,6 +16,7 @@ from .descent import descent, move
 from .groups import Group, agreed, check_group, check_parameters, check_params, has_moments, settle_options
 from .layout import Served
 from .masks import Kept, Masks
+from .model_state import forget_cached_weights
 from .window_state import unpack_window
 
 NOTHING: dict[str, Any] = {}
@@ -251,10 +252,8 @@ class MFAC(Optimizer):
         for group in self.param_groups:
             settle_options(group)
         if has_moments(self.param_groups) != self._scaled:
-            msg = (
-                "`beta2` must stay None, or a number; got a group in which it does not. The gradients held have other "
-            )
-            raise ValueError(msg + "units then. Construct a new optimizer.")
+            msg = "`beta2` must stay None, or a number; got a group in which it does not. The gradients held have "
+            raise ValueError(msg + "other units then. Construct a new optimizer.")
         found = [(groups, descent(groups, self._kept, self.state)) for groups in self._served()]
         moving = [(self._window(groups), groups, way) for groups, way in found if way]
         with _together([window for window, _, _ in moving]):
@@ -263,6 +262,7 @@ class MFAC(Optimizer):
             move(groups, self._kept, self.state, x if way.scale is None else x * way.scale)
             for p, moment in way.moments.items():
                 self.state[p].update(moment)
+        forget_cached_weights()
         return loss
 
     # --- kept elsewhere ---------------------------------------------------------------------------------------------

@@ -1,11 +1,8 @@
 """Pruning of PyTorch models, which leaves the masks of `torch.nn.utils.prune`."""
 
-import contextlib
-import itertools
 import numbers
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +10,12 @@ from torch import Tensor, nn
 
 from .. import _validation as check
 from ..pruning import Pruned, prune
-from .hooks import calls_required, masked_parameters, place, put_mask, refresh
-from .model_state import ModelState, unchanged
+from .hooks import place, put_mask, refresh
+from .masked_model import MaskedModel, Source
+from .model_state import unchanged
 from .parameters import Selection, Unravel, chosen_parameters, places_of, unravel_of
-from .rows import Loss, Rows, check_differentiable, check_scalar
-from .samples import Batches, Samples, arguments_of, check_batches, each_batch
+from .rows import Loss, check_differentiable
+from .samples import Batches, check_batches
 
 
 def prune_model(
@@ -114,6 +112,7 @@ def prune_model(
         block_sizes = unravel.sizes if block_sizes == "layers" else _filter_sizes(chosen)
     judged = validation is not None
     candidates = _check_choices(sparsity, damping, lengths, by_layer=by_layer, judged=judged)
+    check.check_flag("progress", progress)
     steps = check.check_size("steps", steps)
     check_batches("batches", batches, steps if num_gradients is None else 1)
     if validation is not None:
@@ -122,12 +121,10 @@ def prune_model(
     before = unravel.ravel({name: parameter.detach() for name, parameter in chosen.items()})
     mask = unravel.ravel({name: _mask(model, name) for name in chosen})
     with unchanged(model, loss_fn):
-        masked = _chosen_with_masks(model, chosen)
-        names = dict(zip(masked, chosen, strict=True))
-        pruning = _Pruning(model, loss_fn, masked, _Source(batches, count), names)
+        masked = MaskedModel.of(model, loss_fn, chosen, Source(batches, count))
         found = prune(
             before,
-            pruning.gradients,
+            masked.gradients,
             sparsity,
             steps=steps,
             damping=damping,
@@ -137,128 +134,29 @@ def prune_model(
             block_sizes=block_sizes,
             mask=mask,
             lengths=lengths,
-            loss_fn=None if validation is None else lambda weights: pruning.mean_loss(weights, validation),
+            loss_fn=None if validation is None else lambda weights: masked.mean_loss(weights, validation),
             progress=progress,
         )
-        pruning.refuse_undefined(found.weights)
+        masked.refuse_undefined(found.weights)
+    _refuse_nan([step.loss for step in found.steps])
+    _apply(model, unravel, found)
+    return found
+
+
+def _apply(model: nn.Module, unravel: Unravel, found: Pruned) -> None:
+    """Write weights and masks."""
     unravel.write(model, found.weights)
     for name, part in unravel(found.mask).items():
         put_mask(model, name, part)
     refresh(model)
-    return found
 
 
-@dataclass
-class _Pruning:
-    """A model with masks of ones, whose weights are set, asked and judged."""
-
-    model: nn.Module
-    loss_fn: Loss
-    chosen: dict[str, nn.Parameter]
-    source: "_Source"
-    names: dict[str, str]  # with masks, and without
-    needs_graph: bool = False  # to be called: a model that differentiates on its way
-
-    @property
-    def _unravel(self) -> Unravel:
-        return unravel_of(self.chosen)
-
-    def gradients(self, weights: Tensor, step: int) -> Tensor:
-        """One row for each batch of a step."""
-        self._write(weights)
-        if step:
-            self.refuse_undefined(weights)
-        rows = Rows.by(self.model, self.loss_fn, self.chosen)
-        with contextlib.nullcontext() if step else calls_required(self.model, self.names):
-            found = [rows.of_batch(*batch.whole) for batch in self.source.of_step()]
-            return torch.stack(found) if found else _refuse_none("batches")
-
-    def mean_loss(self, weights: Tensor, batches: Batches) -> float:
-        """The mean of the losses of other batches, each weighted by its number of samples."""
-        self._write(weights)
-        total, count = 0.0, 0
-        with unchanged(self.model, self.loss_fn) as state:
-            for batch in each_batch(batches, "validation"):
-                total += self._loss(batch, state) * batch.count
-                count += batch.count
-                state.restore()
-        return total / count if count else _refuse_none("validation")
-
-    def refuse_undefined(self, weights: Tensor) -> None:
-        """Refuse weights of which a layer divides by the norm, and which are all gone."""
-        self._write(weights)
-        with unchanged(self.model, self.loss_fn) as state:
-            loss = self._loss(self.source.last, state)
-            undefined = next(_undefined_weights(self.model), None)
-        if undefined or not np.isfinite(loss):
-            where = f"nan in {undefined!r}" if undefined else f"a loss of {loss}"
-            msg = f"`sparsity` must leave the model defined; got {where} after pruning. Where a layer divides by the "
-            msg += "norm of weights that are all gone, as weight normalisation does, fold it into the weights by "
-            raise ValueError(msg + "remove_parametrizations, leave the parameter out by `params`, or prune less.")
-
-    def _loss(self, batch: Samples, state: ModelState) -> float:
-        """The loss of a batch, without a graph where the model can do so."""
-        try:
-            with torch.set_grad_enabled(self.needs_graph):
-                inputs, targets = batch.whole
-                arguments, options = arguments_of(inputs)
-                return float(check_scalar(self.loss_fn(self.model(*arguments, **options), targets)).detach())
-        except RuntimeError as error:
-            if self.needs_graph or "grad" not in str(error):
-                raise
-        state.restore()
-        self.needs_graph = True
-        return self._loss(batch, state)
-
-    def _write(self, weights: Tensor) -> None:
-        """Set the parameters, and the masked weights that are computed from them."""
-        self._unravel.write(self.model, weights)
-        refresh(self.model)
-
-
-class _Source:
-    """The batches of each step: all of them, or as many as are wanted, on from where the last step stopped."""
-
-    def __init__(self, batches: Batches, count: int | None) -> None:
-        self._batches, self._count, self._endless = batches, count, _round_and_round(batches)
-        self.last: Samples = Samples((), (), 0)
-
-    def of_step(self) -> Iterator[Samples]:
-        """The batches of a step; `last` is that which came last."""
-        taken = self._batches if self._count is None else itertools.islice(self._endless, self._count)
-        for batch in each_batch(taken):
-            self.last = batch
-            yield batch
-
-
-def _round_and_round(batches: Batches) -> Iterator[tuple[Any, Any]]:
-    """Batch after batch, from the start again when they are used up."""
-    while True:
-        found = False
-        for batch in batches:
-            found = True
-            yield batch
-        if not found:
-            _refuse_none("batches")
-
-
-def _undefined_weights(model: nn.Module) -> Iterator[str]:
-    """The names of weights that are not finite, as the modules have computed them in their last call."""
-    for path, module in model.named_modules():
-        with torch.no_grad():
-            computed = {name: getattr(module, name) for name in getattr(module, "parametrizations", {})}
-        plain = {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
-        for name, value in (computed | plain).items():
-            if value.is_floating_point() and not bool(torch.isfinite(value.detach()).all()):
-                yield f"{path}.{name}".removeprefix(".")
-
-
-def _chosen_with_masks(model: nn.Module, chosen: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-    """The chosen parameters by the names that masks give them, all of them masked."""
-    has_mask = masked_parameters(model)
-    names = [name if name in has_mask else put_mask(model, name) for name in chosen]
-    refresh(model)
-    return {name: model.get_parameter(name) for name in names}
+def _refuse_nan(losses: list[float | None]) -> None:
+    """Refuse losses by which nothing was chosen."""
+    for loss in losses:
+        if loss is not None and not np.isfinite(loss):
+            msg = f"`validation` must have finite losses for one candidate of each step at least; got {loss}. Look for "
+            raise ValueError(msg + "nan and inf in these batches, or pass smaller `lengths`.")
 
 
 def _check_choices(sparsity: Any, damping: Any, lengths: Any, *, by_layer: Any, judged: bool) -> int:
@@ -299,19 +197,14 @@ def _prunable(model: nn.Module, loss_fn: Loss, params: Selection) -> dict[str, n
     return chosen
 
 
-def _refuse_none(name: str) -> NoReturn:
-    msg = f"`{name}` must hold batches each time they are asked for; got none. Pass a list or a DataLoader."
-    raise ValueError(msg)
+def _mask(model: nn.Module, name: str) -> Tensor:
+    """Where a parameter may be other than zero, of its shape."""
+    module, tensor = place(model, name)
+    mask = getattr(module, f"{tensor}_mask", None)
+    return torch.ones_like(model.get_parameter(name), dtype=torch.bool) if mask is None else mask > 0
 
 
 def _filter_sizes(chosen: dict[str, nn.Parameter]) -> tuple[int, ...]:
     """The number of weights of each index of the first axis, parameter after parameter."""
     lengths = [(p.shape[0] if p.ndim else 1, p.numel()) for p in chosen.values()]
     return tuple(size // count for count, size in lengths for _ in range(count))
-
-
-def _mask(model: nn.Module, name: str) -> Tensor:
-    """Where a parameter may be other than zero, of its shape."""
-    module, tensor = place(model, name)
-    mask = getattr(module, f"{tensor}_mask", None)
-    return torch.ones_like(model.get_parameter(name), dtype=torch.bool) if mask is None else mask > 0

@@ -1,7 +1,6 @@
 """Gradients of a model's loss as rows: each from the model as it is, which it stays."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from .. import _validation as check
 from .hooks import masked_parameters, refuse_standing, standing_weights
-from .model_state import ModelState, unchanged
+from .model_state import ModelState
 from .parameters import Selection, Unravel, chosen_parameters, places_of, tensors_of, unravel_of
 from .samples import Samples, alone, arguments_of
 
@@ -31,6 +30,7 @@ class Rows:
     others: dict[str, Tensor]  # parameters that were not chosen, by place
     buffers: dict[str, Tensor]  # by place
     unravel: Unravel
+    state: ModelState  # of model and loss, to which they come back after every row
 
     @classmethod
     def of(cls, model: nn.Module, loss_fn: Loss, params: Selection) -> "Rows":
@@ -48,7 +48,8 @@ class Rows:
         held = {place: tensor for place, tensor in tensors_of(model) if place not in known}
         others = {place: _without_graph(tensor) for place, tensor in held.items() if isinstance(tensor, nn.Parameter)}
         buffers = {place: tensor for place, tensor in held.items() if place not in others}
-        return cls(model, loss_fn, chosen, places, others, buffers, unravel_of(chosen))
+        state = ModelState.of(model, loss_fn)
+        return cls(model, loss_fn, chosen, places, others, buffers, unravel_of(chosen), state)
 
     def empty(self, count: int) -> Tensor:
         """Memory for so many rows."""
@@ -58,6 +59,10 @@ class Rows:
         """The rows of all samples, (m, d)."""
         size = chunk_size or samples.count
         rows = self.empty(samples.count)
+        if any(module._backward_hooks or module._backward_pre_hooks for module in self.model.modules()):
+            for index in range(samples.count):  # hooks on backward passes, as BackPACK's, are not run under torch.func
+                rows[index] = self.of_batch(*samples.at(slice(index, index + 1)))
+            return rows
         for start in range(0, samples.count, size):
             part = slice(start, start + size)
             rows[part] = self._of_chunk(samples, part)
@@ -67,7 +72,7 @@ class Rows:
 
     def of_batch(self, x: Any, y: Any) -> Tensor:
         """The row of a batch, (d,): quicker than `torch.func.grad`, which keeps what second derivatives need."""
-        with self._kept(), torch.enable_grad():
+        with self.state.kept(), torch.enable_grad():
             leaves = {name: _without_graph(value).requires_grad_() for name, value in self.chosen.items()}
             standing = standing_weights(self.model, leaves)
             direct = self._direct()
@@ -85,7 +90,7 @@ class Rows:
         """The rows of samples that are differentiated at a time."""
         each = torch.func.vmap(self._of_sample, samples.axes, randomness="different")
         try:
-            with self._kept(), torch.enable_grad():
+            with self.state.kept(), torch.enable_grad():
                 past = [*standing_weights(self.model, self.chosen).values(), *self._direct().values()]
                 rows, losses = each(*samples.at(part))
                 past_modules = _depends(losses, past)
@@ -121,11 +126,6 @@ class Rows:
     def _direct(self) -> dict[str, Tensor]:
         """The chosen parameters themselves, which a list or a function may hold beside their modules."""
         return {name: parameter for name, parameter in self.chosen.items() if parameter.requires_grad}
-
-    @contextmanager
-    def _kept(self) -> Iterator[ModelState]:
-        with unchanged(self.model, self.loss_fn) as state:
-            yield state
 
 
 class _Judged(nn.Module):
@@ -219,6 +219,9 @@ def _refuse_wrappers(model: nn.Module) -> None:
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         msg = f"`model` must not be wrapped for several devices; got {type(model).__name__}. Pass model.module."
         raise TypeError(msg)
+    if getattr(model, "hooks_enabled", False) is True:  # Opacus's GradSampleModule
+        msg = f"`model` must not take per-sample gradients by hooks of its own; got {type(model).__name__}. Call "
+        raise TypeError(msg + "model.disable_hooks() for this call, or take those that it makes by gathered_gradients.")
     if isinstance(model, torch.jit.ScriptModule):
         msg = f"`model` must be a module of Python; got {type(model).__name__}. Pass the one that it was made from."
         raise TypeError(msg)

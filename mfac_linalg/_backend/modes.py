@@ -1,0 +1,116 @@
+"""Ambient modes of the libraries, none of which may change an answer: off for one call, and the same in a thread."""
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any
+
+import numpy as np
+
+PLAIN_JAX: dict[str, tuple[Any, ...]] = {
+    "enable_x64": (True,),
+    "default_matmul_precision": ("highest",),  # float32 products are of float32: the default of a GPU is TF32
+    "numpy_dtype_promotion": ("standard",),
+    "numpy_rank_promotion": ("allow",),
+    "debug_nans": (False,),  # for what a user computes: in here nan and infinity are found, and named, in the answer
+    "debug_infs": (False,),
+    "disable_jit": (False,),
+    "check_tracer_leaks": (False,),
+    "threefry_partitionable": (True,),
+    "transfer_guard_host_to_device": ("allow", None),  # some numbers of the small system travel
+    "transfer_guard_device_to_device": ("allow", None),
+    "transfer_guard_device_to_host": ("allow", None),
+}
+"""Settings of JAX by the name of their context manager, ``jax_<name>`` in `jax.config`, with the values that serve.
+
+The first is set where another one is in force. They belong to a thread, and to a trace, in which they stay.
+"""
+
+OPTION = {name: f"jax_{name}" for name in (*PLAIN_JAX, "default_device")}
+ELSEWHERE = tuple(name for name in PLAIN_JAX if name not in ("enable_x64", "default_matmul_precision"))
+AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
+def plain_modes(jax: Any = None, *, like: Any = None, products: bool = True) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which all modes that would change an answer are off; JAX's where that is given.
+
+    What is made within is beside `like`, a JAX array with values. `products=False` leaves JAX's dtypes and precision as
+    they are, for what has none and gives arrays in dtypes of the user's choice.
+    """
+    errors = np.errstate(all="ignore")  # what overflows is found, and named, in the answer
+    others = _autocasts_off()
+    if jax is not None:
+        others += _plain_jax(jax, products=products) + ([] if like is None else _beside(jax, like))
+    return _Together([errors, *others]) if others else errors
+
+
+def in_plain_modes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function in plain modes, for what is computed in the dtypes that arrays have."""
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **options: Any) -> Any:
+        with plain_modes(sys.modules.get("jax"), products=False):
+            return function(*arguments, **options)
+
+    return run
+
+
+def without_autocast() -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which PyTorch computes in the dtypes that tensors have."""
+    return _Together(_autocasts_off())
+
+
+class _Together(contextlib.ExitStack):
+    """Several contexts in one, entered in their order."""
+
+    def __init__(self, contexts: list[Any]) -> None:
+        super().__init__()
+        self._contexts = contexts
+
+    def __enter__(self) -> "_Together":
+        for context in self._contexts:
+            self.enter_context(context)
+        return self
+
+
+def _autocasts_off() -> list[Any]:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return []
+    return [torch.autocast(device, enabled=False) for device in AUTOCAST_DEVICES if torch.is_autocast_enabled(device)]
+
+
+def _plain_jax(jax: Any, *, products: bool) -> list[Any]:
+    config, names = jax.config, PLAIN_JAX if products else ELSEWHERE
+    found = [name for name in names if getattr(config, OPTION[name]) not in PLAIN_JAX[name]]
+    return [getattr(jax, name)(PLAIN_JAX[name][0]) for name in found]
+
+
+def _beside(jax: Any, like: Any) -> list[Any]:
+    """Make the device of a JAX array the default one, unless it is spread over several."""
+    device = like.device
+    known = isinstance(device, jax.Device) and device != (jax.config.jax_default_device or jax.local_devices()[0])
+    return [jax.default_device(device)] if known else []
+
+
+def in_another_thread(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function under the modes of the thread that asks for it, to be called in another, one call at a time.
+
+    They are NumPy's error state and all else in context variables, JAX's settings, and whether PyTorch records.
+    """
+    context, jax, torch = copy_context(), sys.modules.get("jax"), sys.modules.get("torch")
+    settings = [] if jax is None else [(name, getattr(jax.config, option)) for name, option in OPTION.items()]
+    records = torch is not None and torch.is_grad_enabled()
+
+    def run(*arguments: Any) -> Any:
+        with contextlib.ExitStack() as stack:
+            for name, value in settings:
+                if getattr(jax.config, OPTION[name]) != value:
+                    stack.enter_context(getattr(jax, name)(value))
+            if torch is not None:
+                stack.enter_context(torch.set_grad_enabled(records))
+            return context.run(function, *arguments)
+
+    return run

@@ -1,0 +1,73 @@
+"""Products whose derivatives too are computed in the dtype of their factors, whatever PyTorch casts automatically."""
+
+import functools
+import sys
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+from .kinds import namespace
+from .modes import without_autocast
+
+Array = Any
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """Return a @ b for matrices, or batches of them.
+
+    PyTorch's `autocast` is left while an answer is computed; its backward pass comes later, and in it plain products of
+    float32 would be of bfloat16. Those of float64 never are.
+    """
+    return _matmul_rule().apply(a, b) if may_be_cast(a, b) else a @ b
+
+
+def vecdot(x: Array, y: Array) -> Array:
+    """Return Σ_i x_i y_i over the last axis."""
+    return matmul(x[..., None, :], y[..., :, None])[..., 0, 0] if may_be_cast(x, y) else namespace(x).vecdot(x, y)
+
+
+def may_be_cast(a: Array, b: Array) -> bool:
+    """Return whether derivatives flow through a product of these by PyTorch, and it is not of float64."""
+    if isinstance(a, np.ndarray) or not compat.is_torch_array(a):
+        return False
+    torch = sys.modules["torch"]
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return a.dtype != torch.float64 and (a.requires_grad or b.requires_grad or wrapped(a) or wrapped(b))
+
+
+@functools.cache
+def _matmul_rule() -> Any:
+    """The product with its derivatives, which are such products again."""
+    torch: Any = sys.modules["torch"]
+
+    class Matmul(torch.autograd.Function):  # type: ignore[misc]
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(a: Array, b: Array) -> Array:
+            with without_autocast():
+                return a @ b
+
+        @staticmethod
+        def setup_context(context: Any, inputs: tuple[Array, Array], output: Array) -> None:
+            del output
+            context.save_for_backward(*inputs)
+            context.save_for_forward(*inputs)
+
+        @staticmethod
+        def backward(context: Any, cotangent: Array) -> tuple[Array | None, Array | None]:
+            a, b = context.saved_tensors
+            by_a, by_b = context.needs_input_grad
+            return (
+                Matmul.apply(cotangent, b.mT).sum_to_size(a.shape) if by_a else None,
+                Matmul.apply(a.mT, cotangent).sum_to_size(b.shape) if by_b else None,
+            )
+
+        @staticmethod
+        def jvp(context: Any, by_a: Array | None, by_b: Array | None) -> Array:
+            a, b = context.saved_tensors
+            parts = [] if by_a is None else [Matmul.apply(by_a, b)]
+            return sum(parts if by_b is None else [*parts, Matmul.apply(a, by_b)])
+
+    return Matmul

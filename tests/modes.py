@@ -1,0 +1,434 @@
+"""Ambient modes of the libraries, the inverses that are asked in them, and the queries: the axes of one table."""
+
+import contextlib
+import copy
+import pickle
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+import mfac_linalg as ml
+from mfac_linalg import influence, pruning
+from tests.backends import NUMPY, Backend
+from tests.held import HELD
+
+SHAPE, TALL, BLOCKS = (6, 40), (9, 4), (3, 3, 14, 20)
+DAMPINGS = [0.01, 1.0]
+
+
+def gradients(shape: tuple[int, int] = SHAPE) -> np.ndarray:
+    """Rows whose norms span decades: float32 products show any loss of precision."""
+    rows = np.random.default_rng(5).standard_normal(shape)
+    return (rows * np.geomspace(0.03, 10, shape[0])[:, None]).astype("float32")
+
+
+# --- modes ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def setting(get: Callable[[], Any], put: Callable[[Any], Any], value: Any) -> Iterator[None]:
+    """A global setting of a library for some time."""
+    before = get()
+    put(value)
+    try:
+        yield
+    finally:
+        put(before)
+
+
+@contextlib.contextmanager
+def warnings_as_errors() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def numpy_modes() -> dict[str, Callable[[], Any]]:
+    """Error states, how numbers are printed, buffers; none of them may be seen in an answer."""
+    return {
+        "errstate raise": lambda: np.errstate(all="raise"),
+        "errstate call": lambda: np.errstate(all="call", call=_refuse),
+        "seterr": lambda: setting(np.geterr, lambda x: np.seterr(**x), dict.fromkeys(np.geterr(), "raise")),
+        "legacy printing": lambda: np.printoptions(legacy="1.13", precision=1, threshold=1, floatmode="fixed"),
+        "bufsize": lambda: setting(np.getbufsize, np.setbufsize, 32),
+        "warnings": warnings_as_errors,
+    }
+
+
+def _refuse(kind: str, flag: int) -> None:
+    raise FloatingPointError(kind, flag)
+
+
+def torch_modes() -> dict[str, Callable[[], Any]]:
+    """Casts, what is recorded, defaults of factories, checks, hooks."""
+    import torch
+
+    def deterministic() -> Any:
+        return setting(torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True)
+
+    def default_device(device: Any) -> Any:
+        return setting(torch.get_default_device, torch.set_default_device, device)
+
+    @contextlib.contextmanager
+    def nested() -> Iterator[None]:
+        with torch.autocast("cpu", torch.float16), torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            yield
+
+    def default_dtype(dtype: Any) -> Any:
+        return setting(torch.get_default_dtype, torch.set_default_dtype, dtype)
+
+    def precision(name: str) -> Any:
+        return setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, name)
+
+    return {
+        "autocast bfloat16": lambda: torch.autocast("cpu", torch.bfloat16),
+        "autocast float16": lambda: torch.autocast("cpu", torch.float16),
+        "autocast without cache": lambda: torch.autocast("cpu", torch.bfloat16, cache_enabled=False),
+        "autocast nested": nested,
+        "inference mode": torch.inference_mode,
+        "no grad": torch.no_grad,
+        "default dtype float64": lambda: default_dtype(torch.float64),
+        "default dtype bfloat16": lambda: default_dtype(torch.bfloat16),
+        "default device": lambda: default_device("meta"),
+        "device context": lambda: torch.device("meta"),
+        "matmul precision": lambda: precision("medium"),
+        "deterministic": deterministic,
+        "anomalies": lambda: torch.autograd.set_detect_anomaly(True),
+        "saved tensors hooks": lambda: torch.autograd.graph.saved_tensors_hooks(torch.clone, torch.clone),
+    }
+
+
+def jax_modes() -> dict[str, Callable[[], Any]]:
+    """Settings of a thread: dtypes, promotion, checks, transfers, randomness."""
+    import jax
+
+    return {
+        "x64": lambda: jax.enable_x64(True),
+        "matmul precision": lambda: jax.default_matmul_precision("bfloat16"),
+        "strict promotion": lambda: jax.numpy_dtype_promotion("strict"),
+        "rank promotion": lambda: jax.numpy_rank_promotion("raise"),
+        "nans": lambda: jax.debug_nans(True),
+        "infs": lambda: jax.debug_infs(True),
+        "no jit": jax.disable_jit,
+        "leaks": jax.checking_leaks,
+        "transfer guard": lambda: jax.transfer_guard("disallow"),
+        "prng": lambda: jax.default_prng_impl("rbg"),
+        "threefry": lambda: jax.threefry_partitionable(False),
+        "warnings": warnings_as_errors,
+        "errstate": lambda: np.errstate(all="raise"),
+    }
+
+
+def strict_modes() -> dict[str, Callable[[], Any]]:
+    """What array-api-strict can be told to leave out."""
+    from array_api_strict import ArrayAPIStrictFlags
+
+    return {
+        "no boolean indexing": lambda: ArrayAPIStrictFlags(boolean_indexing=False),
+        "no data-dependent shapes": lambda: ArrayAPIStrictFlags(data_dependent_shapes=False),
+        "2024": lambda: ArrayAPIStrictFlags(api_version="2024.12"),
+        "2023": lambda: ArrayAPIStrictFlags(api_version="2023.12"),
+        **numpy_modes(),
+    }
+
+
+def dask_modes() -> dict[str, Callable[[], Any]]:
+    """Schedulers, in whose threads tasks run, and options of arrays."""
+    import dask
+
+    return {
+        "synchronous": lambda: dask.config.set(scheduler="synchronous"),
+        "threads": lambda: dask.config.set(scheduler="threads"),
+        "chunk size": lambda: dask.config.set({"array.chunk-size": "8B"}),
+        "large chunks": lambda: dask.config.set({"array.slicing.split-large-chunks": True}),
+        "no fusion": lambda: dask.config.set({"optimization.fuse.active": False}),
+        "tokens": lambda: dask.config.set({"tokenize.ensure-deterministic": True}),
+        **numpy_modes(),
+    }
+
+
+Contexts = dict[str, Callable[[], Any]]
+MODES: dict[str, Callable[[], Contexts]] = {
+    "numpy": numpy_modes,
+    "torch": torch_modes,
+    "jax.numpy": jax_modes,
+    "array_api_strict": strict_modes,
+    "dask.array": dask_modes,
+}
+
+
+SINGLE = {
+    "numpy": ("static", "static, vector damping", "tall", "window", "compressed window", "blocks", "streamed"),
+    "torch": ("static", "static, vector damping", "tall", "window", "compressed window", "blocks"),
+    "jax.numpy": ("static, vector damping",),
+    "array_api_strict": ("static, vector damping", "tall", "window", "blocks"),
+    "dask.array": ("static",),
+}
+"""The classes that every mode is tried on by itself."""
+
+
+def at_once(library: str) -> Contexts:
+    """All modes of a library that go together, one after the other."""
+    left_out = {"errstate call", "default device", "no jit", "autocast nested", "synchronous", "2023"}
+
+    @contextlib.contextmanager
+    def together(names: list[str]) -> Iterator[None]:
+        modes = numpy_modes() | MODES[library]()
+        with contextlib.ExitStack() as stack:
+            for name in names:
+                stack.enter_context(modes[name]())
+            yield
+
+    return {"all at once": lambda: together([n for n in numpy_modes() | MODES[library]() if n not in left_out])}
+
+
+# --- inverses -------------------------------------------------------------------------------------------------------
+
+
+def inverses(backend: Backend) -> dict[str, Callable[[], Any]]:
+    """Every class in every form that a backend has, of arrays that are made now."""
+    static, window = ml.WoodburyRankOneInverse, ml.SlidingWindowInverse.from_gradients
+    held, rows = gradients(), backend.asarray(gradients())
+    vector = backend.asarray(np.linspace(0.01, 0.1, SHAPE[1], dtype="float32"))
+    tall = backend.asarray(gradients(TALL))
+    found: dict[str, Callable[[], Any]] = {
+        "static": lambda: static(rows, 0.01),
+        "static, vector damping": lambda: static(rows, vector, whiten=False),
+        "tall": lambda: static(tall, 0.01),
+    }
+    if backend.is_lazy:
+        return found
+    found |= {
+        "window": lambda: window(rows, 0.01),
+        "blocks": lambda: ml.BlockDiagonalInverse(rows, 0.01, block_sizes=BLOCKS),
+        "rows": lambda: static(HELD["rows"](rows), 0.01),
+    }
+    if backend.library == "jax.numpy":
+        from mfac_linalg.jax import SlidingWindowState
+
+        del found["static"], found["rows"]  # which tell nothing that the others do not, and take seconds to compile
+        return found | {"state": lambda: SlidingWindowState.from_gradients(rows, 0.01)}
+    place = {"xp": backend.namespace, "device": getattr(rows, "device", None)}
+    found |= {
+        "static, by reference": lambda: static(rows, 0.01, whiten=False),
+        "streamed": lambda: static(rows, 0.01, memory_limit=10**5),
+        "dataset": lambda: static(HELD["dataset"](held), 0.01, **place),
+        "equal blocks": lambda: ml.BlockDiagonalInverse(rows, 0.01, block_sizes=4),
+        "decaying window": lambda: window(rows, 0.01, decay=0.9, normalization="window"),
+    }
+    if backend.has_float64:
+        found["high"] = lambda: static(rows, 0.01, precision="high")
+    if backend.library in ("numpy", "torch"):
+        found["compressed window"] = lambda: window(rows, 0.01, compression=ml.TopK(0.5, block_size=8))
+        found["streamed to an array"] = lambda: static(rows, 0.01, out=np.empty_like(held))
+        found["streamed from NumPy"] = lambda: static(held, 0.01, memory_limit=10**5, **place)
+    if backend is NUMPY:
+        found["sparse"] = lambda: static(scipy.sparse.csr_array(held), 0.01)
+    return found
+
+
+# --- queries --------------------------------------------------------------------------------------------------------
+
+
+class Asked:
+    """An inverse beside what it is asked with, made outside of any mode."""
+
+    def __init__(self, inverse: Any, backend: Backend) -> None:
+        self.inverse = inverse
+        rng, dim, count = np.random.default_rng(7), inverse.dim, inverse.num_gradients
+
+        def send(*size: int) -> Any:
+            return backend.asarray(rng.standard_normal(size).astype("float32"))
+
+        self.v, self.V, self.tests = send(dim), send(dim, 2), send(2, dim)
+        self.W, self.c, self.C = backend.asarray(backend.to_numpy(self.V).T), send(count), send(count, 2)
+        self.x = inverse @ self.v
+        self.i, self.j = backend.asarray(np.array([0, 1, 3])), backend.asarray(np.array([2, 1, 0]))
+        self.mask = backend.asarray(np.arange(dim) % 3 > 0)
+
+
+def _forward(name: str, *arguments: str) -> Callable[[Asked], Any]:
+    return lambda q: getattr(q.inverse.forward, name)(*(getattr(q, a) for a in arguments))
+
+
+def _method(name: str, *arguments: str) -> Callable[[Asked], Any]:
+    return lambda q: getattr(q.inverse, name)(*(getattr(q, a) for a in arguments))
+
+
+def _array(x: Any) -> Any:
+    """Gradients, which are not always an array."""
+    if scipy.sparse.issparse(x):
+        return x.toarray()
+    return x if hasattr(x, "ndim") else x[:, :] if hasattr(x, "__getitem__") else x.array
+
+
+def _saved(q: Asked) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        q.inverse.save(Path(folder) / "inverse.npz")
+        return ml.load(Path(folder) / "inverse.npz") @ np.asarray(q.v)
+
+
+def _pruned(q: Asked) -> Any:
+    given = _array(q.inverse.gradients)
+    found = pruning.prune(q.v, lambda w, step: given, 0.5, steps=2, damping=0.1, relative=True)
+    return found.weights, found.mask
+
+
+QUERIES: dict[str, Callable[[Asked], Any]] = {
+    "matvec": _method("matvec", "v"),
+    "rmatvec": _method("rmatvec", "v"),
+    "matmat": _method("matmat", "V"),
+    "inverse @ V": lambda q: q.inverse @ q.V,
+    "v @ inverse": lambda q: q.v @ q.inverse,
+    "W @ inverse": lambda q: q.W @ q.inverse,
+    "T": lambda q: q.inverse.T @ q.v,
+    "matvec_gradients": _method("matvec_gradients", "c"),
+    "matvec_gradients of columns": _method("matvec_gradients", "C"),
+    "dual_coefficients": _method("dual_coefficients", "v"),
+    "sqrt_matvec": _method("sqrt_matvec", "v"),
+    "sample": lambda q: q.inverse.sample(2, seed=2**40 + 3),
+    "damping_path": lambda q: q.inverse.damping_path(q.v, DAMPINGS),
+    "diagonal": _method("diagonal"),
+    "element": lambda q: q.inverse.element(1, 2),
+    "elements": _method("element", "i", "j"),
+    "columns": _method("columns", "j"),
+    "submatrix": _method("submatrix", "i", "j"),
+    "to_dense": _method("to_dense"),
+    "quadratic_form": _method("quadratic_form", "v"),
+    "logdet": _method("logdet"),
+    "trace": _method("trace"),
+    "condition_number": _method("condition_number"),
+    "backward_error": _method("backward_error", "v", "x"),
+    "relative_residual": _method("relative_residual", "v", "x"),
+    "with_damping": lambda q: q.inverse.with_damping(0.02) @ q.v,
+    "gradients": lambda q: _array(q.inverse.gradients),
+    "kappa": lambda q: q.inverse.kappa,
+    "forward.matvec": _forward("matvec", "v"),
+    "forward.matmat": _forward("matmat", "V"),
+    "forward.diagonal": _forward("diagonal"),
+    "forward.trace": _forward("trace"),
+    "forward.logdet": _forward("logdet"),
+    "forward.to_dense": _forward("to_dense"),
+    "forward.eigenvalues": _forward("eigenvalues"),
+    "forward.condition_number": _forward("condition_number"),
+    "forward.effective_rank": _forward("effective_rank"),
+    "as_linear_operator": lambda q: q.inverse.as_linear_operator() @ np.asarray(q.v),
+    "save and load": _saved,
+    "pickle": lambda q: pickle.loads(pickle.dumps(q.inverse)) @ q.v,
+    "deepcopy": lambda q: copy.deepcopy(q.inverse) @ q.v,
+    "to_device": lambda q: q.inverse.to_device(q.inverse.device) @ q.v,
+    "astype": lambda q: q.inverse.astype("float32") @ q.v,
+    "repr": lambda q: repr(q.inverse) + q.inverse._repr_html_() + repr(q.inverse.forward),
+    "obs_scores": lambda q: pruning.obs_scores(q.v, q.inverse),
+    "obs_update": lambda q: pruning.obs_update(q.v, q.inverse, q.mask),
+    "joint_update": lambda q: pruning.joint_update(q.v, q.inverse, q.mask),
+    "group_scores": lambda q: pruning.group_scores(q.v, q.inverse, 2),
+    "group_update": lambda q: pruning.group_update(q.v, q.inverse, np.array([[0, 1], [2, 3]])),
+    "n_m_mask": lambda q: pruning.n_m_mask(q.v, q.inverse, 2, 4),
+    "prune": _pruned,
+    "influence": lambda q: influence.influence(q.inverse, q.tests),
+    "influence of others": lambda q: influence.influence(q.inverse, q.tests, q.W),
+    "self_influence": lambda q: influence.self_influence(q.inverse),
+    "self_influence of others": lambda q: influence.self_influence(q.inverse, q.tests),
+}
+"""Every public query of one inverse, by name; the inverse is as it was afterwards."""
+
+
+def _changed(change: Callable[[Any, Asked], Any]) -> Callable[[Asked], Any]:
+    def ask(q: Asked) -> Any:
+        window = copy.deepcopy(q.inverse)
+        answer = change(window, q)
+        return answer, window @ q.v, window.kappa
+
+    return ask
+
+
+def _damped(window: Any, q: Asked) -> None:
+    window.damping = 0.02
+
+
+def _from_state(window: Any, q: Asked) -> Any:
+    return ml.SlidingWindowInverse.from_state_dict(window.state_dict()) @ q.v
+
+
+WINDOW_QUERIES: dict[str, Callable[[Asked], Any]] = {
+    "append": _changed(lambda window, q: window.append(q.v)),
+    "append_matvec": _changed(lambda window, q: window.append_matvec(q.v)),
+    "extend": _changed(lambda window, q: window.extend(q.tests)),
+    "replace": _changed(lambda window, q: window.replace(1, q.v)),
+    "remove": _changed(lambda window, q: window.remove(1)),
+    "damping": _changed(_damped),
+    "state_dict": _changed(_from_state),
+    "of an empty window": lambda q: _emptied(q),
+}
+"""Those that change a window: of a copy of it."""
+
+
+def _emptied(q: Asked) -> Any:
+    window = copy.deepcopy(q.inverse)
+    window.clear()
+    return window @ q.v, window.diagonal(), window.logdet(), window.append_matvec(q.v)
+
+
+def _state_steps(q: Asked) -> Any:
+    state, answer = q.inverse.append_matvec(q.v)
+    return answer, state @ q.v, state.count, state.append(q.v).kappa
+
+
+STATE_QUERIES: dict[str, Callable[[Asked], Any]] = {"append_matvec": _state_steps}
+
+
+def queries(inverse: Any) -> dict[str, Callable[[Asked], Any]]:
+    """The queries that an inverse has."""
+    if isinstance(inverse, ml.SlidingWindowInverse):
+        return QUERIES | WINDOW_QUERIES
+    return QUERIES | STATE_QUERIES if type(inverse).__name__ == "SlidingWindowState" else QUERIES
+
+
+CHEAP = {
+    "dask.array": {
+        "matvec",
+        "matmat",
+        "v @ inverse",
+        "matvec_gradients",
+        "diagonal",
+        "elements",
+        "trace",
+        "obs_scores",
+    },
+}
+"""The queries for libraries that take long over each."""
+
+
+ALONE = {"jax.numpy": ("matvec", "matvec_gradients", "elements", "diagonal", "sample", "with_damping", "forward.trace")}
+"""The queries for libraries that compile, where modes are tried one by one."""
+
+
+def answer(query: Callable[[Asked], Any], asked: Asked) -> Any:
+    """What a query gives: its answer, or the class of the refusal that it is for this inverse."""
+    try:
+        return query(asked)
+    except (TypeError, ValueError, AttributeError) as refused:
+        return f"{type(refused).__name__}: {refused}"
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two answers have one class and dtype, and are equal to the bit."""
+    if isinstance(one, tuple):
+        return isinstance(other, tuple) and all(same(*pair) for pair in zip(one, other, strict=True))
+    if type(one) is not type(other):
+        return False
+    if not hasattr(one, "dtype"):
+        return bool(one == other)
+    return one.dtype == other.dtype and np.array_equal(_values(one), _values(other), equal_nan=True)
+
+
+def _values(x: Any) -> np.ndarray:
+    if hasattr(x, "detach"):
+        return x.detach().numpy()
+    return np.asarray(x.compute() if hasattr(x, "compute") else x)

@@ -1,0 +1,60 @@
+"""No ambient mode of any library changes an answer: modes x classes x queries, each as it is without the mode."""
+
+import functools
+
+import pytest
+
+from tests.backends import PRESENT
+from tests.modes import ALONE, CHEAP, MODES, SINGLE, Asked, answer, at_once, inverses, queries, same
+
+BACKENDS = {b.library: b for b in PRESENT if b.name in ("numpy", "strict:CPU_DEVICE", "torch:cpu", "jax", "dask")}
+
+
+def rows_of_the_table():
+    """Library, mode and class: every mode by itself for some classes, all that go together at once for all of them."""
+    for library, backend in BACKENDS.items():
+        kinds, modes = inverses(backend), MODES[library]()
+        for kind in kinds:
+            alone = modes if kind in SINGLE[library] else {}
+            yield from ((library, mode, kind) for mode in [*alone, *at_once(library)])
+
+
+def context_of(library, mode):
+    return (MODES[library]() | at_once(library))[mode]
+
+
+def asked_of(library, kind):
+    chosen = inverses(BACKENDS[library])[kind]()
+    found = queries(chosen)
+    return Asked(chosen, BACKENDS[library]), {
+        n: f for n, f in found.items() if library not in CHEAP or n in CHEAP[library]
+    }
+
+
+@functools.cache
+def plain(library, kind):
+    """An inverse built without a mode, its queries, and its answers."""
+    asked, found = asked_of(library, kind)
+    return asked, found, {name: answer(query, asked) for name, query in found.items()}
+
+
+@pytest.mark.parametrize(("library", "mode", "kind"), list(rows_of_the_table()), ids=str)
+def test_no_mode_changes_an_answer(library, mode, kind):
+    """Neither that it is built in, nor that it is asked in."""
+    asked, found, wanted = plain(library, kind)
+    context, build = context_of(library, mode), inverses(BACKENDS[library])[kind]
+    with context():
+        built = build()
+    wrong = []
+    names = ALONE.get(library, found) if mode != "all at once" else found
+    for name, query in [(name, found[name]) for name in names]:
+        before = asked.inverse
+        with context():
+            inside = answer(query, asked)
+        asked.inverse = built
+        try:
+            outside = answer(query, asked)
+        finally:
+            asked.inverse = before
+        wrong += [(name, got) for got in (inside, outside) if not same(got, wanted[name])]
+    assert not wrong
