@@ -48,7 +48,8 @@ def complete_state(
 ) -> dict[str, Any]:
     """PyTorch's dictionary with tensors of its own, and with the windows."""
     described = [part.described(options) for part, _ in served]
-    windows, offsets = {}, {}
+    windows: dict[Tensor, dict[str, Any]] = {}
+    offsets: dict[Tensor, int] = {}
     for (part, window), words in zip(served, described, strict=True):
         offsets |= part.offsets
         if window is not None:
@@ -207,7 +208,7 @@ def _buffers(entry: Mapping[str, Any], p: Tensor, shape: torch.Size) -> dict[str
             given[name] = _buffer(name, given[name], p, shape)
     if "share" in given:
         share = given["share"].item() if isinstance(given["share"], Tensor) else given["share"]
-        if not (isinstance(share, numbers.Real) and 0 <= share <= 1):
+        if not (isinstance(share, numbers.Real) and 0 <= float(share) <= 1):
             msg = f"`state_dict` must have a share in [0, 1]; got {check.describe(given['share'])}. "
             raise ValueError(msg + RETURNED)
         given["share"] = float(share)

@@ -30,7 +30,8 @@ class MFAC(Optimizer):
     ----------
     params : iterable
         Parameters, or dictionaries that describe groups of them, as for every optimizer of PyTorch. A group has a
-        window of its own, and so one dtype on one device.
+        window of its own, and so one dtype on one device. Sharded parameters (DTensor) are refused; what replaces the
+        parameters of a model later, as fully_shard does, is not optimised.
     lr : float
         Learning rate ≥ 0.
     window : int
@@ -71,8 +72,8 @@ class MFAC(Optimizer):
     Raises
     ------
     TypeError
-        Options of another kind; parameters that are complex, or of several dtypes or devices in a window; sparse
-        gradients.
+        Options of another kind; parameters that are complex, sharded or sparse, or of several dtypes or devices in a
+        window; sparse gradients.
     ValueError
         Options out of range; in a step, gradients with nan or infinity.
 
@@ -276,7 +277,7 @@ class MFAC(Optimizer):
         for group in self.param_groups:
             settle_options(group)
         # after the hooks that run before, and before those that see the dictionary
-        handle = self.register_state_dict_post_hook(MFAC._complete, prepend=True)
+        handle = self.register_state_dict_post_hook(lambda _, packed: self._complete(packed), prepend=True)
         try:
             return super().state_dict()
         finally:
