@@ -15,6 +15,7 @@ def wanting(reason: str) -> str:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say in one line what the tests that did not run were waiting for; ``-rs`` names them one by one."""
-    skipped = terminalreporter.stats.get("skipped", [])
-    if reasons := sorted({wanting(report.longrepr[2]) for report in skipped}, key=str.lower):
+    skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", [])]
+    texts = {why[2] if isinstance(why, tuple) else str(why) for why in skipped}
+    if reasons := sorted({wanting(text) for text in texts}, key=str.lower):
         terminalreporter.write_line(f"Not tested, because it is not here: {', '.join(reasons)}.")

@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from . import _backend
-from ._dual import SmallSystem, largest_eigenvalue, needs_rows
+from ._dual import SmallSystem, largest_eigenvalue, needs_rows, shows_float32
 from ._errors import breakdown, warn_if_unresolved
 from ._extent import exponent_of_finite, extent_of, is_resolved, traced_exponent
 from ._forms.diagonal import exact_entries
@@ -29,8 +29,6 @@ from ._validation import has_bad_entry, refuse_entries
 Array = Any
 AnyRows = ScaledRows | BatchedRows
 
-# κ ε of float32 up to which elements stay within 30 eps/λ (docs/theory.md, section 6) ...
-ELEMENTS_RESOLVED = 3e-5  # ... with a Gram matrix of that ε
 WHITENING_RESOLVED = 1e-3  # ... with rows whitened in that ε
 GUESS_COLUMNS = 512  # enough for the size of κ
 
@@ -189,7 +187,7 @@ def wants_float64(rows: ScaledRows, norm: float) -> bool:
         return False
     if _backend.dtype_name(rows.dtype) == "float64":
         return False
-    return norm**2 * float(np.finfo(np.float32).eps) > ELEMENTS_RESOLVED
+    return shows_float32(norm)
 
 
 def _expects_float64(rows: ScaledRows) -> bool:

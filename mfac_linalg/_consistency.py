@@ -14,7 +14,7 @@ from ._matrix_file import signs
 Array = Any
 SOLVED, BROKEN = 1e-9, 1e-5  # backward errors of a factor: of any that was computed well, and of none that was
 SAME_ROWS = 1e-3  # of a product with rows, relative to ‖B‖ ‖z‖
-UNDER, OVER = 0.1, 1.5  # ‖S‖² by the few power steps of a window, in those of a check
+SAME_STEPS, OTHER_STEPS = (0.9, 1.1), (0.1, 1.5)  # by which ‖S‖² may differ, by the steps of a build or of a window
 
 
 def factor_error(gram: np.ndarray, factor: np.ndarray) -> float:
@@ -24,7 +24,7 @@ def factor_error(gram: np.ndarray, factor: np.ndarray) -> float:
         return 0.0
     with np.errstate(all="ignore"):
         y = factor_solve(factor, z)
-        error = np.linalg.norm(y + gram @ y - z) / ((1 + largest(gram)) * np.linalg.norm(y))
+        error = _size(y + gram @ y - z) / (1 + largest(gram)) / _size(y)
     return float(error) if np.isfinite(error) else np.inf
 
 
@@ -33,40 +33,42 @@ def largest(gram: np.ndarray) -> float:
     return float(largest_eigenvalue(gram)) if len(gram) else 0.0
 
 
-def is_norm(norm: float, gram: np.ndarray) -> bool:
-    """Whether this is ‖S‖ as power steps find it, from below."""
-    found = largest(gram)
-    least = max(UNDER * found, float(np.max(np.diagonal(gram), initial=0.0)) * (1 - 1e-6))
-    most = min(OVER * found, float(np.trace(gram)) * (1 + 1e-6))
-    return least <= norm * norm <= most
+def is_norm(norm: float, gram: np.ndarray, *, within: tuple[float, float]) -> bool:
+    """Whether this is ‖S‖ as power steps find it, from below; they may differ by these factors of ‖S‖².
+
+    A window takes the largest diagonal entry where its steps find less, or nothing but underflow.
+    """
+    found, (least, most) = largest(gram), within
+    entry = float(np.max(np.diagonal(gram), initial=0.0)) * (1 - 1e-6)
+    return min(least * found, entry) <= norm * norm <= min(most * found, float(np.trace(gram)) * (1 + 1e-6))
 
 
 def is_gram_of(rows: Any, gram: np.ndarray, norm: float, *, primal: bool) -> bool:
     """Whether `gram` is S Sᵀ of these ScaledRows, or SᵀS in the primal form."""
-    scale = float(np.max(_backend.read(rows.row_scale)))
     z = signs(len(gram))
+    unit = norm or float(np.max(_backend.read(rows.row_scale)))  # in which neither S nor the rows behind it overflow
     if primal:
-        found = rows.combine(rows.project(_beside(z, rows, rows.dtype)) / scale / scale)
+        found = rows.combine(rows.project(_beside(z, rows.like, rows.dtype)) / unit / unit)
     else:
         float64 = _backend.namespace(rows.row_scale).float64
-        found = rows.project(rows.combine(_beside(z / scale, rows.row_scale, float64))) / scale
-    missed = _backend.read(found).astype(np.float64) - gram @ z / scale / scale
-    return bool(np.linalg.norm(missed) <= SAME_ROWS * (norm / scale) ** 2 * np.linalg.norm(z))
+        found = rows.project(rows.combine(_beside(z / unit, rows.row_scale, float64))) / unit
+    missed = _backend.read(found).astype(np.float64) - gram @ z / unit / unit
+    return bool(_size(missed) <= SAME_ROWS * (norm / unit) ** 2 * _size(z))
 
 
 def is_whitened(product: np.ndarray, factor: np.ndarray, roundings: float) -> bool:
     """Whether W Wᵀz is I − L⁻¹L⁻ᵀ times the signs z, to so many roundings of W relative to ‖z‖."""
     z = signs(len(factor))
     half = _backend.solve_triangular(factor, _backend.solve_triangular(factor, z, transposed=True))
-    missed = np.linalg.norm(product.astype(np.float64) - (z - half))
-    allowed = 10 * SAME_ROWS * np.linalg.norm(z - half) + roundings * np.linalg.norm(z)
+    missed = _size(product.astype(np.float64) - (z - half))
+    allowed = 10 * SAME_ROWS * _size(z - half) + roundings * _size(z)
     return bool(missed <= allowed) if np.isfinite(missed) else False
 
 
 def refuse_mixed_state(rows: Any, plain: np.ndarray, gram: np.ndarray, factor: np.ndarray, norm: float) -> None:
     """Refuse the state of a window whose parts do not belong together: `plain` is the Gram matrix of these rows."""
     fine = {
-        "norm": is_norm(norm, gram),
+        "norm": is_norm(norm, gram, within=OTHER_STEPS),
         "factor": factor_error(gram, factor) <= BROKEN,
         "gram": is_gram_of(rows, plain, float(np.sqrt(np.trace(plain))), primal=False),
     }
@@ -76,5 +78,11 @@ def refuse_mixed_state(rows: Any, plain: np.ndarray, gram: np.ndarray, factor: n
         raise ValueError(msg + "Pass what `state_dict` returned.")
 
 
-def _beside(z: np.ndarray, like: Any, dtype: Any) -> Array:
-    return _backend.asarray(z, like=like if _backend.is_array(like) else like.like, dtype=dtype)
+def _beside(z: np.ndarray, like: Array, dtype: Any) -> Array:
+    return _backend.asarray(z, like=like, dtype=dtype)
+
+
+def _size(x: np.ndarray) -> float:
+    """‖x‖, whose squares need not be numbers."""
+    unit = float(np.max(np.abs(x), initial=0.0))
+    return unit * float(np.linalg.norm(x / unit)) if 0 < unit < np.inf else unit

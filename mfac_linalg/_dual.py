@@ -15,6 +15,15 @@ POWER_STEPS = 12
 SUM_RESOLVED = 1e10  # κ up to which the rounding of a sum S Sᵀ or SᵀS, κ eps of float64, does not show in M
 
 
+# κ ε of float32 up to which elements stay within 30 eps/λ (docs/theory.md, section 6) with a Gram matrix of that ε
+ELEMENTS_RESOLVED = 3e-5
+
+
+def shows_float32(norm: float) -> bool:
+    """Whether the rounding of a float32 Gram matrix shows in the elements of M."""
+    return norm**2 * float(np.finfo(np.float32).eps) > ELEMENTS_RESOLVED
+
+
 def needs_rows(norm: Any) -> bool:
     """Whether ‖S‖₂, where it is known, asks for a factor that is made of the rows themselves."""
     largest = norm if isinstance(norm, float) else float(np.max(norm)) if isinstance(norm, np.ndarray) else 0.0

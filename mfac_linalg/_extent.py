@@ -34,10 +34,9 @@ def is_resolved(rows: ScaledRows, extent: list[float], power: int, *, wide: bool
     largest, smallest = (float(np.ldexp(scale, power)) for scale in extent[:2])
     limits = np.finfo(name)
     held = max(1.0, largest) * largest * rows.shape[1] * float(limits.tiny) <= float(limits.eps)
-    held = held and max(extent[3:]) <= LARGEST_NORM[name]
     alike = name == "float64" or largest <= LARGEST_RATIO * smallest
     if not wide:
-        return held and alike and extent[2] <= NARROW_SPAN[name]
+        return held and alike and extent[2] <= NARROW_SPAN[name] and max(extent[3:]) <= LARGEST_NORM[name]
     if not (held and alike):
         raise unresolved_rows(name)
     return True

@@ -223,7 +223,7 @@ class Held:
             gram = self.gram  # not this Held, which holds the State: a circle would keep its arrays for longer
             system = SmallSystem(lambda: bring(gram.rows(slice(None))), bring(self.factor.lower))
             cancellation = CANCELLATION if self.arithmetic == "float32" else FOLLOWED
-            form = DualForm(rows, None, system, self.factor.norm, sweeps, cancellation)
+            form = DualForm(rows, None, system, self.factor.norm, sweeps, cancellation, sharp)
         order = None if np.array_equal(self.ages, np.arange(self.count)) else self.ages
         dtype = _backend.result_dtype(self.ring.like)
         unscaled = bring(np.ldexp(self.row_scale, -self.ring.exponents)[:, None])
@@ -243,7 +243,7 @@ class Held:
         }
 
     def filled(self, state: dict[str, Any]) -> "Held":
-        """An empty Held with what `as_dict` gave, refused where its parts do not belong together."""
+        """An empty Held with what `as_dict` gave."""
         slots, ages, exponents = (np.array(state[name], dtype=int) for name in ("slots", "ages", "exponents"))
         empty = self.ring.measured_by(None, sharply=bool(state["sharp"]))
         ring = Ring.restored(state, slots, exponents, empty)
@@ -254,10 +254,10 @@ class Held:
             norm=float(state["norm"]),
             made=int(state["factorizations"]),
         )
-        return replace(self, factor=factor)._holding(ring, ages)._consistent()
+        return replace(self, factor=factor)._holding(ring, ages)
 
-    def _consistent(self) -> "Held":
-        """Itself, with a factor made anew where the one at hand was made from eigenvalues."""
+    def consistent(self) -> "Held":
+        """Itself; refused where its parts do not belong together, factored anew where its factor is a poor one."""
         if not self.count:
             return self
         ones = np.ones((self.count, 1))

@@ -31,15 +31,17 @@ def load(path: Any, *, xp: Any = None, device: Any = None) -> Inverse:
     Raises
     ------
     InvalidFileError
-        The file is cut off, changed by as little as one bit, of another kind, or of a newer schema.
+        The file is cut off, changed by as little as one bit, of another kind, of a newer schema, or made up: its parts
+        are not those of one inverse.
     OSError
-        The file cannot be read.
+        The file cannot be read, which says nothing of what is in it; or it is no regular file.
     TypeError
-        `xp` or `device` cannot hold the arrays in their dtype.
+        `path` is none; `xp` or `device` cannot hold the arrays in their dtype.
 
     Notes
     -----
-    Cost: one pass over the file (of a folder, whose rows then stay in it), and a build for blocks. Nothing is
-    unpickled, no size is believed before it is checked against the file's own.
+    Cost: one pass over the file (of a folder, whose rows then stay in it), one product with the rows, and a build for
+    blocks. Nothing is unpickled, no size is believed before it is checked against the file's own, and nothing is used
+    before all of it is checked: a file from a stranger has right checksums, too.
     """
     return _folder.restore(path, KINDS, xp=xp, device=device)

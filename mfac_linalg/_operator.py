@@ -83,11 +83,13 @@ class SymmetricOperator(abc.ABC):
 
     def __matmul__(self, v: Array) -> Array:
         if not _backend.is_array(v):
+            check.refuse_sparse("V", v)
             return NotImplemented
         return self.matvec(v) if v.ndim == 1 else self.matmat(v)
 
     def __rmatmul__(self, v: Array) -> Array:
         if not _backend.is_array(v):
+            check.refuse_sparse("V", v)
             return NotImplemented
         if v.ndim != 2:
             return self.matvec(v)

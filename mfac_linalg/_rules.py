@@ -66,6 +66,6 @@ class Rules:
 
 def arguments_of(state: dict[str, Any]) -> dict[str, Any]:
     """What the constructor of a window is given for a state dictionary; one without compression may not say so."""
-    compression = state.get("compression")
+    compression = check.compression_of(state)
     rules = {name: state[name] for name in STATE_RULES}
     return rules | {"compression": None if compression is None else TopK(**compression)}

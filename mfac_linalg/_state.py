@@ -46,22 +46,31 @@ class State(Part):
         b = _backend.to_float64(c) / self.row_scale
         power = column_exponents(b, "coefficients", reach=HARMLESS_REACH)
         if isinstance(power, int):
-            return self._left(self.form.solve_in_span(b), power)
-        r = self.form.solve_in_span(ldexp(b, -power))
-        return self._left(r, _backend.index_like(power, like=r))
+            return self._left(self.form.solve_in_span(b), power, least=self._rounding(b))
+        b = ldexp(b, -power)
+        r = self.form.solve_in_span(b)
+        return self._left(r, _backend.index_like(power, like=r), least=self._rounding(b))
+
+    def _rounding(self, b: Array | None = None) -> float:
+        """What rounding makes of an S b or Sᵀ b that vanishes, for b of order one or in host memory."""
+        size = float(np.max(np.abs(_backend.read(b)), initial=0.0)) if b is not None and _backend.on_host(b) else 1.0
+        kappa = self.kappa if isinstance(self.kappa, float) else 1.0
+        return size * float(np.finfo(_backend.dtype_name(self.dtype)).eps) * math.sqrt(kappa - 1)
 
     def dual(self, v: Array) -> Array:
         """The a with F⁻¹v = Λ⁻¹(v − Gᵀa), for v (d, k)."""
         u, power = self.metric.enter(v, self.form.dtype)
         _, a = self.form.solve(u)
-        return self._home(self._by_row(ldexp(self.row_scale * a, _backend.beside_float64(power))), self._by_row(a))
+        values = ldexp(self.row_scale * a, _backend.beside_float64(power))
+        return self._home(self._by_row(values), self._by_row(a), least=self._rounding())
 
     def project(self, v: Array) -> Array:
         """G F⁻¹ v for v (d, k), shape (m, k): C⁻¹ times the dual, C^-½ S M Λ^-½ v."""
         u, power = self.metric.enter(v, self.form.dtype)
         image = self.form.image(u) / (self.row_scale * self._level_root(self.row_scale))
         image = image / self._level_root(image)
-        return self._home(self._by_row(ldexp(image, _backend.beside_float64(power))), self._by_row(image))
+        values = ldexp(image, _backend.beside_float64(power))
+        return self._home(self._by_row(values), self._by_row(image), least=self._rounding())
 
     @property
     def _watched(self) -> bool:
@@ -110,22 +119,18 @@ class State(Part):
         return self.root(_backend.standard_normal(shape, seed=seed, like=like, dtype=self.dtype))
 
     def quadratics(self, v: Array) -> Array:
-        """vᵀF⁻¹v for each column of v (d, k), shape (k,)."""
-        return self._quadratics(v)
+        """vᵀF⁻¹v for each column of v (d, k), shape (k,): sums of squares."""
+        u, power = self.metric.enter(v, self.form.dtype)
+        total = self.form.quadratics(u)
+        fraction, shift = mantissa(self.metric.level)
+        power = 2 * _backend.beside_float64(power) - _backend.beside_float64(shift)
+        return self._positive(_backend.small(ldexp(total / beside(fraction, total), power)), _backend.column_squares(u))
 
     def row_quadratics(self) -> Array:
         """g_iᵀF⁻¹g_i for each of the caller's rows, shape (m,): C⁻¹ times the leverages."""
         leverages = self.form.leverages()
         roots = beside(self._level_root(self.row_scale) * self.row_scale[:, 0], leverages)  # √c
         return self._positive(_backend.small(self._by_row(leverages / roots / roots)), self._by_row(leverages))
-
-    def _quadratics(self, v: Array) -> Array:
-        """The uᵀM u/level, float64: sums of squares."""
-        u, power = self.metric.enter(v, self.form.dtype)
-        total = self.form.quadratics(u)
-        fraction, shift = mantissa(self.metric.level)
-        power = 2 * _backend.beside_float64(power) - _backend.beside_float64(shift)
-        return self._positive(_backend.small(ldexp(total / beside(fraction, total), power)), _backend.column_squares(u))
 
     # --- entries ---
 

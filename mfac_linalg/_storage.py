@@ -52,8 +52,11 @@ def _write(file: IO[bytes], header: dict[str, Any], arrays: dict[str, Array]) ->
         for name, x in arrays.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy", EPOCH), "w", force_zip64=True) as member:
                 described[name] = _write_array(member, x)
-        text = json.dumps({**header, "arrays": described}, ensure_ascii=False, allow_nan=False)
-        archive.writestr(zipfile.ZipInfo(HEADER, EPOCH), text.encode())
+        text = json.dumps({**header, "arrays": described}, ensure_ascii=False, allow_nan=False).encode()
+        if len(text) > LARGEST_HEADER:
+            msg = f"An inverse must be described in {LARGEST_HEADER:,} bytes to be saved; got {len(text):,}. "
+            raise ValueError(msg + "Use fewer blocks: the size of each is in them.")
+        archive.writestr(zipfile.ZipInfo(HEADER, EPOCH), text)
         archive.comment = b" " * DIGEST
         members = archive.infolist()
     digest = _digest_around(file, members)

@@ -7,7 +7,7 @@ import numpy as np
 
 from . import _backend
 from ._build import measures
-from ._consistency import BROKEN, SOLVED, factor_error, is_gram_of, is_norm, is_whitened
+from ._consistency import BROKEN, SAME_STEPS, SOLVED, factor_error, is_gram_of, is_norm, is_whitened
 from ._dual import SmallSystem, needs_rows
 from ._errors import InvalidFileError
 from ._forms.dual import DualForm
@@ -137,7 +137,7 @@ def _rows_of_whitened(facts: dict[str, Any], arrays: dict[str, Array]) -> Any:
 def _system_of(facts: dict[str, Any], arrays: dict[str, Array], *, from_rows: bool) -> SmallSystem:
     """B and the factor of I + B, which is made anew where the one that is stored was made from eigenvalues."""
     gram, factor = (_backend.read(arrays[name]) for name in ("gram", "factor"))
-    _require(is_norm(facts["norm"], gram), "norm", "that of its Gram matrix")
+    _require(is_norm(facts["norm"], gram, within=SAME_STEPS), "norm", "that of its Gram matrix")
     error = factor_error(gram, factor)
     _require(error <= BROKEN, "factor", "that of its Gram matrix")
     system = None if error <= SOLVED else SmallSystem.factor(arrays["gram"])

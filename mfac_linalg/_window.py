@@ -367,16 +367,21 @@ class SlidingWindowInverse(OwnMemory, Inverse):
         Raises
         ------
         TypeError
-            Not a dictionary; a float64 array that is no longer one.
+            Not a dictionary; entries of another kind; a float64 array that is no longer one.
         ValueError
-            A missing entry, another version, or shapes that do not fit together.
+            A missing entry, another version, values out of range, or parts that are not those of one window.
+
+        Notes
+        -----
+        Cost: a copy of the rows and a product with them, O(dm), and O(m²).
         """
         check.check_window_state(state, STATE_VERSION, STATE_RULES)
         made = cls(damping=1.0, **arguments_of(state))
         if "slots" not in state:
             made.damping = state["damping"]
             return made
-        made._held = refilled(made._rules, state)
+        held = refilled(made._rules, state)
+        made._held = run(held.consistent, held.ring.like)
         return made
 
     # --- other windows ----------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ class WoodburyRankOneInverse(Inverse):
     FactorizationError
         The small system has no factor: gradients that overflow, or damping below round-off.
     InvalidFileError
-        The journal in the folder to be resumed is damaged.
+        The journal in the folder to be resumed is damaged, or of other gradients.
     OSError
         A file cannot be read, or `out` not be written; what a folder holds by then can be resumed.
 

@@ -92,14 +92,14 @@ def influence(
     """
     state = check_inverse(inverse)._current
     size = check.check_size("block_size", block_size)
-    shown = _shown(progress)
+    bar = _progress_bar(progress)
     tests = _checked("test_gradients", test_gradients, inverse)
     if train_gradients is None:
-        return _on_stored(state, tests, size, shown)
+        return _on_stored(state, tests, size, bar)
     trains = _checked("train_gradients", train_gradients, inverse)
     if tests.shape[0] <= trains.shape[0]:
-        return _side_by_side(_solved, state, trains, _columns(tests, size, shown)).T
-    return _side_by_side(_solved, state, tests, _columns(trains, size, shown))
+        return _side_by_side(_solved, state, trains, _columns(tests, size, bar)).T
+    return _side_by_side(_solved, state, tests, _columns(trains, size, bar))
 
 
 @_backend.outside_graphs
@@ -149,19 +149,19 @@ def self_influence(
     """
     state = check_inverse(inverse)._current
     size = check.check_size("block_size", block_size)
-    shown = _shown(progress)
+    bar = _progress_bar(progress)
     if gradients is None:
         return _backend.in_float64(State.row_quadratics, state)
-    blocks = _columns(_checked("gradients", gradients, inverse), size, shown)
+    blocks = _columns(_checked("gradients", gradients, inverse), size, bar)
     parts = [_backend.in_float64(State.quadratics, state, v) for v in blocks]
     return _backend.namespace(parts[0]).concat(parts)
 
 
-def _on_stored(state: State, tests: Array, size: int, shown: Progress) -> Array:
+def _on_stored(state: State, tests: Array, size: int, bar: Progress) -> Array:
     """T F⁻¹ Gᵀ: the tests into F⁻¹, or the m unit vectors into F⁻¹ Gᵀ where they are fewer."""
     if tests.shape[0] > state.form.shape[0]:
-        return _side_by_side(_pushed, state, tests, shown(slices(state.form.shape[0], size), "influence"))
-    return _joined([_backend.in_float64(State.project, state, v) for v in _columns(tests, size, shown)]).T
+        return _side_by_side(_pushed, state, tests, bar(slices(state.form.shape[0], size), "influence"))
+    return _joined([_backend.in_float64(State.project, state, v) for v in _columns(tests, size, bar)]).T
 
 
 def _side_by_side(product: Callable[..., Array], state: State, many: Array, blocks: Iterable[Any]) -> Array:
@@ -190,14 +190,14 @@ def _joined(parts: list[Array]) -> Array:
     return parts[0] if len(parts) == 1 else _backend.namespace(parts[0]).concat(parts, axis=1)
 
 
-def _shown(progress: Any) -> Progress:
+def _progress_bar(progress: Any) -> Progress:
     check.check_flag("progress", progress)
     return reporter(progress)
 
 
-def _columns(rows: Array, size: int, shown: Progress) -> Iterator[Array]:
+def _columns(rows: Array, size: int, bar: Progress) -> Iterator[Array]:
     """Some rows at a time, as columns (d, k)."""
-    for block in shown(slices(rows.shape[0], size), "influence"):
+    for block in bar(slices(rows.shape[0], size), "influence"):
         yield rows[block, :].T
 
 

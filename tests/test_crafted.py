@@ -4,6 +4,7 @@ import copy
 import hashlib
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -508,12 +509,23 @@ def test_a_state_with_anything_made_up_is_refused_by_name_or_answered_as_it_says
     assert not wrong, "\n".join(wrong)
 
 
+def test_a_compression_stands_in_a_dictionary_of_its_own_or_beside_the_rest():
+    state = window(ml.TopK(0.5, block_size=5)).state_dict()
+    nested = {name.removeprefix("compression."): x for name, x in state.items() if name.startswith("compression.")}
+    nested = nested or state["compression"]
+    rest = {name: x for name, x in state.items() if not name.startswith("compression")}
+    flat = {f"compression.{name}": x for name, x in nested.items() if x is not None}
+    for form in ({"compression": nested}, flat):
+        found = ml.SlidingWindowInverse.from_state_dict({**rest, **form})
+        assert np.array_equal(found.matvec(vector()), window(ml.TopK(0.5, block_size=5)).matvec(vector()))
+
+
 @pytest.mark.parametrize("size", [10**6, 10**30])
 def test_a_window_that_no_memory_holds_is_refused_by_name(size):
     for place in ({}, {"xp": np}):
-        with pytest.raises(ValueError, match="`window` must leave room"):
+        with pytest.raises(ValueError, match="`window` must "):
             ml.SlidingWindowInverse(size, 6, 0.1, **place)
-        with pytest.raises(ValueError, match="`dim` must leave room"):
+        with pytest.raises(ValueError, match="`dim` must "):
             ml.SlidingWindowInverse(2, 10**30, 0.1, **place)
 
 
@@ -533,3 +545,46 @@ def test_no_memory_is_taken_for_an_array_that_is_shorter_than_its_header_says(sh
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2**24
+
+
+def replaced_at(state, keys, value):
+    """A state dictionary with another value under some keys, one in the other."""
+    return value if not keys else {**state, keys[0]: replaced_at(state[keys[0]], keys[1:], value)}
+
+
+def leaves(state, keys=()):
+    """The keys of what is no dictionary, and its values."""
+    for name, value in state.items():
+        yield from (leaves(value, (*keys, name)) if isinstance(value, dict) else [((*keys, name), value)])
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_an_optimizers_state_with_anything_made_up_is_refused_or_taken(compressed):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    from mfac_linalg.torch import MFAC
+
+    def made():
+        weights = torch.nn.Parameter(torch.linspace(-1, 1, 6))
+        compression = ml.TopK(0.5, block_size=3) if compressed else None
+        return weights, MFAC([weights], lr=0.1, window=3, damping=0.1, momentum=0.9, compression=compression)
+
+    weights, optimizer = made()
+    for step in range(5):
+        weights.grad = torch.sin(torch.arange(6.0) * 1.3 + step)
+        optimizer.step()
+    state, wrong = optimizer.state_dict(), []
+    values = (*VALUES, math.nan, torch.ones(3), torch.full((2, 2), math.nan), torch.ones(3, dtype=torch.float64))
+    for keys, before in leaves(state["state"]):
+        changed = []
+        if isinstance(before, torch.Tensor) and before.ndim and before.is_floating_point():
+            changed = [2 * before, -before, before[:-1], before * math.nan]
+        for value in [*values[:: 1 if ALL else 4], *values[-4:], *changed]:
+            weights, optimizer = made()
+            try:
+                optimizer.load_state_dict({**state, "state": replaced_at(state["state"], keys, value)})
+            except (TypeError, ValueError) as refused:
+                if "state" not in str(refused) and keys[-1] not in str(refused):
+                    wrong.append(f"{keys} = {value!r:.40}: {refused!s:.200}")
+            except BaseException as failure:
+                wrong.append(f"{keys} = {value!r:.40}: {type(failure).__name__} {failure!s:.200}")
+    assert not wrong, "\n".join(wrong)

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 
 import pytest
@@ -96,15 +96,15 @@ class Page:
     folder: object
     names: dict
     printed: str = ""
-    done: int = 0
+    done: set = field(default_factory=set)
 
     def run_to(self, program):
-        """Run what has not run yet, up to a program."""
-        for each in PROGRAMS:
-            if each.page == program.page and self.done <= each.index <= program.index:
-                self.done = each.index + 1
-                if not waits_for(each):
-                    self._run(each)
+        """Run what has not run yet, up to a program; scripts on the way leave nothing to it."""
+        above = [each for each in PROGRAMS if each.page == program.page and each.index < program.index]
+        for each in [*(each for each in above if not each.is_script), program]:
+            if each.index not in self.done and not waits_for(each):
+                self.done.add(each.index)
+                self._run(each)
 
     def _run(self, program):
         if program.is_script:

@@ -96,9 +96,8 @@ def test_every_extra_brings_what_some_code_imports():
 
 def long_description():
     """README.md as pyproject.toml has it rewritten for a package index."""
-    hook = DECLARED["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
-    text = "".join((ROOT / fragment["path"]).read_text(encoding="utf-8") for fragment in hook["fragments"])
-    for rule in hook["substitutions"]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for rule in DECLARED["tool"]["hatch"]["metadata"]["hooks"]["custom"]["substitutions"]:
         text = re.sub(rule["pattern"], rule["replacement"], text)
     return text
 

@@ -137,7 +137,7 @@ def test_rows_of_the_fisher_matrix_are_those_of_pytorch():
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: adapter.fisher_gradients(None, PARAMS, X), TypeError, "`logits_fn` must be a function of"),
+        (lambda: adapter.fisher_gradients(None, PARAMS, X), TypeError, "`logits_fn` must be a function; got None"),
         (lambda: adapter.fisher_gradients(logits, PARAMS, X[:0]), ValueError, "at least one sample; got none"),
         (lambda: adapter.fisher_gradients(logits, PARAMS, X, reduction="max"), ValueError, "`reduction`"),
         (
@@ -145,7 +145,7 @@ def test_rows_of_the_fisher_matrix_are_those_of_pytorch():
             ValueError,
             "`logits_fn` must return the logits of one sample, shape (classes,)",
         ),
-        (lambda: adapter.per_sample_gradients(None, PARAMS, X, Y), TypeError, "`loss_fn` must be a function of"),
+        (lambda: adapter.per_sample_gradients(None, PARAMS, X, Y), TypeError, "`loss_fn` must be a function; got None"),
         (lambda: adapter.per_sample_gradients(loss, PARAMS, X[:0], Y[:0]), ValueError, "at least one sample; got none"),
         (lambda: adapter.per_sample_gradients(loss, PARAMS, X * np.nan, Y), ValueError, "finite losses; got nan"),
         (lambda: adapter.mean_gradients(loss, PARAMS, X * np.nan, Y, batch_size=4), ValueError, "got nan"),

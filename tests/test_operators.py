@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.sparse
 import scipy.sparse.linalg as sla
 
 from mfac_linalg import BlockDiagonalInverse, SlidingWindowInverse, WoodburyRankOneInverse
@@ -235,6 +236,15 @@ def test_the_scipy_operator_refuses_what_a_product_would_drop(kind, bad, dtype):
     operator = operators("static", dtype)[kind].as_linear_operator()
     with pytest.raises(error):
         (operator.matvec if v.ndim == 1 else operator.matmat)(v)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sparse_factors_are_refused_from_both_sides(kind):
+    operator, factor = operators("static")[kind], scipy.sparse.eye_array(D).tocsr()
+    with pytest.raises(TypeError, match=r"`V` must be dense; got csr_array"):
+        operator @ factor
+    with pytest.raises(TypeError, match=r"`V` must be dense; got csr_array"):
+        factor @ operator
 
 
 # --- the forward operator is as good as the inverse ------------------------------------------------------------------

@@ -13,11 +13,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import mfac_linalg as ml
-from tests.backends import eps
+from tests.backends import AVAILABLE, eps
 from tests.oracle import LIMIT, ExactOracle, as_float, exact
+from tests.problems import make_problem
 from tests.strategies import seeds
 
 NAMED = (OverflowError, ml.FactorizationError)
+SOME = [b for b in AVAILABLE if b.name in ("numpy", "strict:no_x64", "torch:cpu", "jax")]
 DTYPES = st.sampled_from(["float32", "float64"])
 
 
@@ -233,3 +235,96 @@ def test_answers_over_the_whole_range_are_right_or_named_errors(make, problem):
 @given(wild_problems(weighted=False))
 def test_so_are_those_of_a_window(make, problem):
     check_all(make, problem)
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e20])
+def test_a_combination_that_vanishes_is_no_underflow(scale):
+    """A difference of equal rows is zero, and what rounding makes of it may be lost."""
+    gradients = np.tile(make_problem(0, shape=(1, 14)).gradients, (4, 1)) * scale
+    inverse = ml.WoodburyRankOneInverse(gradients.astype("float32"), 1e-3 * scale**2, normalization="sum")
+    x = inverse.matvec_gradients(np.array([1, -1, 1, -1], "float32"))
+    assert np.abs(x).max() * scale <= 1e-3
+
+
+@pytest.mark.parametrize(
+    "backend", [b for b in AVAILABLE if b.name in ("numpy", "strict:no_x64", "torch:cpu", "jax")], ids=repr
+)
+@pytest.mark.parametrize("case", ["wide", "frozen", "weights"])
+def test_every_backend_is_right_or_says_what_is_too_much(case, backend):
+    rng = np.random.default_rng(6)
+    sizes = np.geomspace(1e-10, 1e10, 6)
+    gradients, damping, weights = rng.standard_normal((4, 6)), np.full(6, 1e-3), None
+    if case == "wide":
+        gradients, damping = gradients * sizes, sizes**2
+    elif case == "frozen":
+        damping[2] = np.finfo("float32").max
+    else:
+        weights = np.array([1e-30, 1.0, 1e30, 1e10], "float32")
+        gradients = gradients / np.sqrt(weights.astype(float))[:, None]
+    gradients, damping = gradients.astype("float32"), damping.astype("float32")
+    v = (rng.standard_normal(6) * np.sqrt(damping.astype(float))).astype("float32")
+    given = {} if weights is None else {"weights": backend.asarray(weights)}
+    makes = [
+        lambda g, d: ml.WoodburyRankOneInverse(g, d, **given),
+        lambda g, d: ml.BlockDiagonalInverse(g, d, block_sizes=6, **given),
+    ]
+    if weights is None:
+        makes.append(ml.SlidingWindowInverse.from_gradients)
+    oracle = ExactOracle(gradients, damping, weights)
+    for make in makes:
+        if not backend.has_float64:
+            with pytest.raises((ValueError, ml.FactorizationError), match="`damping`"):
+                make(backend.asarray(gradients), backend.asarray(damping))
+            continue
+        inverse = make(backend.asarray(gradients), backend.asarray(damping))
+        x = backend.to_numpy(inverse @ backend.asarray(v))
+        assert oracle.backward_ratio(exact(v), x, eps("float32")) <= LIMIT
+        if case != "frozen" or backend.library != "jax.numpy":  # XLA makes zero of subnormal numbers
+            diagonal = backend.to_numpy(inverse.diagonal())
+            assert np.allclose(diagonal, np.diag(oracle.inverse).astype(float), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        lambda inverse: inverse.diagonal(),
+        lambda inverse: inverse.trace(),
+        lambda inverse: inverse.element(1, 1),
+        lambda inverse: inverse.submatrix([0, 1]),
+        lambda inverse: inverse.columns([0]),
+        lambda inverse: inverse @ np.ones(6, "float32"),
+        lambda inverse: inverse.quadratic_form(np.ones(6, "float32")),
+        lambda inverse: inverse.matvec_gradients(np.full(inverse.num_gradients, 1e-20, "float32")),
+    ],
+)
+@pytest.mark.parametrize("shape", [(3, 6), (7, 6)], ids=str)
+def test_an_answer_that_underflows_is_refused(shape, query):
+    gradients = (1e24 * np.random.default_rng(0).standard_normal(shape)).astype("float32")
+    made = [
+        ml.WoodburyRankOneInverse(gradients, 1e48),
+        ml.WoodburyRankOneInverse(gradients, 1e48, whiten=False),
+        ml.BlockDiagonalInverse(gradients, 1e48, block_sizes=3),
+        ml.SlidingWindowInverse.from_gradients(gradients, 1e48),
+    ]
+    for inverse in made:
+        with pytest.raises(OverflowError, match="too small for float32"):
+            query(inverse)
+
+
+def test_zero_has_a_zero_answer_whatever_the_damping():
+    inverse = ml.WoodburyRankOneInverse(np.full((3, 6), 1e24, "float32"), 1e48)
+    assert not np.any(inverse @ np.zeros(6, "float32"))
+    assert inverse.quadratic_form(np.zeros(6, "float32")) == 0
+    assert not np.any(inverse.matvec_gradients(np.zeros(3, "float32")))
+
+
+def test_a_float32_window_of_a_steep_decay_answers_for_its_oldest_rows():
+    gradients = np.random.default_rng(0).standard_normal((12, 15)).astype("float32")
+    window = ml.SlidingWindowInverse(12, 15, 0.5, decay=1e-5)
+    window.extend(gradients)
+    weights = 1e-5 ** np.arange(11.0, -1.0, -1.0)
+    oracle = ExactOracle(gradients, 0.5, weights)
+    c = np.zeros(12, "float32")
+    c[0] = 1
+    x = window.matvec_gradients(c)
+    assert oracle.backward_ratio(exact(gradients[0]), x, eps("float32")) <= LIMIT

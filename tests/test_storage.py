@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -11,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse
+from hypothesis import given
+from hypothesis import strategies as st
 
 import mfac_linalg as ml
 from mfac_linalg import _storage
 from tests.backends import AVAILABLE, FLOATS
 from tests.cases import BUILT, build, built_name
 from tests.held import ArrayRows
+from tests.strategies import problems
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = ("array_api_strict", "dask.array")  # no values to store, or no library to load
@@ -95,6 +99,51 @@ def test_loaded_blocks_give_the_same_answers(held, damping, path):
     inverse = ml.BlockDiagonalInverse(held(G), damping, block_sizes=2, weights=np.array([1.0, 2, 3]))
     inverse.save(path)
     assert np.array_equal(ml.load(path).diagonal(), inverse.diagonal())
+
+
+@given(problems(dtype="float32", decades=(0.1, 6.0)), st.sampled_from(["whitened", "referenced", "high", "window"]))
+def test_whatever_is_built_in_float32_is_loaded_again(problem, how):
+    assert_loaded_again(problem, how)
+
+
+@given(problems(decades=(0.1, 14.0)), st.sampled_from(["whitened", "referenced", "high", "window"]))
+def test_whatever_is_built_is_loaded_again(problem, how):
+    """The checks of a file refuse nothing that was saved, however badly conditioned."""
+    assert_loaded_again(problem, how)
+
+
+def assert_loaded_again(problem, how):
+    g = problem.gradients
+    if how == "window":
+        scalar = float(np.max(problem.damping))
+        inverse = ml.SlidingWindowInverse(max(1, len(g) - 1), g.shape[1], scalar, xp=np, dtype=g.dtype)
+        for row in g:
+            inverse.append(row)
+    else:
+        options = {"high": {"precision": "high"}, "referenced": {"whiten": False}, "whitened": {}}[how]
+        rules = {"weights": problem.weights, "normalization": problem.normalization}
+        inverse = ml.WoodburyRankOneInverse(g, problem.damping, **rules, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        inverse.save(f"{folder}/x.npz")
+        found = ml.load(f"{folder}/x.npz")
+    assert np.array_equal(found.matvec(g[0]), inverse.matvec(g[0]))
+
+
+def test_rows_that_are_nearly_orthogonal_are_loaded_again(path):
+    """The power steps of a build then end below the largest entry of the diagonal."""
+    g = np.random.default_rng(0).standard_normal((64, 20_000), dtype=np.float32)
+    ml.WoodburyRankOneInverse(g, 1.0).save(path)
+    assert ml.load(path).num_gradients == 64
+
+
+def test_what_could_not_be_loaded_is_not_saved(saved, monkeypatch):
+    before = saved.read_bytes()
+    monkeypatch.setattr(_storage, "LARGEST_HEADER", 1000)
+    inverse = ml.BlockDiagonalInverse(np.ones((2, 900)), 1.0, block_sizes=1)
+    with pytest.raises(ValueError, match=r"must be described in 1,000 bytes to be saved.*fewer blocks"):
+        inverse.save(saved)
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
 
 
 def test_column_major_gradients_come_back_so(path):

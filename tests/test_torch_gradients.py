@@ -686,7 +686,7 @@ def per_sample(model, inputs, targets, loss=LOSS, **options):
         (lambda m, x, y: adapter.mean_gradients(m, LOSS, x, y, batch_size=0), ValueError, "`batch_size`"),
         (lambda m, x, y: adapter.gathered_gradients(m), ValueError, "neither on '0.weight'"),
         (lambda m, x, y: adapter.gathered_gradients(m, reduction="max"), ValueError, "`reduction`"),
-        (lambda m, x, y: per_sample(m, x, y, None), TypeError, "`loss_fn` must be a function of (outputs, targets)"),
+        (lambda m, x, y: per_sample(m, x, y, None), TypeError, "`loss_fn` must be a function; got None"),
         (lambda m, x, y: list(adapter.iter_gradients(m, None, [(x, y)])), TypeError, "`loss_fn` must be a function"),
         (lambda m, x, y: list(adapter.iter_gradients(m, LOSS, None)), TypeError, "`batches` must be an iterable"),
         (lambda m, x, y: list(adapter.iter_gradients(m, LOSS, {"x": y})), TypeError, "`batches` must be an iterable"),

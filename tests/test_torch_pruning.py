@@ -218,10 +218,13 @@ class Sometimes(nn.Module):
         return outputs if x.sum() > 0 else self.other(outputs)
 
 
-def test_a_module_that_some_batches_pass_over_is_pruned_further(batches):
+@pytest.mark.parametrize("first", [True, False], ids=["the first ones", "the last ones"])
+def test_a_module_that_some_batches_pass_over_is_pruned_further(batches, first):
     model = Sometimes().double()
+    ordered = sorted(batches, key=lambda batch: (batch[0].sum() > 0).item() == first, reverse=True)
+    assert 0 < sum((x.sum() > 0).item() for x, _ in ordered) < len(ordered)
     for sparsity in (0.2, 0.4):
-        found = adapter.prune_model(model, LOSS, batches, sparsity, damping=1e-2)
+        found = adapter.prune_model(model, LOSS, ordered, sparsity, damping=1e-2)
     assert torch.equal(found.mask[-9:], model.other.weight_mask.reshape(-1) > 0)
 
 

@@ -78,17 +78,17 @@ class HostProducts(DeviceProducts):
     """The same with NumPy's arrays, whatever the operator's library is."""
 
     def _product(self, function: Callable[[Array], Array], v: Array) -> Array:
-        v = _numbers(v)
+        v = _as_numbers(v)
         own, wide = self._dtypes(v)
         if own == wide:
-            return self._sent(function, v.astype(own, copy=False))
-        scale = _powers_of_two(v.astype(wide, copy=False), wide)
+            return self._product_in_library(function, v.astype(own, copy=False))
+        scale = _column_scales(v.astype(wide, copy=False), wide)
         with np.errstate(all="ignore"):  # of infinities, which `function` refuses
             scaled = (v / scale).astype(own)
-        return self._sent(function, scaled).astype(wide) * scale
+        return self._product_in_library(function, scaled).astype(wide) * scale
 
-    def _sent(self, function: Callable[[Array], Array], v: np.ndarray) -> np.ndarray:
-        """The product with v, which travels to the operator's library and back."""
+    def _product_in_library(self, function: Callable[[Array], Array], v: np.ndarray) -> np.ndarray:
+        """The product with v, which is sent to the operator's library; the answer comes back."""
         like = self.operator._like
         if not is_numpy(like):
             plain = v.flags.c_contiguous and v.flags.writeable  # others are not taken by every library
@@ -96,7 +96,7 @@ class HostProducts(DeviceProducts):
         return read(function(v))
 
 
-def _numbers(v: Any) -> np.ndarray:
+def _as_numbers(v: Any) -> np.ndarray:
     """Accept numbers; a matrix object, whose products differ, becomes an array."""
     plain = np.asarray(v)
     if is_masked(v) or plain.dtype.kind not in "biufc":
@@ -106,7 +106,7 @@ def _numbers(v: Any) -> np.ndarray:
     return plain
 
 
-def _powers_of_two(v: np.ndarray, dtype: Any) -> np.ndarray:
+def _column_scales(v: np.ndarray, dtype: Any) -> np.ndarray:
     """A power of two near the largest entry of v, or of each of its columns."""
     real = np.empty(0, dtype).real.dtype
     parts = np.maximum(np.abs(v.real), np.abs(v.imag)) if v.dtype.kind == "c" else np.abs(v)

@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from .. import _backend
-from .._dual import SmallSystem, needs_rows
+from .._dual import SmallSystem, needs_rows, shows_float32
 from .._pytree import Part
 from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
@@ -105,14 +105,28 @@ class DualForm(Part):
 
     @property
     def exact_system(self) -> SmallSystem:
-        """What entries, log det and spectrum are made of: L by QR, a pass over G, where a sum S Sᵀ would show in them.
+        """What entries, log det and spectrum are made of: of another pass over G where A is not good enough for them.
 
-        Rows are whitened with such an L from the start.
+        Rows are whitened with such a factor from the start.
         """
-        if self.whitened or not needs_rows(self.norm) or _backend.is_lazy(self.rows.like):
+        if self.whitened or not isinstance(self.norm, float | np.ndarray) or _backend.is_lazy(self.rows.like):
             return self.system
-        rows = cast(ScaledRows | BatchedRows, self.rows)
-        return self._once("exact_system", lambda: SmallSystem.of_rows(self.system.gram, rows.column_blocks()))
+        if needs_rows(self.norm):
+            rows = cast(ScaledRows | BatchedRows, self.rows)
+            return self._once("exact_system", lambda: SmallSystem.of_rows(self.system.gram, rows.column_blocks()))
+        return self._once("exact_system", self._sharpened) if self._is_blunt else self.system
+
+    @property
+    def _is_blunt(self) -> bool:
+        """Whether a Gram matrix in float32, as windows have them for products, would show."""
+        if self.sharp or self.arithmetic == "float64" or not isinstance(self.norm, float):
+            return False
+        return shows_float32(self.norm) and self._unwhitened.is_dense and _backend.supports_float64(self.rows.like)
+
+    def _sharpened(self) -> SmallSystem:
+        rows = self._unwhitened.in_float64()
+        gram = rows.row_scale * rows.rows.gram(rows.root, lambda panels, text: panels) * rows.row_scale.T
+        return SmallSystem.factor(gram) or self.system
 
     def columns(self, j: Array) -> Array:
         """w_j = L⁻¹ S e_j as columns."""

@@ -147,8 +147,8 @@ def whiten_into(
     """
     done, found = progress.recalled("whiten")
     small = [found.get("small", np.zeros(0, np.int64))]
-    silent = replace(rows, rows=replace(rows.rows, shows_progress=False))  # for a bar of its own
-    panels = whitened_blocks(rows, system, silent.unscaled_blocks(done), dtype=dtype)
+    without_bar = replace(rows, rows=replace(rows.rows, shows_progress=False))  # for a bar of its own
+    panels = whitened_blocks(rows, system, without_bar.unscaled_blocks(done), dtype=dtype)
     for _ in progress(rows.rows.column_slices(done), "whiten"):
         columns, block = next(panels)
         small.append(columns.start + np.flatnonzero(_backend.read(complement([block])) < REDO_BELOW))

@@ -19,6 +19,7 @@ from .arrays import check_vector_shape as check_vector_shape
 from .arrays import name_of_dtype as name_of_dtype
 from .arrays import refuse_masked as refuse_masked
 from .arrays import refuse_nonfinite as refuse_nonfinite
+from .arrays import refuse_sparse as refuse_sparse
 from .contents import are_increasing as are_increasing
 from .contents import check_contents as check_contents
 from .elsewhere import check_can_be_cut as check_can_be_cut
@@ -54,6 +55,7 @@ from .rows import check_loadable as check_loadable
 from .rows import check_loaded as check_loaded
 from .rows import check_place as check_place
 from .rows import check_stored as check_stored
+from .rows import compression_of as compression_of
 from .states import check_window_state as check_window_state
 from .weights import check_block_damping as check_block_damping
 from .weights import check_damping as check_damping

@@ -138,6 +138,13 @@ def refuse_masked(name: str, x: Any) -> None:
         raise TypeError(msg)
 
 
+def refuse_sparse(name: str, x: Any) -> None:
+    """Refuse a sparse matrix as a factor of a product, which would be dense."""
+    if _backend.is_sparse(x):
+        msg = f"`{name}` must be dense; got {type(x).__name__} of shape {x.shape}. Pass its toarray()."
+        raise TypeError(msg)
+
+
 def check_finite(name: str, x: Array) -> None:
     """Refuse nan and infinity where values can be read."""
     if _backend.on_host(x) and not bool(_backend.read(_backend.namespace(x).all(_backend.namespace(x).isfinite(x)))):

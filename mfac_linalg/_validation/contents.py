@@ -8,7 +8,8 @@ import numpy as np
 from .._errors import InvalidFileError
 from .arrays import FLOATING
 from .memory import total_memory
-from .states import is_gram, is_lower
+from .rows import compression_of
+from .states import COMPRESSION, is_gram, is_lower
 
 Arrays = dict[str, tuple[np.ndarray, str]]
 """Values and the name of their dtype: those of bfloat16 are uint16."""
@@ -26,8 +27,8 @@ COMPRESSED_ARRAYS = ("values", "indices", "error", *WINDOW_ARRAYS[1:])
 def check_contents(kind: str, facts: dict[str, Any], arrays: Arrays) -> None:
     """Refuse names, types, shapes, dtypes and ranges that no inverse of a class is saved with."""
     if kind == "SlidingWindowInverse":
-        compressed = facts.get("compression") is not None
-        also = (*HELD, "gradient_dtype") if compressed else HELD
+        compressed = compression_of(facts) is not None
+        also = (*HELD, "gradient_dtype", *(f"compression.{name}" for name in COMPRESSION)) if compressed else HELD
         _need_names(facts, (), (*WINDOW, *also))
         _need_names(arrays, (), COMPRESSED_ARRAYS if compressed else WINDOW_ARRAYS)
         return
@@ -181,8 +182,8 @@ def _check_small(facts: dict[str, Any], arrays: Arrays, d: int) -> None:
         return
     index, (values, dtype) = arrays["small.index"][0], arrays["small.values"]
     _need(are_increasing(index, d), "small.index", f"rising integers in [0, {d})")
-    fine = dtype == "float64" and values.shape == index.shape and np.all((values > 0) & (values <= 1))
-    _need(fine, "small.values", "a float64 in (0, 1] for each index")
+    fine = dtype == "float64" and values.shape == index.shape and np.all(np.abs(values) <= 2)
+    _need(fine, "small.values", "a float64 for each index, of a size that it can have")
 
 
 def are_increasing(index: np.ndarray, dim: int) -> bool:

@@ -93,7 +93,7 @@ def check_loadable(facts: dict[str, Any], arrays: dict[str, tuple[np.ndarray, st
     """Refuse a library or device that cannot hold what is stored: float64 arrays, its precision, its compression."""
     if facts.get("precision") == "high":
         check_precision_available("high", like)
-    if facts.get("compression") is not None and not _backend.finds_entries(like):
+    if compression_of(facts) is not None and not _backend.finds_entries(like):
         msg = f"`device` must have 64-bit integers for a compressed window; got {_backend.device(like)}. Pass another."
         raise TypeError(msg)
     for name, (_, dtype) in arrays.items():
@@ -108,3 +108,10 @@ def _beside(name: str, values: np.ndarray, dtype: str, like: Array) -> Array:
     except Exception as refused:  # every library has its own words for a dtype that it does not have
         msg = f"`xp` must hold {dtype}, of which the stored `{name}` is; got {type(like).__module__} ({refused}). "
         raise TypeError(msg + "Pass another library, or none for NumPy.") from refused
+
+
+def compression_of(state: dict[str, Any]) -> Any:
+    """The arguments of a window's TopK, which stand in a dictionary of their own or beside the rest; None without."""
+    begin = "compression."
+    beside = {name.removeprefix(begin): x for name, x in state.items() if str(name).startswith(begin)}
+    return beside or state.get("compression")

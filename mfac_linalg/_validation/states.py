@@ -1,6 +1,5 @@
 """Checks of a window's state dictionary, whole, before any of it is used."""
 
-import math
 import numbers
 from typing import Any
 
@@ -10,7 +9,7 @@ from .. import _backend
 from .arrays import FLOATING
 from .memory import check_row_memory, check_window_memory
 from .numbers import check_count, check_flag, check_fraction, check_size
-from .rows import check_gradient_values
+from .rows import check_gradient_values, compression_of
 from .words import describe
 
 Array = Any
@@ -19,6 +18,7 @@ PLACES, FLOATS = ("slots", "ages", "exponents"), ("direction", "gram", "factor")
 NUMBERS = ("norm", "sharp", "factorizations")
 COMPRESSION = ("density", "block_size", "dtype", "error_feedback")
 LARGEST_EXPONENT = 2200  # of a row: twice what float64 has, for rows that were scaled twice
+LARGEST_NORM = 1e154  # whose square is a float
 DESCRIBED = "Pass what `state_dict` returned."
 
 
@@ -38,7 +38,7 @@ def check_window_state(state: Any, version: int, rules: tuple[str, ...]) -> None
         raise ValueError(msg)
     window, dim = check_size("window", state["window"]), check_size("dim", state["dim"])
     check_window_memory(window, dim)
-    _check_compression(state.get("compression"))
+    _check_compression(compression_of(state))
     if held:
         _check_rows(state, window, dim)
         _check_small(state, len(state["slots"]), window)
@@ -47,7 +47,7 @@ def check_window_state(state: Any, version: int, rules: tuple[str, ...]) -> None
 
 def _held_names(state: dict[str, Any]) -> tuple[str, ...]:
     """What a window that has a place holds beside its rules; nothing for one that has none."""
-    rows = ("values", "indices", "gradient_dtype") if state.get("compression") is not None else ("rows",)
+    rows = ("values", "indices", "gradient_dtype") if compression_of(state) is not None else ("rows",)
     names = (*SMALL, *NUMBERS)
     return (*rows, *names) if any(name in state for name in (*names, "rows", "values")) else ()
 
@@ -56,7 +56,7 @@ def _check_compression(compression: Any) -> None:
     """Accept None, or a dictionary of what `TopK` is made of, whose values it checks."""
     if compression is None:
         return
-    if not isinstance(compression, dict) or set(compression) != set(COMPRESSION):
+    if not isinstance(compression, dict) or set(compression) | {"dtype"} != set(COMPRESSION):
         msg = f"`state['compression']` must be None or hold {', '.join(COMPRESSION)}; got {describe(compression)}. "
         raise ValueError(msg + DESCRIBED)
     check_fraction("density", compression["density"], DESCRIBED)
@@ -65,12 +65,12 @@ def _check_compression(compression: Any) -> None:
 
 def _check_rows(state: dict[str, Any], window: int, dim: int) -> None:
     """Accept rows (m, d), or the entries of compressed ones, (m, n), m ≤ window."""
-    compression = state.get("compression")
+    compression = compression_of(state)
     name = "rows" if compression is None else "values"
     rows = state[name]
     check_gradient_values(f"state['{name}']", rows)
     m = _length("slots", state["slots"])
-    width = dim if compression is None else _check_entries(state, rows, compression["density"] * dim)
+    width = dim if compression is None else _check_entries(state, rows, compression)
     if tuple(rows.shape) != (m, width) or m > window:
         msg = (
             f"`state['{name}']` must have shape {(m, width)} for dim = {dim}, the {m} entries of `slots` and a window "
@@ -80,9 +80,9 @@ def _check_rows(state: dict[str, Any], window: int, dim: int) -> None:
     check_row_memory(window, rows.shape[1], itemsize)
 
 
-def _check_entries(state: dict[str, Any], values: Array, least: float) -> int:
+def _check_entries(state: dict[str, Any], values: Array, compression: dict[str, Any]) -> int:
     """Accept what compressed rows are beside their values; return how many of these a row has."""
-    dtype, stored = state["gradient_dtype"], state["compression"]["dtype"]
+    dtype, stored, least = state["gradient_dtype"], compression.get("dtype"), compression["density"] * state["dim"]
     if not isinstance(dtype, str) or dtype not in FLOATING or _backend.dtype_name(values.dtype) != (stored or dtype):
         msg = f"`state['gradient_dtype']` must be one of {', '.join(FLOATING)}, that of `values` where TopK has none; "
         raise ValueError(msg + f"got {describe(dtype)} with {describe(values)}. {DESCRIBED}")
@@ -108,7 +108,8 @@ def _check_small(state: dict[str, Any], m: int, window: int) -> None:
         x, shape = state[name], (m,) * ndim
         kind, wanted = ("iu", "integers") if name in PLACES else ("f", "float64")
         if not _backend.is_numpy(x) or x.dtype.kind not in kind or (kind == "f" and x.dtype != np.float64):
-            msg = f"`state['{name}']` must be a NumPy array of {wanted}; got {describe(x)}. Keep it out of casts."
+            wanted = wanted if _backend.is_numpy(x) else f"a NumPy array of {wanted}"
+            msg = f"`state['{name}']` must be {wanted}; got {describe(x)}. Keep it out of casts."
             raise TypeError(msg)
         if x.shape != shape:
             msg = f"`state['{name}']` must have shape {shape}; got {describe(x)}. Keep entries together."
@@ -136,8 +137,8 @@ def _check_numbers(state: dict[str, Any]) -> None:
     if isinstance(norm, bool) or not isinstance(norm, numbers.Real):
         msg = f"`state['norm']` must be a float; got {describe(norm)}. {DESCRIBED}"
         raise TypeError(msg)
-    if not (math.isfinite(norm) and norm >= 0):
-        msg = f"`state['norm']` must be finite and ≥ 0; got {norm!r:.60}. It was changed."
+    if not 0 <= norm <= LARGEST_NORM:  # type: ignore[operator]  # of a Real
+        msg = f"`state['norm']` must be in [0, {LARGEST_NORM:.3g}]; got {norm!r:.60}. It was changed."
         raise ValueError(msg)
     check_flag("state['sharp']", bool(state["sharp"]) if isinstance(state["sharp"], np.bool_) else state["sharp"])
     check_count("state['factorizations']", state["factorizations"])

@@ -10,7 +10,7 @@ from jax import numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from .. import _validation as check
-from .gradients import Array, Unravel, check_function, count_samples
+from .gradients import Array, Unravel, count_samples
 
 
 def fisher_gradients(
@@ -68,7 +68,7 @@ def fisher_gradients(
     >>> rows.shape, fisher.dim
     ((24, 15), 15)
     """
-    check_function("logits_fn", logits_fn, "(params, x)")
+    check.check_function("logits_fn", logits_fn, "Pass (params, x) → the logits of one sample.")
     check.check_choice("reduction", reduction, ("mean", "sum"))
     count = count_samples(inputs)
     size = count if chunk_size is None else check.check_size("chunk_size", chunk_size)

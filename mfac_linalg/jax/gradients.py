@@ -15,6 +15,7 @@ from .. import _validation as check
 Array = Any
 Loss = Callable[[Any, Any, Any], Array]
 Unravel = Callable[[Array], Any]
+ONE_LOSS = "Pass (params, x, y) → the loss of one sample."
 
 
 def per_sample_gradients(
@@ -67,7 +68,7 @@ def per_sample_gradients(
     >>> rows.shape, unravel(step)["weight"].shape
     ((8, 15), (4, 3))
     """
-    check_function("loss_fn", loss_fn, "(params, x, y)")
+    check.check_function("loss_fn", loss_fn, ONE_LOSS)
     count = count_samples(inputs, targets)
     size = count if chunk_size is None else check.check_size("chunk_size", chunk_size)
     unravel = ravel_pytree(params)[1]
@@ -99,7 +100,7 @@ def mean_gradients(loss_fn: Loss, params: Any, inputs: Any, targets: Any, *, bat
     -----
     Cost: one forward and one backward pass a sample; memory as for one batch.
     """
-    check_function("loss_fn", loss_fn, "(params, x, y)")
+    check.check_function("loss_fn", loss_fn, ONE_LOSS)
     count, size = count_samples(inputs, targets), check.check_size("batch_size", batch_size)
     whole = count // size
     folded = jax.tree.map(lambda x: x[: whole * size].reshape(whole, size, *x.shape[1:]), (inputs, targets))
@@ -131,7 +132,7 @@ def iter_gradients(
     array, shape (d,)
     """
     check.check_flag("per_sample", per_sample)
-    check_function("loss_fn", loss_fn, "(params, x, y)")
+    check.check_function("loss_fn", loss_fn, ONE_LOSS)
     if isinstance(batches, str | Mapping) or not isinstance(batches, Iterable):
         msg = f"`batches` must be an iterable of (inputs, targets); got {check.describe(batches)}. Pass a list."
         raise TypeError(msg)
@@ -167,13 +168,6 @@ def _refuse_nonfinite(losses: Array) -> None:
         worst = float(jnp.ravel(losses)[jnp.argmin(jnp.isfinite(jnp.ravel(losses)))])
         msg = f"`loss_fn` must return finite losses; got {worst}. Look for nan and inf in the inputs and parameters."
         raise ValueError(msg)
-
-
-def check_function(name: str, value: Any, arguments: str) -> None:
-    """Refuse what cannot be called."""
-    if not callable(value):
-        msg = f"`{name}` must be a function of {arguments}; got {check.describe(value)}. Pass one."
-        raise TypeError(msg)
 
 
 def count_samples(inputs: Any, targets: Any = ()) -> int:

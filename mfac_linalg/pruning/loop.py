@@ -84,12 +84,13 @@ def relative_damping(gradients: Array, ratio: float) -> float:
     check.check_gradients(gradients)
     ratio = float(check.check_dampings([ratio], "ratio")[0])
     check.check_finite("gradients", gradients)
-    power, squares = _backend.in_float64(_scaled_squares, gradients)
-    mean = float(np.mean(_backend.read(squares))) / gradients.shape[1]
+    power, squares = (_backend.read(x) for x in _backend.in_float64(_scaled_squares, gradients))
+    mean = float(np.mean(squares)) / gradients.shape[1]
     if not mean > 0:
         msg = "`gradients` must not all be zero, nor be empty; a damping in their units would be. Pass an absolute one."
         raise ValueError(msg)
-    damping = float(np.ldexp(ratio * mean, 2 * int(_backend.read(power))))
+    with np.errstate(over="ignore", under="ignore"):
+        damping = float(np.ldexp(ratio, int(power)) * np.ldexp(mean, int(power)))
     if not 0 < damping < math.inf:
         msg = f"`gradients` must be such that `ratio` times their mean square is a number; got {damping}. Scale them."
         raise OverflowError(msg)
@@ -205,12 +206,12 @@ def prune(
     budget = Budget.checked(sparsity, layer_sizes, weights.shape[0])
     plan = budget.plan(mask, steps)
     check.check_flag("progress", progress)
-    shown = reporter(progress)
+    bar = reporter(progress)
     dampings, lengths = _factors("damping", damping), _factors("lengths", lengths)
-    search = _Search(dampings, relative, update, lengths, block_sizes, loss_fn, shown)
+    search = _Search(dampings, relative, update, lengths, block_sizes, loss_fn, bar)
     search.require_choice()
     weights, done = _kept(weights, mask), []
-    for step, stays in enumerate(shown(plan, "prune")):
+    for step, stays in enumerate(bar(plan, "prune")):
         gradients = _checked(gradients_fn(weights, step), weights)
         weights, mask, taken = search.step(weights, gradients, mask, functools.partial(budget.cut, stays=stays))
         done.append(taken)
@@ -247,7 +248,7 @@ class _Search:
     lengths: tuple[float, ...]
     block_sizes: Any
     loss_fn: Callable[[Array], float] | None
-    shown: Progress
+    bar: Progress
 
     def require_choice(self) -> None:
         """Refuse several possibilities that nothing chooses among."""
@@ -261,7 +262,7 @@ class _Search:
         """The best of the weights and masks that one step can lead to."""
         possible = len(self.dampings) * len(self.lengths)
         found = self._candidates(weights, _kept(gradients, mask), mask, cut)
-        found = iter(found if possible == 1 else self.shown(found, "candidates", possible))
+        found = iter(found if possible == 1 else self.bar(found, "candidates", possible))
         best = self._judged(next(found))
         for candidate in map(self._judged, found):
             if candidate[2].loss < best[2].loss or math.isnan(best[2].loss):

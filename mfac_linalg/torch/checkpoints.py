@@ -190,10 +190,18 @@ def _window(
         raise ValueError(msg)
     require_entries(("fingerprint",), entry)
     moved = {p: entries[p]["offset"] for p in part.parameters if "offset" in entries[p]}
-    if entry["fingerprint"] != fingerprint(part.described(options)) or moved != {p: part.offsets[p] for p in moved}:
+    told = [(entry["fingerprint"], fingerprint(part.described(options)))]
+    told += [(offset, part.offsets[p]) for p, offset in moved.items()]
+    if not all(_is_same(given, ours) for given, ours in told):
         msg = "`state_dict` must be of the same parameters in the same order, masks, normalization, precision and "
         raise ValueError(msg + "compression; got another. Construct the optimizer as that was which was saved.")
     return unpack_window(entry, part.like, part.dim, options)
+
+
+def _is_same(given: Any, ours: int) -> bool:
+    """Whether a number, perhaps in a tensor of its own, is ours."""
+    given = given.item() if isinstance(given, Tensor) and given.numel() == 1 else given
+    return isinstance(given, numbers.Integral) and given == ours
 
 
 def _buffers(entry: Mapping[str, Any], p: Tensor, shape: torch.Size) -> dict[str, Any]:

@@ -45,8 +45,8 @@ class MaskedModel:
         self._write(weights)
         if step:
             self.refuse_undefined(weights)
-        rows = Rows.by(self.model, self.loss_fn, self.chosen)
         with contextlib.nullcontext() if step else calls_required(self.model, self.names):
+            rows = Rows.by(self.model, self.loss_fn, self.chosen)  # whose state has the hooks that note the calls
             found = [rows.of_batch(*batch.whole) for batch in self.source.of_step()]
             return torch.stack(found) if found else _refuse_none("batches")
 

@@ -28,6 +28,7 @@ class ModelState:
     """
 
     containers: list["_Container"] = field(default_factory=list)
+    empty: list[Any] = field(default_factory=list)  # containers, most of them for hooks that a module has not
     tensors: list["_TensorValue"] = field(default_factory=list)
     arrays: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
@@ -40,21 +41,25 @@ class ModelState:
         packages |= {"types", "collections"}  # namespaces, and containers that hold one of the above
         while waiting:
             item = waiting.pop()
-            if id(item) not in seen:
-                seen[id(item)] = item
+            key = id(item)
+            if key not in seen:
+                seen[key] = item
                 waiting += state._remember(item, packages)
         return state
 
     def _remember(self, item: Any, packages: set[str]) -> Iterable[Any]:
         """Remember one object, and return those that it holds."""
+        if isinstance(item, dict | list | set | deque):
+            if not item:
+                self.empty.append(item)
+                return []
+            self.containers.append(_Container.of(item))
+            return [x for x in (item.values() if isinstance(item, dict) else item) if not isinstance(x, ATOMS)]
         if isinstance(item, Tensor):
             self.tensors.append(_TensorValue.of(item))
             return [vars(item)]
         if isinstance(item, np.ndarray) and item.flags.writeable and not isinstance(item, np.memmap):
             self.arrays.append((item, item.copy()))
-        elif isinstance(item, dict | list | set | deque):
-            self.containers.append(_Container.of(item))
-            return [x for x in (item.values() if isinstance(item, dict) else item) if not isinstance(x, ATOMS)]
         elif isinstance(item, tuple | frozenset):
             return item
         elif isinstance(item, nn.Module):
@@ -81,6 +86,8 @@ class ModelState:
         """Put everything back but the gradients."""
         for container in self.containers:
             container.restore()
+        for unfilled in filter(None, self.empty):
+            unfilled.clear()
         with torch.no_grad():
             for tensor in self.tensors:
                 tensor.restore()

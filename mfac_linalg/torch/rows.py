@@ -65,7 +65,10 @@ class Rows:
             return rows
         for start in range(0, samples.count, size):
             part = slice(start, start + size)
-            rows[part] = self._of_chunk(samples, part)
+            if size >= samples.count:
+                rows = self._of_chunk(samples, part)
+            else:
+                rows[part] = self._of_chunk(samples, part)
         if not torch.any(rows):  # is there a graph at all?
             self.of_batch(*samples.at(slice(1)))
         return rows
@@ -195,9 +198,7 @@ def check_differentiable(model: Any, loss_fn: Any) -> None:
     if not isinstance(model, nn.Module):
         msg = f"`model` must be a torch.nn.Module; got {type(model).__name__}. Wrap the function in one."
         raise TypeError(msg)
-    if not callable(loss_fn):
-        msg = f"`loss_fn` must be a function of (outputs, targets); got {check.describe(loss_fn)}. Pass one, such as "
-        raise TypeError(msg + "torch.nn.functional.cross_entropy.")
+    check.check_function("loss_fn", loss_fn, "Pass (outputs, targets) → loss: torch.nn.functional.cross_entropy, say.")
     _refuse_wrappers(model)
     lazy = next((name for name, tensor in tensors_of(model) if is_lazy(tensor)), None)
     if lazy is not None:

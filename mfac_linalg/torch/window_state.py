@@ -71,6 +71,7 @@ def unpack_window(entry: Any, like: Tensor, dim: int, options: Options) -> Slidi
     for name, axes in HOST_AXES.items():
         state[name] = entry[name][(slice(count),) * axes].cpu().numpy()
     if entry["has_error"]:
+        require_entries(("error",), entry)
         state["error"] = entry["error"].to(like.device)
     return SlidingWindowInverse.from_state_dict(state)
 
