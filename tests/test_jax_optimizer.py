@@ -1,5 +1,6 @@
 """M-FAC as a gradient transformation: the steps of a dense computation, in Optax's chains and under `jit`."""
 
+import functools
 import re
 
 import numpy as np
@@ -11,7 +12,9 @@ from tests.source import TEXTS
 
 jax = pytest.importorskip("jax", reason="needs jax")
 optax = pytest.importorskip("optax", reason="needs optax")
-scale_by_mfac = pytest.importorskip("mfac_linalg.jax", reason="needs jax").scale_by_mfac
+by_default = pytest.importorskip("mfac_linalg.jax", reason="needs jax").scale_by_mfac
+scale_by_mfac = functools.partial(by_default, beta2=None, normalization="mean")
+"""The plain method; the defaults have a test of their own."""
 jnp = jax.numpy
 ORDER, DIM = ("a", "b", "c"), 10
 SHAPES = {"a": (2, 3), "b": (3,), "c": ()}
@@ -86,7 +89,9 @@ def test_a_compiled_scan_of_a_chain_follows_the_optimizer_of_pytorch(beta2):
         return (library.tanh(p["a"]).sum(0) * p["b"] - 1).sum() ** 2 + (p["c"] * p["b"]).sum() ** 2
 
     theirs = {name: torch.nn.Parameter(torch.tensor(np.asarray(x))) for name, x in tree(0).items()}
-    optimizer = MFAC(theirs.values(), 0.2, window=3, damping=1.0, beta2=beta2, momentum=0.6, weight_decay=0.1)
+    optimizer = MFAC(
+        theirs.values(), 0.2, window=3, damping=1.0, beta2=beta2, momentum=0.6, weight_decay=0.1, normalization="mean"
+    )
     for _ in range(8):
         optimizer.zero_grad()
         loss(torch, theirs).backward()
@@ -325,7 +330,7 @@ REFUSALS = {
         "`state` must be what `init` or `update` returned; got tuple",
         lambda: TRANSFORM.update(tree(0), optax.sgd(0.1, 0.9).init(tree(0))),
     ),
-    "nan": (ValueError, "must be finite", refused({**tree(0), "c": jnp.asarray(jnp.nan)})),
+    "nan": (ValueError, "`updates` must be finite", refused({**tree(0), "c": jnp.asarray(jnp.nan)})),
 }
 
 

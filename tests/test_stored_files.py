@@ -57,7 +57,7 @@ def test_an_optimizer_of_an_earlier_version_goes_on():
 
     saved = torch.load(WRITTEN / "optimizer.pt", weights_only=True)
     parameters = [torch.nn.Parameter(p) for p in saved["parameters"]]
-    optimizer = MFAC(parameters, lr=0.1, window=3, damping=0.1, momentum=0.9)
+    optimizer = MFAC(parameters, normalization="mean")  # the default of then; a state brings the other options
     optimizer.load_state_dict(saved["optimizer"])
     for p in parameters:
         p.grad = torch.cos(torch.arange(p.numel()) * 0.7).reshape(p.shape)

@@ -1,6 +1,7 @@
 """M-FAC as an optimizer of PyTorch: the steps of a dense computation, and what users of optimizers expect."""
 
 import copy
+import functools
 import pickle
 import re
 import subprocess
@@ -16,7 +17,9 @@ from tests.source import ROOT
 
 torch = pytest.importorskip("torch")
 nn, prune = torch.nn, pytest.importorskip("torch.nn.utils.prune")
-MFAC = pytest.importorskip("mfac_linalg.torch").MFAC
+Optimizer = pytest.importorskip("mfac_linalg.torch").MFAC
+MFAC = functools.partial(Optimizer, beta2=None, momentum=0.0, normalization="mean")
+"""The plain method; the defaults have a test of their own."""
 SHAPES = ((2, 3), (3,), (), (2, 1, 2))
 DIM = 14
 OPTIONS = {"lr": 0.1, "window": 3, "damping": 0.3}
@@ -376,6 +379,57 @@ def test_an_empty_group_is_passed_over():
     taken(optimizer, params, 2, start=2)
     taken(MFAC(alone, **OPTIONS), alone, 4)
     assert same(params, alone)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_group_without_weights_that_may_move_can_be_saved_and_loaded(masked):
+    p = nn.Parameter(torch.ones(2 if masked else 0))
+    optimizer = MFAC([p], masks={p: torch.zeros(2)} if masked else None, **OPTIONS)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.step()
+    assert p.tolist() == ([1.0, 1.0] if masked else [])
+
+
+def test_a_rate_that_is_a_tensor_is_copied_into_a_state():
+    params = parameters()
+    optimizer = MFAC(params, **(OPTIONS | {"lr": torch.tensor(0.1)}))
+    state = optimizer.state_dict()
+    optimizer.param_groups[0]["lr"].fill_(7.0)
+    assert float(state["param_groups"][0]["lr"]) == pytest.approx(0.1)
+
+
+def test_a_state_made_in_inference_mode_is_written_to_outside():
+    params = parameters()
+    optimizer = MFAC(params, momentum=0.5, **OPTIONS)
+    with torch.inference_mode():
+        taken(optimizer, params, 1)
+    taken(optimizer, params, 1)
+    with torch.inference_mode():
+        optimizer.load_state_dict(optimizer.state_dict())
+    taken(optimizer, params, 1)
+    assert len(optimizer.windows[0]) == 3
+
+
+def test_hooks_of_a_step_run_around_it():
+    params = parameters()
+    optimizer, seen = MFAC(params, **OPTIONS), []
+    optimizer.register_step_pre_hook(lambda one, arguments, options: seen.append(len(one.windows[0])))
+    optimizer.register_step_post_hook(lambda one, arguments, options: seen.append(len(one.windows[0])))
+    taken(optimizer, params, 2)
+    assert seen == [0, 1, 1, 2]
+
+
+def test_a_gradient_of_zeros_takes_a_place_in_the_window():
+    params = parameters()
+    optimizer = MFAC(params, **OPTIONS)
+    taken(optimizer, params, 1)
+    before = copies(params)
+    optimizer.zero_grad(set_to_none=False)
+    optimizer.step()
+    assert same(params, before)
+    assert len(optimizer.windows[0]) == 2
 
 
 def test_a_group_can_be_added_after_the_start():
@@ -786,9 +840,9 @@ def warning(optimizer, params):
 
 
 FAILURES = {
-    overflow: (ValueError, "must be finite"),
-    infinity: (ValueError, "must be finite"),
-    overflow_after_a_new_damping: (ValueError, "must be finite"),
+    overflow: (ValueError, "`params` must have finite gradients"),
+    infinity: (ValueError, "`params` must have finite gradients"),
+    overflow_after_a_new_damping: (ValueError, "`params` must have finite gradients"),
     sparse: (TypeError, "`params` must have gradients that are dense tensors; got one in torch.sparse_coo"),
     negative_damping: (ValueError, re.escape("`damping` must be in (0, inf); got -1")),
     beta2_of_one: (ValueError, re.escape("`beta2` must be in [0, 1); got 1")),
@@ -833,7 +887,7 @@ def test_compressed_windows_keep_their_error_where_a_step_fails():
         taken(optimizer, params, 4)
     leave_gradients(kept[0], 100)
     overflow(made[0], kept[0])
-    with pytest.raises(ValueError, match="must be finite"):
+    with pytest.raises(ValueError, match="must have finite gradients"):
         made[0].step()
     for optimizer, params in zip(made, kept, strict=True):
         taken(optimizer, params, 4, start=4)

@@ -15,6 +15,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruning, trained afterwards": pruning.tuned,
     "optimizer": partial(training.training, training.TRAINED, "", timed=True),
     "optimizer, default weights": partial(training.training, training.BY_DEFAULT, "default-"),
+    "optimizer, first steps": training.first_steps,
     "optimizer, small batches": partial(training.training, training.SMALL, "small-"),
     "influence, last layer": partial(influence.foretold, "last layer"),
     "influence, network": partial(influence.foretold, "network"),

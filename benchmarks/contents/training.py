@@ -28,6 +28,12 @@ SMALL = {
     "M-FAC, 128, √v": "M-FAC, m = 128, √v̂",
     "M-FAC, 512, √v": "**M-FAC, m = 512, √v̂**",
 }
+FIRST = {
+    "MFAC": "**`MFAC(params)`**",
+    "Adam": "`Adam(params)`",
+    "SGD": "SGD, lr 0.1, momentum 0.9",
+    "MFAC as at first": "M-FAC, λI, λ = 10⁻⁵, m = 64, no momentum",
+}
 
 
 def trained(method: str, setting: str = "") -> list[dict[str, Any]]:
@@ -64,6 +70,19 @@ def training(labels: dict[str, str], setting: str, *, timed: bool = False) -> st
         for row, method in zip(rows, labels, strict=True):
             row += [milliseconds(method), milliseconds(method, "reads")]
     return table(head, rows)
+
+
+def first_steps() -> str:
+    """Accuracies after 90 steps, by optimizer and size of batch."""
+    figures, rows = held("defaults")["first"]["figures"], []
+    for name, label in FIRST.items():
+        cells = []
+        for batch in (512, 128):
+            own = {"optimizer": name, "batch": batch}
+            found = [figure["accuracy"] for figure in figures if own.items() <= figure.items()]
+            cells.append(f"{statistics.fmean(found):.1f} % ({min(found):.1f} to {max(found):.1f})")
+        rows.append([label, *cells])
+    return table(["", "batches of 512", "batches of 128"], rows)
 
 
 def lead_over_adam() -> tuple[str, ...]:

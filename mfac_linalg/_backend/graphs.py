@@ -40,6 +40,6 @@ def methods_outside_graphs(cls: C) -> C:
         elif isinstance(value, classmethod):
             setattr(cls, name, classmethod(outside_graphs(value.__func__)))
         elif isinstance(value, property) and name in PROPERTIES:
-            accessors = [access and outside_graphs(access) for access in (value.fget, value.fset)]
-            setattr(cls, name, property(*accessors, doc=value.__doc__))
+            setter = value.fset and outside_graphs(value.fset)
+            setattr(cls, name, property(value.fget and outside_graphs(value.fget), setter, doc=value.__doc__))
     return cls

@@ -52,11 +52,11 @@ class ScaleByMFACState(NamedTuple):
 
 
 def scale_by_mfac(
-    window: int,
-    damping: Any,
+    window: int = 128,
+    damping: Any = 1.0,
     *,
-    beta2: float | None = None,
-    normalization: str = "mean",
+    beta2: float | None = 0.999,
+    normalization: str = "window",
     precision: str = "default",
 ) -> GradientTransformation:
     """Return g → F⁻¹g with F = λI + (1/m)Σ g gᵀ over the newest gradients, g in it, for use in `optax.chain`.
@@ -66,12 +66,12 @@ def scale_by_mfac(
     window : int
         Capacity m ≥ 1: gradients that F is made of.
     damping : float or array, shape ()
-        λ > 0. Unit: that of squared gradients, with `beta2` that of gradients. An array may be traced, and is the
+        λ > 0. Unit: that of gradients, without `beta2` that of squared gradients. An array may be traced, and is the
         damping from its step on, so that it can follow a schedule:
         ``optax.inject_hyperparams(scale_by_mfac, static_args="window")(window=64, damping=schedule)``.
     beta2 : float, optional
-        In [0, 1): F has λ(√v̂ + 1e-8) on its diagonal instead of λ, v̂ the mean of squared gradients that Adam has under
-        this name; `mfac_linalg.torch.MFAC` has the particulars.
+        In [0, 1): F has λ(√v̂ + 1e-8) on its diagonal, v̂ the mean of squared gradients that Adam has under this name;
+        None for λ itself. `mfac_linalg.torch.MFAC` has the particulars.
     normalization : {"mean", "sum", "window"}
         What the sum in F is divided by: the number of gradients held, 1, or the capacity.
     precision : {"default", "high"}
@@ -103,6 +103,7 @@ def scale_by_mfac(
     one, and use `optax.MultiSteps`, which casts, within ``jax.enable_x64(True)``. One restored in NumPy goes on outside
     of `jit` as it is. Its arrays have names (`jax.tree_util.tree_leaves_with_path`); none of them is a tree like
     `params`, so that `optax.tree_map_params` takes all for the rest.
+    The defaults are for `optax.chain(scale_by_mfac(), optax.trace(0.9), optax.scale(-0.001))`: docs/optimizer.md.
     All parameters share a window, in the dtype to which theirs promote; `optax.multi_transform` makes one per label.
 
     References
@@ -114,7 +115,7 @@ def scale_by_mfac(
     --------
     >>> import jax
     >>> from mfac_linalg.jax import scale_by_mfac
-    >>> transform = scale_by_mfac(window=4, damping=0.5)  # optax.chain(transform, optax.scale(-lr)), for example
+    >>> transform = scale_by_mfac(window=4, damping=0.5, beta2=None, normalization="mean")
     >>> params = {"w": jax.numpy.zeros(2), "b": jax.numpy.zeros(())}
     >>> state = transform.init(params)
     >>> gradients = {"w": jax.numpy.array([3.0, 0.0]), "b": jax.numpy.array(4.0)}
@@ -181,6 +182,7 @@ def _fitting(inverse: SlidingWindowState, g: jax.Array) -> SlidingWindowState:
     if g.size != inverse.dim:
         msg = f"`updates` must have the {inverse.dim} entries of the parameters; got {g.size}. Pass their gradients."
         raise ValueError(msg)
+    check.check_finite("updates", g)
     own = inverse._like.dtype
     if jnp.promote_types(g.dtype, own) != own:
         msg = f"`updates` must have the parameters' dtype, {own}, or a shorter one; got {g.dtype}. Cast them."

@@ -48,7 +48,8 @@ def complete_state(
 ) -> dict[str, Any]:
     """PyTorch's dictionary with tensors of its own, and with the windows."""
     described = [part.described(options) for part, _ in served]
-    windows, offsets = {}, {}
+    windows: dict[Tensor, dict[str, Any]] = {}
+    offsets: dict[Tensor, int] = {}
     for (part, window), words in zip(served, described, strict=True):
         offsets |= part.offsets
         if window is not None:
@@ -58,12 +59,13 @@ def complete_state(
         state[key] = _entry(state.get(key, {}), group, p, kept.shape(p)) | {"offset": offsets[p]}
         if p in windows:
             state[key]["window"] = windows[p]
-    return {**state_dict, "state": state, "windows": described}
+    numbered = [{name: _own(x) for name, x in group.items()} for group in state_dict["param_groups"]]
+    return {**state_dict, "state": state, "param_groups": numbered, "windows": described}
 
 
 def _entry(state: Mapping[str, Any], group: Group, p: Tensor, shape: torch.Size) -> dict[str, Any]:
     """A copy of the state of a parameter; zeros for what its options ask for and no step has made yet."""
-    entry = {name: x.clone() if isinstance(x, Tensor) else x for name, x in state.items() if x is not None}
+    entry = {name: _own(x) for name, x in state.items() if x is not None}
     entry.pop("window", None)
     wanted = [(group["momentum"], "momentum_buffer"), (group["beta2"] is not None, "root_mean_square")]
     for name in (name for yes, name in wanted if yes and name not in entry):
@@ -71,6 +73,11 @@ def _entry(state: Mapping[str, Any], group: Group, p: Tensor, shape: torch.Size)
     if group["beta2"] is not None:
         entry.setdefault("share", 0.0)
     return entry
+
+
+def _own(x: Any) -> Any:
+    """A tensor copied, anything else as it is."""
+    return x.clone() if isinstance(x, Tensor) else x
 
 
 def _numbered(numbered: list[Group], groups: list[Group]) -> Iterator[tuple[Any, Group, Tensor]]:
@@ -209,7 +216,7 @@ def _buffers(entry: Mapping[str, Any], p: Tensor, shape: torch.Size) -> dict[str
             given[name] = _buffer(name, given[name], p, shape)
     if "share" in given:
         share = given["share"].item() if isinstance(given["share"], Tensor) else given["share"]
-        if not (isinstance(share, numbers.Real) and 0 <= share <= 1):
+        if not (isinstance(share, numbers.Real) and 0 <= float(share) <= 1):
             msg = f"`state_dict` must have a share in [0, 1]; got {check.describe(given['share'])}. "
             raise ValueError(msg + RETURNED)
         given["share"] = float(share)
@@ -223,4 +230,5 @@ def _buffer(name: str, x: Any, p: Tensor, shape: torch.Size) -> Tensor:
     if x.shape != shape:
         msg = f"`state_dict` must have {name} of the parameters' shapes; got {tuple(x.shape)} for {tuple(shape)}. "
         raise ValueError(msg + "Construct the same groups first.")
-    return x.detach().to(p.device, copy=True)
+    with torch.inference_mode(False):  # it is written to in every mode
+        return x.detach().to(p.device, copy=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import _moments
-from .groups import Group, check_one_kind, check_plain
+from .groups import PLAIN, Group, check_one_kind, check_plain
 from .masks import Kept
 
 State = Mapping[Tensor, dict[str, Any]]
@@ -41,7 +41,8 @@ def descent(groups: list[Group], kept: Kept, state: State) -> Descent | None:
 
 def _require_shape(p: Tensor, shape: torch.Size, state: Mapping[str, Any]) -> None:
     """Refuse a parameter that has lost its kind, or the shape of its momentum or moment, before anything is written."""
-    check_plain("`params` must stay", p)
+    if type(p) not in PLAIN:
+        check_plain("`params` must stay", p)
     for name, buffer in state.items():
         if isinstance(buffer, Tensor) and buffer.shape != shape:
             msg = f"`params` must stay as they were at construction; got {tuple(p.shape)} beside {name} of shape "
@@ -52,7 +53,8 @@ def _part(group: Group, p: Tensor, kept: Kept) -> Tensor:
     """The gradient of one parameter, of its weights that may move."""
     if p.grad is None:
         return torch.zeros_like(kept.of(p, p))
-    check_plain("`params` must have gradients that are", p.grad)
+    if type(p.grad) not in PLAIN or p.grad.layout != torch.strided:
+        check_plain("`params` must have gradients that are", p.grad)
     g = -p.grad if group["maximize"] else p.grad
     if group["weight_decay"] and not group["decoupled_weight_decay"]:
         g = g.add(p, alpha=float(group["weight_decay"]))
@@ -94,7 +96,8 @@ def _followed(parameters: list[Tensor], steps: list[Tensor], momentum: float, st
     """The momenta after these steps."""
     for p, step in zip(parameters, steps, strict=True):
         if state[p].get("momentum_buffer") is None:
-            state[p]["momentum_buffer"] = torch.zeros_like(step)
+            with torch.inference_mode(False):  # it is written to in every mode
+                state[p]["momentum_buffer"] = torch.zeros_like(step)
     buffers = [state[p]["momentum_buffer"] for p in parameters]
     torch._foreach_mul_(buffers, momentum)
     torch._foreach_add_(buffers, steps)

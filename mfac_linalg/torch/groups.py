@@ -16,6 +16,7 @@ NUMBERS = {"lr": math.inf, "momentum": 1.0, "weight_decay": math.inf, "damping":
 OPTIONS = (*NUMBERS, "window", "decoupled_weight_decay", "maximize")
 FOREIGN = ("betas", "eps", "nesterov", "dampening", "foreach", "fused", "capturable", "differentiable")
 """Options of PyTorch's optimizers that would be passed over; other entries of a group are the user's own."""
+PLAIN = (Tensor, torch.nn.Parameter)
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 

@@ -24,8 +24,8 @@ class Served(NamedTuple):
 
     @property
     def dim(self) -> int:
-        """Entries of a gradient."""
-        return sum(map(self.kept.size, self.parameters))
+        """Entries of a gradient in the window, which has at least one; that of no weights is never used."""
+        return max(1, sum(map(self.kept.size, self.parameters)))
 
     @property
     def offsets(self) -> dict[Tensor, int]:

@@ -30,18 +30,20 @@ class MFAC(Optimizer):
     ----------
     params : iterable
         Parameters, or dictionaries that describe groups of them, as for every optimizer of PyTorch. A group has a
-        window of its own, and so one dtype on one device.
+        window of its own, and so one dtype on one device. Sharded parameters (DTensor) are refused; what replaces the
+        parameters of a model later, as fully_shard does, is not optimised.
     lr : float
         Learning rate ≥ 0.
     window : int
         Capacity m ≥ 1 of a window: gradients that F is made of. It holds m + 1 vectors of the parameters' size.
     damping : float
-        λ > 0. Unit: that of squared gradients, with `beta2` that of gradients. A group's may be set anew between steps,
-        at the cost of O(m³).
+        λ > 0. Unit: that of gradients, without `beta2` that of squared gradients. A group's may be set anew between
+        steps, at the cost of O(m³).
     beta2 : float, optional
-        In [0, 1): F has λ√v̂ on its diagonal instead of λ, v̂ the mean of squared gradients that Adam has under this
-        name, with weights that decay by β₂ a step. 0.999 is usual; λ is then around 0.1, and lr λ/100. None or a number
-        for good: gradients held have other units with it.
+        In [0, 1): F has λ√v̂ on its diagonal, v̂ the mean of squared gradients that Adam has under this name, with
+        weights that decay by β₂ a step; None for λ itself. λ is from 0.1 to 1 then, and lr λ/1000 to λ/300,
+        or λ/100 where it rises at the start and falls to zero. None or a number for good: gradients held have other
+        units with it.
     momentum : float
         In [0, 1), as in `torch.optim.SGD`. Where others write v ← momentum v + (1 − momentum) F⁻¹g, as M-FAC's authors
         did at first, pass their lr times 1 − momentum for the same path.
@@ -70,8 +72,8 @@ class MFAC(Optimizer):
     Raises
     ------
     TypeError
-        Options of another kind; parameters that are complex, or of several dtypes or devices in a window; sparse
-        gradients.
+        Options of another kind; parameters that are complex, sharded or sparse, or of several dtypes or devices in a
+        window; sparse gradients.
     ValueError
         Options out of range; in a step, gradients with nan or infinity.
 
@@ -110,8 +112,8 @@ class MFAC(Optimizer):
     >>> _ = torch.manual_seed(0)
     >>> model, x = torch.nn.Linear(4, 1), torch.randn(64, 4)
     >>> y = x @ torch.tensor([[1.0], [2.0], [3.0], [4.0]])
-    >>> optimizer = MFAC(model.parameters(), lr=0.5, window=16, damping=10.0, momentum=0.5)
-    >>> for _ in range(100):
+    >>> optimizer = MFAC(model.parameters(), lr=0.05, window=16)
+    >>> for _ in range(300):
     ...     optimizer.zero_grad()
     ...     loss = torch.nn.functional.mse_loss(model(x), y)
     ...     loss.backward()
@@ -125,16 +127,16 @@ class MFAC(Optimizer):
         params: Any,
         lr: float | Tensor = 1e-3,
         *,
-        window: int = 64,
-        damping: float = 1e-5,
-        beta2: float | None = None,
-        momentum: float = 0.0,
+        window: int = 128,
+        damping: float = 1.0,
+        beta2: float | None = 0.999,
+        momentum: float = 0.9,
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool = True,
         maximize: bool = False,
         masks: Masks = None,
         shared_window: bool = False,
-        normalization: str = "mean",
+        normalization: str = "window",
         precision: str = "default",
         compression: TopK | None = None,
     ) -> None:
@@ -212,8 +214,7 @@ class MFAC(Optimizer):
             agreed(name, groups)
         part = self._part(groups)
         check_parameters(part.parameters)
-        # a window has at least one entry; that of a group without weights that may move is never used
-        return SlidingWindowInverse(groups[0]["window"], max(1, part.dim), float(groups[0]["damping"]), **self._rules)
+        return SlidingWindowInverse(groups[0]["window"], part.dim, float(groups[0]["damping"]), **self._rules)
 
     def _hold(self, groups: list[Group], window: SlidingWindowInverse) -> None:
         """Put a window where a state dictionary has it, with a place for all that steps will make.
@@ -276,7 +277,7 @@ class MFAC(Optimizer):
         for group in self.param_groups:
             settle_options(group)
         # after the hooks that run before, and before those that see the dictionary
-        handle = self.register_state_dict_post_hook(MFAC._complete, prepend=True)
+        handle = self.register_state_dict_post_hook(lambda _, packed: self._complete(packed), prepend=True)
         try:
             return super().state_dict()
         finally:
@@ -346,7 +347,13 @@ def _answer(window: SlidingWindowInverse, groups: list[Group], g: Tensor) -> Ten
     damping = agreed("damping", groups)
     if damping != window.damping:
         window.damping = damping
-    return window.append_matvec(g)
+    try:
+        return window.append_matvec(g)
+    except ValueError as refused:
+        if torch.all(torch.isfinite(g)):
+            raise
+        msg = "`params` must have finite gradients; got nan or infinity. Skip the step whose loss overflowed."
+        raise ValueError(msg) from refused
 
 
 @contextmanager

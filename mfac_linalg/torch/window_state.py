@@ -181,7 +181,7 @@ def unpack_version_1(entry: Any, like: Tensor) -> SlidingWindowInverse:
     if not isinstance(entry["window"], Mapping):
         msg = f"`state_dict` must have windows that are dictionaries; got {check.describe(entry['window'])}. "
         raise TypeError(msg + "Pass what MFAC.state_dict returned.")
-    state = {
+    state: dict[str, Any] = {
         name: value.to(like.device) if isinstance(value, Tensor) else value for name, value in entry["window"].items()
     }
     rows = _row_names(state.get("compression")) if "slots" in state else ()
