@@ -141,3 +141,23 @@ def test_a_derivative_of_jax_is_the_same_in_every_mode(jax_inverse, mode):
         found = ask()
     assert found.dtype == wanted.dtype
     assert np.allclose(found, wanted, rtol=1e-6)
+
+
+def test_updates_of_optax_are_the_same_in_every_mode():
+    jax = pytest.importorskip("jax")
+    from mfac_linalg.jax import scale_by_mfac
+
+    transform = scale_by_mfac(window=3, damping=0.1, beta2=0.9)
+    rows = [jax.numpy.asarray(row) for row in G.numpy()[:, :6]]
+
+    def updates(context):
+        with context:
+            state, found = transform.init(rows[0]), []
+            for row in rows:
+                update, state = transform.update(row, state)
+                found.append(update)
+        return np.stack(found)
+
+    wanted = updates(contextlib.nullcontext())
+    for mode in [*JAX_SETTINGS.values(), lambda jax: jax.transfer_guard("disallow")]:
+        assert np.array_equal(updates(mode(jax)), wanted)

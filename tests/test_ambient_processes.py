@@ -108,3 +108,18 @@ def test_a_reading_thread_records_where_its_caller_does():
     with torch.no_grad():
         assert [yes for _, yes in read_ahead(lambda _: torch.is_grad_enabled(), [0, 1])] == [False] * 2
     assert [yes for _, yes in read_ahead(lambda _: torch.is_grad_enabled(), [0, 1])] == [True] * 2
+
+
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+def test_tasks_of_dask_know_of_no_error_state(scheduler):
+    """Where powers of two scale entries down to nothing."""
+    dask = pytest.importorskip("dask.array")
+    rows = gradients() * np.float32(1e-20)
+    v = np.full(rows.shape[1], 1e-30, "float32")
+    v[3] = 1e-12
+    inverse = WoodburyRankOneInverse(dask.from_array(rows, chunks=(-1, 15)), 1e-30)
+    lazy = dask.from_array(v, chunks=15)
+    wanted = [x.compute(scheduler="threads") for x in (inverse @ lazy, inverse.forward @ lazy)]
+    with np.errstate(all="raise"):
+        found = [x.compute(scheduler=scheduler) for x in (inverse @ lazy, inverse.forward @ lazy)]
+    assert all(map(np.array_equal, found, wanted))
