@@ -18,6 +18,7 @@ from ._stored import arguments_as_arrays, arguments_of
 Array = Any
 
 
+@_backend.methods_outside_graphs
 class BlockDiagonalInverse(Inverse):
     """F⁻¹ for the blocks on the diagonal of Λ + Σ_i c_i g_i g_iᵀ, zero elsewhere: c_i = w_i/m, or w_i for "sum".
 
@@ -116,8 +117,8 @@ class BlockDiagonalInverse(Inverse):
 
     @property
     def damping(self) -> Any:
-        """λ as a float, or the array, (d,) or one number per block, that it was given as."""
-        return self._damping
+        """λ as a float, or a copy of the array, (d,) or one number per block, that it was given as."""
+        return _backend.copied(self._damping) if _backend.is_array(self._damping) else self._damping
 
     @property
     def gradients(self) -> Array:

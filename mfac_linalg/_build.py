@@ -1,28 +1,30 @@
 """From checked arguments to a State: one Gram matrix, one factorisation, and the choice of form."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 
 from . import _backend
-from ._dual import SmallSystem, largest_eigenvalue
+from ._dual import SmallSystem, largest_eigenvalue, needs_rows
 from ._errors import breakdown, warn_if_unresolved
+from ._extent import exponent_of_finite, extent_of, is_resolved, traced_exponent
 from ._forms.diagonal import exact_entries
 from ._forms.dual import DualForm
 from ._forms.primal import PrimalForm
-from ._metric import Metric
-from ._progress import Progress, reporter
+from ._metric import Metric, refuse_span
+from ._options import Options
+from ._progress import reporter
 from ._rows.batched import BatchedRows
 from ._rows.dense import DenseRows
 from ._rows.scaled import ScaledRows, scaled_rows
 from ._rows.streamed import StreamedRows
 from ._rows.whitened import WhitenedRows, whiten, whiten_into
-from ._scaling import comfortable, exponent, ldexp
+from ._scaling import comfortable, ldexp
 from ._state import State
 from ._sweeps import sweeps_for
-from ._validation import has_bad_entry, refuse_entries, refuse_nonfinite
+from ._validation import has_bad_entry, refuse_entries
 
 Array = Any
 AnyRows = ScaledRows | BatchedRows
@@ -31,22 +33,6 @@ AnyRows = ScaledRows | BatchedRows
 ELEMENTS_RESOLVED = 3e-5  # ... with a Gram matrix of that ε
 WHITENING_RESOLVED = 1e-3  # ... with rows whitened in that ε
 GUESS_COLUMNS = 512  # enough for the size of κ
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to build: what the caller chose, and the progress bar."""
-
-    dtype: Any
-    precision: str
-    whiten: bool
-    overwrite: bool
-    progress: Progress
-    out: Any = None  # what W is written to where that is not in memory, with `matrix` and `write`
-
-    def computing_dtype(self, xp: Any) -> Any:
-        """float64 for precision "high", else the dtype of the results."""
-        return xp.float64 if self.precision == "high" else self.dtype
 
 
 def build(
@@ -62,46 +48,76 @@ def build(
 
     `gram` is G Gᵀ where it is known, `sharp` if it was computed in float64.
     """
+    options = options.for_span(damping, gradient_rows.like)
     unscaled, metric, row_scale = measures(gradient_rows, damping, weights, divisor, options)
     traced = not (_backend.is_concrete(unscaled.like) and _backend.is_concrete(row_scale))
-    power = exponent(unscaled.like) if traced else None
-    if gram is not None and power is not None:
-        gram = ldexp(gram, -2 * _backend.beside_float64(power))  # that of 2^−e G
-    rows = scaled_rows(unscaled, power, row_scale, metric.root)
-    accurate = rows.in_float64() if not traced and gram is None and _expects_float64(rows) else rows
-    small, largest, norm = small_matrix(accurate, gram, options)
-    if not traced:
-        heaviest, norm = read_checked([largest, norm], {"damping": damping, "weights": weights})
-        if not comfortable(heaviest, unscaled.dtype):
-            gram = None  # that of G as it stands, not of 2^−e G
-            power = _known_exponent(rows, accurate, heaviest)
-            if power is not None:  # S Sᵀ is there, and is the same for any e
-                rows = scaled_rows(unscaled, power, row_scale, None)
-                accurate = rows.in_float64()
-            else:
-                accurate = rows = scaled_rows(unscaled, exponent_of_finite(unscaled), row_scale, metric.root)
-                small, _, norm = small_matrix(rows, None, options)
-                norm = float(_backend.read(norm))
-        if accurate is rows and wants_float64(rows, norm):
-            accurate = rows.in_float64()
-            small, *_ = small_matrix(accurate, gram if sharp else None, options)
+    if traced:
+        power = traced_exponent(unscaled, metric.root)
+        gram = None if gram is None else ldexp(gram, -2 * _backend.beside_float64(power))  # that of 2^−e G
+        accurate = rows = scaled_rows(unscaled, power, row_scale, metric.root)
+        small, _, norm = small_matrix(rows, gram, options)
+    else:
+        entries = {"damping": damping, "weights": weights}
+        found = _known_system(unscaled, row_scale, metric, gram if sharp else None, gram, options, entries)
+        if found is None:
+            return build(gradient_rows, damping, weights, divisor, options.widened(), gram if sharp else None, sharp)
+        rows, accurate, small, norm = found
     kappa = 1 + norm * norm  # not norm**2, which a float refuses to overflow
     if not traced and not math.isfinite(kappa):
         raise breakdown(size=min(rows.shape), kappa=math.inf, dtype="float64")
     form = choose_form(rows, accurate, small, norm, math.inf if traced else kappa, options)
     sharp = _backend.dtype_name(accurate.dtype) == "float64"
     kept = rows.rows if form.rows is rows or options.out is not None else None
-    return State(form, metric, row_scale, kept, kappa, options.dtype, sharp)
+    return State(form, metric, row_scale, kept, kappa, options.dtype, sharp, wide=options.wide)
+
+
+def _known_system(
+    unscaled: Any,
+    row_scale: Array,
+    metric: Metric,
+    sharp_gram: Array | None,
+    gram: Array | None,
+    options: Options,
+    entries: dict[str, Any],
+) -> tuple[ScaledRows, ScaledRows, Array, float] | None:
+    """S as it is multiplied, S as its Gram matrix was made, that matrix, and ‖S‖₂; None where float64 has to do it.
+
+    All that is read of a device is read here.
+    """
+    rows = scaled_rows(unscaled, None, row_scale, metric.root)
+    accurate = rows.in_float64() if gram is None and _expects_float64(rows) else rows
+    small, largest, norm = small_matrix(accurate, gram, options)
+    heaviest, norm, *extent = read_checked([largest, norm, *extent_of(row_scale, entries["damping"])], entries)
+    power = 0
+    if not comfortable(heaviest, unscaled.dtype):
+        sharp_gram = None  # that of G as it stands, not of 2^−e G
+        known = _known_exponent(rows, accurate, heaviest)
+        if known is not None:  # S Sᵀ is there, and is the same for any e
+            power, rows = known, scaled_rows(unscaled, known, row_scale, None)
+            accurate = rows.in_float64()
+        else:
+            power = exponent_of_finite(rows, metric)
+            accurate = rows = scaled_rows(unscaled, power, row_scale, metric.root)
+            small, _, norm = small_matrix(rows, None, options)
+            norm = float(_backend.read(norm))
+    if math.isfinite(norm * norm) and not is_resolved(rows, [*extent, norm], power, wide=options.wide):
+        return None
+    if accurate is rows and wants_float64(rows, norm):
+        accurate = rows.in_float64()
+        small, *_ = small_matrix(accurate, sharp_gram, options)
+    return rows, accurate, small, norm
 
 
 def measures(
     gradient_rows: Any, damping: Any, weights: Array | None, divisor: int, options: Options
 ) -> tuple[Any, Metric, Array]:
     """The rows in the computing dtype, Λ as a metric, and √(c_i / level), (m, 1)."""
-    rows = gradient_rows.computed_in(options.computing_dtype(_backend.namespace(gradient_rows.like)))
-    metric = Metric.of(damping, rows.dtype)
-    coefficients = _backend.weights_column(weights, rows.shape[0], like=rows.like) / divisor
-    return rows, metric, (coefficients / metric.level) ** 0.5
+    rows = gradient_rows.computed_in(options.computing_dtype(gradient_rows.like))
+    if options.wide and _backend.is_vector(damping) and _backend.dtype_name(rows.dtype) == "float32":
+        refuse_span(damping)
+    metric = Metric.of(damping, rows.dtype, wide=options.wide)
+    roots = _backend.weights_column(weights, rows.shape[0], like=rows.like) ** 0.5
+    return rows, metric, roots / float(divisor) ** 0.5 / metric.level**0.5
 
 
 def small_matrix(rows: ScaledRows, gram: Array | None, options: Options) -> tuple[Array, Array, Array]:
@@ -201,21 +217,13 @@ def _known_exponent(rows: ScaledRows, accurate: ScaledRows, heaviest: float) -> 
     return math.frexp(math.sqrt(heaviest))[1] if known else None
 
 
-def exponent_of_finite(rows: Any) -> int:
-    """The exponent of the largest entry; refuse rows that are not finite."""
-    largest = rows.largest()
-    if not math.isfinite(largest):
-        refuse_nonfinite()
-    return math.frexp(largest)[1]
-
-
 def choose_form(
     rows: AnyRows, accurate: AnyRows, small: Array, norm: Any, kappa: float, options: Options
 ) -> DualForm | PrimalForm:
     """Factor the small matrix and hold it in the form that fits its shape; warn where κ is beyond its arithmetic."""
     m, d = rows.shape
     dtype = "float64" if m >= d else _backend.dtype_name(rows.dtype)
-    system = SmallSystem.factor(small)
+    system = _factored(rows, small, norm, options)
     if system is None:
         raise breakdown(size=min(m, d), kappa=kappa, dtype=dtype)
     if not math.isinf(kappa):
@@ -239,6 +247,16 @@ def choose_form(
     return DualForm(whitened if options.dtype == rows.dtype else rows, whitened, system, norm, sweeps)
 
 
+def _factored(rows: AnyRows, small: Array, norm: Any, options: Options) -> SmallSystem | None:
+    """The factor of the small matrix; rows are whitened with one as good as entries need, for they carry it on."""
+    m, d = rows.shape
+    if m >= d:
+        return SmallSystem.primal(rows, small, norm)
+    if options.whiten and needs_rows(norm):
+        return SmallSystem.of_rows(small, rows.column_blocks())
+    return SmallSystem.factor(small)
+
+
 def _whitened_outside(exact: DualForm, rows: ScaledRows, options: Options) -> WhitenedRows:
     """W in a matrix outside memory, with the entries of the diagonal that `exact` has to give beside it."""
     small = whiten_into(options.out.write, rows, exact.system, dtype=options.dtype, progress=options.progress)
@@ -247,5 +265,5 @@ def _whitened_outside(exact: DualForm, rows: ScaledRows, options: Options) -> Wh
         index = _backend.index_like(small, like=rows.like)
         values = _backend.read(exact_entries(exact, index, like=rows.like, norm=exact.norm))
     like = _backend.zeros((0, rows.shape[1]), like=rows.like, dtype=options.dtype)
-    held = StreamedRows(options.out.matrix, like, None, options.dtype, rows.rows.width)
+    held = StreamedRows(options.out.matrix, like, None, options.dtype, rows.rows.width, rows.rows.shows_progress)
     return WhitenedRows(held, exact.system, (small, values))

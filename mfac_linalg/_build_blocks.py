@@ -10,10 +10,8 @@ import numpy as np
 
 from . import _backend
 from ._build import (
-    Options,
     among,
     choose_form,
-    exponent_of_finite,
     measures,
     read_checked,
     small_matrix,
@@ -21,12 +19,14 @@ from ._build import (
 )
 from ._dual import largest_eigenvalue
 from ._errors import breakdown
+from ._extent import exponent_of_finite, extent_of, is_resolved, traced_exponent
 from ._forms.blocks import BlockForm, Run
+from ._options import Options
 from ._progress import reporter
 from ._rows.batched import BatchedRows
 from ._rows.panels import slices
 from ._rows.scaled import ScaledRows, scaled_rows
-from ._scaling import comfortable, exponent
+from ._scaling import comfortable
 from ._state import State
 
 Array = Any
@@ -38,17 +38,24 @@ def build_blocks(
 ) -> State:
     """Build the State of the inverse of Λ + the blocks on the diagonal of Σ c_i g_i g_iᵀ with c = weights / divisor."""
     spread = _for_each_column(damping, sizes)
+    options = options.for_span(spread, gradient_rows.like)
     unscaled, metric, row_scale = measures(gradient_rows, spread, weights, divisor, options)
     traced = not (_backend.is_concrete(unscaled.like) and _backend.is_concrete(row_scale))
-    rows = scaled_rows(unscaled, exponent(unscaled.like) if traced else None, row_scale, metric.root)
+    power = traced_exponent(unscaled, metric.root) if traced else None
+    rows = scaled_rows(unscaled, power, row_scale, metric.root)
     systems = list(_systems(rows, sizes, options))
     numbers = None
     if not traced:
-        numbers = _read(systems, {"damping": damping, "weights": weights})
+        extent, numbers = _read(systems, extent_of(row_scale, spread), {"damping": damping, "weights": weights})
+        power = 0
         if not all(comfortable(heaviest, unscaled.dtype) for heaviest, _ in numbers):
-            rows = scaled_rows(unscaled, exponent_of_finite(unscaled), row_scale, metric.root)
+            power = exponent_of_finite(rows, metric)
+            rows = scaled_rows(unscaled, power, row_scale, metric.root)
             systems = list(_systems(rows, sizes, options))
-            numbers = _read(systems, {})
+            _, numbers = _read(systems, [], {})
+        largest = [max(norms) for _, norms in numbers]
+        if math.isfinite(max(largest) ** 2) and not is_resolved(rows, extent + largest, power, wide=options.wide):
+            return build_blocks(gradient_rows, damping, weights, divisor, sizes, options.widened())
     form, kappa = _factored(rows, systems, numbers, options)
     return State(form, metric, row_scale, rows.rows, kappa, options.dtype, sharp=True)
 
@@ -58,7 +65,7 @@ def restricted_blocks(state: State, kept: Array, sizes: Sequence[int]) -> State:
     options = Options(state.dtype, "default", whiten=False, overwrite=False, progress=reporter(False))
     rows = among(state.form.rows, kept)
     systems = list(_systems(rows, sizes, options))
-    numbers = _read(systems, {}) if _backend.is_concrete(systems[0].heaviest) else None
+    numbers = _read(systems, [], {})[1] if _backend.is_concrete(systems[0].heaviest) else None
     form, kappa = _factored(rows, systems, numbers, options)
     return replace(state, form=form, kappa=kappa)
 
@@ -115,10 +122,14 @@ def _batch(part: ScaledRows, start: int, count: int, size: int) -> "_System":
     return _System(rows, small, xp.max(xp.linalg.diagonal(small)), norm, start, count, size)
 
 
-def _read(systems: list["_System"], entries: dict[str, Any]) -> list[tuple[float, list[float]]]:
-    """The heaviest row and the norms of every system: one read of a device."""
-    numbers = iter(read_checked([x for system in systems for x in (system.heaviest, system.norm)], entries))
-    return [(next(numbers), list(itertools.islice(numbers, system.count))) for system in systems]
+def _read(
+    systems: list["_System"], others: list[Array], entries: dict[str, Any]
+) -> tuple[list[float], list[tuple[float, list[float]]]]:
+    """Other numbers, and the heaviest row and the norms of every system: one read of a device."""
+    asked = others + [x for system in systems for x in (system.heaviest, system.norm)]
+    numbers = iter(read_checked(asked, entries))
+    extent = list(itertools.islice(numbers, len(others)))
+    return extent, [(next(numbers), list(itertools.islice(numbers, system.count))) for system in systems]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ HALF_EXPONENT = 15  # of the largest entry of a row in float16: in [2^14, 2^15),
 class CompressedSlots:
     """The same interface as DenseSlots for rows c = topk(g + e), and the e that the next gradient meets.
 
-    Rows are stored times powers of two; the error is kept as it is, in the dtype of the answers.
+    Rows are stored times powers of two; the error is kept as it is, in the dtype of the answers. Values are valid for
+    as long as those of `DenseSlots`; the error is never written in place.
     """
 
     compression: TopK
@@ -180,7 +181,8 @@ class CompressedSlots:
         """Refuse entries that are not those of this layout: products would read beside their vectors."""
         wanted = {"indices": self.index, "values": self.values}
         for name, mine in wanted.items():
-            check.check_shape(f"state['{name}']", state[name], (count, self.layout.entries), "Keep entries together.")
+            shape = (count, self.layout.entries)
+            check.check_shape(f"state['{name}']", state[name], shape, "Keep entries, dim and compression together.")
             if state[name].dtype != mine.dtype:
                 msg = (
                     f"`state['{name}']` must be {_backend.dtype_name(mine.dtype)}; got {check.describe(state[name])}. "

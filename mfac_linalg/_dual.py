@@ -1,6 +1,7 @@
 """The m × m system A = I + S Sᵀ, or a batch of them, in float64. It knows nothing of d."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,13 @@ from ._pytree import Part
 
 Array = Any
 POWER_STEPS = 12
+SUM_RESOLVED = 1e10  # κ up to which the rounding of a sum S Sᵀ or SᵀS, κ eps of float64, does not show in M
+
+
+def needs_rows(norm: Any) -> bool:
+    """Whether ‖S‖₂, where it is known, asks for a factor that is made of the rows themselves."""
+    largest = norm if isinstance(norm, float) else float(np.max(norm)) if isinstance(norm, np.ndarray) else 0.0
+    return SUM_RESOLVED < largest * largest < math.inf
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,7 @@ class SmallSystem(Part):
 
     source: Any  # B, or a function that makes it when it is asked for
     lower: Array  # L
+    from_rows: bool = False  # whether L has digits that B has lost
 
     @property
     def gram(self) -> Array:
@@ -35,6 +44,22 @@ class SmallSystem(Part):
         if lower is None:
             lower = _factor_from_spectrum(gram)
         return None if lower is None else cls(gram, lower)
+
+    @classmethod
+    def of_rows(cls, gram: Array, blocks: Iterable[Array]) -> "SmallSystem":
+        """Factor I + SᵀS by QR of [I; S], for blocks of the rows of S, each of them (…, n, d); I + S Sᵀ by those of Sᵀ.
+
+        An eigenvalue 1 + s is right to √κ eps times itself; a sum SᵀS that was rounded leaves κ eps.
+        """
+        upper = add_identity(_backend.namespace(gram).zeros_like(gram))
+        for block in blocks:
+            upper = _backend.triangle(_backend.namespace(gram).concat([upper, block], axis=-2))
+        return cls(gram, upper.mT, from_rows=True)
+
+    @classmethod
+    def primal(cls, rows: Any, small: Array, norm: Any) -> "SmallSystem | None":
+        """Factor I + SᵀS for small = SᵀS, or for the rows of S themselves where that has lost what is asked of it."""
+        return cls.of_rows(small, rows.row_blocks()) if needs_rows(norm) else cls.factor(small)
 
     def half_solve(self, b: Array) -> Array:
         """L⁻¹ b."""
@@ -83,7 +108,14 @@ class SmallSystem(Part):
 
     def spectrum(self) -> tuple[Array, Array]:
         """Eigenvalues s ≥ 0 of B, ascending, and its eigenvectors Q: B = Q diag(s) Qᵀ; computed once."""
-        return self._once("spectrum", lambda: nonnegative_spectrum(self.gram))
+        return self._once("spectrum", self._spectrum)
+
+    def _spectrum(self) -> tuple[Array, Array]:
+        if not self.from_rows:
+            return nonnegative_spectrum(self.gram)
+        xp = _backend.namespace(self.lower)
+        vectors, roots, _ = xp.linalg.svd(self.lower)  # A = Q diag(1 + s) Qᵀ, descending
+        return xp.flip(xp.clip((roots - 1) * (roots + 1), 0.0), axis=-1), xp.flip(vectors, axis=-1)
 
 
 def factor_solve(lower: Array, b: Array) -> Array:

@@ -29,6 +29,22 @@ def breakdown(*, size: int, kappa: float, dtype: object) -> FactorizationError:
     return FactorizationError(msg)
 
 
+def not_installed(*, what: str, library: str, extra: str) -> ModuleNotFoundError:
+    """Return the error of something whose library is missing, with the command that installs it."""
+    msg = f'{what} needs {library}, which is not installed. Run pip install "mfac_linalg[{extra}]".'
+    return ModuleNotFoundError(msg, name=library)
+
+
+def unresolved_rows(dtype: object) -> FactorizationError:
+    """Return the error of rows, weights and dampings that span more than their products can."""
+    msg = (
+        f"`gradients`, `weights` and `damping` must not differ so much among themselves that products of small rows of "
+        f"much weight underflow in {dtype}; got such. Multiply each gradient by the root of its weight instead, or "
+        "raise the smallest dampings."
+    )
+    return FactorizationError(msg)
+
+
 def refuse_nonfinite_values(name: str) -> None:
     """Refuse an array for a nan or an infinity in it."""
     msg = f"`{name}` must be finite; got nan or infinity. Check the computation that made it."
@@ -50,6 +66,12 @@ def warn_if_unresolved(kappa: float, dtype: str) -> None:
         f"{dtype} keeps its backward error; answers may lose all digits: {cure}."
     )
     warnings.warn(msg, IllConditionedWarning, stacklevel=_caller_depth())
+
+
+def warn_unsynced(folder: object, failed: OSError) -> None:
+    """Warn where a file is in its place, and its folder could not be brought to the disk."""
+    msg = f"What was written to {folder} is there, whole, but a loss of power may undo it: {failed.strerror}. "
+    warnings.warn(msg + "Check the disk.", RuntimeWarning, stacklevel=_caller_depth())
 
 
 def _caller_depth() -> int:

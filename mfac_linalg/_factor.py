@@ -34,7 +34,10 @@ class Gram(Protocol):
 
 @dataclass(frozen=True)
 class CurrentFactor:
-    """L with A = L Lᵀ, and ‖S‖, followed from change to change; each gives another CurrentFactor."""
+    """L with A = L Lᵀ, and ‖S‖, followed from change to change; each gives another CurrentFactor.
+
+    L may stand on one of two arrays that changes write to in turns: see `Held` for how long it is valid.
+    """
 
     lower: np.ndarray  # (m, m)
     direction: np.ndarray  # (m,) towards the largest eigenvalue of A
@@ -52,6 +55,10 @@ class CurrentFactor:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, memory=_memory(state["memory"]))
+
+    def with_own_memory(self) -> "CurrentFactor":
+        """The same, whose changes never write to where this L is."""
+        return replace(self, memory=_memory(len(self.memory[0])))
 
     def following(self, stays: np.ndarray, gram: Gram, count: int) -> "CurrentFactor | None":
         """The factor of `count` rows: those of this one that stay, then others; None where it has to be made anew.

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from . import _backend, _storage
+from . import _atomic, _backend, _matrix_file, _storage
 from . import _validation as check
 from ._errors import InvalidFileError
+from ._journal import JOURNAL, MANIFEST, WHITENED, damaged, is_sound, read_journal, require_own
 
 Array = Any
-MANIFEST, JOURNAL, WHITENED = "inverse.npz", "build.npz", "whitened.npy"
 RUN_BYTES = 2**26  # of W under one digest
 SECONDS = 30.0  # between two entries of the journal
 
@@ -49,17 +49,19 @@ class Folder:
         self._runs: list[list[Any]] = []  # [one past the last column, SHA-256]
         self._open_run = hashlib.sha256()
         self._written = time.monotonic()
-        _require_own(path)
+        self._signs = _matrix_file.signs(asked["shape"][0])
+        self.product = np.zeros_like(self._signs)  # W Wᵀ times signs, of the columns that are there
+        self.is_resumed = False
+        require_own(path)
         self._is_ours = not path.exists()
-        path.mkdir(parents=True, exist_ok=True)
+        _atomic.make_folder(path)
         self._lock = _locked(path)
         try:
-            for remains in path.glob(".*.part"):  # of a journal that was killed while it was written
-                remains.unlink()
-            if not resume:
-                self._journal.unlink(missing_ok=True)
-            elif self._journal.exists():
+            require_own(path)  # another build may have ended in between
+            if resume and self._journal.exists():
                 self._remember()
+            else:
+                self._save_journal()  # before anything else: it tells whose the folder is
             self.matrix = self._opened()
         except BaseException:
             self.close()
@@ -70,38 +72,37 @@ class Folder:
         return self._path / JOURNAL
 
     def _remember(self) -> None:
-        try:
-            _, facts, arrays = _storage.load(self._journal)
-        except InvalidFileError as damaged:
-            msg = f"`out` must hold a whole journal to be resumed; {self._journal} is damaged. "
-            raise InvalidFileError(msg + "Leave `resume` out, to start again.") from damaged
+        self.is_resumed = True
+        facts, arrays = read_journal(self._journal)
         require_same(self._asked, facts["asked"], self._path)
         self._stages, self._runs = facts["stages"], facts["runs"]
         self._found = {name: values for name, (values, _) in arrays.items()}
+        if not is_sound(self._asked["shape"], self._stages, self._runs, self._found):
+            raise damaged(self._journal)
+
+    def _save_journal(self) -> None:
+        facts = {"asked": self._asked, "stages": self._stages, "runs": self._runs}
+        _storage.save(self._journal, "build", facts, self._found)
 
     def _opened(self) -> np.memmap:
         """W's file: that of an earlier build with the columns that are as they were written, or a new one."""
-        file, found = self._path / WHITENED, None
+        file, found, m_by_d = self._path / WHITENED, None, self._asked["shape"]
         if self._stages.pop("whiten", 0):
             with contextlib.suppress(InvalidFileError):
-                found = _mapped(file, self._asked["shape"], self._dtype.name, "r+")
-        self._runs = _intact(found, self._runs) if found is not None else []
+                found = _matrix_file.opened(file, m_by_d, self._dtype.name, "r+")
+        self._runs = _matrix_file.intact(found, self._runs, self.product) if found is not None else []
         if found is not None and self._runs:
             columns = self._stages["whiten"] = self._runs[-1][0]
             small = self._found["whiten: small"]
             self._found["whiten: small"] = small[small < columns]
             return found
         self._found.pop("whiten: small", None)
-        return self._created(file)
-
-    def _created(self, file: Path) -> np.memmap:
-        """With all of its room on the disk taken: a mapped file that finds none ends the process."""
-        shape = tuple(self._asked["shape"])
-        matrix = np.lib.format.open_memmap(file, mode="w+", dtype=self._dtype, shape=shape, fortran_order=True)
-        if hasattr(os, "posix_fallocate"):
-            with open(file, "r+b") as handle:
-                os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
-        return matrix
+        try:
+            return _matrix_file.created(file, tuple(m_by_d), self._dtype)
+        except OSError:
+            if not self._stages:  # no pass is lost
+                self.discard()
+            raise
 
     def close(self) -> None:
         """Let another build have the folder."""
@@ -112,7 +113,9 @@ class Folder:
     def write(self, columns: slice, block: Array) -> None:
         """Write columns of W, which follow those written last."""
         _backend.put(self.matrix, columns, block)
-        self._open_run.update(np.ascontiguousarray(_backend.raw(block).T).data)
+        columns_as_rows = np.ascontiguousarray(_backend.raw(block).T)
+        self._open_run.update(columns_as_rows.data)
+        _matrix_file.add_product(self.product, self._signs, columns_as_rows)
 
     def recalled(self, stage: str) -> tuple[int, dict[str, Array]]:
         """Columns that a pass of an earlier build has behind it, and the arrays that it had found by then."""
@@ -133,9 +136,8 @@ class Folder:
             return
         self._stages[stage] = columns
         self._found.update({f"{stage}: {name}": np.asarray(x) for name, x in found().items()})
-        self.matrix.flush()
-        facts = {"asked": self._asked, "stages": self._stages, "runs": self._runs}
-        _storage.save(self._journal, "build", facts, self._found)
+        self.matrix.flush()  # what the journal says to be there is on the disk before it is
+        self._save_journal()
         self._written = time.monotonic()
 
     def discard(self) -> None:
@@ -158,19 +160,25 @@ class Folder:
 
 
 def _locked(path: Path) -> int | None:
-    """A handle of a folder that only one build has at a time, and that nobody has once its process is gone."""
-    try:
-        import fcntl
-    except ImportError:  # Windows, which does not let two processes write to one file
+    """A handle of a folder that only one build has at a time, and that nobody has once its process is gone.
+
+    None where the file system has no locks: nobody else can be told then.
+    """
+    if not _atomic.HAS_LOCKS:
         return None
     handle = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as taken:
+        locked = _atomic.lock(handle)
+    except BaseException:
         os.close(handle)
-        msg = f"`out` must be a folder that no other build writes to; {path} is in use. Wait for that, or pass another."
-        raise ValueError(msg) from taken
-    return handle
+        raise
+    if locked:
+        return handle
+    os.close(handle)
+    if locked is None:
+        return None
+    msg = f"`out` must be a folder that no other build writes to; {path} is in use. Wait for that, or pass another."
+    raise ValueError(msg)
 
 
 def asked_of(rows: Any, facts: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
@@ -179,15 +187,6 @@ def asked_of(rows: Any, facts: dict[str, Any], arrays: dict[str, Array]) -> dict
     arrays = {"gradients": rows.columns(np.array(sorted({0, d // 2, d - 1}))), **arrays}
     digests = {name: _digest(_backend.read(x)) for name, x in arrays.items()}
     return {"shape": [m, d], "dtype": _backend.dtype_name(rows.dtype), **facts, **digests}
-
-
-def _require_own(path: Path) -> None:
-    """Refuse a place that holds anything but a build that was begun."""
-    found = sorted(p.name for p in path.iterdir()) if path.is_dir() else [path.name] if path.exists() else []
-    others = [n for n in found if n not in (JOURNAL, WHITENED) and not (n.startswith(".") and n.endswith(".part"))]
-    if others:
-        msg = f"`out` must be a new or empty folder, or hold a build that was not finished; {path} holds {others[:3]}. "
-        raise ValueError(msg + "Pass another, or `mfac_linalg.load` what is there.")
 
 
 def require_same(asked: dict[str, Any], before: dict[str, Any], path: Path) -> None:
@@ -208,67 +207,66 @@ def is_whole(path: Path) -> bool:
 
 def asked_before(path: Path) -> dict[str, Any]:
     """What the build of a whole folder was asked."""
-    return _storage.load(path / MANIFEST)[1]["asked"]
+    asked = _storage.load(path / MANIFEST)[1].get("asked")
+    if not isinstance(asked, dict):
+        msg = f"`out` must hold what a build wrote; {path / MANIFEST} is another's. Pass another folder."
+        raise InvalidFileError(msg)
+    return asked
 
 
-def load(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[np.ndarray, str]]]:
-    """What `_storage.load` gives, of a file or of a folder, whose W is mapped once each bit of it is checked."""
+def load(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[np.ndarray, str]], np.ndarray | None]:
+    """What `_storage.load` gives, of a file or of a folder, whose W is mapped once each bit of it is checked.
+
+    Of W there is also its product W Wᵀz with the signs z of `_matrix_file`, found in the same pass.
+    """
     if not path.is_dir():
         kind, facts, arrays = _storage.load(path)
         if "whitened" in facts:
             msg = f"`path` must be the folder; got {path}, which is a part of it. Pass {path.parent}."
             raise InvalidFileError(msg)
-        return kind, facts, arrays
+        return kind, facts, arrays, None
     if not is_whole(path):
         msg = f"`path` must be a finished folder; {path} has no {MANIFEST}. Build with `resume=True` to finish it."
         raise InvalidFileError(msg)
     kind, facts, arrays = _storage.load(path / MANIFEST)
-    outside = facts.get("whitened")
+    outside = facts.pop("whitened", None)
     if outside is None:
         msg = f"`path` must be a folder as `out` makes them; {path / MANIFEST} was written over. Pass that file."
         raise InvalidFileError(msg)
-    matrix = _mapped(path / WHITENED, outside["shape"], outside["dtype"], "r")
-    runs = _intact(matrix, outside["runs"])
+    _require_described(outside, path)
+    matrix = _matrix_file.opened(path / WHITENED, outside["shape"], outside["dtype"], "r")
+    product = np.zeros((matrix.shape[0], 1))
+    runs = _matrix_file.intact(matrix, outside["runs"], product)
     if runs != outside["runs"] or runs[-1][0] != matrix.shape[1]:
         msg = f"`path` must be a whole folder; {path / WHITENED} is not what was written there. Build again."
         raise InvalidFileError(msg)
-    return kind, facts, {**arrays, "whitened": (matrix, outside["dtype"])}
+    return kind, facts, {**arrays, "whitened": (matrix, outside["dtype"])}, product
 
 
-def _mapped(file: Path, shape: list[int], dtype: str, mode: Any) -> np.memmap:
-    """W's file, if it is as long as it has to be: NumPy would make it longer."""
-    try:
-        matrix = np.lib.format.open_memmap(file, mode="r")
-        size = matrix.offset + matrix.nbytes
-        whole = list(matrix.shape) == shape and matrix.dtype.name == dtype and file.stat().st_size == size
-        if whole:
-            return matrix if mode == "r" else np.lib.format.open_memmap(file, mode=mode)
-        broken: Any = "it has another size"
-    except (OSError, ValueError) as refused:
-        broken = refused
-    msg = f"`path` must be a whole folder; {file} is damaged or gone ({broken}). Build again."
-    raise InvalidFileError(msg)
-
-
-def _intact(matrix: np.ndarray, runs: list[list[Any]]) -> list[list[Any]]:
-    """The runs of columns up to the first that has not the digest that was taken when it was written."""
-    start = 0
-    for count, (stop, digest) in enumerate(runs):
-        found = hashlib.sha256(np.ascontiguousarray(matrix[:, start:stop].T).data).hexdigest()
-        _backend.forget(matrix)
-        if found != digest:
-            return runs[:count]
-        start = stop
-    return runs
+def _require_described(outside: Any, path: Path) -> None:
+    """Refuse what does not say of W what `Folder.finish` says."""
+    fine = isinstance(outside, dict) and set(outside) == {"runs", "shape", "dtype"}
+    fine = fine and outside["dtype"] in ("float32", "float64") and isinstance(outside["shape"], list)
+    fine = fine and len(outside["shape"]) == 2 and all(type(n) is int and 0 < n < 2**62 for n in outside["shape"])
+    if not (fine and outside["runs"] and _matrix_file.are_runs(outside["runs"], outside["shape"][1])):
+        msg = f"`path` must be a whole folder; {path / MANIFEST} says nothing of {WHITENED} that could be. Build again."
+        raise InvalidFileError(msg)
 
 
 def restore(path: Any, kinds: dict[str, Any], *, xp: Any, device: Any) -> Any:
     """Return the object in a file or a folder, of one of the classes `kinds`, its arrays of a library on a device."""
-    kind, facts, arrays = load(Path(os.fsdecode(path)))
-    facts = {**facts, "xp": xp, "device": device}
+    kind, facts, arrays, product = load(Path(check.check_path(path)))
     if kind not in kinds:
         msg = f"`path` must hold {' or '.join(kinds)}; got {kind}. Load it by mfac_linalg.load, or update mfac_linalg."
         raise InvalidFileError(msg)
+    check.check_contents(kind, facts, arrays)
     like = check.check_place(xp, "float32", device)
-    check.check_loadable(arrays, like)
-    return _backend.in_float64(lambda _: kinds[kind]._restored(facts, check.check_loaded(arrays, like)), like)
+    check.check_loadable(facts, arrays, like)
+    facts = {**facts, "product": product, "xp": xp, "device": device}
+    try:
+        return _backend.in_float64(lambda _: kinds[kind]._restored(facts, check.check_loaded(arrays, like)), like)
+    except InvalidFileError:
+        raise
+    except (ValueError, TypeError, OverflowError) as refused:  # what the constructor says of it
+        msg = f"`path` must hold what `save` wrote; {path!r:.200} holds no inverse ({refused}). Save again."
+        raise InvalidFileError(msg) from refused

@@ -1,74 +1,81 @@
 """F itself, beside its inverse: the same rows, the same metric, no factorisation needed."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from . import _backend
 from . import _validation as check
+from ._operator import SymmetricOperator
 from ._state import State
+from ._text import as_call, as_table
 
 Array = Any
+SHOWN = ("m", "window", "d", "blocks", "damping", "dtype", "device")  # of an inverse's facts those that are F's too
 
 
-class Forward:
+@_backend.methods_outside_graphs
+class Forward(SymmetricOperator):
     """F = Λ + Σ c_i g_i g_iᵀ as an operator of shape (d, d); made by the `forward` property of an inverse.
 
-    It answers for the inverse as it is when asked: that of a window slides with it.
+    It answers for the inverse as it is when asked: that of a window slides with it. A copy, or a pickle, holds a copy
+    of the inverse.
     """
 
-    __array_ufunc__ = None
-
-    def __init__(self, current: Callable[[], State]) -> None:
-        self._ask = current
+    def __init__(self, inverse: Any) -> None:
+        self._inverse = inverse
 
     @property
-    def _state(self) -> State:
-        return self._ask()
+    def _current(self) -> State:
+        return self._inverse._current
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(d, d)."""
-        dim = self._state.form.shape[1]
-        return (dim, dim)
+    def dim(self) -> int:
+        """Number d of parameters."""
+        return self._inverse.dim
 
     @property
     def dtype(self) -> Any:
         """Dtype of the answers."""
-        return self._state.dtype
+        return self._inverse.dtype
+
+    @property
+    def device(self) -> Any:
+        """Device of the answers."""
+        return self._inverse.device
 
     def matvec(self, x: Array) -> Array:
-        """F x for x of shape (d,). Cost: two passes over the rows."""
-        x = check.check_vector("x", x, self._state.form.rows.like, self.dtype, self.shape[0])
-        return _backend.in_float64(State.multiply, self._state, x[:, None])[:, 0]
+        """F x for x of shape (d,) or (d, 1), real or complex. Cost: two passes over the rows."""
+        return self._vector_product(State.multiply, x, "x")
 
-    def matmat(self, x: Array) -> Array:
-        """F X for X of shape (d, k)."""
-        x = check.check_columns("X", x, self._state.form.rows.like, self.dtype, self.shape[0])
-        return _backend.in_float64(State.multiply, self._state, x)
+    def matmat(self, X: Array) -> Array:  # noqa: N803 (one letter, as in the formulas)
+        """F X for X of shape (d, k), real or complex."""
+        return self._matrix_product(State.multiply, X, "X")
 
-    def __matmul__(self, x: Array) -> Array:
-        if not _backend.is_array(x):
-            return NotImplemented
-        return self.matvec(x) if x.ndim == 1 else self.matmat(x)
+    def rmatvec(self, x: Array) -> Array:
+        """The product of the transpose with x: `matvec`, by symmetry."""
+        return self.matvec(x)
+
+    def rmatmat(self, X: Array) -> Array:  # noqa: N803
+        """The product of the transpose with X: `matmat`, by symmetry."""
+        return self.matmat(X)
 
     def diagonal(self) -> Array:
         """The diagonal of F, shape (d,). Cost: one pass over the rows."""
-        return _backend.in_float64(State.forward_diagonal, self._state)
+        return _backend.in_float64(State.forward_diagonal, self._current)
 
     def trace(self) -> Array:
         """Trace of F. Cost: as `diagonal`."""
-        return _backend.in_float64(State.forward_trace, self._state)
+        return _backend.in_float64(State.forward_trace, self._current)
 
     def logdet(self) -> Array:
         """The logarithm of det F. Cost: O(m)."""
-        return -_backend.in_float64(State.logdet, self._state)
+        return -_backend.in_float64(State.logdet, self._current)
 
     def to_dense(self) -> Array:
         """F as a (d, d) array, refused for d > 16,384. Cost: O(d²m) time, O(d²) memory."""
         check.check_dense(self.shape[0])
-        like = self._state.form.rows.like
+        like = self._like
         index = _backend.index_like(np.arange(self.shape[0]), like=like)
         units = _backend.unit_columns(index, self.shape[0], like=like, dtype=self.dtype)
         return _backend.symmetric_part(self.matmat(units))
@@ -81,17 +88,23 @@ class Forward:
         ValueError
             Vector damping: F and I + SᵀS then have different eigenvalues.
         """
-        self._state.require_scalar("forward.eigenvalues")
-        return _backend.in_float64(State.eigenvalues, self._state)
+        self._current.require_scalar("forward.eigenvalues")
+        return _backend.in_float64(State.eigenvalues, self._current)
 
     def condition_number(self) -> Array:
         """‖F‖ ‖F⁻¹‖, for scalar damping. Cost: O(m³)."""
-        self._state.require_scalar("condition_number")
-        return _backend.in_float64(State.condition_number, self._state)
+        self._current.require_scalar("condition_number")
+        return _backend.in_float64(State.condition_number, self._current)
 
     def effective_rank(self) -> Array:
         """Σ s/(1 + s), s the eigenvalues of Λ^-½ (F − Λ) Λ^-½: σ/(σ + λ) for scalar damping. Cost: O(m³)."""
-        return _backend.in_float64(State.effective_rank, self._state)
+        return _backend.in_float64(State.effective_rank, self._current)
+
+    def _describe(self) -> dict[str, str]:
+        return {name: fact for name, fact in self._inverse._describe().items() if name in SHOWN}
 
     def __repr__(self) -> str:
-        return f"Forward(d={self.shape[0]}, m={self._state.form.shape[0]}, dtype={_backend.dtype_name(self.dtype)})"
+        return as_call(type(self).__name__, self._describe())
+
+    def _repr_html_(self) -> str:
+        return as_table(type(self).__name__, self._describe())

@@ -9,12 +9,13 @@ import numpy as np
 
 from . import _backend
 from ._compressed import CompressedSlots
+from ._consistency import SOLVED, factor_error, refuse_mixed_state
 from ._dual import SmallSystem
-from ._errors import breakdown
+from ._errors import breakdown, unresolved_rows
 from ._factor import CurrentFactor
 from ._forms.dual import DualForm
 from ._forms.primal import PrimalForm
-from ._metric import Metric
+from ._metric import Metric, refuse_span, spans_widely
 from ._ring import Ring, ScaledGram
 from ._rows.scaled import ScaledRows
 from ._rules import Rules
@@ -29,7 +30,13 @@ FOLLOWED = CANCELLATION / 2  # in float64, where the factor has some roundings o
 
 @dataclass(frozen=True)
 class Held:
-    """m rows, known by their position in the factor of A = I + S Sᵀ; each change returns another Held."""
+    """m rows, known by their position in the factor of A = I + S Sᵀ; each change returns another Held.
+
+    How long a Held is valid: its rows, their Gram matrix and the factor stand on memory that changes write to in place.
+    A change writes only to what the Held that it starts from does not use. So of one line of changes the newest Held
+    and the one before it are valid, and no older one; a new damping takes memory of its own and does not count. Two
+    changes that start from the same Held spoil each other: a copy of a window is always a deep one.
+    """
 
     rules: Rules
     damping: Any  # as the user gave it, an array of one's own
@@ -42,7 +49,7 @@ class Held:
     @classmethod
     def placed(cls, rules: Rules, damping: Any, like: Array) -> "Held":
         """No rows, in slots for gradients like those of an array (·, d), under a checked damping."""
-        computing = _backend.namespace(like).float64 if rules.precision == "high" else _backend.result_dtype(like)
+        computing = _computing(rules, damping, like)
         count, compression, gram_dtype = rules.window + 1, rules.compression, computing
         if compression is None:
             stored: Any = DenseSlots.empty(count, like)
@@ -52,7 +59,7 @@ class Held:
                 gram_dtype = _backend.namespace(like).float64
         none, ring = np.zeros(0), Ring.empty(stored, computing, gram_dtype)
         factor = CurrentFactor.empty(rules.window)
-        return cls(rules, damping, _metric(damping, computing), ring, none.astype(int), none, factor)
+        return cls(rules, damping, Metric.on_host(damping, computing), ring, none.astype(int), none, factor)
 
     def cleared(self) -> "Held":
         """The same place without rows."""
@@ -129,11 +136,13 @@ class Held:
         return self._holding(ring, other.ages)._refactored(np.zeros(0, dtype=bool))
 
     def under(self, damping: Any) -> "Held":
-        """The same rows under another, checked damping."""
-        metric = _metric(damping, self.ring.dtype)
-        same = metric.root is None and self.metric.root is None
-        ring = self.ring if same else self.ring.measured_by(metric.root, sharply=False)
-        return replace(self, damping=damping, metric=metric)._holding(ring, self.ages)._refactored()
+        """The same rows under another, checked damping, with memory for factors of its own."""
+        ring = replace(self.ring, dtype=_computing(self.rules, damping, self.ring.like))
+        metric = Metric.on_host(damping, ring.dtype)
+        if not (metric.root is None and self.metric.root is None):
+            ring = ring.measured_by(metric.root, sharply=_backend.dtype_name(ring.dtype) == "float64")
+        factor = self.factor.with_own_memory()
+        return replace(self, damping=damping, metric=metric, factor=factor)._holding(ring, self.ages)._refactored()
 
     def _exchanged(self, dropped: np.ndarray, g: Array, *, age: int) -> "Held":
         """Without some positions, and with g in a slot that was free before, as the row of that age."""
@@ -150,7 +159,10 @@ class Held:
 
     def _holding(self, ring: Ring, ages: np.ndarray) -> "Held":
         """With other rows, weighted by their ages, and still the factor of before."""
-        scale = np.ldexp(np.sqrt(self.rules.coefficients(ages) / self.metric.level), ring.exponents)
+        scale = np.ldexp(np.sqrt(self.rules.coefficients(ages)) / np.sqrt(self.metric.level), ring.exponents)
+        largest, limits = float(np.max(scale, initial=0.0)), np.finfo(np.float64)
+        if self.metric.wide and not largest * largest * self.rules.dim * limits.tiny <= limits.eps:
+            raise unresolved_rows(_backend.dtype_name(ring.dtype))  # what underflows in products of rows would show
         return replace(self, ring=ring, ages=ages, row_scale=scale)
 
     def _following(self, before: "Held", stays: np.ndarray) -> "Held":
@@ -202,7 +214,7 @@ class Held:
         rows = ScaledRows(self.ring.rows(on_host=on_host), scale, self.metric.root)
         sharp = self.ring.is_sharp
         if self.is_primal:
-            system = SmallSystem.factor(rows.normal())
+            system = SmallSystem.primal(rows, rows.normal(), self.factor.norm)
             if system is None:
                 raise breakdown(size=self.rules.dim, kappa=self.kappa, dtype="float64")
             form: Any = PrimalForm(rows, system, self.factor.norm)
@@ -231,7 +243,7 @@ class Held:
         }
 
     def filled(self, state: dict[str, Any]) -> "Held":
-        """An empty Held with what `as_dict` gave."""
+        """An empty Held with what `as_dict` gave, refused where its parts do not belong together."""
         slots, ages, exponents = (np.array(state[name], dtype=int) for name in ("slots", "ages", "exponents"))
         empty = self.ring.measured_by(None, sharply=bool(state["sharp"]))
         ring = Ring.restored(state, slots, exponents, empty)
@@ -242,23 +254,29 @@ class Held:
             norm=float(state["norm"]),
             made=int(state["factorizations"]),
         )
-        return replace(self, factor=factor)._holding(ring, ages)
+        return replace(self, factor=factor)._holding(ring, ages)._consistent()
+
+    def _consistent(self) -> "Held":
+        """Itself, with a factor made anew where the one at hand was made from eigenvalues."""
+        if not self.count:
+            return self
+        ones = np.ones((self.count, 1))
+        rows = ScaledRows(self.ring.rows(on_host=True), ones, self.metric.root)
+        plain, gram = (self.ring.gram(scale).rows(slice(None)) for scale in (ones[:, 0], self.row_scale))
+        refuse_mixed_state(rows, plain, gram, self.factor.lower, self.factor.norm)
+        return self if factor_error(gram, self.factor.lower) <= SOLVED else self._refactored()
 
     def rows_by_age(self) -> Array:
         """A copy of the gradients, oldest first."""
         return self.ring.copied(self.ages)
 
 
-@_backend.in_plain_modes
-def gradients_like(state: dict[str, Any]) -> Array:
-    """An array (0, d) like the gradients of a window that `as_dict` described."""
-    rows = state["rows" if "rows" in state else "values"]
-    name = state.get("gradient_dtype", _backend.dtype_name(rows.dtype))
-    return _backend.empty((0, state["dim"]), like=rows, dtype=_backend.named_dtype(name, like=rows))
-
-
-def _metric(damping: Any, dtype: Any) -> Metric:
-    """The metric of a damping, its level on the host as all that is small in a window."""
-    metric = Metric.of(damping, dtype)
-    level = metric.level if isinstance(metric.level, float) else float(_backend.read(metric.level))
-    return Metric(level, metric.root)
+def _computing(rules: Rules, damping: Any, like: Array) -> Any:
+    """The dtype that products of rows are computed in."""
+    dtype = _backend.result_dtype(like)
+    wide = rules.precision == "high" or rules.decays_widely or spans_widely(damping, dtype)
+    if wide and _backend.supports_float64(like):
+        return _backend.namespace(like).float64
+    if _backend.is_vector(damping) and wide:
+        refuse_span(damping)
+    return dtype

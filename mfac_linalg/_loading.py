@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import _folder
+from . import _backend, _folder
 from ._blocks import BlockDiagonalInverse
 from ._inverse import Inverse
 from ._window import SlidingWindowInverse
@@ -11,6 +11,7 @@ from ._woodbury import WoodburyRankOneInverse
 KINDS = {kind.__name__: kind for kind in (WoodburyRankOneInverse, SlidingWindowInverse, BlockDiagonalInverse)}
 
 
+@_backend.outside_graphs
 def load(path: Any, *, xp: Any = None, device: Any = None) -> Inverse:
     """Return the inverse that `save` wrote, of the class that it was.
 

@@ -1,62 +1,110 @@
 """The way from the user's coordinates into those where F = λ₀ Λ₀^½ (I + SᵀS) Λ₀^½, and back, by exact scalings."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from . import _backend
+from ._errors import FactorizationError
 from ._pytree import Part
-from ._scaling import column_exponents, exponent, ldexp, mantissa
+from ._scaling import column_exponents, exponent, exponents, ldexp, mantissa
 
 Array = Any
-HARMLESS_POWER = 60
+HARMLESS_POWER, HARMLESS_BESIDE_ROOTS = 60, 36
+NARROW_SPAN = {"float32": 48, "float64": 600}  # powers of two between dampings whose roots the dtype carries with ease
+WIDEST_SPAN = 96  # for float32 alone, column by column brought to order one
+LEAST = {"float32": 2.0**-140, "float64": 2.0**-1065}  # subnormal, with ten bits
 
 
 @dataclass(frozen=True)
 class Metric(Part):
-    """Λ = level · diag(1/root²): `level` is λ itself, or a power of two near min(Λ) with root (d, 1)."""
+    """Λ = level · diag(1/root²): `level` is λ itself, or a power of four amid those of Λ with root (d, 1)."""
 
     level: Any  # float, or a 0-d float64 array where it is traced or differentiated
     root: Array | None
+    wide: bool = False  # whether roots differ so much that what they multiply is brought to order one again
 
     @classmethod
-    def of(cls, damping: Any, dtype: Any) -> "Metric":
+    def of(cls, damping: Any, dtype: Any, *, wide: bool = False) -> "Metric":
         """Split a checked damping into its level and its shape."""
         if isinstance(damping, float):
             return cls(damping, None)
         if damping.ndim == 0:
             return cls(_backend.to_float64(damping), None)
         xp = _backend.namespace(damping)
-        power = exponent(xp.min(damping))
-        root = 1 / xp.sqrt(ldexp(_backend.cast(damping, dtype), -power))
+        half = (exponent(xp.min(damping)) + exponent(xp.max(damping))) // 4
+        root = ldexp(1 / xp.sqrt(_backend.cast(damping, dtype)), half)
         one = _backend.to_float64(_backend.asarray(1.0, like=root, dtype=root.dtype))
-        level = ldexp(one, _backend.beside_float64(power))
+        level = ldexp(one, 2 * _backend.beside_float64(half))
         readable = _backend.on_host(damping) or _backend.is_lazy(damping)
-        return cls(float(_backend.read(level)) if readable else level, root[:, None])
+        level = float(_backend.read(level)) if readable else level
+        return cls(level, root[:, None], wide or not _backend.is_concrete(damping))
+
+    @classmethod
+    def on_host(cls, damping: Any, dtype: Any) -> "Metric":
+        """The same with its level on the host, as all that is small in a window."""
+        metric = cls.of(damping, dtype, wide=spans_widely(damping, dtype))
+        level = metric.level if isinstance(metric.level, float) else float(_backend.read(metric.level))
+        return replace(metric, level=level)
 
     def enter(self, v: Array, dtype: Any, name: str = "v") -> tuple[Array, Any]:
         """Return u = root ∘ v · 2^−power, comfortably scaled column by column, and power."""
-        power = column_exponents(v, name)
-        if not isinstance(power, int):
-            v = ldexp(v, -power)
-        v = _backend.cast(v, dtype)
-        return (v if self.root is None else self.root * v), power
+        return self._times(v, self.root, dtype, name)
 
-    def leave(self, r: Array, power: Any, dtype: Any, *, level: Any = None) -> Array:
-        """Return x = root ∘ r · 2^power / level, in dtype; an answer that does not fit raises on host arrays."""
+    def enter_forward(self, x: Array, dtype: Any, name: str = "x") -> tuple[Array, Any]:
+        """Return z = x / root · 2^−power, and power: where F itself starts."""
+        return self._times(x, None if self.root is None else 1 / self.root, dtype, name)
+
+    def _times(self, v: Array, factor: Array | None, dtype: Any, name: str) -> tuple[Array, Any]:
+        power = column_exponents(v, name)
+        v = _backend.cast(v, dtype)
+        if self.wide and factor is not None and _backend.is_concrete(v):
+            return _balanced_product(v, factor)
+        if not isinstance(power, int):
+            v = ldexp(v, -_backend.index_like(power, like=v))
+        return (v, power) if factor is None else self._normalised(factor * v, power)
+
+    def _normalised(self, u: Array, power: Any) -> tuple[Array, Any]:
+        """The same u · 2^power, with columns of order one where roots may have taken them far from it."""
+        if not self.wide:
+            return u, power
+        more = exponent(u, axis=0)
+        return ldexp(u, -more), power + more
+
+    def leave(
+        self, r: Array, power: Any, dtype: Any, *, level: Any = None, watched: bool = False, least: float = 0.0
+    ) -> Array:
+        """Return x = root ∘ r · 2^power / level, in dtype; an answer that does not fit raises on host arrays.
+
+        `watched`: r need not be of order one. `least`: what may become zero of r.
+        """
         fraction, shift = mantissa(self.level if level is None else level)
         if self.root is not None:
             r = self.root * r
-        return fit(r, power - shift, dtype, over=fraction)
+        return fit(
+            r, power - shift, dtype, over=fraction, harmless=0 if watched else self._harmless(dtype), least=least
+        )
 
-    def raise_level(self, y: Array, power: Any, dtype: Any) -> Array:
+    def _harmless(self, dtype: Any) -> int:
+        """The powers of two that take no answer out of its dtype."""
+        if self.root is None:
+            return HARMLESS_POWER
+        return 0 if self.wide or self.root.dtype != dtype else HARMLESS_BESIDE_ROOTS
+
+    def raise_level(self, y: Array, power: Any, dtype: Any, *, watched: bool = False) -> Array:
         """Return y · 2^power · level / root: the way back of F itself."""
         fraction, shift = mantissa(self.level)
         if self.root is not None:
+            y, power = self._normalised(y, power)
             y = y / self.root
-        return fit(y * beside(fraction, y), power + shift, dtype)
+        return fit(y * beside(fraction, y), power + shift, dtype, harmless=0 if watched else self._harmless(dtype))
+
+    def damping_roots(self, root: Array) -> Array:
+        """The √λ_j, float64, for entries root_j of `root`: nothing overflows that fits."""
+        root = _backend.to_float64(root)
+        return beside(self.level**0.5, root) / root
 
     def log_determinant(self, dim: int, *, like: Array) -> Any:
         """Σ log λ_i, float64."""
@@ -75,26 +123,105 @@ def beside(x: Any, like: Array) -> Any:
     return _backend.from_float64(x, like=like, dtype=like.dtype)
 
 
-def fit(x: Array, power: Any, dtype: Any, *, over: Any = 1.0) -> Array:
-    """Return x / over · 2^power in dtype, for x and over of order one."""
-    if isinstance(power, int) and abs(power) < HARMLESS_POWER:
+def span(damping: Array) -> Array:
+    """The powers of two between the smallest and the largest of a damping per parameter, 0-d, float64."""
+    xp = _backend.namespace(damping)
+    return _backend.small(_backend.to_float64(exponent(xp.max(damping)) - exponent(xp.min(damping))))
+
+
+def _balanced_product(v: Array, factor: Array) -> tuple[Array, Array]:
+    """The product u · 2^power of v (d, k) and a factor (d, 1), with columns of order one: nothing is lost between."""
+    xp = _backend.namespace(v)
+    sizes, factors = exponents(xp.abs(v)), exponents(factor)
+    power = xp.max(xp.where(v == 0, xp.min(sizes + factors), sizes + factors), axis=0)
+    return ldexp(ldexp(v, -sizes) * ldexp(factor, -factors), sizes + factors - power), power
+
+
+def spans_widely(damping: Any, dtype: Any) -> bool:
+    """Whether a damping, which is read, asks for more than its dtype computes with ease."""
+    if not _backend.is_vector(damping):
+        return False
+    return float(_backend.read(_backend.in_float64(span, damping))) > NARROW_SPAN[_backend.dtype_name(dtype)]
+
+
+def refuse_span(damping: Array) -> None:
+    """Refuse what even float32 with care does not hold, where there is no float64."""
+    powers = float(_backend.read(_backend.in_float64(span, damping)))
+    if powers > WIDEST_SPAN:
+        msg = f"`damping` must span less than 2^{WIDEST_SPAN} where products are those of float32; got 2^{powers:.0f}. "
+        raise ValueError(msg + "Raise the smallest, lower the largest, or compute in float64.")
+
+
+def fit(
+    x: Array, power: Any, dtype: Any, *, over: Any = 1.0, harmless: int = HARMLESS_POWER, least: float = 0.0
+) -> Array:
+    """Return x / over · 2^power in dtype, for x (d, k) and over of order one; `harmless` powers need no look at it."""
+    if isinstance(power, int) and abs(power) < harmless:
         return _backend.cast(x / beside(over * 2.0**-power, x), dtype)  # one division: powers of two are exact
-    return refuse_overflow(_backend.cast(ldexp(x / beside(over, x), power), dtype))
+    return refuse_misfit(_backend.cast(ldexp(x / beside(over, x), power), dtype), x, least=least)
 
 
-def settle(values: Array, *, like: Array, dtype: Any) -> Array:
-    """Float64 values of the small system, beside like in dtype."""
-    return refuse_overflow(_backend.from_float64(values, like=like, dtype=dtype))
+def settle(values: Array, *, like: Array, dtype: Any, unscaled: Array | None = None, least: float = 0.0) -> Array:
+    """Float64 values of the small system, beside like in dtype; `unscaled` is what tells zeros from underflow."""
+    settled = _backend.from_float64(values, like=like, dtype=dtype)
+    return refuse_misfit(settled, values if unscaled is None else unscaled, least=least)
 
 
-def refuse_overflow(x: Array) -> Array:
-    """On host arrays an answer too large for its dtype is an OverflowError, not a silent infinity."""
+def settle_positive(values: Array, *, like: Array, dtype: Any, unscaled: Array | None = None) -> Array:
+    """The same for values ≥ 0 of which each has to have its digits, 1e-3; with no `unscaled` none of them is zero."""
+    settled = _backend.from_float64(values, like=like, dtype=dtype)
+    if not _backend.on_host(settled):
+        return settled
+    xp = _backend.namespace(settled)
+    if not bool(xp.all(xp.isfinite(settled))):
+        refuse_nonfinite_answer(settled)
+    values = _backend.read(settled)
+    require_digits(values if unscaled is None else values[_backend.read(unscaled) > 0], dtype)
+    return settled
+
+
+def require_digits(values: np.ndarray, dtype: Any) -> None:
+    """Refuse positive entries that are zero, or too small for a relative error of 1e-3."""
+    if np.any(values < LEAST[_backend.dtype_name(dtype)]):
+        refuse_underflow(dtype)
+
+
+def refuse_misfit(x: Array, unscaled: Array, *, least: float = 0.0) -> Array:
+    """On host arrays an answer too large or too small for its dtype is an OverflowError, not infinity or zero.
+
+    Too small is one whose largest entry, of a column, has lost bits, where that was above `least` before it was scaled.
+    """
+    if not _backend.on_host(x):
+        return x
     xp = _backend.namespace(x)
-    if _backend.on_host(x) and not bool(xp.all(xp.isfinite(x))):
-        if bool(xp.any(xp.isnan(x))):
-            msg = "The answer is not a number: a gradient that is held is not finite. Let go of it, or skip such steps."
-            raise ValueError(msg)
-        name = _backend.dtype_name(x.dtype)
-        msg = f"The answer does not fit into {name}. Scale `v`, or the gradients by s and `damping` by s²."
-        raise OverflowError(msg)
+    if not bool(xp.all(xp.isfinite(x))):
+        refuse_nonfinite_answer(x)
+    tiny = np.finfo(_backend.dtype_name(x.dtype)).tiny
+    if 0 not in x.shape and np.any((_largest(x) < tiny) & (_largest(unscaled) > least)):
+        refuse_underflow(x.dtype)
     return x
+
+
+def _largest(x: Array) -> np.ndarray:
+    """The largest absolute entry of each column, or of what has none."""
+    xp = _backend.namespace(x)
+    axes = tuple(range(max(1, x.ndim - 1))) if x.ndim else None
+    return _backend.read(xp.max(xp.abs(x), axis=axes))
+
+
+def refuse_nonfinite_answer(x: Array) -> None:
+    """Say why an answer is nan or infinite."""
+    xp = _backend.namespace(x)
+    if bool(xp.any(xp.isnan(x))):
+        msg = "The answer is not a number: `v`, or a gradient that is held, is not finite, or kappa = ‖F‖/damping is "
+        msg += "beyond all that the arithmetic can resolve. Let go of that gradient, or raise `damping`."
+        raise FactorizationError(msg)
+    msg = f"The answer does not fit into {_backend.dtype_name(x.dtype)}. "
+    raise OverflowError(msg + "Scale `v`, or the gradients by s and `damping` by s².")
+
+
+def refuse_underflow(dtype: Any) -> None:
+    """Say that an answer, or an entry that is promised by itself, is below the smallest number of its dtype."""
+    name = _backend.dtype_name(dtype)
+    msg = f"The answer is too small for {name}, whose smallest normal number is {np.finfo(name).tiny:.1e}. "
+    raise OverflowError(msg + "Scale `v`, or the gradients by s and `damping` by s².")

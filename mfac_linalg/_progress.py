@@ -1,8 +1,10 @@
-"""What a build tells of its passes: to an optional bar, and to a journal from which it can go on."""
+"""What long calls tell of their loops: to an optional bar, and builds to a journal from which they can go on."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from ._errors import not_installed
 
 Array = Any
 
@@ -21,14 +23,14 @@ class Journal(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """Called with a loop over panels and its name, it returns the loop, with tqdm's bar where that is wanted."""
+    """Called with a loop and its name, it returns the loop, with tqdm's bar where that is wanted."""
 
     bar: Any = None  # tqdm
     journal: Journal | None = None
 
-    def __call__(self, loop: Iterable[Any], text: str) -> Iterable[Any]:
-        """The loop."""
-        return loop if self.bar is None else self.bar(loop, desc=text, leave=False)
+    def __call__(self, loop: Iterable[Any], text: str, total: int | None = None) -> Iterable[Any]:
+        """The loop; `total` is its length where it does not know it."""
+        return loop if self.bar is None else self.bar(loop, desc=text, total=total, leave=False)
 
     def recalled(self, stage: str) -> tuple[int, dict[str, Array]]:
         """As the journal's; nothing where there is none."""
@@ -41,12 +43,11 @@ class Progress:
 
 
 def reporter(wanted: bool, journal: Journal | None = None) -> Progress:
-    """Return what a build tells of its passes to."""
+    """Return what a call tells of its loops to."""
     if not wanted:
         return Progress(None, journal)
     try:
         from tqdm.auto import tqdm
     except ImportError as missing:
-        msg = '`progress=True` needs tqdm; it is not installed. Run pip install "mfac_linalg[progress]".'
-        raise ImportError(msg) from missing
+        raise not_installed(what="`progress=True`", library="tqdm", extra="progress") from missing
     return Progress(tqdm, journal)

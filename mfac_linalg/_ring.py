@@ -16,7 +16,7 @@ Array = Any
 class Ring:
     """Rows 2^exponent_i times those in slots_i, in the order of their positions; one slot more than there can be rows.
 
-    A change writes to a slot that was free before it, or to a new ring: the old value goes on answering.
+    A change writes to a slot that was free before it, or to a new ring: see `Held` for how long a value is valid.
     """
 
     stored: Any  # DenseSlots or CompressedSlots
@@ -109,7 +109,7 @@ class Ring:
     def measured_by(self, root: Array | None, *, sharply: bool) -> "Ring":
         """The same rows with their Gram matrix made anew, in another metric or in float64; one Gram pass."""
         gram_dtype = _backend.namespace(self.like).float64 if sharply else self.gram_dtype
-        products = np.zeros_like(self.products)
+        products = np.zeros(self.products.shape)  # which takes no memory before it is written to
         gram = _symmetric(self.span(gram_dtype).gram(root, _silent)) if len(self.slots) else products[:0, :0]
         products[: len(gram), : len(gram)] = gram
         return replace(self, products=products, gram_dtype=gram_dtype)

@@ -9,6 +9,7 @@ from . import _validation as check
 from ._topk import TopK, check_compression
 
 LEAST_WEIGHT = 1e-250  # of a decayed row: its reciprocal is still a number
+NARROW_WEIGHTS = 1e-30  # decays down to this leave float32 the rows of every age
 STATE_RULES = ("window", "dim", "normalization", "decay", "precision")  # of a state dictionary, beside its compression
 
 
@@ -28,14 +29,21 @@ class Rules:
         cls, window: Any, dim: Any, normalization: Any, decay: Any, precision: Any, compression: Any = None
     ) -> "Rules":
         """From arguments of a user."""
+        window, dim = check.check_size("window", window), check.check_size("dim", dim)
+        check.check_window_memory(window, dim)
         return cls(
-            check.check_size("window", window),
-            check.check_size("dim", dim),
+            window,
+            dim,
             check.check_choice("normalization", normalization, ("mean", "sum", "window")),
             check.check_fraction("decay", decay, "Pass 1.0 for no forgetting."),
             check.check_choice("precision", precision, ("default", "high")),
             check_compression(compression),
         )
+
+    @property
+    def decays_widely(self) -> bool:
+        """Whether old rows count so little beside new ones that products of both take float64."""
+        return self.decay ** (self.window - 1) < NARROW_WEIGHTS
 
     def weights(self, count: int) -> np.ndarray:
         """decay^age of rows by age, oldest first."""

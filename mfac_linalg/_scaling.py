@@ -17,10 +17,15 @@ def exponent(x: Array, *, axis: int | None = None) -> Any:
     xp = _backend.namespace(x)
     if x.shape[:1] == (0,):  # of an empty window
         return _backend.zeros(x.shape[1:], like=x, dtype=_backend.index_dtype(x))
-    largest = _backend.stop_gradient(xp.max(xp.abs(x), axis=axis))
+    return exponents(_backend.stop_gradient(xp.max(xp.abs(x), axis=axis)))
+
+
+def exponents(largest: Array) -> Array:
+    """Return e with each entry ≥ 0 in [2^(e−1), 2^e), 1 where that is zero or not finite."""
+    xp = _backend.namespace(largest)
     usable = (largest > 0) & (largest < xp.inf)
     largest = xp.where(usable, largest, xp.ones_like(largest))
-    power = xp.astype(xp.floor(xp.log2(largest)), _backend.index_dtype(x)) + 1
+    power = xp.astype(xp.floor(xp.log2(largest)), _backend.index_dtype(largest)) + 1
     overshot = ldexp(xp.ones_like(largest), power - 1) > largest  # log2 rounds up just below a power of two
     return power - xp.astype(overshot, power.dtype)
 

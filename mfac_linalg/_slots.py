@@ -17,7 +17,8 @@ Array = Any
 class DenseSlots:
     """Rows times powers of two in a (slots, d) array that is finite everywhere.
 
-    What `exchanged` writes to was free before it; every other change makes new slots: the old value goes on answering.
+    What `exchanged` writes to was free before it; every other change makes new slots or writes nothing: see `Held` for
+    how long a value is valid.
     """
 
     buffer: Array

@@ -3,17 +3,24 @@
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
+
 from . import _backend
-from ._build import Options, measures
-from ._dual import SmallSystem
+from ._build import measures
+from ._consistency import BROKEN, SOLVED, factor_error, is_gram_of, is_norm, is_whitened
+from ._dual import SmallSystem, needs_rows
+from ._errors import InvalidFileError
 from ._forms.dual import DualForm
 from ._forms.primal import PrimalForm
+from ._matrix_file import signs
+from ._options import Options
 from ._progress import reporter
 from ._rows.kinds import Place, rows_of
 from ._rows.scaled import scaled_rows
 from ._rows.streamed import StreamedRows
-from ._rows.whitened import WhitenedRows
+from ._rows.whitened import WhitenedRows, complement
 from ._state import State
+from ._sweeps import MAX_SWEEPS, sweeps_for
 
 Array = Any
 CSR = ("data", "indices", "indptr")
@@ -63,6 +70,7 @@ def parts_of(state: State) -> tuple[dict[str, Any], dict[str, Array]]:
         "norm": float(form.norm),
         "sweeps": form.sweeps,
         "sharp": state.sharp,
+        "wide": state.wide,
         "exponent": None if state.rows is None else state.rows.exponent,
         "dtype": _backend.dtype_name(state.dtype),
     }
@@ -70,25 +78,42 @@ def parts_of(state: State) -> tuple[dict[str, Any], dict[str, Array]]:
     if state.is_whitened:
         arrays["whitened"] = form.whitened.rows
         if form.whitened.small is not None:
-            facts["width"] = form.whitened.held.width
+            if form.whitened.is_streamed:
+                facts["width"] = form.whitened.held.width
             arrays.update(zip(("small.index", "small.values"), form.whitened.small, strict=True))
     return facts, arrays
 
 
 def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], arrays: dict[str, Array]) -> State:
-    """The State that `parts_of` was asked for, of gradients or, where these were not kept, of their whitened rows."""
+    """The State that `parts_of` was asked for, of gradients or, where these were not kept, of their whitened rows.
+
+    Refused where its parts do not belong together, which no checksum tells.
+    """
     kept = _rows_of_whitened(facts, arrays) if gradients is None else rows_of(gradients)
     dtype = _backend.named_dtype(facts["dtype"], like=kept.like)
     options = Options(dtype, facts["precision"], whiten=False, overwrite=False, progress=reporter(False))
+    options = replace(options, wide=facts.get("wide", False))
     divisor = kept.shape[0] if facts["normalization"] == "mean" else 1
     unscaled, metric, row_scale = measures(kept, damping, weights, divisor, options)
     rows = scaled_rows(unscaled, facts["exponent"], row_scale, metric.root)
-    system = SmallSystem(arrays["gram"], arrays["factor"])
     m, d = rows.shape
+    from_rows = needs_rows(facts["norm"]) and (m >= d or "whitened" in arrays)
+    system = _system_of(facts, arrays, from_rows=from_rows)
     whitened = None
     if "whitened" in arrays:
         small = (arrays["small.index"], arrays["small.values"]) if "small.index" in arrays else None
         whitened = WhitenedRows(_rows_of_whitened(facts, arrays), system, small)
+        _require_whitened(whitened, facts)
+    if gradients is not None:
+        gram = _backend.read(system.gram)
+        _require(
+            is_gram_of(rows, gram, facts["norm"], primal=m >= d), "gradients", "those of its Gram matrix, and finite"
+        )
+    computing = "float64" if m >= d else _backend.dtype_name(rows.dtype)
+    least = 1 if m >= d else sweeps_for(facts["kappa"], computing, sharp_gram=facts["sharp"])
+    _require(
+        least <= facts["sweeps"] <= MAX_SWEEPS, "sweeps", f"from {least}, which its kappa asks for, to {MAX_SWEEPS}"
+    )
     form: DualForm | PrimalForm
     if m >= d:
         form = PrimalForm(rows, system, facts["norm"])
@@ -97,7 +122,7 @@ def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], 
     else:
         form = DualForm(rows, whitened, system, facts["norm"], facts["sweeps"], sharp=facts["sharp"])
     held = rows.rows if form.rows is rows else None
-    return State(form, metric, row_scale, held, facts["kappa"], options.dtype, facts["sharp"])
+    return State(form, metric, row_scale, held, facts["kappa"], options.dtype, facts["sharp"], wide=options.wide)
 
 
 def _rows_of_whitened(facts: dict[str, Any], arrays: dict[str, Array]) -> Any:
@@ -107,3 +132,49 @@ def _rows_of_whitened(facts: dict[str, Any], arrays: dict[str, Array]) -> Any:
         return rows_of(whitened)
     rows = rows_of(whitened, Place(facts["xp"], facts["device"]))
     return replace(cast(StreamedRows, rows), width=facts["width"])  # the panels that answers were rounded in
+
+
+def _system_of(facts: dict[str, Any], arrays: dict[str, Array], *, from_rows: bool) -> SmallSystem:
+    """B and the factor of I + B, which is made anew where the one that is stored was made from eigenvalues."""
+    gram, factor = (_backend.read(arrays[name]) for name in ("gram", "factor"))
+    _require(is_norm(facts["norm"], gram), "norm", "that of its Gram matrix")
+    error = factor_error(gram, factor)
+    _require(error <= BROKEN, "factor", "that of its Gram matrix")
+    system = None if error <= SOLVED else SmallSystem.factor(arrays["gram"])
+    return SmallSystem(arrays["gram"], arrays["factor"], from_rows) if system is None else system
+
+
+def require_built(product: np.ndarray, facts: dict[str, Any], arrays: dict[str, Array], path: Any) -> None:
+    """Refuse whitened rows that a resumed build has ended with: its journal was of other gradients, or made up."""
+    if not is_whitened(product, _backend.read(arrays["factor"]), _roundings(facts)):
+        msg = (
+            f"`out` must hold a build of these gradients to be resumed; what {path} had of them was of others, and is "
+        )
+        raise InvalidFileError(msg + "removed. Build again.")
+
+
+def _roundings(facts: dict[str, Any]) -> float:
+    """What rounding may miss in a product with W, relative to its vector."""
+    return 30 * facts["kappa"] * float(np.finfo(facts["dtype"]).eps)
+
+
+def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
+    """Refuse rows that are not whitened by the factor, as far as κ roundings tell."""
+    factor = _backend.read(whitened.system.lower)
+    product = facts.get("product")
+    if product is None:
+        z = _backend.asarray(signs(len(factor)), like=whitened.system.lower, dtype=whitened.system.lower.dtype)
+        product = _backend.read(whitened.held.project(whitened.held.combine(z)))
+    roundings = _roundings(facts)
+    _require(is_whitened(product, factor, roundings), "whitened", "whitened by its factor, and finite")
+    if whitened.small is not None and len(whitened.small[0]):
+        index = _backend.index_like(whitened.small[0], like=whitened.like)
+        found = _backend.read(complement([whitened.held.columns(index)]))
+        fine = np.all(np.abs(found - whitened.small[1]) <= roundings + 1e-5)
+        _require(bool(fine), "small.values", "those of the diagonal")
+
+
+def _require(fine: bool, name: str, wanted: str) -> None:
+    if not fine:
+        msg = f"`path` must hold parts of one inverse; its `{name}` must be {wanted}. Save again."
+        raise InvalidFileError(msg)

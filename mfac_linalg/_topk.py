@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from . import _backend
 from . import _validation as check
 
 ADDRESSED = 2**16  # columns of a block, so that an index in it takes 16 bits
@@ -63,7 +62,7 @@ class TopK:
         if self._block_size > ADDRESSED:
             msg = f"`block_size` must be at most {ADDRESSED}; got {block_size}. Indices in a block have 16 bits."
             raise ValueError(msg)
-        self._dtype = None if dtype is None else check.check_choice("dtype", _backend.dtype_name(dtype), STORED)
+        self._dtype = None if dtype is None else check.check_choice("dtype", check.name_of_dtype(dtype), STORED)
         self._error_feedback = error_feedback
 
     @property

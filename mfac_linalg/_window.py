@@ -7,9 +7,10 @@ from typing import Any, Self
 from . import _backend
 from . import _validation as check
 from ._errors import largest_kappa, warn_if_unresolved
-from ._held import Held, gradients_like
+from ._held import Held
 from ._inverse import Inverse
-from ._pytree import register
+from ._own_memory import OwnMemory
+from ._place import own_damping, placed, refilled, run
 from ._rules import STATE_RULES, Rules, arguments_of
 from ._state import State
 from ._topk import TopK
@@ -18,7 +19,8 @@ Array = Any
 STATE_VERSION = 1
 
 
-class SlidingWindowInverse(Inverse):
+@_backend.methods_outside_graphs
+class SlidingWindowInverse(OwnMemory, Inverse):
     """F⁻¹ for F = Λ + Σ_i c_i g_i g_iᵀ over the newest gradients, kept current in O(dm + m²) a step.
 
     With m gradients held, c_i = decay^a / n for one of age a steps; n is m for "mean", 1 for "sum", and the capacity
@@ -69,6 +71,8 @@ class SlidingWindowInverse(Inverse):
     float64 from then on, which makes a step some three times as dear.
     Gradients and damping are constants of differentiation; answers are differentiable by v and by coefficients.
     A call that raises leaves the window as it was. Several threads may ask at once; one may change it while none asks.
+    Copies (`copy.copy` as well), pickles, files and state dictionaries share no memory with the window; `forward` and
+    `as_linear_operator()` follow it. PyTorch's derivatives of an answer are to be taken before the next change.
     Under JAX it is for eager use: a traced gradient is refused. `mfac_linalg.jax.SlidingWindowState` is for `jit`.
 
     References
@@ -102,10 +106,9 @@ class SlidingWindowInverse(Inverse):
         compression: TopK | None = None,
     ) -> None:
         self._rules = Rules.checked(window, dim, normalization, decay, precision, compression)
-        self._held: Held | None = None
-        self._unplaced = 1.0  # damping before there is a place
+        self._held, self._unplaced, self._changes = None, 1.0, 0
         if not (xp is None and dtype is None and device is None):
-            self._held = self._placed(check.check_place(xp, dtype, device), damping)
+            self._held = placed(self._rules, check.check_place(xp, dtype, device), damping)
         else:
             self.damping = damping
 
@@ -147,22 +150,9 @@ class SlidingWindowInverse(Inverse):
             "compression": compression,
         }
         made = cls(capacity, gradients.shape[1], 1.0, **rules)
-        made._held = made._placed(gradients, damping)
+        made._held = placed(made._rules, gradients, damping)
         made.extend(gradients)
         return made
-
-    def _placed(self, like: Array, damping: Any) -> Held:
-        """An empty window of the library, device and dtype of an array, with a damping, checked and copied."""
-        check.check_precision_available(self._rules.precision, like)
-        register(like)
-        like = _backend.ring((0, self.dim), like=like)
-        damping = self._own(damping, like)
-        return _backend.in_float64(lambda like: Held.placed(self._rules, damping, like), like)
-
-    def _own(self, damping: Any, like: Array) -> Any:
-        """A checked damping, copied: a constant of differentiation that nobody else can write to."""
-        damping = check.check_damping(damping, like, _backend.result_dtype(like))
-        return _backend.copied(_backend.stop_gradient(damping)) if _backend.is_array(damping) else damping
 
     # --- what it is -------------------------------------------------------------------------------------------------
 
@@ -240,10 +230,10 @@ class SlidingWindowInverse(Inverse):
     def damping(self, damping: Any) -> None:
         held = self._held
         if held is not None:
-            checked = self._own(damping, held.ring.like)
-            self._commit(self._run(lambda: held.under(checked)))
+            checked = own_damping(damping, held.ring.like)
+            self._commit(self._run(lambda: held.under(checked)), moved=False)
         elif _backend.is_vector(damping):
-            self._held = self._placed(check.check_computing("damping", damping), damping)
+            self._held = placed(self._rules, check.check_computing("damping", damping), damping)
         else:
             self._unplaced = check.check_scalar_damping(damping, self.dim)
 
@@ -327,27 +317,28 @@ class SlidingWindowInverse(Inverse):
         """Let go of all gradients, and of what compression has not kept of them."""
         if self._held is not None:
             self._held = self._held.cleared()
+            self._changes += 1
 
     def _received(self, g: Any, name: str = "g", shape: tuple[int | str, ...] = ()) -> tuple[Held, Array]:
         """The window, placed by g where it had no place yet, and g, checked."""
         shape = shape or (self.dim,)
         check.check_gradient_values(name, g)
-        held = self._held or self._placed(g, self._unplaced)
+        held = self._held or placed(self._rules, g, self._unplaced)
         g = check.check_stored(name, _backend.stop_gradient(g), held.ring.like)
         check.check_shape(name, g, shape, f"Pass flattened gradients of {self.dim} entries.")
         return held, g
 
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function where float64 exists, whether or not an argument shows that JAX is in use."""
+        """Call a function where float64 exists; the last argument is beside the rows where there are none yet."""
         like = self._held.ring.like if self._held is not None else arguments[-1]
-        with _backend.constants(like):
-            return _backend.in_float64(lambda _, *rest: function(*rest), like, *arguments)
+        return run(function, like, *arguments)
 
-    def _commit(self, held: Held) -> None:
-        """Make a finished change visible, by one assignment, after all that can fail."""
+    def _commit(self, held: Held, *, moved: bool = True) -> None:
+        """Make a finished change, of the rows if `moved`, visible by one assignment, after all that can fail."""
         if self.kappa <= largest_kappa(held.arithmetic):
             warn_if_unresolved(held.kappa, held.arithmetic)
         self._held = held
+        self._changes += moved
 
     # --- kept elsewhere -------------------------------------------------------------------------------------------
 
@@ -385,8 +376,7 @@ class SlidingWindowInverse(Inverse):
         if "slots" not in state:
             made.damping = state["damping"]
             return made
-        empty = made._placed(gradients_like(state), state["damping"])
-        made._held = made._run(lambda _: empty.filled(state), empty.ring.like)
+        made._held = refilled(made._rules, state)
         return made
 
     # --- other windows ----------------------------------------------------------------------------------------------
@@ -409,6 +399,7 @@ class SlidingWindowInverse(Inverse):
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
         made = type(self)(damping=1.0, **vars(self._rules))
         before, damping = self._known, self.damping
-        empty = made._placed(move(before.ring.like[:0, :]), move(damping) if _backend.is_vector(damping) else damping)
-        made._commit(made._run(lambda _: empty.adopted(before, move), empty.ring.like))
+        damping = move(damping) if _backend.is_vector(damping) else damping
+        empty = placed(made._rules, move(before.ring.like[:0, :]), damping)
+        made._commit(run(lambda: empty.adopted(before, move), empty.ring.like))
         return made

@@ -16,11 +16,12 @@ from ._progress import reporter
 from ._pytree import register
 from ._rows.kinds import Place, rows_of
 from ._state import State
-from ._stored import arguments_as_arrays, arguments_of, parts_of, state_of
+from ._stored import arguments_as_arrays, arguments_of, parts_of, require_built, state_of
 
 Array = Any
 
 
+@_backend.methods_outside_graphs
 class WoodburyRankOneInverse(Inverse):
     """F⁻¹ for F = Λ + Σ_i c_i g_i g_iᵀ with fixed gradients, never formed: c_i = w_i/m, or w_i for "sum".
 
@@ -48,7 +49,8 @@ class WoodburyRankOneInverse(Inverse):
     overwrite_gradients : bool
         Write W over the gradients, so that no second m × d array exists.
     progress : bool
-        Show a progress bar over the panels of the build (needs tqdm).
+        Show a progress bar over the panels of the build and, where the rows are read by panels, over those of every
+        later pass, two or more a product (needs tqdm).
     xp, device : optional
         Array library and device to compute with where the gradients stay elsewhere and travel by panels: those of
         vectors and answers. Unless given they are the gradients' own, and NumPy for what is no array.
@@ -118,7 +120,8 @@ class WoodburyRankOneInverse(Inverse):
         out: Any = None,
         resume: bool = False,
     ) -> None:
-        rows = rows_of(gradients, Place(xp, device, memory_limit, out))
+        check.check_flag("progress", progress)
+        rows = rows_of(gradients, Place(xp, device, memory_limit, out, shows_progress=progress))
         dtype = _backend.result_dtype(rows.like)
         self._damping = check.check_damping(damping, rows.like, dtype)
         self._weights = check.check_weights(weights, rows.like, rows.shape[0])
@@ -126,7 +129,6 @@ class WoodburyRankOneInverse(Inverse):
         self._precision = check.check_choice("precision", precision, ("default", "high"))
         check.check_flag("whiten", whiten, optional=True)
         check.check_flag("overwrite_gradients", overwrite_gradients)
-        check.check_flag("progress", progress)
         check.check_precision_available(precision, rows.like)
         if rows.is_streamed or not rows.is_dense:
             check.check_kept(whiten and out is None, overwrite_gradients)
@@ -141,7 +143,7 @@ class WoodburyRankOneInverse(Inverse):
         whiten = (in_memory and not _backend.is_narrow(rows.like)) or out is not None if whiten is None else whiten
         options = Options(dtype, precision, whiten, overwrite_gradients, reporter(progress))
         if isinstance(out, str | os.PathLike):
-            self._state = self._built_in(Path(out), rows, options, resume=resume)
+            self._state = self._built_in(Path(os.fsdecode(out)), rows, options, resume=resume)
         else:
             self._state = self._built(rows, options if out is None else replace(options, out=Target(out)))
 
@@ -166,6 +168,8 @@ class WoodburyRankOneInverse(Inverse):
         try:
             self._state = self._built(rows, options)
             facts, arrays = self._stored()
+            if folder.is_resumed:
+                require_built(folder.product, facts, arrays, path)
             folder.finish(type(self).__name__, facts, {name: x for name, x in arrays.items() if name != "whitened"})
         except (ValueError, FactorizationError):
             folder.discard()  # whoever resumes would be refused again
@@ -180,8 +184,8 @@ class WoodburyRankOneInverse(Inverse):
 
     @property
     def damping(self) -> Any:
-        """λ as a float, or the (d,) array it was given as."""
-        return self._damping
+        """λ as a float, or a copy of the (d,) array it was given as."""
+        return _backend.copied(self._damping) if _backend.is_array(self._damping) else self._damping
 
     @property
     def gradients(self) -> Array:

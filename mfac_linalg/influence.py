@@ -7,8 +7,9 @@ import numpy as np
 
 from . import _backend
 from . import _validation as check
-from ._inverse import Inverse
+from ._inverse import Inverse, check_inverse
 from ._metric import settle
+from ._progress import Progress, reporter
 from ._rows.kinds import rows_of
 from ._rows.panels import slices
 from ._state import State
@@ -17,8 +18,14 @@ Array = Any
 BLOCK_SIZE = 64
 
 
+@_backend.outside_graphs
 def influence(
-    inverse: Inverse, test_gradients: Array, train_gradients: Array | None = None, *, block_size: int = BLOCK_SIZE
+    inverse: Inverse,
+    test_gradients: Array,
+    train_gradients: Array | None = None,
+    *,
+    block_size: int = BLOCK_SIZE,
+    progress: bool = False,
 ) -> Array:
     """T F⁻¹ Rᵀ, the influence of the samples with gradients r_i on the losses with gradients t_j.
 
@@ -41,6 +48,8 @@ def influence(
         R, likewise. Unless given it is the G that the inverse holds, in its order (of a window: oldest first).
     block_size : int
         Gradients that are put through the inverse at a time: it bounds memory and changes no answer beyond rounding.
+    progress : bool
+        Show a progress bar over these blocks (needs tqdm).
 
     Returns
     -------
@@ -81,18 +90,22 @@ def influence(
     >>> bool(np.allclose(scores, test @ inverse.to_dense() @ train.T)), scores.shape
     (True, (2, 8))
     """
-    state = _current(inverse)
+    state = check_inverse(inverse)._current
     size = check.check_size("block_size", block_size)
+    shown = _shown(progress)
     tests = _checked("test_gradients", test_gradients, inverse)
     if train_gradients is None:
-        return _on_stored(state, tests, size)
+        return _on_stored(state, tests, size, shown)
     trains = _checked("train_gradients", train_gradients, inverse)
     if tests.shape[0] <= trains.shape[0]:
-        return _side_by_side(_solved, state, trains, _columns(tests, size)).T
-    return _side_by_side(_solved, state, tests, _columns(trains, size))
+        return _side_by_side(_solved, state, trains, _columns(tests, size, shown)).T
+    return _side_by_side(_solved, state, tests, _columns(trains, size, shown))
 
 
-def self_influence(inverse: Inverse, gradients: Array | None = None, *, block_size: int = BLOCK_SIZE) -> Array:
+@_backend.outside_graphs
+def self_influence(
+    inverse: Inverse, gradients: Array | None = None, *, block_size: int = BLOCK_SIZE, progress: bool = False
+) -> Array:
     """g_iᵀ F⁻¹ g_i, the influence of each sample on its own loss, as sums of squares: never negative.
 
     What is large is an outlier, or a sample that the model has learnt by heart. c_i g_iᵀ F⁻¹ g_i = h_i in [0, 1] is the
@@ -104,7 +117,7 @@ def self_influence(inverse: Inverse, gradients: Array | None = None, *, block_si
         As in `influence`.
     gradients : array, shape (n, d), optional
         One gradient per row. Unless given they are those that the inverse holds, which needs no pass over them.
-    block_size : int
+    block_size, progress
         As in `influence`.
 
     Returns
@@ -134,20 +147,21 @@ def self_influence(inverse: Inverse, gradients: Array | None = None, *, block_si
     >>> int(np.argmax(self_influence(inverse)))
     3
     """
-    state = _current(inverse)
+    state = check_inverse(inverse)._current
     size = check.check_size("block_size", block_size)
+    shown = _shown(progress)
     if gradients is None:
         return _backend.in_float64(State.row_quadratics, state)
-    blocks = _columns(_checked("gradients", gradients, inverse), size)
+    blocks = _columns(_checked("gradients", gradients, inverse), size, shown)
     parts = [_backend.in_float64(State.quadratics, state, v) for v in blocks]
     return _backend.namespace(parts[0]).concat(parts)
 
 
-def _on_stored(state: State, tests: Array, size: int) -> Array:
+def _on_stored(state: State, tests: Array, size: int, shown: Progress) -> Array:
     """T F⁻¹ Gᵀ: the tests into F⁻¹, or the m unit vectors into F⁻¹ Gᵀ where they are fewer."""
     if tests.shape[0] > state.form.shape[0]:
-        return _side_by_side(_pushed, state, tests, slices(state.form.shape[0], size))
-    return _joined([_backend.in_float64(State.project, state, v) for v in _columns(tests, size)]).T
+        return _side_by_side(_pushed, state, tests, shown(slices(state.form.shape[0], size), "influence"))
+    return _joined([_backend.in_float64(State.project, state, v) for v in _columns(tests, size, shown)]).T
 
 
 def _side_by_side(product: Callable[..., Array], state: State, many: Array, blocks: Iterable[Any]) -> Array:
@@ -176,17 +190,15 @@ def _joined(parts: list[Array]) -> Array:
     return parts[0] if len(parts) == 1 else _backend.namespace(parts[0]).concat(parts, axis=1)
 
 
-def _columns(rows: Array, size: int) -> Iterator[Array]:
+def _shown(progress: Any) -> Progress:
+    check.check_flag("progress", progress)
+    return reporter(progress)
+
+
+def _columns(rows: Array, size: int, shown: Progress) -> Iterator[Array]:
     """Some rows at a time, as columns (d, k)."""
-    for block in slices(rows.shape[0], size):
+    for block in shown(slices(rows.shape[0], size), "influence"):
         yield rows[block, :].T
-
-
-def _current(inverse: Any) -> State:
-    if not isinstance(inverse, Inverse):
-        msg = f"`inverse` must be one of this library's inverses; got {check.describe(inverse)}. "
-        raise TypeError(msg + "Build one from gradients, for example a WoodburyRankOneInverse.")
-    return inverse._current
 
 
 def _checked(name: str, gradients: Any, inverse: Inverse) -> Array:

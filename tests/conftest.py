@@ -1,12 +1,16 @@
 """Fixtures over the one list of backends, and the Hypothesis profiles."""
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.backends import AVAILABLE, FLAVOURS, Backend, flavour_name
 from tests.cases import BUILT, Built, build, built_name
+
+collect_ignore = [path.name for path in Path(__file__).parent.glob("*.py") if not path.name.startswith("test_")]
+"""What the tests import, and the programs beside them: no tests, and some need what is not installed."""
 
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 settings.register_profile(

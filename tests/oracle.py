@@ -6,7 +6,9 @@ contract reaches. `rank_one_recursion` is the paper's algorithm as it is printed
 """
 
 import functools
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -194,3 +196,79 @@ class RankOneRecursion:
     def matvec(self, v: np.ndarray) -> np.ndarray:
         """F^-1 v, for v (d,) or (d, k)."""
         return self._apply(0, len(self.vectors), v, v / self.damping)
+
+
+class ExactOracle:
+    """The same F as an array of fractions, with its inverse: right over the whole range of a dtype, for small sizes."""
+
+    def __init__(
+        self, gradients: np.ndarray, damping: Any, weights: np.ndarray | None = None, normalization: str = "mean"
+    ) -> None:
+        m, d = gradients.shape
+        self.gradients = exact(gradients)
+        self.dampings = exact(np.broadcast_to(np.asarray(damping, np.float64), (d,)))
+        weights = np.ones(m) if weights is None else weights
+        self.coefficients = exact(weights) / Fraction(m if normalization == "mean" else 1)
+        self.forward = np.diag(self.dampings) + (self.gradients.T * self.coefficients) @ self.gradients
+        self.inverse, self.determinant = _eliminated(self.forward)
+
+    @functools.cached_property
+    def kappa(self) -> Fraction:
+        """1 + ||S||_F^2, between kappa and min(m, d) times that."""
+        return 1 + sum(self.coefficients[:, None] * self.gradients**2 / self.dampings, start=np.zeros(1)).sum()
+
+    @property
+    def logdet(self) -> float:
+        """log det F^-1."""
+        return math.log(self.determinant.denominator) - math.log(self.determinant.numerator)
+
+    def backward_ratio(self, v: np.ndarray, x: np.ndarray, eps: float, floor: np.ndarray | None = None) -> float:
+        """R = ||damping^-1/2 (v - F x)|| / (kappa ||damping^1/2 x|| eps + ||damping^-1/2 floor|| eps), all exact."""
+        return self._ratio(v - self.forward @ exact(x), exact(x), eps, floor)
+
+    def forward_product_ratio(self, x: np.ndarray, y: np.ndarray, eps: float) -> float:
+        """||damping^-1/2 (y - F x)|| / (kappa ||damping^1/2 x|| eps)."""
+        return self._ratio(exact(y) - self.forward @ exact(x), exact(x), eps, None)
+
+    def _ratio(self, residual: np.ndarray, x: np.ndarray, eps: float, floor: np.ndarray | None) -> float:
+        above = sum(residual**2 / self.dampings)
+        below = self.kappa**2 * sum(x**2 * self.dampings)
+        below += 0 if floor is None else sum(floor**2 / self.dampings)
+        if above == 0:
+            return 0.0
+        return math.sqrt(as_float(above / below)) / eps if below else math.inf
+
+    def is_rounded(self, answer: np.ndarray, exact_answer: np.ndarray, dtype: str, eps: float) -> bool:
+        """Whether every entry is right to 64 kappa eps of itself, or to the smallest number of the dtype."""
+        least, unit = Fraction(float(np.finfo(dtype).smallest_subnormal)) * 4, 64 * self.kappa * Fraction(eps)
+        pairs = zip(exact(answer).flat, np.asarray(exact_answer).flat, strict=True)
+        return all(abs(a - b) <= least + unit * abs(b) for a, b in pairs)
+
+
+def exact(values: np.ndarray) -> np.ndarray:
+    """Floats as an array of fractions."""
+    values = np.asarray(values)
+    made = np.empty(values.shape, dtype=object)
+    made.flat = [Fraction(float(value)) for value in values.flat]
+    return made
+
+
+def as_float(value: Fraction) -> float:
+    """The nearest float, infinity where there is none."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _eliminated(matrix: np.ndarray) -> tuple[np.ndarray, Fraction]:
+    """Inverse and determinant of a positive definite array of fractions."""
+    size = len(matrix)
+    both, determinant = np.concatenate([matrix, exact(np.eye(size))], axis=1), Fraction(1)
+    for k in range(size):
+        determinant *= both[k, k]
+        both[k] = both[k] / both[k, k]
+        for row in range(size):
+            if row != k:
+                both[row] = both[row] - both[row, k] * both[k]
+    return both[:, size:], determinant

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import forward_error
 from mfac_linalg import FactorizationError, IllConditionedWarning
 from tests.backends import AVAILABLE, FLAVOURS, NUMPY, eps, flavour_name
 from tests.cases import construct
@@ -105,6 +106,19 @@ def test_no_backend_depends_on_units(backend, scale):
 @pytest.mark.parametrize("kind", ["decay", "common mean", "nearly dependent", "scaled rows", "bumps", "opposites"])
 def test_larger_problems_keep_the_contract(kind, dtype, whiten):
     check(make_problem(1, kind=kind, shape=(60, 1500), kappa=3e5, dtype=dtype), NUMPY, whiten=whiten)
+
+
+@pytest.mark.parametrize("kappa", [1e3, 4e5])
+def test_in_the_span_of_the_gradients_push_through_keeps_the_digits_that_a_product_loses(kappa):
+    """What README.md says: both have a small backward error, one of them a forward error of κ eps."""
+    figures = {(f["v"], f["way"]): f for f in forward_error.measured(kappa, shape=(8, 500))}
+    for v in ("a row", "the mean"):
+        textbook, product, push = (figures[v, way] for way in ("textbook", "matvec", "matvec_gradients"))
+        assert product["R"] <= LIMIT < textbook["R"]
+        assert 0.02 * kappa * eps("float32") < product["forward"] < kappa * eps("float32")
+        assert push["forward"] <= 1e-6
+        assert push["R"] <= LIMIT
+    assert figures["a row", "high"]["forward"] <= 1e-6
 
 
 @pytest.mark.parametrize("whiten", [True, False], ids=["whitened", "referenced"])

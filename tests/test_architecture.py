@@ -11,30 +11,36 @@ import mfac_linalg
 from tests.source import MODULES, ROOT, TEXTS, body_lines, chain, docstring, functions, imports
 
 LAYERS = (
-    ("demo", "testing", "pruning", "influence", "torch", "jax"),
+    ("demo", "pruning", "influence", "torch", "jax"),
     ("",),  # the package itself: its public names
     ("_loading",),
     ("_woodbury", "_window", "_blocks"),
-    ("_stored",),
+    ("_stored", "_own_memory"),
+    ("_place",),
     ("_inverse", "_forward"),
+    ("_operator",),
     ("_build_blocks",),
     ("_build", "_held"),
-    ("_progress",),
+    ("_extent", "_options"),
     ("_state",),
+    ("_certificates", "_path"),
     ("_metric", "_moments"),
     ("_forms",),
     ("_sweeps",),
     ("_ring", "_factor", "_rules"),
     ("_slots", "_compressed"),
+    ("_consistency",),
     ("_rows",),
     ("_dual",),
     ("_scaling",),
     ("_folder",),
-    ("_storage", "_text", "_topk"),
+    ("_journal",),
+    ("_storage", "_matrix_file", "_text", "_topk"),
+    ("_atomic",),
     ("_validation",),
     ("_pytree",),
     ("_backend",),
-    ("_errors", "_version"),
+    ("_errors", "_progress", "_version"),
 )
 """From the top down. A module imports from its own row or from below it."""
 

@@ -1,46 +1,233 @@
-"""The programs in the documentation run as they stand."""
+"""The programs of the documentation run as they stand: those of a page in their order, in one namespace and folder.
 
+One with ``if __name__ == "__main__":`` is a script of its own.
+"""
+
+import ast
+import builtins
+import contextlib
+import io
+import os
 import re
+import subprocess
+import sys
 import warnings
-from pathlib import Path
+from dataclasses import dataclass
+from importlib.util import find_spec
 
 import pytest
 
-DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ("optimizer.md", "pruning.md", "recipes.md")
-PROGRAMS = {
-    f"{page}-{index}": text
-    for page in PAGES
-    for index, text in enumerate(re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.S))
+from benchmarks import tables
+from tests.source import ROOT as PACKAGE
+
+ROOT = PACKAGE.parent
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("*/*.md")])
+WITH = {"mfac_linalg.torch": "torch", "mfac_linalg.jax": "jax"}
+
+
+@dataclass(frozen=True)
+class Program:
+    """A block of Python on a page, from a line on."""
+
+    page: str
+    index: int
+    line: int
+    text: str
+
+    @property
+    def name(self):
+        return f"{self.page}-{self.index}"
+
+    @property
+    def is_script(self):
+        return '__name__ == "__main__"' in self.text
+
+    @property
+    def missing(self):
+        """The libraries that it imports and that are not here."""
+        imports = [node for node in ast.walk(self.tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        modules = {alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names}
+        modules |= {node.module for node in imports if isinstance(node, ast.ImportFrom)}
+        return sorted({top for m in modules if not find_spec(top := WITH.get(m, m).partition(".")[0])})
+
+    @property
+    def tree(self):
+        return ast.parse(self.text)
+
+    def words(self, kind):
+        """The names that it reads (`ast.Load`) or makes (`ast.Store`)."""
+        found = {n.id for n in ast.walk(self.tree) if isinstance(n, ast.Name) and isinstance(n.ctx, kind)}
+        if kind is ast.Load:
+            return found - vars(builtins).keys()
+        nodes = [n for n in ast.walk(self.tree) if isinstance(n, ast.ClassDef | ast.FunctionDef | ast.alias)]
+        return found | {(getattr(n, "asname", None) or n.name).partition(".")[0] for n in nodes}
+
+
+def programs_of(path):
+    """The programs of a page, with as many empty lines before them as make its line numbers right."""
+    page = path.read_text(encoding="utf-8")
+    for index, block in enumerate(re.finditer(r"^```python\n(.*?)^```$", page, re.S | re.M)):
+        line = page.count("\n", 0, block.start(1)) + 1
+        yield Program(str(path.relative_to(ROOT)), index, line, block[1])
+
+
+PROGRAMS = [program for path in PAGES for program in programs_of(path)]
+
+
+def waits_for(program):
+    """The libraries without which it, or what it takes names from, does not run."""
+    lost = {}
+    for earlier in PROGRAMS:
+        if earlier.page == program.page and earlier.index <= program.index:
+            from_above = {lost[word] for word in earlier.words(ast.Load) if word in lost}
+            wanting = ", ".join(earlier.missing) or ", ".join(sorted(from_above))
+            for word in earlier.words(ast.Store):
+                if wanting:
+                    lost[word] = wanting
+                else:
+                    lost.pop(word, None)
+    return wanting
+
+
+@dataclass
+class Page:
+    """Where the programs of a page have come to."""
+
+    folder: object
+    names: dict
+    printed: str = ""
+    done: int = 0
+
+    def run_to(self, program):
+        """Run what has not run yet, up to a program."""
+        for each in PROGRAMS:
+            if each.page == program.page and self.done <= each.index <= program.index:
+                self.done = each.index + 1
+                if not waits_for(each):
+                    self._run(each)
+
+    def _run(self, program):
+        if program.is_script:
+            script = self.folder / "program.py"
+            script.write_text(program.text, encoding="utf-8")
+            environment = os.environ | {"PYTHONPATH": str(ROOT)}
+            subprocess.run([sys.executable, script.name], cwd=self.folder, env=environment, check=True, timeout=300)
+            return
+        code = compile("\n" * (program.line - 1) + program.text, program.page, "exec")
+        printed = io.StringIO()
+        with warnings.catch_warnings(), contextlib.chdir(self.folder), contextlib.redirect_stdout(printed):
+            warnings.simplefilter("error")
+            exec(code, self.names)
+        self.printed = printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """Pages by name, each with its folder."""
+    return {p.page: Page(tmp_path_factory.mktemp("page"), {"__name__": "page"}) for p in PROGRAMS}
+
+
+def fisher_is_the_hessian(model, unravel, fisher, posterior, draws, x, y, **_):
+    """The Fisher matrix of a softmax regression is the Hessian of its mean loss."""
+    import torch
+
+    def loss(vector):
+        outputs = torch.func.functional_call(model, unravel(vector), (x,))
+        return torch.nn.functional.cross_entropy(outputs, y)
+
+    hessian = torch.autograd.functional.hessian(loss, unravel.ravel(dict(model.named_parameters())).detach())
+    mean = torch.allclose(fisher.forward.to_dense(), hessian + 1e-2 * torch.eye(15), rtol=1e-4, atol=1e-6)
+    total = torch.allclose(posterior.forward.to_dense(), torch.eye(15) + 60 * hessian, rtol=1e-4, atol=1e-4)
+    return mean and total and len(draws) == 20
+
+
+def weights_stay_in_sums(model, x, y, weight, rows, weighted, mean_gradient, **_):
+    """Rows of a weighted sum hold the weights, and add up to the gradient of the weighted mean."""
+    import torch
+
+    loss = torch.nn.CrossEntropyLoss(weight=weight)
+    expected = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss(model(x), y), list(model.parameters()))])
+    scaled = torch.allclose(weighted, rows * weight[y][:, None])
+    return scaled and torch.allclose(mean_gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+CLAIMS = {
+    "README.md-0": lambda page: page.printed.startswith("True"),
+    "docs/optimizer.md-0": lambda page: len(page.names["optimizer"].windows[0]) == 8,
+    "docs/optimizer.md-1": lambda page: float(page.names["params"]["w"].max()) < 1,
+    "docs/pruning.md-0": lambda page: page.names["found"].steps[-1].sparsity == 0.5,
+    "docs/pruning.md-1": lambda page: page.names["two_of_four"].sum() == (page.names["pruned"] == 0).sum() == 500,
+    "docs/recipes.md-0": lambda page: (
+        page.names["variances"][1] > 10 * page.names["variances"][0]
+        and page.names["best"] not in (min(page.names["dampings"]), max(page.names["dampings"]))
+    ),
+    "docs/recipes.md-1": lambda page: fisher_is_the_hessian(**page.names),
+    "docs/recipes.md-2": lambda page: weights_stay_in_sums(**page.names),
+    "docs/recipes.md-3": lambda page: page.names["losses"][-1] < 0.8 * page.names["losses"][0],
+    "docs/influence.md-2": lambda page: tuple(page.names["scores"].shape) == (64, 5),
 }
+"""What the text says of a program: checked after it has run."""
 
 
-@pytest.fixture(params=PROGRAMS)
-def ran(request):
-    """The name of a program, and the names that it leaves."""
-    for library in set(re.findall(r"^import (torch|jax|optax)$", PROGRAMS[request.param], re.M)):
-        pytest.importorskip(library)
-    names = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        exec(compile(PROGRAMS[request.param], request.param, "exec"), names)
-    return request.param, names
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+def test_a_program_runs_and_finds_what_the_text_says(program, opened):
+    if wanting := waits_for(program):
+        pytest.skip(f"needs {wanting}")
+    page = opened[program.page]
+    page.run_to(program)
+    assert CLAIMS.get(program.name, bool)(page)
 
 
-def test_a_program_runs_and_finds_what_the_text_says(ran):
-    name, names = ran
-    if name == "optimizer.md-0":
-        assert len(names["optimizer"].windows[0]) == 8
-    if name == "optimizer.md-1":
-        assert float(names["params"]["w"].max()) < 1
-    if name == "pruning.md-0":
-        assert names["found"].steps[-1].sparsity == 0.5
-    if name == "pruning.md-1":
-        assert names["two_of_four"].sum() == 500
-        assert (names["pruned"] == 0).sum() == 500
-    if name == "recipes.md-0":
-        inside, outside = names["variances"]
-        assert outside > 10 * inside
-        assert names["best"] not in (min(names["dampings"]), max(names["dampings"]))
-    if name == "recipes.md-1":
-        assert names["losses"][-1] < 0.8 * names["losses"][0]
+def test_every_claim_is_of_a_program():
+    assert CLAIMS.keys() <= {program.name for program in PROGRAMS}
+
+
+@pytest.mark.parametrize("page", sorted({program.page for program in PROGRAMS}))
+def test_programs_need_no_name_that_no_line_makes(page):
+    made = {"__name__"}
+    for program in PROGRAMS:
+        if program.page == page:
+            made |= program.words(ast.Store) | {n.arg for n in ast.walk(program.tree) if isinstance(n, ast.arg)}
+            assert program.words(ast.Load) <= made, f"{program.name}: {program.words(ast.Load) - made}"
+
+
+def commands():
+    """Modules of this repository that pages say to run, with what comes after them."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for module, rest in re.findall(r"python -m ((?:benchmarks|tests|mfac_linalg)[\w.]*)((?: [^\s`|;&]+)*)", text):
+            yield pytest.param(module, rest.split(), id=f"{page.name}: {module}{rest}")
+
+
+@pytest.mark.parametrize(("module", "words"), list(commands()))
+def test_a_command_names_a_module_and_options_that_exist(module, words):
+    path = ROOT.joinpath(*module.split("."))
+    source = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__main__.py"
+    text = "\n".join(file.read_text(encoding="utf-8") for file in {source, *source.parent.glob("record.py")})
+    assert "__main__" in text
+    asked = [w for before, w in zip(["", *words], words, strict=False) if w[0] == "-" or before[:1] != "-"]
+    for word in asked:
+        if word.isupper():  # FOLDER, for one that the reader has
+            continue
+        assert f'"{word.rstrip(".,")}"' in text, word
+
+
+@pytest.mark.parametrize("page", tables.PAGES)
+def test_figures_of_a_page_are_those_of_the_results(page):
+    """``python -m benchmarks.tables`` writes them."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert tables.written(page, text) == text
+
+
+def test_a_changed_figure_is_seen():
+    text = (ROOT / "docs" / "pruning.md").read_text(encoding="utf-8")
+    for wrong in (text.replace("69.25", "69.35"), text.replace("68.4 to 76.9 %", "68.4 to 77.9 %")):
+        assert wrong != text
+        assert tables.written("docs/pruning.md", wrong) == text
+    with pytest.raises(ValueError, match="must be there once"):
+        tables.written("docs/pruning.md", text.replace("at 70 %, ", "at 71 %, "))
+
+
+def test_every_table_of_figures_is_on_a_page():
+    shown = [name for page in tables.PAGES for _, name, *_ in tables.REGION.findall((ROOT / page).read_text("utf-8"))]
+    assert sorted(shown) == sorted(tables.TABLES)

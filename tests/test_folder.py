@@ -4,10 +4,8 @@ import os
 import subprocess
 import sys
 
-import h5py
 import numpy as np
 import pytest
-import zarr
 
 import mfac_linalg as ml
 from mfac_linalg import _folder
@@ -69,10 +67,12 @@ class Failing(Dataset):
 
 
 def zarr_array(folder, shape, dtype):
+    zarr = pytest.importorskip("zarr", reason="needs zarr")
     return zarr.create_array(folder / "w.zarr", shape=shape, chunks=(shape[0], 700), dtype=dtype)
 
 
 def h5py_dataset(folder, shape, dtype):
+    h5py = pytest.importorskip("h5py", reason="needs h5py")
     return h5py.File(folder / "w.h5", "w").create_dataset("w", shape, dtype)
 
 
@@ -302,7 +302,7 @@ def test_the_gradients_themselves_are_no_target(tmp_path):
 def test_a_dataset_opened_twice_is_no_target_for_itself(make, tmp_path):
     first = make(tmp_path, (M, D), "float64")
     first[:, :] = gradients()
-    second = first.file["w"] if make is h5py_dataset else zarr.open_array(tmp_path / "w.zarr")
+    second = first.file["w"] if make is h5py_dataset else type(first).open(first.store)
     with pytest.raises(ValueError, match="`out` must not be the gradients themselves"):
         ml.WoodburyRankOneInverse(first, DAMPING, out=second)
 
@@ -406,11 +406,15 @@ def test_small_entries_beyond_damaged_columns_are_found_once(tmp_path, short_ent
         assert file["small.index"].tolist() == [9_000, 15_000]
 
 
-def test_a_damaged_journal_is_refused_by_name(tmp_path, short_entries):
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_damaged_journal_is_refused_by_name(resume, tmp_path, short_entries):
+    """Without `resume` as well: what is damaged need not be a journal."""
     g = begun(tmp_path / "folder", 1.7)
     cut_off(tmp_path / "folder" / "build.npz")
-    with pytest.raises(ml.InvalidFileError, match=r"`out` must hold a whole journal.*Leave `resume` out"):
-        ml.WoodburyRankOneInverse(g, DAMPING, out=tmp_path / "folder", resume=True)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "folder").iterdir()}
+    with pytest.raises(ml.InvalidFileError, match=r"`out` must hold a whole journal.*Remove what is there yourself"):
+        ml.WoodburyRankOneInverse(g, DAMPING, out=tmp_path / "folder", resume=resume)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "folder").iterdir()} == before
 
 
 def test_the_file_of_a_folder_is_not_the_folder(tmp_path):
@@ -430,6 +434,7 @@ def test_what_is_loaded_from_a_folder_stays_in_its_dtype(tmp_path):
 
 def test_a_dataset_that_is_read_only_is_refused_before_anything_is_read(tmp_path):
     h5py_dataset(tmp_path, (M, D), "float64").file.close()
+    h5py = pytest.importorskip("h5py", reason="needs h5py")
     source, target = Dataset(gradients()), h5py.File(tmp_path / "w.h5", "r")["w"]
     with pytest.raises(ValueError, match="`out` must be writable; got a Dataset"):
         ml.WoodburyRankOneInverse(source, DAMPING, out=target)

@@ -3,7 +3,6 @@
 import itertools
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from tests.oracle import LIMIT, Oracle, tolerance
 from tests.problems import KINDS, make_problem
 from tests.strategies import problems, seeds
 
-DOCUMENTATION = Path(__file__).parents[1] / "docs" / "influence.md"
 STRICT, ELSEWHERE = (next(b for b in BACKENDS if b.name == name) for name in ("strict:CPU_DEVICE", "strict:device1"))
 WHOLE = build(NUMPY, "float64", CASES[0])  # rows, dampings and answers of NumPy in float64
 CUTS = itertools.product(FLOATS, [(4, 14), (15, 14)], [1, 5, (2, 2, 5, 5)])
@@ -409,14 +407,6 @@ def test_the_experiment_runs_on_other_data(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib").use("Agg")
     experiment.draw([(replace(o, damping=1e-2, group=10), f, a) for o, f, a in points], tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 0
-
-
-def test_the_snippets_of_the_documentation_run():
-    pytest.importorskip("torch")
-    names = {}
-    for snippet in re.findall(r"```python\n(.*?)```", DOCUMENTATION.read_text(encoding="utf-8"), re.DOTALL):
-        exec(snippet, names)
-    assert names["scores"].shape == (64, 5)
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Rows of gradients of JAX functions, against one gradient at a time."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -92,4 +94,73 @@ def test_rows_go_into_an_inverse():
 )
 def test_what_is_wrong_is_refused_by_name(call, error, words):
     with pytest.raises(error, match=words):
+        call()
+
+
+# --- the Fisher matrix of a classifier --------------------------------------------------------------------------------
+
+
+def logits(params, x):
+    return jnp.tanh(x @ params["weight"]) + params["bias"]
+
+
+@pytest.mark.parametrize("chunk_size", [None, 4])
+@pytest.mark.parametrize(("reduction", "factor"), [("mean", 1 / SAMPLES), ("sum", 1.0)])
+def test_rows_of_the_fisher_matrix_make_the_dense_one(reduction, factor, chunk_size):
+    rows, _ = adapter.fisher_gradients(logits, PARAMS, X, reduction=reduction, chunk_size=chunk_size)
+    each = [adapter.per_sample_gradients(loss, PARAMS, X, np.full(SAMPLES, label))[0] for label in range(3)]
+    p = jax.nn.softmax(jax.vmap(logits, (None, 0))(PARAMS, X), axis=1)
+    expected = sum(g.T @ (p[:, label, None] * g) for label, g in enumerate(each)) * factor
+    assert rows.shape == (SAMPLES * 3, 15)
+    assert np.allclose(rows.T @ rows, expected, atol=1e-5)
+    inverse = ml.WoodburyRankOneInverse(rows, 0.1, normalization="sum")
+    assert np.allclose(inverse.forward.to_dense(), 0.1 * np.eye(15) + expected, atol=1e-5)
+
+
+def test_rows_of_the_fisher_matrix_are_those_of_pytorch():
+    torch = pytest.importorskip("torch")
+    from mfac_linalg.torch import fisher_gradients
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = torch.nn.Parameter(torch.tensor(PARAMS["bias"]))
+            self.weight = torch.nn.Parameter(torch.tensor(PARAMS["weight"]))
+
+        def forward(self, x):
+            return torch.tanh(x @ self.weight) + self.bias
+
+    expected, _ = fisher_gradients(Model(), torch.tensor(X))
+    assert np.allclose(adapter.fisher_gradients(logits, PARAMS, X)[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: adapter.fisher_gradients(None, PARAMS, X), TypeError, "`logits_fn` must be a function of"),
+        (lambda: adapter.fisher_gradients(logits, PARAMS, X[:0]), ValueError, "at least one sample; got none"),
+        (lambda: adapter.fisher_gradients(logits, PARAMS, X, reduction="max"), ValueError, "`reduction`"),
+        (
+            lambda: adapter.fisher_gradients(lambda params, x: x[:1], PARAMS, X),
+            ValueError,
+            "`logits_fn` must return the logits of one sample, shape (classes,)",
+        ),
+        (lambda: adapter.per_sample_gradients(None, PARAMS, X, Y), TypeError, "`loss_fn` must be a function of"),
+        (lambda: adapter.per_sample_gradients(loss, PARAMS, X[:0], Y[:0]), ValueError, "at least one sample; got none"),
+        (lambda: adapter.per_sample_gradients(loss, PARAMS, X * np.nan, Y), ValueError, "finite losses; got nan"),
+        (lambda: adapter.mean_gradients(loss, PARAMS, X * np.nan, Y, batch_size=4), ValueError, "got nan"),
+        (lambda: list(adapter.iter_gradients(loss, PARAMS, [(X * np.nan, Y)])), ValueError, "got nan"),
+        (
+            lambda: list(adapter.iter_gradients(loss, PARAMS, [(X * np.nan, Y)], per_sample=True)),
+            ValueError,
+            "got nan",
+        ),
+        (lambda: adapter.mean_gradients(loss, PARAMS, X[:0], Y[:0], batch_size=2), ValueError, "at least one sample"),
+        (lambda: list(adapter.iter_gradients(loss, PARAMS, [(X[:0], Y[:0])])), ValueError, "at least one sample"),
+        (lambda: list(adapter.iter_gradients(loss, PARAMS, None)), TypeError, "`batches` must be an iterable"),
+        (lambda: list(adapter.iter_gradients(None, PARAMS, [(X, Y)])), TypeError, "`loss_fn` must be a function"),
+    ],
+)
+def test_what_is_no_function_or_holds_no_samples_is_refused_by_name(call, error, words):
+    with pytest.raises(error, match=re.escape(words)):
         call()

@@ -159,7 +159,7 @@ def test_each_label_has_a_window_and_one_without_parameters_none():
     assert np.array_equal(found[-1][:6], -flat(tree(2))[:6])
     expected = dense([flat(tree(step))[6:] for step in range(1, 3)], 0.1)
     np.testing.assert_allclose(found[-1][6:], expected, rtol=1e-4, atol=1e-5)
-    assert state.inner_states["three"].inner_state.inverse is None
+    assert state.inner_states["three"].inner_state.inverse.dim == 1  # which no step has looked at
 
 
 def test_a_step_that_is_not_finite_can_be_skipped():
@@ -214,6 +214,66 @@ def test_a_state_kept_in_numpy_takes_the_same_steps():
     assert same(expected[1], found[1])
 
 
+def wrapped(transform):
+    """A transformation as Optax's others hold it."""
+    labels = {"a": "mfac", "b": "sgd", "c": "mfac"}
+    return {
+        "alone": transform,
+        "chain": optax.chain(transform, optax.trace(0.9), optax.scale(-0.1)),
+        "masked": optax.masked(transform, {"a": True, "b": False, "c": True}),
+        "labels": optax.multi_transform({"mfac": transform, "sgd": optax.sgd(0.1)}, labels),
+        "no label": optax.multi_transform({"mfac": transform, "sgd": optax.sgd(0.1)}, dict.fromkeys(labels, "sgd")),
+        "finite": optax.apply_if_finite(transform, 2),
+        "steps": optax.MultiSteps(transform, 2),
+    }
+
+
+WRAPPERS = list(wrapped(TRANSFORM))
+
+
+@pytest.mark.parametrize("beta2", [None, 0.9])
+@pytest.mark.parametrize("name", [*WRAPPERS, "hyperparameters"])
+def test_parameters_in_a_state_can_be_told_from_the_rest(name, beta2):
+    transform = scale_by_mfac(3, 0.5, beta2=beta2)
+    injected = optax.inject_hyperparams(scale_by_mfac, static_args="window")
+    optimizer = {**wrapped(transform), "hyperparameters": injected(window=3, damping=0.5, beta2=beta2)}[name]
+    state = optimizer.init(tree(0))
+    assert same(optax.tree_map_params(optimizer, lambda p: p, state), state)
+    found = optax.tree_map_params(optimizer, lambda p: "p", state, transform_non_params=lambda x: "x")
+    marks = jax.tree.leaves(found)
+    assert len(marks) == len(jax.tree.leaves(state))
+    copies = {"chain": 3, "steps": 3}  # the trace, and the gradients accumulated
+    assert marks.count("p") == copies.get(name, 0)
+    repr(found)
+
+
+def test_a_state_can_be_placed_by_its_parameters():
+    sharding = jax.sharding
+    mesh = sharding.Mesh(np.array(jax.devices()[:1]), ("x",))
+    chain = optax.chain(TRANSFORM, optax.trace(0.9))
+    specs = {name: sharding.NamedSharding(mesh, sharding.PartitionSpec()) for name in ORDER}
+    state = chain.init(tree(0))
+    where = optax.tree_map_params(chain, lambda _, spec: spec, state, specs, transform_non_params=lambda _: specs["a"])
+    placed = jax.device_put(state, where)
+    assert same(placed, state)
+    assert {leaf.sharding for leaf in jax.tree.leaves(placed)} == {specs["a"]}
+
+
+def test_a_state_has_names_and_shapes_before_it_is_made():
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(TRANSFORM.init(tree(0)))]
+    assert paths[0] == ".inverse.arrays.rows"
+    shapes = jax.eval_shape(TRANSFORM.init, tree(0))
+    assert [x.shape for x in jax.tree.leaves(shapes)] == [x.shape for x in jax.tree.leaves(TRANSFORM.init(tree(0)))]
+    assert "d=10" in repr(shapes)
+
+
+def test_a_state_restored_in_numpy_goes_on_to_the_bit():
+    _, state = taken(4)
+    restored = jax.tree.map(np.asarray, state)
+    found, expected = (TRANSFORM.update(tree(4), each) for each in (restored, state))
+    assert same(found, expected)
+
+
 def test_a_state_that_was_cast_is_refused():
     state = jax.tree.map(lambda x: jnp.asarray(x, "float32") if x.dtype == np.float64 else x, TRANSFORM.init(tree(0)))
     with pytest.raises(TypeError, match="must be float64"):
@@ -250,6 +310,21 @@ REFUSALS = {
     "complex": (TypeError, "`updates` must be real floating", refused({"a": jnp.ones(3, complex)})),
     "size": (ValueError, "`updates` must have the 10 entries of the parameters; got 9", refused({"a": jnp.ones(9)})),
     "nothing": (ValueError, "`updates` must have the 10 entries of the parameters; got 0", refused({})),
+    "beta2 function": (
+        TypeError,
+        "`beta2` must be a number; got <function",
+        lambda: scale_by_mfac(3, 0.5, beta2=lambda step: 0.9),
+    ),
+    "beta2 complex": (TypeError, "`beta2` must be a number; got 1j", lambda: scale_by_mfac(3, 0.5, beta2=1j)),
+    "beta2 flag": (TypeError, "`beta2` must be a number", lambda: scale_by_mfac(3, 0.5, beta2=np.array(True))),
+    "words": (TypeError, "`updates` must be real floating; got a leaf that is 'x'", refused({"a": "x"})),
+    "params words": (TypeError, "`params` must be real floating; got a leaf", lambda: TRANSFORM.init({"a": "x"})),
+    "no state": (TypeError, "`state` must be what `init`", lambda: TRANSFORM.update(tree(0), None)),
+    "another state": (
+        TypeError,
+        "`state` must be what `init` or `update` returned; got tuple",
+        lambda: TRANSFORM.update(tree(0), optax.sgd(0.1, 0.9).init(tree(0))),
+    ),
     "nan": (ValueError, "must be finite", refused({**tree(0), "c": jnp.asarray(jnp.nan)})),
 }
 

@@ -239,6 +239,10 @@ def refused():
         "float64": (TypeError, "`dtype` must be float32", lambda: State(4, 7, 0.1, dtype="float64")),
         "window": (ValueError, "`window` must be", lambda: State(0, 7, 0.1)),
         "kind": (TypeError, "`dtype`", lambda: State(4, 7, 0.1, dtype="int32")),
+        "no dtype": (TypeError, "`dtype`", lambda: State(4, 7, 0.1, dtype=5)),
+        "dtype of an array": (TypeError, "`dtype`", lambda: State(4, 7, 0.1, dtype=jax.numpy.ones(2))),
+        "huge": (ValueError, "`window` must be at most", lambda: State(10**30, 7, 0.1)),
+        "key": (TypeError, "`damping`", lambda: state.with_damping(jax.random.key(0))),
         "cast": (TypeError, "must be float64", lambda: float32.matvec(jax.numpy.ones(7))),
         "cast step": (TypeError, "must be float64", lambda: float32.append(jax.numpy.ones(7))),
         "NumPy": (TypeError, "library", lambda: State.from_gradients(rows(3), 0.1)),
@@ -263,7 +267,7 @@ def test_a_gradient_that_overflowed_leaves_with_its_row():
 def test_an_overflowed_gradient_is_named_where_answers_can_be_read():
     state = jax.jit(State.append)(taken(rows(4)), np.full(7, np.nan, "float32"))
     assert "kappa=nan" in repr(state)
-    with pytest.raises(ValueError, match="a gradient that is held is not finite"):
+    with pytest.raises(ValueError, match="a gradient that is held, is not finite"):
         state.matvec(jax.numpy.ones(7))
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg
 
-from mfac_linalg import WoodburyRankOneInverse
-from tests.backends import AVAILABLE, NUMPY, eps
+from mfac_linalg import BlockDiagonalInverse, SlidingWindowInverse, WoodburyRankOneInverse
+from tests.backends import AVAILABLE, NUMPY, PRESENT, eps
 from tests.cases import BUILT, CASES, build, built_name, construct
 from tests.held import dense
 from tests.oracle import tolerance
@@ -168,6 +168,50 @@ def test_moving_to_its_own_device_changes_no_answer(request_):
     v = built.send(built.vectors(built.inverse.dim))
     assert moved.device == built.inverse.device
     built.assert_close(moved.matvec(v), built.oracle.inverse @ built.fetch(v))
+
+
+def no_devices(backend):
+    """What no library has as a device; dtypes and arrays of its own among them, which PyTorch's `to` takes."""
+    yield from (
+        None,
+        True,
+        -1,
+        1.5,
+        float("nan"),
+        "nonsense",
+        b"cpu",
+        float,
+        ["cpu"],
+        object(),
+        np.float64,
+        np.zeros(2),
+    )
+    yield backend.asarray(np.zeros(1, "float32"))
+    yield backend.dtype("float32")
+    if "float64" in backend.dtypes:
+        yield backend.dtype("float64")
+
+
+@pytest.mark.parametrize("backend", PRESENT, ids=repr)
+def test_what_is_no_device_is_refused_by_name(backend):
+    gradients = backend.asarray(make_problem(0, dtype="float32").gradients)
+    inverses = [WoodburyRankOneInverse(gradients, 1.0)]
+    if not backend.is_lazy:
+        inverses += [SlidingWindowInverse.from_gradients(gradients, 1.0)]
+        inverses += [BlockDiagonalInverse(gradients, 1.0, block_sizes=5)]
+    for inverse in inverses:
+        for device in no_devices(backend):
+            with pytest.raises(TypeError, match="`device`"):
+                inverse.to_device(device)
+
+
+@pytest.mark.parametrize(
+    "dtype", [None, 5, "float16", "no", b"float64", object(), np.zeros(2), [float], complex, "<f2"]
+)
+def test_what_is_no_dtype_of_answers_is_refused_by_name(backend, dtype):
+    inverse = WoodburyRankOneInverse(backend.asarray(make_problem(0, dtype="float32").gradients), 1.0)
+    with pytest.raises(TypeError, match="`dtype`"):
+        inverse.astype(dtype)
 
 
 def test_an_inverse_moves_to_another_device():

@@ -231,7 +231,11 @@ def pruned(**options):
         ({"sparsity": 0.1, "mask": np.arange(D) < 10}, ValueError, "at least that of `mask`.*10 are left"),
         ({"steps": 0}, ValueError, "`steps` must be at least 1"),
         ({"damping": 0.0}, ValueError, "`damping` must be finite and > 0"),
-        ({"damping": [0.1, 0.2]}, TypeError, "`loss_fn` must be given to choose among 2 dampings and 1 lengths"),
+        (
+            {"damping": [0.1, 0.2]},
+            TypeError,
+            "`loss_fn` must be given to choose among 2 of `damping` and 1 of `lengths`",
+        ),
         ({"damping": "small"}, TypeError, "`damping`"),
         ({"lengths": []}, ValueError, "`lengths`"),
         ({"lengths": [-1.0]}, ValueError, "`lengths`"),

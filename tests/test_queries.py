@@ -91,6 +91,22 @@ def test_the_quadratic_form_is_the_dense_one(built):
     built.assert_close(form, v.astype(np.float64) @ built.oracle.inverse @ v)
 
 
+def test_the_quadratic_form_of_columns_has_one_value_each(built):
+    v = built.vectors(built.inverse.dim, 3)
+    form = built.inverse.quadratic_form(built.send(v))
+    built.assert_close(form, np.einsum("dk,de,ek->k", v.astype(np.float64), built.oracle.inverse, v))
+    assert built.inverse.quadratic_form(built.send(v[:, :0])).shape == (0,)
+    assert built.inverse.quadratic_form(built.send(v[:, 0].copy())).shape == ()
+
+
+def test_certificates_of_columns_are_those_of_each(built):
+    v, x = built.vectors(built.inverse.dim, 2), built.vectors(built.inverse.dim, 2, seed=2)
+    for certificate in (built.inverse.backward_error, built.inverse.relative_residual):
+        together = built.fetch(certificate(built.send(v), built.send(x)))
+        each = [float(built.fetch(certificate(*(built.send(y[:, k].copy()) for y in (v, x))))) for k in range(2)]
+        assert together == pytest.approx(each, rel=1e3 * eps(built.dtype))
+
+
 def test_the_log_determinant_is_the_dense_one(built):
     expected = np.linalg.slogdet(built.oracle.inverse)[1]
     limit = tolerance(eps(built.dtype), built.oracle.kappa) * built.inverse.dim

@@ -21,7 +21,9 @@ FORMATS = ("csr", "csc", "coo", "lil", "dok", "bsr", "dia")
 
 def scattered(m, d, *, dtype="float64", density=0.2, seed=0):
     """A random sparse array in CSR form."""
-    return sp.random_array((m, d), density=density, rng=np.random.default_rng(seed), format="csr").astype(dtype)
+    return sp.random_array((m, d), density=density, random_state=np.random.default_rng(seed), format="csr").astype(
+        dtype
+    )
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -3,6 +3,7 @@
 import re
 from collections import UserDict
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -174,11 +175,12 @@ def test_a_masked_weight_that_alone_is_chosen_is_refused_too(call):
 @BY_FUNCTION
 def test_a_refused_masked_weight_is_as_it_was(call):
     model, x, y = attentive("attention.out_proj")
-    before = model.attention.out_proj.weight.detach().clone()
+    before = model.attention.out_proj.weight
+    values = before.detach().clone()
     with pytest.raises(ValueError, match="out_proj"):
         call(model, LOSS, x, y)
-    assert torch.equal(model.attention.out_proj.weight, before)
-    assert not model.attention.out_proj.weight.requires_grad
+    assert model.attention.out_proj.weight is before
+    assert torch.equal(before, values)
 
 
 @BY_FUNCTION
@@ -277,9 +279,10 @@ def test_a_parameter_that_the_loss_does_not_see_has_zeros(model, data):
         assert not torch.any(unravel(rows)["unused"])
 
 
-def test_no_samples_make_no_rows(model, data):
-    rows, _ = adapter.per_sample_gradients(model, LOSS, data[0][:0], data[1][:0])
-    assert rows.shape == (0, 51)
+@pytest.mark.parametrize("make", [adapter.per_sample_gradients, partial(adapter.mean_gradients, batch_size=2)])
+def test_no_samples_are_refused(model, data, make):
+    with pytest.raises(ValueError, match="`inputs` and `targets` must have at least one sample; got none"):
+        make(model, LOSS, data[0][:0], data[1][:0])
 
 
 # --- one after the other --------------------------------------------------------------------------------------------
@@ -337,6 +340,162 @@ def test_opacus_lists_of_several_passes_are_joined(model, data):
     for parameter in model.parameters():
         parameter.grad_sample = [parameter.grad_sample[:2], parameter.grad_sample[2:]]
     torch.testing.assert_close(adapter.gathered_gradients(model)[0], rows)
+
+
+@pytest.mark.parametrize("attribute", ["grad_batch", "grad_sample"])
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        (
+            torch.ones(2, 3, dtype=torch.float64),
+            "of as many samples on every chosen parameter; got 6 on '0.weight' and 2",
+        ),
+        (torch.ones(6, 4, dtype=torch.float64), "of shape (m, 3) on '4.bias'"),
+        (torch.ones((), dtype=torch.float64), "of shape (m, 3) on '4.bias'"),
+        (5, "of shape (m, 3) on '4.bias'; got int"),
+        ([], "on '4.bias'; got an empty list"),
+        ([torch.ones(6, 4)], "of shape (m, 3) on '4.bias'"),
+    ],
+)
+def test_gradients_of_other_libraries_that_do_not_fit_are_refused(model, data, attribute, left, words):
+    left_by_others(model, data, attribute, 1.0)
+    setattr(model[4].bias, attribute, left)
+    if attribute == "grad_batch" and isinstance(left, list):
+        words = "of shape (m, 3) on '4.bias'; got list"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        adapter.gathered_gradients(model)
+
+
+# --- the Fisher matrix of a classifier --------------------------------------------------------------------------------
+
+
+def dense_fisher(model, inputs):
+    """Σ_i Σ_y p_iy ∇log p_iy ∇log p_iyᵀ, one gradient at a time."""
+    parameters, total = list(model.parameters()), 0.0
+    for i in range(len(inputs)):
+        for log_p in torch.log_softmax(model(inputs[i : i + 1]), dim=1)[0]:
+            parts = torch.autograd.grad(log_p, parameters, retain_graph=True)
+            g = torch.cat([part.reshape(-1) for part in parts])
+            total = total + log_p.exp().detach() * torch.outer(g, g)
+    return total
+
+
+@pytest.mark.parametrize("chunk_size", [None, 4])
+@pytest.mark.parametrize(("reduction", "factor"), [("mean", 1 / SAMPLES), ("sum", 1.0)])
+def test_rows_of_the_fisher_matrix_make_the_dense_one(model, data, reduction, factor, chunk_size):
+    rows, unravel = adapter.fisher_gradients(model, data[0], reduction=reduction, chunk_size=chunk_size)
+    assert rows.shape == (SAMPLES * 3, unravel.dim)
+    torch.testing.assert_close(rows.T @ rows, dense_fisher(model, data[0]) * factor)
+    inverse = ml.WoodburyRankOneInverse(rows, 0.1, normalization="sum")
+    dense = 0.1 * torch.eye(unravel.dim, dtype=torch.float64) + dense_fisher(model, data[0]) * factor
+    torch.testing.assert_close(inverse.forward.to_dense(), dense)
+
+
+def test_a_row_of_the_fisher_matrix_is_that_of_its_sample_and_class(model, data):
+    rows, _ = adapter.fisher_gradients(model, data[0], reduction="sum")
+    log_p = torch.log_softmax(model(data[0][2:3]), dim=1)[0]
+    parts = torch.autograd.grad(log_p[1], list(model.parameters()))
+    expected = (log_p[1] / 2).exp() * torch.cat([part.reshape(-1) for part in parts])
+    torch.testing.assert_close(rows[2 * 3 + 1], expected.detach())
+
+
+def test_a_class_that_is_ruled_out_has_rows_of_zeros(model, data):
+    class RuledOut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            logits = self.model(x)
+            return torch.cat([logits, torch.full_like(logits[:, :1], -torch.inf)], dim=1)
+
+    rows, _ = adapter.fisher_gradients(RuledOut(), data[0])
+    expected, _ = adapter.fisher_gradients(model, data[0])
+    each = rows.reshape(SAMPLES, 4, -1)
+    torch.testing.assert_close(each[:, :3], expected.reshape(SAMPLES, 3, -1))
+    assert not torch.any(each[:, 3])
+
+
+# --- what a loss divides by -------------------------------------------------------------------------------------------
+
+
+def test_a_mean_drops_the_class_weight_of_a_sample_and_a_sum_keeps_it(model, data):
+    weight = torch.tensor([1.0, 5.0, 0.2], dtype=torch.float64)
+    plain, _ = adapter.per_sample_gradients(model, LOSS, *data)
+    for kind in (nn.CrossEntropyLoss, lambda **options: log_probabilities(nn.NLLLoss(**options))):
+        mean, _ = adapter.per_sample_gradients(model, kind(weight=weight), *data)
+        total, _ = adapter.per_sample_gradients(model, kind(weight=weight, reduction="sum"), *data)
+        torch.testing.assert_close(mean, plain)
+        torch.testing.assert_close(total, plain * weight[data[1]][:, None])
+
+
+def log_probabilities(loss):
+    return lambda outputs, targets: loss(torch.log_softmax(outputs, dim=1), targets)
+
+
+def test_a_mean_over_tokens_divides_by_those_of_its_sample(model, data):
+    targets = torch.stack([data[1], torch.where(data[1] == 0, data[1], -100)], dim=1)  # one token or two
+
+    def loss(reduction):
+        return lambda outputs, y: nn.functional.cross_entropy(
+            torch.stack([outputs, 2 * outputs], dim=2), y, reduction=reduction
+        )
+
+    mean, _ = adapter.per_sample_gradients(model, loss("mean"), data[0], targets)
+    total, _ = adapter.per_sample_gradients(model, loss("sum"), data[0], targets)
+    counts = (targets != -100).sum(dim=1)
+    torch.testing.assert_close(total, mean * counts[:, None])
+    batch, _ = adapter.mean_gradients(model, loss("mean"), data[0], targets, batch_size=SAMPLES)
+    torch.testing.assert_close(batch[0], total.sum(dim=0) / counts.sum())
+
+
+# --- what a DataLoader makes of samples -------------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    first: object
+    second: object
+
+
+class Summed(nn.Module):
+    """A model of two inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(16, 3).double()
+
+    def forward(self, first, second):
+        return self.layer((first + second).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [lambda x: (x, x), lambda x: [x, x], lambda x: Pair(x, x), lambda x: {"first": x, "second": x}],
+    ids=["tuple", "list", "named tuple", "dictionary"],
+)
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_samples_of_two_inputs_are_the_models_arguments(data, inputs, per_sample):
+    model, samples = Summed(), [(inputs(x), y) for x, y in zip(*data, strict=True)]
+    loader = torch.utils.data.DataLoader(samples, batch_size=2)
+    rows = torch.stack(list(adapter.iter_gradients(model, LOSS, loader, per_sample=per_sample)))
+    each = [gradient(model, (x, x), y) for x, y in zip(*(t.split(1 if per_sample else 2) for t in data), strict=True)]
+    torch.testing.assert_close(rows, torch.stack(each))
+    found = adapter.prune_model(model, LOSS, loader, 0.5, damping=[1e-3, 0.1], validation=loader)
+    assert found.mask.sum() == 24
+
+
+def test_a_model_of_one_list_is_given_it_in_a_tuple(data):
+    class Listed(Summed):
+        def forward(self, both):
+            return super().forward(*both)
+
+    rows, _ = adapter.per_sample_gradients(Listed(), LOSS, ([data[0], data[0]],), data[1])
+    assert rows.shape == (SAMPLES, 51)
+
+
+def test_names_that_come_from_an_iterator_serve_every_batch(model, data):
+    rows = list(adapter.iter_gradients(model, LOSS, [data, data], params=iter(["4.bias"])))
+    assert [row.shape for row in rows] == [(3,), (3,)]
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
@@ -498,6 +657,13 @@ def test_a_spectral_norm_in_train_mode_is_as_it_was(data):
     torch.testing.assert_close(one[0], gradient(model, *data))
 
 
+def at_sample(index, x):
+    """Samples of which one is nan."""
+    x = x.clone()
+    x[index] = torch.nan
+    return x
+
+
 def per_sample(model, inputs, targets, loss=LOSS, **options):
     return adapter.per_sample_gradients(model, loss, inputs, targets, **options)
 
@@ -520,6 +686,19 @@ def per_sample(model, inputs, targets, loss=LOSS, **options):
         (lambda m, x, y: adapter.mean_gradients(m, LOSS, x, y, batch_size=0), ValueError, "`batch_size`"),
         (lambda m, x, y: adapter.gathered_gradients(m), ValueError, "neither on '0.weight'"),
         (lambda m, x, y: adapter.gathered_gradients(m, reduction="max"), ValueError, "`reduction`"),
+        (lambda m, x, y: per_sample(m, x, y, None), TypeError, "`loss_fn` must be a function of (outputs, targets)"),
+        (lambda m, x, y: list(adapter.iter_gradients(m, None, [(x, y)])), TypeError, "`loss_fn` must be a function"),
+        (lambda m, x, y: list(adapter.iter_gradients(m, LOSS, None)), TypeError, "`batches` must be an iterable"),
+        (lambda m, x, y: list(adapter.iter_gradients(m, LOSS, {"x": y})), TypeError, "`batches` must be an iterable"),
+        (lambda m, x, y: per_sample(m, at_sample(3, x), y), ValueError, "finite losses; got nan of sample 3."),
+        (lambda m, x, y: per_sample(m, at_sample(5, x), y, chunk_size=4), ValueError, "got nan of sample 5."),
+        (lambda m, x, y: adapter.mean_gradients(m, LOSS, at_sample(3, x), y, batch_size=2), ValueError, "got nan."),
+        (lambda m, x, y: per_sample(m, x, torch.full_like(y, -100)), ValueError, "for targets that all are ignored"),
+        (lambda m, x, y: adapter.fisher_gradients(m[:4], x[:0]), ValueError, "at least one sample"),
+        (lambda m, x, y: adapter.fisher_gradients(m, x, reduction="max"), ValueError, "`reduction`"),
+        (lambda m, x, y: adapter.fisher_gradients(m[:1], x), ValueError, "`model` must return logits of shape (m, cla"),
+        (lambda m, x, y: adapter.fisher_gradients(m[:1], at_sample(0, x)), ValueError, "`model` must return logits"),
+        (lambda m, x, y: adapter.fisher_gradients(m, at_sample(2, x)), ValueError, "got nan of sample 2."),
         (lambda m, x, y: per_sample(m, x, y)[1](torch.ones(3)), ValueError, "`vectors` must have shape (…, 51)"),
         (lambda m, x, y: per_sample(m, x, y)[1].ravel({}), ValueError, "got none for '0.weight'"),
         (

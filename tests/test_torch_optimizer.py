@@ -571,12 +571,12 @@ def test_a_loaded_optimizer_shares_no_memory_with_the_saved_one():
     optimizer, other = (MFAC(p, momentum=0.5, **OPTIONS) for p in (params, others))
     taken(optimizer, params, 3)
     state = optimizer.state_dict()
-    rows = state["windows"][0]["window"]["rows"].clone()
+    rows = state["state"][0]["window"]["rows"].clone()
     other.load_state_dict(state)
     buffer = other.state[others[0]]["momentum_buffer"].clone()
     taken(optimizer, params, 2, start=3)
     assert torch.equal(other.state[others[0]]["momentum_buffer"], buffer)
-    assert torch.equal(state["windows"][0]["window"]["rows"], rows)
+    assert torch.equal(state["state"][0]["window"]["rows"], rows)
 
 
 def test_a_state_is_that_of_one_step_whatever_comes_after():
@@ -598,7 +598,7 @@ def test_the_factor_stays_float64_beside_short_parameters(tmp_path):
     taken(optimizer, params, 3)
     state = through_a_file(optimizer.state_dict(), tmp_path)
     optimizer.load_state_dict(state)
-    window = optimizer.state_dict()["windows"][0]["window"]
+    window = optimizer.state_dict()["state"][0]["window"]
     assert {window[name].dtype for name in ("gram", "factor")} == {torch.float64}
     assert window["rows"].dtype == torch.bfloat16
     kept = optimizer.state[params[0]]
@@ -675,25 +675,29 @@ def unfitting():
         return state
 
     def cast(state):
-        state["windows"][1]["window"]["factor"] = state["windows"][1]["window"]["factor"].float()
+        window = state["state"][2]["window"]
+        window["factor"] = window["factor"].float()
 
     def short(state):
-        state["state"][3]["momentum_buffer"] = torch.zeros(2)
+        state["state"][3]["momentum_buffer"] = torch.zeros(2).double()
 
     return {
-        "no list": (changed(lambda state: state.update(windows=None)), "of 2 windows; got None"),
-        "numbers": (changed(lambda state: state.update(windows=[1, 2])), "entries shapes, dtypes, kept, host, window"),
-        "nothing": ({}, "entries state, param_groups, windows; got"),
-        "a list": ([], "entries state, param_groups, windows; got [] (list)"),
-        "SGD": (torch.optim.SGD(parameters(), 0.1).state_dict(), "entries state, param_groups, windows; got state"),
-        "one group": (state_of(lambda p: MFAC(p, **OPTIONS)), "of 2 windows; got 1"),
+        "no list": (changed(lambda state: state.update(windows=5)), "of 2 windows; got 5 (int)"),
+        "numbers": (changed(lambda state: state.update(windows=[1, 2])), "entries shapes, dtypes, kept; got 1"),
+        "nothing": ({}, "entries state, param_groups; got"),
+        "a list": ([], "must be a dictionary; got [] (list)"),
+        "SGD": (torch.optim.SGD(parameters(), 0.1).state_dict(), "2 groups of parameters; got 1"),
+        "one group": (state_of(lambda p: MFAC(p, **OPTIONS)), "2 groups of parameters; got 1"),
         "other shapes": (state_of(lambda p: groups([p[1], p[0], *p[2:]])), "shapes [[2, 3], [3]]; got [[3], [2, 3]]"),
         "another dtype": (state_of(groups, torch.float32), "dtypes ['torch.float64']; got ['torch.float32']"),
         "masks": (state_of(lambda p: groups(p, masks={p[0]: torch.eye(2, 3)})), "of the same masks"),
-        "normalization": (state_of(lambda p: groups(p, normalization="sum")), "normalization='mean'; got 'sum'"),
-        "compression": (state_of(lambda p: groups(p, compression=ml.TopK(0.5))), "compression=None; got TopK(0.5)"),
-        "a cast factor": (changed(cast), "`state['factor']` must be float64"),
-        "a window gone": (changed(lambda state: state["windows"][1].pop("window")), "entries shapes, dtypes"),
+        "normalization": (state_of(lambda p: groups(p, normalization="sum")), "normalization 'mean'; got 'sum'"),
+        "compression": (state_of(lambda p: groups(p, compression=ml.TopK(0.5))), "compression None; got TopK(0.5)"),
+        "a cast factor": (changed(cast), "a tensor of torch.float64 as factor of a window; got an array"),
+        "a window gone": (
+            changed(lambda state: state["state"][2].pop("window")),
+            "got none for shapes [[], [2, 1, 2]]",
+        ),
         "a momentum": (changed(short), "momentum_buffer of the parameters' shapes; got (2,) for (2, 1, 2)"),
         "no beta2": (
             changed(lambda state: state["param_groups"][1].pop("beta2")),
@@ -702,7 +706,10 @@ def unfitting():
         "a rate": (changed(lambda state: state["param_groups"][0].update(lr=np.nan)), "`lr` must be in [0, inf)"),
         "a window": (changed(lambda state: state["param_groups"][0].update(window=9)), "got 3 and 9"),
         "half a moment": (changed(lambda state: state["state"][0].update(share=0.1)), "root_mean_square and share"),
-        "a parameter gone": (changed(lambda state: state["param_groups"][1]["params"].pop()), "parameter group that"),
+        "a parameter gone": (
+            changed(lambda state: state["param_groups"][1]["params"].pop()),
+            "must have 2 parameters in a group; got 1",
+        ),
     }
 
 
@@ -769,6 +776,11 @@ def word(optimizer, params):
     optimizer.param_groups[-1]["weight_decay"] = "x"
 
 
+def overflow_after_a_new_damping(optimizer, params):
+    optimizer.param_groups[0]["damping"] *= 0.5  # a change more before the gradient that the first window takes in
+    overflow(optimizer, params)
+
+
 def warning(optimizer, params):
     optimizer.param_groups[-1]["damping"] = 1e-30
 
@@ -776,7 +788,8 @@ def warning(optimizer, params):
 FAILURES = {
     overflow: (ValueError, "must be finite"),
     infinity: (ValueError, "must be finite"),
-    sparse: (TypeError, "`params` must have dense gradients; got one in torch.sparse_coo"),
+    overflow_after_a_new_damping: (ValueError, "must be finite"),
+    sparse: (TypeError, "`params` must have gradients that are dense tensors; got one in torch.sparse_coo"),
     negative_damping: (ValueError, re.escape("`damping` must be in (0, inf); got -1")),
     beta2_of_one: (ValueError, re.escape("`beta2` must be in [0, 1); got 1")),
     toggled_beta2: (ValueError, "`beta2` must stay None, or a number"),
@@ -788,7 +801,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("fail", FAILURES, ids=lambda fail: fail.__name__)
-@pytest.mark.parametrize(("steps", "beta2"), [(0, None), (1, 0.9), (2, None), (5, 0.9)])
+@pytest.mark.parametrize(("steps", "beta2"), [(0, None), (1, 0.9), (2, None), (4, None), (5, 0.9)])
 def test_a_step_that_fails_in_the_last_group_changes_nothing_in_any(fail, steps, beta2):
     error, words = FAILURES[fail]
     kept = parameters(), parameters()
@@ -802,6 +815,8 @@ def test_a_step_that_fails_in_the_last_group_changes_nothing_in_any(fail, steps,
         with pytest.raises(error, match=words):
             made[0].step()
     assert same(*kept)
+    for window, other in zip(made[0].windows, made[1].windows, strict=True):
+        assert not steps or torch.equal(window.diagonal(), other.diagonal())
     for group, before in zip(made[0].param_groups, options, strict=True):
         group.update(before)
     for optimizer, params in zip(made, kept, strict=True):
@@ -839,6 +854,7 @@ def started(**options):
     return optimizer, params
 
 
+SPARSE = torch.eye(3).to_sparse()
 REFUSALS = {
     "lr": (ValueError, "`lr` must be in [0, inf); got -1", lambda: made(lr=-1)),
     "lr nan": (ValueError, "`lr` must be in [0, inf); got nan", lambda: made(lr=np.nan)),
@@ -913,6 +929,50 @@ REFUSALS = {
         "`masks` must be for parameters of the optimizer; got one of shape (3,)",
         lambda: made(masks={torch.zeros(3): torch.ones(3)}),
     ),
+    "no params": (TypeError, "`params` must be an ordered iterable of parameters or of groups", lambda: MFAC(None)),
+    "a tensor": (TypeError, "groups; got a Parameter. Pass", lambda: made(nn.Parameter(torch.zeros(2)))),
+    "a mapping": (TypeError, "`params` must be an ordered iterable", lambda: made({"params": parameters()})),
+    "a set": (TypeError, "`params` must be an ordered iterable", lambda: made(set(parameters()))),
+    "a module": (TypeError, "groups; got a Linear. Pass model.parameters()", lambda: made(nn.Linear(2, 2))),
+    "an empty list": (ValueError, "`params` must hold at least one parameter; got none", lambda: made([])),
+    "a used generator": (ValueError, "`params` must hold at least one parameter", lambda: made(p for p in ())),
+    "numbers": (TypeError, "`params` must hold tensors; got 3 (int)", lambda: made([3])),
+    "parameters and groups": (
+        TypeError,
+        "`params` must be all parameters or all groups; got 1 groups among 2",
+        lambda: made([nn.Parameter(torch.zeros(2)), {"params": parameters()}]),
+    ),
+    "some names": (
+        ValueError,
+        "`params` must all have names or none; got 1 names for 2",
+        lambda: made([("a", nn.Parameter(torch.zeros(2))), nn.Parameter(torch.zeros(2))]),
+    ),
+    "computed": (ValueError, "`params` must be leaves", lambda: made([2 * nn.Parameter(torch.zeros(2))])),
+    "twice": (ValueError, "got one of shape (3,) twice", lambda: made([(p := nn.Parameter(torch.zeros(3))), p])),
+    "in two groups": (
+        ValueError,
+        "`params` must hold each parameter once",
+        lambda: made([{"params": (p := parameters())}, {"params": p[1:]}]),
+    ),
+    "no params in a group": (ValueError, "`param_group` must be a dictionary with", lambda: made([{"lr": 0.1}])),
+    "a group that is a list": (
+        TypeError,
+        "`param_group` must be a dictionary with the entry params; got a list",
+        lambda: started()[0].add_param_group([nn.Parameter(torch.zeros(2))]),
+    ),
+    "params of a group": (TypeError, "`params` of a group must be", lambda: made([{"params": None}])),
+    "a set in a group": (TypeError, "`params` of a group must be", lambda: made([{"params": set(parameters())}])),
+    "an option of others": (
+        ValueError,
+        "`betas` must be left out of a group; got (0.9, 0.99). MFAC has lr",
+        lambda: made([{"params": parameters(), "betas": (0.9, 0.99)}]),
+    ),
+    "lazy": (ValueError, "`params` must be initialised", lambda: made(nn.LazyLinear(3).parameters())),
+    "sparse": (TypeError, "`params` must be dense tensors; got one in torch.sparse_coo", lambda: made([SPARSE])),
+    "lr on meta": (TypeError, "`lr` must be a number", lambda: made(lr=torch.tensor(0.1, device="meta"))),
+    "lr of flags": (TypeError, "`lr` must be a number", lambda: made(lr=torch.tensor(True))),
+    "lr beyond floats": (ValueError, "`lr` must be in [0, inf); got inf", lambda: made(lr=10**400)),
+    "closure": (TypeError, "`closure` must be a function without arguments; got 5", lambda: made().step(5)),
     "not pruned": (ValueError, "has pruned; got Linear without", lambda: made(masks=nn.Linear(2, 2))),
 }
 
@@ -924,11 +984,29 @@ def test_what_is_wrong_is_refused_by_name(case):
         call()
 
 
-@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")  # PyTorch's own word
-def test_a_parameter_that_comes_twice_is_refused():
-    p = nn.Parameter(torch.zeros(3))
-    with pytest.raises(ValueError, match=r"got one of shape \(3,\) twice"):
-        made([p, p])
+@pytest.fixture
+def mesh(tmp_path):
+    """A mesh of one device."""
+    dist, mesh = pytest.importorskip("torch.distributed"), pytest.importorskip("torch.distributed.device_mesh")
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield mesh.init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+def test_sharded_parameters_and_gradients_are_refused(mesh):
+    tensor = pytest.importorskip("torch.distributed.tensor")
+    sharded = nn.Parameter(tensor.distribute_tensor(torch.ones(4, 3), mesh, [tensor.Shard(0)]))
+    with pytest.raises(TypeError, match="`params` must be plain tensors; got a DTensor"):
+        made([sharded])
+    optimizer = made([p := nn.Parameter(torch.ones(4, 3))])
+    with pytest.raises(TypeError, match="`params` must be plain tensors; got a DTensor"):
+        optimizer.add_param_group({"params": [sharded]})
+    p.grad = sharded.detach()
+    with pytest.raises(TypeError, match="`params` must have gradients that are plain tensors; got a DTensor"):
+        optimizer.step()
+    p.grad = torch.ones(4, 3)
+    optimizer.step()
+    assert len(optimizer.windows[0]) == 1
 
 
 def test_a_group_that_is_refused_is_not_added():
@@ -951,10 +1029,8 @@ def test_a_parameter_of_another_shape_is_refused_before_anything_moves(momentum)
     with pytest.raises(ValueError, match="`params` must stay as they were at construction"):
         optimizer.step()
     assert same(params[:2], before)
-    after = optimizer.state_dict()["windows"]
-    assert all(
-        torch.equal(x["window"]["rows"], y["window"]["rows"]) for x, y in zip(after, state["windows"], strict=True)
-    )
+    after = optimizer.state_dict()["state"]
+    assert all(torch.equal(after[k]["window"]["rows"], state["state"][k]["window"]["rows"]) for k in (0, 2))
 
 
 def test_a_model_of_another_dtype_is_refused():

@@ -108,11 +108,12 @@ def test_every_layer_keeps_its_share(model, batches):
     assert [int(model[i].weight_mask.sum()) for i in (0, 3)] == [9, 12]
 
 
-def test_blocks_by_layers_are_those_of_the_block_diagonal_inverse(model, batches):
+@pytest.mark.parametrize(("named", "sizes"), [("layers", [18, 24]), ("filters", [9, 9, 8, 8, 8])])
+def test_named_blocks_are_those_of_the_block_diagonal_inverse(named, sizes, model, batches):
     before = weights_of(model)
     rows = torch.stack(list(adapter.iter_gradients(model, LOSS, batches, params=NAMES)))
-    found = adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2, block_sizes="layers")
-    inverse = ml.BlockDiagonalInverse(rows, 1e-2, block_sizes=[18, 24])
+    found = adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2, block_sizes=named)
+    inverse = ml.BlockDiagonalInverse(rows, 1e-2, block_sizes=sizes)
     torch.testing.assert_close(weights_of(model), before + joint_update(before, inverse, found.mask))
 
 
@@ -206,16 +207,15 @@ def test_a_model_is_pruned_without_the_weight_whose_module_is_not_called(batches
 
 
 class Sometimes(nn.Module):
-    """A model that passes over one of its modules in every other call."""
+    """A model that passes over one of its modules for some of the batches."""
 
     def __init__(self):
         super().__init__()
-        self.main, self.other, self.calls = nn.Linear(16, 3), nn.Linear(3, 3), 0
+        self.main, self.other = nn.Linear(16, 3), nn.Linear(3, 3)
 
     def forward(self, x):
-        self.calls += 1
-        x = self.main(x.flatten(1))
-        return x if self.calls % 2 else self.other(x)
+        outputs = self.main(x.flatten(1))
+        return outputs if x.sum() > 0 else self.other(outputs)
 
 
 def test_a_module_that_some_batches_pass_over_is_pruned_further(batches):
@@ -229,6 +229,180 @@ def test_no_hook_stays_where_gradients_fail(model, batches):
     with pytest.raises(RuntimeError, match="out of luck"):
         adapter.prune_model(model, failing(0), batches, 0.5, damping=1e-2)
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+# --- weights that are used past their masks -------------------------------------------------------------------------
+
+
+class Layers(nn.Module):
+    """Two layers; subclasses use the weight of the first in ways of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def before(self, x):
+        return x
+
+    def after(self, x):
+        return x
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.after(self.first(self.before(x.flatten(1))))))
+
+
+class ReadBefore(Layers):
+    def before(self, x):
+        return x @ self.first.weight
+
+
+class ReadByParent(Layers):
+    def __init__(self):
+        super().__init__()
+        self.register_forward_pre_hook(lambda module, inputs: (inputs[0].flatten(1) @ module.first.weight,))
+
+
+class ReadByAnother(Layers):
+    def __init__(self):
+        super().__init__()
+        self.others = [self.first]
+
+    def before(self, x):
+        return nn.functional.linear(x, self.others[0].weight)
+
+
+class HeldInList(Layers):
+    def __init__(self):
+        super().__init__()
+        self.weights = [self.first.weight]
+
+    def after(self, x):
+        return x @ self.weights[0]
+
+
+class HeldByFunction(Layers):
+    def __init__(self):
+        super().__init__()
+        weight = self.first.weight
+        self.product = lambda x: x @ weight
+
+    def after(self, x):
+        return self.product(x)
+
+
+@pytest.mark.parametrize("make", [ReadBefore, ReadByParent, ReadByAnother, HeldInList, HeldByFunction])
+def test_a_weight_that_is_used_past_its_mask_is_refused_by_name_and_the_model_is_as_it_was(batches, make):
+    model = make().double()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"`params` must choose .* got 'first\.weight', which is used without"):
+        adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    assert list(dict(model.named_parameters())) == list(dict(make().named_parameters()))
+    adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2, params=["last"])
+
+
+class ReadAfter(Layers):
+    def after(self, x):
+        return x @ self.first.weight
+
+
+class ReadByHook(Layers):
+    def __init__(self):
+        super().__init__()
+        self.first.register_forward_pre_hook(lambda layer, inputs: (inputs[0] @ layer.weight,))
+
+
+class OldWeightNorm(Layers):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.utils.weight_norm(self.first)
+
+
+class WeightNorm(Layers):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.utils.parametrizations.weight_norm(self.first)
+
+
+class SpectralNorm(Layers):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.utils.parametrizations.spectral_norm(self.first)
+
+
+class Lstm(Layers):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.LSTM(16, 16, batch_first=True)
+
+    def forward(self, x):
+        return self.last(self.first(x.flatten(1)[:, None])[0][:, 0])
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("make", [ReadAfter, ReadByHook, OldWeightNorm, WeightNorm, SpectralNorm, Lstm])
+def test_masks_take_effect_wherever_a_model_is_accepted(batches, make):
+    model = make().double().eval()
+    adapter.prune_model(model, LOSS, batches, 0.3, damping=[1e-2, 1.0], validation=batches, steps=2)
+    x, y = batches[0]
+    LOSS(model(x), y).backward()
+    for name, parameter in model.named_parameters():
+        if not name.endswith("_orig"):
+            continue
+        mask = model.get_buffer(f"{name.removesuffix('_orig')}_mask")
+        direction, values, losses = torch.rand_like(mask) * mask, parameter.detach().clone(), []
+        for length in (1e-5, -1e-5):
+            with torch.no_grad():
+                parameter.copy_(values + length * direction)
+                losses.append(float(LOSS(model(x), y)))
+                parameter.copy_(values)
+        slope = (losses[0] - losses[1]) / 2e-5
+        assert float((parameter.grad * direction).sum()) == pytest.approx(slope, rel=1e-4, abs=1e-7)
+        with torch.no_grad():
+            expected = model(x)
+            parameter.add_(1 - mask)  # what is masked has no effect
+            torch.testing.assert_close(model(x), expected)
+            parameter.copy_(values)
+
+
+# --- what divides by the norm of weights ------------------------------------------------------------------------------
+
+
+def standardised():
+    class Standardised(nn.Linear):
+        def forward(self, x):
+            weight = self.weight / self.weight.norm(dim=1, keepdim=True)
+            return nn.functional.linear(x, weight, self.bias)
+
+    return Standardised(16, 16)
+
+
+NORMALISED = {
+    "parametrised": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(16, 16)),
+    "old": lambda: nn.utils.weight_norm(nn.Linear(16, 16)),
+    "in the forward": standardised,
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("make", NORMALISED.values(), ids=NORMALISED)
+@pytest.mark.parametrize("options", [{}, {"steps": 2}, {"damping": [1e-2, 1.0], "validation": Recorded(2, seed=1)}])
+def test_a_model_that_would_be_nan_is_refused_and_is_as_it_was(batches, make, options):
+    model = nn.Sequential(nn.Flatten(), make(), nn.Tanh(), nn.Linear(16, 3)).double()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    expected = model(batches[0][0])
+    with pytest.raises(ValueError, match=r"`sparsity` must leave the model defined; got .* or prune less"):
+        adapter.prune_model(model, LOSS, batches, 0.95, **{"damping": 1e-2} | options)
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    assert torch.equal(model(batches[0][0]), expected)
+
+
+def test_a_candidate_that_is_nan_loses(batches):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), NORMALISED["parametrised"](), nn.Tanh(), nn.Linear(16, 3)).double()
+    options = {"damping": 1e-2, "validation": Recorded(2, seed=1)}
+    found = adapter.prune_model(model, LOSS, batches, 0.3, lengths=(1e200, 1.0), **options)
+    assert found.steps[0].length == 1.0
 
 
 # --- modules that share a weight ------------------------------------------------------------------------------------
@@ -329,15 +503,55 @@ def test_a_model_of_16_bits_is_refused_with_the_cure(model, batches, dtype):
         adapter.prune_model(model.to(dtype), LOSS, batches, 0.5, damping=1e-2)
 
 
+def nan_batches():
+    return [(x * torch.nan, y) for x, y in Recorded(2)]
+
+
+@pytest.mark.parametrize("options", [{"steps": 2}, {"damping": [1e-2, 1.0], "validation": None}])
+def test_an_iterator_that_would_not_do_is_refused_before_it_is_used(model, options):
+    batches, validation = iter(Recorded(3)), iter(Recorded(3))
+    arguments = {"damping": 1e-2} | options
+    if "validation" in arguments:
+        arguments["validation"] = validation
+    with pytest.raises(ValueError, match="an iterator, which is used up once"):
+        adapter.prune_model(model, LOSS, batches, 0.5, **arguments)
+    assert len(list(batches)) == len(list(validation)) == 3
+
+
+def test_an_iterator_will_do_for_as_long_as_it_lasts(model):
+    adapter.prune_model(model, LOSS, iter(Recorded(3)), 0.3, damping=1e-2)
+    found = adapter.prune_model(model, LOSS, iter(Recorded(6)), 0.6, damping=1e-2, steps=3, num_gradients=2)
+    assert found.mask.sum() == 42 - 25
+
+
+def test_steps_are_shown(model, batches, capsys):
+    adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2, steps=3, progress=True)
+    assert "0/3" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
         ({"batches": iter(Recorded(3)), "steps": 2}, ValueError, "`batches` must hold batches each time"),
         ({"batches": []}, ValueError, "`batches` must hold batches"),
         ({"batches": [], "num_gradients": 2}, ValueError, "`batches` must hold batches"),
+        ({"batches": iter(Recorded(3)), "steps": 2}, ValueError, "2 times here; got generator, an iterator, which is"),
+        (
+            {"damping": [1e-2, 1.0], "validation": iter(Recorded(3))},
+            ValueError,
+            "`validation` must hold batches each time they are asked for, 2 times here; got generator",
+        ),
+        ({"batches": None}, TypeError, "`batches` must be an iterable"),
+        ({"batches": {"x": 1}}, TypeError, "`batches` must be an iterable"),
+        ({"damping": [1e-2, 1.0], "validation": 5}, TypeError, "`validation` must be an iterable"),
+        ({"loss_fn": None}, TypeError, "`loss_fn` must be a function"),
+        ({"progress": "yes"}, TypeError, "`progress` must be True or False"),
+        ({"steps": 0}, ValueError, "`steps` must be at least 1"),
+        ({"damping": [1e-2, 1.0], "validation": nan_batches()}, ValueError, "`validation` must have finite losses"),
+        ({"batches": nan_batches()}, ValueError, "`loss_fn` must return finite losses; got nan"),
         ({"num_gradients": 0}, ValueError, "`num_gradients` must be at least 1"),
         ({"by_layer": "yes"}, TypeError, "`by_layer`"),
-        ({"block_sizes": "filters"}, ValueError, "`block_sizes` must be one of 'layers'"),
+        ({"block_sizes": "rows"}, ValueError, "`block_sizes` must be one of 'layers', 'filters'"),
         ({"params": ["4"]}, ValueError, "`params` must name"),
         (
             {"damping": [1e-2, 1e-1]},
@@ -346,7 +560,6 @@ def test_a_model_of_16_bits_is_refused_with_the_cure(model, batches, dtype):
         ),
         ({"lengths": (0.5, 1.0)}, TypeError, "several values of `lengths`"),
         ({"sparsity": [0.5, 0.9]}, TypeError, "Pass by_layer=True"),
-        ({"layer_sizes": 3}, TypeError, "got 'layer_sizes'. Masks are those of the model"),
         ({"batches": (torch.ones(2, 1), torch.ones(2))}, TypeError, "`batches` must be pairs"),
         ({"damping": [1e-2, 1e-1], "validation": []}, ValueError, "`validation` must hold batches"),
         ({"damping": [1e-2, 1e-1], "validation": [torch.ones(3)]}, TypeError, "`validation` must be pairs"),
@@ -355,8 +568,8 @@ def test_a_model_of_16_bits_is_refused_with_the_cure(model, batches, dtype):
 )
 def test_what_is_wrong_is_refused_by_name_and_the_model_is_as_it_was(model, batches, options, error, words):
     before = weights_of(model)
-    arguments = {"batches": batches, "sparsity": 0.5, "damping": 1e-2} | options
+    arguments = {"loss_fn": LOSS, "batches": batches, "sparsity": 0.5, "damping": 1e-2} | options
     with pytest.raises(error, match=words):
-        adapter.prune_model(model, LOSS, arguments.pop("batches"), arguments.pop("sparsity"), **arguments)
+        adapter.prune_model(model, **arguments)
     assert torch.equal(weights_of(model), before)
     assert not nn.utils.prune.is_pruned(model)

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.experiments import curves, record
+from benchmarks.experiments.runs import best_run, runs_of
 from mfac_linalg import TopK
 from mfac_linalg.torch import MFAC
 
@@ -235,7 +236,7 @@ def rates(setting: Setting, study: Study, held: dict[str, Any]) -> Iterator[reco
 
 def seeds(setting: Setting, study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
     for seed, method in itertools.product(SEEDS[1:], setting.methods):
-        yield _run(study, setting, method, best(held, method.name, setting)["rate"], seed)
+        yield _run(study, setting, method, best_run(figures(held, setting, "rates"), method.name)["rate"], seed)
 
 
 def _run(study: Study, setting: Setting, method: Method, rate: float, seed: int) -> record.Task:
@@ -253,16 +254,9 @@ def figures(held: dict[str, Any], setting: Setting, part: str) -> list[dict[str,
     return held.get(f"{setting.name}{part}", {"figures": []})["figures"]
 
 
-def best(held: dict[str, Any], method: str, setting: Setting) -> dict[str, Any]:
-    """The run of the first seed with the least training loss in the last epoch."""
-    runs = [run for run in figures(held, setting, "rates") if run["method"] == method and run["accuracy"] is not None]
-    return min(runs, key=lambda run: run["losses"][-1])
-
-
-def runs_of(held: dict[str, Any], method: str, setting: Setting) -> list[dict[str, Any]]:
+def runs(held: dict[str, Any], method: str, setting: Setting) -> list[dict[str, Any]]:
     """The runs of all seeds at the best rate."""
-    others = figures(held, setting, "seeds")
-    return [best(held, method, setting), *(run for run in others if run["method"] == method)]
+    return runs_of(figures(held, setting, "rates"), figures(held, setting, "seeds"), method)
 
 
 PARTS: dict[str, record.Part] = {
@@ -277,11 +271,11 @@ def summary(held: dict[str, Any]) -> str:
     lines = []
     for setting in SETTINGS:
         for method in dict.fromkeys(run["method"] for run in figures(held, setting, "rates")):
-            runs = runs_of(held, method, setting)
-            accuracies = [run["accuracy"] for run in runs if run["accuracy"] is not None]
-            losses, seconds = ([run[name][-1] for run in runs] for name in ("losses", "seconds"))
+            found = runs(held, method, setting)
+            accuracies = [run["accuracy"] for run in found if run["accuracy"] is not None]
+            losses, seconds = ([run[name][-1] for run in found] for name in ("losses", "seconds"))
             lines.append(
-                f"{setting.start:8}{setting.batch:4} {method:22} rate {runs[0]['rate']:g}: "
+                f"{setting.start:8}{setting.batch:4} {method:22} rate {found[0]['rate']:g}: "
                 f"accuracy {statistics.fmean(accuracies):.2f} ({min(accuracies):.2f} to {max(accuracies):.2f}), "
                 f"loss {statistics.fmean(losses):.4f}, {statistics.fmean(seconds):.0f} s"
             )
@@ -296,7 +290,7 @@ def main() -> None:
     held = record.read(options.output)
     print(summary(held))
     if options.picture:
-        shown = [run for method in METHODS for run in runs_of(held, method.name, MAIN)]
+        shown = [run for method in METHODS for run in runs(held, method.name, MAIN)]
         curves.draw_training(shown, options.picture)
 
 

@@ -1,5 +1,6 @@
 """The only package that names an array library: the rest is written once, for all of them."""
 
+from .devices import to_device as to_device
 from .draws import standard_normal as standard_normal
 from .entries import finds_entries as finds_entries
 from .entries import gathered_product as gathered_product
@@ -20,6 +21,8 @@ from .float64 import in_float64 as in_float64
 from .float64 import portable as portable
 from .float64 import repeat_until as repeat_until
 from .float64 import run_of as run_of
+from .graphs import methods_outside_graphs as methods_outside_graphs
+from .graphs import outside_graphs as outside_graphs
 from .kinds import device as device
 from .kinds import dtype_name as dtype_name
 from .kinds import has_int64 as has_int64
@@ -62,7 +65,8 @@ from .lazy import summed as summed
 from .linalg import cholesky as cholesky
 from .linalg import column_norms as column_norms
 from .linalg import column_squares as column_squares
-from .linalg import linear_operator as linear_operator
+from .linalg import multipliable as multipliable
+from .linalg import multiplies as multiplies
 from .linalg import multiplies_batches as multiplies_batches
 from .linalg import multiply_triangular_over as multiply_triangular_over
 from .linalg import overwrites_blocks as overwrites_blocks
@@ -70,9 +74,16 @@ from .linalg import solve_triangular as solve_triangular
 from .linalg import solve_triangular_over as solve_triangular_over
 from .linalg import squares_without_copy as squares_without_copy
 from .linalg import symmetric_part as symmetric_part
+from .linalg import triangle as triangle
+from .memory import copied as copied
+from .memory import owned as owned
 from .modes import in_another_thread as in_another_thread
 from .modes import in_plain_modes as in_plain_modes
 from .modes import plain_modes as plain_modes
+from .operators import as_parts as as_parts
+from .operators import from_parts as from_parts
+from .operators import is_complex as is_complex
+from .operators import linear_operator as linear_operator
 from .products import matmul as matmul
 from .products import vecdot as vecdot
 from .sparse import canonical_rows as canonical_rows
@@ -93,7 +104,6 @@ from .values import beside as beside
 from .values import beside_float64 as beside_float64
 from .values import cast as cast
 from .values import constants as constants
-from .values import copied as copied
 from .values import empty as empty
 from .values import empty_vector as empty_vector
 from .values import entries as entries
@@ -102,14 +112,12 @@ from .values import from_raw as from_raw
 from .values import host_view as host_view
 from .values import index_like as index_like
 from .values import native as native
-from .values import owned as owned
 from .values import raw as raw
 from .values import read as read
 from .values import ring as ring
 from .values import take_columns as take_columns
 from .values import take_rows as take_rows
 from .values import times_power as times_power
-from .values import to_device as to_device
 from .values import to_float64 as to_float64
 from .values import transposed_copy as transposed_copy
 from .values import unit_columns as unit_columns

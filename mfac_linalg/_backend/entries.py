@@ -11,8 +11,9 @@ import numpy as np
 
 from .kinds import has_int64, index_dtype, is_numpy, is_writable, namespace, supports_float64
 from .lazy import is_lazy
+from .memory import copied
 from .sparse import compressed_rows
-from .values import asarray, cast, copied, index_like, read, zeros
+from .values import asarray, cast, index_like, read, zeros
 
 Array = Any
 TERMS = 128  # of one sum in float64
@@ -73,9 +74,10 @@ def gathered_product(index: Array, values: Array, v: Array) -> Array:
     """Return Σ_e values[i, e] v[index[i, e], :], (m, k), for v (w, k): rows times v, in the dtype of both."""
     m, n = index.shape
     if is_numpy(v):  # rows in pieces, since the products of one row are added one after the other
-        ends = np.append(np.arange(m)[:, None] * n + np.arange(0, n, TERMS), m * n)
+        starts = np.arange(0, n, TERMS)
+        ends = np.append(np.arange(m)[:, None] * n + starts, m * n)
         pieces = _csr(index, values, ends, v.shape[0]) @ v
-        return pieces.reshape(m, -1, v.shape[1]).sum(axis=1)
+        return pieces.reshape(m, len(starts), v.shape[1]).sum(axis=1)
     xp = namespace(v)
     gathered = xp.reshape(xp.take(v, xp.reshape(index, (-1,)), axis=0), (m, n, v.shape[1]))
     return xp.sum(values[:, :, None] * gathered, axis=1)

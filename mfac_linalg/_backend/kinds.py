@@ -8,13 +8,15 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
+from .._errors import not_installed
+
 Array = Any
 NARROW = ("float16", "bfloat16")  # stored as they are, computed in float32
 
 
 def is_array(x: object) -> bool:
-    """Return whether x is an array of a library that the array API covers."""
-    return compat.is_array_api_obj(x) or isinstance(x, np.generic)
+    """Return whether x is an array of a library that the array API covers; a class of such arrays is none."""
+    return isinstance(x, np.ndarray | np.generic) or (compat.is_array_api_obj(x) and not isinstance(x, type))
 
 
 def is_supported(x: Array) -> bool:
@@ -42,7 +44,10 @@ def is_real(x: Array) -> bool:
     """Return whether x holds real numbers."""
     if isinstance(x, np.ndarray | np.generic):
         return np.asarray(x).dtype.kind in "fiu"
-    return bool(namespace(x).isdtype(x.dtype, ("real floating", "integral")))
+    try:
+        return bool(namespace(x).isdtype(x.dtype, ("real floating", "integral")))
+    except TypeError:  # a key of JAX's generators
+        return False
 
 
 def is_integer(x: Array) -> bool:
@@ -135,10 +140,18 @@ def offers_dtype(x: Array, name: str) -> bool:
     return name == "float32" or supports_float64(x)
 
 
+def require_bfloat16() -> Any:
+    """Return the library from which NumPy knows bfloat16."""
+    try:
+        return importlib.import_module("ml_dtypes")
+    except ModuleNotFoundError as missing:
+        raise not_installed(what="bfloat16 in NumPy", library="ml_dtypes", extra="bfloat16") from missing
+
+
 def named_dtype(name: str, *, like: Array) -> Any:
     """Return the dtype of that name in like's library."""
     if name == "bfloat16" and isinstance(like, np.ndarray):
-        importlib.import_module("ml_dtypes")  # from which NumPy knows it
+        require_bfloat16()
     return np.dtype(name) if isinstance(like, np.ndarray) else getattr(namespace(like), name)
 
 

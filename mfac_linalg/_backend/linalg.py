@@ -8,13 +8,13 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from .kinds import dtype_name, is_concrete, is_numpy, is_row_major, namespace, supports_float64
+from .kinds import is_concrete, is_differentiated, is_numpy, is_row_major, namespace, on_host, supports_float64
 from .lazy import is_lazy
 from .lazy import solve_triangular as lazy_solve
 from .modes import in_plain_modes
 from .products import may_be_cast
 from .threads import in_threads
-from .values import asarray, cast, read
+from .values import cast, read
 
 Array = Any
 THREADED_SIZE = 2**22
@@ -82,6 +82,15 @@ def _attempt_cholesky(a: Array) -> Array | None:
     return None
 
 
+def triangle(x: Array) -> Array:
+    """Return R of the QR factorisation of x, of shape (…, n, k) with n ≥ k, without Q where a library can."""
+    if is_numpy(x):
+        return np.linalg.qr(x, mode="r")
+    if compat.is_torch_array(x) and not is_differentiated(x):
+        return sys.modules["torch"].linalg.qr(x, mode="r").R
+    return namespace(x).linalg.qr(x).R
+
+
 def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Array:
     """Return L⁻¹b, or L⁻ᵀb, for a lower-triangular L."""
     if is_lazy(b):
@@ -123,6 +132,33 @@ def multiplies_batches(x: Array) -> bool:
     return is_numpy(x) and is_row_major(x)
 
 
+def multiplies(x: Array) -> bool:
+    """Return whether products with a matrix x on the host go to BLAS as x lies in memory.
+
+    NumPy and PyTorch multiply reversed or broadcast rows and every second column by loops of their own, in one running
+    sum, which rows of equal entries round with a bias. (NumPy copies some of these first from 2.3 on.)
+    """
+    strides = _strides(x)
+    if strides is None:
+        return True
+    (m, d), (down, across) = x.shape, strides
+    return m * d == 0 or (across == 1 and (down >= d or m == 1)) or (down == 1 and (across >= m or d == 1))
+
+
+def _strides(x: Array) -> tuple[float, ...] | None:
+    """In entries, of a NumPy array or of a PyTorch tensor on the host that holds values; None for others."""
+    if compat.is_torch_array(x):
+        return x.stride() if on_host(x) else None
+    return tuple(stride / x.itemsize for stride in x.strides) if is_numpy(x) else None
+
+
+def multipliable(x: Array) -> Array:
+    """Return x where BLAS takes it, else a copy that it takes."""
+    if multiplies(x):
+        return x
+    return x.contiguous() if compat.is_torch_array(x) else np.ascontiguousarray(x)
+
+
 def overwrites_blocks(x: Array) -> bool:
     """Return whether `solve_triangular_over` and `multiply_triangular_over` write over blocks like x."""
     return is_numpy(x)
@@ -145,24 +181,3 @@ def _triangular_over(routine: str, lower: Array, b: Array) -> Array:
     if b.flags.f_contiguous:
         return run(1.0, lower, b, lower=1, overwrite_b=1)
     return run(1.0, lower, b.T, side=1, lower=1, trans_a=1, overwrite_b=1).T  # on bᵀ, in Fortran order: no copy
-
-
-def linear_operator(inverse: Any) -> Any:
-    """Return SciPy's LinearOperator over an inverse, for NumPy vectors, or CuPy's for CuPy arrays."""
-    like = inverse._like
-    name = dtype_name(inverse.dtype)
-    if compat.is_cupy_array(like):
-        from cupyx.scipy.sparse.linalg import LinearOperator
-
-        def adapted(function: Any) -> Any:
-            return lambda v: function(v.astype(name, copy=False))
-
-    else:
-        from scipy.sparse.linalg import LinearOperator
-
-        def adapted(function: Any) -> Any:
-            return lambda v: read(function(asarray(np.asarray(v, dtype=name), like=like, dtype=inverse.dtype)))
-
-    vector = adapted(lambda v: inverse.matvec(v if v.ndim == 1 else v[:, 0]))
-    matrix = adapted(inverse.matmat)
-    return LinearOperator(inverse.shape, matvec=vector, rmatvec=vector, matmat=matrix, rmatmat=matrix, dtype=name)

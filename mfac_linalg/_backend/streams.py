@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from .devices import to_device
 from .kinds import device, dtype_name, is_array, is_masked, is_numpy, same_library
 from .sparse import is_sparse
-from .values import from_raw, native, raw, to_device
+from .values import from_raw, native, raw
 
 Array = Any
 
@@ -16,12 +17,12 @@ Array = Any
 def is_sliceable(x: object) -> bool:
     """Return whether x has shape, dtype and slices, as datasets of h5py and zarr have, and is no array."""
     wanted = ("shape", "dtype", "__getitem__")
-    return not (is_array(x) or is_sparse(x)) and all(hasattr(x, name) for name in wanted)
+    return not (is_array(x) or is_sparse(x) or isinstance(x, type)) and all(hasattr(x, name) for name in wanted)
 
 
 def is_on_disk(x: object) -> bool:
-    """Return whether x is an array over a file."""
-    return isinstance(x, np.memmap)
+    """Return whether x is an array over a file: a copy of such a one in memory has its class, but no mode."""
+    return isinstance(x, np.memmap) and x.mode is not None
 
 
 def fetched(source: Any, part: tuple[slice, slice], *, like: Array) -> Array:

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from .modes import in_another_thread
@@ -18,23 +20,36 @@ def thread_count() -> int:
 
 def read_ahead(read: Callable[[Any], Any], pieces: list[Any]) -> Iterator[tuple[Any, Any]]:
     """Yield each piece with read(piece), read in a thread, under the caller's modes, while the one before was used."""
-    from concurrent.futures import ThreadPoolExecutor
-
     if not pieces:
         return
     read = in_another_thread(read)
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(read, pieces[0])
+    with _pool(1) as pool:
+        ahead = _started(pool, read, pieces[0])
         for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
-            found = ahead.result()
+            found = ahead()
             if following is not None:
-                ahead = pool.submit(read, following)
+                ahead = _started(pool, read, following)
             yield piece, found
 
 
 def in_threads(function: Callable[[Any], Any], pieces: Iterable[Any]) -> list[Any]:
     """Return [function(piece) for piece in pieces], computed in threads, under the caller's modes."""
-    from concurrent.futures import ThreadPoolExecutor  # on first use: it imports logging
+    with _pool(thread_count()) as pool:
+        return [done() for done in [_started(pool, in_another_thread(function), piece) for piece in pieces]]
 
-    with ThreadPoolExecutor(thread_count()) as pool:
-        return [task.result() for task in [pool.submit(in_another_thread(function), piece) for piece in pieces]]
+
+def _pool(size: int) -> Any:
+    """A pool of threads; None in a context where the interpreter is ending, whose threads cannot start others."""
+    try:
+        from concurrent.futures import ThreadPoolExecutor  # on first use: it imports logging
+    except RuntimeError:  # it registers for the end of the main thread, which has been
+        return nullcontext()
+    return ThreadPoolExecutor(size)
+
+
+def _started(pool: Any, function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+    """Start a call, and return what waits for its answer: where no thread can be started, the call itself."""
+    try:
+        return pool.submit(function, *arguments).result if pool is not None else partial(function, *arguments)
+    except RuntimeError:  # after the end of the main thread, or beyond what the system allows
+        return partial(function, *arguments)

@@ -18,6 +18,7 @@ from .kinds import (
     is_traced,
     namespace,
     on_host,
+    require_bfloat16,
     supports_float64,
 )
 from .modes import plain_modes
@@ -65,9 +66,7 @@ def from_raw(values: np.ndarray, name: str, *, like: Array) -> Array:
         return values if is_numpy(like) else asarray(values, like=like)
     if compat.is_torch_array(like):
         return asarray(values.view(np.int16), like=like).view(sys.modules["torch"].bfloat16)
-    import ml_dtypes
-
-    values = values.view(ml_dtypes.bfloat16)
+    values = values.view(require_bfloat16().bfloat16)
     return values if is_numpy(like) else asarray(values, like=like)
 
 
@@ -124,13 +123,6 @@ def to_float64(x: Array) -> Array:
     return read(x).astype(np.float64)
 
 
-def to_device(x: Array, device: Any) -> Array:
-    """Return x on another device of its library; a sparse matrix stays on its own."""
-    if is_sparse(x) and device == compat.device(x.data):
-        return x
-    return compat.to_device(x, device)
-
-
 def beside_float64(index: Any) -> Any:
     """Bring integers, or an int, to where `to_float64` brings arrays."""
     return index if isinstance(index, int) or supports_float64(index) else read(index)
@@ -180,11 +172,6 @@ def ring(shape: tuple[int, int], *, like: Array) -> Array:
         return zeros(shape, like=like, dtype=like.dtype.newbyteorder("=") if is_numpy(like) else like.dtype)
 
 
-def copied(x: Array) -> Array:
-    """Return a copy."""
-    return namespace(x).asarray(x, copy=True)
-
-
 @contextlib.contextmanager
 def constants(like: Array) -> Iterator[None]:
     """Make arrays that are kept: not for differentiation, nor bound to PyTorch's inference mode or a trace of JAX."""
@@ -231,14 +218,6 @@ def times_power(x: Array, power: Array, reach: int) -> Array:
     for part in (half, power - half):
         x = x * xp.reshape(xp.take(table, xp.reshape(part + reach, (-1,))), part.shape)
     return x
-
-
-def owned(block: Array, *, source: Any) -> Array:
-    """Return the block, or its copy where writing over it could change the source (NumPy); None is no source."""
-    if not isinstance(block, np.ndarray) or source is None:
-        return block
-    shared = np.may_share_memory(block, source) if isinstance(source, np.ndarray) else True
-    return np.array(block) if shared else block
 
 
 def transposed_copy(x: Array) -> Array:

@@ -7,7 +7,6 @@ from typing import Any, cast
 import numpy as np
 
 from .. import _backend
-from .._dual import SmallSystem
 from .._pytree import Part
 from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
@@ -63,7 +62,8 @@ class Run(Part):
         if not self.is_batch:
             return self.form
         rows = cast(BatchedRows, self.form.rows).block(index)
-        system = SmallSystem(self.form.system.gram[index, :, :], self.form.system.lower[index, :, :])
+        whole = self.form.system
+        system = replace(whole, source=whole.gram[index, :, :], lower=whole.lower[index, :, :])
         return replace(self.form, rows=rows, system=system, norm=self.form.norm[index, 0])
 
 
@@ -110,6 +110,10 @@ class BlockForm(Part):
         duals = [a if run.is_batch else a[None, :, :] for run, _, a in answers]
         return r, _backend.namespace(duals[0]).concat(duals)
 
+    def quadratics(self, u: Array) -> Array:
+        """The uᵀM u of each column u, float64."""
+        return sum(run.summed(run.form.quadratics(run.fold(u))) for run in self.runs)
+
     def image(self, u: Array) -> Array:
         """S M u, Σ_b S_b M_b u_b (float64)."""
         return self.rows.project(self.answer(u))
@@ -146,7 +150,7 @@ class BlockForm(Part):
         form, xp = run.form, _backend.namespace(run.form.system.gram)
         if not _backend.on_host(form.system.gram):
             return xp.concat([run.block(b).diagonal() for b in range(run.count)])
-        values = 1 - _backend.column_squares(form.system.half_solve(cast(BatchedRows, form.rows).scaled()))
+        values = 1 - _backend.column_squares(form.exact_system.half_solve(cast(BatchedRows, form.rows).scaled()))
         cancelled = _backend.read(xp.any(values < REDO_BELOW, axis=-1))
         parts = [run.block(b).diagonal() if cancelled[b] else values[b, :] for b in range(run.count)]
         return xp.concat(parts)

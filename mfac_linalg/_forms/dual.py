@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from .. import _backend
-from .._dual import SmallSystem
+from .._dual import SmallSystem, needs_rows
 from .._pytree import Part
 from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
@@ -60,6 +60,11 @@ class DualForm(Part):
         """S M u (float64): the dual."""
         return self.solve(u)[1]
 
+    def quadratics(self, u: Array) -> Array:
+        """The ‖r‖² + ‖a‖² = uᵀM u of each column u, float64."""
+        r, a = self.solve(u)
+        return _backend.column_squares(_backend.to_float64(r)) + _backend.column_squares(a)
+
     def normal(self, z: Array) -> Array:
         """SᵀS z."""
         return self.rows.combine(self.rows.project(z))
@@ -79,7 +84,7 @@ class DualForm(Part):
     def root(self, u: Array) -> Array:
         """M^½ u = u − Sᵀ Q diag(1/(√(1+s)(1+√(1+s)))) Qᵀ S u."""
         xp = _backend.namespace(self.system.gram)
-        s, q = self.system.spectrum()
+        s, q = self.exact_system.spectrum()
         root = xp.sqrt(1 + s)
         weights = (1 / (root * (1 + root)))[..., None]
         return u - self.rows.combine(q @ (weights * (q.mT @ self.rows.project(u))))
@@ -98,9 +103,20 @@ class DualForm(Part):
         sweeps = sweeps_for(1 + largest**2, self.arithmetic, sharp_gram=False)
         return DualSweeps(rows, lambda b: q @ (shrink * (q.mT @ b)), norm, sweeps).from_zero(u)[0]
 
+    @property
+    def exact_system(self) -> SmallSystem:
+        """What entries, log det and spectrum are made of: L by QR, a pass over G, where a sum S Sᵀ would show in them.
+
+        Rows are whitened with such an L from the start.
+        """
+        if self.whitened or not needs_rows(self.norm) or _backend.is_lazy(self.rows.like):
+            return self.system
+        rows = cast(ScaledRows | BatchedRows, self.rows)
+        return self._once("exact_system", lambda: SmallSystem.of_rows(self.system.gram, rows.column_blocks()))
+
     def columns(self, j: Array) -> Array:
         """w_j = L⁻¹ S e_j as columns."""
-        return self.whitened.whitened(j) if self.whitened else self.system.half_solve(self._unwhitened.columns(j))
+        return self.whitened.whitened(j) if self.whitened else self.exact_system.half_solve(self._unwhitened.columns(j))
 
     @property
     def _unwhitened(self) -> ScaledRows:
@@ -124,7 +140,7 @@ class DualForm(Part):
         if _backend.is_lazy(self.rows.like):
             return self._unwhitened.part_by_part(_diagonal_of_part, self.system)
         if self.rows.is_sparse:
-            values = 1 - self._unwhitened.energies(self.system.inverse())
+            values = 1 - self._unwhitened.energies(self.exact_system.inverse())
         else:
             values = complement(self._whitened_panels())
         if self.whitened and self.whitened.small is not None:
@@ -141,12 +157,12 @@ class DualForm(Part):
             yield from self.whitened.whitened_panels()
             return
         rows = self._unwhitened.in_float64() if _backend.supports_float64(self.rows.like) else self._unwhitened
-        for _, block in whitened_blocks(rows, self.system, rows.unscaled_blocks(), dtype=rows.dtype):
+        for _, block in whitened_blocks(rows, self.exact_system, rows.unscaled_blocks(), dtype=rows.dtype):
             yield block
 
     def leverages(self) -> Array:
         """The diagonal of S M Sᵀ = I − A⁻¹, float64."""
-        return self.system.leverages()
+        return self.exact_system.leverages()
 
     def trace_bound(self) -> Array:
         """A bound of ‖SᵀS‖: its trace."""
@@ -154,11 +170,11 @@ class DualForm(Part):
 
     def logdet(self) -> Array:
         """The logarithm of det M."""
-        return -self.system.logdet()
+        return -self.exact_system.logdet()
 
     def spectrum(self) -> Array:
         """Eigenvalues of SᵀS that the rows move, descending."""
-        return _backend.namespace(self.system.gram).flip(self.system.spectrum()[0], axis=-1)
+        return _backend.namespace(self.system.gram).flip(self.exact_system.spectrum()[0], axis=-1)
 
 
 def _diagonal_of_part(rows: ScaledRows, system: SmallSystem) -> Array:

@@ -55,6 +55,10 @@ class PrimalForm(Part):
         """S M u (float64): the dual."""
         return self.rows.project(self.answer(u))
 
+    def quadratics(self, u: Array) -> Array:
+        """The ‖U u‖² = uᵀM u of each column u, float64."""
+        return _backend.column_squares(self.system.half_solve(_backend.to_float64(u)))
+
     def normal(self, z: Array) -> Array:
         """SᵀS z."""
         return self.rows.combine(self.rows.project(z))

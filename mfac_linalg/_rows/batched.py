@@ -1,6 +1,6 @@
 """S of many equal blocks of columns at once: small matrices side by side, one call for all of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,14 @@ class BatchedRows(Part):
         """S_b of every block, (count, m, size), float64."""
         block = self.row_scale * _backend.to_float64(self._gradients())
         return block if self.root is None else block * _backend.to_float64(self.root).mT
+
+    def row_blocks(self) -> Iterator[Array]:
+        """S_b of every block, in one piece."""
+        yield self.scaled()
+
+    def column_blocks(self) -> Iterator[Array]:
+        """The columns of S_b as rows, of every block, in one piece."""
+        yield self.scaled().mT
 
     def small(self) -> Array:
         """S_bᵀS_b for size ≤ m, else S_b S_bᵀ, of every block, float64."""

@@ -45,6 +45,11 @@ class DenseRows(Part):
         """Whether Ĝ is the caller's G as it stands, so that nothing of its size need be made."""
         return self.exponent is None and self.gradients.dtype == self.dtype
 
+    @property
+    def _is_multiplied(self) -> bool:
+        """Whether products take the caller's G as it stands."""
+        return self.is_plain and _backend.multiplies(self.gradients)
+
     def computed_in(self, dtype: Any) -> "DenseRows":
         """The same rows, computed in another dtype."""
         return DenseRows(self.gradients, self.exponent, dtype)
@@ -72,7 +77,7 @@ class DenseRows(Part):
         return column_slices(m, d, self.dtype) if _backend.is_concrete(self.gradients) else [slice(0, d)]
 
     def _computed(self, block: Array) -> Array:
-        block = _backend.cast(block, self.dtype)
+        block = _backend.multipliable(_backend.cast(block, self.dtype))
         return block if self.exponent is None else ldexp(block, -self.exponent)
 
     def panel(self, columns: slice) -> Array:
@@ -116,11 +121,11 @@ class DenseRows(Part):
 
     def project(self, v: Array) -> Array:
         """Ĝ v, shape (m, k), float64."""
-        return long_product(self.gradients, v, None if self.is_plain else self._computed)
+        return long_product(self.gradients, v, None if self._is_multiplied else self._computed)
 
     def combine(self, a: Array) -> Array:
         """Ĝᵀ a, shape (d, k), for float64 a of shape (m, k)."""
         a = _backend.from_float64(a, like=self.gradients, dtype=self.dtype)
-        if self.is_plain:
+        if self._is_multiplied:
             return combination(self.gradients, a)
         return _backend.namespace(a).concat([combination(self.panel(c), a) for c in self.column_slices()], axis=0)

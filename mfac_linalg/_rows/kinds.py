@@ -24,6 +24,7 @@ class Place:
     device: Any = None
     memory_limit: int | None = None
     out: Any = None
+    shows_progress: bool = False
 
     @property
     def is_chosen(self) -> bool:
@@ -62,4 +63,4 @@ def _streamed(gradients: Any, place: Place) -> StreamedRows:
     else:
         check.check_memory_limit(place.memory_limit, least_memory(shape, itemsize))
         width = width_within(place.memory_limit, shape, itemsize)
-    return StreamedRows(gradients, like, None, like.dtype, width)
+    return StreamedRows(gradients, like, None, like.dtype, width, place.shows_progress)

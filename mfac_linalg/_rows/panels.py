@@ -38,7 +38,10 @@ def column_slices(num_rows: int, num_columns: int, dtype: Any) -> list[slice]:
 def weighted(columns: Array, root: Array | None, dtype: Any) -> Array:
     """What rows are multiplied by for their products with `columns` (d, k) in a metric: root² ∘ columns, in dtype."""
     columns = _backend.cast(columns, dtype)
-    return columns if root is None else _backend.cast(root, dtype) ** 2 * columns
+    if root is None:
+        return columns
+    root = _backend.cast(root, dtype)
+    return root * (root * columns)  # root² may overflow
 
 
 def gram(panel: Array) -> Array:
@@ -66,6 +69,7 @@ def long_product(rows: Array, v: Array, computed: Callable[[Array], Array] | Non
     One long sum in the computing dtype errs by √d to d units of its precision, and no sweep can see that.
     `computed(block)` makes of columns what is multiplied, where that is not the rows as they stand.
     """
+    v = _backend.multipliable(v)
     if computed is None:
         host, vector = _backend.host_view(rows), _backend.host_view(v)
         if not (host is rows or host is None or vector is None):

@@ -1,18 +1,20 @@
 """Rows that a user brings, behind the protocol that the library's own have."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import _backend
+from .._errors import refuse_nonfinite_values
 from .._pytree import Part
-from .._validation import check_computing, check_provided_shape
+from .._validation import check_computing, check_function, check_provided_shape, describe, refuse_masked
 from .panels import column_slices, gram, scaled_squares
 from .protocol import GradientRows
 
 Array = Any
+METHODS = ("gram", "project", "combine", "columns", "panels")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class ProvidedRows(Part):
     def of(cls, gradients: GradientRows) -> "ProvidedRows":
         """Ask for one column, which says what kind of arrays the rows are made of."""
         m, d = check_provided_shape(gradients)
+        for method in METHODS:
+            check_function(f"gradients.{method}", getattr(gradients, method), "Write that method.")
         column = _checked("columns", gradients.columns(np.zeros(1, np.int64)), (m, 1))
         check_computing("gradients.columns", column)
         return cls(gradients, _backend.empty((0, d), like=column, dtype=column.dtype))
@@ -79,12 +83,13 @@ class ProvidedRows(Part):
 
     def project(self, v: Array) -> Array:
         """G v, shape (m, k), float64."""
-        return _backend.to_float64(_checked("project", self.gradients.project(v), (self.shape[0], v.shape[1])))
+        return _backend.to_float64(_finite("project", self.gradients.project(v), (self.shape[0], v.shape[1])))
 
     def combine(self, a: Array) -> Array:
         """Gᵀ a, shape (d, k), for float64 a of shape (m, k)."""
         a = _backend.from_float64(a, like=self.like, dtype=self.dtype)
-        return self._own("combine", self.gradients.combine(a), (self.shape[1], a.shape[1]))
+        shape = (self.shape[1], a.shape[1])
+        return self._own("combine", _finite("combine", self.gradients.combine(a), shape), shape)
 
     def columns(self, j: Array) -> Array:
         """G[:, j], shape (m, len(j)): a copy."""
@@ -103,8 +108,14 @@ class ProvidedRows(Part):
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """Column slices and G[:, columns], in the panels of the object's own choice."""
         m, d = self.shape
-        start = 0
-        for block in self.gradients.panels():
+        start, panels = 0, self.gradients.panels()
+        if not isinstance(panels, Iterable) or getattr(panels, "ndim", 1) == 0:
+            msg = f"`gradients.panels` must return panels in order; got {describe(panels)}. Yield blocks of columns."
+            raise TypeError(msg)
+        for block in panels:
+            if not (_backend.is_array(block) and block.ndim == 2):
+                msg = f"`gradients.panels` must give arrays of shape ({m}, p); got {describe(block)}. "
+                raise ValueError(msg + "Correct that method.")
             stop = start + block.shape[1]
             yield slice(start, stop), self._own("panels", block, (m, stop - start))
             start = stop
@@ -130,4 +141,16 @@ def _checked(method: str, x: Any, shape: tuple[int, int]) -> Array:
         got = f"shape {tuple(x.shape)}" if _backend.is_array(x) else type(x).__name__
         msg = f"`gradients.{method}` must return an array of shape {shape}; got {got}. Correct that method."
         raise ValueError(msg)
+    refuse_masked(f"gradients.{method}", x)
+    if not _backend.is_real(x):
+        msg = f"`gradients.{method}` must return real numbers; got {describe(x)}. Correct that method."
+        raise TypeError(msg)
+    return x
+
+
+def _finite(method: str, x: Any, shape: tuple[int, int]) -> Array:
+    """Accept an array of finite numbers, where they can be read: of finite vectors there are no others."""
+    xp = _backend.namespace(_checked(method, x, shape))
+    if _backend.on_host(x) and not bool(_backend.read(xp.all(xp.isfinite(x)))):
+        refuse_nonfinite_values(f"gradients.{method}")
     return x

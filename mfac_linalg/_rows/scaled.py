@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _backend
 from .._pytree import Part
-from .._scaling import ldexp
+from .._scaling import exponents, ldexp
 from .panels import panel_width, slices, stretched
 
 Array = Any
@@ -123,25 +123,47 @@ class ScaledRows(Part):
     def normal(self) -> Array:
         """SᵀS, shape (d, d), float64: for d ≤ m, by blocks of rows."""
         total = None
-        for block in self._row_blocks():
+        for block in self.row_blocks():
             part = block.T @ block
             total = part if total is None else total + part
-        if self.root is None:
-            return total
-        root = _backend.to_float64(_backend.small(self.root))
-        return root * total * root.T
+        return total
 
     def row_squares(self, function: Callable[[Array], Array]) -> Array:
         """‖function(s_i)‖² for each row s_i, shape (m,), float64: for d ≤ m, by blocks of rows as columns (d, k)."""
-        root = 1.0 if self.root is None else _backend.to_float64(_backend.small(self.root))
-        parts = [_backend.column_squares(function(root * block.T)) for block in self._row_blocks()]
+        parts = [_backend.column_squares(function(block.T)) for block in self.row_blocks()]
         return _backend.namespace(parts[0]).concat(parts)
 
-    def _row_blocks(self) -> Iterator[Array]:
-        """Some rows of diag(row_scale) Ĝ at a time, float64."""
+    def row_blocks(self) -> Iterator[Array]:
+        """Some rows of S at a time, float64."""
         m, d = self.shape
+        root = 1.0 if self.root is None else _backend.to_float64(_backend.small(self.root)).T
         for chunk in slices(m, panel_width(d, np.float64)):
-            yield self.row_scale[chunk, :] * _backend.to_float64(self.rows.row_block(chunk))
+            block = self.row_scale[chunk, :] * _backend.to_float64(self.rows.row_block(chunk))
+            yield block if self.root is None else block * root
+
+    def exponents(self) -> Array:
+        """E with the largest entry of each column of T in [2^(e−1), 2^e), (d,), float64; −inf where that is zero.
+
+        Nothing overflows, whatever the roots.
+        """
+        if _backend.is_lazy(self.like):
+            return self.part_by_part(ScaledRows.exponents)
+        parts = []
+        for columns, block in self.rows.blocks():
+            largest = _backend.namespace(block).max(_backend.namespace(block).abs(block), axis=0)
+            powers = exponents(largest)
+            if self.root is not None:
+                powers = powers + exponents(self.root[columns, 0])
+            powers, largest = (_backend.to_float64(_backend.cast(x, block.dtype)) for x in (powers, largest))
+            xp = _backend.namespace(powers)
+            parts.append(xp.where(largest > 0, powers, xp.full_like(powers, -xp.inf)))
+        return _backend.namespace(parts[0]).concat(parts)
+
+    def column_blocks(self) -> Iterator[Array]:
+        """Some columns of S at a time as rows (n, m), float64."""
+        rows = self.in_float64() if _backend.supports_float64(self.like) else self
+        for _, block in rows.unscaled_blocks():
+            yield (self.row_scale * _backend.to_float64(block)).T
 
     def columns(self, j: Array) -> Array:
         """S[:, j], float64."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
+from .._progress import reporter
 from .._pytree import Part
 from .._scaling import ldexp
 from .panels import combination, descend, gram, long_product, scaled_squares, stretched
@@ -28,6 +29,7 @@ class StreamedRows(Part):
     exponent: int | None
     dtype: Any
     width: int  # columns read at a time
+    shows_progress: bool = False  # of each pass
 
     is_plain = False
     is_sparse = False
@@ -90,7 +92,9 @@ class StreamedRows(Part):
 
     def blocks(self, start: int = 0) -> Iterator[tuple[slice, Array]]:
         """Column slices and Ĝ[:, columns], from panels that are read while the one before is used."""
-        for columns, panel in _backend.read_ahead(self._read, self._panels(start)):
+        panels = self._panels(start)
+        reading = _backend.read_ahead(self._read, panels)
+        for columns, panel in reporter(self.shows_progress)(reading, "pass over the rows", len(panels)):
             for cut in self._cuts(columns):
                 yield cut, self._computed(panel[:, cut.start - columns.start : cut.stop - columns.start])
 
@@ -113,7 +117,7 @@ class StreamedRows(Part):
         stage = f"gram of 2^{-(self.exponent or 0)} G in {_backend.dtype_name(self.dtype)}"
         done, found = progress.recalled(stage)
         total = _backend.beside(found["gram"], like=_backend.to_float64(self.like)) if found else None
-        blocks = self.blocks(done)
+        blocks = replace(self, shows_progress=False).blocks(done)  # a bar of its own
         for _ in progress(self.column_slices(done), "gram"):
             columns, block = next(blocks)
             part = gram(block if root is None else block * root[columns, 0])

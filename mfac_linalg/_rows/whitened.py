@@ -1,7 +1,7 @@
 """Whitened rows W = L⁻¹ S: one element of F⁻¹ is then one short dot product."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -147,7 +147,8 @@ def whiten_into(
     """
     done, found = progress.recalled("whiten")
     small = [found.get("small", np.zeros(0, np.int64))]
-    panels = whitened_blocks(rows, system, rows.unscaled_blocks(done), dtype=dtype)
+    silent = replace(rows, rows=replace(rows.rows, shows_progress=False))  # for a bar of its own
+    panels = whitened_blocks(rows, system, silent.unscaled_blocks(done), dtype=dtype)
     for _ in progress(rows.rows.column_slices(done), "whiten"):
         columns, block = next(panels)
         small.append(columns.start + np.flatnonzero(_backend.read(complement([block])) < REDO_BELOW))

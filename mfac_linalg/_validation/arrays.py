@@ -10,6 +10,7 @@ from .words import describe
 
 Array = Any
 FLOATING = ("float16", "bfloat16", "float32", "float64")
+FLAT = "Pass a flat vector here, a matrix of columns to `matmat`."
 
 
 def check_gradients(gradients: Any) -> Array:
@@ -41,6 +42,7 @@ def check_matrix(gradients: Array) -> Array:
 
 def check_computing(name: str, x: Array) -> Array:
     """Accept an array of float32 or float64, which can say where an inverse lives."""
+    refuse_masked(name, x)
     if not (_backend.is_array(x) and _backend.is_supported(x)) or _backend.dtype_name(x.dtype) not in (
         "float32",
         "float64",
@@ -79,16 +81,36 @@ def check_beside(name: str, x: Any, like: Array, dtype: Any) -> Array:
         return _backend.cast(x, dtype)
     if x.dtype != dtype:
         wanted = _backend.dtype_name(dtype)
-        msg = f"`{name}` must have dtype {wanted}; got {describe(x)}. Cast it to {wanted}."
+        cure = "Pass its real and its imaginary part." if _backend.is_complex(x) else f"Cast it to {wanted}."
+        msg = f"`{name}` must have dtype {wanted}; got {describe(x)}. {cure}"
         raise TypeError(msg)
     return x
 
 
-def check_vector(name: str, v: Any, like: Array, dtype: Any, length: int) -> Array:
-    """Accept a vector of that length beside like, in dtype."""
+def check_complex(name: str, z: Array, like: Array, dtype: Any) -> None:
+    """Accept a complex array of like's library and device, of the precision of dtype."""
+    refuse_masked(name, z)
+    check_same_library(name, z, like)
+    real, wanted = _backend.dtype_name(dtype), "complex128" if _backend.dtype_name(dtype) == "float64" else "complex64"
+    if _backend.dtype_name(z.dtype) != wanted:
+        msg = f"`{name}` must have dtype {real} or {wanted}; got {describe(z)}. Cast it to {wanted}."
+        raise TypeError(msg)
+
+
+def check_vector(name: str, v: Any, like: Array, dtype: Any, length: int, *, column: bool = False) -> Array:
+    """Accept a vector of that length beside like, in dtype; as one column too where that is asked for."""
     v = check_beside(name, v, like, dtype)
-    check_shape(name, v, (length,), "Pass a flat vector here, a matrix of columns to `matmat`.")
+    if column:
+        check_vector_shape(name, v, length)
+    else:
+        check_shape(name, v, (length,), FLAT)
     return v
+
+
+def check_vector_shape(name: str, v: Array, length: int) -> None:
+    """Accept shape (length,) or (length, 1)."""
+    if tuple(v.shape) != (length, 1):
+        check_shape(name, v, (length,), FLAT)
 
 
 def check_mask(name: str, mask: Any, like: Array, length: int) -> Array:
@@ -131,12 +153,20 @@ def as_numpy(name: str, values: Any) -> np.ndarray:
         raise ValueError(msg) from ragged
 
 
+def name_of_dtype(dtype: Any) -> str:
+    """The name of a dtype of any library, or of what is none."""
+    try:
+        return "an array" if _backend.is_array(dtype) else _backend.dtype_name(dtype)
+    except (TypeError, ValueError):  # what NumPy cannot read as a dtype
+        return type(dtype).__name__
+
+
 def check_result_dtype(dtype: Any, like: Array) -> Any:
     """Accept float32 or float64, by name or as a dtype of any library, where arrays like `like` can have it."""
-    name = _backend.dtype_name(dtype)
+    name = name_of_dtype(dtype)
     if name not in ("float32", "float64") or not _backend.offers_dtype(like, name):
         offered = [choice for choice in ("float32", "float64") if _backend.offers_dtype(like, choice)]
-        msg = f"`dtype` must be {' or '.join(offered)} here; got {dtype!r}. Pass one of these."
+        msg = f"`dtype` must be {' or '.join(offered)} here; got {describe(dtype)}. Pass one of these."
         raise TypeError(msg)
     return _backend.named_dtype(name, like=like)
 
@@ -144,10 +174,13 @@ def check_result_dtype(dtype: Any, like: Array) -> Any:
 def check_moved(x: Array, device: Any) -> Array:
     """Return x on another device of its library."""
     try:
+        if device is None:
+            msg = "which says nothing"
+            raise TypeError(msg)
         return _backend.to_device(x, device)
-    except (ValueError, TypeError, RuntimeError, AttributeError, AssertionError) as refused:  # each library has its own
-        msg = f"`device` must be a device of the gradients' library; got {device!r} ({refused}). Pass its own object."
-        raise TypeError(msg) from refused
+    except Exception as refused:  # each library has its own
+        msg = f"`device` must be a device of the gradients' library; got {device!r:.60} ({refused}). "
+        raise TypeError(msg + "Pass its own object.") from refused
 
 
 def check_shape(name: str, x: Array, shape: tuple[int | str, ...], cure: str) -> None:
@@ -157,6 +190,13 @@ def check_shape(name: str, x: Array, shape: tuple[int | str, ...], cure: str) ->
     if not fits or any(isinstance(w, int) and w != g for w, g in zip(shape, given, strict=True)):
         wanted = "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
         msg = f"`{name}` must have shape {wanted}; got {describe(x)}. {cure}"
+        raise ValueError(msg)
+
+
+def check_not_empty(name: str, x: Array) -> None:
+    """Refuse an array without entries."""
+    if 0 in x.shape:
+        msg = f"`{name}` must have an entry at least; got {describe(x)}. Leave out what is empty."
         raise ValueError(msg)
 
 

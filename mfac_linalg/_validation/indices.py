@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .arrays import as_numpy, refuse_masked
+from .arrays import as_numpy, check_same_library, refuse_masked
 from .words import describe
 
 Array = Any
@@ -14,30 +14,53 @@ Array = Any
 
 @_backend.in_plain_modes
 def check_indices(name: str, j: Any, dim: int, *, like: Array) -> Array:
-    """Accept an integer or integer array in [−d, d), as non-negative indices beside like."""
+    """Accept an integer or integer array in [−d, d), as non-negative indices beside like, in a dtype that holds d.
+
+    What is on the host may be of any library; on a device, or traced, it has to be of like's, and is not looked at.
+    """
     if isinstance(j, bool) or (not isinstance(j, numbers.Integral | list | tuple) and not _backend.is_array(j)):
-        msg = f"`{name}` must be an integer or an array of integers; got {describe(j)}. Round or cast it."
-        raise TypeError(msg)
+        _refuse_kind(name, j)
     refuse_masked(name, j)
     j = _backend.small(j)
-    index = j if _backend.is_array(j) else as_numpy(name, j)
-    if index.shape == (0,) and not _backend.is_array(j):
-        index = index.astype(np.int64)
-    if isinstance(index, np.ndarray) and index.dtype == object and all(isinstance(x, int) for x in index.flat):
-        msg = f"`{name}` must be in [{-dim}, {dim}); got {describe(j)}. Indices count parameters, from 0."
-        raise IndexError(msg)
+    index = j if _backend.is_array(j) else _listed(name, j)
+    if isinstance(index, np.ndarray) and index.dtype == object:
+        outside = [x for x in index.flat if isinstance(x, numbers.Integral) and not -dim <= int(x) < dim]
+        if outside:
+            _refuse_outside(name, outside[0], dim)
+        _refuse_kind(name, j)
     if not _backend.is_integer(index):
-        msg = f"`{name}` must be an integer or an array of integers; got {describe(j)}. Round or cast it."
-        raise TypeError(msg)
-    if _backend.on_host(index) and 0 not in index.shape:
-        values = _backend.read(index)
-        if values.min() < -dim or values.max() >= dim:
-            worst = values.min() if values.min() < -dim else values.max()
-            msg = f"`{name}` must be in [{-dim}, {dim}); got {worst}. Indices count parameters, from 0."
-            raise IndexError(msg)
-    index = _backend.index_like(index, like=like)
-    xp = _backend.namespace(index)
-    return xp.where(index < 0, index + dim, index)
+        _refuse_kind(name, j)
+    if not _backend.on_host(index):
+        check_same_library(name, index, like)
+        index = _backend.cast(index, _backend.index_dtype(like))
+        return _backend.namespace(index).where(index < 0, index + dim, index)
+    values = _backend.read(index)
+    values = values.astype(np.uint64 if values.dtype == np.uint64 else np.int64)
+    if values.size and (values.min() < -dim or values.max() >= dim):
+        _refuse_outside(name, values.min() if values.min() < -dim else values.max(), dim)
+    values = values.astype(np.int64)
+    return _backend.index_like(np.where(values < 0, values + dim, values), like=like)
+
+
+def _listed(name: str, j: Any) -> np.ndarray:
+    """An integer, or lists of them, as an array: of objects where they are larger than 64 bits."""
+    index = as_numpy(name, j)
+    if not index.size:
+        return index.astype(np.int64)
+    values = np.asarray(j, dtype=object)
+    if any(isinstance(x, bool | np.bool_) for x in values.flat):
+        _refuse_kind(name, j)
+    return values if index.dtype.kind in "fO" and all(isinstance(x, numbers.Integral) for x in values.flat) else index
+
+
+def _refuse_kind(name: str, j: Any) -> None:
+    msg = f"`{name}` must be an integer or an array of integers; got {describe(j)}. Round or cast it."
+    raise TypeError(msg)
+
+
+def _refuse_outside(name: str, worst: Any, dim: int) -> None:
+    msg = f"`{name}` must be in [{-dim}, {dim}); got {worst}. Indices count parameters, from 0."
+    raise IndexError(msg)
 
 
 def check_vector_of_indices(name: str, j: Any, dim: int, *, like: Array) -> Array:

@@ -1,6 +1,7 @@
 """Checks of numbers, words and flags."""
 
 import numbers
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -54,7 +55,17 @@ def check_count(name: str, value: Any) -> int:
     if value < 0:
         msg = f"`{name}` must be ≥ 0; got {value}. Pass how many are wanted."
         raise ValueError(msg)
+    if int(value) > sys.maxsize:
+        msg = f"`{name}` must be at most {sys.maxsize}; got {value!r:.60}. Pass a smaller number."
+        raise ValueError(msg)
     return int(value)
+
+
+def check_function(name: str, value: Any, cure: str, *, optional: bool = False) -> None:
+    """Accept what can be called, and None where that means something."""
+    if not (callable(value) or (optional and value is None)):
+        msg = f"`{name}` must be a function; got {describe(value)}. {cure}"
+        raise TypeError(msg)
 
 
 def check_size(name: str, value: Any) -> int:

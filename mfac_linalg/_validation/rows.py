@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .arrays import FLOATING, check_beside, check_same_library
+from .arrays import FLOATING, check_beside, check_precision_available, check_same_library
 from .words import describe
 
 Array = Any
@@ -20,10 +20,13 @@ def check_place(xp: Any, dtype: Any, device: Any) -> Array:
         msg = f"`xp` must be the module of an array library; got {describe(xp)}. Pass, for example, numpy or torch."
         raise TypeError(msg)
     try:
+        if _backend.is_array(dtype):
+            msg = "an array"
+            raise TypeError(msg)
         like = _backend.empty_vector(library, dtype, device)
     except Exception as refused:  # every library has its own words for a dtype or a device that it does not have
-        msg = f"`dtype` and `device` must be of `xp`; got {dtype!r} and {device!r} ({refused}). Pass its own objects."
-        raise TypeError(msg) from refused
+        msg = f"`dtype` and `device` must be of `xp`; got {describe(dtype)} and {device!r:.60} ({refused}). "
+        raise TypeError(msg + "Pass its own objects.") from refused
     if _backend.dtype_name(like.dtype) not in FLOATING:
         msg = f"`dtype` must be float16, bfloat16, float32 or float64; got {dtype!r}. Pass one of these."
         raise TypeError(msg)
@@ -86,8 +89,13 @@ def check_loaded(arrays: dict[str, tuple[np.ndarray, str]], like: Array) -> dict
     return placed
 
 
-def check_loadable(arrays: dict[str, tuple[np.ndarray, str]], like: Array) -> None:
-    """Refuse float64 arrays for a library that would make them float32."""
+def check_loadable(facts: dict[str, Any], arrays: dict[str, tuple[np.ndarray, str]], like: Array) -> None:
+    """Refuse a library or device that cannot hold what is stored: float64 arrays, its precision, its compression."""
+    if facts.get("precision") == "high":
+        check_precision_available("high", like)
+    if facts.get("compression") is not None and not _backend.finds_entries(like):
+        msg = f"`device` must have 64-bit integers for a compressed window; got {_backend.device(like)}. Pass another."
+        raise TypeError(msg)
     for name, (_, dtype) in arrays.items():
         if dtype == "float64" and name not in (*SMALL, *ON_HOST) and not _backend.offers_dtype(like, dtype):
             msg = f"`xp` must hold float64, of which the stored `{name}` is; got {type(like).__module__}. "
@@ -100,39 +108,3 @@ def _beside(name: str, values: np.ndarray, dtype: str, like: Array) -> Array:
     except Exception as refused:  # every library has its own words for a dtype that it does not have
         msg = f"`xp` must hold {dtype}, of which the stored `{name}` is; got {type(like).__module__} ({refused}). "
         raise TypeError(msg + "Pass another library, or none for NumPy.") from refused
-
-
-def check_window_state(state: Any, version: int, rules: tuple[str, ...]) -> None:
-    """Accept what `state_dict` gives: every entry there, shapes that fit together, the small arrays in float64."""
-    if not isinstance(state, dict):
-        msg = f"`state` must be a dictionary; got {describe(state)}. Pass what `state_dict` returned."
-        raise TypeError(msg)
-    if state.get("version") != version:
-        msg = f"`state` must have version {version}; got {state.get('version')!r}. Use the library that wrote it."
-        raise ValueError(msg)
-    small = {"slots": 1, "ages": 1, "exponents": 1, "direction": 1, "gram": 2, "factor": 2}
-    rows = ("values", "indices", "gradient_dtype") if state.get("compression") else ("rows",)
-    held = (*small, *rows, "norm", "sharp", "factorizations") if "rows" in state or "values" in state else ()
-    needed = (*rules, "damping", *held)
-    if missing := [name for name in needed if name not in state]:
-        msg = f"`state` must hold {', '.join(missing)}; got {sorted(state)}. Pass what `state_dict` returned."
-        raise ValueError(msg)
-    if not held:
-        return
-    check_gradient_values(f"state['{rows[0]}']", state[rows[0]])
-    m = len(np.atleast_1d(state["slots"]))
-    shapes: dict[str, tuple[int, ...]] = {name: (m,) * ndim for name, ndim in small.items()}
-    if "rows" in rows:
-        shapes["rows"] = (m, state["dim"])
-    for name, shape in shapes.items():
-        if tuple(state[name].shape) != shape:
-            msg = f"`state['{name}']` must have shape {shape}; got {describe(state[name])}. Keep entries together."
-            raise ValueError(msg)
-    for name in ("gram", "factor", "direction"):
-        if state[name].dtype != np.float64:
-            msg = f"`state['{name}']` must be float64; got {describe(state[name])}. Keep it out of casts."
-            raise TypeError(msg)
-    slots, ages = sorted(np.array(state["slots"]).tolist()), sorted(np.array(state["ages"]).tolist())
-    if len(set(slots)) < m or not all(0 <= slot <= state["window"] for slot in slots) or ages != list(range(m)):
-        msg = f"`state` must place each of its {m} rows once; got slots {slots} and ages {ages}. It was changed."
-        raise ValueError(msg)

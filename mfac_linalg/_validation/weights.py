@@ -14,7 +14,11 @@ Array = Any
 
 
 def check_damping(damping: Any, like: Array, dtype: Any) -> Any:
-    """Accept λ > 0 as a float (or a traced scalar, kept as an array), or a (d,) array."""
+    """Accept λ > 0 as a float (or a traced scalar, kept as an array), or a (d,) array: an array is copied.
+
+    Later calls use it again, when the caller may have written something else to it.
+    """
+    refuse_masked("damping", damping)
     is_number = isinstance(damping, numbers.Real) and not isinstance(damping, bool)
     if is_number or (_backend.is_array(damping) and damping.ndim == 0 and _backend.is_real(damping)):
         return _check_scalar_damping(damping, like)
@@ -24,7 +28,7 @@ def check_damping(damping: Any, like: Array, dtype: Any) -> Any:
     damping = check_beside("damping", damping, like, dtype)
     check_shape("damping", damping, (like.shape[1],), "Give one λ per parameter, or one float for all.")
     check_positive_entries("damping", damping)
-    return damping
+    return _backend.copied(damping)
 
 
 def check_block_damping(damping: Any, num_blocks: int, like: Array) -> Any:
@@ -48,7 +52,7 @@ def _check_scalar_damping(damping: Any, like: Array) -> Any:
         if isinstance(damping, numbers.Real) or not _backend.is_differentiated(damping):
             return value
     check_same_library("damping", damping, like)
-    return damping
+    return _backend.copied(damping)
 
 
 def check_scalar_damping(damping: Any, dim: int) -> float:
@@ -74,7 +78,7 @@ def check_dampings(dampings: Any, name: str = "dampings") -> np.ndarray:
 
 
 def check_weights(weights: Any, like: Array, num_gradients: int) -> Array | None:
-    """Accept None or a (m,) array of finite weights > 0."""
+    """Accept None or a (m,) array of finite weights > 0, which is copied."""
     if weights is None:
         return None
     if not _backend.is_array(weights):
@@ -88,7 +92,7 @@ def check_weights(weights: Any, like: Array, num_gradients: int) -> Array | None
         raise TypeError(msg)
     check_shape("weights", weights, (num_gradients,), "Give one weight per gradient.")
     check_positive_entries("weights", weights)
-    return weights
+    return _backend.copied(weights)
 
 
 def check_positive_entries(name: str, x: Array) -> None:

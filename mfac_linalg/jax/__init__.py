@@ -1,7 +1,22 @@
 """The library under JAX's transformations: the window, rows of gradients, and a transformation for Optax."""
 
-from .gradients import iter_gradients, mean_gradients, per_sample_gradients
-from .optimizer import scale_by_mfac
-from .window import SlidingWindowState
+from .._errors import not_installed
 
-__all__ = ["SlidingWindowState", "iter_gradients", "mean_gradients", "per_sample_gradients", "scale_by_mfac"]
+try:
+    from .fisher import fisher_gradients
+    from .gradients import iter_gradients, mean_gradients, per_sample_gradients
+    from .optimizer import scale_by_mfac
+    from .window import SlidingWindowState
+except ModuleNotFoundError as missing:
+    if missing.name != "jax":
+        raise
+    raise not_installed(what="mfac_linalg.jax", library="jax", extra="jax") from missing
+
+__all__ = [
+    "SlidingWindowState",
+    "fisher_gradients",
+    "iter_gradients",
+    "mean_gradients",
+    "per_sample_gradients",
+    "scale_by_mfac",
+]

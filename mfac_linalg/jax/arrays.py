@@ -11,12 +11,13 @@ from jax import numpy as jnp
 from jax.custom_batching import custom_vmap
 
 from .. import _backend
-from .._dual import SmallSystem, largest_eigenvalue
+from .._dual import SmallSystem, largest_eigenvalue, needs_rows
 from .._forms.dual import DualForm
 from .._forms.primal import PrimalForm
 from .._metric import Metric
 from .._progress import reporter
 from .._rows.dense import DenseRows
+from .._rows.panels import weighted
 from .._rows.scaled import ScaledRows
 from .._rules import Rules
 from .._scaling import exponent, ldexp
@@ -116,7 +117,7 @@ def appended(rules: Rules, arrays: Arrays, g: Array) -> Arrays:
     rows = arrays.rows.at[slot].set(block[0, :])
     computing = _computing(rules, rows)
     g, root = _backend.cast(block, computing).T, _metric(rules, arrays).root
-    products = DenseRows(rows, None, computing).project(g if root is None else root**2 * g)[:, 0]
+    products = DenseRows(rows, None, computing).project(weighted(g, root, computing))[:, 0]
     changed = replace(
         arrays,
         rows=rows,
@@ -165,7 +166,7 @@ def _scaled_rows(rules: Rules, arrays: Arrays) -> ScaledRows:
     divisor: Any = {"mean": held, "sum": 1, "window": window}[rules.normalization]
     by_age = jnp.asarray(rules.weights(window))
     weights = by_age[(jnp.arange(window) - arrays.steps) % window] / divisor
-    scale = ldexp(jnp.sqrt(weights / metric.level), arrays.exponents)[:, None]
+    scale = ldexp(jnp.sqrt(weights) / jnp.sqrt(metric.level), arrays.exponents)[:, None]
     return ScaledRows(DenseRows(arrays.rows, None, _computing(rules, arrays.rows)), scale, metric.root)
 
 
@@ -182,9 +183,11 @@ def inverse_of(rules: Rules, arrays: Arrays) -> State:
     read = isinstance(norm, float) and np.isfinite(norm)
     kappa = 1 + norm * norm
     rows, metric = _scaled_rows(rules, arrays), _metric(rules, arrays)
-    system = SmallSystem(arrays.small, arrays.lower)
     sharp = _backend.dtype_name(rows.dtype) == "float64"
+    system = SmallSystem(arrays.small, arrays.lower)
     if rules.window >= rules.dim:
+        if read and needs_rows(norm):
+            system = SmallSystem.of_rows(arrays.small, rows.row_blocks())
         form: Any = PrimalForm(rows, system, norm)
     else:
         sweeps = sweeps_for(kappa if read else np.inf, _backend.dtype_name(rows.dtype), sharp_gram=sharp)

@@ -1,6 +1,7 @@
 """Rows of gradients of a function of a pytree, by `vmap(grad)` and `ravel_pytree`."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ from jax import lax
 from jax import numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from .. import _backend
 from .. import _validation as check
 
 Array = Any
@@ -24,6 +26,8 @@ def per_sample_gradients(
     ----------
     loss_fn : callable
         ``loss_fn(params, x, y)`` of one sample, without a leading axis, as a scalar. What it closes over is held fixed.
+        Row i is its gradient as it is. A weight that the loss multiplies by is in the row, and squared in F: pass
+        ``weights=`` to the inverse to have it there once. A mean over tokens divides by the number in that sample.
     params : pytree of arrays
         What to differentiate by: a part of the model's parameters where only that is wanted.
     inputs, targets : pytrees of arrays, shape (m, …)
@@ -40,9 +44,9 @@ def per_sample_gradients(
     Raises
     ------
     ValueError
-        Inputs and targets of different length.
+        No samples, inputs and targets of different length, or losses that are not finite (eager calls on the host).
     TypeError
-        A loss that is not a scalar, from JAX.
+        A loss that is no function, or (from JAX) not a scalar.
 
     Notes
     -----
@@ -63,12 +67,16 @@ def per_sample_gradients(
     >>> rows.shape, unravel(step)["weight"].shape
     ((8, 15), (4, 3))
     """
-    count = _count(inputs, targets)
+    check_function("loss_fn", loss_fn, "(params, x, y)")
+    count = count_samples(inputs, targets)
     size = count if chunk_size is None else check.check_size("chunk_size", chunk_size)
     unravel = ravel_pytree(params)[1]
     if size >= count:
-        return jax.vmap(lambda x, y: _row(loss_fn, params, x, y))(inputs, targets), unravel
-    return lax.map(lambda pair: _row(loss_fn, params, *pair), (inputs, targets), batch_size=size), unravel
+        rows, losses = jax.vmap(lambda x, y: _row(loss_fn, params, x, y))(inputs, targets)
+    else:
+        rows, losses = lax.map(lambda pair: _row(loss_fn, params, *pair), (inputs, targets), batch_size=size)
+    _refuse_nonfinite(losses)
+    return rows, unravel
 
 
 def mean_gradients(loss_fn: Loss, params: Any, inputs: Any, targets: Any, *, batch_size: int) -> tuple[Array, Unravel]:
@@ -77,7 +85,8 @@ def mean_gradients(loss_fn: Loss, params: Any, inputs: Any, targets: Any, *, bat
     Parameters
     ----------
     loss_fn, params, inputs, targets
-        As in `per_sample_gradients`: the loss of one sample.
+        As in `per_sample_gradients`: the loss of one sample. The mean divides by the number of samples: not by the sum
+        of weights in the losses, nor by a number of tokens.
     batch_size : int
         Samples a row; the last row is of those that are left.
 
@@ -90,13 +99,16 @@ def mean_gradients(loss_fn: Loss, params: Any, inputs: Any, targets: Any, *, bat
     -----
     Cost: one forward and one backward pass a sample; memory as for one batch.
     """
-    count, size = _count(inputs, targets), check.check_size("batch_size", batch_size)
+    check_function("loss_fn", loss_fn, "(params, x, y)")
+    count, size = count_samples(inputs, targets), check.check_size("batch_size", batch_size)
     whole = count // size
     folded = jax.tree.map(lambda x: x[: whole * size].reshape(whole, size, *x.shape[1:]), (inputs, targets))
-    rows = lax.map(lambda batch: _mean_row(loss_fn, params, *batch), folded)
+    rows, losses = lax.map(lambda batch: _mean_row(loss_fn, params, *batch), folded)
     if whole * size < count:
         rest = jax.tree.map(lambda x: x[whole * size :], (inputs, targets))
-        rows = jnp.concatenate([rows, _mean_row(loss_fn, params, *rest)[None, :]])
+        row, loss = _mean_row(loss_fn, params, *rest)
+        rows, losses = jnp.concatenate([rows, row[None, :]]), jnp.append(losses, loss)
+    _refuse_nonfinite(losses)
     return rows, ravel_pytree(params)[1]
 
 
@@ -119,27 +131,52 @@ def iter_gradients(
     array, shape (d,)
     """
     check.check_flag("per_sample", per_sample)
-    one_each = jax.jit(lambda params, x, y: per_sample_gradients(loss_fn, params, x, y)[0])
+    check_function("loss_fn", loss_fn, "(params, x, y)")
+    if isinstance(batches, str | Mapping) or not isinstance(batches, Iterable):
+        msg = f"`batches` must be an iterable of (inputs, targets); got {check.describe(batches)}. Pass a list."
+        raise TypeError(msg)
+    one_each = jax.jit(jax.vmap(partial(_row, loss_fn), (None, 0, 0)))
     of_batch = jax.jit(lambda params, x, y: _mean_row(loss_fn, params, x, y))
     for batch in batches:
         inputs, targets = check.check_pair("batches", batch)
-        _count(inputs, targets)
+        count_samples(inputs, targets)
         if per_sample:
-            yield from one_each(params, inputs, targets)
+            rows, losses = one_each(params, inputs, targets)
+            _refuse_nonfinite(losses)
+            yield from rows
         else:
-            yield of_batch(params, inputs, targets)
+            row, loss = of_batch(params, inputs, targets)
+            _refuse_nonfinite(loss)
+            yield row
 
 
-def _row(loss_fn: Loss, params: Any, x: Any, y: Any) -> Array:
-    return ravel_pytree(jax.grad(loss_fn)(params, x, y))[0]
+def _row(loss_fn: Loss, params: Any, x: Any, y: Any) -> tuple[Array, Array]:
+    """The gradient of a loss, (d,), and the loss."""
+    loss, gradient = jax.value_and_grad(loss_fn)(params, x, y)
+    return ravel_pytree(gradient)[0], loss
 
 
-def _mean_row(loss_fn: Loss, params: Any, inputs: Any, targets: Any) -> Array:
-    """The gradient of the mean loss of a batch, (d,)."""
+def _mean_row(loss_fn: Loss, params: Any, inputs: Any, targets: Any) -> tuple[Array, Array]:
+    """The gradient of the mean loss of a batch, (d,), and that loss."""
     return _row(lambda values, x, y: jnp.mean(jax.vmap(loss_fn, (None, 0, 0))(values, x, y)), params, inputs, targets)
 
 
-def _count(inputs: Any, targets: Any) -> int:
+def _refuse_nonfinite(losses: Array) -> None:
+    """Refuse losses of nan and inf, where they can be read: their gradients are none."""
+    if _backend.on_host(losses) and not bool(jnp.all(jnp.isfinite(losses))):
+        worst = float(jnp.ravel(losses)[jnp.argmin(jnp.isfinite(jnp.ravel(losses)))])
+        msg = f"`loss_fn` must return finite losses; got {worst}. Look for nan and inf in the inputs and parameters."
+        raise ValueError(msg)
+
+
+def check_function(name: str, value: Any, arguments: str) -> None:
+    """Refuse what cannot be called."""
+    if not callable(value):
+        msg = f"`{name}` must be a function of {arguments}; got {check.describe(value)}. Pass one."
+        raise TypeError(msg)
+
+
+def count_samples(inputs: Any, targets: Any = ()) -> int:
     """The number of samples, the same in all arrays."""
     leaves = jax.tree.leaves((inputs, targets))
     if not leaves or not all(getattr(x, "ndim", 0) for x in leaves):
@@ -149,4 +186,7 @@ def _count(inputs: Any, targets: Any) -> int:
     if len(set(counts)) > 1:
         msg = f"`inputs` and `targets` must have as many samples; got {counts}. Pass one target for each input."
         raise ValueError(msg)
+    if counts[0] == 0:
+        msg = "`inputs` and `targets` must have at least one sample; got none, of which there is no gradient. "
+        raise ValueError(msg + "Leave the batch out.")
     return counts[0]

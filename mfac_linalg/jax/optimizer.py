@@ -47,7 +47,7 @@ class SecondMoment(NamedTuple):
 class ScaleByMFACState(NamedTuple):
     """What a step hands to the next."""
 
-    inverse: SlidingWindowState | None  # None where there are no parameters
+    inverse: SlidingWindowState  # of one entry, which no step looks at, where there are no parameters
     moment: SecondMoment | None = None  # None without beta2
 
 
@@ -100,7 +100,9 @@ def scale_by_mfac(
     Under `jit` a gradient with nan or infinity makes updates nan until it has left the window: wrap the chain in
     `optax.apply_if_finite`, which goes on from the state before it.
     The state has small float64 arrays whether or not `jax_enable_x64` is set. Keep it out of casts: restore a saved
-    one, and use `optax.MultiSteps`, which casts, within ``jax.enable_x64(True)``.
+    one, and use `optax.MultiSteps`, which casts, within ``jax.enable_x64(True)``. One restored in NumPy goes on outside
+    of `jit` as it is. Its arrays have names (`jax.tree_util.tree_leaves_with_path`); none of them is a tree like
+    `params`, so that `optax.tree_map_params` takes all for the rest.
     All parameters share a window, in the dtype to which theirs promote; `optax.multi_transform` makes one per label.
 
     References
@@ -132,8 +134,8 @@ def scale_by_mfac(
     @_backend.in_plain_modes
     def init(params: Tree) -> ScaleByMFACState:
         flat = _raveled("params", params)[0]
-        if not flat.size:
-            return ScaleByMFACState(None)
+        if not flat.size:  # the same structure whatever the parameters are: Optax asks for it with a placeholder
+            flat = jnp.zeros(1)
         inverse = SlidingWindowState(
             window, flat.size, damping, normalization=normalization, dtype=flat.dtype, precision=precision
         )
@@ -142,8 +144,9 @@ def scale_by_mfac(
     @_backend.in_plain_modes
     def update(updates: Tree, state: ScaleByMFACState, params: Tree = None) -> tuple[Tree, ScaleByMFACState]:
         del params
-        inverse, (g, unravel) = state.inverse, _raveled("updates", updates)
-        if inverse is None and not g.size:
+        g, unravel = _raveled("updates", updates)
+        inverse = _inverse(state)
+        if not g.size and inverse.dim == 1:
             return updates, state
         inverse = _fitting(inverse, g)
         if isinstance(damping, jax.Array):
@@ -160,11 +163,23 @@ def scale_by_mfac(
     return GradientTransformation(init, update)
 
 
-def _fitting(inverse: SlidingWindowState | None, g: jax.Array) -> SlidingWindowState:
+def _inverse(state: Any) -> SlidingWindowState:
+    """The window of a state; arrays that were restored in NumPy are brought back as they are."""
+    if not (isinstance(state, ScaleByMFACState) and isinstance(state.inverse, SlidingWindowState)):
+        given = type(state).__name__ if isinstance(state, tuple) else check.describe(state)
+        msg = f"`state` must be what `init` or `update` returned; got {given}. Pass the state of this transformation."
+        raise TypeError(msg)
+    leaves, structure = jax.tree.flatten(state.inverse)
+    if not any(isinstance(leaf, np.ndarray | np.generic) for leaf in leaves):
+        return state.inverse
+    with jax.enable_x64(True):
+        return jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in leaves])
+
+
+def _fitting(inverse: SlidingWindowState, g: jax.Array) -> SlidingWindowState:
     """The window, which may take in g."""
-    if inverse is None or g.size != inverse.dim:
-        dim = 0 if inverse is None else inverse.dim
-        msg = f"`updates` must have the {dim} entries of the parameters; got {g.size}. Pass their gradients."
+    if g.size != inverse.dim:
+        msg = f"`updates` must have the {inverse.dim} entries of the parameters; got {g.size}. Pass their gradients."
         raise ValueError(msg)
     own = inverse._like.dtype
     if jnp.promote_types(g.dtype, own) != own:
@@ -176,7 +191,8 @@ def _fitting(inverse: SlidingWindowState | None, g: jax.Array) -> SlidingWindowS
 def _raveled(name: str, tree: Tree) -> tuple[jax.Array, Callable[[jax.Array], Tree]]:
     """The leaves as one vector, and the way back; they are real floating numbers."""
     for leaf in jax.tree.leaves(tree):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        known = isinstance(leaf, numbers.Real | np.generic) or _backend.is_array(leaf)
+        if not (known and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)):
             msg = f"`{name}` must be real floating; got a leaf that is {check.describe(leaf)}. "
             raise TypeError(msg + "Leave it out with optax.masked.")
     return ravel_pytree(tree)
@@ -184,10 +200,17 @@ def _raveled(name: str, tree: Tree) -> tuple[jax.Array, Callable[[jax.Array], Tr
 
 def _checked_beta2(beta2: Any) -> Any:
     """Accept a number in [0, 1), as a float, or one that is traced."""
-    if isinstance(beta2, bool | str) or jnp.ndim(beta2) != 0:
+    known = isinstance(beta2, numbers.Real | np.ndarray | jax.Array) and not isinstance(beta2, bool)
+    if not known or jnp.ndim(beta2) != 0 or not _is_real(beta2):
         msg = f"`beta2` must be a number; got {check.describe(beta2)}. Pass a float."
         raise TypeError(msg)
     if not _backend.is_traced(beta2) and not 0 <= beta2 < 1:
         msg = f"`beta2` must be in [0, 1); got {check.describe(beta2)}. 0.999 is usual."
         raise ValueError(msg)
     return beta2 if isinstance(beta2, jax.Array) else float(beta2)
+
+
+def _is_real(x: Any) -> bool:
+    """Whether x is a number that is neither complex nor a flag."""
+    dtype = jnp.result_type(x)
+    return bool(jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer))

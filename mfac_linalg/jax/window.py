@@ -13,12 +13,14 @@ from .. import _backend
 from .. import _validation as check
 from .._errors import warn_if_unresolved
 from .._inverse import Inverse
+from .._metric import spans_widely
 from .._pytree import register
 from .._rules import Rules
 from .._state import State
 from .arrays import Arrays, appended, build, damped, in_slots, inverse_of, known_norm, measured, rows_by_age
 
 Array = Any
+ANY = 1  # in options: the number of parameters is that of the rows
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -98,7 +100,7 @@ class SlidingWindowState(Inverse):
         precision: str = "default",
     ) -> None:
         rules = Rules.checked(window, dim, normalization, decay, precision)
-        if np.dtype(dtype) == np.float64:
+        if check.name_of_dtype(dtype) == "float64":
             check.check_result_dtype(dtype, jnp.zeros(0))
         rows = jnp.zeros((rules.window, rules.dim), check.check_place(jnp, dtype, None).dtype)
         self._become(rules, rows, damping, 0)
@@ -146,7 +148,8 @@ class SlidingWindowState(Inverse):
         """Hold unscaled rows in their slots, of which `count` have been taken in."""
         check.check_precision_available(rules.precision, rows)
         damping = check.check_damping(damping, rows, _backend.result_dtype(rows))
-        self._rules = rules
+        rules = _computable(rules, damping, rows)
+        self._options = replace(rules, dim=ANY)
         self._arrays = build(rules, rows, _constant(damping), count)
         register(rows)
         self._warn()
@@ -170,15 +173,19 @@ class SlidingWindowState(Inverse):
         register(self._like)
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Arrays]], Rules]:
-        """The arrays as children, the rules as what stays."""
-        return ((jax.tree_util.GetAttrKey("arrays"), self._arrays),), self._rules
+        """The arrays as children, what stays beside: not d, which the shapes of the arrays say."""
+        return ((jax.tree_util.GetAttrKey("arrays"), self._arrays),), self._options
 
     @classmethod
-    def tree_unflatten(cls, rules: Rules, children: tuple[Arrays]) -> Self:
+    def tree_unflatten(cls, options: Rules, children: tuple[Arrays]) -> Self:
         """The way back."""
         made = object.__new__(cls)
-        made._rules, (made._arrays,) = rules, children
+        made._options, (made._arrays,) = options, children
         return made
+
+    @property
+    def _rules(self) -> Rules:
+        return replace(self._options, dim=self.dim)
 
     @property
     def _like(self) -> Array:
@@ -187,12 +194,12 @@ class SlidingWindowState(Inverse):
     @property
     def window(self) -> int:
         """Capacity."""
-        return self._rules.window
+        return self._options.window
 
     @property
     def dim(self) -> int:
         """Number d of parameters."""
-        return self._rules.dim
+        return self._arrays.rows.shape[-1]
 
     @property
     def dtype(self) -> Any:
@@ -202,7 +209,7 @@ class SlidingWindowState(Inverse):
     @property
     def num_gradients(self) -> int:
         """Number of rows, `window`: those that are still missing are zero."""
-        return self._rules.window
+        return self._options.window
 
     @property
     @_backend.in_plain_modes
@@ -262,18 +269,22 @@ class SlidingWindowState(Inverse):
         Cost: window³/3 flops; a Gram matrix more, d · window² flops, from or to a vector of dampings.
         """
         damping = check.check_damping(damping, self._like, self.dtype)
-        return self._with(damped(self._rules, lax.stop_gradient(self._sound), _constant(damping)))._warn()
+        rules = _computable(self._rules, damping, self._like)
+        arrays = damped(rules, lax.stop_gradient(self._sound), _constant(damping))
+        return self.tree_unflatten(replace(rules, dim=ANY), (arrays,))._warn()
 
     def _warn(self) -> Self:
         """Warn where κ can be read and is beyond the arithmetic in use."""
         norm = known_norm(self._arrays)
         if isinstance(norm, float):
-            primal = self.window >= self.dim or self._rules.precision == "high"
+            primal = self.window >= self.dim or self._options.precision == "high"
             warn_if_unresolved(1 + norm * norm, "float64" if primal else _backend.dtype_name(self.dtype))
         return self
 
     def _describe(self) -> dict[str, str]:
-        """Nothing that has to be computed: a state may be traced, a batch of states, or shapes alone."""
+        """Nothing that has to be computed: a state may be traced, a batch of states, shapes alone, or anything else."""
+        if not hasattr(self._like, "shape"):  # of a tree that something was mapped over
+            return {"m": f"{self.window}"}
         size, dtype = {"m": f"{self.window}", "d": f"{self.dim}"}, {"dtype": _backend.dtype_name(self.dtype)}
         if not isinstance(self._like, jax.Array):
             return size | dtype
@@ -295,7 +306,7 @@ class SlidingWindowState(Inverse):
         raise NotImplementedError  # there is no such file
 
     def _with(self, arrays: Arrays) -> Self:
-        return self.tree_unflatten(self._rules, (arrays,))
+        return self.tree_unflatten(self._options, (arrays,))
 
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
         arrays = self._arrays
@@ -304,6 +315,13 @@ class SlidingWindowState(Inverse):
         small = {} if beside is None else {n: jax.device_put(x, beside) for n, x in vars(arrays).items()}
         moved = replace(arrays, **{**small, "rows": rows})
         return self._with(measured(self._rules, moved, damping))
+
+
+def _computable(rules: Rules, damping: Any, rows: Array) -> Rules:
+    """The rules, in float64 where decays, or dampings that can be read, span more than the dtype of rows computes."""
+    known = not _backend.is_vector(damping) or _backend.is_concrete(damping)
+    wide = rules.decays_widely or (known and spans_widely(damping, _backend.result_dtype(rows)))
+    return replace(rules, precision="high") if wide else rules
 
 
 def _constant(damping: Any) -> Any:

@@ -11,18 +11,29 @@ import numpy as np
 
 from .. import _backend
 from .. import _validation as check
-from .._inverse import Inverse
-from .._metric import beside, settle
+from .._inverse import Inverse, check_inverse
+from .._metric import beside
 from .._rows.panels import slices
+from .._scaling import exponents, ldexp
 from .._state import State
 
 Array = Any
 ENTRIES = 2**22  # of M that are read at a time
 
 
+def checked_weights(weights: Any, inverse: Any) -> Array:
+    """A finite vector of weights beside an inverse, in its dtype."""
+    check_inverse(inverse)
+    w = check.check_vector("weights", weights, inverse._like, inverse.dtype, inverse.dim)
+    check.check_finite("weights", w)
+    return w
+
+
 def checked_groups(groups: Any, inverse: Inverse) -> Array:
     """The indices of each group, (k, B) beside the inverse: of runs of B neighbours where B is given."""
     dim = inverse.dim
+    if _backend.is_array(groups) and groups.ndim == 0 and _backend.on_host(groups) and _backend.is_integer(groups):
+        groups = int(_backend.read(groups))
     if isinstance(groups, numbers.Integral):
         size = check.check_size("groups", groups)
         if dim % size:
@@ -42,13 +53,19 @@ def checked_groups(groups: Any, inverse: Inverse) -> Array:
     return index
 
 
-def group_systems(state: State, weights: Array, groups: Array) -> tuple[Array, Array]:
-    """M_QQ, (k, B, B), and z_Q, (k, B), of each group; float64."""
+def group_systems(state: State, weights: Array, groups: Array) -> tuple[Array, Array, Any]:
+    """M_QQ, (k, B, B), and z_Q · 2^−power, (k, B), of each group, float64, and power."""
     flat = _backend.namespace(groups).reshape(groups, (-1,))
-    chosen = _backend.to_float64(_backend.entries(weights, flat))
-    if state.metric.root is not None:
-        chosen = chosen / _backend.to_float64(_backend.entries(state.metric.root[:, 0], flat))
-    return _blocks(state, groups), _backend.namespace(chosen).reshape(chosen, groups.shape)
+    z, power = state.scaled(weights)
+    z = _backend.entries(z, _backend.index_like(flat, like=z))
+    return _blocks(state, groups), _backend.namespace(z).reshape(z, groups.shape), power
+
+
+def balanced(z: Array) -> tuple[Array, Array]:
+    """Each z_Q · 2^−power with an entry of order one, and these powers, (k, 1): no square is lost."""
+    xp = _backend.namespace(z)
+    powers = exponents(_backend.stop_gradient(xp.max(xp.abs(z), axis=1, keepdims=True)))
+    return ldexp(z, -powers), powers
 
 
 def _blocks(state: State, groups: Array) -> Array:
@@ -78,14 +95,15 @@ def solved(blocks: Array, z: Array, floor: Array) -> tuple[Array, Array]:
     return (vectors @ (along / values)[:, :, None])[:, :, 0], xp.sum(along**2 / values, axis=1)
 
 
-def group_solutions(state: State, weights: Array, groups: Array) -> Array:
-    """([F⁻¹]_QQ)⁻¹ w_Q in the places of the groups, zero elsewhere: (d,) in the dtype of the answers."""
-    y, _ = solved(*group_systems(state, weights, groups), state.floor())
+def group_solutions(state: State, weights: Array, groups: Array) -> tuple[Array, Any]:
+    """M_QQ⁻¹ z_Q · 2^−power in the places of the groups, zero elsewhere, (d,) float64, and power."""
+    blocks, z, power = group_systems(state, weights, groups)
+    y, _ = solved(blocks, z, state.floor())
     flat = _backend.namespace(groups).reshape(groups, (-1,))
-    y = _backend.namespace(y).reshape(y, (-1,)) * state.level(y)
-    if state.metric.root is not None:
-        y = y / _backend.to_float64(_backend.entries(state.metric.root[:, 0], flat))
-    return placed(settle(y, like=weights, dtype=state.dtype), flat, _backend.namespace(weights).zeros_like(weights))
+    y = _backend.namespace(y).reshape(y, (-1,))
+    like = _backend.namespace(weights).zeros_like(weights)
+    rest = _backend.zeros((weights.shape[0],), like=like, dtype=y.dtype) if _backend.supports_float64(like) else like
+    return placed(_backend.from_float64(y, like=rest, dtype=rest.dtype), flat, rest), power
 
 
 def placed(values: Array, index: Array, rest: Array) -> Array:

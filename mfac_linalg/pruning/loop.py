@@ -12,8 +12,10 @@ import numpy as np
 from .. import _backend
 from .. import _validation as check
 from .._blocks import BlockDiagonalInverse
+from .._progress import Progress, reporter
+from .._scaling import exponent, ldexp
 from .._woodbury import WoodburyRankOneInverse
-from .scores import obs_scores
+from .scores import ranks
 from .select import Budget, count
 from .updates import joint_update, obs_update
 
@@ -81,18 +83,27 @@ def relative_damping(gradients: Array, ratio: float) -> float:
     """
     check.check_gradients(gradients)
     ratio = float(check.check_dampings([ratio], "ratio")[0])
-    squares = _backend.in_float64(_column_squares, gradients)
+    check.check_finite("gradients", gradients)
+    power, squares = _backend.in_float64(_scaled_squares, gradients)
     mean = float(np.mean(_backend.read(squares))) / gradients.shape[1]
     if not mean > 0:
         msg = "`gradients` must not all be zero, nor be empty; a damping in their units would be. Pass an absolute one."
         raise ValueError(msg)
-    return ratio * mean
+    damping = float(np.ldexp(ratio * mean, 2 * int(_backend.read(power))))
+    if not 0 < damping < math.inf:
+        msg = f"`gradients` must be such that `ratio` times their mean square is a number; got {damping}. Scale them."
+        raise OverflowError(msg)
+    return damping
 
 
-def _column_squares(gradients: Array) -> Array:
-    return _backend.column_squares(_backend.to_float64(gradients).T)
+def _scaled_squares(gradients: Array) -> tuple[Array, Array]:
+    """The e of the largest entry, and ‖g_i‖² · 4^−e, float64."""
+    wide = _backend.to_float64(gradients)
+    power = exponent(wide)
+    return power, _backend.column_squares(ldexp(wide, -power).T)
 
 
+@_backend.outside_graphs
 def prune(
     weights: Array,
     gradients_fn: Callable[[Array, int], Array],
@@ -107,6 +118,7 @@ def prune(
     mask: Array | None = None,
     lengths: Sequence[float] = (1.0,),
     loss_fn: Callable[[Array], float] | None = None,
+    progress: bool = False,
 ) -> Pruned:
     """Remove the weights that F⁻¹ says cost least, and move the others, in steps with gradients of their own.
 
@@ -142,6 +154,8 @@ def prune(
     loss_fn : callable, optional
         ``loss_fn(weights)`` → float, to be small: the loss on data that the gradients have not seen. Needed for several
         dampings or lengths.
+    progress : bool
+        Show a progress bar over the steps, and one over the candidates of each where there are several (needs tqdm).
 
     Returns
     -------
@@ -176,21 +190,27 @@ def prune(
     >>> bool(np.all(found.mask == true)), found.steps[-1].sparsity
     (True, 0.75)
     """
+    check.check_function("gradients_fn", gradients_fn, "Pass (weights, step) → gradients.")
+    check.check_function("loss_fn", loss_fn, "Pass weights → the loss on other data.", optional=True)
     steps = check.check_size("steps", steps)
     check.check_flag("relative", relative)
     check.check_choice("update", update, tuple(UPDATES))
     weights = _backend.stop_gradient(check.check_computing("weights", weights))
     check.check_shape("weights", weights, ("d",), "Flatten them; `layer_sizes` tells the layers.")
+    check.check_not_empty("weights", weights)
     check.check_finite("weights", weights)
     if mask is None:
         mask = _whole(weights)
     mask = check.check_mask("mask", mask, weights[None, :], weights.shape[0])
     budget = Budget.checked(sparsity, layer_sizes, weights.shape[0])
     plan = budget.plan(mask, steps)
-    search = _Search(_factors("damping", damping), relative, update, _factors("lengths", lengths), block_sizes, loss_fn)
+    check.check_flag("progress", progress)
+    shown = reporter(progress)
+    dampings, lengths = _factors("damping", damping), _factors("lengths", lengths)
+    search = _Search(dampings, relative, update, lengths, block_sizes, loss_fn, shown)
     search.require_choice()
     weights, done = _kept(weights, mask), []
-    for step, stays in enumerate(plan):
+    for step, stays in enumerate(shown(plan, "prune")):
         gradients = _checked(gradients_fn(weights, step), weights)
         weights, mask, taken = search.step(weights, gradients, mask, functools.partial(budget.cut, stays=stays))
         done.append(taken)
@@ -205,7 +225,16 @@ def _checked(gradients: Array, weights: Array) -> Array:
         raise TypeError(msg + "Convert it.")
     gradients = check.check_stored(name, gradients, weights[None, :])
     check.check_shape(name, gradients, ("m", weights.shape[0]), "Give one row a gradient.")
+    check.check_not_empty(name, gradients)
+    check.check_finite(name, gradients)
     return gradients
+
+
+def _refuse_overflow(weights: Array) -> None:
+    """Refuse pruned weights that are not finite, where that can be seen."""
+    if _backend.on_host(weights) and not bool(_backend.read(_backend.namespace(weights).isfinite(weights)).all()):
+        msg = f"The weights after this step do not fit into {_backend.dtype_name(weights.dtype)}. "
+        raise OverflowError(msg + "Raise `damping`, or scale the weights by s and the gradients by 1/s.")
 
 
 @dataclass(frozen=True)
@@ -218,17 +247,21 @@ class _Search:
     lengths: tuple[float, ...]
     block_sizes: Any
     loss_fn: Callable[[Array], float] | None
+    shown: Progress
 
     def require_choice(self) -> None:
         """Refuse several possibilities that nothing chooses among."""
         dampings, lengths = len(self.dampings), len(self.lengths)
         if self.loss_fn is None and dampings * lengths > 1:
-            msg = f"`loss_fn` must be given to choose among {dampings} dampings and {lengths} lengths; got None. "
+            choice = f"{dampings} of `damping` and {lengths} of `lengths`"
+            msg = f"`loss_fn` must be given to choose among {choice}; got None. "
             raise TypeError(msg + "Pass the loss on other data as a function of the weights.")
 
     def step(self, weights: Array, gradients: Array, mask: Array, cut: Cut) -> tuple[Array, Array, Step]:
         """The best of the weights and masks that one step can lead to."""
+        possible = len(self.dampings) * len(self.lengths)
         found = self._candidates(weights, _kept(gradients, mask), mask, cut)
+        found = iter(found if possible == 1 else self.shown(found, "candidates", possible))
         best = self._judged(next(found))
         for candidate in map(self._judged, found):
             if candidate[2].loss < best[2].loss or math.isnan(best[2].loss):
@@ -237,7 +270,7 @@ class _Search:
 
     def _judged(self, candidate: tuple[Array, Array, Step]) -> tuple[Array, Array, Any]:
         weights, mask, step = candidate
-        return weights, mask, step if self.loss_fn is None else replace(step, loss=float(self.loss_fn(weights)))
+        return weights, mask, step if self.loss_fn is None else replace(step, loss=_number(self.loss_fn(weights)))
 
     def _candidates(
         self, weights: Array, gradients: Array, mask: Array, cut: Cut
@@ -247,11 +280,13 @@ class _Search:
         for damping in self.dampings:
             if damping * unit != inverse.damping:  # without another Gram matrix
                 inverse = inverse.with_damping(damping * unit)
-            stays = cut(mask, obs_scores(weights, inverse))
+            stays = _backend.in_float64(cut, mask, ranks(weights, inverse))
             change = UPDATES[self.update](weights, inverse, stays)
             sparsity = 1 - count(stays) / weights.shape[0]
             for length in self.lengths:
-                yield _moved(weights, change, length, stays), stays, Step(sparsity, damping * unit, length, None)
+                moved = _moved(weights, change, length, stays)
+                _refuse_overflow(moved)
+                yield moved, stays, Step(sparsity, damping * unit, length, None)
 
     def _inverse(self, gradients: Array, damping: float) -> WoodburyRankOneInverse | BlockDiagonalInverse:
         if self.block_sizes is None:
@@ -263,6 +298,15 @@ class _Search:
 def _kept(x: Array, mask: Array) -> Array:
     """x, shape (…, d), with zeros where the mask is False."""
     return _backend.namespace(x).where(mask, x, _backend.namespace(x).zeros_like(x))
+
+
+def _number(loss: Any) -> float:
+    """What `loss_fn` returned, as a float."""
+    try:
+        return float(loss)
+    except (TypeError, ValueError, RuntimeError) as refused:  # of None, text, arrays with axes
+        msg = f"`loss_fn(weights)` must be a number; got {check.describe(loss)}. Return one float."
+        raise TypeError(msg) from refused
 
 
 @_backend.in_plain_modes

@@ -8,14 +8,16 @@ import numpy as np
 from .. import _backend
 from .. import _validation as check
 from .._inverse import Inverse
-from .._metric import settle
+from .._metric import beside, settle
+from .._scaling import ldexp, mantissa
 from .._state import State
-from .groups import checked_groups, group_systems, placed, solved
+from .groups import balanced, checked_groups, checked_weights, group_systems, placed, solved
 
 Array = Any
 MOST_OF_A_PATTERN = 16
 
 
+@_backend.outside_graphs
 @_backend.in_plain_modes
 def obs_scores(weights: Array, inverse: Inverse) -> Array:
     """w_i²/(2 [F⁻¹]_ii), the least that ½ δᵀFδ can be with weight i removed: optimal brain surgeon's saliency.
@@ -30,12 +32,15 @@ def obs_scores(weights: Array, inverse: Inverse) -> Array:
     Returns
     -------
     array, shape (d,)
-        In the units of the loss, where F is the curvature of the loss; in any case the order in which to prune.
+        In the units of the loss, where F is the curvature of the loss; in any case the order in which to prune. A score
+        below the smallest number of its dtype is zero; `prune` orders by their roots, and sees such weights apart.
 
     Raises
     ------
     TypeError, ValueError
-        Weights of another library, device, dtype or shape.
+        Weights of another library, device, dtype or shape; nan or infinity among them (host arrays).
+    OverflowError
+        The scores do not fit into their dtype, or all are too small for it (host arrays).
 
     Notes
     -----
@@ -56,10 +61,42 @@ def obs_scores(weights: Array, inverse: Inverse) -> Array:
     >>> scores.argmin()  # the weight that the loss depends on least
     np.int64(1)
     """
-    w = check.check_vector("weights", weights, inverse._like, inverse.dtype, inverse.dim)
-    return w * w / (2 * inverse.diagonal())
+    w = checked_weights(weights, inverse)
+    return _backend.in_float64(_obs_scores, inverse._current, w)
 
 
+def _obs_scores(state: State, weights: Array) -> Array:
+    roots, power = _score_roots(state, weights)
+    fraction, shift = mantissa(state.metric.level)
+    odd = shift % 2  # √level 2^power is √(fraction 2^odd) 2^((shift − odd)/2 + power)
+    half = _backend.beside_float64((shift - odd) // 2) + _backend.beside_float64(power)
+    unit = beside(fraction, roots) * 2.0**odd if isinstance(odd, int) else ldexp(beside(fraction, roots), odd)
+    values = ldexp(roots * (unit / 2) ** 0.5, half)
+    values = _backend.as_lazy(values * values, like=state.form.rows.like)
+    return settle(values, like=weights, dtype=state.dtype, unscaled=roots)
+
+
+def ranks(weights: Array, inverse: Inverse) -> Array:
+    """What orders weights as `obs_scores` does, for weights and dampings of any size: √score in units of its own.
+
+    Float64 where the weights' library has that.
+    """
+    return _backend.in_float64(_ranks, inverse._current, checked_weights(weights, inverse))
+
+
+def _ranks(state: State, weights: Array) -> Array:
+    roots, _ = _score_roots(state, weights)
+    wide = _backend.namespace(weights).float64 if _backend.supports_float64(weights) else weights.dtype
+    return _backend.from_float64(_backend.as_lazy(roots, like=state.form.rows.like), like=weights, dtype=wide)
+
+
+def _score_roots(state: State, weights: Array) -> tuple[Array, Any]:
+    """|z_i|/√M_ii · 2^−power, (d,) float64, and power: the roots of scores, times √(2/level)."""
+    z, power = state.scaled(weights)
+    return _backend.namespace(z).abs(z) / state.bounded_diagonal() ** 0.5, power
+
+
+@_backend.outside_graphs
 def group_scores(weights: Array, inverse: Inverse, groups: Any) -> Array:
     """½ w_Qᵀ ([F⁻¹]_QQ)⁻¹ w_Q, the least that ½ δᵀFδ can be with all weights of a group Q removed.
 
@@ -90,16 +127,22 @@ def group_scores(weights: Array, inverse: Inverse, groups: Any) -> Array:
     ----------
     .. [1] E. Kurtic et al., "The Optimal BERT Surgeon", EMNLP 2022, arXiv:2203.07259, section 3.1.
     """
-    w = check.check_vector("weights", weights, inverse._like, inverse.dtype, inverse.dim)
+    w = checked_weights(weights, inverse)
     groups = checked_groups(groups, inverse)
     return _backend.in_float64(_group_scores, inverse._current, w, groups)
 
 
 def _group_scores(state: State, weights: Array, groups: Array) -> Array:
-    _, doubled = solved(*group_systems(state, weights, groups), state.floor())
-    return settle(doubled * state.level(doubled) / 2, like=weights, dtype=state.dtype)
+    blocks, z, power = group_systems(state, weights, groups)
+    z, powers = balanced(z)
+    doubled = solved(blocks, z, state.floor())[1]
+    fraction, shift = mantissa(state.metric.level)
+    powers = 2 * (powers[:, 0] + _backend.beside_float64(power)) + _backend.beside_float64(shift)
+    values = ldexp(doubled * beside(fraction, doubled) / 2, powers)
+    return settle(values, like=weights, dtype=state.dtype, unscaled=doubled)
 
 
+@_backend.outside_graphs
 def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = None) -> Array:
     """Return the mask that keeps those n of every m weights whose removal of the others costs least, as a whole.
 
@@ -123,7 +166,7 @@ def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = 
     -----
     Cost: as `group_scores`, and an eigendecomposition for each of the m over n subsets of a group.
     """
-    w = check.check_vector("weights", weights, inverse._like, inverse.dtype, inverse.dim)
+    w = checked_weights(weights, inverse)
     n, m = check.check_size("n", n), check.check_size("m", m)
     if not n < m <= MOST_OF_A_PATTERN:
         msg = f"`n` must be less than `m`, and m ≤ {MOST_OF_A_PATTERN}; got {n} of {m}. Pass 2 and 4 for 2:4."
@@ -139,7 +182,8 @@ def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = 
 
 
 def _n_m_mask(state: State, weights: Array, groups: Array, n: int) -> Array:
-    blocks, z = group_systems(state, weights, groups)
+    blocks, z, _ = group_systems(state, weights, groups)
+    z, _ = balanced(z)
     xp, m = _backend.namespace(z), groups.shape[1]
     least = xp.full_like(z[:, :1], xp.inf)
     kept = z != z

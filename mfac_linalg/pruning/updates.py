@@ -6,11 +6,12 @@ from .. import _backend
 from .. import _validation as check
 from .._inverse import Inverse
 from .._state import State
-from .groups import checked_groups, group_solutions, placed
+from .groups import checked_groups, checked_weights, group_solutions, placed
 
 Array = Any
 
 
+@_backend.outside_graphs
 @_backend.in_plain_modes
 def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     """Return the sum of the best changes for each removed weight by itself, −Σ_i w_i/[F⁻¹]_ii F⁻¹ e_i: the paper's.
@@ -40,10 +41,16 @@ def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     """
     w, mask = _checked(weights, inverse, mask)
     xp = _backend.namespace(w)
-    change = inverse.matvec(xp.where(mask, xp.zeros_like(w), -w / inverse.diagonal()))
-    return xp.where(mask, change, -w)
+    return xp.where(mask, -_backend.in_float64(_single_changes, inverse._current, w, mask), -w)
 
 
+def _single_changes(state: State, w: Array, mask: Array) -> Array:
+    """Λ^-½ M applied to z_i/M_ii for what is removed."""
+    z, power = state.scaled(_backend.namespace(w).where(mask, _backend.namespace(w).zeros_like(w), w))
+    return state.change(z / state.bounded_diagonal(), power)
+
+
+@_backend.outside_graphs
 @_backend.in_plain_modes
 def group_update(weights: Array, inverse: Inverse, groups: Any) -> Array:
     """Return the sum of the best changes for each removed group by itself, −Σ_Q F⁻¹_:Q ([F⁻¹]_QQ)⁻¹ w_Q.
@@ -64,12 +71,13 @@ def group_update(weights: Array, inverse: Inverse, groups: Any) -> Array:
     -----
     Cost: as `group_scores`, and a product with F⁻¹.
     """
-    w = check.check_vector("weights", weights, inverse._like, inverse.dtype, inverse.dim)
+    w = checked_weights(weights, inverse)
     groups = checked_groups(groups, inverse)
-    solutions, removed = _backend.in_float64(_group_parts, inverse._current, w, groups)
-    return _backend.namespace(w).where(removed, -w, inverse.matvec(-solutions))
+    change, removed = _backend.in_float64(_group_changes, inverse._current, w, groups)
+    return _backend.namespace(w).where(removed, -w, -change)
 
 
+@_backend.outside_graphs
 @_backend.in_plain_modes
 def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     """Return the best change with all weights outside the mask removed: the minimum of ½ δᵀFδ under δ_S = −w_S.
@@ -119,14 +127,14 @@ def _compensation(inverse: Inverse, removed: Array, mask: Array) -> Array:
     return State.coupled(inverse._restricted(mask), inverse._current, removed[:, None])[:, 0]
 
 
-def _group_parts(state: State, w: Array, groups: Array) -> tuple[Array, Array]:
-    """The solutions of all groups in their places, and where these are."""
+def _group_changes(state: State, w: Array, groups: Array) -> tuple[Array, Array]:
+    """Λ^-½ M applied to the solutions of all groups, and where these are."""
     xp = _backend.namespace(w)
     flat = _backend.namespace(groups).reshape(groups, (-1,))
     removed = placed(xp.ones_like(xp.take(w, flat)), flat, xp.zeros_like(w)) > 0
-    return group_solutions(state, w, groups), removed
+    return state.change(*group_solutions(state, w, groups)), removed
 
 
 def _checked(weights: Any, inverse: Inverse, mask: Any) -> tuple[Array, Array]:
-    w = check.check_vector("weights", weights, inverse._like, inverse.dtype, inverse.dim)
+    w = checked_weights(weights, inverse)
     return w, check.check_mask("mask", mask, inverse._like, inverse.dim)

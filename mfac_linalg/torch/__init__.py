@@ -1,13 +1,22 @@
 """The library for PyTorch's models: rows of gradients, pruning, and an optimizer."""
 
-from .gradients import gathered_gradients, iter_gradients, mean_gradients, per_sample_gradients
-from .optimizer import MFAC
-from .parameters import Unravel
-from .pruning import prune_model
+from .._errors import not_installed
+
+try:
+    from .fisher import fisher_gradients
+    from .gradients import gathered_gradients, iter_gradients, mean_gradients, per_sample_gradients
+    from .optimizer import MFAC
+    from .parameters import Unravel
+    from .pruning import prune_model
+except ModuleNotFoundError as missing:
+    if missing.name != "torch":
+        raise
+    raise not_installed(what="mfac_linalg.torch", library="torch", extra="torch") from missing
 
 __all__ = [
     "MFAC",
     "Unravel",
+    "fisher_gradients",
     "gathered_gradients",
     "iter_gradients",
     "mean_gradients",

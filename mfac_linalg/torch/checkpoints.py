@@ -1,122 +1,218 @@
-"""What an optimizer's windows, momenta and moments are in a state dictionary, and the way back."""
+"""State dictionaries of an optimizer: momenta, moments and windows in the state of parameters, and the way back.
 
-from collections.abc import Mapping
-from itertools import chain
-from typing import Any
+A window is in the state of one of its parameters, as tensors and numbers that distributed checkpoints can take apart;
+what they drop, entries beside PyTorch's own two, only serves to name what does not fit.
+"""
 
-import numpy as np
+import numbers
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
 from .. import SlidingWindowInverse
 from .. import _validation as check
-from .groups import OPTIONS, check_options
+from .groups import OPTIONS, Group, check_options
+from .layout import SHARED, Served, check_described, check_masks, fingerprint
+from .window_state import (
+    Options,
+    compression_of,
+    options_of,
+    pack_window,
+    require_entries,
+    unpack_version_1,
+    unpack_window,
+)
 
-Layout = tuple[list[Tensor], list[Tensor | None]]
-"""The parameters that a window serves, and of each the flat indices of weights that may move, None for all."""
+TENSORS = ("momentum_buffer", "root_mean_square")  # of a parameter, in the dtype of F⁻¹g
+RETURNED = "Pass what MFAC.state_dict returned."
 
 
-def window_state(window: SlidingWindowInverse, parameters: list[Tensor], kept: list[Tensor | None]) -> dict[str, Any]:
-    """A window as tensors, numbers and words, with the parameters that it fits."""
-    state = {
-        name: value.item() if isinstance(value, np.generic) else value for name, value in window.state_dict().items()
+class Loaded(NamedTuple):
+    """What a state dictionary holds, checked."""
+
+    windows: list[SlidingWindowInverse | None]  # None where there are no parameters
+    buffers: dict[Tensor, dict[str, Any]]
+    rest: dict[str, Any]  # for PyTorch
+
+
+# --- to a dictionary --------------------------------------------------------------------------------------------------
+
+
+def complete_state(
+    state_dict: dict[str, Any],
+    groups: list[Group],
+    served: list[tuple[Served, SlidingWindowInverse | None]],
+    options: Options,
+) -> dict[str, Any]:
+    """PyTorch's dictionary with tensors of its own, and with the windows."""
+    described = [part.described(options) for part, _ in served]
+    windows, offsets = {}, {}
+    for (part, window), words in zip(served, described, strict=True):
+        offsets |= part.offsets
+        if window is not None:
+            windows[part.holder] = pack_window(window, part.like) | {"fingerprint": fingerprint(words)}
+    kept, state = served[0][0].kept, dict(state_dict["state"])
+    for key, group, p in _numbered(state_dict["param_groups"], groups):
+        state[key] = _entry(state.get(key, {}), group, p, kept.shape(p)) | {"offset": offsets[p]}
+        if p in windows:
+            state[key]["window"] = windows[p]
+    return {**state_dict, "state": state, "windows": described}
+
+
+def _entry(state: Mapping[str, Any], group: Group, p: Tensor, shape: torch.Size) -> dict[str, Any]:
+    """A copy of the state of a parameter; zeros for what its options ask for and no step has made yet."""
+    entry = {name: x.clone() if isinstance(x, Tensor) else x for name, x in state.items() if x is not None}
+    entry.pop("window", None)
+    wanted = [(group["momentum"], "momentum_buffer"), (group["beta2"] is not None, "root_mean_square")]
+    for name in (name for yes, name in wanted if yes and name not in entry):
+        entry[name] = torch.zeros(shape, dtype=_answer_dtype(p), device=p.device)
+    if group["beta2"] is not None:
+        entry.setdefault("share", 0.0)
+    return entry
+
+
+def _numbered(numbered: list[Group], groups: list[Group]) -> Iterator[tuple[Any, Group, Tensor]]:
+    """The keys of a dictionary's groups, beside the parameters that they stand for and their groups."""
+    for there, here in zip(numbered, groups, strict=True):
+        for key, p in zip(there["params"], here["params"], strict=True):
+            yield key, here, p
+
+
+def _answer_dtype(p: Tensor) -> torch.dtype:
+    """That of F⁻¹g."""
+    return torch.promote_types(p.dtype, torch.float32)
+
+
+# --- from a dictionary ------------------------------------------------------------------------------------------------
+
+
+def read_state(state_dict: Any, groups: list[Group], served: list[Served], options: Options) -> Loaded:
+    """What a state dictionary holds for these groups.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It does not fit them, or is not such a dictionary.
+    """
+    require_entries(("state", "param_groups"), state_dict)
+    _check_groups(state_dict["param_groups"], groups)
+    state = state_dict["state"]
+    if not (isinstance(state, Mapping) and all(isinstance(entry, Mapping | None) for entry in state.values())):
+        msg = f"`state_dict` must have the state of each parameter as a dictionary; got {check.describe(state)}. "
+        raise TypeError(msg + RETURNED)
+    entries = {p: state.get(key) or {} for key, _, p in _numbered(state_dict["param_groups"], groups)}
+    windows = _windows(state_dict, entries, served, options)
+    _check_window_sizes(state_dict["param_groups"], windows)
+    kept = served[0].kept
+    buffers = {p: _buffers(entry, p, kept.shape(p)) for p, entry in entries.items()}
+    own = ("window", "offset", "share", *TENSORS)
+    rest = {
+        key: entry if entry is None else {name: value for name, value in entry.items() if name not in own}
+        for key, entry in state.items()
     }
-    host = [name for name, value in state.items() if isinstance(value, np.ndarray)]
-    return {
-        **_fitting(parameters),
-        "kept": kept,
-        "host": host,  # NumPy arrays, which torch.load(weights_only=True) refuses
-        "window": state | {name: torch.from_numpy(state[name]) for name in host},
-    }
+    others = {name: value for name, value in state_dict.items() if name != "windows"}
+    return Loaded(windows, buffers, {**others, "state": rest})
 
 
-def restored_windows(state_dict: Any, layouts: list[Layout], rules: dict[str, Any]) -> list[SlidingWindowInverse]:
-    """The windows of a state dictionary, beside the parameters that they serve; refused where they do not fit."""
-    _require(("state", "param_groups", "windows"), state_dict)
-    entries = state_dict["windows"]
-    if not isinstance(entries, list) or len(entries) != len(layouts):
-        given = len(entries) if isinstance(entries, list) else check.describe(entries)
-        msg = f"`state_dict` must be of {len(layouts)} windows; got {given}. Construct the same groups first."
-        raise ValueError(msg)
-    return [_restored(entry, layout, rules) for entry, layout in zip(entries, layouts, strict=True)]
+def _check_groups(loaded: Any, groups: list[Group]) -> None:
+    """Accept groups of as many parameters, whose options are all there and in range."""
+    if not isinstance(loaded, list | tuple) or len(loaded) != len(groups):
+        given = len(loaded) if isinstance(loaded, list | tuple) else check.describe(loaded)
+        msg = f"`state_dict` must have {len(groups)} groups of parameters; got {given}. Construct the same groups "
+        raise ValueError(msg + "first.")
+    for there, here in zip(loaded, groups, strict=True):
+        require_entries((*OPTIONS, "params"), there)
+        check_options(there)
+        keys = there["params"]
+        if not isinstance(keys, list | tuple) or len(keys) != len(here["params"]):
+            given = len(keys) if isinstance(keys, list | tuple) else check.describe(keys)
+            msg = f"`state_dict` must have {len(here['params'])} parameters in a group; got {given}. Construct the "
+            raise ValueError(msg + "same groups first.")
 
 
-def _restored(entry: dict[str, Any], layout: Layout, rules: dict[str, Any]) -> SlidingWindowInverse:
-    parameters, kept = layout
-    _require(("shapes", "dtypes", "kept", "host", "window"), entry)
-    for name, ours in _fitting(parameters).items():
-        if entry[name] != ours:
-            msg = f"`state_dict` must be of parameters with {name} {ours!r:.200}; got {entry[name]!r:.200}. "
-            raise ValueError(msg + "Construct the same groups first.")
-    if not all(map(_same, kept, entry["kept"])):
-        msg = "`state_dict` must be of the same masks; got others. Construct the optimizer with the masks it was saved "
-        raise ValueError(msg + "with.")
-    device = parameters[0].device if parameters else None
-    state = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in entry["window"].items()}
-    state |= {name: entry["window"][name].cpu().numpy() for name in entry["host"]}
-    made = SlidingWindowInverse.from_state_dict(state)
-    for name, value in rules.items():
-        if getattr(made._rules, name) != value:
-            msg = f"`state_dict` must be of windows with {name}={value!r}; got {getattr(made._rules, name)!r}. "
-            raise ValueError(msg + "Construct the optimizer with it.")
-    return made
-
-
-def _require(names: tuple[str, ...], part: Any) -> None:
-    """Refuse what is not a dictionary with these entries, such as the state of another optimizer."""
-    given = ", ".join(map(str, part)) if isinstance(part, Mapping) else check.describe(part)
-    if not (isinstance(part, Mapping) and part.keys() >= set(names)):
-        msg = f"`state_dict` must have the entries {', '.join(names)}; got {given:.200}. "
-        raise ValueError(msg + "Pass what MFAC.state_dict returned.")
-
-
-def _fitting(parameters: list[Tensor]) -> dict[str, Any]:
-    """What parameters must have in common with those that were saved."""
-    return {"shapes": [list(p.shape) for p in parameters], "dtypes": sorted({str(p.dtype) for p in parameters})}
-
-
-def _same(ours: Tensor | None, theirs: Tensor | None) -> bool:
-    if ours is None or theirs is None:
-        return ours is theirs
-    return torch.equal(ours.cpu(), theirs.cpu())
-
-
-def copied(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """PyTorch's part of a state, with tensors of its own as the windows have."""
-    state = {
-        key: {name: value.clone() if isinstance(value, Tensor) else value for name, value in entry.items()}
-        for key, entry in state_dict["state"].items()
-    }
-    return {**state_dict, "state": state}
-
-
-def check_groups(groups: Any, windows: list[SlidingWindowInverse]) -> None:
-    """Accept groups whose options are all there, in range, and fit the windows."""
+def _check_window_sizes(groups: list[Group], windows: list[SlidingWindowInverse | None]) -> None:
+    """Accept windows of the size in their groups."""
     for index, group in enumerate(groups):
-        _require((*OPTIONS, "params"), group)
-        check_options(group)
-        window = windows[min(index, len(windows) - 1)].window
-        if group["window"] != window:
-            msg = f"`state_dict` must have windows of the size in its groups; got {window} and {group['window']}. "
-            raise ValueError(msg + "Pass what MFAC.state_dict returned.")
+        window = windows[min(index, len(windows) - 1)]
+        if window is not None and group["window"] != window.window:
+            msg = f"`state_dict` must have windows of the size in its groups; got {window.window} and "
+            raise ValueError(msg + f"{group['window']}. {RETURNED}")
 
 
-def restored_buffers(
-    state_dict: dict[str, Any], parameters: list[Tensor], shapes: list[torch.Size]
-) -> dict[Tensor, dict[str, Tensor]]:
-    """The momenta and moments of a state dictionary, copied, in the dtype in which they were kept."""
-    keys = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-    found: dict[Tensor, dict[str, Tensor]] = {}
-    for key, p, shape in zip(keys, parameters, shapes, strict=False):  # PyTorch compares the numbers
-        entry = state_dict["state"].get(key, {})
-        if ("root_mean_square" in entry) != ("share" in entry):
-            msg = f"`state_dict` must have root_mean_square and share together; got {', '.join(entry)}. "
-            raise ValueError(msg + "Pass what MFAC.state_dict returned.")
-        for name, buffer in entry.items():
-            if not isinstance(buffer, Tensor):
-                continue
-            if buffer.shape != shape:
-                msg = f"`state_dict` must have {name} of the parameters' shapes; got {tuple(buffer.shape)} for "
-                raise ValueError(msg + f"{tuple(shape)}. Construct the same groups first.")
-            found.setdefault(p, {})[name] = buffer.detach().to(p.device, copy=True)
-    return found
+def _windows(
+    state_dict: Mapping[str, Any],
+    entries: dict[Tensor, Mapping[str, Any]],
+    served: list[Served],
+    options: Options,
+) -> list[SlidingWindowInverse | None]:
+    """The windows, of an own part of the dictionary before version 2."""
+    described = state_dict.get("windows")
+    if described is None:
+        described = [None] * len(served)
+    if not isinstance(described, list | tuple) or len(described) != len(served):
+        given = len(described) if isinstance(described, list | tuple) else check.describe(described)
+        msg = f"`state_dict` must be of {len(served)} windows; got {given}. Construct the same groups first."
+        raise ValueError(msg)
+    return [_window(words, part, entries, options) for words, part in zip(described, served, strict=True)]
+
+
+def _window(
+    words: Any, part: Served, entries: dict[Tensor, Mapping[str, Any]], options: Options
+) -> SlidingWindowInverse | None:
+    """The window of some parameters; None where there are none."""
+    if words is not None:
+        require_entries(("shapes", "dtypes", "kept"), words)
+        check_described(words, part.described(options), ("shapes", "dtypes"))
+        check_masks(words["kept"], part.described(options)["kept"])
+    if not part.parameters:
+        return None
+    if words is not None and "window" in words:
+        window = unpack_version_1(words, part.like)
+        check_described(options_of(window), options, SHARED)
+        return window
+    if words is not None:
+        require_entries(SHARED, words)
+        check_described(words | {"compression": compression_of(words["compression"])}, options, SHARED)
+    entry = next((entries[p]["window"] for p in part.parameters if entries[p].get("window")), None)
+    if entry is None:
+        shapes = part.described(options)["shapes"]
+        msg = f"`state_dict` must have a window in the state of a parameter of each group; got none for shapes {shapes}"
+        msg = f"{msg:.400}. {RETURNED}"
+        raise ValueError(msg)
+    require_entries(("fingerprint",), entry)
+    moved = {p: entries[p]["offset"] for p in part.parameters if "offset" in entries[p]}
+    if entry["fingerprint"] != fingerprint(part.described(options)) or moved != {p: part.offsets[p] for p in moved}:
+        msg = "`state_dict` must be of the same parameters in the same order, masks, normalization, precision and "
+        raise ValueError(msg + "compression; got another. Construct the optimizer as that was which was saved.")
+    return unpack_window(entry, part.like, part.dim, options)
+
+
+def _buffers(entry: Mapping[str, Any], p: Tensor, shape: torch.Size) -> dict[str, Any]:
+    """The momentum and the moment of a parameter, copied, in the dtype in which they were kept."""
+    # a checkpoint without some entry may give an empty dictionary for it
+    given = {name: entry[name] for name in (*TENSORS, "share") if isinstance(entry.get(name, {}), Mapping) is False}
+    if ("root_mean_square" in given) != ("share" in given):
+        msg = f"`state_dict` must have root_mean_square and share together; got {', '.join(given)}. "
+        raise ValueError(msg + RETURNED)
+    for name in TENSORS:
+        if name in given:
+            given[name] = _buffer(name, given[name], p, shape)
+    if "share" in given:
+        share = given["share"].item() if isinstance(given["share"], Tensor) else given["share"]
+        if not (isinstance(share, numbers.Real) and 0 <= share <= 1):
+            msg = f"`state_dict` must have a share in [0, 1]; got {check.describe(given['share'])}. "
+            raise ValueError(msg + RETURNED)
+        given["share"] = float(share)
+    return given
+
+
+def _buffer(name: str, x: Any, p: Tensor, shape: torch.Size) -> Tensor:
+    if not isinstance(x, Tensor) or x.dtype != _answer_dtype(p):
+        msg = f"`state_dict` must have {name} as a tensor of {_answer_dtype(p)}; got {check.describe(x)}. "
+        raise TypeError(msg + "Keep it out of casts.")
+    if x.shape != shape:
+        msg = f"`state_dict` must have {name} of the parameters' shapes; got {tuple(x.shape)} for {tuple(shape)}. "
+        raise ValueError(msg + "Construct the same groups first.")
+    return x.detach().to(p.device, copy=True)

@@ -1,4 +1,4 @@
-"""What an optimizer descends along: the gradients of parameters as one vector, in coordinates of their own."""
+"""What an optimizer descends along, the gradients of parameters as one vector in coordinates of their own; the step."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from .. import _moments
-from .groups import Group, check_one_kind
+from .groups import Group, check_one_kind, check_plain
 from .masks import Kept
+
+State = Mapping[Tensor, dict[str, Any]]
 
 
 class Descent(NamedTuple):
@@ -19,7 +21,7 @@ class Descent(NamedTuple):
     moments: dict[Tensor, dict[str, Any]]
 
 
-def descent(groups: list[Group], kept: Kept, state: Mapping[Tensor, dict[str, Any]]) -> Descent | None:
+def descent(groups: list[Group], kept: Kept, state: State) -> Descent | None:
     """What these groups descend along, from the state before the step; None where no weight has a gradient."""
     pairs = [(group, p) for group in groups for p in group["params"]]
     if not any(p.grad is not None and kept.size(p) for _, p in pairs):
@@ -38,7 +40,8 @@ def descent(groups: list[Group], kept: Kept, state: Mapping[Tensor, dict[str, An
 
 
 def _require_shape(p: Tensor, shape: torch.Size, state: Mapping[str, Any]) -> None:
-    """Refuse a parameter that has lost the shape of its momentum or moment, before anything is written."""
+    """Refuse a parameter that has lost its kind, or the shape of its momentum or moment, before anything is written."""
+    check_plain("`params` must stay", p)
     for name, buffer in state.items():
         if isinstance(buffer, Tensor) and buffer.shape != shape:
             msg = f"`params` must stay as they were at construction; got {tuple(p.shape)} beside {name} of shape "
@@ -49,9 +52,7 @@ def _part(group: Group, p: Tensor, kept: Kept) -> Tensor:
     """The gradient of one parameter, of its weights that may move."""
     if p.grad is None:
         return torch.zeros_like(kept.of(p, p))
-    if p.grad.layout != torch.strided:
-        msg = f"`params` must have dense gradients; got one in {p.grad.layout}. Construct its embedding without "
-        raise TypeError(msg + "sparse=True.")
+    check_plain("`params` must have gradients that are", p.grad)
     g = -p.grad if group["maximize"] else p.grad
     if group["weight_decay"] and not group["decoupled_weight_decay"]:
         g = g.add(p, alpha=float(group["weight_decay"]))
@@ -68,3 +69,33 @@ def _moment(state: Mapping[str, Any], g: Tensor, beta2: float) -> dict[str, Any]
 
 def _flat(parts: Iterable[Tensor]) -> Tensor:
     return torch.cat([part.reshape(-1) for part in parts])
+
+
+def move(groups: list[Group], kept: Kept, state: State, x: Tensor) -> None:
+    """Write the step F⁻¹g of these groups into momenta and parameters."""
+    parameters = [p for group in groups for p in group["params"]]
+    parts = dict(zip(parameters, x.split([kept.size(p) for p in parameters]), strict=True))
+    for group in groups:
+        moving = [p for p in group["params"] if p.grad is not None]
+        if not moving:
+            continue
+        weights = [kept.of(p, p) for p in moving]
+        steps = [parts[p].reshape(w.shape) for p, w in zip(moving, weights, strict=True)]
+        if group["momentum"]:
+            steps = _followed(moving, steps, float(group["momentum"]), state)
+        if group["weight_decay"] and group["decoupled_weight_decay"]:
+            steps = list(torch._foreach_add(steps, weights, alpha=float(group["weight_decay"])))
+        torch._foreach_add_(weights, steps, alpha=-float(group["lr"]))
+        for p, w in zip(moving, weights, strict=True):
+            kept.write(p, w)
+
+
+def _followed(parameters: list[Tensor], steps: list[Tensor], momentum: float, state: State) -> list[Tensor]:
+    """The momenta after these steps."""
+    for p, step in zip(parameters, steps, strict=True):
+        if state[p].get("momentum_buffer") is None:
+            state[p]["momentum_buffer"] = torch.zeros_like(step)
+    buffers = [state[p]["momentum_buffer"] for p in parameters]
+    torch._foreach_mul_(buffers, momentum)
+    torch._foreach_add_(buffers, steps)
+    return buffers

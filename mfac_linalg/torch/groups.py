@@ -2,16 +2,20 @@
 
 import math
 import numbers
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from .. import _validation as check
 
 Group = dict[str, Any]
 NUMBERS = {"lr": math.inf, "momentum": 1.0, "weight_decay": math.inf, "damping": math.inf, "beta2": 1.0}  # in [0, end)
 OPTIONS = (*NUMBERS, "window", "decoupled_weight_decay", "maximize")
+FOREIGN = ("betas", "eps", "nesterov", "dampening", "foreach", "fused", "capturable", "differentiable")
+"""Options of PyTorch's optimizers that would be passed over; other entries of a group are the user's own."""
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -27,6 +31,34 @@ def agreed(name: str, groups: list[Group]) -> float:
 def has_moments(groups: list[Group]) -> list[bool]:
     """Whether each group has a damping in the shape of Adam's denominator."""
     return [group["beta2"] is not None for group in groups]
+
+
+def check_group(group: Any, shared: set[str], known: set[Tensor]) -> Group:
+    """Accept a group by its kind, as a dictionary of one's own, without options that all groups share.
+
+    Its parameters are in no other group.
+    """
+    if not isinstance(group, Mapping) or "params" not in group:
+        given = f"entries {list(group)!r:.100}" if isinstance(group, Mapping) else f"a {type(group).__name__}"
+        msg = f"`param_group` must be a dictionary with the entry params; got {given}. Pass {{'params': parameters}}."
+        raise (ValueError if isinstance(group, Mapping) else TypeError)(msg)
+    if clash := sorted(shared & group.keys()):
+        msg = f"`{clash[0]}` must be the same for all groups; got one in a group. Pass it to the optimizer."
+        raise ValueError(msg)
+    params = [group["params"]] if isinstance(group["params"], Tensor) else group["params"]
+    if not isinstance(params, Iterable) or isinstance(params, Mapping | str | bytes | Set):
+        msg = f"`params` of a group must be an ordered iterable of parameters; got a {type(params).__name__}. Pass a "
+        raise TypeError(msg + "list.")
+    if foreign := [name for name in FOREIGN if group.get(name)]:
+        msg = (
+            f"`{foreign[0]}` must be left out of a group; got {group[foreign[0]]!r:.60}. MFAC has {', '.join(OPTIONS)}."
+        )
+        raise ValueError(msg)
+    listed = list(params)
+    check_tensors(listed)
+    tensors = [one[1] if isinstance(one, tuple) else one for one in listed]
+    _check_once(tensors, known)
+    return {**group, "params": listed}
 
 
 def settle_options(group: Group) -> None:
@@ -57,16 +89,57 @@ def _given(group: Group) -> list[tuple[str, float]]:
 
 def _number(name: str, value: Any) -> float:
     """The value of a number, or of a tensor of one."""
-    scalar = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
-    if isinstance(value, bool) or not (scalar or isinstance(value, numbers.Real)):
+    scalar = isinstance(value, Tensor) and value.numel() == 1 and not (value.is_complex() or value.is_meta)
+    if (
+        isinstance(value, bool)
+        or not (scalar or isinstance(value, numbers.Real))
+        or (scalar and value.dtype == torch.bool)
+    ):
         msg = f"`{name}` must be a number; got {check.describe(value)}. Pass a float."
         raise TypeError(msg)
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an int
+        return math.inf
+
+
+def check_params(params: Any) -> list[Any]:
+    """Accept an iterable of parameters, named or not, or of groups, as a list; it is not empty."""
+    if not isinstance(params, Iterable) or isinstance(params, Tensor | Mapping | str | bytes | Set):
+        msg = f"`params` must be an ordered iterable of parameters or of groups; got a {type(params).__name__}. Pass "
+        raise TypeError(msg + "model.parameters().")
+    listed = list(params)
+    if not listed:
+        msg = "`params` must hold at least one parameter; got none. Pass model.parameters(), which can be read once."
+        raise ValueError(msg)
+    kinds = [isinstance(one, Mapping) for one in listed]
+    if any(kinds) and not all(kinds):
+        msg = f"`params` must be all parameters or all groups; got {sum(kinds)} groups among {len(kinds)}. Put "
+        raise TypeError(msg + "parameters in groups of their own.")
+    if not any(kinds):
+        check_tensors(listed)
+    return listed
+
+
+def check_tensors(listed: list[Any]) -> None:
+    """Accept parameters, or pairs of names and parameters, that no gradient has to flow through."""
+    named = [isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str) for one in listed]
+    if any(named) and not all(named):
+        msg = f"`params` must all have names or none; got {sum(named)} names for {len(named)}. Pass "
+        raise ValueError(msg + "model.named_parameters() or model.parameters().")
+    for p in (one[1] if is_named else one for one, is_named in zip(listed, named, strict=True)):
+        if not isinstance(p, Tensor):
+            msg = f"`params` must hold tensors; got {check.describe(p)}. Pass model.parameters()."
+            raise TypeError(msg)
+        if not (p.is_leaf or p.retains_grad):
+            msg = f"`params` must be leaves of the graph; got one of shape {tuple(p.shape)} that was computed. Pass "
+            raise ValueError(msg + "what it was computed from.")
 
 
 def check_parameters(parameters: list[Tensor]) -> None:
-    """Accept real floating parameters of one dtype on one device."""
+    """Accept dense real floating parameters of one dtype on one device."""
     for p in parameters:
+        check_plain("`params` must be", p)
         if p.dtype not in FLOATING:
             msg = f"`params` must be float16, bfloat16, float32 or float64; got {p.dtype}. "
             raise TypeError(msg + "Pass real and imaginary parts as parameters of their own.")
@@ -74,10 +147,29 @@ def check_parameters(parameters: list[Tensor]) -> None:
     if any(p.is_meta for p in parameters):
         msg = "`params` must have values; got some on the device meta. Move the model to a device first."
         raise ValueError(msg)
-    if len(set(parameters)) < len(parameters):
-        twice = next(p for k, p in enumerate(parameters) if any(p is other for other in parameters[:k]))
-        msg = f"`params` must hold each parameter once; got one of shape {tuple(twice.shape)} twice. Pass "
-        raise ValueError(msg + "model.parameters(), which names tied ones once.")
+
+
+def _check_once(parameters: list[Tensor], known: set[Tensor]) -> None:
+    seen = set(known)
+    for p in parameters:
+        if p in seen:
+            msg = f"`params` must hold each parameter once; got one of shape {tuple(p.shape)} twice. Pass "
+            raise ValueError(msg + "model.parameters(), which names tied ones once.")
+        seen.add(p)
+
+
+def check_plain(wanted: str, p: Tensor) -> None:
+    """Refuse tensors that are not one dense array in memory."""
+    if hasattr(type(p), "__tensor_flatten__"):  # made of others, as DTensor of shards
+        msg = f"{wanted} plain tensors; got a {type(p).__name__}. Construct the optimizer on a model that is not "
+        raise TypeError(msg + "sharded or quantised: its windows hold whole gradients.")
+    if is_lazy(p):
+        msg = f"{wanted} initialised; got {type(p).__name__}. Call the model once before it is optimised."
+        raise ValueError(msg)
+    if p.layout != torch.strided or p.is_nested:
+        kind = "a nested one" if p.is_nested else f"one in {p.layout}"
+        msg = f"{wanted} dense tensors; got {kind}. Convert it, or construct its embedding without sparse=True."
+        raise TypeError(msg)
 
 
 def check_one_kind(tensors: list[Tensor]) -> None:

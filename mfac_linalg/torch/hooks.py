@@ -1,11 +1,25 @@
 """The masks of `torch.nn.utils.prune` in a model: hooks that compute a module's weight before each of its calls."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune as masks
 from torch.nn.utils.prune import BasePruningMethod
+
+
+def put_mask(model: nn.Module, name: str, mask: Tensor | None = None) -> str:
+    """Give a parameter a mask, one of ones unless given, and return the name that it has then.
+
+    Its hook runs before the module's others, which may read the weight: weight normalisation does.
+    """
+    module, tensor = place(model, name)
+    masks.custom_from_mask(module, tensor, torch.ones_like(getattr(module, tensor)) if mask is None else mask)
+    hooks: Any = module._forward_pre_hooks  # an OrderedDict
+    hooks.move_to_end(next(key for key, hook in hooks.items() if _is_mask_of(hook, tensor)), last=False)
+    return name if name.endswith("_orig") and tensor != name.rpartition(".")[2] else f"{name}_orig"
 
 
 def refresh(model: nn.Module) -> None:
@@ -27,33 +41,45 @@ def standing_weights(model: nn.Module, chosen: Collection[str]) -> dict[str, Ten
     return {name: weight.requires_grad_() for name, weight in held.items()}
 
 
+class UsedPastMaskError(ValueError):
+    """A masked parameter that a model uses where its mask has no effect."""
+
+    def __init__(self, name: str) -> None:
+        msg = f"`model` must call the modules of masked parameters; got {name!r}, used without such a call, or "
+        msg += "before it. A mask of torch.nn.utils.prune takes effect in calls alone. Call the module first, or "
+        super().__init__(msg + "leave the parameter out by `params`.")
+        self.name = name
+
+
 def refuse_standing(gradients: Mapping[str, Tensor | None]) -> None:
-    """Refuse a model that has used a standing weight, one that has a gradient: the parameter's own lacks that part."""
+    """Refuse a model that has used a weight past its mask, one that has a gradient: the parameter's own lacks it."""
     for name, gradient in gradients.items():
         if gradient is not None:
-            msg = f"`model` must call the modules of masked parameters; got {name!r}, used without such a call. "
-            msg += (
-                "A mask of torch.nn.utils.prune takes effect in calls alone. Call the module, or leave the parameter "
-            )
-            raise ValueError(msg + "out by `params`.")
+            raise UsedPastMaskError(name)
 
 
 @contextmanager
-def calls_required(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
-    """Refuse parameters whose modules have not been called at the end: a mask there would never take effect."""
+def calls_required(model: nn.Module, names: Mapping[str, str]) -> Iterator[None]:
+    """Refuse parameters, {name with its mask: name without}, that are used where a mask would have no effect."""
     owners = {name: place(model, name)[0] for name in names}
     called: set[nn.Module] = set()
     handles = [owner.register_forward_pre_hook(lambda module, _: called.add(module)) for owner in owners.values()]
     try:
         yield
+    except UsedPastMaskError as error:
+        raise _no_effect(names.get(error.name, error.name), "is used without such a call, or before it") from error
     finally:
         for handle in handles:
             handle.remove()
     for name, owner in owners.items():
         if owner not in called:
-            msg = f"`params` must choose parameters whose modules are called in a forward; got {name!r}, of a module "
-            msg += "that is not. A mask of torch.nn.utils.prune would never take effect there. Leave the parameter out "
-            raise ValueError(msg + "by `params`.")
+            raise _no_effect(names[name], "is of a module that is not called")
+
+
+def _no_effect(name: str, reason: str) -> ValueError:
+    msg = f"`params` must choose parameters that are used in calls of their modules; got {name!r}, which {reason}. A "
+    msg += "mask of torch.nn.utils.prune would have no effect there. Leave the parameter out by `params`."
+    return ValueError(msg)
 
 
 def place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -70,3 +96,7 @@ def _masked(model: nn.Module) -> Iterator[tuple[str, nn.Module, BasePruningMetho
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, BasePruningMethod):
                 yield f"{path}.{hook._tensor_name}_orig".removeprefix("."), module, hook
+
+
+def _is_mask_of(hook: object, tensor: str) -> bool:
+    return isinstance(hook, BasePruningMethod) and hook._tensor_name == tensor

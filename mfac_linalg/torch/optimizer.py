@@ -1,6 +1,6 @@
 """Descent along F⁻¹g, F over the newest gradients, as an optimizer of PyTorch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -9,14 +9,20 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .. import SlidingWindowInverse, TopK
+from .. import SlidingWindowInverse, TopK, _backend
 from .. import _validation as check
-from .checkpoints import check_groups, copied, restored_buffers, restored_windows, window_state
-from .descent import descent
-from .groups import Group, agreed, check_parameters, has_moments, settle_options
+from .checkpoints import Loaded, complete_state, read_state
+from .descent import descent, move
+from .groups import Group, agreed, check_group, check_parameters, check_params, has_moments, settle_options
+from .layout import Served
 from .masks import Kept, Masks
+from .model_state import forget_cached_weights
+from .window_state import unpack_window
+
+NOTHING: dict[str, Any] = {}
 
 
+@_backend.methods_outside_graphs
 class MFAC(Optimizer):
     """p ← p − lr (v + weight_decay p), v ← momentum v + F⁻¹g, F = λI + (1/m)Σ g gᵀ over the newest gradients, g in it.
 
@@ -85,8 +91,10 @@ class MFAC(Optimizer):
     F̂ = λI + (1/m)Σ D^−½g gᵀD^−½: that is F⁻¹g for F = λD + (1/m)Σ g gᵀ as long as D changes little within a window.
     Accuracy: ‖g − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ for the x = F⁻¹g that is taken. Windows of 16-bit parameters hold 16-bit
     gradients; F⁻¹g, momentum and √v̂ are float32.
+    A gradient of zeros is a gradient: it takes a place in the window, and changes F only by what the sum is divided by.
     `state_dict` holds all that the next step depends on, in tensors, numbers and words that `torch.load` takes with
-    ``weights_only=True``; training resumed from it is the same to the bit.
+    ``weights_only=True``; training resumed from it is the same to the bit. Windows are in the state of parameters, so
+    that `torch.distributed.checkpoint` and hooks of state dictionaries have them too.
 
     References
     ----------
@@ -138,7 +146,6 @@ class MFAC(Optimizer):
             "compression": compression,
         }
         self._kept = Kept(masks)
-        self._windows: list[SlidingWindowInverse] = []
         self._scaled: list[bool] = []  # whether a group has moments, as its window's gradients are scaled by
         defaults = {
             "lr": lr,
@@ -150,7 +157,7 @@ class MFAC(Optimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
             "maximize": maximize,
         }
-        super().__init__(params, defaults)
+        super().__init__(check_params(params), defaults)
         self._kept.refuse_strangers(chain.from_iterable(group["params"] for group in self.param_groups))
 
     @property
@@ -159,38 +166,70 @@ class MFAC(Optimizer):
 
         With `beta2` in coordinates in which the damping is λ: F̂ of the notes.
         """
-        return tuple(self._windows)
+        return tuple(self._window(groups) for groups in self._served())
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group with a window of its own, or to the shared window as long as that has not taken in a gradient."""
-        if self._shared_window and any(len(window) for window in self._windows):
+        if self._shared_window and self.param_groups and len(self._window(self.param_groups)):
             msg = "`param_group` must come before the first step of a shared window; got one after it. The gradients "
             raise ValueError(
                 msg + "held have no entries for it. Construct a new optimizer, or leave shared_window out."
             )
-        super().add_param_group(param_group)
+        known = {p for group in self.param_groups for p in group["params"]}
+        super().add_param_group(check_group(param_group, {*self._rules, "masks", "shared_window"}, known))
         try:
-            self._windows = self._with_window_for(self.param_groups[-1])
+            settle_options(self.param_groups[-1])
+            groups = self._served()[-1]
+            window = self._empty_window(groups)
         except BaseException:
             self.param_groups.pop()
             raise
+        self._hold(groups, window)
         self._scaled = has_moments(self.param_groups)
 
-    def _with_window_for(self, group: Group) -> list[SlidingWindowInverse]:
-        """The windows, empty where they serve the group that came last."""
-        if clash := sorted({*self._rules, "masks", "shared_window"} & group.keys()):
-            msg = f"`{clash[0]}` must be the same for all groups; got one in a group. Pass it to the optimizer."
-            raise ValueError(msg)
-        settle_options(group)
-        served = self.param_groups if self._shared_window else [group]
+    def _served(self) -> list[list[Group]]:
+        """For each window the groups whose gradients it holds."""
+        return [self.param_groups] if self._shared_window else [[group] for group in self.param_groups]
+
+    def _part(self, groups: list[Group]) -> Served:
+        return Served([p for group in groups for p in group["params"]], self._kept)
+
+    def _window(self, groups: list[Group]) -> SlidingWindowInverse:
+        """The window of these groups, which is in the state of one of their parameters."""
+        for p in (p for group in groups for p in group["params"]):
+            if "window" in (state := self.state.get(p, NOTHING)):
+                if not isinstance(state["window"], SlidingWindowInverse):  # put there as it is in a state dictionary
+                    part = self._part(groups)
+                    state["window"] = unpack_window(state["window"], part.like, part.dim, self._rules)
+                return state["window"]
+        window = self._empty_window(groups)
+        self._hold(groups, window)
+        return window
+
+    def _empty_window(self, groups: list[Group]) -> SlidingWindowInverse:
+        """A window for groups that agree in what it has one of."""
         for name in ("window", "damping"):
-            agreed(name, served)
-        parameters = [p for other in served for p in other["params"]]
-        check_parameters(parameters)
-        dim = sum(self._kept.size(p) for p in parameters)
+            agreed(name, groups)
+        part = self._part(groups)
+        check_parameters(part.parameters)
         # a window has at least one entry; that of a group without weights that may move is never used
-        made = SlidingWindowInverse(group["window"], max(1, dim), float(group["damping"]), **self._rules)
-        return [made] if self._shared_window else [*self._windows, made]
+        return SlidingWindowInverse(groups[0]["window"], max(1, part.dim), float(groups[0]["damping"]), **self._rules)
+
+    def _hold(self, groups: list[Group], window: SlidingWindowInverse) -> None:
+        """Put a window where a state dictionary has it, with a place for all that steps will make.
+
+        PyTorch's distributed checkpoints step with gradients of zeros where there is no state, and read what has a
+        place in the state of a parameter.
+        """
+        part = self._part(groups)
+        for p, offset in part.offsets.items():
+            self.state[p].pop("window", None)
+            self.state[p].update({"offset": offset, "momentum_buffer": self.state[p].get("momentum_buffer")})
+        for p in (p for group in groups if group["beta2"] is not None for p in group["params"]):
+            self.state[p].setdefault("root_mean_square", None)
+            self.state[p].setdefault("share", 0.0)
+        if part.parameters:
+            self.state[part.holder]["window"] = window
 
     # --- a step -----------------------------------------------------------------------------------------------------
 
@@ -204,69 +243,53 @@ class MFAC(Optimizer):
             Called first, with gradients enabled.
         """
         loss = None
+        if not (closure is None or callable(closure)):
+            msg = f"`closure` must be a function without arguments; got {check.describe(closure)}. Leave it out."
+            raise TypeError(msg)
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
             settle_options(group)
         if has_moments(self.param_groups) != self._scaled:
-            msg = (
-                "`beta2` must stay None, or a number; got a group in which it does not. The gradients held have other "
-            )
-            raise ValueError(msg + "units then. Construct a new optimizer.")
-        found = [(window, groups, descent(groups, self._kept, self.state)) for window, groups in self._served()]
-        with _together(self._windows):
-            answers = [(groups, way, _answer(window, groups, way.g)) for window, groups, way in found if way]
+            msg = "`beta2` must stay None, or a number; got a group in which it does not. The gradients held have "
+            raise ValueError(msg + "other units then. Construct a new optimizer.")
+        found = [(groups, descent(groups, self._kept, self.state)) for groups in self._served()]
+        moving = [(self._window(groups), groups, way) for groups, way in found if way]
+        with _together([window for window, _, _ in moving]):
+            answers = [(groups, way, _answer(window, groups, way.g)) for window, groups, way in moving]
         for groups, way, x in answers:
-            self._move(groups, x if way.scale is None else x * way.scale)
+            move(groups, self._kept, self.state, x if way.scale is None else x * way.scale)
             for p, moment in way.moments.items():
                 self.state[p].update(moment)
+        forget_cached_weights()
         return loss
-
-    def _served(self) -> Iterator[tuple[SlidingWindowInverse, list[Group]]]:
-        """Each window with the groups whose gradients it holds."""
-        groups = [self.param_groups] if self._shared_window else [[group] for group in self.param_groups]
-        return zip(self._windows, groups, strict=True)
-
-    def _move(self, groups: list[Group], x: Tensor) -> None:
-        """Write the step F⁻¹g of these groups into momenta and parameters."""
-        parameters = [p for group in groups for p in group["params"]]
-        parts = dict(zip(parameters, x.split([self._kept.size(p) for p in parameters]), strict=True))
-        for group in groups:
-            moving = [p for p in group["params"] if p.grad is not None]
-            if not moving:
-                continue
-            weights = [self._kept.of(p, p) for p in moving]
-            steps = [parts[p].reshape(w.shape) for p, w in zip(moving, weights, strict=True)]
-            if group["momentum"]:
-                steps = self._followed(moving, steps, float(group["momentum"]))
-            if group["weight_decay"] and group["decoupled_weight_decay"]:
-                steps = list(torch._foreach_add(steps, weights, alpha=float(group["weight_decay"])))
-            torch._foreach_add_(weights, steps, alpha=-float(group["lr"]))
-            for p, w in zip(moving, weights, strict=True):
-                self._kept.write(p, w)
-
-    def _followed(self, parameters: list[Tensor], steps: list[Tensor], momentum: float) -> list[Tensor]:
-        """The momenta after these steps."""
-        for p, step in zip(parameters, steps, strict=True):
-            if "momentum_buffer" not in self.state[p]:
-                self.state[p]["momentum_buffer"] = torch.zeros_like(step)
-        buffers = [self.state[p]["momentum_buffer"] for p in parameters]
-        torch._foreach_mul_(buffers, momentum)
-        torch._foreach_add_(buffers, steps)
-        return buffers
 
     # --- kept elsewhere ---------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of all that the next step depends on; beside PyTorch's entries the windows, as ``"windows"``.
+        """Return a copy of all that the next step depends on, in PyTorch's form.
 
-        The windows are apart from the state of the parameters, which PyTorch casts to their dtype when it is loaded.
+        The state of a parameter has its momentum and moment, and that of one in each group its window, in tensors and
+        numbers whose shapes stay the same. ``"windows"`` says in words what they must fit.
         """
         for group in self.param_groups:
             settle_options(group)
-        windows = [window_state(window, *self._layout(groups)) for window, groups in self._served()]
-        return {**copied(super().state_dict()), "windows": windows}
+        # after the hooks that run before, and before those that see the dictionary
+        handle = self.register_state_dict_post_hook(MFAC._complete, prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            handle.remove()
+
+    def _complete(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """PyTorch's dictionary with the windows."""
+        parts: list[tuple[Served, SlidingWindowInverse | None]] = []
+        for groups in self._served():
+            part, window = self._part(groups), self._window(groups)
+            self._hold(groups, window)  # another parameter may be trained now
+            parts.append((part, window if part.parameters else None))
+        return complete_state(state_dict, self.param_groups, parts, self._rules)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Become what `state_dict` described: the options of groups, the momenta and moments, the windows.
@@ -277,24 +300,38 @@ class MFAC(Optimizer):
             Not such a dictionary, or one of other parameters, masks, or options that groups do not have. The
             optimizer stays as it was.
         """
-        layouts = [self._layout(groups) for _, groups in self._served()]
-        windows = restored_windows(state_dict, layouts, self._rules)
-        check_groups(state_dict["param_groups"], windows)
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        shapes = [self._kept.shape(p) for p in parameters]
-        buffers = restored_buffers(state_dict, parameters, shapes)
-        super().load_state_dict(state_dict)
-        for p, kept in buffers.items():
-            self.state[p].update(kept)
-        self._windows, self._scaled = windows, has_moments(self.param_groups)
+        loaded: list[Loaded] = []
 
-    def _layout(self, groups: list[Group]) -> tuple[list[Tensor], list[Tensor | None]]:
-        """The parameters of some groups, and the indices of weights that may move."""
-        parameters = [p for group in groups for p in group["params"]]
-        return parameters, [self._kept.indices.get(p) for p in parameters]
+        def read(_: Optimizer, given: Any) -> dict[str, Any]:
+            parts = [self._part(groups) for groups in self._served()]
+            loaded.append(read_state(given, self.param_groups, parts, self._rules))
+            return loaded[-1].rest  # the others are not to be cast to the dtype of the parameters
+
+        if not isinstance(state_dict, Mapping):
+            msg = f"`state_dict` must be a dictionary; got {check.describe(state_dict)}. Pass what state_dict returned."
+            raise TypeError(msg)
+        # after the hooks that may change the dictionary, and before those that see the optimizer loaded
+        handles = (
+            self.register_load_state_dict_pre_hook(read),
+            self.register_load_state_dict_post_hook(lambda _: self._become(loaded[-1]), prepend=True),
+        )
+        try:
+            super().load_state_dict(dict(state_dict))
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _become(self, loaded: Loaded) -> None:
+        """Take over what was loaded, beside what PyTorch has cast."""
+        for p, buffers in loaded.buffers.items():
+            self.state[p].update(buffers)
+        for groups, window in zip(self._served(), loaded.windows, strict=True):
+            if window is not None:
+                self._hold(groups, window)
+        self._scaled = has_moments(self.param_groups)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {name: vars(self)[name] for name in ("_shared_window", "_rules", "_kept", "_windows", "_scaled")}
+        own = {name: vars(self)[name] for name in ("_shared_window", "_rules", "_kept", "_scaled")}
         return {**super().__getstate__(), **own}
 
 
@@ -314,11 +351,11 @@ def _answer(window: SlidingWindowInverse, groups: list[Group], g: Tensor) -> Ten
 
 @contextmanager
 def _together(windows: list[SlidingWindowInverse]) -> Iterator[None]:
-    """All windows change, or none: what a window held before one step goes on answering after it."""
-    before = [vars(window).copy() for window in windows]
+    """All windows change, or none: a step is a new damping at most, and one gradient, which a snapshot survives."""
+    before = [window._snapshot() for window in windows]
     try:
         yield
     except BaseException:
-        for window, state in zip(windows, before, strict=True):
-            vars(window).update(state)
+        for window, snapshot in zip(windows, before, strict=True):
+            window._restore(snapshot)
         raise

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _validation as check
+from .model_state import forget_cached_weights
 
 Selection = Iterable[str] | Callable[[str, nn.Parameter], bool] | None
 
@@ -88,6 +89,7 @@ class Unravel:
         with torch.no_grad():
             for name, parameter in chosen_parameters(model, self.names).items():
                 parameter.copy_(tensors[name])
+        forget_cached_weights()
 
 
 def chosen_parameters(model: nn.Module, params: Selection) -> dict[str, nn.Parameter]:
@@ -136,11 +138,9 @@ def tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield f"{path}.{name}".removeprefix("."), tensor
 
 
-def copies_of_written(model: nn.Module) -> dict[Tensor, Tensor]:
-    """Copies of what a model may write to when it is called: buffers, and embeddings that it keeps within a norm."""
-    embeddings = (module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag))
-    bounded = (module.weight for module in embeddings if module.max_norm is not None)
-    return {tensor: tensor.detach().clone() for tensor in (*model.buffers(), *bounded)}
+def selected_names(params: Selection) -> Selection:
+    """A selection that can be asked for more than once, as an iterator of names can not."""
+    return params if params is None or callable(params) else _names(params)
 
 
 def _names(params: Any) -> list[str]:

@@ -1,24 +1,21 @@
 """Pruning of PyTorch models, which leaves the masks of `torch.nn.utils.prune`."""
 
-import contextlib
-import itertools
 import numbers
-from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import prune as masks
 
 from .. import _validation as check
 from ..pruning import Pruned, prune
-from .gradients import Loss, iter_gradients, refuse_inference_mode
-from .hooks import calls_required, place, refresh
+from .hooks import place, put_mask, refresh
+from .masked_model import MaskedModel, Source
+from .model_state import unchanged
 from .parameters import Selection, Unravel, chosen_parameters, places_of, unravel_of
-from .samples import Batches, arguments_of, each_batch
-
-OPTIONS = ("steps", "relative", "update", "lengths")
+from .rows import Loss, check_differentiable
+from .samples import Batches, check_batches
 
 
 def prune_model(
@@ -27,13 +24,17 @@ def prune_model(
     batches: Batches,
     sparsity: float | Sequence[float],
     *,
+    steps: int = 1,
     damping: float | Sequence[float],
+    relative: bool = False,
     num_gradients: int | None = None,
     params: Selection = None,
     by_layer: bool = False,
     block_sizes: Any = None,
+    update: str = "joint",
+    lengths: Sequence[float] = (1.0,),
     validation: Batches | None = None,
-    **options: Any,
+    progress: bool = False,
 ) -> Pruned:
     """Prune a model by F⁻¹ in place: the weights are moved, and `torch.nn.utils.prune` holds the masks.
 
@@ -41,29 +42,40 @@ def prune_model(
     ----------
     model : torch.nn.Module
         In eval mode where it has batch normalisation, and float32 or float64: ``model.float()`` makes it so. Masks that
-        it has already stay.
+        it has already stay. But for its weights and masks it is given back as it was: every batch is met by what the
+        model held before the call (buffers, attributes, hidden states).
     loss_fn : callable
         ``loss_fn(outputs, targets)`` of a batch, as a scalar.
     batches : iterable of (inputs, targets)
-        A DataLoader or a list: each batch makes one gradient row.
+        A DataLoader or a list: each batch makes one gradient row. An iterator will do for one pass, or for
+        `num_gradients` a step as long as it lasts.
     sparsity : float or sequence of float
         As in `mfac_linalg.pruning.prune`; one for each parameter with `by_layer`.
+    steps : int
+        As in `prune`.
     damping : float or sequence of float
+    relative : bool
         As in `prune`.
     num_gradients : int, optional
         Rows a step: each step goes on in `batches` where the last one stopped, and from the start when they are used
         up. All batches, each step, unless given.
     params : iterable of str or callable, optional
         What to prune, as in `per_sample_gradients`; all parameters of two or more axes unless given, with the gains of
-        weight normalisation among them.
+        weight normalisation among them. The mask is that of the parameter: it leaves zeros in a weight that is computed
+        from it by weight or spectral normalisation, not by an orthogonal parametrisation.
     by_layer : bool
         Every parameter keeps its own share of weights, instead of all weights competing.
-    block_sizes : int, sequence of int or "layers", optional
-        Blocks of F, as in `prune`; "layers" for one for each parameter.
+    block_sizes : int, sequence of int, "layers" or "filters", optional
+        Blocks of F, as in `prune`; "layers" for one for each parameter, "filters" for one for each index of its first
+        axis: the weights of an output channel, or of an output of a linear layer.
+    update : {"joint", "single"}
+    lengths : sequence of float
+        As in `prune`.
     validation : iterable of (inputs, targets), optional
-        Other batches, on whose mean loss several dampings or `lengths` are judged: a list, or a DataLoader.
-    **options
-        `steps`, `relative`, `update` and `lengths` of `prune`.
+        Other batches, on whose mean loss several dampings or `lengths` are judged: a list, or a DataLoader. The loss of
+        a batch is taken for a mean, and counts by its number of samples.
+    progress : bool
+        As in `prune`.
 
     Returns
     -------
@@ -73,12 +85,14 @@ def prune_model(
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        As `prune` and `per_sample_gradients`; batches that are used up for good; a chosen parameter whose module is
-        not called, so that a mask would never take effect, or that several modules share. The model is as it was then.
+        As `prune` and `per_sample_gradients`; batches that are used up for good; a chosen parameter that is used
+        without a call of its module or before it, so that a mask would have no effect there, or that several modules
+        share; a layer that divides by the norm of weights which are all gone: weight normalisation of an output channel
+        without weights. The model is as it was then.
 
     Notes
     -----
-    Cost: a forward and a backward pass for each batch of each step, and a step of `prune`.
+    Cost: a forward and a backward pass for each batch of each step, and a step of `prune`; a copy of the model.
     `torch.nn.utils.prune.remove` makes the zeros permanent.
 
     Examples
@@ -91,108 +105,96 @@ def prune_model(
     >>> found.mask.sum(), model[0].weight_mask.sum() + model[2].weight_mask.sum()
     (tensor(33), tensor(33.))
     """
-    chosen = _prunable(model, params)
+    chosen = _prunable(model, loss_fn, params)
     unravel = unravel_of(chosen)
     if isinstance(block_sizes, str):
-        check.check_choice("block_sizes", block_sizes, ("layers",))
-        block_sizes = unravel.sizes
-    before = unravel.ravel({name: parameter.detach() for name, parameter in chosen.items()})
-    _check_options(sparsity, damping, options, by_layer=by_layer, judged=validation is not None)
+        check.check_choice("block_sizes", block_sizes, ("layers", "filters"))
+        block_sizes = unravel.sizes if block_sizes == "layers" else _filter_sizes(chosen)
+    judged = validation is not None
+    candidates = _check_choices(sparsity, damping, lengths, by_layer=by_layer, judged=judged)
+    check.check_flag("progress", progress)
+    steps = check.check_size("steps", steps)
+    check_batches("batches", batches, steps if num_gradients is None else 1)
+    if validation is not None:
+        check_batches("validation", validation, steps * candidates)
     count = None if num_gradients is None else check.check_size("num_gradients", num_gradients)
-    source = _round_and_round(batches)
-
-    def gradients_fn(weights: Tensor, step: int) -> Tensor:
-        unravel.write(model, weights)
-        taken = batches if count is None else itertools.islice(source, count)
-        with contextlib.nullcontext() if step else calls_required(model, unravel.names):
-            rows = list(iter_gradients(model, loss_fn, taken, params=unravel.names))
-            return torch.stack(rows) if rows else _refuse_none("batches")
-
-    def loss(weights: Tensor) -> float:
-        _write(model, unravel, weights)
-        return mean_loss(model, loss_fn, () if validation is None else validation)
-
-    try:
+    before = unravel.ravel({name: parameter.detach() for name, parameter in chosen.items()})
+    mask = unravel.ravel({name: _mask(model, name) for name in chosen})
+    with unchanged(model, loss_fn):
+        masked = MaskedModel.of(model, loss_fn, chosen, Source(batches, count))
         found = prune(
             before,
-            gradients_fn,
+            masked.gradients,
             sparsity,
+            steps=steps,
             damping=damping,
+            relative=relative,
+            update=update,
             layer_sizes=unravel.sizes if by_layer else None,
             block_sizes=block_sizes,
-            mask=unravel.ravel({name: _mask(model, name) for name in chosen}),
-            loss_fn=None if validation is None else loss,
-            **options,
+            mask=mask,
+            lengths=lengths,
+            loss_fn=None if validation is None else lambda weights: masked.mean_loss(weights, validation),
+            progress=progress,
         )
-    except BaseException:
-        _write(model, unravel, before)
-        raise
-    unravel.write(model, found.weights)
-    _leave_masks(model, unravel, found.mask)
-    refresh(model)
+        masked.refuse_undefined(found.weights)
+    _refuse_nan([step.loss for step in found.steps])
+    _apply(model, unravel, found)
     return found
 
 
-def _check_options(sparsity: Any, damping: Any, options: dict[str, Any], *, by_layer: Any, judged: bool) -> None:
-    """Refuse, in the words of `prune_model`, what `prune` would refuse in its own."""
+def _apply(model: nn.Module, unravel: Unravel, found: Pruned) -> None:
+    """Write weights and masks."""
+    unravel.write(model, found.weights)
+    for name, part in unravel(found.mask).items():
+        put_mask(model, name, part)
+    refresh(model)
+
+
+def _refuse_nan(losses: list[float | None]) -> None:
+    """Refuse losses by which nothing was chosen."""
+    for loss in losses:
+        if loss is not None and not np.isfinite(loss):
+            msg = f"`validation` must have finite losses for one candidate of each step at least; got {loss}. Look for "
+            raise ValueError(msg + "nan and inf in these batches, or pass smaller `lengths`.")
+
+
+def _check_choices(sparsity: Any, damping: Any, lengths: Any, *, by_layer: Any, judged: bool) -> int:
+    """Refuse, in the words of `prune_model`, what `prune` would refuse in its own; how many candidates a step has."""
     check.check_flag("by_layer", by_layer)
-    if unknown := [name for name in options if name not in OPTIONS]:
-        msg = f"`options` must be of {', '.join(OPTIONS)}; got {unknown[0]!r}. Masks are those of the model, layers "
-        raise TypeError(msg + "its parameters: see `by_layer` and `block_sizes`.")
     if not by_layer and not isinstance(sparsity, numbers.Real):
         msg = f"`sparsity` must be one float; got {check.describe(sparsity)}. Pass by_layer=True for one a parameter."
         raise TypeError(msg)
-    several = [n for n, value in (("damping", damping), ("lengths", options.get("lengths", 1.0))) if np.size(value) > 1]
+    sizes = {"damping": np.size(damping), "lengths": np.size(lengths)}
+    several = [name for name, size in sizes.items() if size > 1]
     if several and not judged:
         msg = f"`validation` must be given to choose among several values of `{several[0]}`; got None. Pass other "
         raise TypeError(msg + "batches.")
-
-
-def mean_loss(model: nn.Module, loss_fn: Loss, batches: Batches) -> float:
-    """The mean of the losses of `validation`, each weighted by its number of samples."""
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for batch in each_batch(batches, "validation"):
-            arguments, options = arguments_of(batch.inputs)
-            total += float(loss_fn(model(*arguments, **options), batch.targets)) * batch.count
-            count += batch.count
-    return total / count if count else _refuse_none("validation")
+    return sizes["damping"] * sizes["lengths"]
 
 
 def _weights(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1
 
 
-def _prunable(model: nn.Module, params: Selection) -> dict[str, nn.Parameter]:
+def _prunable(model: nn.Module, loss_fn: Loss, params: Selection) -> dict[str, nn.Parameter]:
     """The chosen parameters; refused where they cannot be pruned, or several modules share one."""
-    refuse_inference_mode()
+    check_differentiable(model, loss_fn)
     chosen = chosen_parameters(model, _weights if params is None else params)
     dtype = next(iter(chosen.values())).dtype
     if dtype not in (torch.float32, torch.float64):
         msg = f"`model` must be float32 or float64 where it is pruned; got {dtype}. Call model.float()."
         raise TypeError(msg)
+    for name, parameter in chosen.items():
+        if parameter.is_inference():
+            msg = f"`model` must have parameters that can be written; got {name!r}, made in torch.inference_mode(). "
+            raise ValueError(msg + "Make the model outside of it.")
     for shared in places_of(model, chosen).values():
         if len(shared) > 1:
             msg = f"`params` must choose parameters of one module each; got {' = '.join(shared)}. A mask of "
             msg += "torch.nn.utils.prune would untie them. Leave the parameter out by `params`."
             raise ValueError(msg)
     return chosen
-
-
-def _round_and_round(batches: Batches) -> Iterator[tuple[Any, Any]]:
-    """Batch after batch, from the start again when they are used up."""
-    while True:
-        found = False
-        for batch in batches:
-            found = True
-            yield batch
-        if not found:
-            _refuse_none("batches")
-
-
-def _refuse_none(name: str) -> NoReturn:
-    msg = f"`{name}` must hold batches each time they are asked for; got none. Pass a list or a DataLoader."
-    raise ValueError(msg)
 
 
 def _mask(model: nn.Module, name: str) -> Tensor:
@@ -202,12 +204,7 @@ def _mask(model: nn.Module, name: str) -> Tensor:
     return torch.ones_like(model.get_parameter(name), dtype=torch.bool) if mask is None else mask > 0
 
 
-def _write(model: nn.Module, unravel: Unravel, weights: Tensor) -> None:
-    """Set the parameters, and the masked weights that are computed from them."""
-    unravel.write(model, weights)
-    refresh(model)
-
-
-def _leave_masks(model: nn.Module, unravel: Unravel, mask: Tensor) -> None:
-    for name, part in unravel(mask).items():
-        masks.custom_from_mask(*place(model, name), part)
+def _filter_sizes(chosen: dict[str, nn.Parameter]) -> tuple[int, ...]:
+    """The number of weights of each index of the first axis, parameter after parameter."""
+    lengths = [(p.shape[0] if p.ndim else 1, p.numel()) for p in chosen.values()]
+    return tuple(size // count for count, size in lengths for _ in range(count))

@@ -35,21 +35,27 @@ class Samples:
         if len(set(counts)) > 1:
             msg = f"`inputs` and `targets` must have as many samples; got {counts}. Pass one target for each input."
             raise ValueError(msg)
+        if counts[0] == 0:
+            msg = "`inputs` and `targets` must have at least one sample; got none, of which there is no gradient. "
+            raise ValueError(msg + "Leave the batch out.")
         return cls(inputs, targets, counts[0])
 
-    @property
-    def parts(self) -> tuple[Any, Any]:
-        """Inputs and targets."""
-        return self.inputs, self.targets
-
     def at(self, samples: slice) -> tuple[Any, Any]:
-        """The inputs and targets of some samples."""
-        return pytree.tree_map(lambda leaf: leaf[samples] if isinstance(leaf, Tensor) else leaf, self.parts)
+        """Copies of the inputs and targets of some samples, without a graph: a model may write to its inputs."""
+        return pytree.tree_map(
+            lambda leaf: leaf[samples].detach().clone() if isinstance(leaf, Tensor) else leaf,
+            (self.inputs, self.targets),
+        )
+
+    @property
+    def whole(self) -> tuple[Any, Any]:
+        """Copies of all inputs and targets."""
+        return self.at(slice(None))
 
     @property
     def axes(self) -> tuple[Any, Any]:
         """The axis of samples of each tensor, None of constants: `in_dims` of vmap."""
-        return pytree.tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, self.parts)
+        return pytree.tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, (self.inputs, self.targets))
 
 
 def alone(x: Any) -> Any:
@@ -59,12 +65,24 @@ def alone(x: Any) -> Any:
 
 def each_batch(batches: Batches, name: str = "batches") -> Iterator[Samples]:
     """The batches of an argument, one after the other."""
+    check_batches(name, batches)
     for batch in batches:
         yield Samples.of(*check.check_pair(name, batch))
 
 
+def check_batches(name: str, batches: Any, passes: int = 1) -> None:
+    """Accept what can be asked for its batches, so many times."""
+    if not (isinstance(batches, Iterable) or hasattr(batches, "__getitem__")) or isinstance(batches, str | Mapping):
+        msg = f"`{name}` must be an iterable of (inputs, targets); got {check.describe(batches)}. Pass a DataLoader or "
+        raise TypeError(msg + "a list.")
+    if passes > 1 and isinstance(batches, Iterator):
+        msg = f"`{name}` must hold batches each time they are asked for, {passes} times here; got "
+        msg += f"{type(batches).__name__}, an iterator, which is used up once. Pass a list or a DataLoader."
+        raise ValueError(msg)
+
+
 def arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a model is called with: a tuple is its positional, a dictionary its keyword arguments."""
-    if isinstance(inputs, tuple):
-        return inputs, {}
+    """What a model is called with: a tuple or list is its positional, a dictionary its keyword arguments."""
+    if isinstance(inputs, tuple | list):
+        return tuple(inputs), {}
     return ((), inputs) if isinstance(inputs, dict) else ((inputs,), {})

@@ -1,0 +1,138 @@
+"""What any real symmetric d × d operator of this library is: its products with vectors, and ways into SciPy."""
+
+import abc
+from functools import partial
+from typing import Any, Self
+
+from . import _backend
+from . import _validation as check
+from ._state import State
+
+Array = Any
+
+
+@_backend.methods_outside_graphs
+class SymmetricOperator(abc.ABC):
+    """The abstract base of F⁻¹ and of F: all that follows from one product with columns."""
+
+    __array_ufunc__ = None  # ndarray @ operator is ours
+    __array_priority__ = 100.0
+
+    @property
+    @abc.abstractmethod
+    def _current(self) -> State:
+        """The state to answer from."""
+
+    @property
+    def dim(self) -> int:
+        """Number d of parameters."""
+        return self._current.form.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(d, d)."""
+        return (self.dim, self.dim)
+
+    @property
+    def dtype(self) -> Any:
+        """Dtype of the answers."""
+        return self._current.dtype
+
+    @property
+    def device(self) -> Any:
+        """Device of the answers."""
+        return _backend.device(self._like)
+
+    @property
+    def T(self) -> Self:  # noqa: N802 (the name NumPy gives it)
+        """The transpose: the object itself, which is symmetric."""
+        return self
+
+    @property
+    def H(self) -> Self:  # noqa: N802
+        """The adjoint: the object itself, which is real symmetric."""
+        return self
+
+    @property
+    def _like(self) -> Array:
+        return self._current.form.rows.like
+
+    @abc.abstractmethod
+    def matvec(self, v: Array) -> Array:
+        """Return the product with v, (d,) or (d, 1)."""
+
+    @abc.abstractmethod
+    def matmat(self, V: Array) -> Array:  # noqa: N803 (one letter, as in the formulas)
+        """Return the product with V, (d, k)."""
+
+    def rmatvec(self, v: Array) -> Array:
+        """The product of the transpose with v: `matvec`, by symmetry."""
+        return self.matvec(v)
+
+    def rmatmat(self, V: Array) -> Array:  # noqa: N803
+        """The product of the transpose with V: `matmat`, by symmetry."""
+        return self.matmat(V)
+
+    def _matvec(self, v: Array) -> Array:
+        """As `matvec`, by the name that PyLops calls on what it wraps."""
+        return self.matvec(v)
+
+    def _rmatvec(self, v: Array) -> Array:
+        """As `matvec`, by the name that PyLops calls on what it wraps."""
+        return self.matvec(v)
+
+    def __matmul__(self, v: Array) -> Array:
+        if not _backend.is_array(v):
+            return NotImplemented
+        return self.matvec(v) if v.ndim == 1 else self.matmat(v)
+
+    def __rmatmul__(self, v: Array) -> Array:
+        if not _backend.is_array(v):
+            return NotImplemented
+        if v.ndim != 2:
+            return self.matvec(v)
+        return self.matmat(v.T).T
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Give `tensor @ operator` to the operator: PyTorch asks the right operand here and nowhere else."""
+        if getattr(func, "__name__", "") in ("matmul", "__matmul__") and len(args) == 2:
+            left, right = args
+            return right.__rmatmul__(left) if isinstance(right, SymmetricOperator) else left.__matmul__(right)
+        return NotImplemented
+
+    def as_linear_operator(self) -> Any:
+        """A scipy.sparse.linalg.LinearOperator (CuPy's for CuPy), with matmat; it can be pickled.
+
+        SciPy's takes and gives NumPy arrays whatever the library: vectors of another travel there and back. Vectors and
+        matrices of any real or complex dtype are answered in the dtype that a matrix of `dtype` would give; what is
+        wider than `dtype` is computed in `dtype`, scaled so that nothing overflows or underflows. It answers for the
+        operator as it is when asked: that of a window slides with it.
+        """
+        return _backend.linear_operator(self)
+
+    def _vector_product(self, function: Any, v: Array, name: str) -> Array:
+        """`function` of one vector (d,) or (d, 1); of a complex one by parts."""
+        if _backend.is_complex(v):
+            check.check_complex(name, v, self._like, self.dtype)
+            check.check_vector_shape(name, v, self.dim)
+            columns = self._by_parts(partial(function, name=name), v if v.ndim == 2 else v[:, None], name)
+            return columns if v.ndim == 2 else columns[:, 0]
+        v = check.check_vector(name, v, self._like, self.dtype, self.dim, column=True)
+        if v.ndim == 2:
+            return _backend.in_float64(function, self._current, v)
+        return _backend.in_float64(function, self._current, v[:, None])[:, 0]
+
+    def _matrix_product(self, function: Any, v: Array, name: str) -> Array:
+        """`function` of columns (d, k); of complex ones by parts."""
+        if _backend.is_complex(v):
+            check.check_complex(name, v, self._like, self.dtype)
+            check.check_shape(name, v, (self.dim, "k"), "Pass one vector per column.")
+            return self._by_parts(partial(function, name=name), v, name)
+        v = check.check_columns(name, v, self._like, self.dtype, self.dim)
+        return _backend.in_float64(partial(function, name=name), self._current, v)
+
+    def _by_parts(self, function: Any, z: Array, name: str) -> Array:
+        """`function` of x + iy for real x and y (d, k), as one product with 2k columns."""
+        parts = check.check_columns(name, _backend.as_parts(z), self._like, self.dtype, self.dim)
+        return _backend.from_parts(_backend.in_float64(function, self._current, parts))

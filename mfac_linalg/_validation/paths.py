@@ -1,0 +1,52 @@
+"""Checks of paths: what is one, and what may be written to or read."""
+
+import errno
+import os
+import stat
+from typing import Any
+
+from .words import describe
+
+KINDS = (
+    (stat.S_ISDIR, "folder"),
+    (stat.S_ISFIFO, "pipe"),
+    (stat.S_ISSOCK, "socket"),
+    (stat.S_ISCHR, "device"),
+    (stat.S_ISBLK, "device"),
+)
+
+
+def check_path(path: Any, name: str = "path") -> str:
+    """Accept a str, bytes or path-like that names something."""
+    try:
+        text = os.fsdecode(path)
+    except TypeError as refused:
+        msg = f"`{name}` must be a str or path-like; got {describe(path)}. Pass the name of a file."
+        raise TypeError(msg) from refused
+    if not text or "\0" in text:
+        msg = f"`{name}` must be a name without null characters, and not empty; got {describe(path)}. Correct it."
+        raise ValueError(msg)
+    return text
+
+
+def check_regular(path: str) -> os.stat_result | None:
+    """Refuse what is there, perhaps behind a link, and no regular file; its status, None where nothing is there."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as failed:
+        raise path_error(failed, path, "reached") from failed
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((word for is_kind, word in KINDS if is_kind(status.st_mode)), "special file")
+        number = errno.EISDIR if kind == "folder" else errno.EINVAL
+        raise OSError(number, f"`path` must be a regular file; got a {kind}. Pass the name of a file", path)
+    return status
+
+
+def path_error(failed: OSError, path: str, done: str, name: str = "path") -> OSError:
+    """The same error, of the same class, with the argument in its text."""
+    msg = (
+        f"`{name}` must be a file that can be {done}; {failed.strerror or failed}. Look after the disk, or pass another"
+    )
+    return OSError(failed.errno or errno.EIO, msg, path)

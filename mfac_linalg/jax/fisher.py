@@ -1,0 +1,93 @@
+"""Rows of a classifier's true Fisher matrix: the gradient of every class's log-probability, times its root."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+from jax import numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from .. import _validation as check
+from .gradients import Array, Unravel, check_function, count_samples
+
+
+def fisher_gradients(
+    logits_fn: Callable[[Any, Any], Array],
+    params: Any,
+    inputs: Any,
+    *,
+    reduction: str = "mean",
+    chunk_size: int | None = None,
+) -> tuple[Array, Unravel]:
+    """Return G of which Gᵀ G = (1/N) Σ_i Σ_y p_iy ∇log p_iy (∇log p_iy)ᵀ is the Fisher matrix of a classifier.
+
+    Row i C + y is √(p_iy/N) ∇log p_iy, with p_i = softmax(logits_fn(params, x_i)): `mfac_linalg.torch.fisher_gradients`
+    says more of it.
+
+    Parameters
+    ----------
+    logits_fn : callable
+        ``logits_fn(params, x)`` of one sample, without a leading axis → logits, shape (C,) with C ≥ 2 classes.
+    params : pytree of arrays
+        What to differentiate by.
+    inputs : pytree of arrays, shape (N, …)
+        The samples.
+    reduction : {"mean", "sum"}
+        "sum" leaves out the factor 1/N. In either case pass ``normalization="sum"`` to the inverse, for the rows hold
+        all factors: F = Λ + Gᵀ G.
+    chunk_size : int, optional
+        Samples that are differentiated at a time; all at once unless given.
+
+    Returns
+    -------
+    rows : array, shape (N C, d)
+        A sample's classes one after the other.
+    unravel : callable
+        As in `per_sample_gradients`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `per_sample_gradients`; logits of another shape.
+
+    Notes
+    -----
+    Cost: one forward and C backward passes a sample; O(N C d) memory for the rows. It can be compiled.
+
+    Examples
+    --------
+    >>> import jax, mfac_linalg as ml
+    >>> from jax import numpy as jnp
+    >>> from mfac_linalg.jax import fisher_gradients
+    >>> params = {"weight": jnp.ones((4, 3)), "bias": jnp.zeros(3)}
+    >>> x = jax.random.normal(jax.random.key(0), (8, 4))
+    >>> rows, unravel = fisher_gradients(lambda params, x: x @ params["weight"] + params["bias"], params, x)
+    >>> fisher = ml.WoodburyRankOneInverse(rows, damping=0.1, normalization="sum")
+    >>> rows.shape, fisher.dim
+    ((24, 15), 15)
+    """
+    check_function("logits_fn", logits_fn, "(params, x)")
+    check.check_choice("reduction", reduction, ("mean", "sum"))
+    count = count_samples(inputs)
+    size = count if chunk_size is None else check.check_size("chunk_size", chunk_size)
+    factor = 1 / math.sqrt(count) if reduction == "mean" else 1.0
+
+    def rows_of(x: Any) -> Array:
+        return _class_rows(logits_fn, params, x) * factor
+
+    each = jax.vmap(rows_of)(inputs) if size >= count else lax.map(rows_of, inputs, batch_size=size)
+    return each.reshape(-1, each.shape[-1]), ravel_pytree(params)[1]
+
+
+def _class_rows(logits_fn: Callable[[Any, Any], Array], params: Any, x: Any) -> Array:
+    """√p_y ∇log p_y of one sample, (C, d): pulled back from the logits, where it is √p_y (e_y − p)."""
+    logits, pull_back = jax.vjp(lambda values: logits_fn(values, x), params)
+    if not isinstance(logits, jax.Array) or logits.ndim != 1 or logits.shape[0] < 2:
+        msg = "`logits_fn` must return the logits of one sample, shape (classes,), two classes at least; got "
+        raise ValueError(msg + f"{check.describe(logits)}. Of one logit z, [0, z] are the two.")
+    log_p = jax.nn.log_softmax(logits)
+    root = jnp.exp(log_p / 2)
+    errors = jnp.eye(logits.shape[0], dtype=logits.dtype) - jnp.exp(log_p)[None, :]
+    return jax.vmap(lambda v: ravel_pytree(pull_back(v)[0])[0])(root[:, None] * errors)

@@ -1,0 +1,104 @@
+"""Rows of a classifier's true Fisher matrix: the gradient of every class's log-probability, times its root."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import _validation as check
+from .model_state import unchanged
+from .parameters import Selection, Unravel
+from .rows import Rows
+from .samples import Samples, arguments_of
+
+
+def fisher_gradients(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    reduction: str = "mean",
+    params: Selection = None,
+    chunk_size: int | None = None,
+) -> tuple[Tensor, Unravel]:
+    """Return G of which Gᵀ G = (1/N) Σ_i Σ_y p_iy ∇log p_iy (∇log p_iy)ᵀ is the Fisher matrix of a classifier.
+
+    Row i C + y is √(p_iy/N) ∇log p_iy, with p_i = softmax(model(x_i)). No label is needed: it is the expectation over
+    the labels that the model itself would give, where the empirical Fisher takes those of the data. For softmax and
+    logistic regression it is the Hessian of the mean cross-entropy, for a network its generalised Gauss–Newton matrix.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Whose outputs are logits, shape (m, C) with C ≥ 2 classes (log-probabilities will do too). As in
+        `per_sample_gradients`; in eval mode where it has dropout.
+    inputs : tensors, shape (N, …)
+        As in `per_sample_gradients`.
+    reduction : {"mean", "sum"}
+        "sum" leaves out the factor 1/N: Gᵀ G = Σ_i Σ_y p_iy ∇log p_iy (∇log p_iy)ᵀ. In either case pass
+        ``normalization="sum"`` to the inverse, for the rows hold all factors: F = Λ + Gᵀ G.
+    params, chunk_size
+        As in `per_sample_gradients`.
+
+    Returns
+    -------
+    rows : torch.Tensor, shape (N C, d)
+        A sample's classes one after the other.
+    unravel : Unravel
+
+    Raises
+    ------
+    ValueError, TypeError, RuntimeError
+        As `per_sample_gradients`; outputs of another shape.
+
+    Notes
+    -----
+    Cost: C forward and backward passes a sample; O(N C d) memory for the rows.
+    A sample's C rows are dependent, Σ_y √p_iy g_iy = 0, so that F − Λ has the rank N (C − 1) at most.
+
+    References
+    ----------
+    .. [1] F. Kunstner, L. Balles, P. Hennig, "Limitations of the Empirical Fisher Approximation for Natural Gradient
+       Descent", NeurIPS 2019, arXiv:1905.12558, equations 3 and 4.
+
+    Examples
+    --------
+    >>> import torch, mfac_linalg as ml
+    >>> from mfac_linalg.torch import fisher_gradients
+    >>> model, x = torch.nn.Linear(4, 3), torch.randn(8, 4)
+    >>> rows, unravel = fisher_gradients(model, x)
+    >>> fisher = ml.WoodburyRankOneInverse(rows, damping=0.1, normalization="sum")
+    >>> rows.shape, fisher.dim
+    (torch.Size([24, 15]), 15)
+    """
+    check.check_choice("reduction", reduction, ("mean", "sum"))
+    size = None if chunk_size is None else check.check_size("chunk_size", chunk_size)
+    samples = Samples.of(inputs, None)
+    rows = Rows.of(model, _weighted_log_probability, params)
+    classes = _count_classes(model, samples)
+    each = rows.empty(samples.count * classes).reshape(samples.count, classes, -1)
+    for label in range(classes):
+        labels = torch.full((samples.count,), label, device=each.device)
+        each[:, label] = rows.of_samples(Samples(samples.inputs, labels, samples.count), size)
+    if reduction == "mean":
+        each /= math.sqrt(samples.count)
+    return each.reshape(samples.count * classes, -1), rows.unravel
+
+
+def _weighted_log_probability(outputs: Tensor, labels: Tensor) -> Tensor:
+    """√p log p of one sample's label, to be differentiated with √p held fixed; 0 for a logit of −∞."""
+    log_p = torch.log_softmax(outputs, dim=1).gather(1, labels[:, None])[0, 0]
+    root = (log_p.detach() / 2).exp()
+    return root * torch.where(root == 0, torch.zeros_like(log_p), log_p)
+
+
+def _count_classes(model: nn.Module, samples: Samples) -> int:
+    """C, by a call with one sample."""
+    inputs, _ = samples.at(slice(1))
+    arguments, options = arguments_of(inputs)
+    with unchanged(model):
+        outputs = model(*arguments, **options)
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+        msg = f"`model` must return logits of shape (m, classes), two classes at least; got {check.describe(outputs)} "
+        raise ValueError(msg + "of one sample. Wrap it in a module that does; of one logit z, [0, z] are the two.")
+    return int(outputs.shape[1])

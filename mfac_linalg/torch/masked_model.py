@@ -1,0 +1,136 @@
+"""A model while it is pruned: masked by ones, with weights that are written, differentiated and judged."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .hooks import calls_required, masked_parameters, put_mask, refresh
+from .model_state import ModelState, unchanged
+from .parameters import Unravel, unravel_of
+from .rows import Loss, Rows, check_scalar
+from .samples import Batches, Samples, arguments_of, each_batch
+
+
+@dataclass
+class MaskedModel:
+    """A model with masks, whose weights are written, differentiated and judged."""
+
+    model: nn.Module
+    loss_fn: Loss
+    chosen: dict[str, nn.Parameter]  # by the names that masks give them
+    names: dict[str, str]  # those names, and without masks
+    source: "Source"
+    needs_graph: bool = False  # to be called: a model that differentiates on its way
+
+    @classmethod
+    def of(cls, model: nn.Module, loss_fn: Loss, chosen: dict[str, nn.Parameter], source: "Source") -> "MaskedModel":
+        """Give masks of ones to chosen parameters that have none, so that what masks do not reach is found."""
+        has_mask = masked_parameters(model)
+        names = {name if name in has_mask else put_mask(model, name): name for name in chosen}
+        refresh(model)
+        return cls(model, loss_fn, {name: model.get_parameter(name) for name in names}, names, source)
+
+    @property
+    def _unravel(self) -> Unravel:
+        return unravel_of(self.chosen)
+
+    def gradients(self, weights: Tensor, step: int) -> Tensor:
+        """One row for each batch of a step."""
+        self._write(weights)
+        if step:
+            self.refuse_undefined(weights)
+        rows = Rows.by(self.model, self.loss_fn, self.chosen)
+        with contextlib.nullcontext() if step else calls_required(self.model, self.names):
+            found = [rows.of_batch(*batch.whole) for batch in self.source.of_step()]
+            return torch.stack(found) if found else _refuse_none("batches")
+
+    def mean_loss(self, weights: Tensor, batches: Batches) -> float:
+        """The mean of the losses of other batches, each weighted by its number of samples."""
+        self._write(weights)
+        total, count = 0.0, 0
+        with unchanged(self.model, self.loss_fn) as state:
+            for batch in each_batch(batches, "validation"):
+                total += self._loss(batch, state) * batch.count
+                count += batch.count
+                state.restore()
+        return total / count if count else _refuse_none("validation")
+
+    def refuse_undefined(self, weights: Tensor) -> None:
+        """Refuse weights of which a layer divides by the norm, and which are all gone."""
+        self._write(weights)
+        with unchanged(self.model, self.loss_fn) as state:
+            loss = self._loss(self.source.last, state)
+            undefined = next(_undefined_weights(self.model), None)
+        if undefined or not np.isfinite(loss):
+            where = f"nan in {undefined!r}" if undefined else f"a loss of {loss}"
+            msg = f"`sparsity` must leave the model defined; got {where} after pruning. Where a layer divides by the "
+            msg += "norm of weights that are all gone, as weight normalisation does, fold it into the weights by "
+            raise ValueError(msg + "remove_parametrizations, leave the parameter out by `params`, or prune less.")
+
+    def _loss(self, batch: Samples, state: ModelState) -> float:
+        """The loss of a batch, without a graph where the model can do so."""
+        try:
+            with torch.set_grad_enabled(self.needs_graph):
+                inputs, targets = batch.whole
+                arguments, options = arguments_of(inputs)
+                return float(check_scalar(self.loss_fn(self.model(*arguments, **options), targets)).detach())
+        except RuntimeError as error:
+            if self.needs_graph or "grad" not in str(error):
+                raise
+        state.restore()
+        self.needs_graph = True
+        return self._loss(batch, state)
+
+    def _write(self, weights: Tensor) -> None:
+        """Set the parameters, and the masked weights that are computed from them."""
+        self._unravel.write(self.model, weights)
+        refresh(self.model)
+
+
+class Source:
+    """The batches of each step: all of them, or as many as are wanted, on from where the last step stopped."""
+
+    def __init__(self, batches: Batches, count: int | None) -> None:
+        self._batches, self._count, self._endless = batches, count, _round_and_round(batches)
+        self.last: Samples = Samples((), (), 0)
+
+    def of_step(self) -> Iterator[Samples]:
+        """The batches of a step; `last` is that which came last."""
+        taken = self._batches if self._count is None else itertools.islice(self._endless, self._count)
+        for batch in each_batch(taken):
+            self.last = batch
+            yield batch
+
+
+def _round_and_round(batches: Batches) -> Iterator[tuple[Any, Any]]:
+    """Batch after batch, from the start again when they are used up."""
+    while True:
+        found = False
+        for batch in batches:
+            found = True
+            yield batch
+        if not found:
+            _refuse_none("batches")
+
+
+def _undefined_weights(model: nn.Module) -> Iterator[str]:
+    """The names of weights that are not finite, as the modules have computed them in their last call."""
+    for path, module in model.named_modules():
+        with torch.no_grad():
+            computed = {name: getattr(module, name) for name in getattr(module, "parametrizations", {})}
+        by_hooks = {getattr(hook, "name", None) for hook in module._forward_pre_hooks.values()}  # older normalisations
+        computed |= {name: value for name, value in vars(module).items() if name in by_hooks}
+        for name, value in computed.items():
+            if isinstance(value, Tensor) and not bool(torch.isfinite(value.detach()).all()):
+                yield f"{path}.{name}".removeprefix(".")
+
+
+def _refuse_none(name: str) -> NoReturn:
+    msg = f"`{name}` must hold batches each time they are asked for; got none. Pass a list or a DataLoader."
+    raise ValueError(msg)

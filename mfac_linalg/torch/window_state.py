@@ -1,0 +1,203 @@
+"""A window as tensors and numbers whose shapes do not change as it fills, and the way back.
+
+Distributed checkpoints are read into the tensors of a new optimizer, whose windows are empty.
+"""
+
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import SlidingWindowInverse, TopK
+from .. import _validation as check
+
+HOST_AXES = {"slots": 1, "ages": 1, "exponents": 1, "direction": 1, "gram": 2, "factor": 2}  # of the window's length
+FLOAT64 = ("direction", "gram", "factor")  # the others of these are int64
+NUMBERS = ("version", "count", "placed", "damping", "norm", "sharp", "factorizations", "has_error")
+Options = dict[str, Any]
+"""normalization, precision and compression: what all windows of an optimizer have in common."""
+
+
+def pack_window(window: SlidingWindowInverse, like: Tensor) -> dict[str, Any]:
+    """Return a copy of a window of gradients like an empty tensor: tensors padded to its capacity, ints and floats."""
+    placed = window._held is not None
+    state = (window if placed else _placed_window(window, like)).state_dict()
+    rows = {name: state[name] for name in _row_names(state["compression"])}
+    small = {name: _on_device(state[name], like.device) for name in HOST_AXES}
+    padded = {name: _pad(x, window.window, HOST_AXES.get(name, 1)) for name, x in (rows | small).items()}
+    if _feeds_back(state["compression"]):
+        error = state.get("error")
+        padded["error"] = rows["values"].new_zeros(window.dim, dtype=_error_dtype(like)) if error is None else error
+    return padded | {
+        "version": int(state["version"]),
+        "count": len(window),
+        "placed": int(placed),
+        "damping": float(window.damping),
+        "norm": float(state["norm"]),
+        "sharp": int(state["sharp"]),
+        "factorizations": int(state["factorizations"]),
+        "has_error": int(state.get("error") is not None),
+    }
+
+
+def unpack_window(entry: Any, like: Tensor, dim: int, options: Options) -> SlidingWindowInverse:
+    """Return the window that `pack_window` was given, beside an empty tensor like its gradients.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Entries that are missing or of another kind, shape or dtype.
+    """
+    compression = None if options["compression"] is None else options["compression"]._as_dict()
+    count, capacity = _check_entries(entry, like, dim, compression)
+    if not entry["placed"]:
+        return SlidingWindowInverse(capacity, dim, float(entry["damping"]), **options)
+    state: dict[str, Any] = {
+        **{name: entry[name] for name in ("version", "norm", "factorizations")},
+        **{name: options[name] for name in ("normalization", "precision")},
+        "damping": float(entry["damping"]),
+        "sharp": bool(entry["sharp"]),
+        "window": capacity,
+        "dim": dim,
+        "decay": 1.0,
+        "compression": compression,
+        "gradient_dtype": str(like.dtype).removeprefix("torch."),
+    }
+    for name in _row_names(compression):
+        state[name] = entry[name][:count].to(like.device)
+    for name, axes in HOST_AXES.items():
+        state[name] = entry[name][(slice(count),) * axes].cpu().numpy()
+    if entry["has_error"]:
+        state["error"] = entry["error"].to(like.device)
+    return SlidingWindowInverse.from_state_dict(state)
+
+
+def require_entries(names: tuple[str, ...], part: Any) -> None:
+    """Refuse what is not a dictionary with these entries, such as the state of another optimizer."""
+    given = ", ".join(map(str, part)) if isinstance(part, Mapping) else check.describe(part)
+    if not (isinstance(part, Mapping) and part.keys() >= set(names)):
+        msg = f"`state_dict` must have the entries {', '.join(names)}; got {given:.200}. "
+        raise ValueError(msg + "Pass what MFAC.state_dict returned.")
+
+
+def _check_entries(entry: Any, like: Tensor, dim: int, compression: Options | None) -> tuple[int, int]:
+    """Accept the entries of a window; return how many gradients it holds, and may hold."""
+    rows = _row_names(compression)
+    error = ("error",) if _feeds_back(compression) else ()
+    require_entries((*NUMBERS, *rows, *error, *HOST_AXES), entry)
+    for name in NUMBERS:
+        if not isinstance(entry[name], numbers.Real):
+            msg = f"`state_dict` must have a number as {name} of a window; got {check.describe(entry[name])}. "
+            raise TypeError(msg + "Pass what MFAC.state_dict returned.")
+    gram = entry["gram"]
+    capacity = len(gram) if isinstance(gram, Tensor) and gram.ndim else 0
+    dtypes = dict.fromkeys(HOST_AXES, torch.int64) | dict.fromkeys(FLOAT64, torch.float64)
+    wanted: dict[str, tuple[tuple[int, ...], torch.dtype | None]] = {
+        name: ((capacity,) * HOST_AXES[name], dtypes[name]) for name in ("gram", *HOST_AXES)
+    }
+    if compression is None:
+        wanted["rows"] = ((capacity, dim), like.dtype)
+    if error:
+        wanted["error"] = ((dim,), _error_dtype(like))
+    for name, (shape, dtype) in wanted.items():
+        _check_tensor(name, entry[name], shape, dtype)
+    for name in rows:
+        _check_tensor(name, entry[name], (capacity, *entry[name].shape[1:]) if _is_matrix(entry[name]) else (), None)
+    count = entry["count"]
+    if not (isinstance(count, int) and 0 <= count <= capacity and capacity):
+        msg = f"`state_dict` must have a count of gradients in [0, {capacity}]; got {check.describe(count)}. "
+        raise ValueError(msg + "Pass what MFAC.state_dict returned.")
+    return count, capacity
+
+
+def _check_tensor(name: str, x: Any, shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
+    """Accept a tensor of this shape, and of this dtype where one is given."""
+    if not isinstance(x, Tensor) or (dtype is not None and x.dtype != dtype):
+        msg = f"`state_dict` must have a tensor{'' if dtype is None else f' of {dtype}'} as {name} of a window; got "
+        raise TypeError(msg + f"{check.describe(x)}. Keep it out of casts.")
+    if tuple(x.shape) != shape or not shape:
+        msg = f"`state_dict` must have {name} of a window in shape {shape or '(window, entries)'}; got "
+        raise ValueError(msg + f"{check.describe(x)}. Pass what MFAC.state_dict returned.")
+
+
+def _is_matrix(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.ndim == 2
+
+
+def _row_names(compression: Options | None) -> tuple[str, ...]:
+    return ("rows",) if compression is None else ("values", "indices")
+
+
+def _feeds_back(compression: Options | None) -> bool:
+    return compression is not None and compression["error_feedback"]
+
+
+def _error_dtype(like: Tensor) -> torch.dtype:
+    """That of the answers of a window."""
+    return torch.promote_types(like.dtype, torch.float32)
+
+
+def _placed_window(window: SlidingWindowInverse, like: Tensor) -> SlidingWindowInverse:
+    """An empty window like one that has not seen a gradient; the shapes of its rows are all that matters."""
+    rules = window._rules
+    return SlidingWindowInverse(
+        1,
+        window.dim,
+        window.damping,
+        normalization=rules.normalization,
+        precision=rules.precision,
+        compression=rules.compression,
+        dtype=like.dtype,
+        device=like.device,
+        xp=torch,
+    )
+
+
+def _on_device(x: np.ndarray, device: torch.device) -> Tensor:
+    """A small array as a tensor beside the gradients, as distributed checkpoints want it; on the host for MPS."""
+    host = torch.from_numpy(np.ascontiguousarray(x))
+    return host if device.type == "mps" else host.to(device)
+
+
+def _pad(x: Tensor, count: int, axes: int) -> Tensor:
+    """X with zeros up to a length along its first axes; x itself where it has that length."""
+    if len(x) == count:
+        return x
+    padded = x.new_zeros((*(count,) * axes, *x.shape[axes:]))
+    padded[tuple(slice(n) for n in x.shape[:axes])] = x
+    return padded
+
+
+# --- before version 2 -------------------------------------------------------------------------------------------------
+
+
+def unpack_version_1(entry: Any, like: Tensor) -> SlidingWindowInverse:
+    """Return the window of an entry in ``state_dict["windows"]`` as they were at first: whole, with its options."""
+    require_entries(("shapes", "dtypes", "kept", "host", "window"), entry)
+    if not isinstance(entry["window"], Mapping):
+        msg = f"`state_dict` must have windows that are dictionaries; got {check.describe(entry['window'])}. "
+        raise TypeError(msg + "Pass what MFAC.state_dict returned.")
+    state = {
+        name: value.to(like.device) if isinstance(value, Tensor) else value for name, value in entry["window"].items()
+    }
+    rows = _row_names(state.get("compression")) if "slots" in state else ()
+    require_entries((*rows, *entry["host"]), state)
+    for name in entry["host"]:
+        if not isinstance(state[name], Tensor):
+            msg = f"`state_dict` must have a tensor as {name} of a window; got {check.describe(state[name])}. "
+            raise TypeError(msg + "Pass what MFAC.state_dict returned.")
+        state[name] = entry["window"][name].cpu().numpy()
+    return SlidingWindowInverse.from_state_dict(state)
+
+
+def options_of(window: SlidingWindowInverse) -> Options:
+    """The options of a window that it shares with others."""
+    return {name: getattr(window._rules, name) for name in ("normalization", "precision", "compression")}
+
+
+def compression_of(described: Any) -> Any:
+    """A TopK from its arguments, as a state dictionary has them; None for None."""
+    return TopK(**described) if isinstance(described, Mapping) else described

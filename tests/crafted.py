@@ -1,0 +1,65 @@
+"""Files taken apart and put together again with whatever is wanted in them, and right checksums."""
+
+import hashlib
+import io
+import json
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from mfac_linalg import _storage
+
+BFLOAT16 = "bfloat16"
+
+
+def taken_apart(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The header of a file, and its arrays as they are stored."""
+    with zipfile.ZipFile(path) as archive:
+        header = json.loads(archive.read(_storage.HEADER))
+        arrays = {name: np.load(io.BytesIO(archive.read(f"{name}.npy"))) for name in header["arrays"]}
+    return header, arrays
+
+
+def as_npy(x: np.ndarray) -> bytes:
+    """The .npy file of an array, of a format that `save` writes."""
+    file = io.BytesIO()
+    layout = {"descr": x.dtype.str, "fortran_order": False, "shape": x.shape}
+    np.lib.format.write_array_header_2_0(file, layout)
+    return file.getvalue() + x.tobytes()
+
+
+def described(x: np.ndarray, content: bytes, dtype: str | None = None) -> dict[str, Any]:
+    """What a header says of an array."""
+    return {"shape": list(x.shape), "dtype": dtype or x.dtype.name, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def put_together(
+    path: Any,
+    header: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    *,
+    describe: bool = True,
+    text: str | None = None,
+    members: tuple[tuple[str, bytes], ...] = (),
+    compression: int = zipfile.ZIP_STORED,
+) -> None:
+    """A file of this header, or of this text in its place, and of these arrays, with more members beside them."""
+    contents = {name: as_npy(x) for name, x in arrays.items()}
+    if describe:
+        before = header["arrays"]
+        kept = {n: BFLOAT16 for n, x in arrays.items() if before.get(n, {}).get("dtype") == BFLOAT16}
+        found = {n: described(x, contents[n], kept.get(n)) for n, x in arrays.items()}
+        header = {**header, "arrays": found}
+    with open(path, "w+b") as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, content in (*((f"{n}.npy", c) for n, c in contents.items()), *members):
+                with archive.open(zipfile.ZipInfo(name, _storage.EPOCH), "w", force_zip64=True) as member:
+                    member.write(content)
+            info = zipfile.ZipInfo(_storage.HEADER, _storage.EPOCH)
+            archive.writestr(info, json.dumps(header) if text is None else text, compress_type=compression)
+            archive.comment = b" " * _storage.DIGEST
+            infos = archive.infolist()
+        digest = _storage._digest_around(file, infos)
+        file.seek(-_storage.DIGEST, 2)
+        file.write(digest)

@@ -1,0 +1,413 @@
+"""What a call of a model writes: every row starts from the same model, which is given back as it was."""
+
+import copy
+from functools import partial
+
+import pytest
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+adapter = pytest.importorskip("mfac_linalg.torch")
+written = pytest.importorskip("tests.written_models")
+parametrize = pytest.importorskip("torch.nn.utils.parametrize")
+LOSS = nn.functional.cross_entropy
+SAMPLES = 4
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # vmap of an LSTM
+BY_MODEL = pytest.mark.parametrize("make", written.MODELS)
+
+
+def one_by_one(model, loss, x, y):
+    return torch.stack(list(adapter.iter_gradients(model, loss, zip(x.split(1), y.split(1), strict=True))))
+
+
+CALLS = {
+    "samples": lambda *args: adapter.per_sample_gradients(*args)[0],
+    "chunks": lambda *args: adapter.per_sample_gradients(*args, chunk_size=3)[0],
+    "means": lambda *args: adapter.mean_gradients(*args, batch_size=1)[0],
+    "batches": one_by_one,
+}
+BY_CALL = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+
+
+@pytest.fixture
+def data():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(SAMPLES, 4, generator=generator), torch.arange(SAMPLES) % 3
+
+
+def made(make):
+    torch.manual_seed(1)
+    return make()
+
+
+def autograd_rows(make, x, y):
+    """The gradients of single samples, each by a model of its own."""
+    rows = []
+    for i in range(len(y)):
+        model = made(make)
+        parameters = list(model.parameters())
+        outputs = model(x[i : i + 1].clone())
+        parts = torch.autograd.grad(LOSS(outputs, y[i : i + 1]), parameters)
+        rows.append(torch.cat([part.reshape(-1) for part in parts]))
+    return torch.stack(rows)
+
+
+def rows_or_refusal(call, model, data):
+    """The rows; None where vmap cannot batch a model, which is refused with what can be done."""
+    try:
+        return call(model, LOSS, *data)
+    except RuntimeError as error:
+        if "Use mean_gradients with batch_size=1" not in str(error):
+            raise
+        return None
+
+
+@BY_MODEL
+@BY_CALL
+def test_every_row_starts_from_the_same_model(make, call, data):
+    rows = rows_or_refusal(call, made(make), data)
+    if rows is not None:
+        torch.testing.assert_close(rows, autograd_rows(make, *data))
+    else:
+        assert call in (CALLS["samples"], CALLS["chunks"])
+
+
+@BY_MODEL
+@BY_CALL
+def test_a_model_is_given_back_as_it_was_and_can_be_used(make, call, data):
+    model = made(make)
+    before, inputs = written.held(model), data[0].clone()
+    rows_or_refusal(call, model, data)
+    assert written.held(model) == before
+    assert torch.equal(data[0], inputs)
+    copy.deepcopy(model)
+    model(inputs[:1])
+
+
+@BY_MODEL
+def test_gradients_on_a_model_are_left_alone(make, data):
+    model = made(make)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = written.held(model)
+    adapter.mean_gradients(model, LOSS, *data, batch_size=2)
+    assert written.held(model) == before
+    gradients = {id(parameter): parameter.grad for parameter in model.parameters()}
+    pruned(model, data, 0.3, params=["layer"])
+    for parameter in model.parameters():
+        assert parameter.grad is gradients[id(parameter)]
+        assert torch.equal(parameter.grad, torch.ones_like(parameter))
+
+
+@BY_MODEL
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_model_is_as_it_was_when_the_loss_fails(make, data, after):
+    model, calls = made(make), []
+
+    def loss(outputs, targets):
+        calls.append(1)
+        if len(calls) > after:
+            msg = "out of luck"
+            raise RuntimeError(msg)
+        return LOSS(outputs, targets)
+
+    before = written.held(model)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        adapter.mean_gradients(model, loss, *data, batch_size=2)
+    assert written.held(model) == before
+
+
+@BY_MODEL
+def test_a_model_is_as_it_was_while_its_gradients_are_asked_for_one_by_one(make, data):
+    model = made(make)
+    before = written.held(model)
+    gradients = adapter.iter_gradients(model, LOSS, [data, data])
+    next(gradients)
+    assert written.held(model) == before
+    gradients.close()
+    assert written.held(model) == before
+
+
+def pruned(model, data, sparsity=0.4, **options):
+    batches = [data, (data[0] + 1, data[1]), (data[0] - 1, data[1])]
+    choice = {"damping": [1e-2, 1.0], "validation": batches, "lengths": (1.0, 0.5)}
+    return adapter.prune_model(model, LOSS, batches, sparsity, **choice | options)
+
+
+@BY_MODEL
+def test_pruning_changes_weights_and_masks_alone(make, data):
+    model, other = made(make), made(make)
+    found = pruned(model, data, params=["layer"])
+    before = dict(other.named_buffers())
+    for name, tensor in model.named_buffers():
+        assert name.endswith("_mask") or torch.equal(tensor, before[name])
+    skipped = ("_", "training")
+    plain = {name: written.held(value) for name, value in vars(model).items() if not name.startswith(skipped)}
+    fresh = {name: written.held(value) for name, value in vars(other).items() if not name.startswith(skipped)}
+    assert plain.keys() == fresh.keys()
+    assert model.training == other.training
+    assert found.steps[0].loss is not None
+
+
+@BY_MODEL
+def test_candidates_are_judged_by_the_model_as_it_was(make, data):
+    model = made(make)
+    found = pruned(model, data, params=["layer"], damping=1e-2, lengths=(1.0,))
+    losses = []
+    for shift in (0, 1, -1):
+        fresh = copy.deepcopy(model)
+        losses.append(float(LOSS(fresh(data[0] + shift), data[1]).detach()))
+    assert found.steps[0].loss == pytest.approx(sum(losses) / 3, rel=1e-5)
+
+
+@BY_MODEL
+def test_a_model_is_as_it_was_when_pruning_fails(make, data):
+    model = made(make)
+    before = written.held(model)
+    with pytest.raises(TypeError, match="`validation` must be pairs"):
+        pruned(model, data, validation=[data, data[0]])
+    assert written.held(model) == before
+
+
+class Energy(nn.Module):
+    """A model whose outputs are a gradient by its inputs, which needs a graph to be called."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.last = nn.Linear(4, 8), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = x.requires_grad_()
+        (slope,) = torch.autograd.grad(torch.tanh(self.layer(x)).sum(), x, create_graph=True)
+        return self.last(slope)
+
+
+def test_a_model_that_differentiates_may_be_judged_on_other_batches(data):
+    torch.manual_seed(0)
+    model = Energy()
+    found = pruned(model, data, steps=2)
+    expected = [float(LOSS(model(data[0] + shift), data[1]).detach()) for shift in (0, 1, -1)]
+    assert found.steps[-1].loss == pytest.approx(sum(expected) / 3, rel=1e-5)
+
+
+class Running(nn.Module):
+    """A loss that keeps a mean of itself, and divides by it."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.ones(()))
+
+    def forward(self, outputs, targets):
+        loss = LOSS(outputs, targets)
+        self.mean.mul_(0.5).add_(loss.detach())
+        return loss / self.mean
+
+
+@pytest.mark.parametrize("loss_of", [lambda loss: loss, lambda loss: loss.forward], ids=["module", "method"])
+def test_a_loss_that_writes_to_itself_starts_anew_for_every_row(data, loss_of):
+    model, state, (x, y) = made(written.Written), Running(), data
+    loss = loss_of(state)
+    rows = adapter.mean_gradients(model, loss, x[:1].expand(3, -1), y[:1].expand(3), batch_size=1)[0]
+    assert torch.equal(rows[0], rows[1])
+    assert torch.equal(rows[0], rows[2])
+    assert state.mean == 1
+
+
+def test_objects_that_are_hooks_or_losses_start_anew_for_every_row(data):
+    hook, counted = written.Recorder(), written.Recorder()
+    model = nn.Sequential(nn.Linear(4, 3))
+    model[0].register_forward_hook(hook)
+    (x, y), expected = data, adapter.mean_gradients(nn.Sequential(model[0]), LOSS, *data, batch_size=1)[0]
+    for call in CALLS.values():
+        torch.testing.assert_close(call(model, counted.loss, x, y), expected)
+        assert not hook.outputs
+        assert not counted.outputs
+        copy.deepcopy(model)
+
+
+# --- parameters that are held elsewhere too ---------------------------------------------------------------------------
+
+
+class Listed(nn.Module):
+    """A model that uses a weight past its module as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.weights = [self.layer.weight]
+
+    def forward(self, x):
+        return self.layer(x) + x @ self.weights[0]
+
+
+def test_the_part_of_a_parameter_that_is_held_elsewhere_is_in_its_gradient(data):
+    model = made(Listed)
+    penalised = model.layer.bias
+
+    def loss(outputs, targets):
+        return LOSS(outputs, targets) + penalised.square().sum()
+
+    expected = torch.autograd.grad(loss(model(data[0]), data[1]), list(model.parameters()))
+    row = adapter.mean_gradients(model, loss, *data, batch_size=SAMPLES)[0][0]
+    torch.testing.assert_close(row, torch.cat([part.reshape(-1) for part in expected]))
+    with pytest.raises(RuntimeError, match=r"must use its parameters by their modules.*Use mean_gradients"):
+        adapter.per_sample_gradients(model, loss, *data)
+
+
+def test_another_model_in_the_loss_is_no_parameter_of_this_one(data):
+    model, teacher = made(written.Written), nn.Linear(4, 3)
+
+    def loss(outputs, inputs):
+        return (outputs - teacher(inputs)).square().sum()
+
+    rows = adapter.per_sample_gradients(model, loss, data[0], data[0])[0]
+    torch.testing.assert_close(rows, adapter.mean_gradients(model, loss, data[0], data[0], batch_size=1)[0])
+
+
+# --- weights that PyTorch has cast or computed ------------------------------------------------------------------------
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def in_bfloat16():
+    return torch.autocast("cpu", torch.bfloat16)
+
+
+@pytest.mark.parametrize("call", [adapter.per_sample_gradients, partial(adapter.mean_gradients, batch_size=2)])
+@pytest.mark.parametrize("params", [None, ["2"]])
+def test_rows_in_an_autocast_region_are_those_of_the_weights_as_they_are(data, call, params):
+    model = network()
+    with in_bfloat16():
+        model(data[0])
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.neg_()
+        found = call(model, LOSS, *data, params=params)[0]
+    with in_bfloat16():
+        assert torch.equal(found, call(model, LOSS, *data, params=params)[0])
+
+
+def test_a_vector_that_is_written_in_an_autocast_region_takes_effect(data):
+    model = network()
+    unravel = adapter.mean_gradients(model, LOSS, *data, batch_size=2)[1]
+    with in_bfloat16():
+        model(data[0])
+        unravel.write(model, torch.zeros(unravel.dim))
+        assert not torch.any(model(data[0]))
+
+
+def test_a_step_of_the_optimizer_in_an_autocast_region_takes_effect(data):
+    model = network()
+    optimizer = adapter.MFAC(model.parameters(), lr=1.0, window=4, damping=0.1)
+    with in_bfloat16():
+        LOSS(model(data[0]), data[1]).backward()
+        optimizer.step()
+        found = model(data[0])
+    with in_bfloat16():
+        assert torch.equal(found, model(data[0]))
+
+
+@pytest.mark.parametrize("region", [in_bfloat16, parametrize.cached], ids=["autocast", "cached"])
+def test_candidates_are_judged_by_their_own_weights(data, region):
+    def losses(damping, lengths):
+        model = network()
+        model[0] = nn.utils.parametrizations.weight_norm(model[0])
+        with region():
+            model(data[0])
+            return [step.loss for step in pruned(model, data, 0.2, damping=damping, lengths=lengths).steps]
+
+    alone = [losses(damping, (length,)) for damping in (1e-6, 1.0) for length in (300.0, 1.0)]
+    assert losses([1e-6, 1.0], (300.0, 1.0)) == min(alone)
+    assert min(alone) != alone[0]
+
+
+def test_a_model_is_trained_in_the_autocast_region_in_which_it_was_pruned(data):
+    model = network()
+    with in_bfloat16():
+        pruned(model, data)
+        LOSS(model(data[0]), data[1]).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_rows_of_parametrised_weights_are_those_of_the_weights_as_they_are(data):
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)))
+    expected = adapter.mean_gradients(model, LOSS, *data, batch_size=2)[0]
+    with parametrize.cached():
+        model(data[0])
+        torch.testing.assert_close(adapter.mean_gradients(model, LOSS, *data, batch_size=2)[0], expected)
+        samples = adapter.per_sample_gradients(model, LOSS, *data)[0]
+    torch.testing.assert_close(samples[:2].mean(dim=0), expected[0])
+
+
+def test_rows_in_an_autocast_region_leave_no_casts_behind(data, monkeypatch):
+    model, kept = network(), []
+    with in_bfloat16():
+        cleared = torch.clear_autocast_cache
+        monkeypatch.setattr(torch, "clear_autocast_cache", lambda: (kept.append(1), cleared()))
+        for _ in adapter.iter_gradients(model, LOSS, [data] * 3):
+            assert kept
+            kept.clear()
+
+
+def test_models_and_samples_made_in_inference_mode_have_rows(data):
+    with torch.inference_mode():
+        model, x = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).eval(), data[0].clone()
+    everything = {"params": lambda *_: True}
+    rows = adapter.per_sample_gradients(model, LOSS, x, data[1], **everything)[0]
+    torch.testing.assert_close(rows, adapter.mean_gradients(model, LOSS, x, data[1], batch_size=1, **everything)[0])
+    with pytest.raises(ValueError, match=r"`model` must have parameters that can be written; got '0\.weight'"):
+        adapter.prune_model(model, LOSS, [data], 0.5, damping=1e-2)
+
+
+def test_a_compiled_model_has_the_rows_of_the_model(data):
+    model = network()
+    compiled = torch.compile(model, backend="eager")
+    expected = adapter.mean_gradients(model, LOSS, *data, batch_size=1)[0]
+    torch.testing.assert_close(adapter.mean_gradients(compiled, LOSS, *data, batch_size=1)[0], expected)
+    torch.testing.assert_close(adapter.per_sample_gradients(compiled, LOSS, *data)[0], expected)
+
+
+def test_a_lazy_model_is_refused_with_the_cure(data):
+    with pytest.raises(ValueError, match=r"`model` must have all its parameters; got 'weight'.*Call the model once"):
+        adapter.per_sample_gradients(nn.LazyLinear(3), LOSS, *data)
+
+
+# --- hooks on backward passes -----------------------------------------------------------------------------------------
+
+
+def with_backward_hooks(model):
+    """A model that keeps what passes through it both ways, as BackPACK's do."""
+
+    def keep(module, inputs, outputs):
+        module.input0, module.output = inputs[0], outputs
+
+    def extend(module, _, gradients):
+        for parameter in module.parameters():
+            parameter.grad_batch = gradients[0] * module.output
+
+    for layer in (model[0], model[2]):
+        layer.register_forward_hook(keep)
+        layer.register_full_backward_hook(extend)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
+def test_a_model_with_hooks_on_its_backward_passes_has_the_same_rows(data):
+    expected = adapter.per_sample_gradients(network(), LOSS, *data)[0]
+    model = with_backward_hooks(network())
+    before = written.held(model)
+    torch.testing.assert_close(adapter.per_sample_gradients(model, LOSS, *data)[0], expected)
+    torch.testing.assert_close(adapter.mean_gradients(model, LOSS, *data, batch_size=1)[0], expected)
+    assert written.held(model) == before
+    assert not any(hasattr(parameter, "grad_batch") for parameter in model.parameters())
+    assert pruned(model, data).mask.sum() < 56
+
+
+def test_a_wrapper_that_takes_gradients_itself_is_refused_with_the_cure(data):
+    model = network()
+    model.hooks_enabled = True  # as of Opacus
+    with pytest.raises(TypeError, match=r"got Sequential\. Call model\.disable_hooks\(\)"):
+        adapter.per_sample_gradients(model, LOSS, *data)

@@ -1,0 +1,475 @@
+"""A window's values stand on memory that it writes in place: nobody else may see that, nor write to it.
+
+Copies of every kind, with changes to both sides after them; rollback; what arrives read-only; what is handed out.
+"""
+
+import copy
+import pickle
+import sys
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import example, given
+
+import mfac_linalg as ml
+from mfac_linalg import SlidingWindowInverse, TopK
+from tests.backends import AVAILABLE, NUMPY
+from tests.oracle import Oracle
+
+DIM, WINDOW = 12, 4
+
+
+def stream(count, seed=0, dtype="float64"):
+    return np.random.default_rng(seed).standard_normal((count, DIM)).astype(dtype)
+
+
+def saved_and_loaded(window, tmp_path):
+    place = {}
+    if not isinstance(window.gradients, np.ndarray):
+        place = {"xp": sys.modules[type(window.gradients).__module__.partition(".")[0]], "device": window.device}
+        place["xp"] = getattr(place["xp"], "numpy", place["xp"])  # of JAX
+    window.save(tmp_path / "window.npz")
+    return ml.load(tmp_path / "window.npz", **place)
+
+
+COPIES = {
+    "copy": lambda window, _: copy.copy(window),
+    "deepcopy": lambda window, _: copy.deepcopy(window),
+    "copy of a copy": lambda window, _: copy.copy(copy.copy(window)),
+    "in a list": lambda window, _: copy.deepcopy([window, window])[1],
+    "pickle": lambda window, _: pickle.loads(pickle.dumps(window)),
+    "dictionary": lambda window, _: SlidingWindowInverse.from_state_dict(window.state_dict()),
+    "file": saved_and_loaded,
+    "to_device": lambda window, _: window.to_device(window.device),
+    "astype": lambda window, _: window.astype(window.dtype),
+    "with_damping": lambda window, _: window.with_damping(0.1),
+}
+OPTIONS = {
+    "plain": {},
+    "decay": {"decay": 0.9},
+    "sum": {"normalization": "sum"},
+    "high": {"precision": "high"},
+    "top-k": {"compression": TopK(0.5, block_size=4)},
+    "top-k in float16": {"compression": TopK(0.25, block_size=6, dtype="float16")},
+    "no feedback": {"compression": TopK(0.5, error_feedback=False)},
+    "as many rows as parameters": {"window": DIM + 1},
+}
+
+
+def made(backend=NUMPY, dtype="float64", *, count=7, **options):
+    """A window that has slid: its slots are not in the order of age."""
+    options = {"window": WINDOW, **options}
+    window = SlidingWindowInverse(dim=DIM, damping=0.1, **options)
+    for g in stream(max(count, options["window"] + 3), dtype=dtype):
+        window.append(backend.asarray(g))
+    return window
+
+
+CHANGES = {
+    "append": lambda window, g: window.append(g),
+    "append_matvec": lambda window, g: window.append_matvec(g),
+    "replace": lambda window, g: window.replace(len(window) // 2, g) if len(window) else window.append(g),
+    "remove": lambda window, g: window.remove(0) if len(window) else window.append(g),
+    "extend": lambda window, g: window.extend(np.stack([g, -2 * g[::-1]])),
+    "damping": lambda window, g: setattr(window, "damping", float(abs(g[0])) + 0.01),
+    "clear": lambda window, g: window.clear(),
+}
+
+
+def follow(window, seed, names):
+    for name, g in zip(names, stream(len(names), seed), strict=True):
+        CHANGES[name](window, g)
+
+
+def answers(window, fetch=np.asarray):
+    """All that F⁻¹ and the rows are, as NumPy's."""
+    return fetch(window.gradients), fetch(window.to_dense()), fetch(window.forward.to_dense())
+
+
+def assert_same(found, wanted, rtol=1e-9):
+    for x, y in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * max(1e-300, abs(y).max(initial=0.0)))
+
+
+# --- copies ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copy_and_its_window_go_their_own_ways(how, options, tmp_path):
+    if "compression" in options and how in ("to_device", "astype"):
+        options = {**options, "compression": TopK(1.0)}  # what is not kept is compressed again on the way
+    first, alone = made(**options), made(**options)
+    second = COPIES[how](first, tmp_path)
+    before = answers(second)
+    assert_same(before, answers(first))
+    names = ["append", "append_matvec", "append", "replace", "append", "extend", "append"]
+    follow(first, 1, names)
+    assert_same(answers(second), before, rtol=0)
+    other = COPIES["dictionary"](alone, tmp_path)
+    follow(second, 2, names)
+    follow(alone, 1, names)
+    follow(other, 2, names)
+    assert_same(answers(first), answers(alone))
+    assert_same(answers(second), answers(other))
+
+
+@given(
+    how=st.sampled_from(["copy", "deepcopy", "pickle", "dictionary"]),
+    options=st.sampled_from(list(OPTIONS.values())),
+    turns=st.lists(st.tuples(st.booleans(), st.sampled_from(list(CHANGES))), max_size=8),
+)
+@example(how="copy", options={}, turns=[(False, "append"), (True, "append")])
+@example(how="copy", options={}, turns=[(False, "remove"), (True, "append"), (False, "append")])
+@example(how="copy", options={}, turns=[(True, "damping"), (False, "append"), (True, "append"), (False, "append")])
+def test_any_changes_to_both_sides_are_their_own(how, options, turns):
+    """Two windows that share their past answer as two that never met."""
+    first = made(**options)
+    pair = (first, COPIES[how](first, None))
+    strangers = (made(**options), made(**options))
+    for seed, (which, name) in enumerate(turns):
+        for window in (pair[which], strangers[which]):
+            follow(window, seed, [name])
+    for window, stranger in zip(pair, strangers, strict=True):
+        assert_same(answers(window), answers(stranger))
+
+
+@pytest.mark.parametrize("backend", [b for b in AVAILABLE if b is not NUMPY and "readonly" not in b.name], ids=repr)
+@pytest.mark.parametrize("how", ["copy", "deepcopy", "pickle", "dictionary", "to_device"])
+def test_copies_are_deep_in_every_library(backend, how, tmp_path):
+    first = made(backend, "float32")
+    second = COPIES[how](first, tmp_path)
+    held = backend.to_numpy(first.gradients)
+    for a, b in zip(stream(3, 1, "float32"), stream(3, 2, "float32"), strict=True):
+        first.append(backend.asarray(a))
+        second.append(backend.asarray(b))
+    v = np.ones(DIM, "float32")
+    for window, seed in ((first, 1), (second, 2)):
+        rows = np.concatenate([held, stream(3, seed, "float32")])[-WINDOW:]
+        assert np.array_equal(backend.to_numpy(window.gradients), rows)
+        x = backend.to_numpy(window @ backend.asarray(v))
+        assert Oracle(rows, 0.1).backward_ratio(v, x, float(np.finfo("float32").eps)) <= 30
+
+
+class Named(SlidingWindowInverse):
+    """A window with more to it."""
+
+
+@pytest.mark.parametrize("how", ["copy", "deepcopy", "pickle"])
+def test_a_copy_has_the_class_and_the_attributes_of_a_subclass(how):
+    window = Named(WINDOW, DIM, 0.1)
+    window.tags = ["first"]
+    window.append(stream(1)[0])
+    found = COPIES[how](window, None)
+    assert (type(found), found.tags, found.tags is window.tags) == (Named, ["first"], how == "copy")
+
+
+def test_a_window_that_contains_itself_can_be_copied():
+    window = Named(WINDOW, DIM, 0.1)
+    window.me = window
+    found = copy.deepcopy(window)
+    assert found.me is found
+
+
+@pytest.mark.parametrize("way", ["forward", "as_linear_operator"])
+def test_an_operator_follows_its_own_window_and_no_copy_of_it(way):
+    window = made()
+    operators = [getattr(w, way) for w in (window, copy.copy(window))]
+    operators = [operator() if callable(operator) else operator for operator in operators]
+    first = operators[1] @ np.ones(DIM)
+    follow(window, 1, ["append"] * 3)
+    dense = Oracle(window.gradients, 0.1)
+    now = (dense.forward if way == "forward" else dense.inverse) @ np.ones(DIM)
+    np.testing.assert_allclose(operators[0] @ np.ones(DIM), np.asarray(now, float), rtol=1e-9)
+    assert np.array_equal(operators[1] @ np.ones(DIM), first)
+
+
+# --- rollback -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("names", [[], ["append"], ["damping", "append"], ["damping", "append", "damping"], ["extend"]])
+def test_a_snapshot_survives_one_change_of_the_rows_and_any_dampings(options, names):
+    for count in (7, 8):  # the factor of a full window stands on one of two arrays
+        window = made(count=count, **options)
+        before, wanted = window._snapshot(), answers(window)
+        follow(window, 1, names)
+        window._restore(before)
+        assert_same(answers(window), wanted, rtol=0)
+        follow(window, 2, ["append"] * 5)
+        control = made(count=count, **options)
+        follow(control, 2, ["append"] * 5)
+        assert_same(answers(window), answers(control))
+
+
+@pytest.mark.parametrize("names", [["append", "append"], ["remove", "append"], ["clear", "append"]])
+def test_a_snapshot_that_was_written_over_is_refused(names):
+    window = made()
+    before = window._snapshot()
+    follow(window, 1, names)
+    with pytest.raises(RuntimeError, match="one change"):
+        window._restore(before)
+
+
+# --- what is handed out, and what comes in ---------------------------------------------------------------------------
+
+
+def scribble(x):
+    """Write over an array of NumPy or PyTorch, or what a dictionary holds."""
+    for part in x.values() if isinstance(x, dict) else [x]:
+        if not (hasattr(part, "shape") and part.shape):
+            continue
+        if not isinstance(part, np.ndarray):
+            part.fill_(7)
+        elif part.flags.writeable:
+            part.fill(7)
+
+
+def arrays_of(window):
+    """All that the next steps depend on."""
+    return [x for x in window.state_dict().values() if hasattr(x, "shape") and x.shape]
+
+
+HANDED_OUT = {
+    "state_dict": lambda window, v: window.state_dict(),
+    "gradients": lambda window, v: window.gradients,
+    "damping": lambda window, v: window.damping,
+    "matvec": lambda window, v: window @ v,
+    "append_matvec": lambda window, v: window.append_matvec(v),
+    "matvec_gradients": lambda window, v: window.matvec_gradients(v[:WINDOW]),
+    "diagonal": lambda window, v: window.diagonal(),
+    "columns": lambda window, v: window.columns([0, 1]),
+    "forward diagonal": lambda window, v: window.forward.diagonal(),
+    "eigenvalues": lambda window, v: window.dual_coefficients(v),
+    "argument": lambda window, v: v,
+}
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("options", [{}, {"compression": TopK(0.5)}, {"compression": TopK(1.0)}], ids=str)
+@pytest.mark.parametrize("what", HANDED_OUT)
+def test_nothing_that_a_window_hands_out_or_takes_in_is_its_own_memory(library, what, options):
+    """Each is written over, and the window with it is the same as one whose answers nobody wrote to."""
+    xp = pytest.importorskip(library)
+    windows = [SlidingWindowInverse(WINDOW, DIM, xp.asarray(np.full(DIM, 0.1)), **options) for _ in range(2)]
+    for window in windows:
+        for g in stream(7):
+            window.append(xp.asarray(g))
+    vectors = [xp.asarray(g) for g in stream(2, 1)[[0, 0]]]
+    scribble(HANDED_OUT[what](windows[0], vectors[0]))
+    HANDED_OUT[what](windows[1], vectors[1])
+    assert_same(*([np.asarray(x) for x in arrays_of(window)] for window in windows), rtol=0)
+    for g in stream(2, 2):
+        for window in windows:
+            window.append(xp.asarray(g))
+        assert_same(*map(answers, windows), rtol=0)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("options", [{}, {"compression": TopK(0.5)}], ids=str)
+def test_a_window_shares_nothing_with_the_state_that_it_was_made_from(library, options):
+    xp = pytest.importorskip(library)
+    window = SlidingWindowInverse.from_gradients(xp.asarray(stream(4)), xp.asarray(np.full(DIM, 0.1)), **options)
+    state = window.state_dict()
+    found = SlidingWindowInverse.from_state_dict(state)
+    scribble(state)
+    assert_same(map(np.asarray, arrays_of(found)), map(np.asarray, arrays_of(window)), rtol=0)
+    assert_same(answers(found), answers(window), rtol=0)
+
+
+# --- what arrives read-only -----------------------------------------------------------------------------------------
+
+
+def read_only(x):
+    """As a worker gets it: unpickled over buffers that nobody may write to."""
+    buffers = []
+    data = pickle.dumps(x, protocol=5, buffer_callback=buffers.append)
+    return pickle.loads(data, buffers=[bytes(b.raw()) for b in buffers])
+
+
+def test_unpickling_in_this_way_gives_read_only_arrays():
+    assert not read_only(np.zeros(3)).flags.writeable
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_window_unpickled_read_only_takes_every_change(options, change):
+    window, found = made(**options), read_only(made(**options))
+    assert_same(answers(found), answers(window), rtol=0)
+    for w in (window, found):
+        follow(w, 1, [change, "append", change])
+    assert_same(answers(found), answers(window))
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda x: x.with_damping(0.1), read_only])
+def test_what_a_window_from_read_only_memory_is_copied_to_can_be_written(how):
+    window = how(read_only(made()))
+    follow(window, 1, ["append"] * 3)
+    control = made()
+    follow(control, 1, ["append"] * 3)
+    assert_same(answers(window), answers(control))
+
+
+STATIC = {
+    "whitened": lambda g: ml.WoodburyRankOneInverse(g, 0.1, whiten=True),
+    "referenced": lambda g: ml.WoodburyRankOneInverse(g, np.full(DIM, 0.1), whiten=False),
+    "tall": lambda g: ml.WoodburyRankOneInverse(np.concatenate([g] * 5), 0.1),
+    "blocks": lambda g: ml.BlockDiagonalInverse(g, 0.1, block_sizes=3),
+    "wide blocks": lambda g: ml.BlockDiagonalInverse(g, 0.1, block_sizes=[10, 2]),
+}
+
+
+@pytest.mark.parametrize("make", STATIC.values(), ids=STATIC)
+def test_a_static_inverse_unpickled_read_only_answers_all(make, tmp_path):
+    inverse = make(stream(4))
+    found = read_only(inverse)
+    for again in (found, found.with_damping(0.2).with_damping(0.1), found.astype("float64"), copy.deepcopy(found)):
+        assert_same(answers(again), answers(inverse))
+        np.testing.assert_allclose(again.diagonal(), inverse.diagonal())
+        np.testing.assert_allclose(again.sqrt_matvec(np.ones(DIM)), inverse.sqrt_matvec(np.ones(DIM)))
+    found.save(tmp_path / "inverse.npz")
+    assert_same(answers(ml.load(tmp_path / "inverse.npz")), answers(inverse))
+
+
+@pytest.mark.parametrize("mode", ["r", "c", "r+"])
+@pytest.mark.parametrize("kind", ["window", *STATIC])
+def test_joblib_maps_it_and_the_file_stays_as_it_was(kind, mode, tmp_path):
+    joblib = pytest.importorskip("joblib")
+    inverse = made() if kind == "window" else STATIC[kind](stream(4))
+    joblib.dump(inverse, tmp_path / "inverse")
+    content = (tmp_path / "inverse").read_bytes()
+    found = joblib.load(tmp_path / "inverse", mmap_mode=mode)
+    assert_same(answers(found), answers(inverse))
+    if kind == "window":
+        follow(found, 1, ["append"] * 3)
+        follow(inverse, 1, ["append"] * 3)
+    else:
+        found, inverse = found.with_damping(0.3), inverse.with_damping(0.3)
+    assert_same(answers(found), answers(inverse))
+    del found
+    assert (tmp_path / "inverse").read_bytes() == content
+
+
+# --- memory maps ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    """Gradients in a file."""
+    np.save(tmp_path / "gradients.npy", stream(4))
+    return np.load(tmp_path / "gradients.npy", mmap_mode="r")
+
+
+IN_MEMORY = {
+    "array": lambda x: np.array(x, subok=True),
+    "copy": lambda x: x.copy(),
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda x: pickle.loads(pickle.dumps(x)),
+    "astype": lambda x: x.astype("float64", copy=True),
+    "sum": lambda x: x + 0.0,
+    "chosen rows": lambda x: x[[0, 1, 2, 3]],
+    "empty_like": lambda x: np.copyto(y := np.empty_like(x), x) or y,
+    "concatenate": lambda x: np.concatenate([x[:2], x[2:]]),
+}
+
+
+@pytest.mark.parametrize("copied", IN_MEMORY.values(), ids=IN_MEMORY)
+@pytest.mark.parametrize("make", [STATIC["referenced"], STATIC["whitened"], STATIC["tall"]])
+def test_a_copy_of_a_map_in_memory_is_an_array_in_memory(make, copied, mapped, tmp_path):
+    gradients = copied(mapped)
+    inverse, wanted = make(gradients), make(np.array(mapped))
+    assert_same(answers(inverse), answers(wanted))
+    assert_same(answers(inverse.astype("float32")), answers(wanted.astype("float32")), rtol=1e-4)  # refused for files
+    inverse.save(tmp_path / "inverse.npz")
+    assert_same(answers(ml.load(tmp_path / "inverse.npz")), answers(wanted))
+
+
+VIEWS = {"itself": lambda x: x, "every other column": lambda x: x[:, ::2], "transposed twice": lambda x: x.T.T}
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_a_view_of_a_map_is_still_read_by_panels(view, mapped):
+    inverse = ml.WoodburyRankOneInverse(view(mapped), 0.1)
+    assert inverse._current.form.rows.is_streamed
+    assert_same(answers(inverse), answers(ml.WoodburyRankOneInverse(np.array(view(mapped)), 0.1)))
+
+
+@pytest.mark.parametrize("copied", IN_MEMORY.values(), ids=IN_MEMORY)
+def test_whitened_rows_are_written_to_a_copy_of_a_map_in_memory(copied, mapped):
+    out = copied(mapped)
+    inverse = ml.WoodburyRankOneInverse(mapped, 0.1, out=out)
+    assert_same(answers(inverse), answers(ml.WoodburyRankOneInverse(np.array(mapped), 0.1)))
+
+
+# --- arguments that later calls use again, and results --------------------------------------------------------------
+
+
+def inverse_of(kind, xp, damping, weights):
+    g = xp.asarray(stream(4))
+    return {
+        "static": lambda: ml.WoodburyRankOneInverse(g, damping, weights=weights),
+        "referenced": lambda: ml.WoodburyRankOneInverse(g, damping, weights=weights, whiten=False),
+        "tall": lambda: ml.WoodburyRankOneInverse(g[:, :3], damping[:3], weights=weights),
+        "blocks": lambda: ml.BlockDiagonalInverse(g, damping, weights=weights, block_sizes=DIM),
+        "a damping per block": lambda: ml.BlockDiagonalInverse(g, damping[:4], weights=weights, block_sizes=3),
+        "sizes in a list": lambda: ml.BlockDiagonalInverse(g, damping, weights=weights, block_sizes=[5, 7]),
+        "streamed": lambda: ml.WoodburyRankOneInverse(g, damping, weights=weights, memory_limit=10**8),
+    }[kind]()
+
+
+AGAIN = {
+    "itself": lambda inverse, path: inverse,
+    "with_damping": lambda inverse, path: inverse.with_damping(0.3),
+    "its own damping": lambda inverse, path: inverse.with_damping(inverse.damping),
+    "astype": lambda inverse, path: inverse.astype("float32").astype("float64"),
+    "to_device": lambda inverse, path: inverse.to_device(inverse.device),
+    "copy": lambda inverse, path: copy.copy(inverse).with_damping(0.2),
+    "deepcopy": lambda inverse, path: copy.deepcopy(inverse).with_damping(copy.deepcopy(inverse).damping),
+    "pickle": lambda inverse, path: (found := pickle.loads(pickle.dumps(inverse))).with_damping(found.damping),
+    "file": lambda inverse, path: (inverse.save(path / "inverse.npz"), ml.load(path / "inverse.npz"))[1],
+}
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("again", AGAIN)
+@pytest.mark.parametrize(
+    "kind", ["static", "referenced", "tall", "blocks", "a damping per block", "sizes in a list", "streamed"]
+)
+def test_what_is_written_to_arguments_and_results_later_changes_nothing(kind, again, library, tmp_path):
+    if kind == "streamed" and again in ("astype", "to_device", "file"):
+        return  # refused, or of gradients that a file holds
+    xp = pytest.importorskip(library)
+    damping, weights = (np.random.default_rng(0).uniform(1, 2, size) for size in (DIM, 4))
+    wanted = inverse_of(kind, xp, xp.asarray(damping.copy()), xp.asarray(weights.copy()))
+    given = [xp.asarray(damping), xp.asarray(weights)]
+    inverse = inverse_of(kind, xp, *given)
+    scribble(dict(enumerate(given)))
+    scribble(inverse.damping)
+    for x in (inverse.diagonal(), inverse @ given[0][: inverse.dim], inverse.forward.diagonal()):
+        scribble(x)
+    found, right = (AGAIN[again](x, tmp_path) for x in (inverse, wanted))
+    assert_same([np.asarray(found.to_dense())], [np.asarray(right.to_dense())], rtol=1e-6)
+    assert np.array_equal(np.asarray(found.damping), np.asarray(right.damping))
+
+
+@pytest.mark.parametrize("kind", ["list", "array"])
+def test_block_sizes_are_the_inverses_own(kind):
+    sizes = [5, 7] if kind == "list" else np.array([5, 7], np.uint8)
+    inverse = ml.BlockDiagonalInverse(stream(4), 0.1, block_sizes=sizes)
+    sizes[0] = 6
+    assert inverse.with_damping(0.2).block_sizes == inverse.block_sizes == (5, 7)
+
+
+def test_derivatives_by_a_damping_flow_through_its_copy():
+    torch = pytest.importorskip("torch")
+    for damping in (torch.full((DIM,), 0.5, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)):
+        damping.requires_grad_(True)
+        inverse = ml.WoodburyRankOneInverse(torch.asarray(stream(4)), damping)
+        with torch.no_grad():
+            damping.mul_(2)  # a step of an optimizer, before the next call
+        inverse.with_damping(0.5).logdet()
+        inverse.logdet().backward()
+        dense = Oracle(stream(4), 0.5)
+        wanted = -np.asarray(np.diag(dense.inverse), float)
+        np.testing.assert_allclose(damping.grad.sum(), wanted.sum(), rtol=1e-9)
