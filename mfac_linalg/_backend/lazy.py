@@ -67,8 +67,14 @@ def entries(x: Array, j: np.ndarray) -> np.ndarray:
 
 def times_power(x: Array, power: Array) -> Array:
     """Return x · 2^power for lazy integers, in two steps."""
-    ldexp, half, one = sys.modules["dask.array"].ldexp, power // 2, x.dtype.type(1)
-    return x * ldexp(one, half) * ldexp(one, power - half)
+    return sys.modules["dask.array"].core.elemwise(_times_power, x, power, dtype=x.dtype)
+
+
+def _times_power(x: np.ndarray, power: np.ndarray) -> np.ndarray:
+    """Of a block, in whatever thread: what becomes 0 or infinite is found in the answer."""
+    half, one = power // 2, x.dtype.type(1)
+    with np.errstate(all="ignore"):
+        return x * np.ldexp(one, half) * np.ldexp(one, power - half)
 
 
 def solve_triangular(solve: Callable[..., np.ndarray], lower: np.ndarray, b: Array) -> Array:

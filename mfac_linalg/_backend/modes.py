@@ -100,7 +100,8 @@ def in_another_thread(function: Callable[..., Any]) -> Callable[..., Any]:
 
     They are NumPy's error state and all else in context variables, JAX's settings, and whether PyTorch records.
     """
-    context, jax, torch = copy_context(), sys.modules.get("jax"), sys.modules.get("torch")
+    context, torch = copy_context(), sys.modules.get("torch")
+    jax: Any = sys.modules.get("jax")
     settings = [] if jax is None else [(name, getattr(jax.config, option)) for name, option in OPTION.items()]
     records = torch is not None and torch.is_grad_enabled()
 

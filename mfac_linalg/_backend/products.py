@@ -41,7 +41,7 @@ def _matmul_rule() -> Any:
     """The product with its derivatives, which are such products again."""
     torch: Any = sys.modules["torch"]
 
-    class Matmul(torch.autograd.Function):  # type: ignore[misc]
+    class Matmul(torch.autograd.Function):
         generate_vmap_rule = True
 
         @staticmethod

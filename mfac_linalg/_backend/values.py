@@ -32,12 +32,23 @@ def read(x: Array) -> np.ndarray:
     if isinstance(x, np.ndarray | np.generic):
         return np.asarray(x)
     if compat.is_torch_array(x):
-        return x.detach().cpu().resolve_neg().numpy()
+        with _outside_transforms():
+            return x.detach().cpu().resolve_neg().numpy()
     if compat.is_cupy_array(x):
         return x.get()
     if compat.is_jax_array(x) or lazy.is_lazy(x):
         return np.asarray(x)
     return np.asarray(compat.to_device(x, namespace(x).Device("CPU_DEVICE")))
+
+
+def _outside_transforms() -> contextlib.AbstractContextManager[Any]:
+    """Leave the transforms of torch.func, in which what is made of any tensor is one without memory."""
+    functorch = sys.modules["torch"]._C._functorch
+    if functorch.peek_interpreter_stack() is None:
+        return contextlib.nullcontext()
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+    return temporarily_clear_interpreter_stack()
 
 
 def raw(x: Array) -> np.ndarray:
@@ -68,8 +79,8 @@ def host_view(x: Array) -> np.ndarray | None:
         return None
     if not compat.is_torch_array(x):
         return np.asarray(x)
-    within_transform = sys.modules["torch"]._C._functorch.peek_interpreter_stack() is not None
-    return None if within_transform else x.resolve_neg().numpy()  # torch.func gives out tensors without memory
+    with _outside_transforms():
+        return x.resolve_neg().numpy()
 
 
 def asarray(values: Any, *, like: Array, dtype: Any = None) -> Array:
