@@ -140,7 +140,7 @@ class ScaledRows(Part):
     def _row_blocks(self) -> Iterator[Array]:
         """Some rows of diag(row_scale) Ĝ at a time, float64."""
         m, d = self.shape
-        for chunk in slices(m, panel_width(d, np.float64)):
+        for chunk in slices(m, self.rows.block_rows if self.is_streamed else panel_width(d, np.float64)):
             yield self.row_scale[chunk, :] * _backend.to_float64(self.rows.row_block(chunk))
 
     def columns(self, j: Array) -> Array:
