@@ -182,7 +182,9 @@ class CompressedSlots:
         wanted = {"indices": self.index, "values": self.values}
         for name, mine in wanted.items():
             shape = (count, self.layout.entries)
-            check.check_shape(f"state['{name}']", state[name], shape, "Keep entries, dim and compression.block_size together.")
+            check.check_shape(
+                f"state['{name}']", state[name], shape, "Keep entries, dim and compression.block_size together."
+            )
             if state[name].dtype != mine.dtype:
                 msg = (
                     f"`state['{name}']` must be {_backend.dtype_name(mine.dtype)}; got {check.describe(state[name])}. "

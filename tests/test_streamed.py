@@ -111,7 +111,8 @@ def test_columns_are_read_alone():
 def test_the_limit_is_kept(limit):
     source = Dataset(data(d=50_000))
     v = source.array[0]
-    inverse = WoodburyRankOneInverse(source, 1.0, memory_limit=limit)  # imports, once
+    inverse = WoodburyRankOneInverse(source, 1.0, memory_limit=limit)
+    inverse.diagonal(), inverse.matvec(v)  # imports, once
     del inverse
     gc.collect()
     tracemalloc.start()
@@ -121,6 +122,57 @@ def test_the_limit_is_kept(limit):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak <= limit
+
+
+def least_limit(source):
+    with pytest.raises(ValueError, match="`memory_limit`") as refused:
+        WoodburyRankOneInverse(source, 1.0, memory_limit=1)
+    return int(str(refused.value).split("at least ")[1].split(" bytes")[0].replace(",", ""))
+
+
+ONE_VECTOR = {
+    "matvec": lambda inverse, v: inverse @ v,
+    "diagonal": lambda inverse, v: inverse.diagonal(),
+    "element": lambda inverse, v: inverse.element(0, -1),
+    "quadratic_form": lambda inverse, v: inverse.quadratic_form(v),
+    "dual": lambda inverse, v: inverse.dual_coefficients(v),
+    "push-through": lambda inverse, v: inverse.matvec_gradients(np.ones(inverse.num_gradients, v.dtype)),
+    "root": lambda inverse, v: inverse.sqrt_matvec(v),
+    "sample": lambda inverse, v: inverse.sample(1, seed=0),
+    "forward": lambda inverse, v: inverse.forward @ v,
+    "forward diagonal": lambda inverse, v: inverse.forward.diagonal(),
+    "certificate": lambda inverse, v: inverse.backward_error(v, v),
+    "rank": lambda inverse, v: inverse.forward.effective_rank(),
+}
+
+
+@pytest.mark.parametrize("precision", ["default", "high"])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [(8, 6000), (60, 60), (2000, 40), (20_000, 4), (1, 1000)], ids=str)
+def test_the_least_limit_of_every_form_is_kept(shape, dtype, precision):
+    """For m ≥ d the small system is d × d: what is asked for is a panel of columns, however many rows there are."""
+    source = Dataset(data(dtype, *shape))
+    v, options = np.ones(shape[1], dtype), {"precision": precision}
+    damping, limit = np.full(shape[1], 0.5, dtype), least_limit(source)
+    inverse = WoodburyRankOneInverse(source, damping, memory_limit=limit, **options)
+    for ask in ONE_VECTOR.values():
+        ask(inverse, v)  # what is imported on first use counts for none of them
+    del inverse
+    gc.collect()
+    tracemalloc.start()
+    inverse = WoodburyRankOneInverse(source, damping, memory_limit=limit, **options)
+    for ask in ONE_VECTOR.values():
+        ask(inverse, v)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak <= limit
+
+
+@pytest.mark.parametrize("shape", [(30_000, 10), (10**6, 4), (10**5, 100)], ids=str)
+def test_many_rows_of_few_columns_ask_for_little(shape):
+    source = Dataset(np.broadcast_to(np.float32(1), shape))
+    assert least_limit(source) <= 40 * max(shape[0] * min(shape[1], 10), 2**20) + 64 * shape[0]
+    assert source.read == 0
 
 
 def test_a_limit_too_small_is_refused_before_any_reading():

@@ -11,7 +11,7 @@ from .. import _backend
 from .._pytree import Part
 from .._validation import check_chunked
 from .dense import DenseRows
-from .panels import descend, stretched
+from .panels import descend, panel_width, stretched
 
 Array = Any
 Make = Callable[[Array], DenseRows]  # the rows of a chunk
@@ -109,6 +109,11 @@ class ChunkedRows(Part):
         """Ĝ[:, j], shape (m, len(j)), computed now from the chunks that they lie in."""
         wanted, place = np.unique(j, return_inverse=True)
         return self._make(_backend.read(self.matrix[:, wanted])[:, place]).panel(slice(None))
+
+    @property
+    def block_rows(self) -> int:
+        """Rows computed at a time where all columns are."""
+        return panel_width(self.shape[1], np.float64)
 
     def row_block(self, rows: slice) -> np.ndarray:
         """Ĝ[rows, :], computed now: asked for where there are no more columns than rows."""

@@ -137,7 +137,7 @@ class ScaledRows(Part):
         """Some rows of S at a time, float64."""
         m, d = self.shape
         root = 1.0 if self.root is None else _backend.to_float64(_backend.small(self.root)).T
-        for chunk in slices(m, panel_width(d, np.float64)):
+        for chunk in slices(m, self.rows.block_rows if self.is_streamed else panel_width(d, np.float64)):
             block = self.row_scale[chunk, :] * _backend.to_float64(self.rows.row_block(chunk))
             yield block if self.root is None else block * root
 

@@ -15,7 +15,7 @@ from .panels import combination, descend, gram, long_product, scaled_squares, st
 
 Array = Any
 LEAST_COLUMNS = 1024  # of a panel, or all there are
-SMALL_ARRAYS, VECTORS = 48, 32  # bytes for each of m² and of d that a build and a query take beside a panel
+SMALL_ARRAYS, VECTORS = 48, 48  # bytes for each of min(m, d)² and of m + d that a build and a query take besides
 PANEL_BYTES = 28 * 2**20  # read at a time: under the 32 MB from which the C library gives memory back at once
 PIECE, PIECE_BYTES = 2**20, 24  # numbers computed with at a time, and bytes for each of them
 
@@ -98,6 +98,12 @@ class StreamedRows(Part):
             for cut in self._cuts(columns):
                 yield cut, self._computed(panel[:, cut.start - columns.start : cut.stop - columns.start])
 
+    @property
+    def block_rows(self) -> int:
+        """Rows read at a time where all columns are, for m ≥ d."""
+        m, d = self.shape
+        return max(1, min(PIECE, m * self.width // 2) // d)  # numbers of a piece, or half of those of a panel
+
     def row_block(self, rows: slice) -> Array:
         """Ĝ[rows, :] in the computing dtype."""
         return self._computed(_backend.fetched(self.gradients, (rows, slice(None)), like=self.like))
@@ -151,7 +157,8 @@ def _as_gram(total: Array) -> dict[str, Array]:
 def least_memory(shape: tuple[int, int], itemsize: int) -> int:
     """Return the bytes that a build and a query take with the narrowest panels."""
     m, d = shape
-    return _fixed_memory(shape) + m * min(d, LEAST_COLUMNS) * (2 * itemsize + PIECE_BYTES)
+    width = LEAST_COLUMNS if m < d else max(1, PIECE // m)  # for m ≥ d few products are by columns
+    return _fixed_memory(shape) + m * min(d, width) * (2 * itemsize + PIECE_BYTES)
 
 
 def width_within(limit: int, shape: tuple[int, int], itemsize: int) -> int:
@@ -161,7 +168,7 @@ def width_within(limit: int, shape: tuple[int, int], itemsize: int) -> int:
     width = (room - PIECE * PIECE_BYTES) // (m * 2 * itemsize)
     if m * width < PIECE:  # a panel is one piece
         width = room // (m * (2 * itemsize + PIECE_BYTES))
-    return min(d, width, width_read(m, itemsize))
+    return max(1, min(d, width, width_read(m, itemsize)))
 
 
 def width_read(num_rows: int, itemsize: int) -> int:
@@ -170,5 +177,5 @@ def width_read(num_rows: int, itemsize: int) -> int:
 
 
 def _fixed_memory(shape: tuple[int, int]) -> int:
-    m, d = shape
-    return SMALL_ARRAYS * m * m + VECTORS * d
+    """What does not depend on panels: the small system is min(m, d) × min(m, d)."""
+    return SMALL_ARRAYS * min(shape) ** 2 + VECTORS * sum(shape)
