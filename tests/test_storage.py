@@ -97,6 +97,16 @@ def test_loaded_blocks_give_the_same_answers(held, damping, path):
     assert np.array_equal(ml.load(path).diagonal(), inverse.diagonal())
 
 
+@pytest.mark.parametrize("kind", ["static", "window"])
+def test_rows_that_are_nearly_orthogonal_come_back(kind, path):
+    """Power steps on a flat spectrum end below the largest squared row, which is below the largest eigenvalue."""
+    gradients = np.random.default_rng(0).standard_normal((16, 20_000))
+    made = ml.WoodburyRankOneInverse if kind == "static" else ml.SlidingWindowInverse.from_gradients
+    inverse = made(gradients, 1e-3)
+    inverse.save(path)
+    assert np.array_equal(ml.load(path).matvec(gradients[0]), inverse.matvec(gradients[0]))
+
+
 def test_column_major_gradients_come_back_so(path):
     ml.WoodburyRankOneInverse(np.asfortranarray(G), 1.0, whiten=False).save(path)
     found = ml.load(path).gradients
