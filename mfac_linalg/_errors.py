@@ -5,6 +5,8 @@ import warnings
 
 import numpy as np
 
+INNER = (__package__, "torch")  # whose frames are no user's: PyTorch has some between two of ours
+
 
 class FactorizationError(np.linalg.LinAlgError):
     """The m × m (or d × d) system could not be factored: the same class on every backend."""
@@ -75,8 +77,8 @@ def warn_unsynced(folder: object, failed: OSError) -> None:
 
 
 def _caller_depth() -> int:
-    """Return the stack level of the first frame outside this package, for a warning that points at the user's line."""
+    """Return the stack level of the first frame of a user, for a warning that points at that line."""
     frame, depth = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in INNER:
         frame, depth = frame.f_back, depth + 1
     return depth
