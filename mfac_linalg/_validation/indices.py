@@ -12,7 +12,6 @@ from .words import describe
 Array = Any
 
 
-@_backend.in_plain_modes
 def check_indices(name: str, j: Any, dim: int, *, like: Array) -> Array:
     """Accept an integer or integer array in [−d, d), as non-negative indices beside like, in a dtype that holds d.
 
@@ -33,13 +32,19 @@ def check_indices(name: str, j: Any, dim: int, *, like: Array) -> Array:
     if not _backend.on_host(index):
         check_same_library(name, index, like)
         index = _backend.cast(index, _backend.index_dtype(like))
-        return _backend.namespace(index).where(index < 0, index + dim, index)
+        return _counted_from_start(index, dim)
     values = _backend.read(index)
     values = values.astype(np.uint64 if values.dtype == np.uint64 else np.int64)
     if values.size and (values.min() < -dim or values.max() >= dim):
         _refuse_outside(name, values.min() if values.min() < -dim else values.max(), dim)
     values = values.astype(np.int64)
     return _backend.index_like(np.where(values < 0, values + dim, values), like=like)
+
+
+@_backend.in_plain_modes
+def _counted_from_start(index: Array, dim: int) -> Array:
+    """Indices in [0, d) for those in [−d, d)."""
+    return _backend.namespace(index).where(index < 0, index + dim, index)
 
 
 def _listed(name: str, j: Any) -> np.ndarray:
