@@ -511,9 +511,9 @@ def test_a_state_with_anything_made_up_is_refused_by_name_or_answered_as_it_says
 @pytest.mark.parametrize("size", [10**6, 10**30])
 def test_a_window_that_no_memory_holds_is_refused_by_name(size):
     for place in ({}, {"xp": np}):
-        with pytest.raises(ValueError, match="`window` must (leave room|be at most)"):
+        with pytest.raises(ValueError, match=r"`window` must (leave room|be at most)"):
             ml.SlidingWindowInverse(size, 6, 0.1, **place)
-        with pytest.raises(ValueError, match="`dim` must (leave room|be at most)"):
+        with pytest.raises(ValueError, match=r"`dim` must (leave room|be at most)"):
             ml.SlidingWindowInverse(2, 10**30, 0.1, **place)
 
 
