@@ -118,7 +118,7 @@ class WoodburyRankOneInverse(Inverse):
         out: Any = None,
         resume: bool = False,
     ) -> None:
-        rows = rows_of(gradients, Place(xp, device, memory_limit, out))
+        rows = rows_of(gradients, Place(xp, device, memory_limit, out, precision))
         dtype = _backend.result_dtype(rows.like)
         self._damping = check.check_damping(damping, rows.like, dtype)
         self._weights = check.check_weights(weights, rows.like, rows.shape[0])
