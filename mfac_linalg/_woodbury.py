@@ -121,7 +121,7 @@ class WoodburyRankOneInverse(Inverse):
         resume: bool = False,
     ) -> None:
         check.check_flag("progress", progress)
-        rows = rows_of(gradients, Place(xp, device, memory_limit, out, shows_progress=progress))
+        rows = rows_of(gradients, Place(xp, device, memory_limit, out, precision, progress))
         dtype = _backend.result_dtype(rows.like)
         self._damping = check.check_damping(damping, rows.like, dtype)
         self._weights = check.check_weights(weights, rows.like, rows.shape[0])

@@ -124,9 +124,9 @@ def test_the_limit_is_kept(limit):
     assert peak <= limit
 
 
-def least_limit(source):
+def least_limit(source, **options):
     with pytest.raises(ValueError, match="`memory_limit`") as refused:
-        WoodburyRankOneInverse(source, 1.0, memory_limit=1)
+        WoodburyRankOneInverse(source, 1.0, memory_limit=1, **options)
     return int(str(refused.value).split("at least ")[1].split(" bytes")[0].replace(",", ""))
 
 
@@ -153,7 +153,7 @@ def test_the_least_limit_of_every_form_is_kept(shape, dtype, precision):
     """For m ≥ d the small system is d × d: what is asked for is a panel of columns, however many rows there are."""
     source = Dataset(data(dtype, *shape))
     v, options = np.ones(shape[1], dtype), {"precision": precision}
-    damping, limit = np.full(shape[1], 0.5, dtype), least_limit(source)
+    damping, limit = np.full(shape[1], 0.5, dtype), least_limit(source, **options)
     inverse = WoodburyRankOneInverse(source, damping, memory_limit=limit, **options)
     for ask in ONE_VECTOR.values():
         ask(inverse, v)  # what is imported on first use counts for none of them

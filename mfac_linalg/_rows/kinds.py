@@ -18,12 +18,13 @@ AnyRows = DenseRows | SparseRows | ProvidedRows | StreamedRows | ChunkedRows
 
 @dataclass(frozen=True)
 class Place:
-    """Where to compute, within how many bytes, and where to write W, where the user says so."""
+    """Where to compute, within how many bytes, in what precision, and where to write W, where the user says so."""
 
     xp: Any = None
     device: Any = None
     memory_limit: int | None = None
     out: Any = None
+    precision: Any = "default"
     shows_progress: bool = False
 
     @property
@@ -62,6 +63,7 @@ def _streamed(gradients: Any, place: Place) -> StreamedRows:
     if place.memory_limit is None:
         width = width_read(shape[0], itemsize)
     else:
-        check.check_memory_limit(place.memory_limit, least_memory(shape, itemsize))
-        width = width_within(place.memory_limit, shape, itemsize)
+        widened = place.precision == "high" and name != "float64"
+        check.check_memory_limit(place.memory_limit, least_memory(shape, itemsize, widened=widened))
+        width = width_within(place.memory_limit, shape, itemsize, widened=widened)
     return StreamedRows(gradients, like, None, like.dtype, width, place.shows_progress)

@@ -15,7 +15,9 @@ from .panels import combination, descend, gram, long_product, scaled_squares, st
 
 Array = Any
 LEAST_COLUMNS = 1024  # of a panel, or all there are
-SMALL_ARRAYS, VECTORS = 48, 48  # bytes for each of min(m, d)² and of m + d that a build and a query take besides
+SMALL_ARRAYS, VECTORS = 48, 36  # bytes for each of min(m, d)² and of m + d that a build and a query take besides
+WIDENED_VECTORS = 52  # the same where float32 rows are computed with in float64
+OBJECTS = 2**14  # bytes of what is no array
 PANEL_BYTES = 28 * 2**20  # read at a time: under the 32 MB from which the C library gives memory back at once
 PIECE, PIECE_BYTES = 2**20, 24  # numbers computed with at a time, and bytes for each of them
 
@@ -154,17 +156,17 @@ def _as_gram(total: Array) -> dict[str, Array]:
     return {"gram": _backend.read(total)}
 
 
-def least_memory(shape: tuple[int, int], itemsize: int) -> int:
+def least_memory(shape: tuple[int, int], itemsize: int, *, widened: bool = False) -> int:
     """Return the bytes that a build and a query take with the narrowest panels."""
     m, d = shape
     width = LEAST_COLUMNS if m < d else max(1, PIECE // m)  # for m ≥ d few products are by columns
-    return _fixed_memory(shape) + m * min(d, width) * (2 * itemsize + PIECE_BYTES)
+    return _fixed_memory(shape, widened) + m * min(d, width) * (2 * itemsize + PIECE_BYTES)
 
 
-def width_within(limit: int, shape: tuple[int, int], itemsize: int) -> int:
+def width_within(limit: int, shape: tuple[int, int], itemsize: int, *, widened: bool = False) -> int:
     """Return the columns read at a time that keep a build and a query within `limit` bytes."""
     m, d = shape
-    room = limit - _fixed_memory(shape)
+    room = limit - _fixed_memory(shape, widened)
     width = (room - PIECE * PIECE_BYTES) // (m * 2 * itemsize)
     if m * width < PIECE:  # a panel is one piece
         width = room // (m * (2 * itemsize + PIECE_BYTES))
@@ -176,6 +178,7 @@ def width_read(num_rows: int, itemsize: int) -> int:
     return max(LEAST_COLUMNS, PANEL_BYTES // (num_rows * itemsize))
 
 
-def _fixed_memory(shape: tuple[int, int]) -> int:
+def _fixed_memory(shape: tuple[int, int], widened: bool) -> int:
     """What does not depend on panels: the small system is min(m, d) × min(m, d)."""
-    return SMALL_ARRAYS * min(shape) ** 2 + VECTORS * sum(shape)
+    vectors = WIDENED_VECTORS if widened else VECTORS
+    return SMALL_ARRAYS * min(shape) ** 2 + vectors * sum(shape) + OBJECTS
