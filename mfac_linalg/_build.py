@@ -9,7 +9,7 @@ import numpy as np
 from . import _backend
 from ._dual import SmallSystem, largest_eigenvalue, needs_rows, shows_float32
 from ._errors import breakdown, warn_if_unresolved
-from ._extent import exponent_of_finite, extent_of, is_resolved, traced_exponent
+from ._extent import exponent_of_finite, extent_of, is_comfortable, is_resolved, traced_exponent
 from ._forms.diagonal import exact_entries
 from ._forms.dual import DualForm
 from ._forms.primal import PrimalForm
@@ -87,7 +87,7 @@ def _known_system(
     small, largest, norm = small_matrix(accurate, gram, options)
     heaviest, norm, *extent = read_checked([largest, norm, *extent_of(row_scale, entries["damping"])], entries)
     power = 0
-    if not comfortable(heaviest, unscaled.dtype):
+    if not is_comfortable(rows, heaviest, extent):
         sharp_gram = None  # that of G as it stands, not of 2^−e G
         known = _known_exponent(rows, accurate, heaviest)
         if known is not None:  # S Sᵀ is there, and is the same for any e

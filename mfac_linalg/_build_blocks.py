@@ -19,14 +19,13 @@ from ._build import (
 )
 from ._dual import largest_eigenvalue
 from ._errors import breakdown
-from ._extent import exponent_of_finite, extent_of, is_resolved, traced_exponent
+from ._extent import exponent_of_finite, extent_of, is_comfortable, is_resolved, traced_exponent
 from ._forms.blocks import BlockForm, Run
 from ._options import Options
 from ._progress import reporter
 from ._rows.batched import BatchedRows
 from ._rows.panels import slices
 from ._rows.scaled import ScaledRows, scaled_rows
-from ._scaling import comfortable
 from ._state import State
 
 Array = Any
@@ -48,7 +47,7 @@ def build_blocks(
     if not traced:
         extent, numbers = _read(systems, extent_of(row_scale, spread), {"damping": damping, "weights": weights})
         power = 0
-        if not all(comfortable(heaviest, unscaled.dtype) for heaviest, _ in numbers):
+        if not all(is_comfortable(rows, heaviest, extent) for heaviest, _ in numbers):
             power = exponent_of_finite(rows, metric)
             rows = scaled_rows(unscaled, power, row_scale, metric.root)
             systems = list(_systems(rows, sizes, options))

@@ -9,10 +9,11 @@ from . import _backend
 from ._errors import unresolved_rows
 from ._metric import NARROW_SPAN, Metric, span
 from ._rows.scaled import ScaledRows
-from ._scaling import exponent
+from ._scaling import comfortable, exponent
 from ._validation import refuse_nonfinite
 
 Array = Any
+LOST = 16.0  # eps that an element may miss of what underflows
 LARGEST_NORM = {"float32": 2.0**30, "float64": math.inf}  # ‖S‖ in products
 LARGEST_RATIO = 2.0**60  # of row scales whose products float32 holds side by side
 
@@ -25,6 +26,18 @@ def extent_of(row_scale: Array, damping: Any) -> list[Array]:
     return [largest, xp.min(row_scale), _backend.beside(span(damping), like=row_scale) if unknown else 0 * largest]
 
 
+def is_comfortable(rows: ScaledRows, heaviest: float, extent: list[float]) -> bool:
+    """Whether G can stay as it stands: its squares are within the dtype, and small rows do not need their last ones."""
+    can_be_scaled = rows.is_dense or rows.is_sparse
+    return comfortable(heaviest, rows.dtype) and not (can_be_scaled and not _holds(rows, extent[0]))
+
+
+def _holds(rows: ScaledRows, largest: float) -> bool:
+    """Whether what underflows in products of rows is below the error of an element, for the largest row scale."""
+    limits = np.finfo(_backend.dtype_name(rows.dtype))
+    return max(1.0, largest) * largest * rows.shape[1] * float(limits.tiny) <= LOST * float(limits.eps)
+
+
 def is_resolved(rows: ScaledRows, extent: list[float], power: int, *, wide: bool) -> bool:
     """Whether products of G in their dtype hold all that S does; of what float64 does not hold either: an error.
 
@@ -32,8 +45,7 @@ def is_resolved(rows: ScaledRows, extent: list[float], power: int, *, wide: bool
     """
     name = _backend.dtype_name(rows.dtype)
     largest, smallest = (float(np.ldexp(scale, power)) for scale in extent[:2])
-    limits = np.finfo(name)
-    held = max(1.0, largest) * largest * rows.shape[1] * float(limits.tiny) <= float(limits.eps)
+    held = _holds(rows, largest)
     alike = name == "float64" or largest <= LARGEST_RATIO * smallest
     if not wide:
         return held and alike and extent[2] <= NARROW_SPAN[name] and max(extent[3:]) <= LARGEST_NORM[name]

@@ -328,3 +328,14 @@ def test_a_float32_window_of_a_steep_decay_answers_for_its_oldest_rows():
     c[0] = 1
     x = window.matvec_gradients(c)
     assert oracle.backward_ratio(exact(gradients[0]), x, eps("float32")) <= LIMIT
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-11, 1e-9, 1e12])
+@pytest.mark.parametrize("kappa", [1e2, 8e5])
+def test_ordinary_gradients_of_any_unit_ask_for_no_float64(kappa, scale):
+    """Where there is none they are scaled by a power of two, and not refused."""
+    backend = next(b for b in AVAILABLE if not b.has_float64 and b.library == "array_api_strict")
+    problem = make_problem(0, shape=(6, 300), kappa=kappa, dtype="float32").scaled_by(scale)
+    inverse = ml.WoodburyRankOneInverse(backend.asarray(problem.gradients), problem.damping, whiten=False)
+    x = backend.to_numpy(inverse @ backend.asarray(problem.gradients[0]))
+    assert problem.oracle.backward_ratio(problem.gradients[0], x, eps("float32")) <= LIMIT
