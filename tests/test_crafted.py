@@ -448,7 +448,7 @@ def begun(path):
 
     g = gradients(4, 2500, "float32")
     with pytest.raises(OSError, match="gone"):
-        ml.WoodburyRankOneInverse(Failing(g), 0.3, out=path, memory_limit=230_000)
+        ml.WoodburyRankOneInverse(Failing(g), 0.3, out=path, memory_limit=240_000)
     return g
 
 
@@ -467,7 +467,7 @@ def test_a_journal_with_anything_made_up_is_refused_or_finished_right(tmp_path, 
         (target / "whitened.npy").write_bytes(w)
         put_together(target / "build.npz", changed_header, changed_arrays)
         try:
-            built = ml.WoodburyRankOneInverse(g, 0.3, out=target, resume=True, memory_limit=230_000)
+            built = ml.WoodburyRankOneInverse(g, 0.3, out=target, resume=True, memory_limit=240_000)
             assert np.allclose(built.diagonal(), expected, rtol=1e-3)
             finished += 1
         except (ml.InvalidFileError, ValueError) as refused:

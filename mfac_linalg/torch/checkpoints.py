@@ -215,7 +215,8 @@ def _buffers(entry: Mapping[str, Any], p: Tensor, shape: torch.Size) -> dict[str
         if name in given:
             given[name] = _buffer(name, given[name], p, shape)
     if "share" in given:
-        share = given["share"].item() if isinstance(given["share"], Tensor) else given["share"]
+        share = given["share"]
+        share = share.item() if isinstance(share, Tensor) and share.numel() == 1 else share
         if not (isinstance(share, numbers.Real) and 0 <= float(share) <= 1):
             msg = f"`state_dict` must have a share in [0, 1]; got {check.describe(given['share'])}. "
             raise ValueError(msg + RETURNED)
