@@ -87,7 +87,9 @@ from .operators import as_parts as as_parts
 from .operators import from_parts as from_parts
 from .operators import is_complex as is_complex
 from .operators import linear_operator as linear_operator
+from .products import long_matmul as long_matmul
 from .products import matmul as matmul
+from .products import may_be_cast as may_be_cast
 from .products import vecdot as vecdot
 from .sparse import canonical_rows as canonical_rows
 from .sparse import compressed_rows as compressed_rows

@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import array_api_compat as compat
@@ -20,6 +21,11 @@ def matmul(a: Array, b: Array) -> Array:
     float32 would be of bfloat16. Those of float64 never are.
     """
     return _matmul_rule().apply(a, b) if may_be_cast(a, b) else a @ b
+
+
+def long_matmul(product: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
+    """Return product(a, b), which is a @ b in float64, with one derivative for all that it does."""
+    return _long_matmul_rule().apply(product, a, b)
 
 
 def vecdot(x: Array, y: Array) -> Array:
@@ -71,3 +77,39 @@ def _matmul_rule() -> Any:
             return sum(parts if by_b is None else [*parts, Matmul.apply(a, by_b)])
 
     return Matmul
+
+
+@functools.cache
+def _long_matmul_rule() -> Any:
+    """The product in float64 of factors in another dtype: its derivatives are in theirs."""
+    torch: Any = sys.modules["torch"]
+
+    class LongMatmul(torch.autograd.Function):  # type: ignore[misc]
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(product: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
+            with without_autocast():
+                return product(a, b)
+
+        @staticmethod
+        def setup_context(context: Any, inputs: tuple[Any, Array, Array], output: Array) -> None:
+            del output
+            context.product, a, b = inputs
+            context.save_for_backward(a, b)
+            context.save_for_forward(a, b)
+
+        @staticmethod
+        def backward(context: Any, cotangent: Array) -> tuple[None, Array | None, Array | None]:
+            a, b = context.saved_tensors
+            _, by_a, by_b = context.needs_input_grad
+            narrow = cotangent.to(a.dtype)
+            return None, matmul(narrow, b.mT) if by_a else None, matmul(a.mT, narrow) if by_b else None
+
+        @staticmethod
+        def jvp(context: Any, _: None, by_a: Array | None, by_b: Array | None) -> Array:
+            a, b = context.saved_tensors
+            parts = [] if by_a is None else [LongMatmul.apply(context.product, by_a, b)]
+            return sum(parts if by_b is None else [*parts, LongMatmul.apply(context.product, a, by_b)])
+
+    return LongMatmul

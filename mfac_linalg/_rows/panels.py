@@ -77,14 +77,24 @@ def long_product(rows: Array, v: Array, computed: Callable[[Array], Array] | Non
         if _backend.multiplies_batches(rows):
             return _batched_product(rows, v)
         computed = _as_it_stands
+        if _backend.may_be_cast(rows, v):
+            return _backend.long_matmul(_sum_of_panels, rows, v)
     elif _is_widened(rows, v):
         return _widened_product(rows, v, computed)
-    width = product_width(rows, v)
     if _backend.is_traced(v) or _backend.is_traced(rows):
-        return _looped_product(rows, v, computed, width)
+        return _looped_product(rows, v, computed, product_width(rows, v))
+    return _sum_of_panels(rows, v, computed)
+
+
+def _as_it_stands(block: Array) -> Array:
+    return block
+
+
+def _sum_of_panels(rows: Array, v: Array, computed: Callable[[Array], Array] = _as_it_stands) -> Array:
+    """The same sum, of some panels at a time."""
     xp = _backend.namespace(v)
     dim, k = v.shape
-    cuts = slices(dim, width)
+    cuts = slices(dim, product_width(rows, v))
     total = None
     group_size = GROUP if k <= 1 or not _backend.on_host(v) else max(1, GROUP // k)
     for group in slices(len(cuts), group_size):
@@ -94,10 +104,6 @@ def long_product(rows: Array, v: Array, computed: Callable[[Array], Array] | Non
             part = _backend.namespace(part).sum(part, axis=0)
         total = part if total is None else total + part
     return total
-
-
-def _as_it_stands(block: Array) -> Array:
-    return block
 
 
 def _is_widened(rows: Array, v: Array) -> bool:
