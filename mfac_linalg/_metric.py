@@ -196,8 +196,10 @@ def refuse_misfit(x: Array, unscaled: Array, *, least: float = 0.0) -> Array:
     xp = _backend.namespace(x)
     if not bool(xp.all(xp.isfinite(x))):
         refuse_nonfinite_answer(x)
-    tiny = np.finfo(_backend.dtype_name(x.dtype)).tiny
-    if 0 not in x.shape and np.any((_largest(x) < tiny) & (_largest(unscaled) > least)):
+    if 0 in x.shape:
+        return x
+    lost = _largest(x) < np.finfo(_backend.dtype_name(x.dtype)).tiny
+    if np.any(lost) and np.any(lost & (_largest(unscaled) > least)):
         refuse_underflow(x.dtype)
     return x
 

@@ -185,7 +185,8 @@ class State(Part):
         """
         xp = _backend.namespace(values)
         on_diagonal = _backend.index_like(on_diagonal, like=values)
-        values = xp.where(on_diagonal, xp.clip(values, self.floor(), 1.0), xp.clip(values, -1.0, 1.0))
+        least = xp.where(on_diagonal, self.floor(), -xp.ones_like(values))
+        values = xp.where(values > 1, xp.ones_like(values), xp.where(values < least, least, values))
         scaled = values / self.level(values) if self.metric.root is None else values / left / right
         settled = self._home(scaled, values, least=float(np.finfo(_backend.dtype_name(self.dtype)).eps))
         if _backend.on_host(settled):
@@ -219,8 +220,7 @@ class State(Part):
 
     def logdet(self) -> Array:
         """The logarithm of det F⁻¹."""
-        dim = self.form.shape[1]
-        return self._home(self.form.logdet() - self.metric.log_determinant(dim, like=self.row_scale))
+        return self._home(self.form.logdet() - self.metric.log_determinant(self.form.shape[1], like=self.row_scale))
 
     def trace(self) -> Array:
         """The trace of F⁻¹."""

@@ -17,6 +17,8 @@ def check_indices(name: str, j: Any, dim: int, *, like: Array) -> Array:
 
     What is on the host may be of any library; on a device, or traced, it has to be of like's, and is not looked at.
     """
+    if type(j) is int and -dim <= j < dim:
+        return _backend.index_like(np.asarray(j if j >= 0 else j + dim), like=like)
     if isinstance(j, bool) or (not isinstance(j, numbers.Integral | list | tuple) and not _backend.is_array(j)):
         _refuse_kind(name, j)
     refuse_masked(name, j)
