@@ -7,15 +7,18 @@ from typing import Any
 collect_ignore_glob = [f"mfac_linalg/{library}/*" for library in ("torch", "jax") if find_spec(library) is None]
 
 
-def wanting(reason: str) -> str:
-    """The library, device or folder that a skipped test asked for; the whole reason where it names none."""
-    found = re.match(r"Skipped: (?:needs |could not import ')([^':]+)", reason)
-    return found[1].partition(".")[0] if found else reason.removeprefix("Skipped: ")
+def wanting(reason: str) -> set[str]:
+    """The libraries, the device or the folder that a skipped test asked for; the whole reason where it names none."""
+    text = reason.removeprefix("Skipped: ")
+    if text.startswith("got empty parameter set"):  # of backends that are not here, which are named themselves
+        return set()
+    found = re.search(r"needs (.+?)(?:, which|$)", text) or re.match(r"could not import '([^'.]+)", text)
+    return set(found[1].split(", ")) if found else {text}
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say in one line what the tests that did not run were waiting for; ``-rs`` names them one by one."""
     skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", [])]
     texts = {why[2] if isinstance(why, tuple) else str(why) for why in skipped}
-    if reasons := sorted({wanting(text) for text in texts}, key=str.lower):
+    if reasons := sorted(set().union(*map(wanting, texts)), key=str.lower):
         terminalreporter.write_line(f"Not tested, because it is not here: {', '.join(reasons)}.")

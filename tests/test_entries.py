@@ -106,7 +106,7 @@ def test_a_damping_path_warns_beyond_the_reach(shape, make):
 
 
 def test_entries_of_a_jax_window_of_as_many_rows_as_columns_are_right_beyond_1e10():
-    jax = pytest.importorskip("jax", reason="needs JAX")
+    jax = pytest.importorskip("jax", reason="needs jax")
     from mfac_linalg.jax import SlidingWindowState
 
     problem = make_problem(1, shape=(5, 4), kappa=REACH / 2, dtype="float32")
