@@ -55,7 +55,7 @@ def numpy_modes() -> dict[str, Callable[[], Any]]:
         "errstate call": lambda: np.errstate(all="call", call=_refuse),
         "seterr": lambda: setting(np.geterr, lambda x: np.seterr(**x), dict.fromkeys(np.geterr(), "raise")),
         "legacy printing": lambda: np.printoptions(legacy="1.13", precision=1, threshold=1, floatmode="fixed"),
-        "bufsize": lambda: setting(np.getbufsize, np.setbufsize, 32),
+        "bufsize": lambda: setting(np.getbufsize, np.setbufsize, 2**14),  # smaller ones cut sums, before NumPy 2.3
         "warnings": warnings_as_errors,
     }
 

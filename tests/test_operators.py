@@ -63,6 +63,8 @@ def solved(name, operator, v, rtol=1e-12, **options):
     if name in ("lsqr", "lsmr"):
         options = {"iter_lim" if name == "lsqr" else "maxiter": 500, "atol": rtol / 100, "btol": rtol / 100}
         return getattr(sla, name)(operator, v, **options)[0]
+    if name != "minres":
+        options["atol"] = 0.0
     return getattr(sla, name)(operator, v, rtol=rtol, maxiter=500, **options)[0]
 
 

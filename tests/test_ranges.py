@@ -230,6 +230,17 @@ def test_answers_over_the_whole_range_are_right_or_named_errors(make, problem):
     check_all(make, problem)
 
 
+def test_a_certificate_is_a_number_where_kappa_is_none_of_float32():
+    g = np.array([[8.9e22, 2.4e-25, 1.3e23, -3.0e-14], [-1.8e-08, -1.2e16, 1.0e-08, 8.6e-02]], "float32")
+    v = np.ones(4, "float32")
+    for make in (ml.WoodburyRankOneInverse, ml.SlidingWindowInverse.from_gradients):
+        with pytest.warns(ml.IllConditionedWarning):
+            inverse = make(g, 0.014)
+        x = inverse @ v
+        assert inverse.backward_error(v, x) < 30 * np.finfo("float32").eps
+        assert not np.isnan(inverse.relative_residual(v, x))  # κ eps, which float32 need not hold
+
+
 @pytest.mark.parametrize("make", PLAIN)
 @settings(max_examples=25)
 @given(wild_problems(weighted=False))

@@ -136,9 +136,9 @@ class BlockForm(Part):
         """Column k: (I + t_k diag(S_bᵀS_b))⁻¹ u for ratios t (k,)."""
         return self._over_runs(lambda run: run.flat(run.form.path(run.fold(u), ratios)))
 
-    def normal(self, z: Array) -> Array:
-        """diag(S_bᵀS_b) z."""
-        return self._over_runs(lambda run: run.flat(run.form.normal(run.fold(z))))
+    def normal(self, z: Array, power: int = 0) -> Array:
+        """diag(S_bᵀS_b) z · 2^−power."""
+        return self._over_runs(lambda run: run.flat(run.form.normal(run.fold(z), power)))
 
     def diagonal(self) -> Array:
         """The diagonal of M, float64."""

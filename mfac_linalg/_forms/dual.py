@@ -12,6 +12,7 @@ from .._pytree import Part
 from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
 from .._rows.whitened import WhitenedRows, complement, whitened_blocks
+from .._scaling import ldexp
 from .._sweeps import CANCELLATION, DualSweeps, sweeps_for
 from .diagonal import refine
 
@@ -65,9 +66,9 @@ class DualForm(Part):
         r, a = self.solve(u)
         return _backend.column_squares(_backend.to_float64(r)) + _backend.column_squares(a)
 
-    def normal(self, z: Array) -> Array:
-        """SᵀS z."""
-        return self.rows.combine(self.rows.project(z))
+    def normal(self, z: Array, power: int = 0) -> Array:
+        """SᵀS z · 2^−power."""
+        return self.rows.combine(ldexp(self.rows.project(z), -power))
 
     @property
     def _products(self) -> DualSweeps:

@@ -8,6 +8,7 @@ from .._dual import SmallSystem, add_identity
 from .._pytree import Part
 from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
+from .._scaling import ldexp
 
 Array = Any
 
@@ -59,9 +60,9 @@ class PrimalForm(Part):
         """The ‖U u‖² = uᵀM u of each column u, float64."""
         return _backend.column_squares(self.system.half_solve(_backend.to_float64(u)))
 
-    def normal(self, z: Array) -> Array:
-        """SᵀS z."""
-        return self.rows.combine(self.rows.project(z))
+    def normal(self, z: Array, power: int = 0) -> Array:
+        """SᵀS z · 2^−power."""
+        return self.rows.combine(ldexp(self.rows.project(z), -power))
 
     def solve_in_span(self, b: Array) -> Array:
         """M Sᵀ b."""
