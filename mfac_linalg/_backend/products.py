@@ -84,7 +84,7 @@ def _long_matmul_rule() -> Any:
     """The product in float64 of factors in another dtype: its derivatives are in theirs."""
     torch: Any = sys.modules["torch"]
 
-    class LongMatmul(torch.autograd.Function):  # type: ignore[misc]
+    class LongMatmul(torch.autograd.Function):
         generate_vmap_rule = True
 
         @staticmethod
