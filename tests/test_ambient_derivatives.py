@@ -62,6 +62,17 @@ def test_a_backward_pass_under_autocast_is_of_float32(build, query):
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("build", BUILDS)
+def test_so_is_one_by_the_vector_alone_for_a_cotangent_without_a_graph(build):
+    def derivative(context):
+        v = V[: 6 if build == "tall" else 40].clone().requires_grad_()
+        answer = BUILDS[build](G, 0.1) @ v
+        with context():
+            return torch.autograd.grad(answer.sum(), v)[0]
+
+    assert torch.equal(derivative(autocast), derivative(contextlib.nullcontext))
+
+
 TRANSFORMS = {
     "vmap": lambda inverse: torch.func.vmap(inverse.matvec)(torch.stack([V, V * V])),
     "grad": lambda inverse: torch.func.grad(inverse.quadratic_form)(V),

@@ -1,6 +1,7 @@
 """Products whose derivatives too are computed in the dtype of their factors, whatever PyTorch casts automatically."""
 
 import functools
+import operator
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -20,12 +21,12 @@ def matmul(a: Array, b: Array) -> Array:
     PyTorch's `autocast` is left while an answer is computed; its backward pass comes later, and in it plain products of
     float32 would be of bfloat16. Those of float64 never are.
     """
-    return _matmul_rule().apply(a, b) if may_be_cast(a, b) else a @ b
+    return _product_rule().apply(operator.matmul, a, b) if may_be_cast(a, b) else a @ b
 
 
 def long_matmul(product: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
     """Return product(a, b), which is a @ b in float64, with one derivative for all that it does."""
-    return _long_matmul_rule().apply(product, a, b)
+    return _product_rule().apply(product, a, b)
 
 
 def vecdot(x: Array, y: Array) -> Array:
@@ -43,48 +44,11 @@ def may_be_cast(a: Array, b: Array) -> bool:
 
 
 @functools.cache
-def _matmul_rule() -> Any:
-    """The product with its derivatives, which are such products again."""
+def _product_rule() -> Any:
+    """A product with its derivatives, which are such products again, in the dtype of the factors."""
     torch: Any = sys.modules["torch"]
 
-    class Matmul(torch.autograd.Function):
-        generate_vmap_rule = True
-
-        @staticmethod
-        def forward(a: Array, b: Array) -> Array:
-            with without_autocast():
-                return a @ b
-
-        @staticmethod
-        def setup_context(context: Any, inputs: tuple[Array, Array], output: Array) -> None:
-            del output
-            context.save_for_backward(*inputs)
-            context.save_for_forward(*inputs)
-
-        @staticmethod
-        def backward(context: Any, cotangent: Array) -> tuple[Array | None, Array | None]:
-            a, b = context.saved_tensors
-            by_a, by_b = context.needs_input_grad
-            return (
-                Matmul.apply(cotangent, b.mT).sum_to_size(a.shape) if by_a else None,
-                Matmul.apply(a.mT, cotangent).sum_to_size(b.shape) if by_b else None,
-            )
-
-        @staticmethod
-        def jvp(context: Any, by_a: Array | None, by_b: Array | None) -> Array:
-            a, b = context.saved_tensors
-            parts = [] if by_a is None else [Matmul.apply(by_a, b)]
-            return sum(parts if by_b is None else [*parts, Matmul.apply(a, by_b)])
-
-    return Matmul
-
-
-@functools.cache
-def _long_matmul_rule() -> Any:
-    """The product in float64 of factors in another dtype: its derivatives are in theirs."""
-    torch: Any = sys.modules["torch"]
-
-    class LongMatmul(torch.autograd.Function):
+    class Product(torch.autograd.Function):
         generate_vmap_rule = True
 
         @staticmethod
@@ -103,13 +67,17 @@ def _long_matmul_rule() -> Any:
         def backward(context: Any, cotangent: Array) -> tuple[None, Array | None, Array | None]:
             a, b = context.saved_tensors
             _, by_a, by_b = context.needs_input_grad
-            narrow = cotangent.to(a.dtype)
-            return None, matmul(narrow, b.mT) if by_a else None, matmul(a.mT, narrow) if by_b else None
+            cotangent = cotangent.to(a.dtype)
+            return (
+                None,
+                Product.apply(operator.matmul, cotangent, b.mT).sum_to_size(a.shape) if by_a else None,
+                Product.apply(operator.matmul, a.mT, cotangent).sum_to_size(b.shape) if by_b else None,
+            )
 
         @staticmethod
         def jvp(context: Any, _: None, by_a: Array | None, by_b: Array | None) -> Array:
             a, b = context.saved_tensors
-            parts = [] if by_a is None else [LongMatmul.apply(context.product, by_a, b)]
-            return sum(parts if by_b is None else [*parts, LongMatmul.apply(context.product, a, by_b)])
+            parts = [] if by_a is None else [Product.apply(context.product, by_a, b)]
+            return sum(parts if by_b is None else [*parts, Product.apply(context.product, a, by_b)])
 
-    return LongMatmul
+    return Product
