@@ -88,13 +88,24 @@ def _is_renamed(aside: Path, target: Path) -> bool:
 
 def _created(target: Path, mode: int) -> tuple[int, Path]:
     """A new file, locked, and its name: a later one where somebody took it for stale before it was locked."""
-    while True:
+    for attempt in range(1, ATTEMPTS + 1):
         aside = target.with_name(f".{os.getpid()}-{secrets.token_hex(8)}-{_host()}-{_digest(target.name)}.part")
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         handle = os.open(aside, flags, mode)
-        if lock(handle) is not False and os.path.lexists(aside):
-            return handle, aside
-        os.close(handle)
+        try:
+            if lock(handle) is not False and (attempt == ATTEMPTS or os.path.lexists(aside)):
+                return handle, aside
+        except OSError:
+            _discard(handle, aside)
+            raise
+        _discard(handle, aside)
+    raise BlockingIOError(errno.EAGAIN, "what is written beside it is locked by others")
+
+
+def _discard(handle: int, aside: Path) -> None:
+    os.close(handle)
+    with contextlib.suppress(OSError):
+        aside.unlink()
 
 
 def _adopt(handle: int, before: os.stat_result) -> None:

@@ -190,9 +190,13 @@ class CompressedSlots:
                     f"`state['{name}']` must be {_backend.dtype_name(mine.dtype)}; got {check.describe(state[name])}. "
                 )
                 raise TypeError(msg + "Keep it out of casts.")
+        if count and self.feeds_back and state.get("error") is None:
+            msg = "`state['error']` must hold what compression has not kept of the gradients; got none. "
+            raise ValueError(msg + "Pass what `state_dict` returned.")
         if state.get("error") is not None:
             check.check_beside("state['error']", state["error"], self.like, self.dtype)
             check.check_shape("state['error']", state["error"], (self.layout.dim,), "Keep entries together.")
+            check.check_finite("state['error']", state["error"])
         columns = _backend.wide_index(state["indices"], self.layout.starts)
         ends = np.minimum(self.layout.starts + self.layout.block, self.layout.dim)
         xp = _backend.namespace(columns)

@@ -4,6 +4,7 @@ import functools
 
 import pytest
 
+import mfac_linalg as ml
 from tests.backends import PRESENT
 from tests.modes import ALONE, CHEAP, MODES, SINGLE, Asked, answer, at_once, inverses, queries, same
 
@@ -58,3 +59,13 @@ def test_no_mode_changes_an_answer(library, mode, kind):
             asked.inverse = before
         wrong += [(name, got) for got in (inside, outside) if not same(got, wanted[name])]
     assert not wrong
+
+
+def test_what_is_kept_from_inference_mode_serves_outside_of_it():
+    torch = pytest.importorskip("torch")
+    v = torch.ones(12, requires_grad=True)
+    with torch.inference_mode():
+        inverse = ml.WoodburyRankOneInverse(torch.eye(3, 12), 0.1)
+        inverse.sqrt_matvec(torch.ones(12))
+    inverse.sqrt_matvec(v).sum().backward()
+    assert torch.isfinite(v.grad).all()

@@ -438,15 +438,18 @@ class FailingRead:
         self.file.close()
 
 
-@pytest.mark.parametrize("after", range(30))
-def test_a_read_that_fails_is_an_os_error_and_no_damage(after, path, monkeypatch):
-    def opened(name, mode):
-        return FailingRead(Path(name).open(mode), after)
-
-    monkeypatch.setattr(_storage, "open", opened, raising=False)
-    with pytest.raises(OSError, match="`path` must be a file that can be read") as caught:
-        ml.load(path)
-    assert caught.value.errno == errno.EIO
+def test_a_read_that_fails_is_an_os_error_and_no_damage(path, monkeypatch):
+    outcomes = []
+    for after in range(60):  # more than there are reads
+        monkeypatch.setattr(_storage, "open", lambda name, mode, n=after: FailingRead(open(name, mode), n), False)  # noqa: SIM115
+        try:
+            outcomes.append(ml.load(path) and None)
+        except OSError as error:
+            outcomes.append(error)
+    failed = [error for error in outcomes if error]
+    assert 20 < len(failed) < 60
+    assert {error.errno for error in failed} == {errno.EIO}
+    assert all("`path` must be a file that can be read" in str(error) for error in failed)
 
 
 def test_a_damaged_file_is_damage_even_while_another_error_is_handled(path):
@@ -456,3 +459,17 @@ def test_a_damaged_file_is_damage_even_while_another_error_is_handled(path):
     except OSError:
         with pytest.raises(ml.InvalidFileError):
             ml.load(path)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+def test_a_lock_that_is_never_had_is_an_error_and_leaves_nothing(code, path, monkeypatch):
+    before = path.read_bytes()
+
+    def refused(*_):
+        raise OSError(code, "Permission denied")
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    with pytest.raises(OSError, match="`path`"):
+        ml.load(path).save(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]

@@ -228,3 +228,10 @@ def test_a_compiled_product_can_be_batched_with_float64_switched_on(jax):
     with jax.enable_x64(True):
         together = jax.vmap(jax.jit(inverse.matvec))(gradients)
     assert np.allclose(together, inverse.matmat(gradients.T).T, rtol=1e-5)
+
+
+def test_an_inverse_of_constants_may_be_built_in_what_jax_compiles():
+    jax = pytest.importorskip("jax")
+    g, damping = jax.random.normal(jax.random.key(0), (4, 12)), jax.numpy.full(12, 0.1)
+    made = lambda: WoodburyRankOneInverse(g, damping, weights=jax.numpy.ones(4))  # noqa: E731
+    assert np.allclose(jax.jit(lambda v: made() @ v)(g[0]), made() @ g[0], rtol=1e-5, atol=1e-5)

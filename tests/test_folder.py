@@ -499,3 +499,14 @@ def test_killed_builds_leave_nothing_that_loads_and_can_be_resumed(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(done.stdout) >= 2
+
+
+@pytest.mark.parametrize(
+    "view", [np.asarray, lambda g: g[:, :], lambda g: g.view(np.ndarray)], ids=["asarray", "slice", "view"]
+)
+def test_a_view_of_the_gradients_own_file_is_no_target(view, tmp_path):
+    np.save(tmp_path / "g.npy", gradients())
+    source, target = (np.load(tmp_path / "g.npy", mmap_mode=mode) for mode in ("r", "r+"))
+    with pytest.raises(ValueError, match="`out` must not be the gradients themselves"):
+        ml.WoodburyRankOneInverse(view(source), DAMPING, out=target)
+    assert np.array_equal(np.load(tmp_path / "g.npy"), gradients())

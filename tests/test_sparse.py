@@ -120,3 +120,12 @@ def test_the_answer_does_not_depend_on_units(power):
     v = gradients.toarray()[1]
     x = WoodburyRankOneInverse(gradients, 0.1).matvec(v)
     assert np.array_equal(WoodburyRankOneInverse(gradients * scale, 0.1 * scale**2).matvec(v * scale**2), x)
+
+
+@pytest.mark.parametrize("kind", ["csr_array", "csc_array", "coo_matrix"])
+@pytest.mark.parametrize("index", [-1, 7, 10**8])
+def test_indices_outside_a_sparse_matrix_are_refused(kind, index):
+    g = getattr(sp, kind)(np.ones((2, 5)))
+    (g.col if kind.startswith("coo") else g.indices)[0] = index
+    with pytest.raises(ValueError, match="`gradients` must be a sparse matrix whose indices are within it"):
+        WoodburyRankOneInverse(g, 0.1)

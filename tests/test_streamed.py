@@ -333,6 +333,26 @@ def test_changes_of_ones_own_are_kept_whatever_became_of_the_mode(tmp_path):
     assert (private == 7).all()
 
 
+@pytest.mark.parametrize("query", ["diagonal", "trace"])
+def test_a_source_that_hands_out_views_is_not_written_to(query):
+    class Views(Dataset):
+        def __getitem__(self, part):
+            return self.array[part]
+
+    g = data(d=400)
+    getattr(WoodburyRankOneInverse(Views(g), 0.1), query)()
+    assert np.array_equal(g, data(d=400))
+
+
+def test_slices_of_another_dtype_are_refused():
+    class Complex(Dataset):
+        def __getitem__(self, part):
+            return super().__getitem__(part) * 1j
+
+    with pytest.raises(TypeError, match="`gradients` must have slices of their dtype"):
+        WoodburyRankOneInverse(Complex(data(d=20)), 0.1)
+
+
 def test_masked_slices_are_refused():
     class Masked(Dataset):
         def __getitem__(self, part):

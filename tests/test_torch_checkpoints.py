@@ -408,3 +408,20 @@ def test_a_broken_state_of_version_1_is_refused(case):
     with pytest.raises((TypeError, ValueError), match="`state"):
         optimizer.load_state_dict(state)
     assert len(optimizer.windows[0]) == 0
+
+
+@pytest.mark.parametrize("lost", ["entry", "momentum_buffer", "offset"])
+def test_a_state_without_what_a_step_goes_on_from_is_refused(lost):
+    parameters = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2))]
+    optimizer = MFAC(parameters, lr=0.1, window=4, damping=0.1, momentum=0.9)
+    for p in parameters:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    state = optimizer.state_dict()
+    if lost == "entry":
+        state["state"][1] = None
+    else:
+        del state["state"][1][lost]
+    with pytest.raises(ValueError, match=rf"`state_dict` must have .*{'offset' if lost == 'entry' else lost}"):
+        optimizer.load_state_dict(state)
+    optimizer.step()

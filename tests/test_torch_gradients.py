@@ -731,3 +731,57 @@ def test_parameters_of_two_dtypes_are_refused(model, data):
     model[4].float()
     with pytest.raises(TypeError, match=r"one dtype on one device; got torch\.float32 on cpu, torch\.float64 on cpu"):
         adapter.per_sample_gradients(model, LOSS, *data)
+
+
+class Recomputing(nn.Module):
+    """A model whose backward pass computes a part of it anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(
+            lambda z: self.third(self.second(z)), self.first(x), use_reentrant=False
+        )
+
+
+@pytest.mark.parametrize("params", [["first"], ["second"], ["third"], None])
+def test_rows_of_a_model_that_recomputes_parts_of_itself(params):
+    torch.manual_seed(0)
+    model, x, y = Recomputing(), torch.randn(6, 4), torch.arange(6) % 4
+    loss = nn.functional.cross_entropy
+    rows, unravel = adapter.mean_gradients(model, loss, x, y, batch_size=6, params=params)
+    loss(model(x), y).backward()
+    grads = {name: p.grad for name, p in model.named_parameters()}
+    torch.testing.assert_close(rows[0], unravel.ravel(grads))
+
+
+def test_frozen_parameters_that_a_tuple_holds_too_are_seen():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4, bias=False)
+            self.again = (self.layer.weight,)
+
+        def forward(self, x):
+            return x @ self.again[0].T + self.layer(x)
+
+    model, x, y = Twice(), torch.randn(6, 4), torch.arange(6) % 4
+    trained, _ = adapter.mean_gradients(model, nn.functional.cross_entropy, x, y, batch_size=6)
+    model.requires_grad_(False)
+    frozen, _ = adapter.mean_gradients(model, nn.functional.cross_entropy, x, y, batch_size=6, params=["layer"])
+    torch.testing.assert_close(frozen, trained)
+    assert not model.layer.weight.requires_grad
+
+
+def test_a_vector_that_does_not_fit_writes_nothing():
+    model = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 1))
+    rows, unravel = adapter.mean_gradients(model, lambda o, y: o.sum(), torch.ones(1, 4), torch.ones(1), batch_size=1)
+    other = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 3))
+    before = [p.clone() for p in other.parameters()]
+    with pytest.raises(ValueError, match=r"`model` must have '1\.weight' of shape"):
+        unravel.write(other, rows[0])
+    with pytest.raises(TypeError, match="`vector` must be of real numbers"):
+        unravel.write(model, rows[0] * 1j)
+    assert all(map(torch.equal, other.parameters(), before))

@@ -1,6 +1,7 @@
 """Small factorisations, triangular solves and column sums, by each library's own routines."""
 
 import contextlib
+import functools
 import sys
 from functools import partial
 from typing import Any
@@ -74,12 +75,22 @@ def cholesky(a: Array) -> Array | None:
 
 
 def _attempt_cholesky(a: Array) -> Array | None:
+    if is_numpy(a):
+        _lapack()  # for the solves that follow: Python 3.13 imports SciPy no more once the main thread has ended
     with contextlib.suppress(np.linalg.LinAlgError):
         factor = namespace(a).linalg.cholesky(a)
         if compat.is_jax_array(a) and is_concrete(a) and not np.isfinite(read(factor[..., -1, -1])).all():
             return None
         return factor
     return None
+
+
+@functools.cache
+def _lapack() -> Any:
+    """SciPy's LAPACK, on first use: it would be most of the time that importing this package takes."""
+    from scipy.linalg import lapack
+
+    return lapack
 
 
 def triangle(x: Array) -> Array:
@@ -101,13 +112,11 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
         solved = [solve_triangular(one, c, transposed=transposed) for one, c in zip(lower, right, strict=True)]
         return np.stack(solved)
     if is_numpy(b):
-        from scipy.linalg import lapack  # on first use: it would be most of the time that importing this package takes
-
         if b.size == 0:
             return b.astype(lower.dtype)
         if lower.flags.f_contiguous:
-            return lapack.dtrtrs(lower, b, lower=1, trans=int(transposed))[0]
-        return lapack.dtrtrs(lower.T, b, lower=0, trans=int(not transposed))[0]
+            return _lapack().dtrtrs(lower, b, lower=1, trans=int(transposed))[0]
+        return _lapack().dtrtrs(lower.T, b, lower=0, trans=int(not transposed))[0]
     if compat.is_torch_array(b):
         torch = sys.modules["torch"]
         if may_be_cast(lower, b) and supports_float64(b):  # its derivative has products in it

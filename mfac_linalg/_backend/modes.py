@@ -36,13 +36,14 @@ AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 def plain_modes(jax: Any = None, *, like: Any = None, products: bool = True) -> contextlib.AbstractContextManager[Any]:
     """Return a context in which all modes that would change an answer are off; JAX's where that is given.
 
-    What is made within is beside `like`, a JAX array with values. `products=False` leaves JAX's dtypes and precision as
-    they are, for what has none and gives arrays in dtypes of the user's choice.
+    What is made within is beside `like`, a JAX array with values, and has values too, under any trace. `products=False`
+    leaves JAX's dtypes and precision as they are, for what has none and gives arrays in dtypes of the user's choice.
     """
     errors = np.errstate(all="ignore")  # what overflows is found, and named, in the answer
     others = _autocasts_off()
     if jax is not None:
-        others += _plain_jax(jax, products=products) + ([] if like is None else _beside(jax, like))
+        others += _plain_jax(jax, products=products)
+        others += [] if like is None else [*_beside(jax, like), jax.ensure_compile_time_eval()]
     return _Together([errors, *others]) if others else errors
 
 
@@ -79,7 +80,10 @@ def _autocasts_off() -> list[Any]:
     torch = sys.modules.get("torch")
     if torch is None:
         return []
-    return [torch.autocast(device, enabled=False) for device in AUTOCAST_DEVICES if torch.is_autocast_enabled(device)]
+    casts = [torch.autocast(device, enabled=False) for device in AUTOCAST_DEVICES if torch.is_autocast_enabled(device)]
+    if torch.is_inference_mode_enabled():  # what is kept must be of use outside of it
+        return [torch.inference_mode(False), torch.no_grad(), *casts]
+    return casts
 
 
 def _plain_jax(jax: Any, *, products: bool) -> list[Any]:

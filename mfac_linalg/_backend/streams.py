@@ -36,8 +36,14 @@ def fetched(source: Any, part: tuple[slice, slice], *, like: Array) -> Array:
     if is_on_disk(source):
         block = np.array(block)
         forget(source)
+    elif not is_array(source) and isinstance(block, np.ndarray) and not block.flags.owndata:
+        block = np.array(block)  # a view of what is the source's, over which W would be written
     if not is_array(block):
         block = np.asarray(block)
+    given, wanted = dtype_name(block.dtype), dtype_name(source.dtype)
+    if given != wanted:
+        msg = f"`gradients` must have slices of their dtype, {wanted}; got {given}. Cast what a slice returns."
+        raise TypeError(msg)
     if same_library(block, like):
         return block if is_numpy(block) or device(block) == device(like) else to_device(block, device(like))
     values = raw(native(block))
@@ -54,18 +60,36 @@ def put(target: Any, columns: slice, block: Array) -> None:
 
 def overlap(x: Any, y: Any) -> bool:
     """Return whether what is written to x may change y: one object, one memory, one mapped file, or one dataset."""
-    if x is y or (is_on_disk(x) and is_mapped_from(y, x.filename)):
+    if x is y or is_mapped_from(y, _file_of(x)):
         return True
     if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
         return np.may_share_memory(x, y)
-    return type(x) is type(y) and not is_array(x) and (x == y) is True
+    if type(x) is not type(y) or is_array(x):
+        return False
+    return (x == y) is True or (_folder_of(x) is not None and _folder_of(x) == _folder_of(y))
 
 
 def is_mapped_from(x: Any, path: Any) -> bool:
-    """Return whether x is an array over that file."""
-    if not is_on_disk(x) or x.filename is None or path is None or not os.path.exists(path):
+    """Return whether x is an array over that file, or a view of one."""
+    file = _file_of(x)
+    if file is None or path is None or not (os.path.exists(path) and os.path.exists(file)):
         return False
-    return os.path.samefile(x.filename, path)
+    return os.path.samefile(file, path)
+
+
+def _file_of(x: Any) -> Any:
+    """The file that an array of NumPy's, or what it is a view of, is mapped from; None where there is none."""
+    while isinstance(x, np.ndarray):
+        if isinstance(x, np.memmap) and is_on_disk(x):
+            return x.filename
+        x = x.base
+    return None
+
+
+def _folder_of(x: Any) -> str | None:
+    """Where an array of zarr's is, whatever its store was called; None where it is in no folder."""
+    root = getattr(getattr(x, "store", None), "root", None)
+    return None if root is None else os.path.realpath(os.path.join(root, getattr(x, "path", "")))
 
 
 def forget(mapped: Any) -> None:

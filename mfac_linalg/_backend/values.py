@@ -33,7 +33,8 @@ def read(x: Array) -> np.ndarray:
         return np.asarray(x)
     if compat.is_torch_array(x):
         with _outside_transforms():
-            return x.detach().cpu().resolve_neg().numpy()
+            x = x.detach().cpu().resolve_neg()
+            return (x.float() if dtype_name(x.dtype) == "bfloat16" else x).numpy()  # NumPy has no bfloat16
     if compat.is_cupy_array(x):
         return x.get()
     if compat.is_jax_array(x) or lazy.is_lazy(x):

@@ -150,7 +150,12 @@ def refuse_sparse(name: str, x: Any) -> None:
 
 def check_finite(name: str, x: Array) -> None:
     """Refuse nan and infinity where values can be read."""
-    if _backend.on_host(x) and not bool(_backend.read(_backend.namespace(x).all(_backend.namespace(x).isfinite(x)))):
+    if not _backend.on_host(x):
+        return
+    with _backend.constants(x):  # of a trace that it is a constant of
+        xp = _backend.namespace(x)
+        is_finite = bool(_backend.read(xp.all(xp.isfinite(x))))
+    if not is_finite:
         refuse_nonfinite_values(name)
 
 

@@ -64,7 +64,23 @@ def check_sparse(gradients: Any) -> Any:
     if gradients.dtype.name not in ("float32", "float64"):
         msg = f"`gradients` must be float32 or float64 where they are sparse; got {gradients.dtype.name}. "
         raise TypeError(msg + "Cast them.")
+    _check_places(gradients)
     return gradients
+
+
+def _check_places(gradients: Any) -> None:
+    """Refuse indices outside a sparse matrix of SciPy's, whose products would read and write there."""
+    try:
+        if hasattr(gradients, "check_format"):
+            gradients.check_format(full_check=True)
+        elif hasattr(gradients, "row"):
+            (m, d), i, j = gradients.shape, gradients.row, gradients.col
+            if len(i) and not (i.min() >= 0 and i.max() < m and j.min() >= 0 and j.max() < d):
+                msg = "an index is outside of it"
+                raise ValueError(msg)
+    except ValueError as broken:
+        msg = f"`gradients` must be a sparse matrix whose indices are within it; got one that is not ({broken}). "
+        raise ValueError(msg + "Build it anew from its entries.") from broken
 
 
 def check_provided_shape(gradients: Any) -> tuple[int, int]:

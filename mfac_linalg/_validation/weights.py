@@ -97,7 +97,11 @@ def check_weights(weights: Any, like: Array, num_gradients: int) -> Array | None
 
 def check_positive_entries(name: str, x: Array) -> None:
     """Refuse a host array with an entry that is not finite and > 0; a build reads the others, all at once."""
-    if _backend.on_host(x) and _backend.read(has_bad_entry(x)):
+    if not _backend.on_host(x):
+        return
+    with _backend.constants(x):  # of a trace that it is a constant of
+        is_bad = bool(_backend.read(has_bad_entry(x)))
+    if is_bad:
         refuse_entries(name, x)
 
 

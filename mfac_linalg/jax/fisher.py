@@ -78,6 +78,7 @@ def fisher_gradients(
         return _class_rows(logits_fn, params, x) * factor
 
     each = jax.vmap(rows_of)(inputs) if size >= count else lax.map(rows_of, inputs, batch_size=size)
+    check.check_finite("logits_fn(params, x)", each)
     return each.reshape(-1, each.shape[-1]), ravel_pytree(params)[1]
 
 

@@ -212,7 +212,7 @@ def prune(
     search.require_choice()
     weights, done = _kept(weights, mask), []
     for step, stays in enumerate(bar(plan, "prune")):
-        gradients = _checked(gradients_fn(weights, step), weights)
+        gradients = _checked(gradients_fn(_backend.copied(weights), step), weights)
         weights, mask, taken = search.step(weights, gradients, mask, functools.partial(budget.cut, stays=stays))
         done.append(taken)
     return Pruned(weights, mask, tuple(done))
@@ -271,7 +271,9 @@ class _Search:
 
     def _judged(self, candidate: tuple[Array, Array, Step]) -> tuple[Array, Array, Any]:
         weights, mask, step = candidate
-        return weights, mask, step if self.loss_fn is None else replace(step, loss=_number(self.loss_fn(weights)))
+        if self.loss_fn is None:
+            return weights, mask, step
+        return weights, mask, replace(step, loss=_number(self.loss_fn(_backend.copied(weights))))
 
     def _candidates(
         self, weights: Array, gradients: Array, mask: Array, cut: Cut

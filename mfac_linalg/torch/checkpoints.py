@@ -112,6 +112,7 @@ def read_state(state_dict: Any, groups: list[Group], served: list[Served], optio
     entries = {p: state.get(key) or {} for key, _, p in _numbered(state_dict["param_groups"], groups)}
     windows = _windows(state_dict, entries, served, options)
     _check_window_sizes(state_dict["param_groups"], windows)
+    _check_entries(state_dict["param_groups"], groups, entries)
     kept = served[0].kept
     buffers = {p: _buffers(entry, p, kept.shape(p)) for p, entry in entries.items()}
     own = ("window", "offset", "share", *TENSORS)
@@ -146,6 +147,21 @@ def _check_window_sizes(groups: list[Group], windows: list[SlidingWindowInverse 
         if window is not None and group["window"] != window.window:
             msg = f"`state_dict` must have windows of the size in its groups; got {window.window} and "
             raise ValueError(msg + f"{group['window']}. {RETURNED}")
+
+
+def _check_entries(loaded: list[Group], groups: list[Group], entries: dict[Tensor, Mapping[str, Any]]) -> None:
+    """Accept what a step goes on from, of every trained parameter; before version 2 there was less."""
+    if not any("offset" in entry for entry in entries.values()):
+        return
+    for there, here in zip(loaded, groups, strict=True):
+        wanted = ["offset", *(["momentum_buffer"] if there["momentum"] else [])]
+        wanted += [] if there["beta2"] is None else ["root_mean_square", "share"]
+        for p in (p for p in here["params"] if p.requires_grad):
+            if missing := [name for name in wanted if isinstance(entries[p].get(name, {}), Mapping | None)]:
+                msg = (
+                    f"`state_dict` must have {', '.join(missing)} in the state of each parameter; got none for one of "
+                )
+                raise ValueError(msg + f"shape {tuple(p.shape)}. {RETURNED}")
 
 
 def _windows(

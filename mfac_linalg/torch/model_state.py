@@ -1,11 +1,12 @@
 """What a call of a model may change beside its outputs, and the way back: attributes, containers, tensors."""
 
+import functools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from operator import is_
-from types import FunctionType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,8 @@ class ModelState:
         elif isinstance(item, nn.Module):
             hooks = [held for name, held in vars(item).items() if name.endswith("_hooks") and isinstance(held, dict)]
             return [vars(item), *(owner for held in hooks for owner in _owners(held.values()))]
+        elif isinstance(item, MethodType | functools.partial):
+            return _owners([item])
         elif hasattr(item, "__dict__") and _package(item) in packages:
             return [vars(item)]
         return []
@@ -200,6 +203,9 @@ def _is_equal(x: Tensor, y: Tensor) -> bool:
 def _owners(callables: Iterable[Any]) -> Iterator[Any]:
     """The modules that are called, or whose methods are, and the attributes of other such objects."""
     for each in callables:
+        if isinstance(each, functools.partial):
+            yield from _owners((each.func, *each.args, *each.keywords.values()))
+            continue
         owner = getattr(each, "__self__", each)
         if isinstance(owner, nn.Module):
             yield owner

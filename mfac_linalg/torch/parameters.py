@@ -54,6 +54,7 @@ class Unravel:
 
     def __call__(self, vectors: Tensor) -> dict[str, Tensor]:
         """Return views of vectors, shape (…, d), as one tensor (…, *shape) for each parameter."""
+        _check_tensor("vectors", vectors)
         if vectors.shape[-1:] != (self.dim,):
             msg = f"`vectors` must have shape (…, {self.dim}); got {tuple(vectors.shape)}. "
             raise ValueError(msg + "Pass what has an entry for each chosen parameter.")
@@ -84,12 +85,30 @@ class Unravel:
 
     def write(self, model: nn.Module, vector: Tensor) -> None:
         """Copy a vector, shape (d,), into the chosen parameters of a model."""
+        _check_real("vector", vector)
         check.check_shape("vector", vector, (self.dim,), "Pass one entry for each chosen parameter.")
-        tensors = self(vector)
+        tensors, chosen = self(vector), chosen_parameters(model, self.names)
+        for name, parameter in chosen.items():
+            if tuple(parameter.shape) != self.shapes[name]:
+                msg = f"`model` must have {name!r} of shape {self.shapes[name]}; got {tuple(parameter.shape)}. "
+                raise ValueError(msg + "Pass the model that the vector is of.")
         with torch.no_grad():
-            for name, parameter in chosen_parameters(model, self.names).items():
+            for name, parameter in chosen.items():
                 parameter.copy_(tensors[name])
         forget_cached_weights()
+
+
+def _check_tensor(name: str, x: Any) -> None:
+    if not isinstance(x, Tensor):
+        msg = f"`{name}` must be a tensor; got {check.describe(x)}. Convert it first."
+        raise TypeError(msg)
+
+
+def _check_real(name: str, x: Any) -> None:
+    _check_tensor(name, x)
+    if x.is_complex():
+        msg = f"`{name}` must be of real numbers; got {check.describe(x)}. Pass its real part."
+        raise TypeError(msg)
 
 
 def chosen_parameters(model: nn.Module, params: Selection) -> dict[str, nn.Parameter]:

@@ -79,10 +79,8 @@ class Rows:
             leaves = {name: _without_graph(value).requires_grad_() for name, value in self.chosen.items()}
             standing = standing_weights(self.model, leaves)
             direct = self._direct()
-            loss = self._loss(leaves, x, y)
-            _check_loss(loss)
             by = [*leaves.values(), *standing.values(), *direct.values()]
-            found = iter(torch.autograd.grad(loss, by, allow_unused=True))
+            found = iter(self._loss(leaves, x, y, lambda loss: _gradients(loss, by)))
         parts, past, beside = (dict(zip(d, found, strict=False)) for d in (leaves, standing, direct))
         masked = masked_parameters(self.model)
         refuse_standing(past)
@@ -117,18 +115,24 @@ class Rows:
         gradients, loss = torch.func.grad_and_value(self._loss)(values, alone(x), alone(y))
         return self.unravel.ravel(gradients), loss
 
-    def _loss(self, values: dict[str, Tensor], x: Any, y: Any) -> Tensor:
-        """The loss of a batch with other values of the parameters, and buffers that may be written to."""
+    def _loss(self, values: dict[str, Tensor], x: Any, y: Any, then: Callable[[Tensor], Any] | None = None) -> Any:
+        """The loss of a batch with other values of the parameters, and buffers that may be written to.
+
+        Or what `then` makes of it while the model has these: a backward pass may call parts of it again.
+        """
         each = {place: values[name] for name, places in self.places.items() for place in places}
         each |= self.others | _copies(self.buffers)
         each = {f"model.{place}": value for place, value in each.items()}
         # tie_weights=True would not give back the parameters of a module that has several names
-        loss = torch.func.functional_call(_Judged(self.model), each, (self.loss_fn, x, y), tie_weights=False)
-        return check_scalar(loss)
+        return torch.func.functional_call(_Judged(self.model), each, (self.loss_fn, x, y, then), tie_weights=False)
 
     def _direct(self) -> dict[str, Tensor]:
-        """The chosen parameters themselves, which a list or a function may hold beside their modules."""
-        return {name: parameter for name, parameter in self.chosen.items() if parameter.requires_grad}
+        """The chosen parameters themselves, which a list or a function may hold beside their modules.
+
+        Those that are not trained are watched as well, until the model is put back.
+        """
+        watched = {n: p for n, p in self.chosen.items() if p.requires_grad or not (p.is_inference() or p.grad_fn)}
+        return {name: p if p.requires_grad else p.requires_grad_() for name, p in watched.items()}
 
 
 class _Judged(nn.Module):
@@ -138,9 +142,21 @@ class _Judged(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, loss_fn: Loss, inputs: Any, targets: Any) -> Any:
+    def forward(self, loss_fn: Loss, inputs: Any, targets: Any, then: Callable[[Tensor], Any] | None) -> Any:
         arguments, options = arguments_of(inputs)
-        return loss_fn(self.model(*arguments, **options), targets)
+        loss = check_scalar(loss_fn(self.model(*arguments, **options), targets))
+        return loss if then is None else then(loss)
+
+
+def _gradients(loss: Tensor, by: list[Tensor]) -> list[Tensor | None]:
+    """Those of a loss by tensors, with what a backward pass adds to `.grad` of those that it computes anew."""
+    _check_loss(loss)
+    for x in by:  # of what the model has differentiated itself
+        if x.grad is not None:
+            x.grad = None
+    found = torch.autograd.grad(loss, by, allow_unused=True)
+    both = [[g for g in (gradient, x.grad) if g is not None] for gradient, x in zip(found, by, strict=True)]
+    return [sum(parts[1:], parts[0]) if parts else None for parts in both]
 
 
 def _copies(buffers: dict[str, Tensor]) -> dict[str, Tensor]:
