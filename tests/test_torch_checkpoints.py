@@ -360,7 +360,10 @@ BROKEN = {
         lambda state: state["state"][1].update(momentum_buffer=[1.0]),
         "momentum_buffer as a tensor",
     ),
-    "momentum as None": (lambda state: state["state"][1].update(momentum_buffer=None), "momentum_buffer as a tensor"),
+    "momentum as None": (
+        lambda state: state["state"][1].update(momentum_buffer=None),
+        "must have momentum_buffer in the state",
+    ),
     "half a moment": (lambda state: state["state"][1].update(share=0.5), "root_mean_square and share together"),
     "a share": (
         lambda state: state["state"][1].update(share=-1.0, root_mean_square=torch.zeros(3).double()),
