@@ -34,6 +34,7 @@ SENTENCES: dict[str, dict[str, Numbers]] = {
         "With filters that is {} and {} points more than the authors' figures at 80 and 90 % in 4 steps, {} and {} in "
         "16.": pruning.leads,
         "{} to {} % at 70 %, {} to {} % at 80 %, {} to {} % at 90 %.": pruning.by_steps,
+        "in 16 steps it is at {} % with the `params` of the tables, and at {} % with": pruning.by_the_call,
         "filters {}, {} and {} % at 70, 80 and 90 %, the full matrix, joint, {}, {} and {} %.": pruning.searched,
     },
     "docs/optimizer.md": {"the gradient alone takes {} ms": lambda: (training.milliseconds("gradient"),)},
