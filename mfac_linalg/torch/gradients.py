@@ -26,9 +26,9 @@ def per_sample_gradients(
     Parameters
     ----------
     model : torch.nn.Module
-        It is not changed: what its forward writes (buffers, attributes, lists, hidden states) is put back, and every
-        sample is met by the model as it is before the call. Layers of batch normalisation, and others with running
-        statistics, must be in eval mode.
+        It is not changed: what its forward writes (buffers, attributes, lists, hidden states; see Notes) is put back,
+        and every sample is met by the model as it is before the call. Layers of batch normalisation, and others with
+        running statistics, must be in eval mode.
     loss_fn : callable
         ``loss_fn(outputs, targets)`` of a batch of one sample, as a scalar: `torch.nn.CrossEntropyLoss()` or any
         function, which may ask the model too, as for a penalty of its parameters. See Notes on means.
@@ -69,6 +69,11 @@ def per_sample_gradients(
     Cost: one forward and one backward pass a sample, in batches by `torch.func.vmap`; O(md) memory for the rows, and
     activations and gradients of `chunk_size` samples beside them, and a copy of what the model holds.
     Random layers, as dropout in train mode, draw anew for each sample, from PyTorch's generators, which move on.
+    What a call writes is put back in modules, hooks and losses; in tensors, arrays and containers that they hold; in
+    objects of classes that are defined in the same packages, with slots and class attributes; in functions that they
+    hold, as attributes and defaults; and in the modules that these name. It stays as the call leaves it in variables of
+    functions (a list to which a loss appends), objects of other packages, caches of `functools`, and in the values of
+    sparse, nested and quantised tensors that are not buffers.
 
     Row i is the gradient of ``loss_fn(model(x_i), y_i)`` with that sample alone in the batch. What a loss divides by is
     therefore that of the one sample. Whether it is a mean or a sum over samples makes no difference. But

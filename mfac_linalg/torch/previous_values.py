@@ -1,0 +1,164 @@
+"""What containers, attributes and tensors hold at one time, to be put back."""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from operator import is_
+from types import MemberDescriptorType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CONTAINERS = (OrderedDict, dict, list, set, deque)  # whose own methods are called, not those of classes derived
+
+
+@dataclass(frozen=True)
+class ContainerValues:
+    """A container, and the objects in it."""
+
+    itself: Any
+    keys: list[Any] | None  # of a dictionary
+    values: list[Any]
+
+    @classmethod
+    def of(cls, itself: Any) -> "ContainerValues":
+        """As they are now."""
+        base = base_of(itself)
+        if issubclass(base, dict):
+            return cls(itself, list(base.keys(itself)), list(base.values(itself)))
+        return cls(itself, None, list(base.__iter__(itself)))
+
+    def restore(self) -> None:
+        """Put the very objects back."""
+        itself, base = self.itself, base_of(self.itself)
+        if self._is_same(itself, base):
+            return
+        base.clear(itself)
+        if self.keys is not None:
+            for key, value in zip(self.keys, self.values, strict=True):
+                base.__setitem__(itself, key, value)
+        elif base is set:
+            base.update(itself, self.values)
+        else:
+            base.extend(itself, self.values)
+
+    def _is_same(self, itself: Any, base: Any) -> bool:
+        if base.__len__(itself) != len(self.values):
+            return False
+        if self.keys is None:
+            return all(map(is_, base.__iter__(itself), self.values))
+        return all(map(is_, base.keys(itself), self.keys)) and all(map(is_, base.values(itself), self.values))
+
+
+@dataclass(frozen=True)
+class AttributeValues:
+    """Attributes that are in no dictionary: what they are by name or slot, and how one is written and deleted."""
+
+    read: Callable[[], dict[Any, Any]]
+    write: Callable[[Any, Any], None]
+    delete: Callable[[Any], None]
+    before: dict[Any, Any]
+
+    @classmethod
+    def in_slots(cls, item: Any, slots: list[MemberDescriptorType]) -> "AttributeValues":
+        """Of an object, also one that may not be written to as other objects are."""
+
+        def read() -> dict[Any, Any]:
+            return {slot: slot.__get__(item) for slot in slots if _is_filled(slot, item)}
+
+        return cls(read, lambda slot, x: slot.__set__(item, x), lambda slot: slot.__delete__(item), read())
+
+    @classmethod
+    def of_class(cls, owner: type) -> "AttributeValues":
+        """Of a class itself."""
+
+        def read() -> dict[Any, Any]:
+            return {name: x for name, x in vars(owner).items() if not name.startswith("__")}
+
+        return cls(read, partial(type.__setattr__, owner), partial(type.__delattr__, owner), read())
+
+    @property
+    def values(self) -> list[Any]:
+        """What they are."""
+        return list(self.before.values())
+
+    def restore(self) -> None:
+        """Write what is another, and delete what is new."""
+        now = self.read()
+        for name in now.keys() - self.before.keys():
+            self.delete(name)
+        for name, value in self.before.items():
+            if name not in now or now[name] is not value:
+                self.write(name, value)
+
+
+@dataclass(frozen=True)
+class TensorValues:
+    """A tensor, its memory, a copy of its values, and what autograd knows of it."""
+
+    tensor: Tensor
+    memory: Tensor | None
+    values: Tensor | None
+    requires_grad: bool
+    grad_fn: Any
+    grad: Tensor | None
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "TensorValues":
+        """As they are now."""
+        memory = tensor.data if _has_values(tensor) else None
+        values = None if memory is None else memory.clone()
+        gradient = tensor.grad if tensor.is_leaf else None
+        return cls(tensor, memory, values, tensor.requires_grad, tensor.grad_fn, gradient)
+
+    def hide_gradient(self) -> None:
+        """Have no `.grad`."""
+        if self.tensor.is_leaf and self.tensor.grad is not None:
+            self.tensor.grad = None
+
+    def show_gradient(self) -> None:
+        """Have the one of before."""
+        if self.grad is not None:
+            self.tensor.grad = self.grad
+
+    def restore(self) -> None:
+        """Put values, memory and history back, but no gradient."""
+        tensor = self.tensor
+        if self.memory is None or self.values is None:
+            return
+        if tensor.grad_fn is not self.grad_fn and not tensor._is_view():
+            tensor.detach_()
+        if tensor.data_ptr() != self.memory.data_ptr() or tensor.shape != self.memory.shape:
+            tensor.data = self.memory
+        if self.memory.device.type != "cpu" or not _is_equal(self.memory, self.values):  # no read from a device
+            self.memory.copy_(self.values)
+        if tensor.is_leaf and tensor.requires_grad != self.requires_grad:
+            tensor.requires_grad_(self.requires_grad)
+        self.hide_gradient()
+
+
+def _has_values(tensor: Tensor) -> bool:
+    """Whether a tensor has entries of its own that may be copied and written."""
+    plain = type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__ and tensor.layout == torch.strided
+    written = plain and not (tensor.is_quantized or tensor.is_inference() or tensor.is_meta or tensor.is_nested)
+    return written and not any(s == 0 and n > 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True))
+
+
+def _is_equal(x: Tensor, y: Tensor) -> bool:
+    """Whether tensors of one dtype are equal, by bytes where PyTorch compares no such floats."""
+    return torch.equal(x.view(torch.uint8), y.view(torch.uint8)) if x.dtype.itemsize == 1 else torch.equal(x, y)
+
+
+def _is_filled(slot: MemberDescriptorType, item: Any) -> bool:
+    try:
+        slot.__get__(item)
+    except AttributeError:
+        return False
+    return True
+
+
+def base_of(container: Any) -> Any:
+    """The class whose methods read and write a container, whatever classes derived from it make of them."""
+    return next(base for base in CONTAINERS if isinstance(container, base))
