@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from .. import _backend, _moments
 from .. import _validation as check
 from .._rules import Rules
+from .trees import check_real_leaves
 from .window import SlidingWindowState
 
 Tree = Any
@@ -192,11 +193,7 @@ def _fitting(inverse: SlidingWindowState, g: jax.Array) -> SlidingWindowState:
 
 def _raveled(name: str, tree: Tree) -> tuple[jax.Array, Callable[[jax.Array], Tree]]:
     """The leaves as one vector, and the way back; they are real floating numbers."""
-    for leaf in jax.tree.leaves(tree):
-        known = isinstance(leaf, numbers.Real | np.generic) or _backend.is_array(leaf)
-        if not (known and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)):
-            msg = f"`{name}` must be real floating; got a leaf that is {check.describe(leaf)}. "
-            raise TypeError(msg + "Leave it out with optax.masked.")
+    check_real_leaves(name, tree, "Leave it out with optax.masked.")
     return ravel_pytree(tree)
 
 

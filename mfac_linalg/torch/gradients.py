@@ -54,15 +54,18 @@ def per_sample_gradients(
     ValueError
         A layer of batch normalisation or with running statistics in train mode, or a lazy one; a weight with a mask of
         `torch.nn.utils.prune` that the model uses without calling its module, or before it, as
-        `torch.nn.MultiheadAttention` does with that of `out_proj`; a loss that is not a scalar, or (on the host) not
-        finite; no samples, or inputs and targets of different length; names that the model has not.
+        `torch.nn.MultiheadAttention` does with that of `out_proj`; hooks on the gradient of a chosen parameter
+        (`Tensor.register_hook`; those of modules, and on what a call computes, take effect); a loss that is not a
+        scalar, or (on the host) not finite; no samples, or inputs and targets of different length; names that the model
+        has not.
     TypeError
-        Chosen parameters of several dtypes or devices; a model that PyTorch cannot call with other parameters, as
-        `torch.nn.DataParallel`.
+        Chosen parameters of several dtypes or devices, or not real and floating; a complex loss; a model that
+        PyTorch cannot call with other parameters, as `torch.nn.DataParallel`.
     RuntimeError
         A model that `torch.func.vmap` can not batch, as one with `torch.nn.GRU`, or that uses a parameter which a list
-        or a function holds beside its module: `mean_gradients` of one sample a row gives the same rows. A call under
-        `torch.inference_mode()`; under `torch.no_grad()` gradients are the same.
+        or a function holds beside its module: `mean_gradients` of one sample a row gives the same rows. Checkpoints of
+        activations with ``use_reentrant=True``. A call under `torch.inference_mode()`; under `torch.no_grad()`
+        gradients are the same.
 
     Notes
     -----

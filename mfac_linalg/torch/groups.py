@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from .. import _validation as check
+from .parameters import FLOATING
 
 Group = dict[str, Any]
 NUMBERS = {"lr": math.inf, "momentum": 1.0, "weight_decay": math.inf, "damping": math.inf, "beta2": 1.0}  # in [0, end)
@@ -17,7 +18,6 @@ OPTIONS = (*NUMBERS, "window", "decoupled_weight_decay", "maximize")
 FOREIGN = ("betas", "eps", "nesterov", "dampening", "foreach", "fused", "capturable", "differentiable")
 """Options of PyTorch's optimizers that would be passed over; other entries of a group are the user's own."""
 PLAIN = (Tensor, torch.nn.Parameter)
-FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def agreed(name: str, groups: list[Group]) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .. import _validation as check
 from .model_state import forget_cached_weights
 
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Selection = Iterable[str] | Callable[[str, nn.Parameter], bool] | None
 
 
@@ -133,6 +134,10 @@ def chosen_parameters(model: nn.Module, params: Selection) -> dict[str, nn.Param
     if not chosen:
         msg = f"`params` must choose at least one parameter; got none of {len(named)}. Name some, or set requires_grad."
         raise ValueError(msg)
+    for name, parameter in chosen.items():
+        if parameter.dtype not in FLOATING:
+            msg = f"`params` must choose real floating parameters; got {name!r} in {parameter.dtype}. Leave it out."
+            raise TypeError(msg)
     kinds = {(parameter.dtype, parameter.device) for parameter in chosen.values()}
     if len(kinds) > 1:
         held = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
