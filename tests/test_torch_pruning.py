@@ -510,6 +510,11 @@ def nan_batches():
     return [(x * torch.nan, y) for x, y in Recorded(2)]
 
 
+def rooted(outputs, targets):
+    """A loss whose derivative is nan where it is finite."""
+    return LOSS(outputs, targets) + torch.sqrt((outputs - outputs).square()).sum()
+
+
 @pytest.mark.parametrize("options", [{"steps": 2}, {"damping": [1e-2, 1.0], "validation": None}])
 def test_an_iterator_that_would_not_do_is_refused_before_it_is_used(model, options):
     batches, validation = iter(Recorded(3)), iter(Recorded(3))
@@ -551,7 +556,10 @@ def test_steps_are_shown(model, batches, capsys):
         ({"progress": "yes"}, TypeError, "`progress` must be True or False"),
         ({"steps": 0}, ValueError, "`steps` must be at least 1"),
         ({"damping": [1e-2, 1.0], "validation": nan_batches()}, ValueError, "`validation` must have finite losses"),
+        ({"validation": nan_batches()}, ValueError, "`validation` must have finite losses"),
+        ({"validation": nan_batches(), "steps": 2}, ValueError, "`validation` must have finite losses"),
         ({"batches": nan_batches()}, ValueError, "`loss_fn` must return finite losses; got nan"),
+        ({"loss_fn": rooted}, ValueError, "`model` must have finite gradients where its losses are; .* '0.weight'"),
         ({"num_gradients": 0}, ValueError, "`num_gradients` must be at least 1"),
         ({"by_layer": "yes"}, TypeError, "`by_layer`"),
         ({"block_sizes": "rows"}, ValueError, "`block_sizes` must be one of 'layers', 'filters'"),

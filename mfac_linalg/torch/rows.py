@@ -261,8 +261,8 @@ def _refuse_hooks(chosen: dict[str, nn.Parameter]) -> None:
         hooks = {"register_hook": parameter._backward_hooks}
         hooks["register_post_accumulate_grad_hook"] = getattr(parameter, "_post_accumulate_grad_hooks", None)
         for kind in (kind for kind, held in hooks.items() if held):
-            msg = f"`model` must have no hooks on gradients of chosen parameters; got one of {kind} on {name!r}. It would "
-            raise ValueError(msg + "not change the rows. Remove it for this call, and apply it to them.")
+            msg = f"`model` must have no hooks on gradients of chosen parameters; got one of {kind} on {name!r}. It "
+            raise ValueError(msg + "would not change the rows. Remove it for this call, and apply it to them.")
 
 
 def _refuse_batch_statistics(model: nn.Module) -> None:
