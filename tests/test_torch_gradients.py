@@ -877,3 +877,76 @@ def test_logits_that_are_not_real_floating_are_refused(model, data, dtype):
 
     with pytest.raises(TypeError, match="`model` must return logits that are real and floating; got"):
         adapter.fisher_gradients(Cast(model), data[0])
+
+
+# --- vectors and parameters: words ------------------------------------------------------------------------------------
+
+UNRAVEL = adapter.Unravel({"a": (2,), "b": ()})
+TWO, ONE = torch.ones(2), torch.ones(())
+
+
+def test_a_parameter_without_axes_comes_back(data):
+    model = nn.Sequential(nn.Linear(4, 3))
+    model.register_parameter("scale", nn.Parameter(torch.tensor(2.0)))
+    x, y = torch.ones(SAMPLES, 4), data[1]
+    rows, unravel = adapter.per_sample_gradients(model, lambda o, t: LOSS(o * model.scale, t), x, y)
+    for vectors in (rows[0], rows, rows[None]):
+        assert unravel(vectors)["scale"].shape == vectors.shape[:-1]
+        assert torch.equal(unravel.ravel(unravel(vectors)), vectors)
+    unravel.write(model, rows[0])
+    assert torch.equal(model.scale, unravel(rows[0])["scale"])
+
+
+def test_shapes_are_tuples_of_ones_own():
+    shapes = {"a": torch.Size([2]), "b": [1, 2]}
+    unravel = adapter.Unravel(shapes)
+    shapes["c"] = (3,)
+    assert unravel.shapes == {"a": (2,), "b": (1, 2)}
+    assert unravel.ravel(unravel(torch.arange(4.0))).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: adapter.Unravel([1, 2]), TypeError, "`shapes` must be a dictionary of names to shapes; got [1, 2]"),
+        (lambda: adapter.Unravel({}), TypeError, "`shapes` must be a dictionary"),
+        (lambda: adapter.Unravel({1: (2,)}), TypeError, "`shapes` must be a dictionary of names"),
+        (lambda: adapter.Unravel({"a": 3}), TypeError, "`shapes` must have a tuple of integers as shape; got 3 (int)"),
+        (lambda: adapter.Unravel({"a": "ab"}), TypeError, "`shapes` must have a tuple of integers"),
+        (lambda: adapter.Unravel({"a": (2.5,)}), TypeError, "`shapes['a']` must be a whole number; got 2.5"),
+        (lambda: adapter.Unravel({"a": (-2,)}), ValueError, "`shapes['a']` must be"),
+        (lambda: UNRAVEL.ravel([TWO, ONE]), TypeError, "`tensors` must be a dictionary of tensors by name"),
+        (lambda: UNRAVEL.ravel(TWO), TypeError, "`tensors` must be a dictionary of tensors by name"),
+        (lambda: UNRAVEL.ravel({"a": np.ones(2), "b": ONE}), TypeError, "`tensors['a']` must be a tensor"),
+        (lambda: UNRAVEL.ravel({"a": TWO, "b": 3.0}), TypeError, "`tensors['b']` must be a tensor; got 3.0"),
+        (lambda: UNRAVEL.ravel({"a": TWO, "b": TWO}), ValueError, "same leading axes; got (), (2,)"),
+        (lambda: UNRAVEL.ravel({"a": ONE, "b": ONE}), ValueError, "have 'a' of shape (…, 2,); got ()"),
+        (lambda: UNRAVEL.ravel({"a": TWO, "b": ONE.double()}), TypeError, "one dtype on one device; got torch.float32"),
+        (lambda: UNRAVEL.ravel({"a": TWO, "b": ONE.to("meta")}), TypeError, "torch.float32 on meta"),
+        (lambda: UNRAVEL(np.ones(3)), TypeError, "`vectors` must be a tensor"),
+    ],
+)
+def test_what_no_vector_can_be_made_of_is_refused_by_name(call, error, words):
+    with pytest.raises(error, match=re.escape(words)):
+        call()
+
+
+@BY_CALL
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        (lambda name, parameter: parameter, "`params` must answer (name, parameter) with True or False; got an array"),
+        (lambda name, parameter: parameter.detach().numpy() > 0, "with True or False; got an array"),
+        (nn.Linear(2, 2), "`params` must be names or a function of (name, parameter); got Linear"),
+    ],
+)
+def test_answers_and_modules_that_choose_no_parameters_are_refused_by_name(model, data, call, params, words):
+    with pytest.raises(TypeError, match=re.escape(words)):
+        call(model, LOSS, *data, params=params)
+
+
+def test_a_function_may_answer_with_what_is_true(model, data):
+    _, unravel = adapter.per_sample_gradients(model, LOSS, *data, params=lambda name, _: re.search("^4", name))
+    assert unravel.names == ["4.weight", "4.bias"]
+    _, unravel = adapter.per_sample_gradients(model, LOSS, *data, params=lambda _, p: torch.tensor(p.ndim > 1))
+    assert unravel.names == ["0.weight", "4.weight"]
