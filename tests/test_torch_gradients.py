@@ -672,7 +672,7 @@ def per_sample(model, inputs, targets, loss=LOSS, **options):
     ("call", "error", "words"),
     [
         (lambda m, x, y: per_sample(m, x, y[:2]), ValueError, "as many samples; got [6, 2]"),
-        (lambda m, x, y: per_sample(m, [1, 2], y), TypeError, "`inputs` and `targets` must be tensors"),
+        (lambda m, x, y: per_sample(m, [1, 2], y), TypeError, "`inputs` and `targets` must be dense tensors"),
         (
             lambda m, x, y: per_sample(m, x, y, nn.CrossEntropyLoss(reduction="none")),
             ValueError,
@@ -950,3 +950,25 @@ def test_a_function_may_answer_with_what_is_true(model, data):
     assert unravel.names == ["4.weight", "4.bias"]
     _, unravel = adapter.per_sample_gradients(model, LOSS, *data, params=lambda _, p: torch.tensor(p.ndim > 1))
     assert unravel.names == ["0.weight", "4.weight"]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning", "ignore:The PyTorch API of nested:UserWarning")
+@BY_CALL
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: torch.eye(SAMPLES).to_sparse(), "got a tensor in torch.sparse_coo"),
+        (lambda: torch.eye(SAMPLES).to_sparse_csr(), "got a tensor in torch.sparse_csr"),
+        (lambda: torch.nested.nested_tensor([torch.ones(2)] * SAMPLES), "got a nested tensor"),
+    ],
+)
+def test_samples_that_cannot_be_cut_are_refused_by_name(model, data, call, make, words):
+    with pytest.raises(TypeError, match=re.escape(f"must be dense tensors of shape (m, …); {words}")):
+        call(model, LOSS, make(), data[1])
+
+
+@pytest.mark.parametrize("call", [CALLS[name] for name in ("samples", "chunks", "means", "fisher")])
+def test_rows_of_a_model_without_values_have_their_shape(model, data, call):
+    rows, unravel = call(model.to("meta"), LOSS, data[0].to("meta"), data[1].to("meta"))
+    assert rows.is_meta
+    assert rows.shape[1] == unravel.dim

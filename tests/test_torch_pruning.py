@@ -584,3 +584,13 @@ def test_what_is_wrong_is_refused_by_name_and_the_model_is_as_it_was(model, batc
         adapter.prune_model(model, **arguments)
     assert torch.equal(weights_of(model), before)
     assert not nn.utils.prune.is_pruned(model)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+def test_models_that_cannot_be_pruned_are_refused_by_name():
+    x, y = torch.ones(2, 4), torch.tensor([0, 1])
+    traced = nn.Sequential(torch.jit.trace(nn.Linear(4, 3), x))
+    with pytest.raises(TypeError, match=r"modules of Python where it is pruned; got '0\.weight' of TopLevelTraced"):
+        adapter.prune_model(traced, nn.functional.cross_entropy, [(x, y)], 0.5, damping=1e-2)
+    with pytest.raises(ValueError, match=r"`model` must have values; got 'weight' on the device meta"):
+        adapter.prune_model(nn.Linear(4, 3, device="meta"), LOSS, [(x, y)], 0.5, damping=1e-2)

@@ -68,7 +68,7 @@ def require_groups(groups: list[Any], names: tuple[str, ...] = OPTIONS) -> None:
             raise ValueError(msg)
 
 
-def _refuse_foreign(group: Group) -> None:
+def _refuse_foreign(group: Mapping[str, Any]) -> None:
     """Refuse options of other optimizers that ask for something, and those that all groups share."""
     if clash := [name for name in OF_ALL if name in group]:
         msg = f"`{clash[0]}` must be the same for all groups; got one in a group. Pass it to the optimizer."

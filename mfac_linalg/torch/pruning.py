@@ -196,6 +196,12 @@ def _prunable(model: nn.Module, loss_fn: Loss, params: Selection) -> dict[str, n
         if parameter.is_inference():
             msg = f"`model` must have parameters that can be written; got {name!r}, made in torch.inference_mode(). "
             raise ValueError(msg + "Make the model outside of it.")
+        if parameter.is_meta:
+            msg = f"`model` must have values; got {name!r} on the device meta. Move the model to a device first."
+            raise ValueError(msg)
+        if isinstance(module := place(model, name)[0], torch.jit.ScriptModule):
+            msg = f"`model` must be of modules of Python where it is pruned; got {name!r} of {type(module).__name__}. "
+            raise TypeError(msg + "Put the module there that it was made from.")
     for shared in places_of(model, chosen).values():
         if len(shared) > 1:
             msg = f"`params` must choose parameters of one module each; got {' = '.join(shared)}. A mask of "

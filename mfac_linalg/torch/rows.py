@@ -70,7 +70,7 @@ class Rows:
                 rows = self._of_chunk(samples, part)
             else:
                 rows[part] = self._of_chunk(samples, part)
-        if not torch.any(rows):  # is there a graph at all?
+        if not rows.is_meta and not torch.any(rows):  # is there a graph at all?
             self.of_batch(*samples.at(slice(1)))
         return rows
 
