@@ -282,6 +282,45 @@ class CalledByFunction(written.Written):
         return self.function(self.layer(x))
 
 
+class OfClosure(written.Written):
+    """Variables of a function: one that is bound anew, one that is filled late, containers, one function in another."""
+
+    def __init__(self):
+        super().__init__()
+        calls, outputs = 0, []
+
+        def inner(x):
+            nonlocal late
+            outputs.append(x)
+            late = calls
+            return x * len(outputs) * late
+
+        def outer(x):
+            nonlocal calls
+            calls += 1
+            return inner(x) * calls
+
+        self.function = outer
+        if calls:
+            late = 0
+
+    def forward(self, x):
+        return self.function(self.layer(x))
+
+
+class OfStaticMethod(written.Written):
+    """An attribute of a function that is a static method."""
+
+    @staticmethod
+    def scale():
+        own = OfStaticMethod.scale
+        own.calls = getattr(own, "calls", 0) + 1
+        return own.calls
+
+    def forward(self, x):
+        return self.layer(x) * self.scale()
+
+
 COUNTING = Counting()
 
 
@@ -307,13 +346,27 @@ class SlottedHook:
         return outputs * self.calls * self.all_calls
 
 
+def hooked_by_closure():
+    model, outputs = nn.Sequential(nn.Linear(4, 3)), []
+
+    def hook(module, inputs, output):
+        outputs.append(output)
+        return output * len(outputs)
+
+    model[0].register_forward_hook(hook)
+    return model
+
+
 def hooked():
     model = nn.Sequential(nn.Linear(4, 3))
     model[0].register_forward_hook(SlottedHook())
     return model
 
 
-@pytest.mark.parametrize("make", [OfClass, Derived, CalledByFunction, Global, hooked])
+@pytest.mark.parametrize(
+    "make",
+    [OfClass, Derived, OfClosure, OfStaticMethod, CalledByFunction, Global, hooked, hooked_by_closure],
+)
 @BY_CALL
 def test_classes_functions_and_hooks_start_anew_for_every_row(make, call, data):
     expected = adapter.mean_gradients(made(make), LOSS, *data, batch_size=1)[0]
@@ -351,15 +404,30 @@ def test_modules_that_a_loss_names_start_anew_for_every_row(data):
         assert (criterion.calls, COUNTING.calls) == (0, 0)
 
 
-def test_variables_of_functions_are_those_of_the_user(data):
-    losses = []
+@pytest.mark.parametrize("wrap", [lambda loss: loss, partial, lambda loss: lambda *args: loss(*args)])
+def test_variables_of_a_loss_are_those_of_the_user(data, wrap):
+    losses, calls = [], 0
 
     def loss(outputs, targets):
+        nonlocal calls
+        calls += 1
         losses.append(LOSS(outputs, targets))
         return losses[-1]
 
+    adapter.mean_gradients(made(written.Written), wrap(loss), *data, batch_size=1)
+    assert len(losses) == calls == SAMPLES
+
+
+def test_what_a_method_in_the_closure_of_a_loss_writes_is_the_users(data):
+    tracker = written.Recorder()
+    keep = tracker.loss
+
+    def loss(outputs, targets):
+        keep(outputs.detach(), targets)
+        return LOSS(outputs, targets)
+
     adapter.mean_gradients(made(written.Written), loss, *data, batch_size=1)
-    assert len(losses) == SAMPLES
+    assert len(tracker.outputs) == SAMPLES
 
 
 # --- parameters that are held elsewhere too ---------------------------------------------------------------------------

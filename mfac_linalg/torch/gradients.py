@@ -73,10 +73,11 @@ def per_sample_gradients(
     activations and gradients of `chunk_size` samples beside them, and a copy of what the model holds.
     Random layers, as dropout in train mode, draw anew for each sample, from PyTorch's generators, which move on.
     What a call writes is put back in modules, hooks and losses; in tensors, arrays and containers that they hold; in
-    objects of classes that are defined in the same packages, with slots and class attributes; in functions that they
-    hold, as attributes and defaults; and in the modules that these name. It stays as the call leaves it in variables of
-    functions (a list to which a loss appends), objects of other packages, caches of `functools`, and in the values of
-    sparse, nested and quantised tensors that are not buffers.
+    objects of classes that are defined in the same packages, with slots and class attributes; in functions that the
+    model holds, as attributes, defaults and closures; and in the modules that functions name. It stays as the call
+    leaves it in the closure of `loss_fn` itself (a list to which it appends) and in global variables, in objects of
+    other packages, iterators, caches of `functools`, and in the values of sparse, nested and quantised tensors that are
+    not buffers.
 
     Row i is the gradient of ``loss_fn(model(x_i), y_i)`` with that sample alone in the batch. What a loss divides by is
     therefore that of the one sample. Whether it is a mean or a sum over samples makes no difference. But

@@ -1,7 +1,7 @@
 """What a call of a model may change beside its outputs, and the way back: attributes, containers, tensors."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from .previous_values import CONTAINERS, AttributeValues, ContainerValues, TensorValues, base_of
 
+IN_CLOSURES = (*CONTAINERS, Tensor, np.ndarray, nn.Module, FunctionType, MethodType, partial)  # what is looked into
 ATOMS = (str, int, float, type(None))  # of which long lists may be kept, as vocabularies
 
 
@@ -24,9 +25,10 @@ class ModelState:
     A dense tensor is copied, a container or a module remembers the objects that it holds. That reaches what registered
     and unregistered submodules hold, through lists, dictionaries, sets and objects of the classes that are defined
     beside the modules' own (a cache, a counter), in attributes, slots and those classes themselves; what the objects
-    hold that are hooks, or whose methods are; and the modules in closures of functions, or global, that they name.
-    Other variables of functions, other objects, caches of functools, random generators, and the values of sparse,
-    nested and quantised tensors stay as the call leaves them.
+    hold that are hooks, or whose methods are; what functions have in their closures, and the modules that they name.
+    Of a function that is a root (a loss) only the modules: a list to which it appends is its user's. Global variables
+    otherwise, other objects, caches of functools, random generators, and the values of sparse, nested and quantised
+    tensors stay as the call leaves them.
     """
 
     containers: list["ContainerValues | AttributeValues"] = field(default_factory=list)
@@ -41,6 +43,7 @@ class ModelState:
         modules = [part for owner in waiting if isinstance(owner, nn.Module) for part in owner.modules()]
         packages = {"types", "collections"}  # namespaces, and containers that hold one of the above
         packages |= _packages([*waiting, *modules])
+        waiting += _named_by_roots([owner for owner in waiting if isinstance(owner, FunctionType)], seen)
         with torch._C.DisableTorchFunctionSubclass():  # those of users may answer anything
             while waiting:
                 item = waiting.pop()
@@ -65,7 +68,10 @@ class ModelState:
             packages |= _packages(called)
             return [vars(item), *called, *self._attributes(item, packages)]
         elif isinstance(item, FunctionType):
-            return _held_by_function(item)
+            self.containers.append(AttributeValues.in_closure(item))
+            return [*_held_by_function(item), *(x for x in self.containers[-1].values if isinstance(x, IN_CLOSURES))]
+        elif isinstance(item, staticmethod | classmethod):
+            return [item.__func__]
         elif isinstance(item, MethodType | partial):
             return _owners([item])
         elif isinstance(item, type):
@@ -90,7 +96,7 @@ class ModelState:
         slots = [slot for cls in own for slot in vars(cls).values() if isinstance(slot, MemberDescriptorType)]
         held: list[Any] = [type(item), *([vars(item)] if hasattr(item, "__dict__") else [])]
         if slots:
-            self.containers.append(AttributeValues.in_slots(item, slots))
+            self.containers.append(AttributeValues.at([(item, slot) for slot in slots]))
             held += self.containers[-1].values
         return held
 
@@ -156,17 +162,26 @@ def _owners(callables: Iterable[Any]) -> Iterator[Any]:
 
 
 def _held_by_function(function: FunctionType) -> Iterator[Any]:
-    """Attributes and defaults of a function, and the modules, and functions beside it, that it names."""
+    """Attributes and defaults of a function, and the modules that it names, global or in its closure."""
     yield from (vars(function), function.__defaults__, function.__kwdefaults__)
     codes = [function.__code__]
     for code in codes:
         codes += [each for each in code.co_consts if isinstance(each, CodeType)]
         named = (function.__globals__.get(name) for name in code.co_names)
         yield from (each for each in named if isinstance(each, nn.Module))
-    for cell in function.__closure__ or ():
-        with suppress(ValueError):  # one that is not filled yet
-            if isinstance(cell.cell_contents, nn.Module | FunctionType | MethodType | partial):
-                yield cell.cell_contents
+    yield from (x for x in AttributeValues.in_closure(function).values if isinstance(x, nn.Module))
+
+
+def _named_by_roots(functions: list[FunctionType], seen: dict[int, Any]) -> Iterator[Any]:
+    """What functions of users hold, and those that are in their closures, whose other variables are the user's."""
+    for function in functions:
+        if id(function) not in seen:
+            seen[id(function)] = function
+            beside = AttributeValues.in_closure(function).values
+            functions += [x for x in beside if isinstance(x, FunctionType)]
+            owners = _owners(x for x in beside if isinstance(x, MethodType | partial))
+            yield from (owner for owner in owners if isinstance(owner, nn.Module))
+            yield from _held_by_function(function)
 
 
 def _packages(items: Iterable[Any]) -> set[str]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from operator import is_
-from types import MemberDescriptorType
+from types import CellType, FunctionType
 from typing import Any
 
 import torch
@@ -62,13 +62,21 @@ class AttributeValues:
     before: dict[Any, Any]
 
     @classmethod
-    def in_slots(cls, item: Any, slots: list[MemberDescriptorType]) -> "AttributeValues":
-        """Of an object, also one that may not be written to as other objects are."""
+    def at(cls, places: list[tuple[Any, Any]]) -> "AttributeValues":
+        """Of objects with their slots, past their own methods; of the cells of closures."""
 
         def read() -> dict[Any, Any]:
-            return {slot: slot.__get__(item) for slot in slots if _is_filled(slot, item)}
+            return {index: slot.__get__(owner) for index, (owner, slot) in enumerate(places) if _is_filled(owner, slot)}
 
-        return cls(read, lambda slot, x: slot.__set__(item, x), lambda slot: slot.__delete__(item), read())
+        def write(index: int, value: Any) -> None:
+            places[index][1].__set__(places[index][0], value)
+
+        return cls(read, write, lambda index: places[index][1].__delete__(places[index][0]), read())
+
+    @classmethod
+    def in_closure(cls, function: FunctionType) -> "AttributeValues":
+        """Of the variables that a function has from those around it."""
+        return cls.at([(cell, CellType.__dict__["cell_contents"]) for cell in function.__closure__ or ()])
 
     @classmethod
     def of_class(cls, owner: type) -> "AttributeValues":
@@ -151,10 +159,10 @@ def _is_equal(x: Tensor, y: Tensor) -> bool:
     return torch.equal(x.view(torch.uint8), y.view(torch.uint8)) if x.dtype.itemsize == 1 else torch.equal(x, y)
 
 
-def _is_filled(slot: MemberDescriptorType, item: Any) -> bool:
+def _is_filled(owner: Any, slot: Any) -> bool:
     try:
-        slot.__get__(item)
-    except AttributeError:
+        slot.__get__(owner)
+    except (AttributeError, ValueError):  # of an object, of a cell
         return False
     return True
 
