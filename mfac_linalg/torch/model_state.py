@@ -68,8 +68,9 @@ class ModelState:
             packages |= _packages(called)
             return [vars(item), *called, *self._attributes(item, packages)]
         elif isinstance(item, FunctionType):
-            self.containers.append(AttributeValues.in_closure(item))
-            return [*_held_by_function(item), *(x for x in self.containers[-1].values if isinstance(x, IN_CLOSURES))]
+            beside = AttributeValues.in_closure(item)
+            self.containers.extend([beside] if beside.before else [])
+            return [*_held_by_function(item), *(x for x in beside.values if isinstance(x, IN_CLOSURES))]
         elif isinstance(item, staticmethod | classmethod):
             return [item.__func__]
         elif isinstance(item, MethodType | partial):

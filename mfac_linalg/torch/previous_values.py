@@ -19,6 +19,7 @@ class ContainerValues:
     """A container, and the objects in it."""
 
     itself: Any
+    base: Any
     keys: list[Any] | None  # of a dictionary
     values: list[Any]
 
@@ -27,14 +28,14 @@ class ContainerValues:
         """As they are now."""
         base = base_of(itself)
         if issubclass(base, dict):
-            return cls(itself, list(base.keys(itself)), list(base.values(itself)))
-        return cls(itself, None, list(base.__iter__(itself)))
+            return cls(itself, base, list(base.keys(itself)), list(base.values(itself)))
+        return cls(itself, base, None, list(base.__iter__(itself)))
 
     def restore(self) -> None:
         """Put the very objects back."""
-        itself, base = self.itself, base_of(self.itself)
-        if self._is_same(itself, base):
+        if self._is_same():
             return
+        itself, base = self.itself, self.base
         base.clear(itself)
         if self.keys is not None:
             for key, value in zip(self.keys, self.values, strict=True):
@@ -44,7 +45,8 @@ class ContainerValues:
         else:
             base.extend(itself, self.values)
 
-    def _is_same(self, itself: Any, base: Any) -> bool:
+    def _is_same(self) -> bool:
+        itself, base = self.itself, self.base
         if base.__len__(itself) != len(self.values):
             return False
         if self.keys is None:
@@ -169,4 +171,4 @@ def _is_filled(owner: Any, slot: Any) -> bool:
 
 def base_of(container: Any) -> Any:
     """The class whose methods read and write a container, whatever classes derived from it make of them."""
-    return next(base for base in CONTAINERS if isinstance(container, base))
+    return type(container) if type(container) in CONTAINERS else next(b for b in CONTAINERS if isinstance(container, b))
