@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import pytest
 
 import mfac_linalg as ml
@@ -69,3 +70,40 @@ def test_what_is_kept_from_inference_mode_serves_outside_of_it():
         inverse.sqrt_matvec(torch.ones(12))
     inverse.sqrt_matvec(v).sum().backward()
     assert torch.isfinite(v.grad).all()
+
+
+@pytest.mark.parametrize("guard", ["disallow", "disallow_explicit"])
+def test_a_guard_on_transfers_of_jax_changes_no_answer(guard):
+    """Nor that of rows on the host which JAX computes with."""
+    jax = pytest.importorskip("jax")
+    xp = jax.numpy
+    from mfac_linalg.jax import SlidingWindowState
+
+    rows = np.random.default_rng(0).standard_normal((3, 8)).astype("float32")
+    ours, index = xp.asarray(rows), xp.asarray([1, 2])
+    v = ours[0]
+    makers = [
+        lambda: ml.WoodburyRankOneInverse(ours, 0.1),
+        lambda: ml.WoodburyRankOneInverse(rows, 0.1, xp=xp),
+        lambda: ml.BlockDiagonalInverse(ours, 0.1, block_sizes=4),
+        lambda: ml.SlidingWindowInverse.from_gradients(ours, 0.1),
+        lambda: SlidingWindowState.from_gradients(ours, 0.1),
+    ]
+    asked = [
+        lambda inverse: inverse @ v,
+        lambda inverse: inverse.element(1, 2),
+        lambda inverse: inverse.element(index, np.asarray([0, 3])),
+        lambda inverse: inverse.columns([1, -1]),
+        lambda inverse: inverse.submatrix(index),
+        lambda inverse: inverse.diagonal(),
+    ]
+    for make in makers:
+        expected = [np.asarray(query(make())) for query in asked]
+        with jax.transfer_guard(guard):
+            inverse = make()
+            found = [query(inverse) for query in asked]
+        assert all(map(np.array_equal, map(np.asarray, found), expected))
+    with jax.transfer_guard(guard):
+        window = ml.SlidingWindowInverse(3, 8, 0.1, xp=xp)
+        window.append_matvec(v)
+        SlidingWindowState.from_gradients(ours, 0.1).append_matvec(v)

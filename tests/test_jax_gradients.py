@@ -164,3 +164,66 @@ def test_rows_of_the_fisher_matrix_are_those_of_pytorch():
 def test_what_is_no_function_or_holds_no_samples_is_refused_by_name(call, error, words):
     with pytest.raises(error, match=re.escape(words)):
         call()
+
+
+# --- what cannot be differentiated ------------------------------------------------------------------------------------
+
+
+def per_sample(loss, params, x=X, y=Y):
+    return adapter.per_sample_gradients(loss, params, x, y)[0]
+
+
+CALLS = {
+    "samples": per_sample,
+    "chunks": lambda loss, params, x=X, y=Y: adapter.per_sample_gradients(loss, params, x, y, chunk_size=2)[0],
+    "means": lambda loss, params, x=X, y=Y: adapter.mean_gradients(loss, params, x, y, batch_size=4)[0],
+    "batches": lambda loss, params, x=X, y=Y: list(adapter.iter_gradients(loss, params, [(x, y)])),
+    "batches of rows": lambda loss, params, x=X, y=Y: list(
+        adapter.iter_gradients(loss, params, [(x, y)], per_sample=True)
+    ),
+    "fisher": lambda loss, params, x=X, y=Y: adapter.fisher_gradients(
+        lambda params, x: jnp.stack([loss(params, x, 0)] * 3), params, x
+    )[0],
+    "fisher in chunks": lambda loss, params, x=X, y=Y: adapter.fisher_gradients(
+        lambda params, x: jnp.stack([loss(params, x, 0)] * 3), params, x, chunk_size=2
+    )[0],
+}
+BY_CALL = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+
+
+@BY_CALL
+@pytest.mark.parametrize("leaf", [np.arange(3), np.ones(2, bool), np.ones(2, complex), 3, 1j, "x"])
+def test_leaves_that_are_not_real_floating_are_refused(call, leaf):
+    with pytest.raises(TypeError, match="`params` must be real floating; got a leaf that is"):
+        call(lambda params, x, y: loss(params["in"], x, y), {"in": PARAMS, "leaf": leaf})
+
+
+@BY_CALL
+@pytest.mark.parametrize("kind", [jnp.int32, jnp.complex64, jnp.bool_])
+def test_results_that_are_not_real_floating_are_refused(call, kind):
+    with pytest.raises(TypeError, match=r"`(loss|logits)_fn` must return real floating numbers; got"):
+        call(lambda params, x, y: loss(params, x, y).astype(kind), PARAMS)
+
+
+@pytest.mark.parametrize("call", [call for name, call in CALLS.items() if "fisher" not in name])
+def test_losses_that_are_not_scalars_are_refused(call):
+    with pytest.raises(ValueError, match=r"`loss_fn\(params, x, y\)` must have shape \(\)"):
+        call(lambda params, x, y: logits(params, x), PARAMS)
+    with pytest.raises(TypeError, match="`loss_fn` must return real floating numbers; got"):
+        call(lambda params, x, y: (loss(params, x, y), 1), PARAMS)
+
+
+@BY_CALL
+def test_samples_of_another_library_are_refused(call):
+    torch = pytest.importorskip("torch")
+    for x in (torch.tensor(X), X.tolist(), np.array(["a"] * SAMPLES)[0]):
+        with pytest.raises(TypeError, match=r"must be arrays of shape .* JAX or NumPy"):
+            call(loss, PARAMS, x, Y)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_logits_of_16_bits_have_the_rows_of_float32(dtype):
+    rows = adapter.fisher_gradients(lambda params, x: logits(params, x).astype(dtype), PARAMS, X)[0]
+    expected = adapter.fisher_gradients(logits, PARAMS, X)[0]
+    assert rows.dtype == np.float32
+    assert np.max(np.abs(rows - expected)) <= 8 * float(jnp.finfo(dtype).eps) * np.max(np.abs(expected))

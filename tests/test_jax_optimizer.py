@@ -285,6 +285,26 @@ def test_a_state_that_was_cast_is_refused():
         TRANSFORM.update(tree(0), state)
 
 
+@pytest.mark.parametrize("beta2", [None, 0.9])
+def test_several_states_are_refused_outside_of_vmap(beta2):
+    transform = scale_by_mfac(3, 0.5, beta2=beta2)
+    states = jax.tree.map(lambda x: np.stack([np.asarray(x)] * 2), transform.init(tree(0)))
+    with pytest.raises(ValueError, match=r"rows of shape \(window, d\); got \(2, 3, .*several states"):
+        transform.update(tree(1), states)
+
+
+@pytest.mark.parametrize("beta2", [None, 0.9])
+def test_updates_are_constants_of_differentiation(beta2):
+    """As the docstring says; what is applied to them afterwards has its derivative."""
+    transform = scale_by_mfac(3, 0.5, beta2=beta2)
+    g = jnp.asarray([1.0, 2.0])
+    state = transform.init(g)
+    assert "Updates are constants of differentiation" in by_default.__doc__
+    assert not jnp.any(jax.grad(lambda g: jnp.sum(transform.update(g, state)[0]))(g))
+    rate = jax.grad(lambda lr: jnp.sum(lr * transform.update(g, state)[0]))(1.0)
+    assert rate == pytest.approx(float(jnp.sum(transform.update(g, state)[0])), rel=1e-6)
+
+
 def test_the_library_imports_no_optax():
     assert not any(re.search(r"import.*optax", text) for text in TEXTS.values())
 

@@ -298,3 +298,50 @@ def test_shapes_alone_have_a_repr():
 
 def test_a_repr_says_what_it_is():
     assert repr(taken(rows(2))).startswith("SlidingWindowState(m=4, d=7, damping=0.1, dtype=float32")
+
+
+# --- several states as one --------------------------------------------------------------------------------------------
+
+
+def stacked(*states):
+    with jax.enable_x64(True):
+        return jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *states)
+
+
+QUERIES = {
+    "matvec": lambda s, g: s @ g,
+    "matmat": lambda s, g: s.matmat(g[:, None]),
+    "matvec_gradients": lambda s, g: s.matvec_gradients(jax.numpy.ones(4)),
+    "dual_coefficients": lambda s, g: s.dual_coefficients(g),
+    "diagonal": lambda s, g: s.diagonal(),
+    "element": lambda s, g: s.element(0, 1),
+    "columns": lambda s, g: s.columns([0]),
+    "submatrix": lambda s, g: s.submatrix([0]),
+    "quadratic_form": lambda s, g: s.quadratic_form(g),
+    "logdet": lambda s, g: s.logdet(),
+    "trace": lambda s, g: s.trace(),
+    "to_dense": lambda s, g: s.to_dense(),
+    "forward": lambda s, g: s.forward @ g,
+    "kappa": lambda s, g: s.kappa,
+    "gradients": lambda s, g: s.gradients,
+    "append": lambda s, g: s.append(g),
+    "append_matvec": lambda s, g: s.append_matvec(g),
+    "with_damping": lambda s, g: s.with_damping(0.2),
+    "astype": lambda s, g: s.astype("float32"),
+    "to_device": lambda s, g: s.to_device(jax.devices()[0]),
+}
+
+
+@pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
+def test_several_states_are_refused_outside_of_vmap_with_the_cure(query):
+    states = stacked(*(taken(rows(4, seed=seed)) for seed in (0, 1, 2)))
+    with pytest.raises(ValueError, match=r"rows of shape \(window, d\); got \(3, 4, 7\), several states\. .*jax\.vmap"):
+        query(states, jax.numpy.ones(7))
+    assert "SlidingWindowState(m=4, d=7" in repr(states)
+
+
+def test_one_of_several_states_answers():
+    one, other = taken(rows(4)), taken(rows(4, seed=1))
+    with jax.enable_x64(True):
+        chosen = jax.tree.map(lambda x: x[1], stacked(one, other))
+    assert np.array_equal(chosen @ jax.numpy.ones(7), other @ jax.numpy.ones(7))

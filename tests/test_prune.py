@@ -204,6 +204,24 @@ def test_a_loss_that_is_not_a_number_is_never_chosen():
     assert found.steps[0].loss == 1.0
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("at", [{0}, {3}, {0, 1, 2}, {1, 2, 3}, {0, 3}])
+def test_a_loss_that_is_not_finite_never_wins(bad, at):
+    losses = [4.0, 3.0, 2.0, 1.0]
+    said = iter([bad if index in at else loss for index, loss in enumerate(losses)])
+    found = prune(W, gradients_of, 0.4, damping=[1e-3, 1e-1], lengths=[0.5, 1.0], loss_fn=lambda w: next(said))
+    assert found.steps[0].loss == min(loss for index, loss in enumerate(losses) if index not in at)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("damping", [0.1, [0.1, 1.0]])
+@pytest.mark.parametrize("good_steps", [0, 1])
+def test_a_step_without_a_finite_loss_is_refused_by_name(bad, damping, good_steps):
+    said = iter([1.0] * good_steps * np.size(damping) + [bad] * 9)
+    with pytest.raises(ValueError, match=rf"`loss_fn\(weights\)` must be finite for one candidate .* got {bad}"):
+        prune(W, gradients_of, 0.4, steps=3, damping=damping, loss_fn=lambda w: next(said))
+
+
 def test_every_library_prunes_alike(backend):
     if backend.is_lazy:
         return

@@ -672,7 +672,7 @@ def per_sample(model, inputs, targets, loss=LOSS, **options):
     ("call", "error", "words"),
     [
         (lambda m, x, y: per_sample(m, x, y[:2]), ValueError, "as many samples; got [6, 2]"),
-        (lambda m, x, y: per_sample(m, [1, 2], y), TypeError, "`inputs` and `targets` must be tensors"),
+        (lambda m, x, y: per_sample(m, [1, 2], y), TypeError, "`inputs` and `targets` must be dense tensors"),
         (
             lambda m, x, y: per_sample(m, x, y, nn.CrossEntropyLoss(reduction="none")),
             ValueError,
@@ -785,3 +785,190 @@ def test_a_vector_that_does_not_fit_writes_nothing():
     with pytest.raises(TypeError, match="`vector` must be of real numbers"):
         unravel.write(model, rows[0] * 1j)
     assert all(map(torch.equal, other.parameters(), before))
+
+
+# --- hooks on gradients, and what has none ----------------------------------------------------------------------------
+
+CALLS = {
+    "samples": adapter.per_sample_gradients,
+    "chunks": partial(adapter.per_sample_gradients, chunk_size=2),
+    "means": partial(adapter.mean_gradients, batch_size=2),
+    "batches": lambda model, loss, x, y, **options: list(adapter.iter_gradients(model, loss, [(x, y)], **options)),
+    "fisher": lambda model, loss, x, y, **options: adapter.fisher_gradients(model, x, **options),
+    "pruning": lambda model, loss, x, y, **options: adapter.prune_model(
+        model, loss, [(x, y)], 0.5, damping=1e-2, **{"params": ["0", "4"]} | options
+    ),
+}
+BY_CALL = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+
+
+@BY_CALL
+@pytest.mark.parametrize("kind", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_hooks_on_the_gradient_of_a_chosen_parameter_are_refused(model, data, call, kind):
+    handle = getattr(model[4].weight, kind)(lambda _: None)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=f"`model` must have no hooks on gradients .* one of {kind} on '4.weight"):
+        call(model, LOSS, *data)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    call(model, LOSS, *data, params=["0.weight"])
+    handle.remove()
+    call(model, LOSS, *data)
+
+
+class Hooked(nn.Module):
+    """A model that puts hooks on what it computes."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.first, self.last, self.kind = nn.Linear(4, 4), nn.Linear(4, 3), kind
+
+    def forward(self, x):
+        hidden = self.first(x)
+        if hidden.requires_grad and self.kind == "tensor":
+            hidden.register_hook(lambda g: -3 * g)
+        if hidden.requires_grad and self.kind == "node":
+            hidden.grad_fn.register_prehook(lambda gradients: tuple(-3 * g for g in gradients))
+        return self.last(torch.tanh(hidden))
+
+
+@pytest.mark.parametrize("call", [CALLS[name] for name in ("samples", "chunks", "means")])
+@pytest.mark.parametrize("kind", ["tensor", "node"])
+def test_hooks_on_what_a_model_computes_take_effect(call, kind):
+    torch.manual_seed(0)
+    model, x, y = Hooked(kind), torch.randn(4, 4), torch.arange(4) % 3
+    rows, unravel = call(model, LOSS, x, y)
+    model.kind = None
+    plain, _ = call(model, LOSS, x, y)
+    for name, part in unravel(rows).items():
+        torch.testing.assert_close(part, unravel(plain)[name] * (-3 if name.startswith("first") else 1))
+
+
+@pytest.mark.parametrize("call", [CALLS[name] for name in ("samples", "means", "batches", "pruning")])
+def test_checkpoints_that_enter_autograd_anew_are_refused_with_the_cure(call):
+    class Reentrant(Recomputing):
+        def forward(self, x):
+            return torch.utils.checkpoint.checkpoint(self.second, self.first(x), use_reentrant=True)
+
+    model, x, y = Reentrant(), torch.randn(6, 4), torch.arange(6) % 4
+    with pytest.raises(RuntimeError, match=r"got a call of torch\.utils\.checkpoint .*Pass use_reentrant=False there"):
+        call(model, LOSS, x, y, params=["first.weight"])
+
+
+@BY_CALL
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
+def test_parameters_that_are_not_real_floating_are_refused(data, call, dtype):
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3))
+    model[1].weight = nn.Parameter(torch.ones(3, 3, dtype=dtype), requires_grad=False)
+    with pytest.raises(TypeError, match=r"must choose real floating parameters; got '1\.weight' in torch"):
+        call(model, LOSS, torch.ones(6, 4), data[1], params=["1.weight"])
+
+
+@pytest.mark.parametrize("call", [CALLS[name] for name in ("samples", "chunks", "means", "batches", "pruning")])
+def test_complex_losses_are_refused(model, data, call):
+    with pytest.raises(TypeError, match="`loss_fn` must return real numbers; got"):
+        call(model, lambda outputs, targets: LOSS(outputs, targets) * 1j, *data)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex128, torch.int64])
+def test_logits_that_are_not_real_floating_are_refused(model, data, dtype):
+    class Cast(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x).to(dtype)
+
+    with pytest.raises(TypeError, match="`model` must return logits that are real and floating; got"):
+        adapter.fisher_gradients(Cast(model), data[0])
+
+
+# --- vectors and parameters: words ------------------------------------------------------------------------------------
+
+UNRAVEL = adapter.Unravel({"a": (2,), "b": ()})
+TWO, ONE = torch.ones(2), torch.ones(())
+
+
+def test_a_parameter_without_axes_comes_back(data):
+    model = nn.Sequential(nn.Linear(4, 3))
+    model.register_parameter("scale", nn.Parameter(torch.tensor(2.0)))
+    x, y = torch.ones(SAMPLES, 4), data[1]
+    rows, unravel = adapter.per_sample_gradients(model, lambda o, t: LOSS(o * model.scale, t), x, y)
+    for vectors in (rows[0], rows, rows[None]):
+        assert unravel(vectors)["scale"].shape == vectors.shape[:-1]
+        assert torch.equal(unravel.ravel(unravel(vectors)), vectors)
+    unravel.write(model, rows[0])
+    assert torch.equal(model.scale, unravel(rows[0])["scale"])
+
+
+def test_shapes_are_tuples_of_ones_own():
+    shapes = {"a": torch.Size([2]), "b": [1, 2]}
+    unravel = adapter.Unravel(shapes)
+    shapes["c"] = (3,)
+    assert unravel.shapes == {"a": (2,), "b": (1, 2)}
+    assert unravel.ravel(unravel(torch.arange(4.0))).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: adapter.Unravel([1, 2]), TypeError, "`shapes` must be a dictionary of names to shapes; got [1, 2]"),
+        (lambda: adapter.Unravel({}), TypeError, "`shapes` must be a dictionary"),
+        (lambda: adapter.Unravel({1: (2,)}), TypeError, "`shapes` must be a dictionary of names"),
+        (lambda: adapter.Unravel({"a": 3}), TypeError, "`shapes` must have a tuple of integers as shape; got 3 (int)"),
+        (lambda: adapter.Unravel({"a": "ab"}), TypeError, "`shapes` must have a tuple of integers"),
+        (lambda: adapter.Unravel({"a": (2.5,)}), TypeError, "`shapes['a']` must be a whole number; got 2.5"),
+        (lambda: adapter.Unravel({"a": (-2,)}), ValueError, "`shapes['a']` must be"),
+        (lambda: UNRAVEL.ravel([TWO, ONE]), TypeError, "`tensors` must be a dictionary of tensors by name"),
+        (lambda: UNRAVEL.ravel(TWO), TypeError, "`tensors` must be a dictionary of tensors by name"),
+        (lambda: UNRAVEL.ravel({"a": np.ones(2), "b": ONE}), TypeError, "`tensors['a']` must be a tensor"),
+        (lambda: UNRAVEL.ravel({"a": TWO, "b": 3.0}), TypeError, "`tensors['b']` must be a tensor; got 3.0"),
+        (lambda: UNRAVEL.ravel({"a": TWO, "b": TWO}), ValueError, "same leading axes; got (), (2,)"),
+        (lambda: UNRAVEL.ravel({"a": ONE, "b": ONE}), ValueError, "have 'a' of shape (…, 2,); got ()"),
+        (lambda: UNRAVEL.ravel({"a": TWO, "b": ONE.double()}), TypeError, "one dtype on one device; got torch.float32"),
+        (lambda: UNRAVEL.ravel({"a": TWO, "b": ONE.to("meta")}), TypeError, "torch.float32 on meta"),
+        (lambda: UNRAVEL(np.ones(3)), TypeError, "`vectors` must be a tensor"),
+    ],
+)
+def test_what_no_vector_can_be_made_of_is_refused_by_name(call, error, words):
+    with pytest.raises(error, match=re.escape(words)):
+        call()
+
+
+@BY_CALL
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        (lambda name, parameter: parameter, "`params` must answer (name, parameter) with True or False; got an array"),
+        (lambda name, parameter: parameter.detach().numpy() > 0, "with True or False; got an array"),
+        (nn.Linear(2, 2), "`params` must be names or a function of (name, parameter); got Linear"),
+    ],
+)
+def test_answers_and_modules_that_choose_no_parameters_are_refused_by_name(model, data, call, params, words):
+    with pytest.raises(TypeError, match=re.escape(words)):
+        call(model, LOSS, *data, params=params)
+
+
+def test_a_function_may_answer_with_what_is_true(model, data):
+    _, unravel = adapter.per_sample_gradients(model, LOSS, *data, params=lambda name, _: re.search("^4", name))
+    assert unravel.names == ["4.weight", "4.bias"]
+    _, unravel = adapter.per_sample_gradients(model, LOSS, *data, params=lambda _, p: torch.tensor(p.ndim > 1))
+    assert unravel.names == ["0.weight", "4.weight"]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning", "ignore:The PyTorch API of nested:UserWarning")
+@BY_CALL
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: torch.eye(SAMPLES).to_sparse(), "got a tensor in torch.sparse_coo"),
+        (lambda: torch.eye(SAMPLES).to_sparse_csr(), "got a tensor in torch.sparse_csr"),
+        (lambda: torch.nested.nested_tensor([torch.ones(2)] * SAMPLES), "got a nested tensor"),
+    ],
+)
+def test_samples_that_cannot_be_cut_are_refused_by_name(model, data, call, make, words):
+    with pytest.raises(TypeError, match=re.escape(f"must be dense tensors of shape (m, …); {words}")):
+        call(model, LOSS, make(), data[1])
+
+
+@pytest.mark.parametrize("call", [CALLS[name] for name in ("samples", "chunks", "means", "fisher")])
+def test_rows_of_a_model_without_values_have_their_shape(model, data, call):
+    rows, unravel = call(model.to("meta"), LOSS, data[0].to("meta"), data[1].to("meta"))
+    assert rows.is_meta
+    assert rows.shape[1] == unravel.dim

@@ -52,10 +52,10 @@ def autograd_rows(make, x, y):
     return torch.stack(rows)
 
 
-def rows_or_refusal(call, model, data):
+def rows_or_refusal(call, model, data, loss=LOSS):
     """The rows; None where vmap cannot batch a model, which is refused with what can be done."""
     try:
-        return call(model, LOSS, *data)
+        return call(model, loss, *data)
     except RuntimeError as error:
         if "Use mean_gradients with batch_size=1" not in str(error):
             raise
@@ -223,6 +223,211 @@ def test_objects_that_are_hooks_or_losses_start_anew_for_every_row(data):
         assert not hook.outputs
         assert not counted.outputs
         copy.deepcopy(model)
+
+
+# --- what classes and functions hold ----------------------------------------------------------------------------------
+
+
+class Counting(nn.Module):
+    """A module that multiplies by the number of its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return x * self.calls
+
+
+class OfClass(written.Written):
+    """Attributes of the class and of one that it is made of: numbers, containers, tensors."""
+
+    calls, outputs, state = 0, [], torch.zeros(3)
+
+    def forward(self, x):
+        type(self).calls += 1
+        type(self).late = getattr(self, "late", 0) + 1
+        self.outputs.append(self.layer(x))
+        OfClass.state += 1
+        return self.layer(x) * self.calls * len(self.outputs) * self.state * self.late
+
+
+class Derived(OfClass):
+    """Whose attributes are those of the class above."""
+
+
+def remembering(outputs, calls=[]):  # noqa: B006  # the list is what a call writes to
+    calls.append(1)
+    remembering.calls = getattr(remembering, "calls", 0) + 1
+    return outputs * len(calls) * remembering.calls
+
+
+class OfFunction(written.Written):
+    """Attributes and defaults of a function."""
+
+    def forward(self, x):
+        return remembering(self.layer(x))
+
+
+class CalledByFunction(written.Written):
+    """A module in the closure of a function."""
+
+    def __init__(self):
+        super().__init__()
+        counting = Counting()
+        self.function = lambda outputs: counting(outputs)
+
+    def forward(self, x):
+        return self.function(self.layer(x))
+
+
+class OfClosure(written.Written):
+    """Variables of a function: one that is bound anew, one that is filled late, containers, one function in another."""
+
+    def __init__(self):
+        super().__init__()
+        calls, outputs = 0, []
+
+        def inner(x):
+            nonlocal late
+            outputs.append(x)
+            late = calls
+            return x * len(outputs) * late
+
+        def outer(x):
+            nonlocal calls
+            calls += 1
+            return inner(x) * calls
+
+        self.function = outer
+        if calls:
+            late = 0
+
+    def forward(self, x):
+        return self.function(self.layer(x))
+
+
+class OfStaticMethod(written.Written):
+    """An attribute of a function that is a static method."""
+
+    @staticmethod
+    def scale():
+        own = OfStaticMethod.scale
+        own.calls = getattr(own, "calls", 0) + 1
+        return own.calls
+
+    def forward(self, x):
+        return self.layer(x) * self.scale()
+
+
+COUNTING = Counting()
+
+
+class Global(written.Written):
+    """A module that is global."""
+
+    def forward(self, x):
+        return COUNTING(self.layer(x))
+
+
+class SlottedHook:
+    """A hook with slots and a count of its class."""
+
+    __slots__ = ("calls",)
+    all_calls = 0
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, module, inputs, outputs):
+        self.calls += 1
+        type(self).all_calls += 1
+        return outputs * self.calls * self.all_calls
+
+
+def hooked_by_closure():
+    model, outputs = nn.Sequential(nn.Linear(4, 3)), []
+
+    def hook(module, inputs, output):
+        outputs.append(output)
+        return output * len(outputs)
+
+    model[0].register_forward_hook(hook)
+    return model
+
+
+def hooked():
+    model = nn.Sequential(nn.Linear(4, 3))
+    model[0].register_forward_hook(SlottedHook())
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [OfClass, Derived, OfClosure, OfStaticMethod, CalledByFunction, Global, hooked, hooked_by_closure],
+)
+@BY_CALL
+def test_classes_functions_and_hooks_start_anew_for_every_row(make, call, data):
+    expected = adapter.mean_gradients(made(make), LOSS, *data, batch_size=1)[0]
+    x = data[0][:1].expand(SAMPLES, -1), data[1][:1].expand(SAMPLES)
+    for row in adapter.mean_gradients(made(make), LOSS, *x, batch_size=1)[0]:
+        torch.testing.assert_close(row, expected[0])
+    rows = rows_or_refusal(call, made(make), data)
+    torch.testing.assert_close(expected if rows is None else rows, expected)
+    assert (OfClass.calls, OfClass.outputs, OfClass.state.tolist()) == (0, [], [0.0] * 3)
+    assert not hasattr(OfClass, "late")
+    assert (COUNTING.calls, SlottedHook.all_calls) == (0, 0)
+
+
+@BY_CALL
+def test_attributes_and_defaults_of_functions_start_anew_for_every_row(call, data):
+    model = made(OfFunction)
+    model.function = remembering
+    expected = adapter.mean_gradients(model.layer, LOSS, *data, batch_size=1)[0]
+    torch.testing.assert_close(call(model, LOSS, *data), expected)
+    assert remembering.__defaults__ == ([],)
+    assert not vars(remembering)
+
+
+def test_modules_that_a_loss_names_start_anew_for_every_row(data):
+    criterion, model = Counting(), made(written.Written)
+    expected = adapter.mean_gradients(model, LOSS, *data, batch_size=1)[0]
+
+    def in_closure(outputs, targets):
+        return sum(LOSS(criterion(each), targets) for each in (outputs,))
+
+    for loss in (in_closure, lambda outputs, targets: LOSS(COUNTING(outputs), targets)):
+        for call in CALLS.values():
+            rows = rows_or_refusal(call, model, data, loss)
+            torch.testing.assert_close(expected if rows is None else rows, expected)
+        assert (criterion.calls, COUNTING.calls) == (0, 0)
+
+
+@pytest.mark.parametrize("wrap", [lambda loss: loss, partial, lambda loss: lambda *args: loss(*args)])
+def test_variables_of_a_loss_are_those_of_the_user(data, wrap):
+    losses, calls = [], 0
+
+    def loss(outputs, targets):
+        nonlocal calls
+        calls += 1
+        losses.append(LOSS(outputs, targets))
+        return losses[-1]
+
+    adapter.mean_gradients(made(written.Written), wrap(loss), *data, batch_size=1)
+    assert len(losses) == calls == SAMPLES
+
+
+def test_what_a_method_in_the_closure_of_a_loss_writes_is_the_users(data):
+    tracker = written.Recorder()
+    keep = tracker.loss
+
+    def loss(outputs, targets):
+        keep(outputs.detach(), targets)
+        return LOSS(outputs, targets)
+
+    adapter.mean_gradients(made(written.Written), loss, *data, batch_size=1)
+    assert len(tracker.outputs) == SAMPLES
 
 
 # --- parameters that are held elsewhere too ---------------------------------------------------------------------------

@@ -1063,6 +1063,61 @@ def test_sharded_parameters_and_gradients_are_refused(mesh):
     assert len(optimizer.windows[0]) == 1
 
 
+GROUP = ("params", "lr", "window", "damping", "beta2", "momentum", "weight_decay", "decoupled_weight_decay", "maximize")
+BROKEN_GROUPS = {
+    "no dictionary": (TypeError, "`param_groups` must hold dictionaries", lambda groups: groups.__setitem__(0, None)),
+    "params that are none": (TypeError, "got params=None (NoneType)", lambda groups: groups[0].update(params=None)),
+    "no groups": (ValueError, "`param_groups` must be those of the constructor", lambda groups: groups.clear()),
+    "a group past add_param_group": (
+        ValueError,
+        "`param_groups` must have lr in each group; got params. Put it back",
+        lambda groups: groups.append({"params": parameters(1)}),
+    ),
+    "an option of others": (ValueError, "`betas` must be left out", lambda groups: groups[0].update(betas=(0.9, 0.9))),
+    "an option of all": (
+        ValueError,
+        "`normalization` must be the same for all groups",
+        lambda groups: groups[0].update(normalization="sum"),
+    ),
+    "a parameter that is none": (
+        TypeError,
+        "must stay tensors; got None",
+        lambda groups: groups[0].update(params=[None]),
+    ),
+    **{
+        f"without {name}": (
+            ValueError,
+            f"`param_groups` must have {name} in each group",
+            functools.partial(lambda name, groups: groups[0].pop(name), name),
+        )
+        for name in GROUP
+    },
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_GROUPS)
+def test_groups_that_were_broken_are_refused_by_name_before_anything_moves(case):
+    error, words, spoil = BROKEN_GROUPS[case]
+    optimizer, params = started()
+    before, group = copies(params), dict(optimizer.param_groups[0])
+    spoil(optimizer.param_groups)
+    leave_gradients(params, 1)
+    with pytest.raises(error, match=re.escape(words)):
+        optimizer.step()
+    assert same(params, before)
+    if case.startswith("without"):
+        for call in (
+            optimizer.state_dict,
+            lambda: optimizer.windows,
+            lambda: optimizer.add_param_group({"params": []}),
+        ):
+            with pytest.raises(error, match=re.escape(words)):
+                call()
+    optimizer.param_groups[:] = [group]
+    optimizer.step()
+    assert len(optimizer.windows[0]) == 2
+
+
 def test_a_group_that_is_refused_is_not_added():
     optimizer, params = started()
     with pytest.raises(ValueError, match="`momentum`"):

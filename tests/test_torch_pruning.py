@@ -510,6 +510,11 @@ def nan_batches():
     return [(x * torch.nan, y) for x, y in Recorded(2)]
 
 
+def rooted(outputs, targets):
+    """A loss whose derivative is nan where it is finite."""
+    return LOSS(outputs, targets) + torch.sqrt((outputs - outputs).square()).sum()
+
+
 @pytest.mark.parametrize("options", [{"steps": 2}, {"damping": [1e-2, 1.0], "validation": None}])
 def test_an_iterator_that_would_not_do_is_refused_before_it_is_used(model, options):
     batches, validation = iter(Recorded(3)), iter(Recorded(3))
@@ -551,7 +556,10 @@ def test_steps_are_shown(model, batches, capsys):
         ({"progress": "yes"}, TypeError, "`progress` must be True or False"),
         ({"steps": 0}, ValueError, "`steps` must be at least 1"),
         ({"damping": [1e-2, 1.0], "validation": nan_batches()}, ValueError, "`validation` must have finite losses"),
+        ({"validation": nan_batches()}, ValueError, "`validation` must have finite losses"),
+        ({"validation": nan_batches(), "steps": 2}, ValueError, "`validation` must have finite losses"),
         ({"batches": nan_batches()}, ValueError, "`loss_fn` must return finite losses; got nan"),
+        ({"loss_fn": rooted}, ValueError, "`model` must have finite gradients where its losses are; .* '0.weight'"),
         ({"num_gradients": 0}, ValueError, "`num_gradients` must be at least 1"),
         ({"by_layer": "yes"}, TypeError, "`by_layer`"),
         ({"block_sizes": "rows"}, ValueError, "`block_sizes` must be one of 'layers', 'filters'"),
@@ -576,3 +584,13 @@ def test_what_is_wrong_is_refused_by_name_and_the_model_is_as_it_was(model, batc
         adapter.prune_model(model, **arguments)
     assert torch.equal(weights_of(model), before)
     assert not nn.utils.prune.is_pruned(model)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+def test_models_that_cannot_be_pruned_are_refused_by_name():
+    x, y = torch.ones(2, 4), torch.tensor([0, 1])
+    traced = nn.Sequential(torch.jit.trace(nn.Linear(4, 3), x))
+    with pytest.raises(TypeError, match=r"modules of Python where it is pruned; got '0\.weight' of TopLevelTraced"):
+        adapter.prune_model(traced, nn.functional.cross_entropy, [(x, y)], 0.5, damping=1e-2)
+    with pytest.raises(ValueError, match=r"`model` must have values; got 'weight' on the device meta"):
+        adapter.prune_model(nn.Linear(4, 3, device="meta"), LOSS, [(x, y)], 0.5, damping=1e-2)

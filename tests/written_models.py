@@ -1,6 +1,7 @@
 """Models that write to themselves when they are called, and what a model holds, to be compared."""
 
 from collections import UserDict, deque
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
@@ -215,6 +216,95 @@ class Spectral(Written):
         self.layer = nn.utils.parametrizations.spectral_norm(self.layer)
 
 
+class Slotted:
+    """An object without a dictionary."""
+
+    __slots__ = ("calls", "late", "outputs")
+
+    def __init__(self):
+        self.calls, self.outputs = 0, []
+
+    def count(self, outputs):
+        self.calls += 1
+        self.outputs.append(outputs)
+        self.late = getattr(self, "late", 0) + 1
+        return outputs * (self.calls + len(self.outputs) + self.late)
+
+
+@dataclass(slots=True, frozen=True)
+class Frozen:
+    """A value of slots, which is written past its methods."""
+
+    calls: int = 0
+
+    def count(self, outputs):
+        object.__setattr__(self, "calls", self.calls + 1)
+        return outputs * self.calls
+
+
+class Slots(Written):
+    """Objects with slots, of which one is not filled at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.slotted, self.frozen = Slotted(), Frozen()
+
+    def forward(self, x):
+        return self.frozen.count(self.slotted.count(self.layer(x)))
+
+
+class Limited(dict):
+    """A dictionary with attributes that forgets, whatever is done with it, all but its newest entry."""
+
+    def __init__(self):
+        super().__init__(first=0)
+        self.calls = 0
+
+    def __setitem__(self, key, value):
+        self.clear()
+        super().__setitem__(key, value)
+
+
+class Counted(list):
+    """A list with an attribute."""
+
+    calls = 0
+
+
+class DerivedContainers(Written):
+    """Containers of classes of one's own, with attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.limited, self.counted = Limited(), Counted()
+
+    def forward(self, x):
+        self.limited.calls += 1
+        self.limited[self.limited.calls] = self.layer(x)
+        self.counted.calls += 1
+        self.counted.append(self.counted.calls)
+        return self.layer(x) * sum(self.counted) + sum(self.limited.values()) * self.limited.calls
+
+
+class Named(torch.Tensor):
+    """A tensor of a class of one's own."""
+
+    def __deepcopy__(self, memo):
+        return self.clone()
+
+
+class DerivedTensor(Written):
+    """A plain tensor of a class of one's own, written in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.state = torch.zeros(1, 3).as_subclass(Named)
+
+    def forward(self, x):
+        self.state.add_(1)
+        return (self.layer(x) * self.state).as_subclass(torch.Tensor)
+
+
 MODELS = list(Written.__subclasses__())
 
 
@@ -223,6 +313,10 @@ def held(item):
     if isinstance(item, torch.Tensor):
         gradient = None if not item.is_leaf or item.grad is None else item.grad.tolist()
         return id(item), item.detach().tolist(), item.requires_grad, gradient
+    if isinstance(item, Slotted | Frozen):
+        return [held(getattr(item, name, None)) for name in item.__slots__]
+    if isinstance(item, Limited | Counted):
+        return [held(vars(item)), held(list(item.items() if isinstance(item, dict) else item))]
     if isinstance(item, dict):
         return [(key, held(value)) for key, value in item.items()]
     if isinstance(item, list | tuple | deque | set):

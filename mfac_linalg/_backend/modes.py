@@ -58,6 +58,13 @@ def in_plain_modes(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def transfers_allowed(jax: Any) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which host arrays may be brought to JAX's devices."""
+    guard = "transfer_guard_host_to_device"
+    allowed = getattr(jax.config, OPTION[guard]) in PLAIN_JAX[guard]
+    return contextlib.nullcontext() if allowed else getattr(jax, guard)("allow")
+
+
 def without_autocast() -> contextlib.AbstractContextManager[Any]:
     """Return a context in which PyTorch computes in the dtypes that tensors have."""
     return _Together(_autocasts_off())

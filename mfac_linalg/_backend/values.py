@@ -21,7 +21,7 @@ from .kinds import (
     require_bfloat16,
     supports_float64,
 )
-from .modes import plain_modes
+from .modes import in_plain_modes, plain_modes, transfers_allowed
 from .sparse import is_sparse
 
 Array = Any
@@ -91,7 +91,9 @@ def asarray(values: Any, *, like: Array, dtype: Any = None) -> Array:
         return xp.asarray(values, dtype=dtype)
     if compat.is_jax_array(like) and isinstance(values, np.ndarray):
         # a cast on a named device cannot be batched in a branch of lax.cond
-        return sys.modules["jax"].device_put(values if dtype is None else values.astype(dtype), compat.device(like))
+        jax: Any = sys.modules["jax"]
+        with transfers_allowed(jax):
+            return jax.device_put(values if dtype is None else values.astype(dtype), compat.device(like))
     return xp.asarray(values, dtype=dtype, device=compat.device(like))
 
 
@@ -152,6 +154,7 @@ def empty(shape: tuple[int, ...], *, like: Array, dtype: Any) -> Array:
     return namespace(like).empty(shape, dtype=dtype, device=compat.device(like))
 
 
+@in_plain_modes
 def empty_vector(xp: Any, dtype: Any, device: Any) -> Array:
     """Return an array of shape (0,) of a library, in one of its dtypes (None: its default), on one of its devices."""
     plain = xp.zeros(0)

@@ -54,6 +54,7 @@ def rows_of(gradients: Any, place: Place = Place(), *, streams: bool = True) -> 
     return DenseRows(gradients, None, _backend.result_dtype(gradients))
 
 
+@_backend.in_plain_modes
 def _streamed(gradients: Any, place: Place) -> StreamedRows:
     shape, name = tuple(gradients.shape), _backend.dtype_name(gradients.dtype)
     answers = "float64" if name == "float64" else "float32"

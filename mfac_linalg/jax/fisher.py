@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from .. import _validation as check
 from .gradients import Array, Unravel, count_samples
+from .trees import check_real_leaves, check_real_result
 
 
 def fisher_gradients(
@@ -70,6 +71,7 @@ def fisher_gradients(
     """
     check.check_function("logits_fn", logits_fn, "Pass (params, x) → the logits of one sample.")
     check.check_choice("reduction", reduction, ("mean", "sum"))
+    check_real_leaves("params", params, "Let `logits_fn` close over what is not to be differentiated by.")
     count = count_samples(inputs)
     size = count if chunk_size is None else check.check_size("chunk_size", chunk_size)
     factor = 1 / math.sqrt(count) if reduction == "mean" else 1.0
@@ -85,6 +87,7 @@ def fisher_gradients(
 def _class_rows(logits_fn: Callable[[Any, Any], Array], params: Any, x: Any) -> Array:
     """√p_y ∇log p_y of one sample, (C, d): pulled back from the logits, where it is √p_y (e_y − p)."""
     logits, pull_back = jax.vjp(lambda values: logits_fn(values, x), params)
+    check_real_result("logits_fn", logits, "Cast them to float32.")
     if not isinstance(logits, jax.Array) or logits.ndim != 1 or logits.shape[0] < 2:
         msg = "`logits_fn` must return the logits of one sample, shape (classes,), two classes at least; got "
         raise ValueError(msg + f"{check.describe(logits)}. Of one logit z, [0, z] are the two.")

@@ -5,17 +5,20 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax import lax
 from jax import numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from .. import _backend
 from .. import _validation as check
+from .trees import check_real_leaves, check_real_result
 
 Array = Any
 Loss = Callable[[Any, Any, Any], Array]
 Unravel = Callable[[Array], Any]
 ONE_LOSS = "Pass (params, x, y) → the loss of one sample."
+CLOSE_OVER = "Let `loss_fn` close over what is not to be differentiated by."
 
 
 def per_sample_gradients(
@@ -45,9 +48,10 @@ def per_sample_gradients(
     Raises
     ------
     ValueError
-        No samples, inputs and targets of different length, or losses that are not finite (eager calls on the host).
+        No samples, inputs and targets of different length, or losses that are not scalar, or not finite (eager calls on
+        the host).
     TypeError
-        A loss that is no function, or (from JAX) not a scalar.
+        A loss that is no function; parameters or losses that are not real and floating; samples of another library.
 
     Notes
     -----
@@ -68,7 +72,7 @@ def per_sample_gradients(
     >>> rows.shape, unravel(step)["weight"].shape
     ((8, 15), (4, 3))
     """
-    check.check_function("loss_fn", loss_fn, ONE_LOSS)
+    _check_arguments(loss_fn, params)
     count = count_samples(inputs, targets)
     size = count if chunk_size is None else check.check_size("chunk_size", chunk_size)
     unravel = ravel_pytree(params)[1]
@@ -100,7 +104,7 @@ def mean_gradients(loss_fn: Loss, params: Any, inputs: Any, targets: Any, *, bat
     -----
     Cost: one forward and one backward pass a sample; memory as for one batch.
     """
-    check.check_function("loss_fn", loss_fn, ONE_LOSS)
+    _check_arguments(loss_fn, params)
     count, size = count_samples(inputs, targets), check.check_size("batch_size", batch_size)
     whole = count // size
     folded = jax.tree.map(lambda x: x[: whole * size].reshape(whole, size, *x.shape[1:]), (inputs, targets))
@@ -132,7 +136,7 @@ def iter_gradients(
     array, shape (d,)
     """
     check.check_flag("per_sample", per_sample)
-    check.check_function("loss_fn", loss_fn, ONE_LOSS)
+    _check_arguments(loss_fn, params)
     if isinstance(batches, str | Mapping) or not isinstance(batches, Iterable):
         msg = f"`batches` must be an iterable of (inputs, targets); got {check.describe(batches)}. Pass a list."
         raise TypeError(msg)
@@ -151,15 +155,29 @@ def iter_gradients(
             yield row
 
 
+def _check_arguments(loss_fn: Loss, params: Any) -> None:
+    check.check_function("loss_fn", loss_fn, ONE_LOSS)
+    check_real_leaves("params", params, CLOSE_OVER)
+
+
 def _row(loss_fn: Loss, params: Any, x: Any, y: Any) -> tuple[Array, Array]:
     """The gradient of a loss, (d,), and the loss."""
-    loss, gradient = jax.value_and_grad(loss_fn)(params, x, y)
+    loss, gradient = jax.value_and_grad(partial(_loss, loss_fn))(params, x, y)
     return ravel_pytree(gradient)[0], loss
+
+
+def _loss(loss_fn: Loss, params: Any, x: Any, y: Any) -> Array:
+    """The loss of one sample, a scalar."""
+    loss = loss_fn(params, x, y)
+    check_real_result("loss_fn", loss, "Return one number: a mean or a sum.")
+    check.check_shape("loss_fn(params, x, y)", jnp.asarray(loss), (), "Return one number: a mean or a sum.")
+    return loss
 
 
 def _mean_row(loss_fn: Loss, params: Any, inputs: Any, targets: Any) -> tuple[Array, Array]:
     """The gradient of the mean loss of a batch, (d,), and that loss."""
-    return _row(lambda values, x, y: jnp.mean(jax.vmap(loss_fn, (None, 0, 0))(values, x, y)), params, inputs, targets)
+    each = jax.vmap(partial(_loss, loss_fn), (None, 0, 0))
+    return _row(lambda values, x, y: jnp.mean(each(values, x, y)), params, inputs, targets)
 
 
 def _refuse_nonfinite(losses: Array) -> None:
@@ -173,9 +191,9 @@ def _refuse_nonfinite(losses: Array) -> None:
 def count_samples(inputs: Any, targets: Any = ()) -> int:
     """The number of samples, the same in all arrays."""
     leaves = jax.tree.leaves((inputs, targets))
-    if not leaves or not all(getattr(x, "ndim", 0) for x in leaves):
+    if not leaves or not all(isinstance(x, np.ndarray | jax.Array) and x.ndim for x in leaves):
         msg = f"`inputs` and `targets` must be arrays of shape (m, …); got {check.describe(inputs)} and "
-        raise TypeError(msg + f"{check.describe(targets)}. Stack the samples.")
+        raise TypeError(msg + f"{check.describe(targets)}. Stack the samples in arrays of JAX or NumPy.")
     counts = [int(x.shape[0]) for x in leaves]
     if len(set(counts)) > 1:
         msg = f"`inputs` and `targets` must have as many samples; got {counts}. Pass one target for each input."

@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from .. import _backend, _moments
 from .. import _validation as check
 from .._rules import Rules
+from .trees import check_real_leaves
 from .window import SlidingWindowState
 
 Tree = Any
@@ -97,6 +98,8 @@ def scale_by_mfac(
     state is donated to a compiled step; d more with `beta2`. A damping that is an array costs a factorisation more,
     m³/3 flops.
     Accuracy: ‖g − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ for the x = F⁻¹g that is returned, before it is cast to 16-bit dtypes.
+    Updates are constants of differentiation: `jax.grad` through `update` is zero, by gradients, state and damping
+    alike. What is applied to them afterwards, as a learned rate, has its derivative.
     Under `jit` a gradient with nan or infinity makes updates nan until it has left the window: wrap the chain in
     `optax.apply_if_finite`, which goes on from the state before it.
     The state has small float64 arrays whether or not `jax_enable_x64` is set. Keep it out of casts: restore a saved
@@ -179,11 +182,11 @@ def _inverse(state: Any) -> SlidingWindowState:
 
 def _fitting(inverse: SlidingWindowState, g: jax.Array) -> SlidingWindowState:
     """The window, which may take in g."""
+    own = inverse._sound.rows.dtype
     if g.size != inverse.dim:
         msg = f"`updates` must have the {inverse.dim} entries of the parameters; got {g.size}. Pass their gradients."
         raise ValueError(msg)
     check.check_finite("updates", g)
-    own = inverse._like.dtype
     if jnp.promote_types(g.dtype, own) != own:
         msg = f"`updates` must have the parameters' dtype, {own}, or a shorter one; got {g.dtype}. Cast them."
         raise TypeError(msg)
@@ -192,11 +195,7 @@ def _fitting(inverse: SlidingWindowState, g: jax.Array) -> SlidingWindowState:
 
 def _raveled(name: str, tree: Tree) -> tuple[jax.Array, Callable[[jax.Array], Tree]]:
     """The leaves as one vector, and the way back; they are real floating numbers."""
-    for leaf in jax.tree.leaves(tree):
-        known = isinstance(leaf, numbers.Real | np.generic) or _backend.is_array(leaf)
-        if not (known and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)):
-            msg = f"`{name}` must be real floating; got a leaf that is {check.describe(leaf)}. "
-            raise TypeError(msg + "Leave it out with optax.masked.")
+    check_real_leaves(name, tree, "Leave it out with optax.masked.")
     return ravel_pytree(tree)
 
 

@@ -66,6 +66,7 @@ class SlidingWindowState(Inverse):
     Accuracy: as `SlidingWindowInverse`; under `jit` a product does as many dual sweeps as it needs, under `vmap` as
     many as the worst κ needs. The small arrays are float64 whether or not `jax_enable_x64` is set: keep them out of
     casts, and restore saved ones within ``jax.enable_x64(True)``.
+    Several states as one, as `jax.vmap` returns them, are asked under `jax.vmap`.
     Gradients taken in and damping are constants of differentiation; answers are differentiable by v. A gradient with
     nan or infinity is refused where values can be read; under `jit` it makes answers nan until it has left the window.
 
@@ -166,6 +167,9 @@ class SlidingWindowState(Inverse):
         if self._arrays.products.dtype != np.float64:
             msg = f"The small arrays of a state must be float64; got {self._arrays.products.dtype}. Keep them out of "
             raise TypeError(msg + "casts, and restore them within jax.enable_x64(True).")
+        if self._arrays.rows.ndim != 2:
+            msg = f"A state must have rows of shape (window, d); got {tuple(self._arrays.rows.shape)}, several states. "
+            raise ValueError(msg + "Ask them under jax.vmap, or take one: jax.tree.map(lambda x: x[0], states).")
         return self._arrays
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -226,7 +230,7 @@ class SlidingWindowState(Inverse):
     @property
     def gradients(self) -> Array:
         """The gradients held, shape (window, d), oldest first, after rows of zeros for those that are missing."""
-        return rows_by_age(self._arrays)
+        return rows_by_age(self._sound)
 
     # --- steps ----------------------------------------------------------------------------------------------------
 
@@ -244,10 +248,11 @@ class SlidingWindowState(Inverse):
         -----
         Cost: one pass over the rows, O(window²), and window³/3 flops.
         """
+        sound = self._sound
         g = check.check_stored("g", g, self._like)
         check.check_shape("g", g, (self.dim,), f"Pass flattened gradients of {self.dim} entries.")
         check.check_finite("g", g)
-        return self._with(appended(self._rules, *lax.stop_gradient((self._sound, g))))._warn()
+        return self._with(appended(self._rules, *lax.stop_gradient((sound, g))))._warn()
 
     def append_matvec(self, g: Array) -> tuple[Self, Array]:
         """Return the state with g, and F⁻¹ g, by push-through: the body of a `lax.scan` over gradients.
@@ -268,9 +273,10 @@ class SlidingWindowState(Inverse):
         -----
         Cost: window³/3 flops; a Gram matrix more, d · window² flops, from or to a vector of dampings.
         """
+        sound = self._sound
         damping = check.check_damping(damping, self._like, self.dtype)
         rules = _computable(self._rules, damping, self._like)
-        arrays = damped(rules, lax.stop_gradient(self._sound), _constant(damping))
+        arrays = damped(rules, lax.stop_gradient(sound), _constant(damping))
         return self.tree_unflatten(replace(rules, dim=ANY), (arrays,))._warn()
 
     def _warn(self) -> Self:
@@ -309,7 +315,7 @@ class SlidingWindowState(Inverse):
         return self.tree_unflatten(self._options, (arrays,))
 
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
-        arrays = self._arrays
+        arrays = self._sound
         rows, damping = move(arrays.rows), move(arrays.damping) if arrays.damping.ndim else arrays.damping
         beside = _backend.device(rows)
         small = {} if beside is None else {n: jax.device_put(x, beside) for n, x in vars(arrays).items()}

@@ -3,7 +3,7 @@
 import functools
 import math
 import numbers
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -139,7 +139,8 @@ def prune(
     steps : int
         k ≥ 1; more steps follow the loss more closely.
     damping : float or sequence of float
-        λ > 0, in units of squared gradients. Of several, each step takes the one whose result `loss_fn` likes best.
+        λ > 0, in units of squared gradients. Of several, each step takes the one whose result `loss_fn` likes best;
+        what is nan or infinite never is.
     relative : bool
         `damping` is in units of mean ‖g‖²/d instead, as of `relative_damping`, of the weights that are left.
     update : {"joint", "single"}
@@ -166,7 +167,8 @@ def prune(
     Raises
     ------
     TypeError, ValueError
-        Arguments of another kind or out of range; gradients of another shape, library or dtype than the weights.
+        Arguments of another kind or out of range; gradients of another shape, library or dtype than the weights; a step
+        of which no candidate has a finite loss.
 
     Notes
     -----
@@ -261,12 +263,11 @@ class _Search:
     def step(self, weights: Array, gradients: Array, mask: Array, cut: Cut) -> tuple[Array, Array, Step]:
         """The best of the weights and masks that one step can lead to."""
         possible = len(self.dampings) * len(self.lengths)
-        found = self._candidates(weights, _kept(gradients, mask), mask, cut)
-        found = iter(found if possible == 1 else self.bar(found, "candidates", possible))
-        best = self._judged(next(found))
-        for candidate in map(self._judged, found):
-            if candidate[2].loss < best[2].loss or math.isnan(best[2].loss):
-                best = candidate
+        found: Iterable[Any] = self._candidates(weights, _kept(gradients, mask), mask, cut)
+        found = found if possible == 1 else self.bar(found, "candidates", possible)
+        best = min(map(self._judged, found), key=lambda candidate: _rank(candidate[2].loss))
+        if _rank(best[2].loss) == math.inf:
+            raise NoFiniteLossError(best[2].loss, best[0])
         return best
 
     def _judged(self, candidate: tuple[Array, Array, Step]) -> tuple[Array, Array, Any]:
@@ -301,6 +302,22 @@ class _Search:
 def _kept(x: Array, mask: Array) -> Array:
     """x, shape (…, d), with zeros where the mask is False."""
     return _backend.namespace(x).where(mask, x, _backend.namespace(x).zeros_like(x))
+
+
+class NoFiniteLossError(ValueError):
+    """Candidates of which no loss is a number, so that none can be chosen."""
+
+    def __init__(self, loss: float, weights: Array) -> None:
+        wanted = "`loss_fn(weights)` must be finite for one candidate of each step at least"
+        super().__init__(f"{wanted}; got {loss}. Look for nan and inf in its data, or pass smaller `lengths`.")
+        self.loss, self.weights = loss, weights
+
+
+def _rank(loss: float | None) -> float:
+    """A loss as it is compared: what is no number, of either sign, is last."""
+    if loss is None:  # of the only candidate
+        return 0.0
+    return loss if math.isfinite(loss) else math.inf
 
 
 def _number(loss: Any) -> float:

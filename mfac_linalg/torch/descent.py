@@ -24,6 +24,9 @@ class Descent(NamedTuple):
 def descent(groups: list[Group], kept: Kept, state: State) -> Descent | None:
     """What these groups descend along, from the state before the step; None where no weight has a gradient."""
     pairs = [(group, p) for group in groups for p in group["params"]]
+    for _, p in pairs:
+        if type(p) not in PLAIN:
+            check_plain("`params` must stay", p)
     if not any(p.grad is not None and kept.size(p) for _, p in pairs):
         return None
     for _, p in pairs:
@@ -40,9 +43,7 @@ def descent(groups: list[Group], kept: Kept, state: State) -> Descent | None:
 
 
 def _require_shape(p: Tensor, shape: torch.Size, state: Mapping[str, Any]) -> None:
-    """Refuse a parameter that has lost its kind, or the shape of its momentum or moment, before anything is written."""
-    if type(p) not in PLAIN:
-        check_plain("`params` must stay", p)
+    """Refuse a parameter that has lost the shape of its momentum or moment, before anything is written."""
     for name, buffer in state.items():
         if isinstance(buffer, Tensor) and buffer.shape != shape:
             msg = f"`params` must stay as they were at construction; got {tuple(p.shape)} beside {name} of shape "

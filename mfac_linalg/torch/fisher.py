@@ -101,4 +101,7 @@ def _count_classes(model: nn.Module, samples: Samples) -> int:
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
         msg = f"`model` must return logits of shape (m, classes), two classes at least; got {check.describe(outputs)} "
         raise ValueError(msg + "of one sample. Wrap it in a module that does; of one logit z, [0, z] are the two.")
+    if not outputs.is_floating_point():
+        msg = f"`model` must return logits that are real and floating; got {check.describe(outputs)}. Cast them."
+        raise TypeError(msg)
     return int(outputs.shape[1])

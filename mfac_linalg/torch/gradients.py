@@ -26,9 +26,9 @@ def per_sample_gradients(
     Parameters
     ----------
     model : torch.nn.Module
-        It is not changed: what its forward writes (buffers, attributes, lists, hidden states) is put back, and every
-        sample is met by the model as it is before the call. Layers of batch normalisation, and others with running
-        statistics, must be in eval mode.
+        It is not changed: what its forward writes (buffers, attributes, lists, hidden states; see Notes) is put back,
+        and every sample is met by the model as it is before the call. Layers of batch normalisation, and others with
+        running statistics, must be in eval mode.
     loss_fn : callable
         ``loss_fn(outputs, targets)`` of a batch of one sample, as a scalar: `torch.nn.CrossEntropyLoss()` or any
         function, which may ask the model too, as for a penalty of its parameters. See Notes on means.
@@ -54,21 +54,30 @@ def per_sample_gradients(
     ValueError
         A layer of batch normalisation or with running statistics in train mode, or a lazy one; a weight with a mask of
         `torch.nn.utils.prune` that the model uses without calling its module, or before it, as
-        `torch.nn.MultiheadAttention` does with that of `out_proj`; a loss that is not a scalar, or (on the host) not
-        finite; no samples, or inputs and targets of different length; names that the model has not.
+        `torch.nn.MultiheadAttention` does with that of `out_proj`; hooks on the gradient of a chosen parameter
+        (`Tensor.register_hook`; those of modules, and on what a call computes, take effect); a loss that is not a
+        scalar, or (on the host) not finite; no samples, or inputs and targets of different length; names that the model
+        has not.
     TypeError
-        Chosen parameters of several dtypes or devices; a model that PyTorch cannot call with other parameters, as
-        `torch.nn.DataParallel`.
+        Chosen parameters of several dtypes or devices, or not real and floating; a complex loss; a model that
+        PyTorch cannot call with other parameters, as `torch.nn.DataParallel`.
     RuntimeError
         A model that `torch.func.vmap` can not batch, as one with `torch.nn.GRU`, or that uses a parameter which a list
-        or a function holds beside its module: `mean_gradients` of one sample a row gives the same rows. A call under
-        `torch.inference_mode()`; under `torch.no_grad()` gradients are the same.
+        or a function holds beside its module: `mean_gradients` of one sample a row gives the same rows. Checkpoints of
+        activations with ``use_reentrant=True``. A call under `torch.inference_mode()`; under `torch.no_grad()`
+        gradients are the same.
 
     Notes
     -----
     Cost: one forward and one backward pass a sample, in batches by `torch.func.vmap`; O(md) memory for the rows, and
     activations and gradients of `chunk_size` samples beside them, and a copy of what the model holds.
     Random layers, as dropout in train mode, draw anew for each sample, from PyTorch's generators, which move on.
+    What a call writes is put back in modules, hooks and losses; in tensors, arrays and containers that they hold; in
+    objects of classes that are defined in the same packages, with slots and class attributes; in functions that the
+    model holds, as attributes, defaults and closures; and in the modules that functions name. It stays as the call
+    leaves it in the closure of `loss_fn` itself (a list to which it appends) and in global variables, in objects of
+    other packages, iterators, caches of `functools`, and in the values of sparse, nested and quantised tensors that are
+    not buffers.
 
     Row i is the gradient of ``loss_fn(model(x_i), y_i)`` with that sample alone in the batch. What a loss divides by is
     therefore that of the one sample. Whether it is a mean or a sum over samples makes no difference. But

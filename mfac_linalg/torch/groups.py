@@ -10,14 +10,15 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from .. import _validation as check
+from .parameters import FLOATING
 
 Group = dict[str, Any]
 NUMBERS = {"lr": math.inf, "momentum": 1.0, "weight_decay": math.inf, "damping": math.inf, "beta2": 1.0}  # in [0, end)
 OPTIONS = (*NUMBERS, "window", "decoupled_weight_decay", "maximize")
-FOREIGN = ("betas", "eps", "nesterov", "dampening", "foreach", "fused", "capturable", "differentiable")
+FOREIGN = ("betas", "eps", "nesterov", "dampening", "amsgrad", "foreach", "fused", "capturable", "differentiable")
 """Options of PyTorch's optimizers that would be passed over; other entries of a group are the user's own."""
+OF_ALL = ("normalization", "precision", "compression", "masks", "shared_window")  # groups, not of one
 PLAIN = (Tensor, torch.nn.Parameter)
-FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def agreed(name: str, groups: list[Group]) -> float:
@@ -34,7 +35,7 @@ def has_moments(groups: list[Group]) -> list[bool]:
     return [group["beta2"] is not None for group in groups]
 
 
-def check_group(group: Any, shared: set[str], known: set[Tensor]) -> Group:
+def check_group(group: Any, known: set[Tensor]) -> Group:
     """Accept a group by its kind, as a dictionary of one's own, without options that all groups share.
 
     Its parameters are in no other group.
@@ -43,18 +44,11 @@ def check_group(group: Any, shared: set[str], known: set[Tensor]) -> Group:
         given = f"entries {list(group)!r:.100}" if isinstance(group, Mapping) else f"a {type(group).__name__}"
         msg = f"`param_group` must be a dictionary with the entry params; got {given}. Pass {{'params': parameters}}."
         raise (ValueError if isinstance(group, Mapping) else TypeError)(msg)
-    if clash := sorted(shared & group.keys()):
-        msg = f"`{clash[0]}` must be the same for all groups; got one in a group. Pass it to the optimizer."
-        raise ValueError(msg)
     params = [group["params"]] if isinstance(group["params"], Tensor) else group["params"]
     if not isinstance(params, Iterable) or isinstance(params, Mapping | str | bytes | Set):
         msg = f"`params` of a group must be an ordered iterable of parameters; got a {type(params).__name__}. Pass a "
         raise TypeError(msg + "list.")
-    if foreign := [name for name in FOREIGN if group.get(name)]:
-        msg = (
-            f"`{foreign[0]}` must be left out of a group; got {group[foreign[0]]!r:.60}. MFAC has {', '.join(OPTIONS)}."
-        )
-        raise ValueError(msg)
+    _refuse_foreign(group)
     listed = list(params)
     check_tensors(listed)
     tensors = [one[1] if isinstance(one, tuple) else one for one in listed]
@@ -62,16 +56,41 @@ def check_group(group: Any, shared: set[str], known: set[Tensor]) -> Group:
     return {**group, "params": listed}
 
 
-def settle_options(group: Group) -> None:
-    """Accept the options of a group, and make numbers Python's: those alone are safe in a file."""
-    check_options(group)
-    for name, _ in _given(group):
-        group[name] = group[name] if isinstance(group[name], Tensor) else float(group[name])
-    group["window"] = check.check_size("window", group["window"])
+def require_groups(groups: list[Any], names: tuple[str, ...] = OPTIONS) -> None:
+    """Refuse what are no longer groups, or lack their parameters or some of these options."""
+    for group in groups:
+        if not isinstance(group, Mapping) or not isinstance(group.get("params", []), list):
+            given = f"params={check.describe(group['params'])}" if isinstance(group, Mapping) else check.describe(group)
+            msg = f"`param_groups` must hold dictionaries with a list of params; got {given}. Leave them to "
+            raise TypeError(msg + "add_param_group.")
+        if missing := [name for name in ("params", *names) if name not in group]:
+            msg = f"`param_groups` must have {missing[0]} in each group; got {', '.join(map(str, group))}. Put it back."
+            raise ValueError(msg)
+
+
+def _refuse_foreign(group: Mapping[str, Any]) -> None:
+    """Refuse options of other optimizers that ask for something, and those that all groups share."""
+    if clash := [name for name in OF_ALL if name in group]:
+        msg = f"`{clash[0]}` must be the same for all groups; got one in a group. Pass it to the optimizer."
+        raise ValueError(msg)
+    if foreign := [name for name in FOREIGN if group.get(name)]:
+        msg = f"`{foreign[0]}` must be left out of a group; got {group[foreign[0]]!r:.60}. MFAC has "
+        raise ValueError(msg + f"{', '.join(OPTIONS)}.")
+
+
+def settle_options(groups: list[Group]) -> None:
+    """Accept the options of groups, and make numbers Python's: those alone are safe in a file."""
+    require_groups(groups)
+    for group in groups:
+        check_options(group)
+        for name, _ in _given(group):
+            group[name] = group[name] if isinstance(group[name], Tensor) else float(group[name])
+        group["window"] = check.check_size("window", group["window"])
 
 
 def check_options(group: Group) -> None:
     """Accept what is in a group, also what a scheduler or a user has left there, before anything is written."""
+    _refuse_foreign(group)
     for name, end in _given(group):
         value, positive = _number(name, group[name]), name == "damping"
         if not 0 <= value < end or (positive and value == 0):
@@ -160,7 +179,10 @@ def _check_once(parameters: list[Tensor], known: set[Tensor]) -> None:
 
 
 def check_plain(wanted: str, p: Tensor) -> None:
-    """Refuse tensors that are not one dense array in memory."""
+    """Refuse tensors that are not one dense array in memory, and what is none."""
+    if not isinstance(p, Tensor):
+        msg = f"{wanted} tensors; got {check.describe(p)}. Pass model.parameters()."
+        raise TypeError(msg)
     if hasattr(type(p), "__tensor_flatten__"):  # made of others, as DTensor of shards
         msg = f"{wanted} plain tensors; got a {type(p).__name__}. Construct the optimizer on a model that is not "
         raise TypeError(msg + "sharded or quantised: its windows hold whole gradients.")

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ def refuse_standing(gradients: Mapping[str, Tensor | None]) -> None:
 def calls_required(model: nn.Module, names: Mapping[str, str]) -> Iterator[None]:
     """Refuse parameters, {name with its mask: name without}, that are used where a mask would have no effect."""
     owners = {name: place(model, name)[0] for name in names}
-    called: set[nn.Module] = set()
+    called: WeakSet[nn.Module] = WeakSet()  # which is not put back after each row, as a set in a closure is
     handles = [owner.register_forward_pre_hook(lambda module, _: called.add(module)) for owner in owners.values()]
     try:
         yield

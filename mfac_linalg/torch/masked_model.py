@@ -48,7 +48,9 @@ class MaskedModel:
         with contextlib.nullcontext() if step else calls_required(self.model, self.names):
             rows = Rows.by(self.model, self.loss_fn, self.chosen)  # whose state has the hooks that note the calls
             found = [rows.of_batch(*batch.whole) for batch in self.source.of_step()]
-            return torch.stack(found) if found else _refuse_none("batches")
+            gradients = torch.stack(found) if found else _refuse_none("batches")
+        self._refuse_nonfinite(gradients)
+        return gradients
 
     def mean_loss(self, weights: Tensor, batches: Batches) -> float:
         """The mean of the losses of other batches, each weighted by its number of samples."""
@@ -72,6 +74,14 @@ class MaskedModel:
             msg = f"`sparsity` must leave the model defined; got {where} after pruning. Where a layer divides by the "
             msg += "norm of weights that are all gone, as weight normalisation does, fold it into the weights by "
             raise ValueError(msg + "remove_parametrizations, leave the parameter out by `params`, or prune less.")
+
+    def _refuse_nonfinite(self, gradients: Tensor) -> None:
+        """Refuse gradients that are nan or infinite though losses are not, where they can be read."""
+        if gradients.device.type == "cpu" and not bool(torch.isfinite(gradients).all()):
+            parts = self._unravel(gradients).items()
+            bad = next(self.names[name] for name, part in parts if not bool(torch.isfinite(part).all()))
+            msg = f"`model` must have finite gradients where its losses are; got nan or infinity of {bad!r}. Look for "
+            raise ValueError(msg + "roots and norms of zero, and for masked branches (torch.where) that overflow.")
 
     def _loss(self, batch: Samples, state: ModelState) -> float:
         """The loss of a batch, without a graph where the model can do so."""

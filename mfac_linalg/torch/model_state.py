@@ -1,12 +1,10 @@
 """What a call of a model may change beside its outputs, and the way back: attributes, containers, tensors."""
 
-import functools
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from operator import is_
-from types import FunctionType, MethodType, ModuleType
+from functools import partial
+from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-PLAIN = (Tensor, nn.Parameter)
+from .previous_values import CONTAINERS, AttributeValues, ContainerValues, TensorValues, base_of
+
+IN_CLOSURES = (*CONTAINERS, Tensor, np.ndarray, nn.Module, FunctionType, MethodType, partial)  # what is looked into
 ATOMS = (str, int, float, type(None))  # of which long lists may be kept, as vocabularies
 
 
@@ -22,55 +22,91 @@ ATOMS = (str, int, float, type(None))  # of which long lists may be kept, as voc
 class ModelState:
     """What modules hold, down to the values of their tensors, so that it can be put back in place.
 
-    A tensor is copied, a container or a module remembers the objects that it holds. That reaches what registered and
-    unregistered submodules hold, through lists, dictionaries, sets and objects of the classes that are defined beside
-    the modules' own (a cache, a counter), and what the objects hold that are hooks, or whose methods are. Other
-    objects, random generators and what functions write elsewhere stay as the call leaves them.
+    A dense tensor is copied, a container or a module remembers the objects that it holds. That reaches what registered
+    and unregistered submodules hold, through lists, dictionaries, sets and objects of the classes that are defined
+    beside the modules' own (a cache, a counter), in attributes, slots and those classes themselves; what the objects
+    hold that are hooks, or whose methods are; what functions have in their closures, and the modules that they name.
+    Of a function that is a root (a loss) only the modules: a list to which it appends is its user's. Global variables
+    otherwise, other objects, caches of functools, random generators, and the values of sparse, nested and quantised
+    tensors stay as the call leaves them.
     """
 
-    containers: list["_Container"] = field(default_factory=list)
+    containers: list["ContainerValues | AttributeValues"] = field(default_factory=list)
     empty: list[Any] = field(default_factory=list)  # containers, most of them for hooks that a module has not
-    tensors: list["_TensorValue"] = field(default_factory=list)
+    tensors: list["TensorValues"] = field(default_factory=list)
     arrays: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
     @classmethod
     def of(cls, *roots: Any) -> "ModelState":
-        """Of modules, and of objects that are called or whose methods are; functions hold nothing."""
+        """Of modules, of functions, and of objects that are called or whose methods are."""
         state, seen, waiting = cls(), dict[int, Any](), list(_owners(roots))
-        modules = [owner for owner in waiting if isinstance(owner, nn.Module)]
-        packages = {_package(part) for module in modules for part in module.modules()} - {"torch", "builtins"}
-        packages |= {"types", "collections"}  # namespaces, and containers that hold one of the above
-        while waiting:
-            item = waiting.pop()
-            key = id(item)
-            if key not in seen:
-                seen[key] = item
-                waiting += state._remember(item, packages)
+        modules = [part for owner in waiting if isinstance(owner, nn.Module) for part in owner.modules()]
+        packages = {"types", "collections"}  # namespaces, and containers that hold one of the above
+        packages |= _packages([*waiting, *modules])
+        waiting += _named_by_roots([owner for owner in waiting if isinstance(owner, FunctionType)], seen)
+        with torch._C.DisableTorchFunctionSubclass():  # those of users may answer anything
+            while waiting:
+                item = waiting.pop()
+                key = id(item)
+                if key not in seen:
+                    seen[key] = item
+                    waiting += state._remember(item, packages)
         return state
 
     def _remember(self, item: Any, packages: set[str]) -> Iterable[Any]:
         """Remember one object, and return those that it holds."""
-        if isinstance(item, dict | list | set | deque):
-            if not item:
-                self.empty.append(item)
-                return []
-            self.containers.append(_Container.of(item))
-            return [x for x in (item.values() if isinstance(item, dict) else item) if not isinstance(x, ATOMS)]
+        if isinstance(item, CONTAINERS):
+            return [*self._contents(item), *self._attributes(item, packages)]
         if isinstance(item, Tensor):
-            self.tensors.append(_TensorValue.of(item))
-            return [vars(item)]
+            self.tensors.append(TensorValues.of(item))
+            return [vars(item), *self._attributes(item, packages)]
         if isinstance(item, np.ndarray) and item.flags.writeable and not isinstance(item, np.memmap):
             self.arrays.append((item, item.copy()))
-        elif isinstance(item, tuple | frozenset):
-            return item
         elif isinstance(item, nn.Module):
             hooks = [held for name, held in vars(item).items() if name.endswith("_hooks") and isinstance(held, dict)]
-            return [vars(item), *(owner for held in hooks for owner in _owners(held.values()))]
-        elif isinstance(item, MethodType | functools.partial):
+            called = [owner for held in hooks for owner in _owners(held.values())]
+            packages |= _packages(called)
+            return [vars(item), *called, *self._attributes(item, packages)]
+        elif isinstance(item, FunctionType):
+            beside = AttributeValues.in_closure(item)
+            self.containers.extend([beside] if beside.before else [])
+            return [*_held_by_function(item), *(x for x in beside.values if isinstance(x, IN_CLOSURES))]
+        elif isinstance(item, staticmethod | classmethod):
+            return [item.__func__]
+        elif isinstance(item, MethodType | partial):
             return _owners([item])
-        elif hasattr(item, "__dict__") and _package(item) in packages:
-            return [vars(item)]
-        return []
+        elif isinstance(item, type):
+            return self._attributes_of_class(item, packages)
+        elif isinstance(item, tuple | frozenset):
+            return [*item, *self._attributes(item, packages)]
+        return self._attributes(item, packages)
+
+    def _contents(self, container: Any) -> list[Any]:
+        """Remember what a container holds, and return it."""
+        if not container:
+            self.empty.append(container)
+            return []
+        self.containers.append(ContainerValues.of(container))
+        return [x for x in self.containers[-1].values if not isinstance(x, ATOMS)]
+
+    def _attributes(self, item: Any, packages: set[str]) -> list[Any]:
+        """Remember the slots of an object of these packages, and return what it has there, its attributes and class."""
+        if type(item) in CONTAINERS or _package(type(item)) not in packages:
+            return []
+        own = [cls for cls in type(item).__mro__ if _package(cls) in packages]
+        slots = [slot for cls in own for slot in vars(cls).values() if isinstance(slot, MemberDescriptorType)]
+        held: list[Any] = [type(item), *([vars(item)] if hasattr(item, "__dict__") else [])]
+        if slots:
+            self.containers.append(AttributeValues.at([(item, slot) for slot in slots]))
+            held += self.containers[-1].values
+        return held
+
+    def _attributes_of_class(self, cls: type, packages: set[str]) -> list[Any]:
+        """Remember the attributes of a class of these packages, and return them and the classes that it is made of."""
+        if _package(cls) not in packages:
+            return []
+        self.containers.append(AttributeValues.of_class(cls))
+        return [*self.containers[-1].values, *cls.__bases__]
 
     @contextmanager
     def kept(self) -> Iterator["ModelState"]:
@@ -90,8 +126,8 @@ class ModelState:
         for container in self.containers:
             container.restore()
         for unfilled in filter(None, self.empty):
-            unfilled.clear()
-        with torch.no_grad():
+            base_of(unfilled).clear(unfilled)
+        with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
             for tensor in self.tensors:
                 tensor.restore()
         for array, values in self.arrays:
@@ -114,104 +150,45 @@ def forget_cached_weights() -> None:
     parametrize._cache.clear()
 
 
-@dataclass(frozen=True)
-class _Container:
-    """A container, and the objects in it."""
-
-    itself: Any
-    keys: list[Any] | None  # of a dictionary
-    values: list[Any]
-
-    @classmethod
-    def of(cls, itself: Any) -> "_Container":
-        if isinstance(itself, dict):
-            return cls(itself, list(itself.keys()), list(itself.values()))
-        return cls(itself, None, list(itself))
-
-    def restore(self) -> None:
-        if self._is_same():
-            return
-        self.itself.clear()
-        if self.keys is not None:
-            self.itself.update(zip(self.keys, self.values, strict=True))
-        elif isinstance(self.itself, set):
-            self.itself.update(self.values)
-        else:
-            self.itself.extend(self.values)
-
-    def _is_same(self) -> bool:
-        if len(self.itself) != len(self.values):
-            return False
-        if self.keys is None:
-            return all(map(is_, self.itself, self.values))
-        return all(map(is_, self.itself.keys(), self.keys)) and all(map(is_, self.itself.values(), self.values))
-
-
-@dataclass(frozen=True)
-class _TensorValue:
-    """A tensor, its memory, a copy of its values, and what autograd knows of it."""
-
-    tensor: Tensor
-    memory: Tensor | None
-    values: Tensor | None
-    requires_grad: bool
-    grad_fn: Any
-    grad: Tensor | None
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> "_TensorValue":
-        memory = tensor.data if _has_values(tensor) else None
-        values = None if memory is None else memory.clone()
-        gradient = tensor.grad if tensor.is_leaf else None
-        return cls(tensor, memory, values, tensor.requires_grad, tensor.grad_fn, gradient)
-
-    def hide_gradient(self) -> None:
-        if self.tensor.is_leaf and self.tensor.grad is not None:
-            self.tensor.grad = None
-
-    def show_gradient(self) -> None:
-        if self.grad is not None:
-            self.tensor.grad = self.grad
-
-    def restore(self) -> None:
-        tensor = self.tensor
-        if self.memory is None or self.values is None:
-            return
-        if tensor.grad_fn is not self.grad_fn and not tensor._is_view():
-            tensor.detach_()
-        if tensor.data_ptr() != self.memory.data_ptr() or tensor.shape != self.memory.shape:
-            tensor.data = self.memory
-        if self.memory.device.type != "cpu" or not _is_equal(self.memory, self.values):  # no read from a device
-            self.memory.copy_(self.values)
-        if tensor.is_leaf and tensor.requires_grad != self.requires_grad:
-            tensor.requires_grad_(self.requires_grad)
-        self.hide_gradient()
-
-
-def _has_values(tensor: Tensor) -> bool:
-    """Whether a tensor has entries of its own that may be copied and written."""
-    plain = type(tensor) in PLAIN and tensor.layout == torch.strided and not tensor.is_quantized
-    written = plain and not (tensor.is_inference() or tensor.is_meta or tensor.is_nested)
-    return written and not any(s == 0 and n > 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True))
-
-
-def _is_equal(x: Tensor, y: Tensor) -> bool:
-    """Whether tensors of one dtype are equal, by bytes where PyTorch compares no such floats."""
-    return torch.equal(x.view(torch.uint8), y.view(torch.uint8)) if x.dtype.itemsize == 1 else torch.equal(x, y)
-
-
 def _owners(callables: Iterable[Any]) -> Iterator[Any]:
-    """The modules that are called, or whose methods are, and the attributes of other such objects."""
+    """The modules that are called, or whose methods are; functions; other such objects, and their attributes."""
     for each in callables:
-        if isinstance(each, functools.partial):
+        if isinstance(each, partial):
             yield from _owners((each.func, *each.args, *each.keywords.values()))
             continue
         owner = getattr(each, "__self__", each)
-        if isinstance(owner, nn.Module):
-            yield owner
-        elif hasattr(owner, "__dict__") and not isinstance(owner, FunctionType | ModuleType | type):
+        yield owner
+        if hasattr(owner, "__dict__") and not isinstance(owner, nn.Module | FunctionType | ModuleType | type):
             yield vars(owner)
 
 
-def _package(item: Any) -> str:
-    return type(item).__module__.partition(".")[0]
+def _held_by_function(function: FunctionType) -> Iterator[Any]:
+    """Attributes and defaults of a function, and the modules that it names, global or in its closure."""
+    yield from (vars(function), function.__defaults__, function.__kwdefaults__)
+    codes = [function.__code__]
+    for code in codes:
+        codes += [each for each in code.co_consts if isinstance(each, CodeType)]
+        named = (function.__globals__.get(name) for name in code.co_names)
+        yield from (each for each in named if isinstance(each, nn.Module))
+    yield from (x for x in AttributeValues.in_closure(function).values if isinstance(x, nn.Module))
+
+
+def _named_by_roots(functions: list[FunctionType], seen: dict[int, Any]) -> Iterator[Any]:
+    """What functions of users hold, and those that are in their closures, whose other variables are the user's."""
+    for function in functions:
+        if id(function) not in seen:
+            seen[id(function)] = function
+            beside = AttributeValues.in_closure(function).values
+            functions += [x for x in beside if isinstance(x, FunctionType)]
+            owners = _owners(x for x in beside if isinstance(x, MethodType | partial))
+            yield from (owner for owner in owners if isinstance(owner, nn.Module))
+            yield from _held_by_function(function)
+
+
+def _packages(items: Iterable[Any]) -> set[str]:
+    """Those of the classes of objects, but PyTorch and what is built in."""
+    return {_package(type(item)) for item in items} - {"torch", "builtins"}
+
+
+def _package(cls: type) -> str:
+    return cls.__module__.partition(".")[0]

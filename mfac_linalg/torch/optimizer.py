@@ -13,7 +13,16 @@ from .. import SlidingWindowInverse, TopK, _backend
 from .. import _validation as check
 from .checkpoints import Loaded, complete_state, read_state
 from .descent import descent, move
-from .groups import Group, agreed, check_group, check_parameters, check_params, has_moments, settle_options
+from .groups import (
+    Group,
+    agreed,
+    check_group,
+    check_parameters,
+    check_params,
+    has_moments,
+    require_groups,
+    settle_options,
+)
 from .layout import Served
 from .masks import Kept, Masks
 from .model_state import forget_cached_weights
@@ -168,19 +177,21 @@ class MFAC(Optimizer):
 
         With `beta2` in coordinates in which the damping is λ: F̂ of the notes.
         """
+        require_groups(self.param_groups)
         return tuple(self._window(groups) for groups in self._served())
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group with a window of its own, or to the shared window as long as that has not taken in a gradient."""
+        require_groups(self.param_groups)
         if self._shared_window and self.param_groups and len(self._window(self.param_groups)):
             msg = "`param_group` must come before the first step of a shared window; got one after it. The gradients "
             raise ValueError(
                 msg + "held have no entries for it. Construct a new optimizer, or leave shared_window out."
             )
         known = {p for group in self.param_groups for p in group["params"]}
-        super().add_param_group(check_group(param_group, {*self._rules, "masks", "shared_window"}, known))
+        super().add_param_group(check_group(param_group, known))
         try:
-            settle_options(self.param_groups[-1])
+            settle_options(self.param_groups[-1:])
             groups = self._served()[-1]
             window = self._empty_window(groups)
         except BaseException:
@@ -250,8 +261,10 @@ class MFAC(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            settle_options(group)
+        settle_options(self.param_groups)
+        if len(self.param_groups) != len(self._scaled):
+            msg = f"`param_groups` must be those of the constructor and add_param_group, {len(self._scaled)}; got "
+            raise ValueError(msg + f"{len(self.param_groups)}. Construct a new optimizer.")
         if has_moments(self.param_groups) != self._scaled:
             msg = "`beta2` must stay None, or a number; got a group in which it does not. The gradients held have "
             raise ValueError(msg + "other units then. Construct a new optimizer.")
@@ -274,8 +287,7 @@ class MFAC(Optimizer):
         The state of a parameter has its momentum and moment, and that of one in each group its window, in tensors and
         numbers whose shapes stay the same. ``"windows"`` says in words what they must fit.
         """
-        for group in self.param_groups:
-            settle_options(group)
+        settle_options(self.param_groups)
         # after the hooks that run before, and before those that see the dictionary
         handle = self.register_state_dict_post_hook(lambda _, packed: self._complete(packed), prepend=True)
         try:
@@ -311,6 +323,7 @@ class MFAC(Optimizer):
         if not isinstance(state_dict, Mapping):
             msg = f"`state_dict` must be a dictionary; got {check.describe(state_dict)}. Pass what state_dict returned."
             raise TypeError(msg)
+        require_groups(self.param_groups, ())
         # after the hooks that may change the dictionary, and before those that see the optimizer loaded
         handles = (
             self.register_load_state_dict_pre_hook(read),

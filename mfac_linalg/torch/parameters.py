@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .. import _validation as check
 from .model_state import forget_cached_weights
 
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Selection = Iterable[str] | Callable[[str, nn.Parameter], bool] | None
 
 
@@ -37,6 +38,13 @@ class Unravel:
 
     shapes: dict[str, tuple[int, ...]]
 
+    def __post_init__(self) -> None:
+        named = isinstance(self.shapes, Mapping) and self.shapes and all(isinstance(name, str) for name in self.shapes)
+        if not named:
+            msg = f"`shapes` must be a dictionary of names to shapes; got {check.describe(self.shapes)}. Pass "
+            raise TypeError(msg + "{name: tuple(parameter.shape)} for each parameter.")
+        object.__setattr__(self, "shapes", {name: _checked_shape(name, x) for name, x in self.shapes.items()})
+
     @property
     def names(self) -> list[str]:
         """Names of the parameters, in order."""
@@ -60,7 +68,9 @@ class Unravel:
             raise ValueError(msg + "Pass what has an entry for each chosen parameter.")
         parts = vectors.split(self.sizes, dim=-1)
         leading = vectors.shape[:-1]
-        return {name: part.reshape(*leading, *self.shapes[name]) for name, part in zip(self.names, parts, strict=True)}
+        return {
+            name: part.reshape((*leading, *self.shapes[name])) for name, part in zip(self.names, parts, strict=True)
+        }
 
     def ravel(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return the way back: tensors (…, *shape) by name as one (…, d); names that were not chosen are passed over.
@@ -68,19 +78,21 @@ class Unravel:
         Raises
         ------
         ValueError
-            A parameter that is missing, or has another shape.
+            A parameter that is missing, or has another shape; leading axes that differ.
+        TypeError
+            Not tensors, or of several dtypes or devices.
         """
+        if not isinstance(tensors, Mapping):
+            msg = f"`tensors` must be a dictionary of tensors by name; got {check.describe(tensors)}. Name them."
+            raise TypeError(msg)
         parts = []
         for name, shape in self.shapes.items():
             if name not in tensors:
                 msg = f"`tensors` must have all of {self.names}; got none for {name!r}. Add it."
                 raise ValueError(msg)
-            tensor = tensors[name]
-            leading = tensor.shape[: tensor.ndim - len(shape)]
-            if tuple(tensor.shape[len(leading) :]) != shape:
-                msg = f"`tensors` must have {name!r} of shape (…, {str(shape)[1:-1]}); got {tuple(tensor.shape)}. "
-                raise ValueError(msg + "Reshape it.")
-            parts.append(tensor.reshape(*leading, -1))
+            _check_tensor(f"tensors[{name!r}]", tensors[name])
+            parts.append(_as_rows(name, tensors[name], shape))
+        _check_alike(parts)
         return torch.cat(parts, dim=-1)
 
     def write(self, model: nn.Module, vector: Tensor) -> None:
@@ -96,6 +108,35 @@ class Unravel:
             for name, parameter in chosen.items():
                 parameter.copy_(tensors[name])
         forget_cached_weights()
+
+
+def _checked_shape(name: str, shape: Any) -> tuple[int, ...]:
+    """A shape, without negative lengths, as a tuple."""
+    if isinstance(shape, str) or not isinstance(shape, Iterable):
+        msg = (
+            f"`shapes` must have a tuple of integers as shape; got {check.describe(shape)} for {name!r}. Pass () for a "
+        )
+        raise TypeError(msg + "single number.")
+    return tuple(check.check_count(f"shapes[{name!r}]", length) for length in shape)
+
+
+def _as_rows(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A tensor (…, *shape) as (…, size)."""
+    leading = tensor.shape[: max(0, tensor.ndim - len(shape))]
+    if tuple(tensor.shape[len(leading) :]) != shape:
+        msg = f"`tensors` must have {name!r} of shape (…, {str(shape)[1:-1]}); got {tuple(tensor.shape)}. "
+        raise ValueError(msg + "Reshape it.")
+    return tensor.reshape((*leading, math.prod(shape)))
+
+
+def _check_alike(parts: list[Tensor]) -> None:
+    """Accept tensors that can be joined along their last axis as they are."""
+    if len(axes := {tuple(part.shape[:-1]) for part in parts}) > 1:
+        msg = f"`tensors` must have the same leading axes; got {', '.join(map(str, sorted(axes)))}. Expand them."
+        raise ValueError(msg)
+    if len(kinds := {f"{part.dtype} on {part.device}" for part in parts}) > 1:
+        msg = f"`tensors` must be of one dtype on one device; got {', '.join(sorted(kinds))}. Cast or move them."
+        raise TypeError(msg)
 
 
 def _check_tensor(name: str, x: Any) -> None:
@@ -119,8 +160,8 @@ def chosen_parameters(model: nn.Module, params: Selection) -> dict[str, nn.Param
     named = dict(model.named_parameters())
     if params is None:
         chosen = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
-    elif callable(params):
-        chosen = {name: parameter for name, parameter in named.items() if params(name, parameter)}
+    elif _is_function(params):
+        chosen = {name: parameter for name, parameter in named.items() if _chooses(params, name, parameter)}
     else:
         wanted, names = _names(params), places_of(model, named)
         for name in wanted:
@@ -133,6 +174,10 @@ def chosen_parameters(model: nn.Module, params: Selection) -> dict[str, nn.Param
     if not chosen:
         msg = f"`params` must choose at least one parameter; got none of {len(named)}. Name some, or set requires_grad."
         raise ValueError(msg)
+    for name, parameter in chosen.items():
+        if parameter.dtype not in FLOATING:
+            msg = f"`params` must choose real floating parameters; got {name!r} in {parameter.dtype}. Leave it out."
+            raise TypeError(msg)
     kinds = {(parameter.dtype, parameter.device) for parameter in chosen.values()}
     if len(kinds) > 1:
         held = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
@@ -159,7 +204,21 @@ def tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def selected_names(params: Selection) -> Selection:
     """A selection that can be asked for more than once, as an iterator of names can not."""
-    return params if params is None or callable(params) else _names(params)
+    return params if params is None or _is_function(params) else _names(params)
+
+
+def _is_function(params: Selection) -> TypeGuard[Callable[[str, nn.Parameter], bool]]:
+    """Whether a selection is to be asked for each parameter; a module is none."""
+    return callable(params) and not isinstance(params, nn.Module)
+
+
+def _chooses(params: Callable[[str, nn.Parameter], Any], name: str, parameter: nn.Parameter) -> bool:
+    """Whether a function chooses a parameter."""
+    answer = params(name, parameter)
+    if getattr(answer, "ndim", 0):
+        msg = f"`params` must answer (name, parameter) with True or False; got {check.describe(answer)} for {name!r}. "
+        raise TypeError(msg + "Ask for a property of the name or of the parameter.")
+    return bool(answer)
 
 
 def _names(params: Any) -> list[str]:

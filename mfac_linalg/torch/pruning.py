@@ -1,7 +1,8 @@
 """Pruning of PyTorch models, which leaves the masks of `torch.nn.utils.prune`."""
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import _validation as check
 from ..pruning import Pruned, prune
+from ..pruning.loop import NoFiniteLossError
 from .hooks import place, put_mask, refresh
 from .masked_model import MaskedModel, Source
 from .model_state import unchanged
@@ -43,7 +45,7 @@ def prune_model(
     model : torch.nn.Module
         In eval mode where it has batch normalisation, and float32 or float64: ``model.float()`` makes it so. Masks that
         it has already stay. But for its weights and masks it is given back as it was: every batch is met by what the
-        model held before the call (buffers, attributes, hidden states).
+        model held before the call (buffers, attributes, hidden states; `per_sample_gradients` says which).
     loss_fn : callable
         ``loss_fn(outputs, targets)`` of a batch, as a scalar.
     batches : iterable of (inputs, targets)
@@ -122,23 +124,23 @@ def prune_model(
     mask = unravel.ravel({name: _mask(model, name) for name in chosen})
     with unchanged(model, loss_fn):
         masked = MaskedModel.of(model, loss_fn, chosen, Source(batches, count))
-        found = prune(
-            before,
-            masked.gradients,
-            sparsity,
-            steps=steps,
-            damping=damping,
-            relative=relative,
-            update=update,
-            layer_sizes=unravel.sizes if by_layer else None,
-            block_sizes=block_sizes,
-            mask=mask,
-            lengths=lengths,
-            loss_fn=None if validation is None else lambda weights: masked.mean_loss(weights, validation),
-            progress=progress,
-        )
+        with _named_by_validation(masked):
+            found = prune(
+                before,
+                masked.gradients,
+                sparsity,
+                steps=steps,
+                damping=damping,
+                relative=relative,
+                update=update,
+                layer_sizes=unravel.sizes if by_layer else None,
+                block_sizes=block_sizes,
+                mask=mask,
+                lengths=lengths,
+                loss_fn=None if validation is None else lambda weights: masked.mean_loss(weights, validation),
+                progress=progress,
+            )
         masked.refuse_undefined(found.weights)
-    _refuse_nan([step.loss for step in found.steps])
     _apply(model, unravel, found)
     return found
 
@@ -151,12 +153,17 @@ def _apply(model: nn.Module, unravel: Unravel, found: Pruned) -> None:
     refresh(model)
 
 
-def _refuse_nan(losses: list[float | None]) -> None:
-    """Refuse losses by which nothing was chosen."""
-    for loss in losses:
-        if loss is not None and not np.isfinite(loss):
-            msg = f"`validation` must have finite losses for one candidate of each step at least; got {loss}. Look for "
-            raise ValueError(msg + "nan and inf in these batches, or pass smaller `lengths`.")
+@contextmanager
+def _named_by_validation(masked: MaskedModel) -> Iterator[None]:
+    """Where no candidate has a finite loss, name the cause in the words of `prune_model`."""
+    try:
+        yield
+    except NoFiniteLossError as none:
+        masked.refuse_undefined(none.weights)
+        msg = (
+            f"`validation` must have finite losses for one candidate of each step at least; got {none.loss}. Look for "
+        )
+        raise ValueError(msg + "nan and inf in these batches, or pass smaller `lengths`.") from none
 
 
 def _check_choices(sparsity: Any, damping: Any, lengths: Any, *, by_layer: Any, judged: bool) -> int:
@@ -189,6 +196,12 @@ def _prunable(model: nn.Module, loss_fn: Loss, params: Selection) -> dict[str, n
         if parameter.is_inference():
             msg = f"`model` must have parameters that can be written; got {name!r}, made in torch.inference_mode(). "
             raise ValueError(msg + "Make the model outside of it.")
+        if parameter.is_meta:
+            msg = f"`model` must have values; got {name!r} on the device meta. Move the model to a device first."
+            raise ValueError(msg)
+        if isinstance(module := place(model, name)[0], torch.jit.ScriptModule):
+            msg = f"`model` must be of modules of Python where it is pruned; got {name!r} of {type(module).__name__}. "
+            raise TypeError(msg + "Put the module there that it was made from.")
     for shared in places_of(model, chosen).values():
         if len(shared) > 1:
             msg = f"`params` must choose parameters of one module each; got {' = '.join(shared)}. A mask of "

@@ -43,6 +43,7 @@ class Rows:
         """Of these parameters, in their order."""
         check_differentiable(model, loss_fn)
         _refuse_batch_statistics(model)
+        _refuse_hooks(chosen)
         places = places_of(model, chosen)
         known = {place for several in places.values() for place in several}
         held = {place: tensor for place, tensor in tensors_of(model) if place not in known}
@@ -69,7 +70,7 @@ class Rows:
                 rows = self._of_chunk(samples, part)
             else:
                 rows[part] = self._of_chunk(samples, part)
-        if not torch.any(rows):  # is there a graph at all?
+        if not rows.is_meta and not torch.any(rows):  # is there a graph at all?
             self.of_batch(*samples.at(slice(1)))
         return rows
 
@@ -154,7 +155,14 @@ def _gradients(loss: Tensor, by: list[Tensor]) -> list[Tensor | None]:
     for x in by:  # of what the model has differentiated itself
         if x.grad is not None:
             x.grad = None
-    found = torch.autograd.grad(loss, by, allow_unused=True)
+    try:
+        found = torch.autograd.grad(loss, by, allow_unused=True)
+    except RuntimeError as error:
+        if "use_reentrant=True" not in str(error):
+            raise
+        msg = "`model` must recompute its activations without entering autograd anew; got a call of "
+        msg += "torch.utils.checkpoint with use_reentrant=True. Pass use_reentrant=False there."
+        raise RuntimeError(msg) from error
     both = [[g for g in (gradient, x.grad) if g is not None] for gradient, x in zip(found, by, strict=True)]
     return [sum(parts[1:], parts[0]) if parts else None for parts in both]
 
@@ -188,6 +196,9 @@ def check_scalar(loss: Any) -> Tensor:
     if not isinstance(loss, Tensor) or loss.ndim:
         msg = f"`loss_fn` must return a scalar tensor; got {check.describe(loss)}. Take the mean over the batch."
         raise ValueError(msg)
+    if loss.is_complex():
+        msg = f"`loss_fn` must return real numbers; got {check.describe(loss)}. Take its absolute value or real part."
+        raise TypeError(msg)
     return loss
 
 
@@ -242,6 +253,16 @@ def _refuse_wrappers(model: nn.Module) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         msg = f"`model` must be a module of Python; got {type(model).__name__}. Pass the one that it was made from."
         raise TypeError(msg)
+
+
+def _refuse_hooks(chosen: dict[str, nn.Parameter]) -> None:
+    """Refuse hooks on gradients of parameters, which change or use them where the rows are those of stand-ins."""
+    for name, parameter in chosen.items():
+        hooks = {"register_hook": parameter._backward_hooks}
+        hooks["register_post_accumulate_grad_hook"] = getattr(parameter, "_post_accumulate_grad_hooks", None)
+        for kind in (kind for kind, held in hooks.items() if held):
+            msg = f"`model` must have no hooks on gradients of chosen parameters; got one of {kind} on {name!r}. It "
+            raise ValueError(msg + "would not change the rows. Remove it for this call, and apply it to them.")
 
 
 def _refuse_batch_statistics(model: nn.Module) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -26,10 +27,10 @@ class Samples:
         """Of as many inputs as targets; a mapping of another kind is taken as a dictionary."""
         inputs, targets = (dict(x) if isinstance(x, Mapping) else x for x in (inputs, targets))
         leaves = [leaf for leaf in pytree.tree_leaves((inputs, targets)) if not isinstance(leaf, CONSTANTS)]
-        odd = next((leaf for leaf in leaves if not (isinstance(leaf, Tensor) and leaf.ndim)), None)
+        odd = next((leaf for leaf in leaves if not _can_be_cut(leaf)), None)
         if odd is not None or not leaves:
-            given = "none" if odd is None else check.describe(odd) if isinstance(odd, Tensor) else type(odd).__name__
-            msg = f"`inputs` and `targets` must be tensors of shape (m, …); got {given}. Stack the samples, in "
+            given = "none" if odd is None else _described(odd)
+            msg = f"`inputs` and `targets` must be dense tensors of shape (m, …); got {given}. Stack the samples, in "
             raise TypeError(msg + "tuples, lists or dictionaries where they have parts.")
         counts = [len(leaf) for leaf in leaves]
         if len(set(counts)) > 1:
@@ -56,6 +57,17 @@ class Samples:
     def axes(self) -> tuple[Any, Any]:
         """The axis of samples of each tensor, None of constants: `in_dims` of vmap."""
         return pytree.tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, (self.inputs, self.targets))
+
+
+def _can_be_cut(leaf: Any) -> bool:
+    """Whether samples are slices of a leaf."""
+    return isinstance(leaf, Tensor) and not leaf.is_nested and leaf.layout == torch.strided and leaf.ndim > 0
+
+
+def _described(leaf: Any) -> str:
+    if not isinstance(leaf, Tensor) or (leaf.layout == torch.strided and not leaf.is_nested):
+        return check.describe(leaf) if isinstance(leaf, Tensor) else type(leaf).__name__
+    return "a nested tensor" if leaf.is_nested else f"a tensor in {leaf.layout}"
 
 
 def alone(x: Any) -> Any:

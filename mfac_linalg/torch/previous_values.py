@@ -1,0 +1,174 @@
+"""What containers, attributes and tensors hold at one time, to be put back."""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from operator import is_
+from types import CellType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CONTAINERS = (OrderedDict, dict, list, set, deque)  # whose own methods are called, not those of classes derived
+
+
+@dataclass(frozen=True)
+class ContainerValues:
+    """A container, and the objects in it."""
+
+    itself: Any
+    base: Any
+    keys: list[Any] | None  # of a dictionary
+    values: list[Any]
+
+    @classmethod
+    def of(cls, itself: Any) -> "ContainerValues":
+        """As they are now."""
+        base = base_of(itself)
+        if issubclass(base, dict):
+            return cls(itself, base, list(base.keys(itself)), list(base.values(itself)))
+        return cls(itself, base, None, list(base.__iter__(itself)))
+
+    def restore(self) -> None:
+        """Put the very objects back."""
+        if self._is_same():
+            return
+        itself, base = self.itself, self.base
+        base.clear(itself)
+        if self.keys is not None:
+            for key, value in zip(self.keys, self.values, strict=True):
+                base.__setitem__(itself, key, value)
+        elif base is set:
+            base.update(itself, self.values)
+        else:
+            base.extend(itself, self.values)
+
+    def _is_same(self) -> bool:
+        itself, base = self.itself, self.base
+        if base.__len__(itself) != len(self.values):
+            return False
+        if self.keys is None:
+            return all(map(is_, base.__iter__(itself), self.values))
+        return all(map(is_, base.keys(itself), self.keys)) and all(map(is_, base.values(itself), self.values))
+
+
+@dataclass(frozen=True)
+class AttributeValues:
+    """Attributes that are in no dictionary: what they are by name or slot, and how one is written and deleted."""
+
+    read: Callable[[], dict[Any, Any]]
+    write: Callable[[Any, Any], None]
+    delete: Callable[[Any], None]
+    before: dict[Any, Any]
+
+    @classmethod
+    def at(cls, places: list[tuple[Any, Any]]) -> "AttributeValues":
+        """Of objects with their slots, past their own methods; of the cells of closures."""
+
+        def read() -> dict[Any, Any]:
+            return {index: slot.__get__(owner) for index, (owner, slot) in enumerate(places) if _is_filled(owner, slot)}
+
+        def write(index: int, value: Any) -> None:
+            places[index][1].__set__(places[index][0], value)
+
+        return cls(read, write, lambda index: places[index][1].__delete__(places[index][0]), read())
+
+    @classmethod
+    def in_closure(cls, function: FunctionType) -> "AttributeValues":
+        """Of the variables that a function has from those around it."""
+        return cls.at([(cell, CellType.__dict__["cell_contents"]) for cell in function.__closure__ or ()])
+
+    @classmethod
+    def of_class(cls, owner: type) -> "AttributeValues":
+        """Of a class itself."""
+
+        def read() -> dict[Any, Any]:
+            return {name: x for name, x in vars(owner).items() if not name.startswith("__")}
+
+        return cls(read, partial(type.__setattr__, owner), partial(type.__delattr__, owner), read())
+
+    @property
+    def values(self) -> list[Any]:
+        """What they are."""
+        return list(self.before.values())
+
+    def restore(self) -> None:
+        """Write what is another, and delete what is new."""
+        now = self.read()
+        for name in now.keys() - self.before.keys():
+            self.delete(name)
+        for name, value in self.before.items():
+            if name not in now or now[name] is not value:
+                self.write(name, value)
+
+
+@dataclass(frozen=True)
+class TensorValues:
+    """A tensor, its memory, a copy of its values, and what autograd knows of it."""
+
+    tensor: Tensor
+    memory: Tensor | None
+    values: Tensor | None
+    requires_grad: bool
+    grad_fn: Any
+    grad: Tensor | None
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "TensorValues":
+        """As they are now."""
+        memory = tensor.data if _has_values(tensor) else None
+        values = None if memory is None else memory.clone()
+        gradient = tensor.grad if tensor.is_leaf else None
+        return cls(tensor, memory, values, tensor.requires_grad, tensor.grad_fn, gradient)
+
+    def hide_gradient(self) -> None:
+        """Have no `.grad`."""
+        if self.tensor.is_leaf and self.tensor.grad is not None:
+            self.tensor.grad = None
+
+    def show_gradient(self) -> None:
+        """Have the one of before."""
+        if self.grad is not None:
+            self.tensor.grad = self.grad
+
+    def restore(self) -> None:
+        """Put values, memory and history back, but no gradient."""
+        tensor = self.tensor
+        if self.memory is None or self.values is None:
+            return
+        if tensor.grad_fn is not self.grad_fn and not tensor._is_view():
+            tensor.detach_()
+        if tensor.data_ptr() != self.memory.data_ptr() or tensor.shape != self.memory.shape:
+            tensor.data = self.memory
+        if self.memory.device.type != "cpu" or not _is_equal(self.memory, self.values):  # no read from a device
+            self.memory.copy_(self.values)
+        if tensor.is_leaf and tensor.requires_grad != self.requires_grad:
+            tensor.requires_grad_(self.requires_grad)
+        self.hide_gradient()
+
+
+def _has_values(tensor: Tensor) -> bool:
+    """Whether a tensor has entries of its own that may be copied and written."""
+    plain = type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__ and tensor.layout == torch.strided
+    written = plain and not (tensor.is_quantized or tensor.is_inference() or tensor.is_meta or tensor.is_nested)
+    return written and not any(s == 0 and n > 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True))
+
+
+def _is_equal(x: Tensor, y: Tensor) -> bool:
+    """Whether tensors of one dtype are equal, by bytes where PyTorch compares no such floats."""
+    return torch.equal(x.view(torch.uint8), y.view(torch.uint8)) if x.dtype.itemsize == 1 else torch.equal(x, y)
+
+
+def _is_filled(owner: Any, slot: Any) -> bool:
+    try:
+        slot.__get__(owner)
+    except (AttributeError, ValueError):  # of an object, of a cell
+        return False
+    return True
+
+
+def base_of(container: Any) -> Any:
+    """The class whose methods read and write a container, whatever classes derived from it make of them."""
+    return type(container) if type(container) in CONTAINERS else next(b for b in CONTAINERS if isinstance(container, b))
