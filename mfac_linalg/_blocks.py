@@ -123,7 +123,7 @@ class BlockDiagonalInverse(Inverse):
     @property
     def gradients(self) -> Array:
         """The caller's gradients, shape (m, d)."""
-        return self._state.rows.gradients
+        return self._unchanged.rows.gradients
 
     def with_damping(self, damping: Any) -> "BlockDiagonalInverse":
         """Return a new inverse of the same blocks with another damping.
@@ -143,7 +143,7 @@ class BlockDiagonalInverse(Inverse):
         return new
 
     def _restricted(self, kept: Array) -> State:
-        return restricted_blocks(self._state, kept, self._block_sizes)
+        return restricted_blocks(self._unchanged, kept, self._block_sizes)
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
         rules = {"normalization": self._normalization, "precision": self._precision}

@@ -14,6 +14,7 @@ from ._folder import WHITENED, Folder, Target, asked_before, asked_of, is_whole,
 from ._inverse import Inverse
 from ._progress import reporter
 from ._pytree import register
+from ._rows.fingerprint import require_unchanged
 from ._rows.kinds import Place, rows_of
 from ._state import State
 from ._stored import arguments_as_arrays, arguments_of, parts_of, require_built, state_of
@@ -190,7 +191,8 @@ class WoodburyRankOneInverse(Inverse):
     @property
     def gradients(self) -> Array:
         """The gradients, shape (m, d): the caller's array, or a new one rebuilt from the whitened rows."""
-        return _backend.in_float64(State.gradients, self._state)
+        require_unchanged(self._state.rows)
+        return _backend.in_float64(State.gradients, self._unchanged)
 
     def with_damping(self, damping: Any) -> "WoodburyRankOneInverse":
         """Return a new inverse with another damping.
@@ -210,7 +212,7 @@ class WoodburyRankOneInverse(Inverse):
         new = object.__new__(type(self))
         new._damping = check.check_damping(damping, like, self.dtype)
         new._weights, new._normalization, new._precision = self._weights, self._normalization, self._precision
-        state = self._state
+        state = self._unchanged
         whiten = state.is_whitened and not state.form.rows.is_streamed
         if state.rows is None and state.form.rows.is_streamed:
             msg = f"`gradients` must be at hand for another damping; got {damping!r:.60} and whitened rows in a file. "
@@ -221,7 +223,7 @@ class WoodburyRankOneInverse(Inverse):
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
         rules = {"normalization": self._normalization, "precision": self._precision}
-        state = self._state
+        state = self._unchanged
         gradients = None if state.rows is None or (state.is_whitened and state.rows.is_streamed) else self.gradients
         given, own = arguments_as_arrays(gradients, self._damping, self._weights), parts_of(state)
         return {**rules, **given[0], **own[0]}, {**given[1], **own[1]}
