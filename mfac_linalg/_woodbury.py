@@ -191,8 +191,10 @@ class WoodburyRankOneInverse(Inverse):
     @property
     def gradients(self) -> Array:
         """The gradients, shape (m, d): the caller's array, or a new one rebuilt from the whitened rows."""
-        require_unchanged(self._state.rows)
-        return _backend.in_float64(State.gradients, self._unchanged)
+        state = self._unchanged
+        if state.is_whitened:  # and answers from W, perhaps
+            require_unchanged(state.rows)
+        return _backend.in_float64(State.gradients, state)
 
     def with_damping(self, damping: Any) -> "WoodburyRankOneInverse":
         """Return a new inverse with another damping.

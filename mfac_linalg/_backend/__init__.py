@@ -82,6 +82,7 @@ from .memory import copied as copied
 from .memory import host_array as host_array
 from .memory import host_memory as host_memory
 from .memory import owned as owned
+from .memory import resolved as resolved
 from .modes import in_another_thread as in_another_thread
 from .modes import in_plain_modes as in_plain_modes
 from .modes import plain_modes as plain_modes

@@ -41,8 +41,12 @@ def host_memory(x: Any) -> list[np.ndarray]:
     torch = sys.modules["torch"]
     with without_transforms():
         x = x.detach()
-        x = torch._neg_view(x) if x.is_neg() else x
         return [(x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()]  # NumPy has no bfloat16
+
+
+def resolved(x: Any) -> Any:
+    """Return x, or a copy of what PyTorch holds as the negative of its memory: imaginary parts of conjugates."""
+    return x.resolve_neg() if compat.is_torch_array(x) else x
 
 
 def address(x: Any) -> int | None:

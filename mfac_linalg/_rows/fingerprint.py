@@ -68,7 +68,7 @@ def require_unchanged(*holders: Any) -> None:
 
 
 def _bits(readers: list[Callable[[], np.ndarray]]) -> bytes:
-    return b"".join([read().tobytes() for read in readers])
+    return b"".join([_backend.native(read()).tobytes() for read in readers])  # a pickle changes the order of bytes
 
 
 def _bits_anew(source: Any, positions: tuple[np.ndarray, ...]) -> bytes:
