@@ -29,7 +29,8 @@ class BlockDiagonalInverse(Inverse):
     ----------
     gradients : array, shape (m, d), real floating
         One gradient per row, of any array-API library, or a sparse matrix of SciPy or CuPy; kept by reference, and
-        not to be changed.
+        not to be changed: queries raise ValueError for a buffer on the host that was filled anew
+        (`WoodburyRankOneInverse`, Notes, "Shared memory"), and do not see a change of few entries.
     damping : float or array, shape (d,) or (n,)
         λ > 0, one λ per parameter, or one per block where n, the number of blocks, is not d. Unit: that of squared
         gradients.

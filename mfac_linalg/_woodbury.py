@@ -34,7 +34,7 @@ class WoodburyRankOneInverse(Inverse):
         One gradient per row, of any array-API library; answers come back in that library, on that device. A sparse
         matrix, a dataset in a file, `GradientRows` and Dask's arrays in chunks along d will do as well. float16
         and bfloat16 are stored as they are and computed in float32. Without whitening, for m ≥ d, and where κ asks
-        for the rows themselves they are kept by reference and must not be changed.
+        for the rows themselves they are kept by reference and must not be changed: see Notes.
     damping : float or array, shape (d,)
         λ > 0, or one λ per parameter. Unit: that of squared gradients.
     weights : array, shape (m,), optional
@@ -48,7 +48,7 @@ class WoodburyRankOneInverse(Inverse):
     precision : {"default", "high"}
         "high" computes in float64 by panels whatever the dtype of the gradients.
     overwrite_gradients : bool
-        Write W over the gradients, so that no second m × d array exists.
+        Write W over the gradients, so that no second m × d array exists; what is there then must not be changed.
     progress : bool
         Show a progress bar over the panels of the build and, where the rows are read by panels, over those of every
         later pass, two or more a product (needs tqdm).
@@ -61,7 +61,7 @@ class WoodburyRankOneInverse(Inverse):
     out : path-like, array or dataset, optional
         Where to write W, which is then read from there by panels: a folder, which becomes an inverse that
         `mfac_linalg.load` takes, or a writable (m, d) matrix in the dtype of the answers (`numpy.memmap`, datasets of
-        h5py and zarr). G is read twice and W written once.
+        h5py and zarr), which must not be changed. G is read twice and W written once.
     resume : bool
         Go on with the killed build that a folder `out` holds, from where it was half a minute before at most.
 
@@ -88,6 +88,10 @@ class WoodburyRankOneInverse(Inverse):
     Cost: build 2dm² + m³/3 flops (half without whitening), O(m²) memory beside W; `matvec` O(dm + m²).
     Accuracy: ‖v − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ in float32 for κ ≤ 0.1/eps, in float64 for κ ≤ 4.5e14, 0.1/eps too.
     Under JAX tracing values are not checked; under `vmap` the sweeps are those of the worst κ.
+    Shared memory: of an array in the host's memory (NumPy's, a mapped file, a PyTorch tensor, the arrays of a SciPy
+    matrix) that answers are read from, 32 entries are remembered, 8 of a file. Every query compares them and raises
+    ValueError for a buffer that was filled anew. A change of few entries is not seen, nor one on a device, in a dataset
+    of h5py or zarr, in `GradientRows` or behind Dask.
 
     References
     ----------
