@@ -204,7 +204,8 @@ def test_copies_of_a_changed_one_refuse_and_those_from_before_that_own_their_mem
     _, memory, inverse, _ = case
     if getattr(memory, "requires_grad", False):
         copied = copy.copy  # PyTorch makes no deep one of what is differentiated
-    early, answered = copied(inverse), inverse.logdet()
+    answered = inverse.logdet()
+    early = copied(inverse)
     refill_anew(case)
     with pytest.raises(ValueError, match="must not change"):
         copied(inverse).logdet()
@@ -455,8 +456,9 @@ def test_entries_that_are_not_zero_are_looked_at_first():
     assert np.count_nonzero(rows.ravel()[positions]) > 10
 
 
-def test_each_query_looks_once(monkeypatch):
-    inverse, looks = referenced(gradients()), []
+@pytest.mark.parametrize("build", [referenced, overwritten, blocks, limited])
+def test_each_query_looks_once(build, monkeypatch):
+    inverse, looks = build(gradients()), []
     look = Fingerprint.require_same
     monkeypatch.setattr(Fingerprint, "require_same", lambda self: looks.append(self) or look(self))
     asked = Asked(inverse, NUMPY)
