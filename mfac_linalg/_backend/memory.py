@@ -31,7 +31,7 @@ def host_memory(x: Any) -> list[np.ndarray]:
     Those of a sparse matrix are as many as it is made of.
     """
     if isinstance(x, np.ndarray):
-        return [x]
+        return [np.asarray(x)]  # of no subclass
     if is_sparse(x):
         return [part for part in arrays_of(x) if isinstance(part, np.ndarray)]
     if not compat.is_array_api_obj(x) or compat.is_jax_array(x) or compat.is_dask_array(x) or not on_host(x):

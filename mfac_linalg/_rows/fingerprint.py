@@ -45,7 +45,7 @@ class Fingerprint:
         source, positions = self.source, self.positions
         if _backend.is_sparse(source):  # whose arrays its user can exchange
             return partial(_bits_anew, source, positions)
-        read = partial(_bits, [_reader(np.asarray(_backend.host_memory(source)[0]), *positions)])
+        read = partial(_bits, [_reader(*_backend.host_memory(source), *positions)])
         address = _backend.address(source)
         return read if address is None else partial(_bits_at, address, read, source, positions)
 
