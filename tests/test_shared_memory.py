@@ -14,7 +14,7 @@ from hypothesis import given
 import mfac_linalg as ml
 from mfac_linalg import BlockDiagonalInverse, WoodburyRankOneInverse, pruning
 from mfac_linalg._rows.fingerprint import COUNT, Fingerprint
-from tests.backends import AVAILABLE, NUMPY
+from tests.backends import AVAILABLE, BACKENDS, NUMPY
 from tests.held import mapped
 from tests.modes import BLOCKS, QUERIES, SHAPE, TALL, Asked, gradients, same
 from tests.modes import answer as answer_or_refusal
@@ -291,6 +291,32 @@ def test_windows_have_rows_of_their_own(backend):
     assert np.array_equal(backend.to_numpy(window @ v), wanted)
 
 
+@pytest.mark.parametrize("block_sizes", [None, 8])
+def test_pruning_takes_one_buffer_that_is_filled_for_every_step(block_sizes):
+    buffer, weights = np.zeros((6, 40)), np.random.default_rng(1).standard_normal(40)
+
+    def fresh(w, step):
+        return np.random.default_rng(step).standard_normal((6, 40)) * (1 + w**2)
+
+    def reused(w, step):
+        buffer[...] = fresh(w, step)
+        return buffer
+
+    options = {"steps": 4, "damping": 0.1, "block_sizes": block_sizes}
+    one, other = (pruning.prune(weights, rows, 0.5, **options) for rows in (fresh, reused))
+    assert np.array_equal(one.weights, other.weights)
+
+
+@pytest.mark.parametrize("build", [referenced, limited, overwritten, blocks])
+def test_threads_that_ask_at_once_are_all_answered(build):
+    from concurrent.futures import ThreadPoolExecutor
+
+    inverse, v = build(gradients()), np.ones(SHAPE[1], "float32")
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: inverse.matvec_gradients(np.ones(6, "float32")) + inverse @ v, range(64)))
+    assert all(np.array_equal(answer, answers[0]) for answer in answers)
+
+
 @pytest.mark.skipif(TORCH is None, reason="needs torch")
 def test_the_negative_of_a_memory_is_copied():
     import torch
@@ -483,9 +509,7 @@ def test_an_array_does_not_outlive_its_inverse():
 
 @pytest.mark.parametrize("name", ["jax", "dask", "strict:device1"])
 def test_nothing_is_remembered_of_what_is_not_in_the_host_s_memory_or_never_changes(name):
-    from tests.backends import PRESENT
-
-    found = [backend for backend in PRESENT if backend.name == name]
-    if not found:
-        pytest.skip(f"needs {name.partition(':')[0]}")
-    assert Fingerprint.of(found[0].asarray(gradients())) is None
+    backend = next(backend for backend in BACKENDS if backend.name == name)
+    if backend.missing:
+        pytest.skip(backend.missing)
+    assert Fingerprint.of(backend.asarray(gradients())) is None
