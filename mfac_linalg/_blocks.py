@@ -29,7 +29,8 @@ class BlockDiagonalInverse(Inverse):
     ----------
     gradients : array, shape (m, d), real floating
         One gradient per row, of any array-API library, or a sparse matrix of SciPy or CuPy; kept by reference, and
-        not to be changed.
+        not to be changed: queries raise ValueError for a buffer on the host that was filled anew
+        (`WoodburyRankOneInverse`, Notes, "Shared memory"), and do not see a change of few entries.
     damping : float or array, shape (d,) or (n,)
         λ > 0, one λ per parameter, or one per block where n, the number of blocks, is not d. Unit: that of squared
         gradients.
@@ -123,7 +124,7 @@ class BlockDiagonalInverse(Inverse):
     @property
     def gradients(self) -> Array:
         """The caller's gradients, shape (m, d)."""
-        return self._state.rows.gradients
+        return self._unchanged.rows.gradients
 
     def with_damping(self, damping: Any) -> "BlockDiagonalInverse":
         """Return a new inverse of the same blocks with another damping.
@@ -143,7 +144,7 @@ class BlockDiagonalInverse(Inverse):
         return new
 
     def _restricted(self, kept: Array) -> State:
-        return restricted_blocks(self._state, kept, self._block_sizes)
+        return restricted_blocks(self._unchanged, kept, self._block_sizes)
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
         rules = {"normalization": self._normalization, "precision": self._precision}

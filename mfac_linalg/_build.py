@@ -18,6 +18,7 @@ from ._options import Options
 from ._progress import reporter
 from ._rows.batched import BatchedRows
 from ._rows.dense import DenseRows
+from ._rows.fingerprint import Fingerprint
 from ._rows.scaled import ScaledRows, scaled_rows
 from ._rows.streamed import StreamedRows
 from ._rows.whitened import WhitenedRows, whiten, whiten_into
@@ -263,5 +264,7 @@ def _whitened_outside(exact: DualForm, rows: ScaledRows, options: Options) -> Wh
         index = _backend.index_like(small, like=rows.like)
         values = _backend.read(exact_entries(exact, index, like=rows.like, norm=exact.norm))
     like = _backend.zeros((0, rows.shape[1]), like=rows.like, dtype=options.dtype)
-    held = StreamedRows(options.out.matrix, like, None, options.dtype, rows.rows.width, rows.rows.shows_progress)
+    out, streamed = options.out, rows.rows
+    fingerprint = Fingerprint.of(out.matrix, "out") if out.is_shared else None
+    held = StreamedRows(out.matrix, like, None, options.dtype, streamed.width, streamed.shows_progress, fingerprint)
     return WhitenedRows(held, exact.system, (small, values))

@@ -33,6 +33,7 @@ class Target:
     """A matrix of the user's that W is written to, with no journal."""
 
     matrix: Any
+    is_shared = True
 
     def write(self, columns: slice, block: Array) -> None:
         """Write columns of W."""
@@ -41,6 +42,8 @@ class Target:
 
 class Folder:
     """The folder of one build: the matrix that W is written to, and the journal of its passes."""
+
+    is_shared = False
 
     def __init__(self, path: Path, asked: dict[str, Any], *, resume: bool) -> None:
         self._path, self._asked, self._dtype = path, asked, np.dtype(asked["dtype"])

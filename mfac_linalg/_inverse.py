@@ -128,9 +128,9 @@ class Inverse(SymmetricOperator):
         c, like = _backend.small_beside(coefficients, like=self._like)
         if not (_backend.is_array(c) and c.ndim == 1):
             c = check.check_columns("coefficients", c, like, self.dtype, self.num_gradients)
-            return _backend.in_float64(State.solve_gradients, self._current, c)
+            return _backend.in_float64(State.solve_gradients, self._unchanged, c)
         c = check.check_vector("coefficients", c, like, self.dtype, self.num_gradients)
-        return _backend.in_float64(State.solve_gradients, self._current, c[:, None])[:, 0]
+        return _backend.in_float64(State.solve_gradients, self._unchanged, c[:, None])[:, 0]
 
     def dual_coefficients(self, v: Array) -> Array:
         """The a, shape (m,), with F⁻¹ v = Λ⁻¹ (v − Gᵀ a): what to keep to apply F⁻¹ v without this object.
@@ -169,7 +169,7 @@ class Inverse(SymmetricOperator):
         Cost: an eigendecomposition, O(m³), and O(dm) per draw; O(d · size) memory.
         """
         size, seed = check.check_count("size", size), check.check_count("seed", seed)
-        return _backend.in_float64(State.sample, self._current, size, seed).T
+        return _backend.in_float64(State.sample, self._unchanged, size, seed).T
 
     def damping_path(self, v: Array, dampings: Any) -> Array:
         """F(λ_k)⁻¹ v as the columns of a (d, k) array, each as accurate as an inverse built with its λ_k.
@@ -198,7 +198,7 @@ class Inverse(SymmetricOperator):
         Accuracy: that of `element` absolute, and 1e-3 relative: entries that cancel are redone as sums of squares. In
         float64 1e-5 relative up to κ = 4e14.
         """
-        return _backend.in_float64(State.diagonal_entries, self._current)
+        return _backend.in_float64(State.diagonal_entries, self._unchanged)
 
     def element(self, i: Any, j: Any) -> Array:
         """F⁻¹[i, j] for integers or broadcastable integer arrays; negative indices count from the end.
@@ -222,7 +222,7 @@ class Inverse(SymmetricOperator):
         j = check.check_indices("j", j, self.dim, like=self._like)
         i, j = check.broadcast_indices(i, j)
         xp = _backend.namespace(i)
-        flat = _backend.in_float64(State.element, self._current, xp.reshape(i, (-1,)), xp.reshape(j, (-1,)))
+        flat = _backend.in_float64(State.element, self._unchanged, xp.reshape(i, (-1,)), xp.reshape(j, (-1,)))
         return flat[0] if i.ndim == 0 else xp.reshape(flat, i.shape)
 
     def columns(self, j: Any) -> Array:
@@ -233,7 +233,7 @@ class Inverse(SymmetricOperator):
         Cost: as `matmat` with k columns.
         """
         j = check.check_vector_of_indices("j", j, self.dim, like=self._like)
-        return _backend.in_float64(State.columns, self._current, j)
+        return _backend.in_float64(State.columns, self._unchanged, j)
 
     def submatrix(self, rows: Any, cols: Any = None) -> Array:
         """The dense block F⁻¹[rows][:, cols]; cols are the rows where not given.
@@ -245,7 +245,7 @@ class Inverse(SymmetricOperator):
         """
         rows = check.check_vector_of_indices("rows", rows, self.dim, like=self._like)
         cols = rows if cols is None else check.check_vector_of_indices("cols", cols, self.dim, like=self._like)
-        return _backend.in_float64(State.submatrix, self._current, rows, cols)
+        return _backend.in_float64(State.submatrix, self._unchanged, rows, cols)
 
     def to_dense(self) -> Array:
         """F⁻¹ as a (d, d) array; refused for d > 16,384, where `columns` and `submatrix` serve."""
@@ -271,7 +271,7 @@ class Inverse(SymmetricOperator):
         Cost: as `matvec`, or `matmat`.
         """
         v, is_vector = self._one_or_more("v", v)
-        values = _backend.in_float64(State.quadratics, self._current, v)
+        values = _backend.in_float64(State.quadratics, self._unchanged, v)
         return values[0] if is_vector else values
 
     def logdet(self) -> Array:
@@ -283,7 +283,7 @@ class Inverse(SymmetricOperator):
         Accuracy: 3e-6 absolute for κ up to 4e14, and the rounding of the sum Σ log λ_i to `dtype` (docs/theory.md,
         section 8); min(m, d) κ eps of float64 under `jit`.
         """
-        return _backend.in_float64(State.logdet, self._current)
+        return _backend.in_float64(State.logdet, self._unchanged)
 
     def trace(self) -> Array:
         """Trace of F⁻¹.
@@ -293,7 +293,7 @@ class Inverse(SymmetricOperator):
         Cost: as `diagonal`.
         Accuracy: relative, that of `diagonal` and better.
         """
-        return _backend.in_float64(State.trace, self._current)
+        return _backend.in_float64(State.trace, self._unchanged)
 
     def condition_number(self) -> Array:
         """‖F‖ ‖F⁻¹‖, for scalar damping. Cost: an eigendecomposition, O(m³)."""
@@ -401,7 +401,7 @@ class Inverse(SymmetricOperator):
 
     def _restricted(self, kept: Array) -> State:
         """The state of F among the parameters where `kept` (d,) is True: the gradients count as zero elsewhere."""
-        return restricted(self._current, kept)
+        return restricted(self._unchanged, kept)
 
     @abc.abstractmethod
     def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -439,7 +439,7 @@ class Inverse(SymmetricOperator):
     def _product(self, function: Any, v: Array, *, keep: bool = False) -> Array:
         """A query of one vector; `keep` an answer that is not one column."""
         v = check.check_vector("v", v, self._like, self.dtype, self.dim)
-        result = _backend.in_float64(function, self._current, v[:, None])
+        result = _backend.in_float64(function, self._unchanged, v[:, None])
         return result if keep else result[..., 0]
 
     def _certificate(self, function: Any, v: Array, x: Array) -> Array:
@@ -447,7 +447,7 @@ class Inverse(SymmetricOperator):
         if tuple(v.shape) != tuple(x.shape):
             msg = f"`x` must have the shape of `v`, {tuple(v.shape)}; got {check.describe(x)}. Pass an answer for each."
             raise ValueError(msg)
-        values = _backend.in_float64(function, self._current, columns, answers)
+        values = _backend.in_float64(function, self._unchanged, columns, answers)
         return values[0] if is_vector else values
 
     def _one_or_more(self, name: str, v: Array) -> tuple[Array, bool]:

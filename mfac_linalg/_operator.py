@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from . import _backend
 from . import _validation as check
+from ._rows.fingerprint import require_unchanged
 from ._state import State
 
 Array = Any
@@ -22,6 +23,14 @@ class SymmetricOperator(abc.ABC):
     @abc.abstractmethod
     def _current(self) -> State:
         """The state to answer from."""
+
+    @property
+    def _unchanged(self) -> State:
+        """The same for a query: the one place where memory that the user has, too, is compared with what it was."""
+        state = self._current
+        rows, whitened = state.form.rows, getattr(state.form, "whitened", None)
+        require_unchanged(rows, None if whitened is rows else whitened)
+        return state
 
     @property
     def dim(self) -> int:
@@ -122,8 +131,8 @@ class SymmetricOperator(abc.ABC):
             return columns if v.ndim == 2 else columns[:, 0]
         v = check.check_vector(name, v, self._like, self.dtype, self.dim, column=True)
         if v.ndim == 2:
-            return _backend.in_float64(function, self._current, v)
-        return _backend.in_float64(function, self._current, v[:, None])[:, 0]
+            return _backend.in_float64(function, self._unchanged, v)
+        return _backend.in_float64(function, self._unchanged, v[:, None])[:, 0]
 
     def _matrix_product(self, function: Any, v: Array, name: str) -> Array:
         """`function` of columns (d, k); of complex ones by parts."""
@@ -132,9 +141,9 @@ class SymmetricOperator(abc.ABC):
             check.check_shape(name, v, (self.dim, "k"), "Pass one vector per column.")
             return self._by_parts(partial(function, name=name), v, name)
         v = check.check_columns(name, v, self._like, self.dtype, self.dim)
-        return _backend.in_float64(partial(function, name=name), self._current, v)
+        return _backend.in_float64(partial(function, name=name), self._unchanged, v)
 
     def _by_parts(self, function: Any, z: Array, name: str) -> Array:
         """`function` of x + iy for real x and y (d, k), as one product with 2k columns."""
         parts = check.check_columns(name, _backend.as_parts(z), self._like, self.dtype, self.dim)
-        return _backend.from_parts(_backend.in_float64(function, self._current, parts))
+        return _backend.from_parts(_backend.in_float64(function, self._unchanged, parts))

@@ -15,6 +15,7 @@ from ._forms.primal import PrimalForm
 from ._matrix_file import signs
 from ._options import Options
 from ._progress import reporter
+from ._rows.dense import DenseRows
 from ._rows.kinds import Place, rows_of
 from ._rows.scaled import scaled_rows
 from ._rows.streamed import StreamedRows
@@ -129,9 +130,10 @@ def _rows_of_whitened(facts: dict[str, Any], arrays: dict[str, Array]) -> Any:
     """W: in memory where it was, or streamed from its file to where the rest lives."""
     whitened = arrays["whitened"]
     if not _backend.is_on_disk(whitened):
-        return rows_of(whitened)
+        return replace(cast(DenseRows, rows_of(whitened)), fingerprint=None)  # nobody else has it
     rows = rows_of(whitened, Place(facts["xp"], facts["device"]))
-    return replace(cast(StreamedRows, rows), width=facts["width"])  # the panels that answers were rounded in
+    # the panels that answers were rounded in, of a file of the library's own
+    return replace(cast(StreamedRows, rows), width=facts["width"], fingerprint=None)
 
 
 def _system_of(facts: dict[str, Any], arrays: dict[str, Array], *, from_rows: bool) -> SmallSystem:

@@ -14,6 +14,7 @@ from ._folder import WHITENED, Folder, Target, asked_before, asked_of, is_whole,
 from ._inverse import Inverse
 from ._progress import reporter
 from ._pytree import register
+from ._rows.fingerprint import require_unchanged
 from ._rows.kinds import Place, rows_of
 from ._state import State
 from ._stored import arguments_as_arrays, arguments_of, parts_of, require_built, state_of
@@ -33,7 +34,7 @@ class WoodburyRankOneInverse(Inverse):
         One gradient per row, of any array-API library; answers come back in that library, on that device. A sparse
         matrix, a dataset in a file, `GradientRows` and Dask's arrays in chunks along d will do as well. float16
         and bfloat16 are stored as they are and computed in float32. Without whitening, for m ≥ d, and where κ asks
-        for the rows themselves they are kept by reference and must not be changed.
+        for the rows themselves they are kept by reference and must not be changed: see Notes.
     damping : float or array, shape (d,)
         λ > 0, or one λ per parameter. Unit: that of squared gradients.
     weights : array, shape (m,), optional
@@ -47,7 +48,7 @@ class WoodburyRankOneInverse(Inverse):
     precision : {"default", "high"}
         "high" computes in float64 by panels whatever the dtype of the gradients.
     overwrite_gradients : bool
-        Write W over the gradients, so that no second m × d array exists.
+        Write W over the gradients, so that no second m × d array exists; what is there then must not be changed.
     progress : bool
         Show a progress bar over the panels of the build and, where the rows are read by panels, over those of every
         later pass, two or more a product (needs tqdm).
@@ -60,7 +61,7 @@ class WoodburyRankOneInverse(Inverse):
     out : path-like, array or dataset, optional
         Where to write W, which is then read from there by panels: a folder, which becomes an inverse that
         `mfac_linalg.load` takes, or a writable (m, d) matrix in the dtype of the answers (`numpy.memmap`, datasets of
-        h5py and zarr). G is read twice and W written once.
+        h5py and zarr), which must not be changed. G is read twice and W written once.
     resume : bool
         Go on with the killed build that a folder `out` holds, from where it was half a minute before at most.
 
@@ -87,6 +88,10 @@ class WoodburyRankOneInverse(Inverse):
     Cost: build 2dm² + m³/3 flops (half without whitening), O(m²) memory beside W; `matvec` O(dm + m²).
     Accuracy: ‖v − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ in float32 for κ ≤ 0.1/eps, in float64 for κ ≤ 4.5e14, 0.1/eps too.
     Under JAX tracing values are not checked; under `vmap` the sweeps are those of the worst κ.
+    Shared memory: of an array in the host's memory (NumPy's, a mapped file, a PyTorch tensor, the arrays of a SciPy
+    matrix) that answers are read from, 32 entries are remembered, 8 of a file. Every query compares them and raises
+    ValueError for a buffer that was filled anew. A change of few entries is not seen, nor one on a device, in a dataset
+    of h5py or zarr, in `GradientRows` or behind Dask.
 
     References
     ----------
@@ -190,7 +195,10 @@ class WoodburyRankOneInverse(Inverse):
     @property
     def gradients(self) -> Array:
         """The gradients, shape (m, d): the caller's array, or a new one rebuilt from the whitened rows."""
-        return _backend.in_float64(State.gradients, self._state)
+        state = self._unchanged
+        if state.is_whitened:  # and answers from W, perhaps
+            require_unchanged(state.rows)
+        return _backend.in_float64(State.gradients, state)
 
     def with_damping(self, damping: Any) -> "WoodburyRankOneInverse":
         """Return a new inverse with another damping.
@@ -210,7 +218,7 @@ class WoodburyRankOneInverse(Inverse):
         new = object.__new__(type(self))
         new._damping = check.check_damping(damping, like, self.dtype)
         new._weights, new._normalization, new._precision = self._weights, self._normalization, self._precision
-        state = self._state
+        state = self._unchanged
         whiten = state.is_whitened and not state.form.rows.is_streamed
         if state.rows is None and state.form.rows.is_streamed:
             msg = f"`gradients` must be at hand for another damping; got {damping!r:.60} and whitened rows in a file. "
@@ -221,7 +229,7 @@ class WoodburyRankOneInverse(Inverse):
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
         rules = {"normalization": self._normalization, "precision": self._precision}
-        state = self._state
+        state = self._unchanged
         gradients = None if state.rows is None or (state.is_whitened and state.rows.is_streamed) else self.gradients
         given, own = arguments_as_arrays(gradients, self._damping, self._weights), parts_of(state)
         return {**rules, **given[0], **own[0]}, {**given[1], **own[1]}

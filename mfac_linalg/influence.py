@@ -90,7 +90,7 @@ def influence(
     >>> bool(np.allclose(scores, test @ inverse.to_dense() @ train.T)), scores.shape
     (True, (2, 8))
     """
-    state = check_inverse(inverse)._current
+    state = check_inverse(inverse)._unchanged
     size = check.check_size("block_size", block_size)
     bar = _progress_bar(progress)
     tests = _checked("test_gradients", test_gradients, inverse)
@@ -147,7 +147,7 @@ def self_influence(
     >>> int(np.argmax(self_influence(inverse)))
     3
     """
-    state = check_inverse(inverse)._current
+    state = check_inverse(inverse)._unchanged
     size = check.check_size("block_size", block_size)
     bar = _progress_bar(progress)
     if gradients is None:

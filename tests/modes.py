@@ -238,12 +238,12 @@ def inverses(backend: Backend) -> dict[str, Callable[[], Any]]:
 class Asked:
     """An inverse beside what it is asked with, made outside of any mode."""
 
-    def __init__(self, inverse: Any, backend: Backend) -> None:
+    def __init__(self, inverse: Any, backend: Backend, dtype: str = "float32") -> None:
         self.inverse = inverse
         rng, dim, count = np.random.default_rng(7), inverse.dim, inverse.num_gradients
 
         def send(*size: int) -> Any:
-            return backend.asarray(rng.standard_normal(size).astype("float32"))
+            return backend.asarray(rng.standard_normal(size).astype(dtype))
 
         self.v, self.V, self.tests = send(dim), send(dim, 2), send(2, dim)
         self.W, self.c, self.C = backend.asarray(backend.to_numpy(self.V).T), send(count), send(count, 2)
@@ -430,5 +430,5 @@ def same(one: Any, other: Any) -> bool:
 
 def _values(x: Any) -> np.ndarray:
     if hasattr(x, "detach"):
-        return x.detach().numpy()
+        return (x.float() if str(x.dtype) == "torch.bfloat16" else x).detach().numpy()
     return np.asarray(x.compute() if hasattr(x, "compute") else x)

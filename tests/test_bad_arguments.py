@@ -71,7 +71,7 @@ CHANGES = {
     "replace": {"age": 0, "g": V},
     "remove": {"age": 0},
 }
-STATIC = {"gradients": G, "damping": 0.1, "weights": None, "normalization": "mean", "precision": "default"}
+STATIC = {"gradients": G.copy(), "damping": 0.1, "weights": None, "normalization": "mean", "precision": "default"}
 STREAMED = {"xp": None, "device": None, "memory_limit": None, "out": None, "resume": False}
 FLAGS = {"whiten": None, "overwrite_gradients": False, "progress": False}
 WINDOW = {"damping": 0.1, "normalization": "mean", "decay": 1.0, "precision": "default", "compression": None}

@@ -77,9 +77,12 @@ from .linalg import solve_triangular_over as solve_triangular_over
 from .linalg import squares_without_copy as squares_without_copy
 from .linalg import symmetric_part as symmetric_part
 from .linalg import triangle as triangle
+from .memory import address as address
 from .memory import copied as copied
 from .memory import host_array as host_array
+from .memory import host_memory as host_memory
 from .memory import owned as owned
+from .memory import resolved as resolved
 from .modes import in_another_thread as in_another_thread
 from .modes import in_plain_modes as in_plain_modes
 from .modes import plain_modes as plain_modes
@@ -93,6 +96,7 @@ from .products import may_be_cast as may_be_cast
 from .products import vecdot as vecdot
 from .sparse import canonical_rows as canonical_rows
 from .sparse import compressed_rows as compressed_rows
+from .sparse import in_arrays as in_arrays
 from .sparse import is_sparse as is_sparse
 from .sparse import with_data as with_data
 from .streams import fetched as fetched

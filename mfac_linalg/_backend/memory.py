@@ -6,7 +6,9 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from .kinds import namespace
+from .kinds import namespace, on_host
+from .sparse import arrays_of, is_sparse
+from .values import without_transforms
 
 Array = Any
 
@@ -21,6 +23,35 @@ def copied(x: Array) -> Array:
 def host_array(values: np.ndarray, *, like: Array) -> Array:
     """Return values of the host, where they are, as PyTorch's where like is: those that `torch.load` takes."""
     return sys.modules["torch"].from_numpy(values) if compat.is_torch_array(like) else values
+
+
+def host_memory(x: Any) -> list[np.ndarray]:
+    """Return NumPy's arrays over the memory of x, bit for bit; none where that is no host's, or nobody can write to it.
+
+    Those of a sparse matrix are as many as it is made of.
+    """
+    if isinstance(x, np.ndarray):
+        return [np.asarray(x)]  # of no subclass
+    if is_sparse(x):
+        return [part for part in arrays_of(x) if isinstance(part, np.ndarray)]
+    if not compat.is_array_api_obj(x) or compat.is_jax_array(x) or compat.is_dask_array(x) or not on_host(x):
+        return []
+    if not compat.is_torch_array(x):
+        return [np.asarray(x)]
+    torch = sys.modules["torch"]
+    with without_transforms():
+        x = x.detach()
+        return [(x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()]  # NumPy has no bfloat16
+
+
+def resolved(x: Any) -> Any:
+    """Return x, or a copy of what PyTorch holds as the negative of its memory: imaginary parts of conjugates."""
+    return x.resolve_neg() if compat.is_torch_array(x) else x
+
+
+def address(x: Any) -> int | None:
+    """Return where the memory of a tensor of PyTorch begins, which its user can exchange; None for other arrays."""
+    return x.data_ptr() if compat.is_torch_array(x) else None
 
 
 def owned(block: Array, *, source: Any) -> Array:

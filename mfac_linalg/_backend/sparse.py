@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 Array = Any
+ARRAYS = ("data", "indices", "indptr", "row", "col", "offsets")  # of the formats, by name
 
 
 def is_sparse(x: object) -> bool:
@@ -18,13 +19,29 @@ def _libraries() -> list[Any]:
     return [sys.modules[name] for name in ("scipy.sparse", "cupyx.scipy.sparse") if name in sys.modules]
 
 
+def arrays_of(x: Any) -> list[Array]:
+    """Return the arrays that a sparse matrix is made of, in any format that `in_arrays` leaves."""
+    return [getattr(x, name) for name in ARRAYS if hasattr(x, name)]
+
+
+def in_arrays(x: Any) -> Any:
+    """Return x, or its CSR form where x is made of lists, or of arrays that SciPy may put in order for any query."""
+    if x.format not in ("lil", "dok") and (x.format not in ("csr", "csc") or x.has_canonical_format):
+        return x
+    return _in_order(x.tocsr())
+
+
 def canonical_rows(x: Any) -> Any:
     """Return x in CSR form with float64 numbers, each entry once, sharing with x what need not be changed."""
-    rows = x.tocsr()
+    rows = _in_order(x.tocsr())
+    return with_data(rows, rows.data.astype(np.float64, copy=False))
+
+
+def _in_order(rows: Any) -> Any:
     if not rows.has_canonical_format:
         rows = rows.copy()
         rows.sum_duplicates()
-    return with_data(rows, rows.data.astype(np.float64, copy=False))
+    return rows
 
 
 def compressed_rows(data: Array, indices: Array, indptr: Array, *, shape: tuple[int, int]) -> Any:

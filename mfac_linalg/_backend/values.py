@@ -32,7 +32,7 @@ def read(x: Array) -> np.ndarray:
     if isinstance(x, np.ndarray | np.generic):
         return np.asarray(x)
     if compat.is_torch_array(x):
-        with _outside_transforms():
+        with without_transforms():
             x = x.detach().cpu().resolve_neg()
             return (x.float() if dtype_name(x.dtype) == "bfloat16" else x).numpy()  # NumPy has no bfloat16
     if compat.is_cupy_array(x):
@@ -42,7 +42,7 @@ def read(x: Array) -> np.ndarray:
     return np.asarray(compat.to_device(x, namespace(x).Device("CPU_DEVICE")))
 
 
-def _outside_transforms() -> contextlib.AbstractContextManager[Any]:
+def without_transforms() -> contextlib.AbstractContextManager[Any]:
     """Leave the transforms of torch.func, in which what is made of any tensor is one without memory."""
     functorch = sys.modules["torch"]._C._functorch
     if functorch.peek_interpreter_stack() is None:
@@ -80,7 +80,7 @@ def host_view(x: Array) -> np.ndarray | None:
         return None
     if not compat.is_torch_array(x):
         return np.asarray(x)
-    with _outside_transforms():
+    with without_transforms():
         return x.resolve_neg().numpy()
 
 

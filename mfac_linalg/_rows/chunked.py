@@ -32,6 +32,7 @@ class ChunkedRows(Part):
     is_streamed = True
     is_movable = True
     source = None
+    fingerprint = None
 
     @classmethod
     def of(cls, gradients: Any) -> "ChunkedRows":

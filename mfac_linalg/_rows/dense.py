@@ -1,12 +1,13 @@
 """Dense gradient rows G, read by column panels, never changed and never copied whole."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import _backend
 from .._pytree import Part
 from .._scaling import ldexp
+from .fingerprint import Fingerprint, require_unchanged
 from .panels import column_slices, combination, gram, long_product, scaled_squares, weighted
 
 Array = Any
@@ -19,6 +20,7 @@ class DenseRows(Part):
     gradients: Array
     exponent: Any
     dtype: Any
+    fingerprint: Fingerprint | None = None  # of a G that others can write to
 
     is_sparse = False
     is_dense = True
@@ -52,7 +54,7 @@ class DenseRows(Part):
 
     def computed_in(self, dtype: Any) -> "DenseRows":
         """The same rows, computed in another dtype."""
-        return DenseRows(self.gradients, self.exponent, dtype)
+        return replace(self, dtype=dtype)
 
     def at(self, columns: slice) -> "DenseRows":
         """The rows of some columns alone."""
@@ -60,7 +62,8 @@ class DenseRows(Part):
 
     def as_given(self) -> "DenseRows":
         """The rows of G as it stands, computed in the dtype of the answers."""
-        return DenseRows(self.gradients, None, _backend.result_dtype(self.gradients))
+        require_unchanged(self)
+        return replace(self, exponent=None, dtype=_backend.result_dtype(self.gradients))
 
     def largest(self) -> float:
         """The largest absolute entry of G."""
@@ -69,7 +72,7 @@ class DenseRows(Part):
 
     def divided(self, exponent: Any) -> "DenseRows":
         """The rows of 2^−exponent G, for G as it stands."""
-        return DenseRows(self.gradients, exponent, self.dtype)
+        return replace(self, exponent=exponent)
 
     def column_slices(self) -> list[slice]:
         """Column slices of the panels; a traced array is one panel, which its compiler cuts as it likes."""

@@ -7,6 +7,7 @@ from .. import _backend
 from .. import _validation as check
 from .chunked import ChunkedRows
 from .dense import DenseRows
+from .fingerprint import Fingerprint
 from .protocol import GradientRows
 from .provided import ProvidedRows
 from .sparse import SparseRows
@@ -39,6 +40,7 @@ def rows_of(gradients: Any, place: Place = Place(), *, streams: bool = True) -> 
     Without `streams` a mapped file is an array like any other.
     """
     check.refuse_masked("gradients", gradients)
+    gradients = _backend.resolved(gradients)
     if _backend.is_sparse(gradients):
         check.check_no_place(place)
         return SparseRows.of(gradients)
@@ -51,7 +53,7 @@ def rows_of(gradients: Any, place: Place = Place(), *, streams: bool = True) -> 
     if streams and (place.is_chosen or _backend.is_on_disk(gradients) or _backend.is_sliceable(gradients)):
         return _streamed(check.check_streamed(gradients), place)
     check.check_gradients(gradients)
-    return DenseRows(gradients, None, _backend.result_dtype(gradients))
+    return DenseRows(gradients, None, _backend.result_dtype(gradients), Fingerprint.of(gradients))
 
 
 @_backend.in_plain_modes
@@ -67,4 +69,5 @@ def _streamed(gradients: Any, place: Place) -> StreamedRows:
         widened = place.precision == "high" and name != "float64"
         check.check_memory_limit(place.memory_limit, least_memory(shape, itemsize, widened=widened))
         width = width_within(place.memory_limit, shape, itemsize, widened=widened)
-    return StreamedRows(gradients, like, None, like.dtype, width, place.shows_progress)
+    fingerprint = Fingerprint.of(gradients)
+    return StreamedRows(gradients, like, None, like.dtype, width, place.shows_progress, fingerprint)

@@ -16,7 +16,8 @@ class GradientRows(Protocol):
 
     An object with these methods is taken where an inverse takes gradients; one that derives from this class need not
     write `panels`. Arrays are of one array-API library, on one device, of one dtype, float32 or float64, which the
-    answers have too. The rows must not change while an inverse holds them.
+    answers have too. The rows must not change while an inverse holds them, and nobody looks
+    whether they do.
 
     Attributes
     ----------

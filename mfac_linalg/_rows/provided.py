@@ -25,6 +25,7 @@ class ProvidedRows(Part):
     like: Array  # (0, d), of the library, device and dtype of all that the object gives
 
     exponent = None
+    fingerprint = None
     is_plain = False
     is_sparse = False
     is_dense = False

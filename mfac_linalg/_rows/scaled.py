@@ -10,6 +10,7 @@ import numpy as np
 from .. import _backend
 from .._pytree import Part
 from .._scaling import exponents, ldexp
+from .fingerprint import Fingerprint
 from .panels import panel_width, slices, stretched
 
 Array = Any
@@ -37,6 +38,11 @@ class ScaledRows(Part):
     def dtype(self) -> Any:
         """The computing dtype of d-sized arrays."""
         return self.rows.dtype
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """That of the caller's G."""
+        return self.rows.fingerprint
 
     @property
     def is_dense(self) -> bool:

@@ -21,6 +21,7 @@ class SelectedRows(Part):
     on_host: bool  # whether what has one entry a row is brought to the host, where the small system then is
 
     is_plain = False
+    fingerprint = None
     is_dense = True
     is_streamed = False
     is_movable = True

@@ -1,7 +1,7 @@
 """Sparse gradient rows: products in time proportional to the entries that are not zero, never dense."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from .. import _backend
 from .._pytree import Part
 from .._scaling import ldexp
 from .._validation import check_sparse
+from .fingerprint import Fingerprint, require_unchanged
 from .panels import column_slices, slices
 
 Array = Any
@@ -24,6 +25,7 @@ class SparseRows(Part):
     matrix: Any  # Ĝ = 2^−exponent · G in CSR, float64
     exponent: int | None
     like: Array  # (0, d), of the library and dtype of the answers
+    fingerprint: Fingerprint | None = None  # of the caller's
 
     is_plain = False
     is_sparse = True
@@ -35,9 +37,10 @@ class SparseRows(Part):
     def of(cls, gradients: Any) -> "SparseRows":
         """Take in a matrix of any sparse format; what is CSR already is shared, but for float32 numbers."""
         check_sparse(gradients)
+        gradients = _backend.in_arrays(gradients)
         matrix = _backend.canonical_rows(gradients)
         like = _backend.empty((0, matrix.shape[1]), like=matrix.data, dtype=gradients.dtype)
-        return cls(gradients, matrix, None, like)
+        return cls(gradients, matrix, None, like, Fingerprint.of(gradients))
 
     @property
     def source(self) -> Any:
@@ -64,6 +67,7 @@ class SparseRows(Part):
 
     def as_given(self) -> "SparseRows":
         """The rows of G as it stands."""
+        require_unchanged(self)
         return SparseRows.of(self.gradients)
 
     def largest(self) -> float:
@@ -74,7 +78,7 @@ class SparseRows(Part):
     def divided(self, exponent: int) -> "SparseRows":
         """The rows of 2^−exponent G."""
         matrix = _backend.with_data(self.matrix, ldexp(self.matrix.data, -exponent))
-        return SparseRows(self.gradients, matrix, exponent, self.like)
+        return replace(self, matrix=matrix, exponent=exponent)
 
     def gram(self, root: Array | None, progress: Any) -> Array:
         """K = Ĝ diag(root)² Ĝᵀ, shape (m, m)."""

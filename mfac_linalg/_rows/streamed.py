@@ -11,6 +11,7 @@ from .. import _backend
 from .._progress import reporter
 from .._pytree import Part
 from .._scaling import ldexp
+from .fingerprint import Fingerprint, require_unchanged
 from .panels import combination, descend, gram, long_product, scaled_squares, stretched
 
 Array = Any
@@ -32,6 +33,7 @@ class StreamedRows(Part):
     dtype: Any
     width: int  # columns read at a time
     shows_progress: bool = False  # of each pass
+    fingerprint: Fingerprint | None = None  # of an array in the host's memory
 
     is_plain = False
     is_sparse = False
@@ -60,6 +62,7 @@ class StreamedRows(Part):
 
     def as_given(self) -> "StreamedRows":
         """The rows of G as it stands, computed in the dtype of the answers."""
+        require_unchanged(self)
         return replace(self, exponent=None, dtype=_backend.result_dtype(self.like))
 
     def largest(self) -> float:

@@ -83,6 +83,7 @@ class TopKRows(Part):
     dtype: Any  # the computing dtype of d-sized arrays
 
     is_plain = False
+    fingerprint = None
     is_dense = True  # in that they can be computed in any dtype
     is_streamed = False
     source = None  # blocks are views of nothing

@@ -11,6 +11,7 @@ from .. import _backend
 from .._dual import SmallSystem
 from .._pytree import Part
 from .dense import DenseRows
+from .fingerprint import Fingerprint
 from .panels import slices, squares
 from .scaled import ScaledRows
 from .streamed import StreamedRows
@@ -34,14 +35,19 @@ class WhitenedRows(Part):
     is_sparse = False
 
     @classmethod
-    def of(cls, rows: Array, system: SmallSystem) -> "WhitenedRows":
-        """For a W in memory."""
-        return cls(DenseRows(rows, None, rows.dtype), system)
+    def of(cls, rows: Array, system: SmallSystem, *, is_shared: bool = False) -> "WhitenedRows":
+        """For a W in memory, which may be the caller's."""
+        return cls(DenseRows(rows, None, rows.dtype, Fingerprint.of(rows) if is_shared else None), system)
 
     @property
     def rows(self) -> Array:
         """W, (m, d)."""
         return self.held.gradients
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """That of a W in the caller's memory."""
+        return self.held.fingerprint
 
     @property
     def is_streamed(self) -> bool:
@@ -132,10 +138,10 @@ def whiten(rows: ScaledRows, system: SmallSystem, *, dtype: Any, overwrite: bool
     if _backend.overwrites_blocks(out) and rows.dtype == dtype:
         if not (overwrite and rows.is_plain):
             rows.copy_unscaled(out)
-        return WhitenedRows.of(_half_solver(rows, system, dtype)(out), system)
+        return WhitenedRows.of(_half_solver(rows, system, dtype)(out), system, is_shared=overwrite)
     for columns, block in blocks:
         out[:, columns] = _backend.cast(block, dtype)
-    return WhitenedRows.of(out, system)
+    return WhitenedRows.of(out, system, is_shared=overwrite)
 
 
 def whiten_into(

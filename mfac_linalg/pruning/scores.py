@@ -62,7 +62,7 @@ def obs_scores(weights: Array, inverse: Inverse) -> Array:
     np.int64(1)
     """
     w = checked_weights(weights, inverse)
-    return _backend.in_float64(_obs_scores, inverse._current, w)
+    return _backend.in_float64(_obs_scores, inverse._unchanged, w)
 
 
 def _obs_scores(state: State, weights: Array) -> Array:
@@ -81,7 +81,7 @@ def ranks(weights: Array, inverse: Inverse) -> Array:
 
     Float64 where the weights' library has that.
     """
-    return _backend.in_float64(_ranks, inverse._current, checked_weights(weights, inverse))
+    return _backend.in_float64(_ranks, inverse._unchanged, checked_weights(weights, inverse))
 
 
 def _ranks(state: State, weights: Array) -> Array:
@@ -129,7 +129,7 @@ def group_scores(weights: Array, inverse: Inverse, groups: Any) -> Array:
     """
     w = checked_weights(weights, inverse)
     groups = checked_groups(groups, inverse)
-    return _backend.in_float64(_group_scores, inverse._current, w, groups)
+    return _backend.in_float64(_group_scores, inverse._unchanged, w, groups)
 
 
 def _group_scores(state: State, weights: Array, groups: Array) -> Array:
@@ -178,7 +178,7 @@ def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = 
     if groups.shape[1] != m:
         msg = f"`groups` must have shape (k, {m}); got {tuple(groups.shape)}. Give the indices of {m} weights a group."
         raise ValueError(msg)
-    return _backend.in_float64(_n_m_mask, inverse._current, w, groups, n)
+    return _backend.in_float64(_n_m_mask, inverse._unchanged, w, groups, n)
 
 
 def _n_m_mask(state: State, weights: Array, groups: Array, n: int) -> Array:
