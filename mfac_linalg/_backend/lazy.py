@@ -151,14 +151,24 @@ def mapped(
     return _by_blocks(function, matrix, given, tail=tail, dtype=dtype)
 
 
-def summed(function: Callable[..., Any], matrix: Array, given: Sequence[Any], *, shape: tuple[int, ...]) -> Array:
-    """Return Σ function(block, *given), float64 of a shape, over the column blocks, always by the same tree."""
+def summed(
+    function: Callable[..., Any],
+    matrix: Array,
+    given: Sequence[Any],
+    *,
+    shape: tuple[int, ...],
+    add: Callable[[list[np.ndarray]], np.ndarray] = sum,  # type: ignore[assignment]  # of arrays
+) -> Array:
+    """Return Σ function(block, *given), float64 of a shape, over the column blocks, always by the same tree.
+
+    `add` makes one of some parts, (1, *shape) each, where that is no sum.
+    """
     parts = _by_blocks(partial(_as_part, function), matrix, given, tail=shape, dtype=np.float64, width=1)
     return sys.modules["dask.array"].reduction(
         parts,
         chunk=_as_it_is,
-        combine=_added,
-        aggregate=partial(_added, keepdims=False),
+        combine=partial(_added, add),
+        aggregate=partial(_added, add, keepdims=False),
         axis=0,
         concatenate=False,
         split_every=FAN_IN,
@@ -231,10 +241,10 @@ def _as_it_is(part: np.ndarray, axis: Any, keepdims: bool) -> np.ndarray:
     return part
 
 
-def _added(parts: Any, axis: Any, keepdims: bool) -> np.ndarray:
+def _added(add: Any, parts: Any, axis: Any, keepdims: bool) -> np.ndarray:
     """Add arrays one by one: a sum over an axis depends on how the arrays lie in memory, which a transfer changes."""
     del axis
-    total = sum(_leaves(parts))
+    total = add(_leaves(parts))
     return total if keepdims else total[0]
 
 

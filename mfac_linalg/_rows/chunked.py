@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
+from .._dual import triangle_above
 from .._pytree import Part
 from .._validation import check_chunked
 from .dense import DenseRows
@@ -105,6 +106,11 @@ class ChunkedRows(Part):
         step = partial(_with_rows, self._make, function)
         return _backend.mapped(step, self.matrix, given, tail=(), dtype=np.float64)
 
+    def triangle(self, function: Callable[..., Array], *given: Any) -> np.ndarray:
+        """The triangle of all function(rows of a chunk, *given), (m, m), one above the other, computed now: a pass."""
+        m, step = self.shape[0], partial(_with_rows, self._make, function)
+        return _backend.read(_backend.summed(step, self.matrix, given, shape=(m, m), add=_triangle))
+
     def columns(self, j: Array) -> np.ndarray:
         """Ĝ[:, j], shape (m, len(j)), computed now from the chunks that they lie in."""
         wanted, place = np.unique(j, return_inverse=True)
@@ -141,6 +147,10 @@ def _descend(
 
 def _squares(rows: DenseRows, row_scale: np.ndarray) -> np.ndarray:
     return rows.squares(row_scale)
+
+
+def _triangle(parts: list[np.ndarray]) -> np.ndarray:
+    return triangle_above(parts[0], parts[1:])
 
 
 def _with_rows(make: Make, function: Callable[..., Array], block: np.ndarray, *given: Any) -> Array:
