@@ -125,7 +125,7 @@ class Inverse(SymmetricOperator):
         cancel in the answer, and ``precision="high"`` keeps those too.
         """
         check.refuse_masked("coefficients", coefficients)
-        c, like = _backend.small_beside(coefficients, like=self._like)
+        c, like = _backend.small_beside(coefficients, "coefficients", like=self._like)
         if not (_backend.is_array(c) and c.ndim == 1):
             c = check.check_columns("coefficients", c, like, self.dtype, self.num_gradients)
             return _backend.in_float64(State.solve_gradients, self._current, c)

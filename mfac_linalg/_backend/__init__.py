@@ -59,6 +59,7 @@ from .lazy import has_plain_chunks as has_plain_chunks
 from .lazy import is_lazy as is_lazy
 from .lazy import mapped as mapped
 from .lazy import mapped_and_summed as mapped_and_summed
+from .lazy import of_declared_dtype as of_declared_dtype
 from .lazy import read_anew as read_anew
 from .lazy import small as small
 from .lazy import small_beside as small_beside

@@ -90,14 +90,28 @@ def small_like(like: Array) -> Array:
     return np.empty((0, 0), like.dtype) if is_lazy(like) else like
 
 
-def small_beside(x: Any, *, like: Array) -> tuple[Any, Array]:
+def small_beside(x: Any, name: str, *, like: Array) -> tuple[Any, Array]:
     """Return an argument that is not of size d, computed where like is lazy, and what it has to be like."""
-    return (small(x), small_like(like)) if is_lazy(like) else (x, like)
+    return (small(of_declared_dtype(x, name)), small_like(like)) if is_lazy(like) else (x, like)
 
 
 def has_plain_chunks(x: Array) -> bool:
     """Return whether the chunks of a lazy array are NumPy's, of known sizes."""
     return isinstance(x._meta, np.ndarray) and not any(np.isnan(size) for sizes in x.chunks for size in sizes)
+
+
+def of_declared_dtype(x: Array, name: str) -> Array:
+    """Return x; a lazy one with a look at the dtype of every chunk when it is made, under the argument's name."""
+    if not is_lazy(x):
+        return x
+    return x.map_blocks(partial(_of_declared_dtype, name, x.dtype), dtype=x.dtype, meta=x._meta)
+
+
+def _of_declared_dtype(name: str, declared: np.dtype[Any], part: Any) -> Any:
+    if part.dtype.type is not declared.type:  # in any byte order
+        msg = f"`{name}` must have chunks of the dtype that it declares, {declared}; got one of {part.dtype}. "
+        raise TypeError(msg + "Name the `dtype` of what map_blocks gives.")
+    return part
 
 
 def without_empty_chunks(x: Array) -> Array:

@@ -39,7 +39,8 @@ class ChunkedRows(Part):
         """Take in a checked lazy array; one that is not wider than high is small, and one chunk."""
         check_chunked(gradients)
         m, d = gradients.shape
-        matrix = gradients.rechunk(-1) if m >= d else _backend.without_empty_chunks(gradients)
+        matrix = _backend.of_declared_dtype(gradients, "gradients")
+        matrix = matrix.rechunk(-1) if m >= d else _backend.without_empty_chunks(matrix)
         matrix = _backend.condensed(matrix)
         return cls(gradients, matrix, None, _backend.result_dtype(gradients))
 

@@ -76,7 +76,7 @@ def check_beside(name: str, x: Any, like: Array, dtype: Any) -> Array:
         raise TypeError(msg)
     refuse_masked(name, x)
     check_same_library(name, x, like)
-    x = _backend.native(_backend.aligned(x, like=like))
+    x = _backend.native(_backend.aligned(_backend.of_declared_dtype(x, name), like=like))
     if _backend.is_narrow(x):
         return _backend.cast(x, dtype)
     if x.dtype != dtype:
@@ -121,7 +121,7 @@ def check_mask(name: str, mask: Any, like: Array, length: int) -> Array:
         raise TypeError(msg)
     check_same_library(name, mask, like)
     check_shape(name, mask, (length,), "Pass a flat mask of all weights.")
-    return _backend.aligned(mask, like=like)
+    return _backend.aligned(_backend.of_declared_dtype(mask, name), like=like)
 
 
 def check_columns(name: str, v: Any, like: Array, dtype: Any, length: int) -> Array:

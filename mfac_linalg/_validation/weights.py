@@ -85,7 +85,7 @@ def check_weights(weights: Any, like: Array, num_gradients: int) -> Array | None
         msg = f"`weights` must be an array of shape ({num_gradients},); got {describe(weights)}. Convert it first."
         raise TypeError(msg)
     refuse_masked("weights", weights)
-    weights, like = _backend.small_beside(weights, like=like)
+    weights, like = _backend.small_beside(weights, "weights", like=like)
     check_same_library("weights", weights, like)
     if _backend.dtype_name(weights.dtype) not in FLOATING:
         msg = f"`weights` must be real floating; got {describe(weights)}. Cast it."
