@@ -205,3 +205,53 @@ def test_chunks_of_unknown_sizes_are_refused():
     unknown = lazily(V, 10)
     with pytest.raises(ValueError, match="`v` must have shape"):
         inverse @ unknown[unknown > -9]
+
+
+OTHERS = [("float32", "float64"), ("float64", "float32"), ("int64", "float64"), ("complex128", "float64")]
+OTHERS += [("float16", "float32"), ("bool", "float64"), ("object", "float64"), ("longdouble", "float64")]
+
+
+def declared(x, dtype, made):
+    """A lazy array of one dtype whose chunks are of another."""
+    da = pytest.importorskip("dask.array")
+    lazy = da.from_array(x, chunks=(*x.shape[:-1], 16))
+    return lazy.map_blocks(lambda chunk: chunk.astype(made), dtype=dtype, meta=np.empty((0,) * x.ndim, dtype))
+
+
+ASKED = {
+    "v": lambda inverse, x: np.asarray(inverse @ x),
+    "V": lambda inverse, x: np.asarray(inverse @ x[:, None]),
+    "x": lambda inverse, x: np.asarray(inverse.forward @ x),
+    "coefficients": lambda inverse, x: np.asarray(inverse.matvec_gradients(x[:6])),
+    "weights": lambda inverse, x: np.asarray(obs_scores(x, inverse)),
+    "test_gradients": lambda inverse, x: influence(inverse, x[None, :]),
+}
+
+
+@LAZY
+@pytest.mark.parametrize(("made", "dtype"), OTHERS)
+def test_chunks_of_another_dtype_than_declared_are_refused(made, dtype):
+    right = {"gradients": declared(G.astype(dtype), dtype, dtype), "damping": declared(V**2 + 1, dtype, dtype)}
+    right["weights"] = declared(np.ones(6), dtype, dtype)
+    inverse = ml.WoodburyRankOneInverse(**right)
+    for name, x in {"gradients": G, "damping": V**2 + 1, "weights": np.ones(6)}.items():
+        with pytest.raises(TypeError, match=f"`{name}` must have"):
+            ml.WoodburyRankOneInverse(**right | {name: declared(x, dtype, made)})
+    for name, ask in ASKED.items():
+        with pytest.raises(TypeError, match=f"`{name}` must have"):
+            ask(inverse, declared(V, dtype, made))
+    with pytest.raises(TypeError, match="`gradients` must have chunks"):
+        ml.WoodburyRankOneInverse(declared(G.repeat(8, axis=0), dtype, made), 0.1)  # m ≥ d
+
+
+@LAZY
+def test_chunks_of_another_shape_than_declared_are_refused():
+    narrow = declared(G, "float64", "float64").map_blocks(lambda chunk: chunk[:, ::2])
+    with pytest.raises(ValueError, match="`gradients` must have chunks of the shape"):
+        ml.WoodburyRankOneInverse(narrow, 0.1)
+
+
+@LAZY
+def test_chunks_in_another_byte_order_are_those_of_the_dtype():
+    inverse = ml.WoodburyRankOneInverse(declared(G, "float64", ">f8"), 0.1)
+    assert np.allclose(inverse @ declared(V, "float64", ">f8"), ml.WoodburyRankOneInverse(G, 0.1) @ V)

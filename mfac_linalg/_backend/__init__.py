@@ -53,6 +53,7 @@ from .kinds import stop_gradient as stop_gradient
 from .kinds import supports_float64 as supports_float64
 from .lazy import aligned as aligned
 from .lazy import as_lazy as as_lazy
+from .lazy import chunk_of_dtype as chunk_of_dtype
 from .lazy import computed as computed
 from .lazy import condensed as condensed
 from .lazy import has_plain_chunks as has_plain_chunks

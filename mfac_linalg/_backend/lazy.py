@@ -104,11 +104,12 @@ def of_declared_dtype(x: Array, name: str) -> Array:
     """Return x; a lazy one with a look at the dtype of every chunk when it is made, under the argument's name."""
     if not is_lazy(x):
         return x
-    return x.map_blocks(partial(_of_declared_dtype, name, x.dtype), dtype=x.dtype, meta=x._meta)
+    return x.map_blocks(partial(chunk_of_dtype, x.dtype, name), dtype=x.dtype, meta=x._meta)
 
 
-def _of_declared_dtype(name: str, declared: np.dtype[Any], part: Any) -> Any:
-    if part.dtype.type is not declared.type:  # in any byte order
+def chunk_of_dtype(declared: np.dtype[Any], name: str, part: Any) -> Any:
+    """Return a chunk, of the declared dtype in any byte order."""
+    if part.dtype.type is not declared.type:
         msg = f"`{name}` must have chunks of the dtype that it declares, {declared}; got one of {part.dtype}. "
         raise TypeError(msg + "Name the `dtype` of what map_blocks gives.")
     return part
