@@ -37,6 +37,7 @@ def gradients_like(state: dict[str, Any]) -> Array:
 
 def own_damping(damping: Any, like: Array) -> Any:
     """A checked damping, a constant of differentiation that nobody else can write to."""
+    check.check_values("damping", damping)
     damping = check.check_damping(damping, like, _backend.result_dtype(like))
     return _backend.stop_gradient(damping) if _backend.is_array(damping) else damping
 

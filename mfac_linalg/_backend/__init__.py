@@ -43,6 +43,7 @@ from .kinds import is_supported as is_supported
 from .kinds import is_traced as is_traced
 from .kinds import is_vector as is_vector
 from .kinds import is_writable as is_writable
+from .kinds import kind_of_tensor as kind_of_tensor
 from .kinds import named_dtype as named_dtype
 from .kinds import namespace as namespace
 from .kinds import offers_dtype as offers_dtype
