@@ -16,9 +16,10 @@ def placed(rules: Rules, like: Array, damping: Any) -> Held:
     """No rows, of the library, device and dtype of an array, under a damping, which is checked and copied."""
     check.check_precision_available(rules.precision, like)
     register(like)
-    like = _backend.ring((0, rules.dim), like=like)
-    damping = own_damping(damping, like)
-    return _backend.in_float64(lambda like: Held.placed(rules, damping, like), like)
+    with _backend.constants(like):
+        like = _backend.ring((0, rules.dim), like=like)
+        damping = own_damping(damping, like)
+        return _backend.in_float64(lambda like: Held.placed(rules, damping, like), like)
 
 
 def refilled(rules: Rules, state: dict[str, Any]) -> Held:

@@ -273,3 +273,9 @@ def test_dampings_of_a_path_have_values_and_no_derivatives(torch):
             inverse.damping_path(v, dampings)
     with pytest.raises(TypeError, match="`dampings` must have values"):
         torch.func.vmap(lambda x: inverse.damping_path(v, x))(torch.ones(1, 2))
+
+
+def test_a_window_of_constants_may_be_built_in_what_jax_compiles(jax):
+    g, v = jax.numpy.asarray(HELD), jax.numpy.ones(6)
+    made = lambda: SlidingWindowInverse.from_gradients(g, 0.1)  # noqa: E731
+    assert np.allclose(jax.jit(lambda v: made() @ v)(v), made() @ v, rtol=1e-5, atol=1e-5)

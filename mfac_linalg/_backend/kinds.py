@@ -231,4 +231,4 @@ def stop_gradient(x: Array) -> Array:
     """Return x as a constant of differentiation."""
     if compat.is_torch_array(x):
         return x.detach()
-    return sys.modules["jax"].lax.stop_gradient(x) if compat.is_jax_array(x) else x
+    return sys.modules["jax"].lax.stop_gradient(x) if is_traced(x) else x
