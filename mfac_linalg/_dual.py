@@ -60,10 +60,8 @@ class SmallSystem(Part):
 
         An eigenvalue 1 + s is right to √κ eps times itself; a sum SᵀS that was rounded leaves κ eps.
         """
-        upper = add_identity(_backend.namespace(gram).zeros_like(gram))
-        for block in blocks:
-            upper = _backend.triangle(_backend.namespace(gram).concat([upper, block], axis=-2))
-        return cls(gram, upper.mT, from_rows=True)
+        identity = add_identity(_backend.namespace(gram).zeros_like(gram))
+        return cls(gram, triangle_above(identity, blocks).mT, from_rows=True)
 
     @classmethod
     def primal(cls, rows: Any, small: Array, norm: Any) -> "SmallSystem | None":
@@ -130,6 +128,13 @@ class SmallSystem(Part):
 def factor_solve(lower: Array, b: Array) -> Array:
     """(L Lᵀ)⁻¹ b."""
     return _backend.solve_triangular(lower, _backend.solve_triangular(lower, b), transposed=True)
+
+
+def triangle_above(upper: Array, blocks: Iterable[Array]) -> Array:
+    """The triangle of the QR factorisation of [U; blocks], one block after the other."""
+    for block in blocks:
+        upper = _backend.triangle(_backend.namespace(upper).concat([upper, block], axis=-2))
+    return upper
 
 
 def add_identity(gram: Array) -> Array:

@@ -102,11 +102,11 @@ class Held:
         held = self.appended(g)
         state = held.beside if held.is_primal else held.on_host
         if not held.ring.stored.holds_gradients:
-            return held, state.solve(_backend.cast(g, state.dtype)[:, None])[:, 0]
+            return held, state.solve(_backend.cast(g, state.dtype)[:, None], "g")[:, 0]
         newest = np.zeros((held.count, 1))
         newest[-1] = 1.0
         beside = _backend.asarray(newest, like=state.row_scale, dtype=state.row_scale.dtype)
-        return held, state.solve_gradients(beside)[:, 0]
+        return held, state.solve_gradients(beside, "g")[:, 0]
 
     def replaced(self, age: int, g: Array) -> "Held":
         """With g (d,) in place of the row of that age."""

@@ -125,7 +125,7 @@ class Inverse(SymmetricOperator):
         cancel in the answer, and ``precision="high"`` keeps those too.
         """
         check.refuse_masked("coefficients", coefficients)
-        c, like = _backend.small_beside(coefficients, like=self._like)
+        c, like = _backend.small_beside(coefficients, "coefficients", like=self._like)
         if not (_backend.is_array(c) and c.ndim == 1):
             c = check.check_columns("coefficients", c, like, self.dtype, self.num_gradients)
             return _backend.in_float64(State.solve_gradients, self._unchanged, c)
@@ -391,6 +391,7 @@ class Inverse(SymmetricOperator):
         brought to the disk and renamed, so that whatever happens the old or the new file is there, whole. It keeps mode
         and, where allowed, owner of the old one. What killed saves of this file left beside it is removed.
         """
+        check.check_values("gradients", self.kappa)
         facts, arrays = self._stored()
         _backend.in_float64(lambda *_: _storage.save(path, type(self).__name__, facts, arrays), *arrays.values())
 

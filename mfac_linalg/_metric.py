@@ -74,18 +74,26 @@ class Metric(Part):
         return ldexp(u, -more), power + more
 
     def leave(
-        self, r: Array, power: Any, dtype: Any, *, level: Any = None, watched: bool = False, least: float = 0.0
+        self,
+        r: Array,
+        power: Any,
+        dtype: Any,
+        name: str | None,
+        *,
+        level: Any = None,
+        watched: bool = False,
+        least: float = 0.0,
     ) -> Array:
         """Return x = root ∘ r · 2^power / level, in dtype; an answer that does not fit raises on host arrays.
 
-        `watched`: r need not be of order one. `least`: what may become zero of r.
+        `name`: of the argument that it is an answer to. `watched`: r need not be of order one. `least`: what may become
+        zero of r.
         """
         fraction, shift = mantissa(self.level if level is None else level)
         if self.root is not None:
             r = self.root * r
-        return fit(
-            r, power - shift, dtype, over=fraction, harmless=0 if watched else self._harmless(dtype), least=least
-        )
+        harmless = 0 if watched else self._harmless(dtype)
+        return fit(r, power - shift, dtype, name, over=fraction, harmless=harmless, least=least)
 
     def _harmless(self, dtype: Any) -> int:
         """The powers of two that take no answer out of its dtype."""
@@ -93,13 +101,14 @@ class Metric(Part):
             return HARMLESS_POWER
         return 0 if self.wide or self.root.dtype != dtype else HARMLESS_BESIDE_ROOTS
 
-    def raise_level(self, y: Array, power: Any, dtype: Any, *, watched: bool = False) -> Array:
+    def raise_level(self, y: Array, power: Any, dtype: Any, name: str, *, watched: bool = False) -> Array:
         """Return y · 2^power · level / root: the way back of F itself."""
         fraction, shift = mantissa(self.level)
         if self.root is not None:
             y, power = self._normalised(y, power)
             y = y / self.root
-        return fit(y * beside(fraction, y), power + shift, dtype, harmless=0 if watched else self._harmless(dtype))
+        harmless = 0 if watched else self._harmless(dtype)
+        return fit(y * beside(fraction, y), power + shift, dtype, name, harmless=harmless)
 
     def damping_roots(self, root: Array) -> Array:
         """The √λ_j, float64, for entries root_j of `root`: nothing overflows that fits."""
@@ -153,40 +162,54 @@ def refuse_span(damping: Array) -> None:
 
 
 def fit(
-    x: Array, power: Any, dtype: Any, *, over: Any = 1.0, harmless: int = HARMLESS_POWER, least: float = 0.0
+    x: Array,
+    power: Any,
+    dtype: Any,
+    name: str | None,
+    *,
+    over: Any = 1.0,
+    harmless: int = HARMLESS_POWER,
+    least: float = 0.0,
 ) -> Array:
-    """Return x / over · 2^power in dtype, for x (d, k) and over of order one; `harmless` powers need no look at it."""
+    """Return x / over · 2^power in dtype, for x (d, k) and over of order one; `harmless` powers need no look at it.
+
+    `name` is that of the argument to blame where it does not fit, here and below; None where there is only the inverse.
+    """
     if isinstance(power, int) and abs(power) < harmless:
         return _backend.cast(x / beside(over * 2.0**-power, x), dtype)  # one division: powers of two are exact
-    return refuse_misfit(_backend.cast(ldexp(x / beside(over, x), power), dtype), x, least=least)
+    return refuse_misfit(_backend.cast(ldexp(x / beside(over, x), power), dtype), x, name, least=least)
 
 
-def settle(values: Array, *, like: Array, dtype: Any, unscaled: Array | None = None, least: float = 0.0) -> Array:
+def settle(
+    values: Array, name: str | None, *, like: Array, dtype: Any, unscaled: Array | None = None, least: float = 0.0
+) -> Array:
     """Float64 values of the small system, beside like in dtype; `unscaled` is what tells zeros from underflow."""
     settled = _backend.from_float64(values, like=like, dtype=dtype)
-    return refuse_misfit(settled, values if unscaled is None else unscaled, least=least)
+    return refuse_misfit(settled, values if unscaled is None else unscaled, name, least=least)
 
 
-def settle_positive(values: Array, *, like: Array, dtype: Any, unscaled: Array | None = None) -> Array:
+def settle_positive(
+    values: Array, name: str | None, *, like: Array, dtype: Any, unscaled: Array | None = None
+) -> Array:
     """The same for values ≥ 0 of which each has to have its digits, 1e-3; with no `unscaled` none of them is zero."""
     settled = _backend.from_float64(values, like=like, dtype=dtype)
     if not _backend.on_host(settled):
         return settled
     xp = _backend.namespace(settled)
     if not bool(xp.all(xp.isfinite(settled))):
-        refuse_nonfinite_answer(settled)
+        refuse_nonfinite_answer(settled, name)
     values = _backend.read(settled)
-    require_digits(values if unscaled is None else values[_backend.read(unscaled) > 0], dtype)
+    require_digits(values if unscaled is None else values[_backend.read(unscaled) > 0], dtype, name)
     return settled
 
 
-def require_digits(values: np.ndarray, dtype: Any) -> None:
+def require_digits(values: np.ndarray, dtype: Any, name: str | None) -> None:
     """Refuse positive entries that are zero, or too small for a relative error of 1e-3."""
     if np.any(values < LEAST[_backend.dtype_name(dtype)]):
-        refuse_underflow(dtype)
+        refuse_underflow(dtype, name)
 
 
-def refuse_misfit(x: Array, unscaled: Array, *, least: float = 0.0) -> Array:
+def refuse_misfit(x: Array, unscaled: Array, name: str | None, *, least: float = 0.0) -> Array:
     """On host arrays an answer too large or too small for its dtype is an OverflowError, not infinity or zero.
 
     Too small is one whose largest entry, of a column, has lost bits, where that was above `least` before it was scaled.
@@ -195,12 +218,12 @@ def refuse_misfit(x: Array, unscaled: Array, *, least: float = 0.0) -> Array:
         return x
     xp = _backend.namespace(x)
     if not bool(xp.all(xp.isfinite(x))):
-        refuse_nonfinite_answer(x)
+        refuse_nonfinite_answer(x, name)
     if 0 in x.shape:
         return x
     lost = _largest(x) < np.finfo(_backend.dtype_name(x.dtype)).tiny
     if np.any(lost) and np.any(lost & (_largest(unscaled) > least)):
-        refuse_underflow(x.dtype)
+        refuse_underflow(x.dtype, name)
     return x
 
 
@@ -211,19 +234,24 @@ def _largest(x: Array) -> np.ndarray:
     return _backend.read(xp.max(xp.abs(x), axis=axes))
 
 
-def refuse_nonfinite_answer(x: Array) -> None:
+def refuse_nonfinite_answer(x: Array, name: str | None) -> None:
     """Say why an answer is nan or infinite."""
     xp = _backend.namespace(x)
     if bool(xp.any(xp.isnan(x))):
-        msg = "The answer is not a number: `v`, or a gradient that is held, is not finite, or kappa = ‖F‖/damping is "
+        suspects = "a gradient that is held" if name is None else f"`{name}`, or a gradient that is held,"
+        msg = f"The answer is not a number: {suspects} is not finite, or kappa = ‖F‖/damping is "
         msg += "beyond all that the arithmetic can resolve. Let go of that gradient, or raise `damping`."
         raise FactorizationError(msg)
-    msg = f"The answer does not fit into {_backend.dtype_name(x.dtype)}. "
-    raise OverflowError(msg + "Scale `v`, or the gradients by s and `damping` by s².")
+    raise OverflowError(f"The answer does not fit into {_backend.dtype_name(x.dtype)}. " + _cure(name))
 
 
-def refuse_underflow(dtype: Any) -> None:
+def refuse_underflow(dtype: Any, name: str | None) -> None:
     """Say that an answer, or an entry that is promised by itself, is below the smallest number of its dtype."""
-    name = _backend.dtype_name(dtype)
-    msg = f"The answer is too small for {name}, whose smallest normal number is {np.finfo(name).tiny:.1e}. "
-    raise OverflowError(msg + "Scale `v`, or the gradients by s and `damping` by s².")
+    kind = _backend.dtype_name(dtype)
+    msg = f"The answer is too small for {kind}, whose smallest normal number is {np.finfo(kind).tiny:.1e}. "
+    raise OverflowError(msg + _cure(name))
+
+
+def _cure(name: str | None) -> str:
+    rest = "the gradients that are held by s and `damping` by s²."
+    return f"Scale {rest}" if name is None else f"Scale `{name}`, or {rest}"

@@ -100,6 +100,7 @@ class SymmetricOperator(abc.ABC):
         if not _backend.is_array(v):
             check.refuse_sparse("V", v)
             return NotImplemented
+        check.refuse_masked("V", v)
         if v.ndim != 2:
             return self.matvec(v)
         return self.matmat(v.T).T

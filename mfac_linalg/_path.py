@@ -26,4 +26,4 @@ def damping_path(state: Any, v: Array, dampings: np.ndarray) -> Array:
     fractions, shifts = np.frexp(dampings)
     fractions = _backend.asarray(fractions, like=r, dtype=r.dtype)
     shifts = _backend.asarray(shifts, like=r, dtype=_backend.index_dtype(r))
-    return fit(r, power - shifts, state.dtype, over=fractions)
+    return fit(r, power - shifts, state.dtype, "v", over=fractions)

@@ -16,9 +16,10 @@ def placed(rules: Rules, like: Array, damping: Any) -> Held:
     """No rows, of the library, device and dtype of an array, under a damping, which is checked and copied."""
     check.check_precision_available(rules.precision, like)
     register(like)
-    like = _backend.ring((0, rules.dim), like=like)
-    damping = own_damping(damping, like)
-    return _backend.in_float64(lambda like: Held.placed(rules, damping, like), like)
+    with _backend.constants(like):
+        like = _backend.ring((0, rules.dim), like=like)
+        damping = own_damping(damping, like)
+        return _backend.in_float64(lambda like: Held.placed(rules, damping, like), like)
 
 
 def refilled(rules: Rules, state: dict[str, Any]) -> Held:
@@ -37,6 +38,7 @@ def gradients_like(state: dict[str, Any]) -> Array:
 
 def own_damping(damping: Any, like: Array) -> Any:
     """A checked damping, a constant of differentiation that nobody else can write to."""
+    check.check_values("damping", damping)
     damping = check.check_damping(damping, like, _backend.result_dtype(like))
     return _backend.stop_gradient(damping) if _backend.is_array(damping) else damping
 

@@ -33,23 +33,23 @@ class State(Part):
 
     # --- products ---
 
-    def solve(self, v: Array, name: str = "v") -> Array:
-        """F⁻¹ v for v (d, k), which the caller knows by a name."""
-        u, power = self.metric.enter(v, self.form.dtype, name)
-        return self._left(self.form.answer(u), power)
+    def solve(self, v: Array, name: str | None = "v") -> Array:
+        """F⁻¹ v for v (d, k), which the caller knows by a name, here and below."""
+        u, power = self.metric.enter(v, self.form.dtype, name or "v")
+        return self._left(self.form.answer(u), power, name)
 
-    def solve_gradients(self, c: Array) -> Array:
+    def solve_gradients(self, c: Array, name: str = "coefficients") -> Array:
         """F⁻¹ Gᵀ c for c (m, k)."""
         if self.order is not None:
             place = _backend.namespace(self.order).argsort(self.order)
             c = _backend.take_rows(c, _backend.index_like(place, like=c))
         b = _backend.to_float64(c) / self.row_scale
-        power = column_exponents(b, "coefficients", reach=HARMLESS_REACH)
+        power = column_exponents(b, name, reach=HARMLESS_REACH)
         if isinstance(power, int):
-            return self._left(self.form.solve_in_span(b), power, least=self._rounding(b))
+            return self._left(self.form.solve_in_span(b), power, name, least=self._rounding(b))
         b = ldexp(b, -power)
         r = self.form.solve_in_span(b)
-        return self._left(r, _backend.index_like(power, like=r), least=self._rounding(b))
+        return self._left(r, _backend.index_like(power, like=r), name, least=self._rounding(b))
 
     def _rounding(self, b: Array | None = None) -> float:
         """What rounding makes of an S b or Sᵀ b that vanishes, for b of order one or in host memory."""
@@ -62,23 +62,23 @@ class State(Part):
         u, power = self.metric.enter(v, self.form.dtype)
         _, a = self.form.solve(u)
         values = ldexp(self.row_scale * a, _backend.beside_float64(power))
-        return self._home(self._by_row(values), self._by_row(a), least=self._rounding())
+        return self._home(self._by_row(values), "v", self._by_row(a), least=self._rounding())
 
-    def project(self, v: Array) -> Array:
+    def project(self, v: Array, name: str = "v") -> Array:
         """G F⁻¹ v for v (d, k), shape (m, k): C⁻¹ times the dual, C^-½ S M Λ^-½ v."""
-        u, power = self.metric.enter(v, self.form.dtype)
-        image = self.form.image(u) / (self.row_scale * self._level_root(self.row_scale))
-        image = image / self._level_root(image)
-        values = ldexp(image, _backend.beside_float64(power))
-        return self._home(self._by_row(values), self._by_row(image), least=self._rounding())
+        u, power = self.metric.enter(v, self.form.dtype, name)
+        image = self.form.image(u)
+        values = image / (self.row_scale * self._level_root(self.row_scale))
+        values = ldexp(values / self._level_root(values), _backend.beside_float64(power))
+        return self._home(self._by_row(values), name, self._by_row(image), least=self._rounding())
 
     @property
     def _watched(self) -> bool:
         """Whether κ is so large that no answer is surely of the order of what is asked."""
         return not (isinstance(self.kappa, float) and self.kappa < ORDINARY_KAPPA)
 
-    def _left(self, r: Array, power: Any, *, level: Any = None, least: float = 0.0) -> Array:
-        return self.metric.leave(r, power, self.dtype, level=level, watched=self._watched, least=least)
+    def _left(self, r: Array, power: Any, name: str | None, *, level: Any = None, least: float = 0.0) -> Array:
+        return self.metric.leave(r, power, self.dtype, name, level=level, watched=self._watched, least=least)
 
     def _by_row(self, values: Array) -> Array:
         """Values (…, m, k) or (m,) of the form's rows, in the order of the caller's."""
@@ -92,12 +92,12 @@ class State(Part):
         It is added to x, beside which it may vanish.
         """
         z, power = self.metric.enter_forward(x, self.form.dtype, "weights")
-        return self._left(self.form.coupled(whole.form, z), power, level=1.0, least=math.inf)
+        return self._left(self.form.coupled(whole.form, z), power, "weights", level=1.0, least=math.inf)
 
-    def scaled(self, x: Array, name: str = "weights") -> tuple[Array, Any]:
+    def scaled(self, x: Array) -> tuple[Array, Any]:
         """Λ^½ x/√level · 2^−power for x (d,), float64, and power; of columns of order one."""
         wide = _backend.namespace(x).float64 if _backend.supports_float64(x) else self.form.dtype
-        z, power = self.metric.enter_forward(x[:, None], wide, name)
+        z, power = self.metric.enter_forward(x[:, None], wide, "weights")
         return _backend.to_float64(z[:, 0]), power
 
     def change(self, y: Array, power: Any) -> Array:
@@ -106,31 +106,31 @@ class State(Part):
         It is added to x, beside which it may vanish.
         """
         y = _backend.from_float64(y, like=self.form.rows.like, dtype=self.form.dtype)
-        return self._left(self.form.answer(y[:, None]), power, level=1.0, least=math.inf)[:, 0]
+        return self._left(self.form.answer(y[:, None]), power, "weights", level=1.0, least=math.inf)[:, 0]
 
-    def root(self, v: Array) -> Array:
+    def root(self, v: Array, name: str | None = "v") -> Array:
         """B v with B Bᵀ = F⁻¹."""
         u, power = Metric(1.0, None).enter(v, self.form.dtype)
-        return self._left(self.form.root(u), power, level=self.metric.level**0.5)
+        return self._left(self.form.root(u), power, name, level=self.metric.level**0.5)
 
     def sample(self, size: int, seed: int) -> Array:
         """Draws from N(0, F⁻¹) as columns."""
         shape, like = (self.form.shape[1], size), self.form.rows.like
-        return self.root(_backend.standard_normal(shape, seed=seed, like=like, dtype=self.dtype))
+        return self.root(_backend.standard_normal(shape, seed=seed, like=like, dtype=self.dtype), None)
 
-    def quadratics(self, v: Array) -> Array:
+    def quadratics(self, v: Array, name: str = "v") -> Array:
         """vᵀF⁻¹v for each column of v (d, k), shape (k,): sums of squares."""
-        u, power = self.metric.enter(v, self.form.dtype)
+        u, power = self.metric.enter(v, self.form.dtype, name)
         total = self.form.quadratics(u)
         fraction, shift = mantissa(self.metric.level)
         power = 2 * _backend.beside_float64(power) - _backend.beside_float64(shift)
-        return self._positive(_backend.small(ldexp(total / beside(fraction, total), power)), _backend.column_squares(u))
+        return self._positive(ldexp(total / beside(fraction, total), power), name, _backend.column_squares(u))
 
     def row_quadratics(self) -> Array:
         """g_iᵀF⁻¹g_i for each of the caller's rows, shape (m,): C⁻¹ times the leverages."""
         leverages = self.form.leverages()
         roots = beside(self._level_root(self.row_scale) * self.row_scale[:, 0], leverages)  # √c
-        return self._positive(_backend.small(self._by_row(leverages / roots / roots)), self._by_row(leverages))
+        return self._positive(self._by_row(leverages / roots / roots), None, self._by_row(leverages))
 
     # --- entries ---
 
@@ -171,7 +171,7 @@ class State(Part):
     def columns(self, j: Array) -> Array:
         """F⁻¹[:, j], solved like any right-hand side."""
         dim, like = self.form.shape[1], self.form.rows.like
-        return self.solve(_backend.unit_columns(j, dim, like=like, dtype=self.dtype))
+        return self.solve(_backend.unit_columns(j, dim, like=like, dtype=self.dtype), None)
 
     def _roots(self, j: Array) -> Any:
         if self.metric.root is None:
@@ -188,9 +188,9 @@ class State(Part):
         least = xp.where(on_diagonal, self.floor(), -xp.ones_like(values))
         values = xp.where(values > 1, xp.ones_like(values), xp.where(values < least, least, values))
         scaled = values / self.level(values) if self.metric.root is None else values / left / right
-        settled = self._home(scaled, values, least=float(np.finfo(_backend.dtype_name(self.dtype)).eps))
+        settled = self._home(scaled, None, values, least=float(np.finfo(_backend.dtype_name(self.dtype)).eps))
         if _backend.on_host(settled):
-            require_digits(_backend.read(settled)[_backend.read(on_diagonal)], self.dtype)
+            require_digits(_backend.read(settled)[_backend.read(on_diagonal)], self.dtype, None)
         return settled
 
     def level(self, like: Array) -> Any:
@@ -200,21 +200,21 @@ class State(Part):
     def _level_root(self, like: Array) -> Any:
         return beside(self.metric.level**0.5, like)
 
-    def _home(self, values: Array, unscaled: Array | None = None, *, least: float = 0.0) -> Array:
+    def _home(self, values: Array, name: str | None = None, unscaled: Any = None, *, least: float = 0.0) -> Array:
         """A small answer, which is computed now, in the user's library and dtype."""
         unscaled = None if unscaled is None else _backend.small(unscaled)
         like = self.form.rows.like
-        return settle(_backend.small(values), like=like, dtype=self.dtype, unscaled=unscaled, least=least)
+        return settle(_backend.small(values), name, like=like, dtype=self.dtype, unscaled=unscaled, least=least)
 
-    def _positive(self, values: Array, unscaled: Array | None = None) -> Array:
+    def _positive(self, values: Array, name: str | None = None, unscaled: Array | None = None) -> Array:
         """The same for numbers ≥ 0, all of which are asked for."""
-        unscaled = None if unscaled is None else _backend.small(unscaled)
-        return settle_positive(_backend.small(values), like=self.form.rows.like, dtype=self.dtype, unscaled=unscaled)
+        unscaled, like = None if unscaled is None else _backend.small(unscaled), self.form.rows.like
+        return settle_positive(_backend.small(values), name, like=like, dtype=self.dtype, unscaled=unscaled)
 
     def _spread(self, values: Array) -> Array:
         """Positive numbers, d of them, in the user's library and dtype, lazy where the rows are."""
         like = self.form.rows.like
-        return settle_positive(_backend.as_lazy(values, like=like), like=like, dtype=self.dtype)
+        return settle_positive(_backend.as_lazy(values, like=like), None, like=like, dtype=self.dtype)
 
     # --- scalars ---
 
@@ -232,7 +232,7 @@ class State(Part):
     def multiply(self, x: Array, name: str = "x") -> Array:
         """F x for x (d, k), which the caller knows by a name."""
         z, power = self.metric.enter_forward(x, self.form.dtype, name)
-        return self.metric.raise_level(z + self.form.normal(z), power, self.dtype, watched=self._watched)
+        return self.metric.raise_level(z + self.form.normal(z), power, self.dtype, name, watched=self._watched)
 
     def forward_diagonal(self) -> Array:
         """The diagonal of F."""

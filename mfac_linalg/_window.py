@@ -142,6 +142,7 @@ class SlidingWindowInverse(OwnMemory, Inverse):
         Cost: dk² + k³/3 flops for the k ≤ window rows that are kept.
         """
         check.check_gradients(gradients)
+        check.check_gradient_values("gradients", gradients)
         capacity = gradients.shape[0] if window is None else window
         rules: dict[str, Any] = {
             "normalization": normalization,

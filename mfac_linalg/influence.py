@@ -1,6 +1,7 @@
 """Influence functions: what a training sample does to a test loss, to first order, as products with F⁻¹."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,8 +99,8 @@ def influence(
         return _on_stored(state, tests, size, bar)
     trains = _checked("train_gradients", train_gradients, inverse)
     if tests.shape[0] <= trains.shape[0]:
-        return _side_by_side(_solved, state, trains, _columns(tests, size, bar)).T
-    return _side_by_side(_solved, state, tests, _columns(trains, size, bar))
+        return _side_by_side(partial(_solved, "test_gradients"), state, trains, _columns(tests, size, bar)).T
+    return _side_by_side(partial(_solved, "train_gradients"), state, tests, _columns(trains, size, bar))
 
 
 @_backend.outside_graphs
@@ -153,7 +154,8 @@ def self_influence(
     if gradients is None:
         return _backend.in_float64(State.row_quadratics, state)
     blocks = _columns(_checked("gradients", gradients, inverse), size, bar)
-    parts = [_backend.in_float64(State.quadratics, state, v) for v in blocks]
+    quadratics = partial(State.quadratics, name="gradients")
+    parts = [_backend.in_float64(quadratics, state, v) for v in blocks]
     return _backend.namespace(parts[0]).concat(parts)
 
 
@@ -161,7 +163,8 @@ def _on_stored(state: State, tests: Array, size: int, bar: Progress) -> Array:
     """T F⁻¹ Gᵀ: the tests into F⁻¹, or the m unit vectors into F⁻¹ Gᵀ where they are fewer."""
     if tests.shape[0] > state.form.shape[0]:
         return _side_by_side(_pushed, state, tests, bar(slices(state.form.shape[0], size), "influence"))
-    return _joined([_backend.in_float64(State.project, state, v) for v in _columns(tests, size, bar)]).T
+    project = partial(State.project, name="test_gradients")
+    return _joined([_backend.in_float64(project, state, v) for v in _columns(tests, size, bar)]).T
 
 
 def _side_by_side(product: Callable[..., Array], state: State, many: Array, blocks: Iterable[Any]) -> Array:
@@ -170,20 +173,21 @@ def _side_by_side(product: Callable[..., Array], state: State, many: Array, bloc
     return _joined([_backend.in_float64(product, state, rows, block) for block in blocks])
 
 
-def _solved(state: State, rows: Any, v: Array) -> Array:
+def _solved(name: str, state: State, rows: Any, v: Array) -> Array:
     """H F⁻¹ V, summed over d as gradients are, in float64."""
-    return _home(state, rows.project(state.solve(v)))
+    return _home(name, state, rows.project(state.solve(v, name)))
 
 
 def _pushed(state: State, rows: Any, block: slice) -> Array:
     """H F⁻¹ g_i for some of the rows of G, as F⁻¹ Gᵀ E with columns E of the identity."""
     units = np.eye(state.form.shape[0], block.stop - block.start, -block.start)
     like = state.row_scale
-    return _home(state, rows.project(state.solve_gradients(_backend.asarray(units, like=like, dtype=like.dtype))))
+    units = _backend.asarray(units, like=like, dtype=like.dtype)
+    return _home("test_gradients", state, rows.project(state.solve_gradients(units, "test_gradients")))
 
 
-def _home(state: State, values: Array) -> Array:
-    return settle(_backend.small(values), like=state.form.rows.like, dtype=state.dtype)
+def _home(name: str, state: State, values: Array) -> Array:
+    return settle(_backend.small(values), name, like=state.form.rows.like, dtype=state.dtype)
 
 
 def _joined(parts: list[Array]) -> Array:

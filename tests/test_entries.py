@@ -2,20 +2,41 @@
 
 import warnings
 
+import array_api_compat
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 import mfac_linalg as ml
 from tests.backends import AVAILABLE, eps
+from tests.held import PanelledRows
 from tests.oracle import LIMIT, ExactOracle, exact
 from tests.problems import make_problem
+
+
+def in_chunks(g):
+    """Dask's, in chunks narrower and wider than they are high."""
+    dask = pytest.importorskip("dask.array", reason="needs dask")
+    d = g.shape[1]
+    return dask.from_array(g, chunks=(len(g), (1, d // 2, d - 1 - d // 2)))
+
+
+def beside(inverse, v):
+    """The vector in the library of the inverse."""
+    return array_api_compat.array_namespace(inverse.diagonal()).asarray(v)
+
 
 CLASSES = {
     "whitened": lambda g, damping: ml.WoodburyRankOneInverse(g, damping),
     "referenced": lambda g, damping: ml.WoodburyRankOneInverse(g, damping, whiten=False),
     "streamed": lambda g, damping: ml.WoodburyRankOneInverse(g, damping, memory_limit=10**5),
     "window": lambda g, damping: ml.SlidingWindowInverse.from_gradients(g, damping),
+    "compressed": lambda g, damping: ml.SlidingWindowInverse.from_gradients(g, damping, compression=ml.TopK(1.0)),
     "blocks": lambda g, damping: ml.BlockDiagonalInverse(g, damping, block_sizes=g.shape[1]),
+    "sparse": lambda g, damping: ml.WoodburyRankOneInverse(csr_array(g), damping),
+    "sparse blocks": lambda g, damping: ml.BlockDiagonalInverse(csr_array(g), damping, block_sizes=g.shape[1]),
+    "brought": lambda g, damping: ml.WoodburyRankOneInverse(PanelledRows(g), damping),
+    "dask": lambda g, damping: ml.WoodburyRankOneInverse(in_chunks(g), damping),
 }
 CLASS = pytest.mark.parametrize("make", CLASSES.values(), ids=CLASSES)
 NEAR = ((9, 6), (6, 6), (5, 6), (4, 6))  # m near d
@@ -35,7 +56,7 @@ def test_entries_are_right_to_the_end_of_the_reach_where_m_is_near_d(kind, shape
     assert abs(inverse.logdet() - oracle.logdet) <= 1e-5
     for v in (problem.gradients[0], np.linalg.svd(problem.gradients)[2][0]):
         square = float(exact(v) @ oracle.inverse @ exact(v))
-        assert np.isclose(inverse.quadratic_form(v), square, rtol=1e-5)
+        assert np.isclose(inverse.quadratic_form(beside(inverse, v)), square, rtol=1e-5)
     values = 1 + np.linalg.svd(problem.gradients, compute_uv=False) ** 2 / (shape[0] * problem.damping)
     assert np.isclose(inverse.condition_number(), values[0] / (values[-1] if shape[0] >= 6 else 1), rtol=1e-5)
     assert np.isclose(inverse.forward.effective_rank(), 6 - problem.damping * np.trace(dense), rtol=0, atol=1e-5)
@@ -86,7 +107,7 @@ def test_entries_keep_their_bounds_at_any_condition_number(kappa, kind, dtype, m
         try:
             inverse = make(problem.gradients, problem.damping)
             diagonal, block = inverse.diagonal(), inverse.submatrix(np.arange(9))
-            squares = [inverse.quadratic_form(g) for g in problem.gradients if np.any(g)]
+            squares = [inverse.quadratic_form(beside(inverse, g)) for g in problem.gradients if np.any(g)]
         except (OverflowError, ml.FactorizationError):
             return
     unit = 1 + 4 * eps(dtype)
@@ -99,7 +120,8 @@ def test_entries_keep_their_bounds_at_any_condition_number(kappa, kind, dtype, m
 @pytest.mark.parametrize("shape", [(4, 9), (7, 5)], ids=str)
 def test_a_damping_path_warns_beyond_the_reach(shape, make):
     problem = make_problem(1, shape=shape, kappa=100.0)
-    inverse, v = make(problem.gradients, problem.damping), np.ones(shape[1])
+    inverse = make(problem.gradients, problem.damping)
+    v = beside(inverse, np.ones(shape[1]))
     inverse.damping_path(v, [problem.damping / 1e6])
     with pytest.warns(ml.IllConditionedWarning, match="kappa"):
         inverse.damping_path(v, [problem.damping, problem.damping / 1e14])

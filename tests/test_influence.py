@@ -285,7 +285,7 @@ def test_the_fewer_are_put_through_in_blocks(monkeypatch, stored, count, widths)
     seen = []
 
     def spy(original):
-        return lambda state, v: (seen.append(v.shape[1]), original(state, v))[1]
+        return lambda state, v, *rest, **named: (seen.append(v.shape[1]), original(state, v, *rest, **named))[1]
 
     for name in ("solve", "solve_gradients", "project"):
         monkeypatch.setattr(State, name, spy(getattr(State, name)))

@@ -8,7 +8,7 @@ import scipy.sparse
 
 import mfac_linalg as ml
 from mfac_linalg.influence import influence, self_influence
-from mfac_linalg.pruning import group_scores, joint_update, obs_scores
+from mfac_linalg.pruning import group_scores, joint_update, obs_scores, relative_damping
 from tests.backends import PRESENT
 from tests.held import ArrayRows, Dataset
 
@@ -205,3 +205,121 @@ def test_chunks_of_unknown_sizes_are_refused():
     unknown = lazily(V, 10)
     with pytest.raises(ValueError, match="`v` must have shape"):
         inverse @ unknown[unknown > -9]
+
+
+OTHERS = [("float32", "float64"), ("float64", "float32"), ("int64", "float64"), ("complex128", "float64")]
+OTHERS += [("float16", "float32"), ("bool", "float64"), ("object", "float64"), ("longdouble", "float64")]
+
+
+def declared(x, dtype, made):
+    """A lazy array of one dtype whose chunks are of another."""
+    da = pytest.importorskip("dask.array")
+    lazy = da.from_array(x, chunks=(*x.shape[:-1], 16))
+    return lazy.map_blocks(lambda chunk: chunk.astype(made), dtype=dtype, meta=np.empty((0,) * x.ndim, dtype))
+
+
+ASKED = {
+    "v": lambda inverse, x: np.asarray(inverse @ x),
+    "V": lambda inverse, x: np.asarray(inverse @ x[:, None]),
+    "x": lambda inverse, x: np.asarray(inverse.forward @ x),
+    "coefficients": lambda inverse, x: np.asarray(inverse.matvec_gradients(x[:6])),
+    "weights": lambda inverse, x: np.asarray(obs_scores(x, inverse)),
+    "test_gradients": lambda inverse, x: influence(inverse, x[None, :]),
+}
+
+
+@LAZY
+@pytest.mark.parametrize(("made", "dtype"), OTHERS)
+def test_chunks_of_another_dtype_than_declared_are_refused(made, dtype):
+    right = {"gradients": declared(G.astype(dtype), dtype, dtype), "damping": declared(V**2 + 1, dtype, dtype)}
+    right["weights"] = declared(np.ones(6), dtype, dtype)
+    inverse = ml.WoodburyRankOneInverse(**right)
+    for name, x in {"gradients": G, "damping": V**2 + 1, "weights": np.ones(6)}.items():
+        with pytest.raises(TypeError, match=f"`{name}` must have"):
+            ml.WoodburyRankOneInverse(**right | {name: declared(x, dtype, made)})
+    for name, ask in ASKED.items():
+        with pytest.raises(TypeError, match=f"`{name}` must have"):
+            ask(inverse, declared(V, dtype, made))
+    with pytest.raises(TypeError, match="`gradients` must have chunks"):
+        ml.WoodburyRankOneInverse(declared(G.repeat(8, axis=0), dtype, made), 0.1)  # m ≥ d
+
+
+@LAZY
+def test_chunks_of_another_shape_than_declared_are_refused():
+    narrow = declared(G, "float64", "float64").map_blocks(lambda chunk: chunk[:, ::2])
+    with pytest.raises(ValueError, match="`gradients` must have chunks of the shape"):
+        ml.WoodburyRankOneInverse(narrow, 0.1)
+
+
+@LAZY
+def test_chunks_in_another_byte_order_are_those_of_the_dtype():
+    inverse = ml.WoodburyRankOneInverse(declared(G, "float64", ">f8"), 0.1)
+    assert np.allclose(inverse @ declared(V, "float64", ">f8"), ml.WoodburyRankOneInverse(G, 0.1) @ V)
+
+
+# --- PyTorch's tensors that are no plain arrays -----------------------------------------------------------------------
+
+
+KINDS_OF_TENSOR = {
+    "sparse_coo": lambda torch, x: x.to_sparse(),
+    "sparse_csr": lambda torch, x: (x if x.ndim == 2 else x[None, :]).to_sparse_csr(),
+    "nested": lambda torch, x: torch.nested.nested_tensor(list(x) if x.ndim == 2 else [x, x[:1]]),
+    "jagged": lambda torch, x: torch.nested.nested_tensor([x[:1], x[:2]], layout=torch.jagged),
+    "quantized": lambda torch, x: torch.quantize_per_tensor(x.float(), 0.1, 0, torch.qint8),
+    "mkldnn": lambda torch, x: x.float().to_mkldnn(),
+    "masked": lambda torch, x: torch.masked.masked_tensor(x, x > 0),
+}
+WITH_TENSORS = {
+    "gradients": [
+        lambda torch, make: ml.WoodburyRankOneInverse(make(G), 0.1),
+        lambda torch, make: ml.WoodburyRankOneInverse(make(G), 0.1, memory_limit=10**8),
+        lambda torch, make: ml.BlockDiagonalInverse(make(G), 0.1, block_sizes=8),
+        lambda torch, make: ml.SlidingWindowInverse.from_gradients(make(G), 0.1),
+        lambda torch, make: ml.SlidingWindowInverse(4, 40, 0.1).extend(make(G)),
+        lambda torch, make: relative_damping(make(G), 0.1),
+        lambda torch, make: self_influence(in_torch(torch), make(G)),
+    ],
+    "test_gradients": [lambda torch, make: influence(in_torch(torch), make(G))],
+    "g": [
+        lambda torch, make: ml.SlidingWindowInverse(4, 40, 0.1).append(make(V)),
+        lambda torch, make: ml.SlidingWindowInverse(4, 40, 0.1).append_matvec(make(V)),
+    ],
+    "v|V": [
+        lambda torch, make: in_torch(torch) @ make(V),
+        lambda torch, make: make(V) @ in_torch(torch),
+        lambda torch, make: in_torch(torch).quadratic_form(make(V)),
+        lambda torch, make: in_torch(torch).damping_path(make(V), [0.1]),
+        lambda torch, make: in_torch(torch).matmat(make(G)),
+    ],
+    "x|X": [lambda torch, make: in_torch(torch).forward @ make(V)],
+    "coefficients": [lambda torch, make: in_torch(torch).matvec_gradients(make(V[:6]))],
+    "damping": [
+        lambda torch, make: ml.WoodburyRankOneInverse(torch.tensor(G), make(V**2)),
+        lambda torch, make: ml.BlockDiagonalInverse(torch.tensor(G), make(V**2), block_sizes=8),
+        lambda torch, make: ml.SlidingWindowInverse(4, 40, make(V**2)),
+        lambda torch, make: in_torch(torch).with_damping(make(V**2)),
+    ],
+    "weights": [
+        lambda torch, make: ml.WoodburyRankOneInverse(torch.tensor(G), 0.1, weights=make(V[:6] ** 2)),
+        lambda torch, make: obs_scores(make(V), in_torch(torch)),
+        lambda torch, make: joint_update(make(V), in_torch(torch), torch.tensor(V > 0)),
+    ],
+    "dampings": [lambda torch, make: in_torch(torch).damping_path(torch.tensor(V), make(V**2))],
+    "j": [lambda torch, make: in_torch(torch).columns(make(V))],
+    "groups": [lambda torch, make: group_scores(torch.tensor(V), in_torch(torch), make(G))],
+    "block_sizes": [lambda torch, make: ml.BlockDiagonalInverse(torch.tensor(G), 0.1, block_sizes=make(V))],
+}
+
+
+def in_torch(torch):
+    return ml.WoodburyRankOneInverse(torch.tensor(G), 0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.*(prototype|nested|[Ss]parse|quantiz|deprecated)")
+@pytest.mark.parametrize("kind", KINDS_OF_TENSOR)
+@pytest.mark.parametrize("name", WITH_TENSORS)
+def test_tensors_that_are_no_plain_arrays_are_refused_by_name(name, kind):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    for call in WITH_TENSORS[name]:
+        with pytest.raises(TypeError, match=rf"`({name})` must be a plain tensor; got a "):
+            call(torch, lambda x: KINDS_OF_TENSOR[kind](torch, torch.tensor(x)))

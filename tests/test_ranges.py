@@ -13,6 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import mfac_linalg as ml
+from mfac_linalg.influence import influence, self_influence
+from mfac_linalg.pruning import group_scores, obs_scores
 from tests.backends import AVAILABLE, eps
 from tests.oracle import LIMIT, ExactOracle, as_float, exact
 from tests.problems import make_problem
@@ -350,3 +352,76 @@ def test_ordinary_gradients_of_any_unit_ask_for_no_float64(kappa, scale):
     inverse = ml.WoodburyRankOneInverse(backend.asarray(problem.gradients), problem.damping, whiten=False)
     x = backend.to_numpy(inverse @ backend.asarray(problem.gradients[0]))
     assert problem.oracle.backward_ratio(problem.gradients[0], x, eps("float32")) <= LIMIT
+
+
+def queries_to_blame(size):
+    """Queries with one argument of a size, which does not fit where gradients have its inverse; by that argument."""
+    vector, rows, ones = (np.full(shape, size, "float32") for shape in ((6,), (2, 6), (2, 6)))
+    larger, ones = np.full(6, size**1.4, "float32"), ones / rows
+    return {
+        "`v`": [
+            lambda inverse: inverse @ vector,
+            lambda inverse: inverse.dual_coefficients(vector),
+            lambda inverse: inverse.sqrt_matvec(larger),
+            lambda inverse: inverse.quadratic_form(vector),
+            lambda inverse: inverse.damping_path(vector, [inverse.damping]),
+        ],
+        "`V`": [lambda inverse: inverse @ rows.T],
+        "`coefficients`": [lambda inverse: inverse.matvec_gradients(larger[:4])],
+        "`x`": [lambda inverse: inverse.forward @ (1 / vector)],
+        "`X`": [lambda inverse: inverse.forward @ (1 / rows.T)],
+        "`weights`": [
+            lambda inverse: obs_scores(1 / vector, inverse),
+            lambda inverse: group_scores(1 / vector, inverse, 2),
+        ],
+        "`test_gradients`": [
+            lambda inverse: influence(inverse, rows),
+            lambda inverse: influence(inverse, rows, ones),
+            lambda inverse: influence(inverse, np.tile(rows, (3, 1))),
+        ],
+        "`train_gradients`": [lambda inverse: influence(inverse, ones, rows[:1])],
+        "`gradients`": [lambda inverse: self_influence(inverse, rows)],
+    }
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        ml.WoodburyRankOneInverse,
+        ml.SlidingWindowInverse.from_gradients,
+        lambda gradients, damping: ml.BlockDiagonalInverse(gradients, damping, block_sizes=3),
+    ],
+    ids=["static", "window", "blocks"],
+)
+@pytest.mark.parametrize("argument", queries_to_blame(1.0))
+@pytest.mark.parametrize("sign", [1, -1], ids=["too large", "too small"])
+def test_an_answer_that_does_not_fit_names_the_argument_that_it_is_an_answer_to(sign, argument, make):
+    gradients = (10.0 ** (-15 * sign) * np.random.default_rng(0).standard_normal((4, 6))).astype("float32")
+    inverse = make(gradients, 10.0 ** (-30 * sign))
+    for query in queries_to_blame(10.0 ** (26 * sign))[argument]:
+        with pytest.raises(OverflowError, match=f"Scale {argument}, or the gradients that are held"):
+            query(inverse)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        lambda inverse: inverse.diagonal(),
+        lambda inverse: inverse.trace(),
+        lambda inverse: inverse.element(1, 1),
+        lambda inverse: inverse.columns([0]),
+        lambda inverse: self_influence(inverse) * inverse.forward.diagonal(),
+    ],
+)
+@pytest.mark.parametrize("size", [1e24, 1e-24])
+def test_an_answer_without_an_argument_names_none(size, query):
+    gradients = (size * np.random.default_rng(0).standard_normal((3, 6))).astype("float32")
+    with pytest.raises(OverflowError, match="Scale the gradients that are held") as refusal:
+        query(ml.WoodburyRankOneInverse(gradients, size**2))
+    assert "`v`" not in str(refusal.value)
+
+
+def test_a_window_names_the_gradient_that_it_was_given():
+    window = ml.SlidingWindowInverse(2, 6, 1e20, dtype="float32")
+    with pytest.raises(OverflowError, match="Scale `g`"):
+        window.append_matvec(np.full(6, 1e-30, "float32"))

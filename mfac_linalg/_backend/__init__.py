@@ -43,6 +43,7 @@ from .kinds import is_supported as is_supported
 from .kinds import is_traced as is_traced
 from .kinds import is_vector as is_vector
 from .kinds import is_writable as is_writable
+from .kinds import kind_of_tensor as kind_of_tensor
 from .kinds import named_dtype as named_dtype
 from .kinds import namespace as namespace
 from .kinds import offers_dtype as offers_dtype
@@ -53,12 +54,14 @@ from .kinds import stop_gradient as stop_gradient
 from .kinds import supports_float64 as supports_float64
 from .lazy import aligned as aligned
 from .lazy import as_lazy as as_lazy
+from .lazy import chunk_of_dtype as chunk_of_dtype
 from .lazy import computed as computed
 from .lazy import condensed as condensed
 from .lazy import has_plain_chunks as has_plain_chunks
 from .lazy import is_lazy as is_lazy
 from .lazy import mapped as mapped
 from .lazy import mapped_and_summed as mapped_and_summed
+from .lazy import of_declared_dtype as of_declared_dtype
 from .lazy import read_anew as read_anew
 from .lazy import small as small
 from .lazy import small_beside as small_beside

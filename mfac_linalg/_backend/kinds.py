@@ -21,8 +21,19 @@ def is_array(x: object) -> bool:
 
 def is_supported(x: Array) -> bool:
     """Return whether x holds its values itself (Dask's arrays do not), and all of them (sparse ones do not)."""
-    sparse = compat.is_torch_array(x) and x.layout != sys.modules["torch"].strided
-    return not sparse and not compat.is_dask_array(x) and not compat.is_pydata_sparse_array(x)
+    return kind_of_tensor(x) is None and not compat.is_dask_array(x) and not compat.is_pydata_sparse_array(x)
+
+
+def kind_of_tensor(x: object) -> str | None:
+    """Return what a tensor of PyTorch is that is no plain array of numbers: nested, quantized, masked, sparse."""
+    if not compat.is_torch_array(x):
+        return None
+    tensor: Any = x
+    if type(tensor).__name__ == "MaskedTensor":
+        return "masked"
+    if tensor.is_nested or tensor.is_quantized:
+        return "nested" if tensor.is_nested else "quantized"
+    return None if tensor.layout == sys.modules["torch"].strided else str(tensor.layout).rpartition(".")[2]
 
 
 def is_masked(x: object) -> bool:
@@ -220,4 +231,4 @@ def stop_gradient(x: Array) -> Array:
     """Return x as a constant of differentiation."""
     if compat.is_torch_array(x):
         return x.detach()
-    return sys.modules["jax"].lax.stop_gradient(x) if compat.is_jax_array(x) else x
+    return sys.modules["jax"].lax.stop_gradient(x) if is_traced(x) else x

@@ -90,14 +90,29 @@ def small_like(like: Array) -> Array:
     return np.empty((0, 0), like.dtype) if is_lazy(like) else like
 
 
-def small_beside(x: Any, *, like: Array) -> tuple[Any, Array]:
+def small_beside(x: Any, name: str, *, like: Array) -> tuple[Any, Array]:
     """Return an argument that is not of size d, computed where like is lazy, and what it has to be like."""
-    return (small(x), small_like(like)) if is_lazy(like) else (x, like)
+    return (small(of_declared_dtype(x, name)), small_like(like)) if is_lazy(like) else (x, like)
 
 
 def has_plain_chunks(x: Array) -> bool:
     """Return whether the chunks of a lazy array are NumPy's, of known sizes."""
     return isinstance(x._meta, np.ndarray) and not any(np.isnan(size) for sizes in x.chunks for size in sizes)
+
+
+def of_declared_dtype(x: Array, name: str) -> Array:
+    """Return x; a lazy one with a look at the dtype of every chunk when it is made, under the argument's name."""
+    if not is_lazy(x):
+        return x
+    return x.map_blocks(partial(chunk_of_dtype, x.dtype, name), dtype=x.dtype, meta=x._meta)
+
+
+def chunk_of_dtype(declared: np.dtype[Any], name: str, part: Any) -> Any:
+    """Return a chunk, of the declared dtype in any byte order."""
+    if part.dtype.type is not declared.type:
+        msg = f"`{name}` must have chunks of the dtype that it declares, {declared}; got one of {part.dtype}. "
+        raise TypeError(msg + "Name the `dtype` of what map_blocks gives.")
+    return part
 
 
 def without_empty_chunks(x: Array) -> Array:
@@ -151,14 +166,24 @@ def mapped(
     return _by_blocks(function, matrix, given, tail=tail, dtype=dtype)
 
 
-def summed(function: Callable[..., Any], matrix: Array, given: Sequence[Any], *, shape: tuple[int, ...]) -> Array:
-    """Return Σ function(block, *given), float64 of a shape, over the column blocks, always by the same tree."""
+def summed(
+    function: Callable[..., Any],
+    matrix: Array,
+    given: Sequence[Any],
+    *,
+    shape: tuple[int, ...],
+    add: Callable[[list[np.ndarray]], np.ndarray] = sum,  # type: ignore[assignment]  # of arrays
+) -> Array:
+    """Return Σ function(block, *given), float64 of a shape, over the column blocks, always by the same tree.
+
+    `add` makes one of some parts, (1, *shape) each, where that is no sum.
+    """
     parts = _by_blocks(partial(_as_part, function), matrix, given, tail=shape, dtype=np.float64, width=1)
     return sys.modules["dask.array"].reduction(
         parts,
         chunk=_as_it_is,
-        combine=_added,
-        aggregate=partial(_added, keepdims=False),
+        combine=partial(_added, add),
+        aggregate=partial(_added, add, keepdims=False),
         axis=0,
         concatenate=False,
         split_every=FAN_IN,
@@ -231,10 +256,10 @@ def _as_it_is(part: np.ndarray, axis: Any, keepdims: bool) -> np.ndarray:
     return part
 
 
-def _added(parts: Any, axis: Any, keepdims: bool) -> np.ndarray:
+def _added(add: Any, parts: Any, axis: Any, keepdims: bool) -> np.ndarray:
     """Add arrays one by one: a sum over an axis depends on how the arrays lie in memory, which a transfer changes."""
     del axis
-    total = sum(_leaves(parts))
+    total = add(_leaves(parts))
     return total if keepdims else total[0]
 
 

@@ -229,7 +229,8 @@ class BlockForm(Part):
 def _known(index: Array) -> np.ndarray:
     """Indices on the host, which say what blocks they are in."""
     if not _backend.is_concrete(index):
-        msg = "Indices must have values now, since they choose among blocks; got traced ones. Ask for `columns`."
+        msg = "`i`, `j`, `rows` and `cols` must have values now, since they choose among blocks; got traced ones. "
+        msg += "Ask for `columns`."
         raise TypeError(msg)
     return _backend.read(index)
 

@@ -28,7 +28,8 @@ def exact_entries(form: Any, j: Array, *, like: Array, norm: Any) -> Array:
     """M_jj for sorted columns j, by a small system of their own where that has the digits, else by products."""
     sharp = form.sharp and form.whitened is None  # A and s agree to float64's last digits
     resolved = sharp and _backend.on_host(like) and isinstance(norm, float) and norm**2 <= LEFT_OUT_RESOLVED
-    size = GATHERED // form.shape[0] ** 2 if resolved else 1 if form.rows.is_streamed else REDO_COLUMNS
+    one_by_one = form.rows.is_streamed and not _backend.is_lazy(like)  # within `memory_limit`
+    size = GATHERED // form.shape[0] ** 2 if resolved else 1 if one_by_one else REDO_COLUMNS
     parts = []
     for chunk in slices(j.shape[0], max(1, size)):
         part = _left_out(form, j[chunk]) if resolved else None
@@ -59,6 +60,8 @@ def _small_entries(diagonal: Array, *, like: Array, norm: Any, num_rows: int) ->
     """Sorted indices to redo. Where values cannot be read: as many as there can be, since Σ‖w_j‖² ≤ m."""
     if _backend.on_host(like) and _backend.is_concrete(diagonal):
         return _backend.asarray(np.flatnonzero(_backend.read(diagonal) < REDO_BELOW), like=diagonal)
+    if _backend.is_lazy(diagonal):
+        return _backend.small(_backend.namespace(diagonal).nonzero(diagonal < REDO_BELOW)[0])
     if isinstance(norm, float) and norm**2 * REDO_BELOW < 1:
         return diagonal[:0]
     xp = _backend.namespace(diagonal)

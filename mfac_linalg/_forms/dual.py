@@ -110,7 +110,7 @@ class DualForm(Part):
 
         Rows are whitened with such a factor from the start.
         """
-        if self.whitened or not isinstance(self.norm, float | np.ndarray) or _backend.is_lazy(self.rows.like):
+        if self.whitened or not isinstance(self.norm, float | np.ndarray):
             return self.system
         if needs_rows(self.norm):
             rows = cast(ScaledRows | BatchedRows, self.rows)
@@ -122,7 +122,8 @@ class DualForm(Part):
         """Whether a Gram matrix in float32, as windows have them for products, would show."""
         if self.sharp or self.arithmetic == "float64" or not isinstance(self.norm, float):
             return False
-        return shows_float32(self.norm) and self._unwhitened.is_dense and _backend.supports_float64(self.rows.like)
+        widens = self._unwhitened.is_dense and not _backend.is_lazy(self.rows.like)
+        return shows_float32(self.norm) and widens and _backend.supports_float64(self.rows.like)
 
     def _sharpened(self) -> SmallSystem:
         rows = self._unwhitened.in_float64()
@@ -153,8 +154,10 @@ class DualForm(Part):
     def diagonal(self) -> Array:
         """M_jj = 1 − ‖w_j‖², and ‖r‖² + ‖a‖² of the swept solution where that cancels; float64."""
         if _backend.is_lazy(self.rows.like):
-            return self._unwhitened.part_by_part(_diagonal_of_part, self.system)
-        if self.rows.is_sparse:
+            values = self._unwhitened.part_by_part(_diagonal_of_part, self.exact_system)
+            if not needs_rows(self.norm):  # which takes passes now
+                return values
+        elif self.rows.is_sparse and not needs_rows(self.norm):  # A⁻¹ has no more digits than S Sᵀ
             values = 1 - self._unwhitened.energies(self.exact_system.inverse())
         else:
             values = complement(self._whitened_panels())

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
+from .._dual import triangle_above
 from .._pytree import Part
 from .._validation import check_chunked
 from .dense import DenseRows
@@ -39,7 +40,9 @@ class ChunkedRows(Part):
         """Take in a checked lazy array; one that is not wider than high is small, and one chunk."""
         check_chunked(gradients)
         m, d = gradients.shape
-        matrix = gradients.rechunk(-1) if m >= d else _backend.without_empty_chunks(gradients)
+        matrix = _backend.without_empty_chunks(gradients)
+        if m >= d:
+            matrix = _backend.of_declared_dtype(matrix, "gradients").rechunk(-1)
         matrix = _backend.condensed(matrix)
         return cls(gradients, matrix, None, _backend.result_dtype(gradients))
 
@@ -71,7 +74,8 @@ class ChunkedRows(Part):
 
     @property
     def _make(self) -> Make:
-        return partial(DenseRows, exponent=self.exponent, dtype=self.dtype)
+        widths = frozenset(self.matrix.chunks[1])
+        return partial(_rows_of, self.shape[0], widths, self.matrix.dtype, exponent=self.exponent, dtype=self.dtype)
 
     def gram(self, root: Array | None, progress: Any) -> np.ndarray:
         """K = Ĝ diag(root)² Ĝᵀ, shape (m, m), float64, computed now: the pass of a build."""
@@ -106,10 +110,15 @@ class ChunkedRows(Part):
         step = partial(_with_rows, self._make, function)
         return _backend.mapped(step, self.matrix, given, tail=(), dtype=np.float64)
 
+    def triangle(self, function: Callable[..., Array], *given: Any) -> np.ndarray:
+        """The triangle of all function(rows of a chunk, *given), (m, m), one above the other, computed now: a pass."""
+        m, step = self.shape[0], partial(_with_rows, self._make, function)
+        return _backend.read(_backend.summed(step, self.matrix, given, shape=(m, m), add=_triangle))
+
     def columns(self, j: Array) -> np.ndarray:
         """Ĝ[:, j], shape (m, len(j)), computed now from the chunks that they lie in."""
         wanted, place = np.unique(j, return_inverse=True)
-        return self._make(_backend.read(self.matrix[:, wanted])[:, place]).panel(slice(None))
+        return DenseRows(_backend.read(self.matrix[:, wanted])[:, place], self.exponent, self.dtype).panel(slice(None))
 
     @property
     def block_rows(self) -> int:
@@ -118,7 +127,16 @@ class ChunkedRows(Part):
 
     def row_block(self, rows: slice) -> np.ndarray:
         """Ĝ[rows, :], computed now: asked for where there are no more columns than rows."""
-        return self._make(_backend.read(self.matrix[rows, :])).panel(slice(None))
+        return DenseRows(_backend.read(self.matrix[rows, :]), self.exponent, self.dtype).panel(slice(None))
+
+
+def _rows_of(height: int, widths: frozenset[int], declared: Any, block: np.ndarray, **options: Any) -> DenseRows:
+    """The rows of a chunk, which is as the graph declares it."""
+    _backend.chunk_of_dtype(declared, "gradients", block)
+    if block.shape[0] != height or block.shape[1] not in widths:
+        msg = f"`gradients` must have chunks of the shape that they declare; got one of {block.shape}. "
+        raise ValueError(msg + "Name the `chunks` of what map_blocks gives.")
+    return DenseRows(block, **options)
 
 
 def _gram(make: Make, block: np.ndarray, root: np.ndarray | None) -> np.ndarray:
@@ -142,6 +160,10 @@ def _descend(
 
 def _squares(rows: DenseRows, row_scale: np.ndarray) -> np.ndarray:
     return rows.squares(row_scale)
+
+
+def _triangle(parts: list[np.ndarray]) -> np.ndarray:
+    return triangle_above(parts[0], parts[1:])
 
 
 def _with_rows(make: Make, function: Callable[..., Array], block: np.ndarray, *given: Any) -> Array:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
+from .._dual import triangle_above
 from .._pytree import Part
 from .._scaling import exponents, ldexp
 from .fingerprint import Fingerprint
@@ -166,10 +167,17 @@ class ScaledRows(Part):
         return _backend.namespace(parts[0]).concat(parts)
 
     def column_blocks(self) -> Iterator[Array]:
-        """Some columns of S at a time as rows (n, m), float64."""
+        """Some columns of S at a time as rows (n, m), float64; of lazy ones what has the same triangle."""
+        if _backend.is_lazy(self.like):
+            yield self.rows.triangle(partial(_with_scaled, ScaledRows._triangle), self.row_scale, self.root)
+            return
         rows = self.in_float64() if _backend.supports_float64(self.like) else self
         for _, block in rows.unscaled_blocks():
             yield (self.row_scale * _backend.to_float64(block)).T
+
+    def _triangle(self) -> Array:
+        """The triangle of Sᵀ, (m, m)."""
+        return triangle_above(np.zeros((self.shape[0],) * 2), self.column_blocks())
 
     def columns(self, j: Array) -> Array:
         """S[:, j], float64."""

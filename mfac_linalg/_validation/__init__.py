@@ -14,6 +14,7 @@ from .arrays import check_precision_available as check_precision_available
 from .arrays import check_result_dtype as check_result_dtype
 from .arrays import check_same_library as check_same_library
 from .arrays import check_shape as check_shape
+from .arrays import check_values as check_values
 from .arrays import check_vector as check_vector
 from .arrays import check_vector_shape as check_vector_shape
 from .arrays import name_of_dtype as name_of_dtype

@@ -76,7 +76,7 @@ def check_beside(name: str, x: Any, like: Array, dtype: Any) -> Array:
         raise TypeError(msg)
     refuse_masked(name, x)
     check_same_library(name, x, like)
-    x = _backend.native(_backend.aligned(x, like=like))
+    x = _backend.native(_backend.aligned(_backend.of_declared_dtype(x, name), like=like))
     if _backend.is_narrow(x):
         return _backend.cast(x, dtype)
     if x.dtype != dtype:
@@ -121,7 +121,7 @@ def check_mask(name: str, mask: Any, like: Array, length: int) -> Array:
         raise TypeError(msg)
     check_same_library(name, mask, like)
     check_shape(name, mask, (length,), "Pass a flat mask of all weights.")
-    return _backend.aligned(mask, like=like)
+    return _backend.aligned(_backend.of_declared_dtype(mask, name), like=like)
 
 
 def check_columns(name: str, v: Any, like: Array, dtype: Any, length: int) -> Array:
@@ -132,13 +132,22 @@ def check_columns(name: str, v: Any, like: Array, dtype: Any, length: int) -> Ar
 
 
 def refuse_masked(name: str, x: Any) -> None:
-    """Refuse a masked array of NumPy, whose mask a product would drop, and a matrix, whose * is another."""
+    """Refuse arrays that are not plain.
+
+    Masked ones of NumPy, whose mask a product would drop, and matrices, whose * is another; sparse, nested, quantized
+    and masked tensors of PyTorch.
+    """
     if _backend.is_masked(x):
         msg = f"`{name}` must be a plain array; got masked {type(x).__name__}, whose mask would be lost. Fill it first."
         raise TypeError(msg)
     if _backend.is_matrix(x):
         msg = f"`{name}` must be a plain array; got a numpy.matrix ({type(x).__name__}). Pass numpy.asarray of it."
         raise TypeError(msg)
+    kind = _backend.kind_of_tensor(x)
+    if kind is not None:
+        cures = {"nested": "Pad or stack it.", "quantized": "Pass its dequantize().", "masked": "Fill it first."}
+        msg = f"`{name}` must be a plain tensor; got a {kind} one of dtype {_backend.dtype_name(x.dtype)}. "
+        raise TypeError(msg + cures.get(kind, "Pass its to_dense(), or sparse gradients as SciPy's matrices."))
 
 
 def refuse_sparse(name: str, x: Any) -> None:
@@ -146,6 +155,14 @@ def refuse_sparse(name: str, x: Any) -> None:
     if _backend.is_sparse(x):
         msg = f"`{name}` must be dense; got {type(x).__name__} of shape {x.shape}. Pass its toarray()."
         raise TypeError(msg)
+
+
+def check_values(name: str, x: Any) -> None:
+    """Refuse an array that has no values now, where they are read."""
+    refuse_masked(name, x)
+    if _backend.is_array(x) and not _backend.is_concrete(x):
+        msg = f"`{name}` must have values now; got {describe(x)}, traced or on a device that keeps none. "
+        raise TypeError(msg + "Ask outside of jit, grad and vmap.")
 
 
 def check_finite(name: str, x: Array) -> None:
@@ -166,6 +183,9 @@ def as_numpy(name: str, values: Any) -> np.ndarray:
     except ValueError as ragged:
         msg = f"`{name}` must be a flat sequence; got {describe(values)}. Give every row the same length."
         raise ValueError(msg) from ragged
+    except Exception as refused:  # of arrays that are traced, differentiated or elsewhere, by each library's own
+        msg = f"`{name}` must be numbers that have values now; got {describe(values)}. Pass plain numbers."
+        raise TypeError(msg) from refused
 
 
 def name_of_dtype(dtype: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import check_values
 from .words import describe
 
 DENSE_LIMIT = 16_384  # parameters; a (d, d) array of float64 is then 2 GB
@@ -79,6 +80,7 @@ def check_size(name: str, value: Any) -> int:
 
 def check_block_sizes(sizes: Any, dim: int, name: str = "block_sizes") -> tuple[int, ...]:
     """Accept a width for all blocks, the last one as wide as what is left, or widths that add up to dim."""
+    check_values(name, sizes)
     if getattr(sizes, "ndim", None) == 0:
         sizes = sizes.item()
     if isinstance(sizes, numbers.Integral):

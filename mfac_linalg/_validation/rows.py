@@ -60,7 +60,7 @@ def check_gradient_values(name: str, g: Any) -> None:
         msg = f"`{name}` must be float16, bfloat16, float32 or float64; got {describe(g)}. Cast it."
         raise TypeError(msg)
     if not _backend.is_concrete(g):
-        msg = f"`{name}` must have values now; got a traced {describe(g)}. "
+        msg = f"`{name}` must have values now; got {describe(g)}, which is traced. "
         raise TypeError(msg + "Under jit use mfac_linalg.jax.SlidingWindowState.")
 
 

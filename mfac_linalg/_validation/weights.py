@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .arrays import FLOATING, as_numpy, check_beside, check_same_library, check_shape, refuse_masked
+from .arrays import FLOATING, as_numpy, check_beside, check_same_library, check_shape, check_values, refuse_masked
 from .words import describe
 
 Array = Any
@@ -33,6 +33,7 @@ def check_damping(damping: Any, like: Array, dtype: Any) -> Any:
 
 def check_block_damping(damping: Any, num_blocks: int, like: Array) -> Any:
     """Accept λ > 0 as a float, a (d,) array, or an array with one λ per block."""
+    refuse_masked("damping", damping)
     dtype = _backend.result_dtype(like)
     if not (_backend.is_vector(damping) and tuple(damping.shape) == (num_blocks,)):
         return check_damping(damping, like, dtype)
@@ -62,19 +63,25 @@ def check_scalar_damping(damping: Any, dim: int) -> float:
 
 def check_dampings(dampings: Any, name: str = "dampings") -> np.ndarray:
     """Accept a non-empty sequence of floats > 0, as a float64 host array."""
-    refuse_masked(name, dampings)
+    check_values(name, dampings)
+    if _backend.is_array(dampings) and _backend.is_differentiated(dampings):
+        msg = f"`{name}` must be constants of differentiation; got {describe(dampings)} that requires a gradient. "
+        raise TypeError(msg + "Detach them, or build with a damping that has one.")
     values = _backend.read(dampings) if _backend.is_array(dampings) else as_numpy(name, dampings)
-    if values.dtype.kind not in "fiu":
+    is_listed = isinstance(dampings, list | tuple)
+    if values.dtype.kind not in "fiu" or (is_listed and any(isinstance(x, bool | np.bool_) for x in dampings)):
         msg = f"`{name}` must be a sequence of floats > 0; got {describe(dampings)}. Convert them."
         raise TypeError(msg)
     if values.ndim != 1 or values.size == 0:
         msg = f"`{name}` must be a non-empty sequence of floats > 0; got {describe(dampings)}. Pass [x] for one."
         raise ValueError(msg)
+    with np.errstate(over="ignore", under="ignore"):
+        values = values.astype(np.float64)
     for value in values:
         if not (np.isfinite(value) and value > 0):
             msg = f"`{name}` must be finite and > 0; got {float(value)!r} among them. Remove it."
             raise ValueError(msg)
-    return values.astype(np.float64)
+    return values
 
 
 def check_weights(weights: Any, like: Array, num_gradients: int) -> Array | None:
@@ -85,7 +92,7 @@ def check_weights(weights: Any, like: Array, num_gradients: int) -> Array | None
         msg = f"`weights` must be an array of shape ({num_gradients},); got {describe(weights)}. Convert it first."
         raise TypeError(msg)
     refuse_masked("weights", weights)
-    weights, like = _backend.small_beside(weights, like=like)
+    weights, like = _backend.small_beside(weights, "weights", like=like)
     check_same_library("weights", weights, like)
     if _backend.dtype_name(weights.dtype) not in FLOATING:
         msg = f"`weights` must be real floating; got {describe(weights)}. Cast it."

@@ -82,6 +82,7 @@ def relative_damping(gradients: Array, ratio: float) -> float:
         A ratio out of range; gradients that are all zero.
     """
     check.check_gradients(gradients)
+    check.check_values("gradients", gradients)
     ratio = float(check.check_dampings([ratio], "ratio")[0])
     check.check_finite("gradients", gradients)
     power, squares = (_backend.read(x) for x in _backend.in_float64(_scaled_squares, gradients))
@@ -199,6 +200,7 @@ def prune(
     check.check_flag("relative", relative)
     check.check_choice("update", update, tuple(UPDATES))
     weights = _backend.stop_gradient(check.check_computing("weights", weights))
+    check.check_values("weights", weights)
     check.check_shape("weights", weights, ("d",), "Flatten them; `layer_sizes` tells the layers.")
     check.check_not_empty("weights", weights)
     check.check_finite("weights", weights)

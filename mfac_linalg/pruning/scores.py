@@ -73,7 +73,7 @@ def _obs_scores(state: State, weights: Array) -> Array:
     unit = beside(fraction, roots) * 2.0**odd if isinstance(odd, int) else ldexp(beside(fraction, roots), odd)
     values = ldexp(roots * (unit / 2) ** 0.5, half)
     values = _backend.as_lazy(values * values, like=state.form.rows.like)
-    return settle(values, like=weights, dtype=state.dtype, unscaled=roots)
+    return settle(values, "weights", like=weights, dtype=state.dtype, unscaled=roots)
 
 
 def ranks(weights: Array, inverse: Inverse) -> Array:
@@ -139,7 +139,7 @@ def _group_scores(state: State, weights: Array, groups: Array) -> Array:
     fraction, shift = mantissa(state.metric.level)
     powers = 2 * (powers[:, 0] + _backend.beside_float64(power)) + _backend.beside_float64(shift)
     values = ldexp(doubled * beside(fraction, doubled) / 2, powers)
-    return settle(values, like=weights, dtype=state.dtype, unscaled=doubled)
+    return settle(values, "weights", like=weights, dtype=state.dtype, unscaled=doubled)
 
 
 @_backend.outside_graphs
