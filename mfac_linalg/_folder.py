@@ -49,8 +49,6 @@ class Folder:
         self._runs: list[list[Any]] = []  # [one past the last column, SHA-256]
         self._open_run = hashlib.sha256()
         self._written = time.monotonic()
-        self._signs = _matrix_file.signs(asked["shape"][0])
-        self.product = np.zeros_like(self._signs)  # W Wᵀ times signs, of the columns that are there
         self.is_resumed = False
         require_own(path)
         self._is_ours = not path.exists()
@@ -90,7 +88,7 @@ class Folder:
         if self._stages.pop("whiten", 0):
             with contextlib.suppress(InvalidFileError):
                 found = _matrix_file.opened(file, m_by_d, self._dtype.name, "r+")
-        self._runs = _matrix_file.intact(found, self._runs, self.product) if found is not None else []
+        self._runs = self._intact(found) if found is not None else []
         if found is not None and self._runs:
             columns = self._stages["whiten"] = self._runs[-1][0]
             small = self._found["whiten: small"]
@@ -104,6 +102,15 @@ class Folder:
                 self.discard()
             raise
 
+    def _intact(self, matrix: np.memmap) -> list[list[Any]]:
+        nothing = np.zeros((matrix.shape[0], 0))
+        return _matrix_file.intact(matrix, self._runs, nothing)[0]
+
+    def product(self, probes: np.ndarray) -> np.ndarray:
+        """W Wᵀ times the probes, read from the file."""
+        self.matrix.flush()
+        return _matrix_file.intact(self.matrix, self._runs, probes)[1]
+
     def close(self) -> None:
         """Let another build have the folder."""
         if self._lock is not None:
@@ -115,7 +122,6 @@ class Folder:
         _backend.put(self.matrix, columns, block)
         columns_as_rows = np.ascontiguousarray(_backend.raw(block).T)
         self._open_run.update(columns_as_rows.data)
-        _matrix_file.add_product(self.product, self._signs, columns_as_rows)
 
     def recalled(self, stage: str) -> tuple[int, dict[str, Array]]:
         """Columns that a pass of an earlier build has behind it, and the arrays that it had found by then."""
@@ -214,11 +220,8 @@ def asked_before(path: Path) -> dict[str, Any]:
     return asked
 
 
-def load(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[np.ndarray, str]], np.ndarray | None]:
-    """What `_storage.load` gives, of a file or of a folder, whose W is mapped once each bit of it is checked.
-
-    Of W there is also its product W Wᵀz with the signs z of `_matrix_file`, found in the same pass.
-    """
+def load(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[np.ndarray, str]], list[list[Any]] | None]:
+    """What `_storage.load` gives, of a file or of a folder, whose W is mapped; with the runs that are to be in it."""
     if not path.is_dir():
         kind, facts, arrays = _storage.load(path)
         if "whitened" in facts:
@@ -235,12 +238,7 @@ def load(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[np.ndarray, s
         raise InvalidFileError(msg)
     _require_described(outside, path)
     matrix = _matrix_file.opened(path / WHITENED, outside["shape"], outside["dtype"], "r")
-    product = np.zeros((matrix.shape[0], 1))
-    runs = _matrix_file.intact(matrix, outside["runs"], product)
-    if runs != outside["runs"] or runs[-1][0] != matrix.shape[1]:
-        msg = f"`path` must be a whole folder; {path / WHITENED} is not what was written there. Build again."
-        raise InvalidFileError(msg)
-    return kind, facts, {**arrays, "whitened": (matrix, outside["dtype"])}, product
+    return kind, facts, {**arrays, "whitened": (matrix, outside["dtype"])}, outside["runs"]
 
 
 def _require_described(outside: Any, path: Path) -> None:
@@ -255,14 +253,14 @@ def _require_described(outside: Any, path: Path) -> None:
 
 def restore(path: Any, kinds: dict[str, Any], *, xp: Any, device: Any) -> Any:
     """Return the object in a file or a folder, of one of the classes `kinds`, its arrays of a library on a device."""
-    kind, facts, arrays, product = load(Path(check.check_path(path)))
+    kind, facts, arrays, runs = load(Path(check.check_path(path)))
     if kind not in kinds:
         msg = f"`path` must hold {' or '.join(kinds)}; got {kind}. Load it by mfac_linalg.load, or update mfac_linalg."
         raise InvalidFileError(msg)
     check.check_contents(kind, facts, arrays)
     like = check.check_place(xp, "float32", device)
     check.check_loadable(facts, arrays, like)
-    facts = {**facts, "product": product, "xp": xp, "device": device}
+    facts = {**facts, "runs": runs, "xp": xp, "device": device}
     try:
         return _backend.in_float64(lambda _: kinds[kind]._restored(facts, check.check_loaded(arrays, like)), like)
     except InvalidFileError:

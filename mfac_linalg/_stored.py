@@ -1,5 +1,6 @@
 """A static State as facts and arrays, and back: what a file holds beside the constructor's arguments."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -7,12 +8,21 @@ import numpy as np
 
 from . import _backend
 from ._build import measures
-from ._consistency import BROKEN, SAME_STEPS, SOLVED, factor_error, is_gram_of, is_norm, is_whitened
-from ._dual import SmallSystem, needs_rows
+from ._consistency import (
+    BROKEN,
+    SAME_STEPS,
+    factor_error,
+    is_factor,
+    is_gram_of,
+    is_norm,
+    is_whitened,
+    whitening_probes,
+)
+from ._dual import SUM_RESOLVED, SmallSystem, needs_rows
 from ._errors import InvalidFileError
 from ._forms.dual import DualForm
 from ._forms.primal import PrimalForm
-from ._matrix_file import signs
+from ._matrix_file import intact
 from ._options import Options
 from ._progress import reporter
 from ._rows.kinds import Place, rows_of
@@ -138,39 +148,57 @@ def _system_of(facts: dict[str, Any], arrays: dict[str, Array], *, from_rows: bo
     """B and the factor of I + B, which is made anew where the one that is stored was made from eigenvalues."""
     gram, factor = (_backend.read(arrays[name]) for name in ("gram", "factor"))
     _require(is_norm(facts["norm"], gram, within=SAME_STEPS), "norm", "that of its Gram matrix")
-    error = factor_error(gram, factor)
-    _require(error <= BROKEN, "factor", "that of its Gram matrix")
-    system = None if error <= SOLVED else SmallSystem.factor(arrays["gram"])
+    _require(factor_error(gram, factor) <= BROKEN, "factor", "that of its Gram matrix")
+    system = None if is_factor(gram, factor) else SmallSystem.factor(arrays["gram"])
     return SmallSystem(arrays["gram"], arrays["factor"], from_rows) if system is None else system
 
 
-def require_built(product: np.ndarray, facts: dict[str, Any], arrays: dict[str, Array], path: Any) -> None:
+def require_built(multiply: Callable[[np.ndarray], np.ndarray], state: State, facts: dict[str, Any], path: Any) -> None:
     """Refuse whitened rows that a resumed build has ended with: its journal was of other gradients, or made up."""
-    if not is_whitened(product, _backend.read(arrays["factor"]), _roundings(facts)):
+    if not _is_whitened(multiply, state.form.system, facts):
         msg = (
             f"`out` must hold a build of these gradients to be resumed; what {path} had of them was of others, and is "
         )
         raise InvalidFileError(msg + "removed. Build again.")
 
 
+def _is_whitened(multiply: Callable[[np.ndarray], np.ndarray], system: SmallSystem, facts: dict[str, Any]) -> bool:
+    """Whether W, which multiplies by W Wᵀ, is whitened by its factor."""
+    gram, factor = _backend.read(system.gram), _backend.read(system.lower)
+    product = multiply(whitening_probes(gram, factor, facts["norm"]))
+    return is_whitened(product, gram, factor, facts["norm"], _roundings(facts))
+
+
 def _roundings(facts: dict[str, Any]) -> float:
-    """What rounding may miss in a product with W, relative to its vector."""
-    return 30 * facts["kappa"] * float(np.finfo(facts["dtype"]).eps)
+    """What rounding may miss in a product with W, relative to its vector: √κ roundings of W, κ of the Gram matrix.
+
+    Where κ is large, that is in float64, and the factor is better than it (`SmallSystem.of_rows`).
+    """
+    kappa, eps = facts["kappa"], float(np.finfo(facts["dtype"]).eps)
+    of_gram = min(kappa, SUM_RESOLVED) * float(np.finfo(np.float64).eps) if facts["sharp"] else kappa * eps
+    return 30 * (kappa**0.5 * eps + of_gram)
 
 
 def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
-    """Refuse rows that are not whitened by the factor, as far as κ roundings tell."""
-    factor = _backend.read(whitened.system.lower)
-    product = facts.get("product")
-    if product is None:
-        z = _backend.asarray(signs(len(factor)), like=whitened.system.lower, dtype=whitened.system.lower.dtype)
-        product = _backend.read(whitened.held.project(whitened.held.combine(z)))
-    roundings = _roundings(facts)
-    _require(is_whitened(product, factor, roundings), "whitened", "whitened by its factor, and finite")
+    """Refuse rows that are not whitened by the factor, and W in a file with another bit than was written there."""
+
+    def multiply(probes: np.ndarray) -> np.ndarray:
+        z = _backend.asarray(probes, like=whitened.system.lower, dtype=whitened.system.lower.dtype)
+        return _backend.read(whitened.held.project(whitened.held.combine(z)))
+
+    def multiply_file(probes: np.ndarray) -> np.ndarray:
+        runs, product = intact(whitened.rows, facts["runs"], probes)
+        if runs != facts["runs"] or runs[-1][0] != whitened.shape[1]:
+            msg = f"`path` must be a whole folder; {whitened.rows.filename} is not what was written there. Build again."
+            raise InvalidFileError(msg)
+        return product
+
+    is_fine = _is_whitened(multiply_file if facts.get("runs") else multiply, whitened.system, facts)
+    _require(is_fine, "whitened", "whitened by its factor, and finite")
     if whitened.small is not None and len(whitened.small[0]):
         index = _backend.index_like(whitened.small[0], like=whitened.like)
         found = _backend.read(complement([whitened.held.columns(index)]))
-        fine = np.all(np.abs(found - whitened.small[1]) <= roundings + 1e-5)
+        fine = np.all(np.abs(found - whitened.small[1]) <= _roundings(facts) + 1e-5)
         _require(bool(fine), "small.values", "those of the diagonal")
 
 

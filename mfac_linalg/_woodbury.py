@@ -169,7 +169,7 @@ class WoodburyRankOneInverse(Inverse):
             self._state = self._built(rows, options)
             facts, arrays = self._stored()
             if folder.is_resumed:
-                require_built(folder.product, facts, arrays, path)
+                require_built(folder.product, self._state, facts, path)
             folder.finish(type(self).__name__, facts, {name: x for name, x in arrays.items() if name != "whitened"})
         except (ValueError, FactorizationError):
             folder.discard()  # whoever resumes would be refused again
