@@ -559,9 +559,9 @@ def test_a_factor_whose_small_rows_are_made_up_is_made_anew(kappa, path, any_kap
     built = ml.WoodburyRankOneInverse(g, np.linalg.norm(g, 2) ** 2 / 4 / kappa, whiten=False)
     built.save(path)
     header, arrays = taken_apart(path)
-    arrays["factor"][-1, -1] *= 3
+    arrays["factor"][-1, -1] *= 0.3
     put_together(path, header, arrays)
-    assert np.isclose(ml.load(path).logdet(), built.logdet(), rtol=1e-9)
+    assert np.allclose(ml.load(path).matvec(g[3]), built.matvec(g[3]), rtol=1e-9)
 
 
 # --- state dictionaries -----------------------------------------------------------------------------------------------
