@@ -4,12 +4,13 @@ One vector of signs is sent through each; that costs one product with the rows, 
 any size count alike: products, factors and solves are right to rounding in each row, whatever κ.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from . import _backend
-from ._dual import factor_solve, largest_eigenvalue
+from ._dual import SUM_RESOLVED, SmallSystem, factor_solve, largest_eigenvalue
 from ._matrix_file import signs
 
 Array = Any
@@ -70,27 +71,34 @@ def is_gram_of(rows: Any, gram: np.ndarray, norm: float, *, primal: bool) -> boo
     return _is_product(_backend.read(found), gram, scale)
 
 
-def whitening_probes(gram: np.ndarray, factor: np.ndarray, norm: float) -> np.ndarray:
-    """The vectors that W Wᵀ is tried with, (m, 2): signs z, and Lᵀz in units of the rows and of its largest entry."""
-    z = signs(len(gram))
-    x = factor.T @ (_row_units(gram, min(1.0, norm) or 1.0) * z)
-    return np.concatenate([z, x / max(float(np.max(np.abs(x))), float(np.finfo(np.float64).tiny))], axis=1)
-
-
-def is_whitened(product: np.ndarray, gram: np.ndarray, factor: np.ndarray, norm: float, roundings: float) -> bool:
-    """Whether W Wᵀ is I − L⁻¹L⁻ᵀ, and L W Wᵀ Lᵀ is B, by W Wᵀ times the `whitening_probes`.
+def is_whitened(
+    multiply: Callable[[np.ndarray], np.ndarray], system: SmallSystem, norm: float, roundings: float
+) -> bool:
+    """Whether W Wᵀ is I − L⁻¹L⁻ᵀ, and L W Wᵀ Lᵀ is B, for W Wᵀ times signs z, and times Lᵀz in units of the rows.
 
     The first is missed by so many roundings of W, more the larger κ is, which would hide anything at last; the second
     by roundings of each row alone, which hide nothing but what is small in B.
     """
+    gram, factor = _backend.read(system.gram), _backend.read(system.lower)
     z, scale = signs(len(gram)), _row_units(gram, min(1.0, norm) or 1.0)
-    product = product.astype(np.float64)
+    image = factor.T @ (scale * z)
+    unit = max(float(np.max(np.abs(image))), float(np.finfo(np.float64).tiny))  # which any dtype holds
+    product = multiply(np.concatenate([z, image / unit], axis=1)).astype(np.float64)
     expected = z - _backend.solve_triangular(factor, _backend.solve_triangular(factor, z, transposed=True))
     with np.errstate(all="ignore"):
         missed = _size(product[:, :1] - expected)
-        unit = float(np.max(np.abs(factor.T @ (scale * z))))
         fine = missed <= 10 * SAME_ROWS * _size(expected) + roundings * _size(z)
         return bool(fine) and _is_product(factor @ (product[:, 1:] * unit), gram, scale)
+
+
+def whitened_roundings(kappa: float, dtype: Any, *, sharp: bool) -> float:
+    """What rounding may miss in a product with W, relative to its vector: √κ roundings of W, κ of the Gram matrix.
+
+    Where κ is large that is in float64, and the factor is better than it (`SmallSystem.of_rows`).
+    """
+    eps = float(np.finfo(dtype).eps)
+    of_gram = min(kappa, SUM_RESOLVED) * float(np.finfo(np.float64).eps) if sharp else kappa * eps
+    return 30 * (kappa**0.5 * eps + of_gram)
 
 
 def _is_product(found: np.ndarray, gram: np.ndarray, scale: np.ndarray) -> bool:

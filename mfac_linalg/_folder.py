@@ -33,6 +33,7 @@ class Target:
     """A matrix of the user's that W is written to, with no journal."""
 
     matrix: Any
+    is_resumed = False
 
     def write(self, columns: slice, block: Array) -> None:
         """Write columns of W."""
@@ -110,6 +111,11 @@ class Folder:
         """W Wᵀ times the probes, read from the file."""
         self.matrix.flush()
         return _matrix_file.intact(self.matrix, self._runs, probes)[1]
+
+    def refused(self) -> InvalidFileError:
+        """The error of a resumed build that ends with a W which is none of these gradients."""
+        msg = f"`out` must hold a build of these gradients to be resumed; what {self._path} had of them was of others, "
+        return InvalidFileError(msg + "and is removed. Build again.")
 
     def close(self) -> None:
         """Let another build have the folder."""

@@ -58,4 +58,4 @@ def is_sound(shape: list[int], stages: dict[str, Any], runs: Any, found: dict[st
     small = found.get("whiten: small", np.zeros(0, np.int64))
     sums = [x for name, x in found.items() if name != "whiten: small"]
     fine = all(x.shape == (m, m) and x.dtype == np.float64 and np.all(np.isfinite(x)) for x in sums)
-    return fine and check.are_increasing(small, d)
+    return fine and check.are_increasing(small, d) and len(small) <= 2 * m  # 1 − ‖w_j‖² is small for hardly more than m

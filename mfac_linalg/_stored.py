@@ -1,6 +1,5 @@
 """A static State as facts and arrays, and back: what a file holds beside the constructor's arguments."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -16,9 +15,9 @@ from ._consistency import (
     is_gram_of,
     is_norm,
     is_whitened,
-    whitening_probes,
+    whitened_roundings,
 )
-from ._dual import SUM_RESOLVED, SmallSystem, needs_rows
+from ._dual import SmallSystem, needs_rows
 from ._errors import InvalidFileError
 from ._forms.dual import DualForm
 from ._forms.primal import PrimalForm
@@ -153,32 +152,6 @@ def _system_of(facts: dict[str, Any], arrays: dict[str, Array], *, from_rows: bo
     return SmallSystem(arrays["gram"], arrays["factor"], from_rows) if system is None else system
 
 
-def require_built(multiply: Callable[[np.ndarray], np.ndarray], state: State, facts: dict[str, Any], path: Any) -> None:
-    """Refuse whitened rows that a resumed build has ended with: its journal was of other gradients, or made up."""
-    if not _is_whitened(multiply, state.form.system, facts):
-        msg = (
-            f"`out` must hold a build of these gradients to be resumed; what {path} had of them was of others, and is "
-        )
-        raise InvalidFileError(msg + "removed. Build again.")
-
-
-def _is_whitened(multiply: Callable[[np.ndarray], np.ndarray], system: SmallSystem, facts: dict[str, Any]) -> bool:
-    """Whether W, which multiplies by W Wᵀ, is whitened by its factor."""
-    gram, factor = _backend.read(system.gram), _backend.read(system.lower)
-    product = multiply(whitening_probes(gram, factor, facts["norm"]))
-    return is_whitened(product, gram, factor, facts["norm"], _roundings(facts))
-
-
-def _roundings(facts: dict[str, Any]) -> float:
-    """What rounding may miss in a product with W, relative to its vector: √κ roundings of W, κ of the Gram matrix.
-
-    Where κ is large, that is in float64, and the factor is better than it (`SmallSystem.of_rows`).
-    """
-    kappa, eps = facts["kappa"], float(np.finfo(facts["dtype"]).eps)
-    of_gram = min(kappa, SUM_RESOLVED) * float(np.finfo(np.float64).eps) if facts["sharp"] else kappa * eps
-    return 30 * (kappa**0.5 * eps + of_gram)
-
-
 def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
     """Refuse rows that are not whitened by the factor, and W in a file with another bit than was written there."""
 
@@ -193,12 +166,13 @@ def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
             raise InvalidFileError(msg)
         return product
 
-    is_fine = _is_whitened(multiply_file if facts.get("runs") else multiply, whitened.system, facts)
+    roundings = whitened_roundings(facts["kappa"], facts["dtype"], sharp=facts["sharp"])
+    is_fine = is_whitened(multiply_file if facts.get("runs") else multiply, whitened.system, facts["norm"], roundings)
     _require(is_fine, "whitened", "whitened by its factor, and finite")
     if whitened.small is not None and len(whitened.small[0]):
         index = _backend.index_like(whitened.small[0], like=whitened.like)
         found = _backend.read(complement([whitened.held.columns(index)]))
-        fine = np.all(np.abs(found - whitened.small[1]) <= _roundings(facts) + 1e-5)
+        fine = np.all(np.abs(found - whitened.small[1]) <= roundings + 1e-5)
         _require(bool(fine), "small.values", "those of the diagonal")
 
 

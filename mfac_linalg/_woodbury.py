@@ -16,7 +16,7 @@ from ._progress import reporter
 from ._pytree import register
 from ._rows.kinds import Place, rows_of
 from ._state import State
-from ._stored import arguments_as_arrays, arguments_of, parts_of, require_built, state_of
+from ._stored import arguments_as_arrays, arguments_of, parts_of, state_of
 
 Array = Any
 
@@ -168,8 +168,6 @@ class WoodburyRankOneInverse(Inverse):
         try:
             self._state = self._built(rows, options)
             facts, arrays = self._stored()
-            if folder.is_resumed:
-                require_built(folder.product, self._state, facts, path)
             folder.finish(type(self).__name__, facts, {name: x for name, x in arrays.items() if name != "whitened"})
         except (ValueError, FactorizationError):
             folder.discard()  # whoever resumes would be refused again

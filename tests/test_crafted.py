@@ -530,19 +530,26 @@ def test_what_was_saved_is_loaded_whatever_kappa_and_rows(kind, dtype, tmp_path,
         assert np.array_equal(ml.load(tmp_path / "x.npz").matvec(g[0]), window.matvec(g[0]))
 
 
-@pytest.mark.parametrize("kappa", KAPPAS[1:])
-@pytest.mark.parametrize("change", [np.zeros_like, np.eye, lambda gram: 4 * gram], ids=["zeros", "identity", "larger"])
-def test_a_gram_matrix_that_a_journal_makes_up_changes_no_answer_whatever_kappa(change, kappa, tmp_path, any_kappa):
+def stopped(path, kappa, dim):
+    """Gradients and the damping of a build that stopped after its first pass."""
+
     class Unfinished(_folder.Folder):
         def write(self, columns, block):
             raise OSError(5, "gone")
 
-    g = gradients(4, 2500, "float32")
+    g = gradients(4, dim, "float32")
     damping = float(np.linalg.norm(g, 2)) ** 2 / 4 / (kappa - 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mfac_linalg._woodbury.Folder", Unfinished)
         with pytest.raises(OSError, match="gone"):
-            ml.WoodburyRankOneInverse(g, damping, out=tmp_path / "begun")
+            ml.WoodburyRankOneInverse(g, damping, out=path)
+    return g, damping
+
+
+@pytest.mark.parametrize("kappa", KAPPAS[1:])
+@pytest.mark.parametrize("change", [np.zeros_like, np.eye, lambda gram: 4 * gram], ids=["zeros", "identity", "larger"])
+def test_a_gram_matrix_that_a_journal_makes_up_changes_no_answer_whatever_kappa(change, kappa, tmp_path, any_kappa):
+    g, damping = stopped(tmp_path / "begun", kappa, 2500)
     header, arrays = taken_apart(tmp_path / "begun" / "build.npz")
     arrays = {name: change(len(x)) if change is np.eye else change(x) for name, x in arrays.items()}
     assert arrays
@@ -551,6 +558,31 @@ def test_a_gram_matrix_that_a_journal_makes_up_changes_no_answer_whatever_kappa(
     with contextlib.suppress(ml.InvalidFileError):  # or, of zeros, another Gram matrix, of scaled rows
         built = ml.WoodburyRankOneInverse(g, damping, out=tmp_path / "begun", resume=True)
         assert np.allclose(built.diagonal(), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("value", [1e30, -1e30, 1e300])
+def test_a_journal_asks_for_no_more_memory_than_its_build(value, tmp_path, any_kappa):
+    g, damping = stopped(tmp_path / "begun", 1e4, 6000)
+    header, arrays = taken_apart(tmp_path / "begun" / "build.npz")
+    put_together(tmp_path / "begun" / "build.npz", header, {n: np.full_like(x, value) for n, x in arrays.items()})
+    tracemalloc.start()
+    with contextlib.suppress(ml.InvalidFileError):  # or another Gram matrix, of scaled rows
+        built = ml.WoodburyRankOneInverse(g, damping, out=tmp_path / "begun", resume=True)
+        assert np.allclose(built.diagonal(), ml.WoodburyRankOneInverse(g, damping).diagonal(), rtol=1e-3)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**24
+
+
+def test_a_journal_of_more_small_entries_than_rows_can_have_is_refused(tmp_path, monkeypatch):
+    """Each would cost a pass over the rows."""
+    monkeypatch.setattr(_folder, "SECONDS", 0.0)
+    monkeypatch.setattr(_folder, "RUN_BYTES", 10**4)
+    g = begun(tmp_path / "begun")
+    header, arrays = taken_apart(tmp_path / "begun" / "build.npz")
+    put_together(tmp_path / "begun" / "build.npz", header, {**arrays, "whiten: small": np.arange(9)})
+    with pytest.raises(ml.InvalidFileError, match="`out` must hold a whole journal"):
+        ml.WoodburyRankOneInverse(g, 0.3, out=tmp_path / "begun", resume=True, memory_limit=240_000)
 
 
 @pytest.mark.parametrize("kappa", [1e11, 1e13])
