@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+import array_api_compat as compat
 import numpy as np
 
 Array = Any
@@ -16,6 +17,11 @@ def is_sparse(x: object) -> bool:
 def _libraries() -> list[Any]:
     """The sparse libraries that are imported: no matrix of theirs exists before that."""
     return [sys.modules[name] for name in ("scipy.sparse", "cupyx.scipy.sparse") if name in sys.modules]
+
+
+def has_sparse(x: Array) -> bool:
+    """Return whether x's library has sparse matrices here: SciPy's beside NumPy, and CuPy's."""
+    return isinstance(x, np.ndarray) or compat.is_cupy_array(x)
 
 
 def canonical_rows(x: Any) -> Any:
