@@ -21,7 +21,7 @@ import numpy as np
 from . import _atomic, _backend, _matrix_file, _storage
 from . import _validation as check
 from ._errors import InvalidFileError
-from ._journal import JOURNAL, MANIFEST, WHITENED, damaged, is_sound, read_journal, require_own
+from ._journal import JOURNAL, MANIFEST, WHITENED, damaged, is_sound, of_others, read_journal, require_own
 
 Array = Any
 RUN_BYTES = 2**26  # of W under one digest
@@ -52,10 +52,9 @@ class Folder:
         self._written = time.monotonic()
         self.is_resumed = False
         require_own(path)
-        self._is_ours = not path.exists()
-        _atomic.make_folder(path)
-        self._lock = _locked(path)
+        self._lock, self._made = None, _atomic.make_folder(path)
         try:
+            self._lock = _locked(path)
             require_own(path)  # another build may have ended in between
             if resume and self._journal.exists():
                 self._remember()
@@ -64,6 +63,7 @@ class Folder:
             self.matrix = self._opened()
         except BaseException:
             self.close()
+            _atomic.remove_empty(self._made)
             raise
 
     @property
@@ -81,7 +81,7 @@ class Folder:
 
     def _save_journal(self) -> None:
         facts = {"asked": self._asked, "stages": self._stages, "runs": self._runs}
-        _storage.save(self._journal, "build", facts, self._found)
+        _storage.save(self._journal, "build", facts, self._found, "out")
 
     def _opened(self) -> np.memmap:
         """W's file: that of an earlier build with the columns that are as they were written, or a new one."""
@@ -114,8 +114,7 @@ class Folder:
 
     def refused(self) -> InvalidFileError:
         """The error of a resumed build that ends with a W which is none of these gradients."""
-        msg = f"`out` must hold a build of these gradients to be resumed; what {self._path} had of them was of others, "
-        return InvalidFileError(msg + "and is removed. Build again.")
+        return of_others(self._path)
 
     def close(self) -> None:
         """Let another build have the folder."""
@@ -157,15 +156,13 @@ class Folder:
         for name in (WHITENED, JOURNAL):
             (self._path / name).unlink(missing_ok=True)
         self.close()
-        if self._is_ours:
-            with contextlib.suppress(OSError):
-                self._path.rmdir()
+        _atomic.remove_empty(self._made)
 
     def finish(self, kind: str, facts: dict[str, Any], arrays: dict[str, Array]) -> None:
         """Make the folder an inverse: W to the disk, then the rest in one file, renamed into its place."""
         self.matrix.flush()
         outside = {"runs": self._runs, "shape": self._asked["shape"], "dtype": self._dtype.name}
-        _storage.save(self._path / MANIFEST, kind, {**facts, "asked": self._asked, "whitened": outside}, arrays)
+        _storage.save(self._path / MANIFEST, kind, {**facts, "asked": self._asked, "whitened": outside}, arrays, "out")
         with contextlib.suppress(OSError):
             self._journal.unlink()
         self.close()
@@ -178,7 +175,10 @@ def _locked(path: Path) -> int | None:
     """
     if not _atomic.HAS_LOCKS:
         return None
-    handle = os.open(path, os.O_RDONLY)
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError as failed:
+        raise check.path_error(failed, str(path), "read", "out") from failed
     try:
         locked = _atomic.lock(handle)
     except BaseException:
@@ -212,9 +212,9 @@ def _digest(x: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data).hexdigest()
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a folder holds an inverse."""
-    return (path / MANIFEST).exists()
+def is_whole(path: Path, argument: str = "path") -> bool:
+    """Whether there is a folder that holds an inverse."""
+    return check.is_folder(path, argument) and os.path.lexists(path / MANIFEST)
 
 
 def asked_before(path: Path) -> dict[str, Any]:
@@ -228,7 +228,7 @@ def asked_before(path: Path) -> dict[str, Any]:
 
 def load(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[np.ndarray, str]], list[list[Any]] | None]:
     """What `_storage.load` gives, of a file or of a folder, whose W is mapped; with the runs that are to be in it."""
-    if not path.is_dir():
+    if not check.is_folder(path):
         kind, facts, arrays = _storage.load(path)
         if "whitened" in facts:
             msg = f"`path` must be the folder; got {path}, which is a part of it. Pass {path.parent}."

@@ -49,8 +49,9 @@ def _reserve(handle: int, size: int) -> None:
 
 def opened(file: Path, shape: list[int], dtype: str, mode: Any) -> np.memmap:
     """The matrix in a file, if that is as long as it has to be: NumPy would make it longer."""
+    is_there = check.check_regular(str(file)) is not None
     try:
-        if check.check_regular(str(file)) is None:
+        if not is_there:
             broken: Any = "it is not there"
         else:
             matrix = np.lib.format.open_memmap(file, mode="r")

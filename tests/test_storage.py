@@ -322,7 +322,7 @@ def test_a_device_that_holds_no_values_is_nowhere_to_move():
         window(rows, 1.0, compression=ml.TopK(0.5)),
         ml.SlidingWindowInverse(3, 5, 1.0, xp=torch),
     ):
-        with pytest.raises(TypeError, match="`device` must be .* holds no values"):
+        with pytest.raises(TypeError, match=r"`device` must be .* holds no values"):
             made.to_device("meta")
 
 

@@ -1,7 +1,7 @@
 """Checks of gradients that are no array in memory, and of what is said about where they are and go to."""
 
 import numbers
-import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,7 @@ def check_kept(whiten: Any, overwrite: bool) -> None:
 
 def check_out(out: Any, resume: bool, gradients: Any, dtype: Any, *, whiten: bool | None, precision: str) -> None:
     """Refuse what W cannot be written to, and a W that would not be all that answers need."""
-    if out is None or not isinstance(out, str | os.PathLike):
+    if not isinstance(out, Path):
         if resume:
             msg = f"`resume` must be False where `out` is no folder; got True with {describe(out)}. Pass a path."
             raise ValueError(msg)
@@ -129,7 +129,7 @@ def check_out(out: Any, resume: bool, gradients: Any, dtype: Any, *, whiten: boo
     if reason:
         msg = f"`out` must be None here; got {describe(out)}, but {reason}. Leave it out."
         raise ValueError(msg)
-    if not isinstance(out, str | os.PathLike):
+    if not isinstance(out, Path):
         _check_target(out, gradients, _backend.dtype_name(dtype))
 
 
