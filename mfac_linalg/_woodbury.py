@@ -8,7 +8,7 @@ from typing import Any, Self
 from . import _backend
 from . import _validation as check
 from ._build import Options, build
-from ._errors import FactorizationError
+from ._errors import FactorizationError, UnreadableRowsError
 from ._folder import WHITENED, Folder, Target, asked_before, asked_of, is_whole, require_same
 from ._inverse import Inverse
 from ._journal import naming_out
@@ -171,6 +171,8 @@ class WoodburyRankOneInverse(Inverse):
             self._state = self._built(rows, options)
             facts, arrays = self._stored()
             folder.finish(type(self).__name__, facts, {name: x for name, x in arrays.items() if name != "whitened"})
+        except UnreadableRowsError:  # which may be others when they are read again
+            raise
         except (ValueError, FactorizationError):
             folder.discard()  # whoever resumes would be refused again
             raise

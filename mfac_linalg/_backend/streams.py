@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .._errors import UnreadableRowsError, naming
 from .devices import to_device
 from .kinds import device, dtype_name, is_array, is_masked, is_matrix, is_numpy, on_host, same_library
 from .sparse import is_sparse
@@ -29,7 +30,7 @@ def is_on_disk(x: object) -> bool:
 
 def fetched(source: Any, part: tuple[slice, slice], *, like: Array) -> Array:
     """Return source[part] as an array of like's library, on its device; a copy where the source is a file."""
-    block = source[part]
+    block = source[part] if is_array(source) else _asked(source, part)
     if is_masked(block) or is_matrix(block):
         msg = (
             f"`gradients` must have plain arrays as slices; got a {type(block).__name__}, whose mask would be lost, or "
@@ -53,9 +54,24 @@ def fetched(source: Any, part: tuple[slice, slice], *, like: Array) -> Array:
     return from_raw(values if plain else np.array(values, order="C"), dtype_name(block.dtype), like=like)
 
 
+def _asked(source: Any, part: tuple[slice, slice]) -> Any:
+    """source[part], of the shape that this has to have."""
+    with naming("gradients"):
+        block = source[part]
+        wanted = tuple(len(range(*cut.indices(size))) for cut, size in zip(part, source.shape, strict=True))
+    found = tuple(getattr(block, "shape", None) or np.shape(block))
+    if found != wanted:
+        asked = ", ".join(f"{cut.start or 0}:{'' if cut.stop is None else cut.stop}" for cut in part)
+        msg = f"`gradients` must have slices of the shape asked for, {wanted} for [{asked}]; got {found} "
+        raise UnreadableRowsError(msg + f"({type(block).__name__}). Correct what a slice returns.")
+    return block
+
+
 def put(target: Any, columns: slice, block: Array) -> None:
     """Write columns of a matrix that is not in memory, or is NumPy's."""
-    target[:, columns] = raw(block)
+    values = raw(block)
+    with naming("out"):
+        target[:, columns] = values
     if is_on_disk(target):
         forget(target)
 

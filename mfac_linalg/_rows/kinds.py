@@ -39,6 +39,7 @@ def rows_of(gradients: Any, place: Place = Place(), *, streams: bool = True) -> 
     Without `streams` a mapped file is an array like any other.
     """
     check.refuse_masked("gradients", gradients)
+    check.check_described(gradients)
     if _backend.is_sparse(gradients):
         check.check_no_place(place)
         return SparseRows.of(gradients)

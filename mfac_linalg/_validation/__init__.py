@@ -25,6 +25,7 @@ from .contents import check_contents as check_contents
 from .elsewhere import check_can_be_cut as check_can_be_cut
 from .elsewhere import check_chunked as check_chunked
 from .elsewhere import check_computes as check_computes
+from .elsewhere import check_described as check_described
 from .elsewhere import check_kept as check_kept
 from .elsewhere import check_no_place as check_no_place
 from .elsewhere import check_out as check_out
