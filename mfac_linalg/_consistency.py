@@ -91,6 +91,14 @@ def is_whitened(
         return bool(fine) and _is_product(factor @ (product[:, 1:] * unit), gram, scale)
 
 
+def are_whitened_columns(whitened: np.ndarray, system: SmallSystem, columns: np.ndarray) -> bool:
+    """Whether L times these columns of W are those of S, to roundings of each product."""
+    factor, whitened = _backend.read(system.lower), whitened.astype(np.float64)
+    with np.errstate(all="ignore"):
+        allowed = np.abs(factor) @ (SAME_ROWS * np.abs(whitened) + float(np.finfo(np.float32).tiny))
+        return bool(np.all(np.abs(factor @ whitened - columns) <= allowed))
+
+
 def whitened_roundings(kappa: float, dtype: Any, *, sharp: bool) -> float:
     """What rounding may miss in a product with W, relative to its vector: √κ roundings of W, κ of the Gram matrix.
 

@@ -25,6 +25,7 @@ from ._journal import JOURNAL, MANIFEST, WHITENED, damaged, is_sound, of_others,
 
 Array = Any
 RUN_BYTES = 2**26  # of W under one digest
+SAMPLE, SAMPLED = "sample", 16  # the name of columns of G that are compared, and how many they are
 SECONDS = 30.0  # between two entries of the journal
 
 
@@ -194,17 +195,25 @@ def _locked(path: Path) -> int | None:
 
 
 def asked_of(rows: Any, facts: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
-    """What tells two builds apart: their facts, and the SHA-256 of their arrays and of three columns of G."""
+    """What tells two builds apart: their facts, and the SHA-256 of their arrays and of some columns of G."""
     m, d = rows.shape
-    arrays = {"gradients": rows.columns(np.array(sorted({0, d // 2, d - 1}))), **arrays}
+    first = {"gradients": rows.columns(np.array(sorted({0, d // 2, d - 1}))), SAMPLE: rows.columns(sampled_columns(d))}
+    arrays = {**first, **arrays}
     digests = {name: _digest(_backend.read(x)) for name, x in arrays.items()}
     return {"shape": [m, d], "dtype": _backend.dtype_name(rows.dtype), **facts, **digests}
 
 
+def sampled_columns(dim: int) -> np.ndarray:
+    """Some columns without a pattern, the same each time: the first and the last ones are often zero."""
+    return np.unique(np.random.default_rng(2).integers(0, dim, SAMPLED))
+
+
 def require_same(asked: dict[str, Any], before: dict[str, Any], path: Path) -> None:
     """Refuse to go on with a build that was asked something else."""
-    if changed := sorted(name for name in {*asked, *before} if asked.get(name) != before.get(name)):
-        msg = f"`out` must be the folder of the same build to resume it; {path} was asked for other {changed}. "
+    names = {*asked, *before} - ({SAMPLE} - {*before})  # which earlier versions did not write
+    changed = {"gradients" if name == SAMPLE else name for name in names if asked.get(name) != before.get(name)}
+    if changed:
+        msg = f"`out` must be the folder of the same build to resume it; {path} was asked for other {sorted(changed)}. "
         raise ValueError(msg + "Pass what was passed then, or another folder.")
 
 

@@ -7,9 +7,9 @@ from typing import Any, Self
 
 from . import _backend
 from . import _validation as check
-from ._build import Options, build
+from ._build import Options, build, is_whitened_from
 from ._errors import FactorizationError, UnreadableRowsError
-from ._folder import WHITENED, Folder, Target, asked_before, asked_of, is_whole, require_same
+from ._folder import WHITENED, Folder, Target, asked_before, asked_of, is_whole, require_same, sampled_columns
 from ._inverse import Inverse
 from ._journal import naming_out
 from ._progress import reporter
@@ -161,7 +161,10 @@ class WoodburyRankOneInverse(Inverse):
             place = {"xp": _backend.namespace(rows.like), "device": _backend.device(rows.like)}
             with naming_out(path):
                 require_same(asked, asked_before(path), path)
-                return replace(type(self).load(path, **place)._state, rows=rows)
+                whole = replace(type(self).load(path, **place)._state, rows=rows)
+            if not _backend.in_float64(is_whitened_from, whole, sampled_columns(rows.shape[1])):
+                require_same({"gradients": "these"}, {}, path)
+            return whole
         if _backend.is_mapped_from(rows.gradients, path / WHITENED):
             msg = f"`out` must not be the folder that the gradients are in; got {path}. Pass another."
             raise ValueError(msg)

@@ -454,6 +454,7 @@ def begun(path):
     return g
 
 
+@pytest.mark.filterwarnings("ignore::mfac_linalg.IllConditionedWarning")
 def test_a_journal_with_anything_made_up_is_refused_or_finished_right(tmp_path, monkeypatch):
     monkeypatch.setattr(_folder, "SECONDS", 0.0)
     monkeypatch.setattr(_folder, "RUN_BYTES", 10**4)

@@ -9,6 +9,7 @@ import pytest
 
 import mfac_linalg as ml
 from mfac_linalg import _folder, _matrix_file, _storage
+from tests.crafted import put_together, taken_apart
 
 G = np.random.default_rng(0).standard_normal((4, 3000))
 
@@ -438,3 +439,55 @@ def test_a_folder_whose_rows_a_tensor_stands_on_is_not_written_over(tmp_path):
         with pytest.raises(ValueError, match="`out` must"):
             ml.WoodburyRankOneInverse(g, 0.1, out=tmp_path / "folder")
     assert snapshot(tmp_path / "folder") == before
+
+
+@pytest.mark.parametrize("at", ["gram", "whiten", "manifest", "end"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("damping", [0.1, 1e-9])
+@pytest.mark.filterwarnings("ignore::mfac_linalg.IllConditionedWarning")
+def test_other_gradients_are_not_resumed_where_the_columns_that_are_compared_agree(
+    at, dtype, damping, tmp_path, monkeypatch
+):
+    def failing(*_):
+        raise OSError(errno.EIO, "gone")
+
+    g = G.astype(dtype)
+    g[:, [0, 1500, 2999]] = 0
+    other = g[:, ::-1].copy()
+    other[:, [0, 1500, 2999]] = 0
+    where = {"gram": "write", "whiten": "write", "manifest": "finish"}
+    if at == "end":
+        ml.WoodburyRankOneInverse(g, damping, out=tmp_path / "folder")
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(_folder.Folder, where[at], failing)
+            with pytest.raises(OSError, match="gone"):
+                ml.WoodburyRankOneInverse(g, damping, out=tmp_path / "folder")
+    changed = 3 * other if at == "gram" else other + np.float32(0.5) * (np.arange(3000) % 7 == 3).astype(dtype)
+    with pytest.raises(ValueError, match="`out` must"):
+        ml.WoodburyRankOneInverse(changed, damping, out=tmp_path / "folder", resume=True)
+
+
+def test_a_finished_build_is_taken_up_again_for_any_units_and_library(tmp_path):
+    for number, scale in enumerate((1e-15, 1.0, 1e15)):
+        g = (G * scale).astype("float32")
+        for damping in (0.1 * scale**2, (scale**2 * np.linspace(1, 100, 3000)).astype("float32")):
+            made = {
+                "weights": np.linspace(0.5, 2, 4).astype("float32"),
+                "out": tmp_path / f"{number}-{np.ndim(damping)}",
+            }
+            built = ml.WoodburyRankOneInverse(g, damping, **made)
+            again = ml.WoodburyRankOneInverse(g, damping, **made, resume=True)
+            assert np.array_equal(built.diagonal(), again.diagonal())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_folder_of_others_that_says_it_is_of_these_is_not_resumed(dtype, tmp_path):
+    g, other = G.astype(dtype), G[:, ::-1].astype(dtype)
+    ml.WoodburyRankOneInverse(g, 0.1, out=tmp_path / "these")
+    ml.WoodburyRankOneInverse(other, 0.1, out=tmp_path / "others")
+    header, arrays = taken_apart(tmp_path / "others" / "inverse.npz")
+    header["facts"]["asked"] = taken_apart(tmp_path / "these" / "inverse.npz")[0]["facts"]["asked"]
+    put_together(tmp_path / "others" / "inverse.npz", header, arrays)
+    with pytest.raises(ValueError, match=r"`out` must be the folder of the same build .* other \['gradients'\]"):
+        ml.WoodburyRankOneInverse(g, 0.1, out=tmp_path / "others", resume=True)
