@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from . import _backend
-from ._consistency import are_whitened_columns, is_whitened, whitened_roundings
+from ._consistency import is_whitened, whitened_roundings
 from ._dual import SmallSystem, largest_eigenvalue, needs_rows, shows_float32
 from ._errors import breakdown, warn_if_unresolved
 from ._extent import exponent_of_finite, extent_of, is_comfortable, is_resolved, traced_exponent
@@ -153,14 +153,6 @@ def among(rows: ScaledRows, kept: Array) -> ScaledRows:
     """S with its columns zero where `kept` (d,) is False."""
     chosen = _backend.cast(kept, rows.dtype)[:, None]
     return replace(rows, root=chosen if rows.root is None else rows.root * chosen)
-
-
-def is_whitened_from(state: State, columns: np.ndarray) -> bool:
-    """Whether some columns of the W that a State holds are whitened from those of its gradients."""
-    whitened, rows = state.form.whitened, _scaled_rows_of(state)
-    index = _backend.index_like(columns, like=rows.like)
-    given = (_backend.read(whitened.held.columns(index)), whitened.system, _backend.read(rows.columns(index)))
-    return are_whitened_columns(*given)
 
 
 def _scaled_rows_of(state: State) -> ScaledRows:

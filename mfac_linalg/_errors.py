@@ -22,6 +22,10 @@ class InvalidFileError(ValueError):
     """A file that `save` did not write, that is no longer whole, or that a newer version of the library wrote."""
 
 
+class FolderInUseError(ValueError):
+    """Another build writes to the folder."""
+
+
 class UnreadableRowsError(ValueError):
     """What holds gradients, or takes W, raised something of its own, or gave something else than it was asked for."""
 

@@ -18,14 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from . import _atomic, _backend, _matrix_file, _storage
+from . import _atomic, _backend, _journal, _matrix_file, _storage
 from . import _validation as check
-from ._errors import InvalidFileError
-from ._journal import JOURNAL, MANIFEST, WHITENED, damaged, is_sound, of_others, read_journal, require_own
+from ._errors import FolderInUseError, InvalidFileError
+from ._journal import JOURNAL, MANIFEST, WHITENED, damaged, is_sound, read_journal, require_own
 
 Array = Any
 RUN_BYTES = 2**26  # of W under one digest
-SAMPLE, SAMPLED = "sample", 16  # the name of columns of G that are compared, and how many they are
 SECONDS = 30.0  # between two entries of the journal
 
 
@@ -62,9 +61,10 @@ class Folder:
             else:
                 self._save_journal()  # before anything else: it tells whose the folder is
             self.matrix = self._opened()
+        except FolderInUseError:  # whose it is
+            raise
         except BaseException:
-            self.close()
-            _atomic.remove_empty(self._made)
+            self._leave()
             raise
 
     @property
@@ -90,7 +90,8 @@ class Folder:
         if self._stages.pop("whiten", 0):
             with contextlib.suppress(InvalidFileError):
                 found = _matrix_file.opened(file, m_by_d, self._dtype.name, "r+")
-        self._runs = self._intact(found) if found is not None else []
+        nothing = np.zeros((m_by_d[0], 0))
+        self._runs = _matrix_file.intact(found, self._runs, nothing)[0] if found is not None else []
         if found is not None and self._runs:
             columns = self._stages["whiten"] = self._runs[-1][0]
             small = self._found["whiten: small"]
@@ -104,10 +105,6 @@ class Folder:
                 self.discard()
             raise
 
-    def _intact(self, matrix: np.memmap) -> list[list[Any]]:
-        nothing = np.zeros((matrix.shape[0], 0))
-        return _matrix_file.intact(matrix, self._runs, nothing)[0]
-
     def product(self, probes: np.ndarray) -> np.ndarray:
         """W Wᵀ times the probes, read from the file."""
         self.matrix.flush()
@@ -115,7 +112,7 @@ class Folder:
 
     def refused(self) -> InvalidFileError:
         """The error of a resumed build that ends with a W which is none of these gradients."""
-        return of_others(self._path)
+        return _journal.of_others(self._path)
 
     def close(self) -> None:
         """Let another build have the folder."""
@@ -156,8 +153,12 @@ class Folder:
         """Leave nothing of a build that cannot be finished."""
         for name in (WHITENED, JOURNAL):
             (self._path / name).unlink(missing_ok=True)
-        self.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Remove the folders that were made for this build, where nothing is in them, before others can have them."""
         _atomic.remove_empty(self._made)
+        self.close()
 
     def finish(self, kind: str, facts: dict[str, Any], arrays: dict[str, Array]) -> None:
         """Make the folder an inverse: W to the disk, then the rest in one file, renamed into its place."""
@@ -191,29 +192,22 @@ def _locked(path: Path) -> int | None:
     if locked is None:
         return None
     msg = f"`out` must be a folder that no other build writes to; {path} is in use. Wait for that, or pass another."
-    raise ValueError(msg)
+    raise FolderInUseError(msg)
 
 
 def asked_of(rows: Any, facts: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
     """What tells two builds apart: their facts, and the SHA-256 of their arrays and of some columns of G."""
     m, d = rows.shape
-    first = {"gradients": rows.columns(np.array(sorted({0, d // 2, d - 1}))), SAMPLE: rows.columns(sampled_columns(d))}
-    arrays = {**first, **arrays}
+    arrays = {**{name: rows.columns(j) for name, j in _journal.compared_columns(d).items()}, **arrays}
     digests = {name: _digest(_backend.read(x)) for name, x in arrays.items()}
     return {"shape": [m, d], "dtype": _backend.dtype_name(rows.dtype), **facts, **digests}
 
 
-def sampled_columns(dim: int) -> np.ndarray:
-    """Some columns without a pattern, the same each time: the first and the last ones are often zero."""
-    return np.unique(np.random.default_rng(2).integers(0, dim, SAMPLED))
-
-
 def require_same(asked: dict[str, Any], before: dict[str, Any], path: Path) -> None:
     """Refuse to go on with a build that was asked something else."""
-    names = {*asked, *before} - ({SAMPLE} - {*before})  # which earlier versions did not write
-    changed = {"gradients" if name == SAMPLE else name for name in names if asked.get(name) != before.get(name)}
-    if changed:
-        msg = f"`out` must be the folder of the same build to resume it; {path} was asked for other {sorted(changed)}. "
+    names = {*asked, *before} - ({_journal.SAMPLE} - {*before})  # which earlier versions did not write
+    if changed := sorted(name for name in names if asked.get(name) != before.get(name)):
+        msg = f"`out` must be the folder of the same build to resume it; {path} was asked for other {changed}. "
         raise ValueError(msg + "Pass what was passed then, or another folder.")
 
 

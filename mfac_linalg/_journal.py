@@ -13,6 +13,7 @@ from . import _validation as check
 from ._errors import InvalidFileError
 
 MANIFEST, JOURNAL, WHITENED = "inverse.npz", "build.npz", "whitened.npy"
+SAMPLE, SAMPLED = "sampled gradients", 16  # columns of G that are compared, and how many
 
 
 def _foreign(path: Path) -> list[str]:
@@ -83,3 +84,9 @@ def is_sound(shape: list[int], stages: dict[str, Any], runs: Any, found: dict[st
     sums = [x for name, x in found.items() if name != "whiten: small"]
     fine = all(x.shape == (m, m) and x.dtype == np.float64 and np.all(np.isfinite(x)) for x in sums)
     return fine and check.are_increasing(small, d) and len(small) <= 2 * m  # 1 − ‖w_j‖² is small for hardly more than m
+
+
+def compared_columns(dim: int) -> dict[str, np.ndarray]:
+    """The columns of G that tell builds apart, by name; the first and the last ones are often zero."""
+    sample = np.unique(np.random.default_rng(2).integers(0, dim, SAMPLED))
+    return {"gradients": np.array(sorted({0, dim // 2, dim - 1})), SAMPLE: sample}

@@ -10,6 +10,7 @@ from ._build import measures
 from ._consistency import (
     BROKEN,
     SAME_STEPS,
+    are_whitened_columns,
     factor_error,
     is_factor,
     is_gram_of,
@@ -174,6 +175,15 @@ def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
         found = _backend.read(complement([whitened.held.columns(index)]))
         fine = np.all(np.abs(found - whitened.small[1]) <= roundings + 1e-5)
         _require(bool(fine), "small.values", "those of the diagonal")
+
+
+def is_whitened_from(state: State, columns: np.ndarray) -> bool:
+    """Whether some columns of the W that a State holds are whitened from those of its gradients."""
+    whitened = state.form.whitened
+    rows = scaled_rows(state.rows.as_given(), state.rows.exponent, state.row_scale, state.metric.root)
+    index = _backend.index_like(columns, like=rows.like)
+    given = (_backend.read(whitened.held.columns(index)), whitened.system, _backend.read(rows.columns(index)))
+    return are_whitened_columns(*given)
 
 
 def _require(fine: bool, name: str, wanted: str) -> None:

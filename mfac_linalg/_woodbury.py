@@ -7,16 +7,16 @@ from typing import Any, Self
 
 from . import _backend
 from . import _validation as check
-from ._build import Options, build, is_whitened_from
+from ._build import Options, build
 from ._errors import FactorizationError, UnreadableRowsError
-from ._folder import WHITENED, Folder, Target, asked_before, asked_of, is_whole, require_same, sampled_columns
+from ._folder import WHITENED, Folder, Target, asked_before, asked_of, is_whole, require_same
 from ._inverse import Inverse
-from ._journal import naming_out
+from ._journal import SAMPLE, compared_columns, naming_out
 from ._progress import reporter
 from ._pytree import register
 from ._rows.kinds import Place, rows_of
 from ._state import State
-from ._stored import arguments_as_arrays, arguments_of, parts_of, state_of
+from ._stored import arguments_as_arrays, arguments_of, is_whitened_from, parts_of, state_of
 
 Array = Any
 
@@ -162,7 +162,7 @@ class WoodburyRankOneInverse(Inverse):
             with naming_out(path):
                 require_same(asked, asked_before(path), path)
                 whole = replace(type(self).load(path, **place)._state, rows=rows)
-            if not _backend.in_float64(is_whitened_from, whole, sampled_columns(rows.shape[1])):
+            if not _backend.in_float64(is_whitened_from, whole, compared_columns(rows.shape[1])[SAMPLE]):
                 require_same({"gradients": "these"}, {}, path)
             return whole
         if _backend.is_mapped_from(rows.gradients, path / WHITENED):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mfac_linalg as ml
-from mfac_linalg import _folder, _matrix_file, _storage
+from mfac_linalg import _atomic, _folder, _matrix_file, _storage
 from tests.crafted import put_together, taken_apart
 
 G = np.random.default_rng(0).standard_normal((4, 3000))
@@ -491,3 +491,20 @@ def test_a_folder_of_others_that_says_it_is_of_these_is_not_resumed(dtype, tmp_p
     put_together(tmp_path / "others" / "inverse.npz", header, arrays)
     with pytest.raises(ValueError, match=r"`out` must be the folder of the same build .* other \['gradients'\]"):
         ml.WoodburyRankOneInverse(g, 0.1, out=tmp_path / "others", resume=True)
+
+
+def test_a_build_that_is_refused_beside_another_leaves_that_its_folders(tmp_path, monkeypatch):
+    """Also where both have made them, and nothing is in them yet."""
+    made, save = _atomic.make_folder, _storage.save
+
+    def save_beside_another(*given, **options):
+        monkeypatch.setattr(_storage, "save", save)
+        monkeypatch.setattr(_atomic, "make_folder", lambda path: [path, path.parent])
+        with pytest.raises(ValueError, match="no other build writes to"):
+            build(tmp_path / "a" / "b")
+        monkeypatch.setattr(_atomic, "make_folder", made)
+        return save(*given, **options)
+
+    monkeypatch.setattr(_storage, "save", save_beside_another)
+    build(tmp_path / "a" / "b")
+    assert ml.load(tmp_path / "a" / "b").damping == 0.1
