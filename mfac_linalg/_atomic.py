@@ -34,21 +34,21 @@ UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errn
 PRIVATE, PUBLIC = 0o600, 0o666  # of a file that takes the place of another until it has its mode, and of a new one
 
 
-def replace(path: Any, write: Callable[[IO[bytes]], None]) -> None:
+def replace(path: Any, write: Callable[[IO[bytes]], None], argument: str = "path") -> None:
     """Call `write` with a new file, and put it in place of `path` when it is on the disk, whole.
 
     A file that was there gives it its mode and, where that is allowed, its owner; a link stays one. An OSError means
     that what was there is as it was. `write` is called again where the new file was removed by others.
     """
-    name = check_path(path)
-    before = check_regular(name)
+    name = check_path(path, argument)
+    before = check_regular(name, argument)
     target = Path(os.path.realpath(name))
     _remove_stale(target)
     try:
         if not any(_is_replaced(target, write, before) for _ in range(ATTEMPTS)):
             raise FileNotFoundError(errno.ENOENT, "what is written beside it is removed by others")
     except OSError as failed:
-        raise path_error(failed, name, "written") from failed
+        raise path_error(failed, name, "written", argument) from failed
     sync_folder(target.parent)
 
 
@@ -181,12 +181,29 @@ def _digest(text: str) -> str:
     return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder, and those above it that are not there, each of which is on the disk then."""
+def make_folder(path: Path) -> list[Path]:
+    """Make a folder, and those above it that are not there, each of which is on the disk then.
+
+    Return what was made, lowest first; none of it stays where something is raised.
+    """
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    for folder in reversed(missing):
-        sync_folder(folder.parent)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        for folder in reversed(missing):
+            sync_folder(folder.parent)
+    except BaseException as failed:
+        remove_empty(missing)
+        if isinstance(failed, OSError):
+            raise path_error(failed, str(path), "written", "out") from failed
+        raise
+    return missing
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove those of the folders that are there and hold nothing, in this order."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from . import _backend
+from ._consistency import is_whitened, whitened_roundings
 from ._dual import SmallSystem, largest_eigenvalue, needs_rows, shows_float32
 from ._errors import breakdown, warn_if_unresolved
 from ._extent import exponent_of_finite, extent_of, is_comfortable, is_resolved, traced_exponent
@@ -259,6 +260,11 @@ def _factored(rows: AnyRows, small: Array, norm: Any, options: Options) -> Small
 def _whitened_outside(exact: DualForm, rows: ScaledRows, options: Options) -> WhitenedRows:
     """W in a matrix outside memory, with the entries of the diagonal that `exact` has to give beside it."""
     small = whiten_into(options.out.write, rows, exact.system, dtype=options.dtype, progress=options.progress)
+    if options.out.is_resumed:
+        kappa = 1 + exact.norm * exact.norm
+        roundings = whitened_roundings(kappa, _backend.dtype_name(options.dtype), sharp=exact.sharp)
+        if not is_whitened(options.out.product, exact.system, exact.norm, roundings):
+            raise options.out.refused()
     values = np.zeros(0)
     if len(small):
         index = _backend.index_like(small, like=rows.like)

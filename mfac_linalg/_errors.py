@@ -1,7 +1,9 @@
 """The classes of trouble, numerical and with files, and the words of a breakdown."""
 
+import contextlib
 import sys
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,6 +20,30 @@ class IllConditionedWarning(RuntimeWarning):
 
 class InvalidFileError(ValueError):
     """A file that `save` did not write, that is no longer whole, or that a newer version of the library wrote."""
+
+
+class FolderInUseError(ValueError):
+    """Another build writes to the folder."""
+
+
+class UnreadableRowsError(ValueError):
+    """What holds gradients, or takes W, raised something of its own, or gave something else than it was asked for."""
+
+
+@contextlib.contextmanager
+def naming(argument: str) -> Iterator[None]:
+    """Raise what a user's object raises as said of that argument, but for errors of the system, which keep their class.
+
+    So do those that name an argument already, and memory that is spent, on whatever device.
+    """
+    try:
+        yield
+    except Exception as failed:
+        is_named, kind = str(failed).startswith("`"), type(failed).__name__
+        if isinstance(failed, OSError | MemoryError) or is_named or "OutOfMemory" in kind:
+            raise
+        msg = f"`{argument}` must do what it is asked without an error; got {kind}: {str(failed)!s:.200}. "
+        raise UnreadableRowsError(msg + "Correct it, or open the file that it is in.") from failed
 
 
 def breakdown(*, size: int, kappa: float, dtype: object) -> FactorizationError:

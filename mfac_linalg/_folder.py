@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from . import _atomic, _backend, _matrix_file, _storage
+from . import _atomic, _backend, _journal, _matrix_file, _storage
 from . import _validation as check
-from ._errors import InvalidFileError
+from ._errors import FolderInUseError, InvalidFileError
 from ._journal import JOURNAL, MANIFEST, WHITENED, damaged, is_sound, read_journal, require_own
 
 Array = Any
@@ -34,6 +34,7 @@ class Target:
 
     matrix: Any
     is_shared = True
+    is_resumed = False
 
     def write(self, columns: slice, block: Array) -> None:
         """Write columns of W."""
@@ -52,22 +53,21 @@ class Folder:
         self._runs: list[list[Any]] = []  # [one past the last column, SHA-256]
         self._open_run = hashlib.sha256()
         self._written = time.monotonic()
-        self._signs = _matrix_file.signs(asked["shape"][0])
-        self.product = np.zeros_like(self._signs)  # W Wᵀ times signs, of the columns that are there
         self.is_resumed = False
         require_own(path)
-        self._is_ours = not path.exists()
-        _atomic.make_folder(path)
-        self._lock = _locked(path)
+        self._lock, self._made = None, _atomic.make_folder(path)
         try:
+            self._lock = _locked(path)
             require_own(path)  # another build may have ended in between
             if resume and self._journal.exists():
                 self._remember()
             else:
                 self._save_journal()  # before anything else: it tells whose the folder is
             self.matrix = self._opened()
+        except FolderInUseError:  # whose it is
+            raise
         except BaseException:
-            self.close()
+            self._leave()
             raise
 
     @property
@@ -85,7 +85,7 @@ class Folder:
 
     def _save_journal(self) -> None:
         facts = {"asked": self._asked, "stages": self._stages, "runs": self._runs}
-        _storage.save(self._journal, "build", facts, self._found)
+        _storage.save(self._journal, "build", facts, self._found, "out")
 
     def _opened(self) -> np.memmap:
         """W's file: that of an earlier build with the columns that are as they were written, or a new one."""
@@ -93,7 +93,8 @@ class Folder:
         if self._stages.pop("whiten", 0):
             with contextlib.suppress(InvalidFileError):
                 found = _matrix_file.opened(file, m_by_d, self._dtype.name, "r+")
-        self._runs = _matrix_file.intact(found, self._runs, self.product) if found is not None else []
+        nothing = np.zeros((m_by_d[0], 0))
+        self._runs = _matrix_file.intact(found, self._runs, nothing)[0] if found is not None else []
         if found is not None and self._runs:
             columns = self._stages["whiten"] = self._runs[-1][0]
             small = self._found["whiten: small"]
@@ -107,6 +108,15 @@ class Folder:
                 self.discard()
             raise
 
+    def product(self, probes: np.ndarray) -> np.ndarray:
+        """W Wᵀ times the probes, read from the file."""
+        self.matrix.flush()
+        return _matrix_file.intact(self.matrix, self._runs, probes)[1]
+
+    def refused(self) -> InvalidFileError:
+        """The error of a resumed build that ends with a W which is none of these gradients."""
+        return _journal.of_others(self._path)
+
     def close(self) -> None:
         """Let another build have the folder."""
         if self._lock is not None:
@@ -118,7 +128,6 @@ class Folder:
         _backend.put(self.matrix, columns, block)
         columns_as_rows = np.ascontiguousarray(_backend.raw(block).T)
         self._open_run.update(columns_as_rows.data)
-        _matrix_file.add_product(self.product, self._signs, columns_as_rows)
 
     def recalled(self, stage: str) -> tuple[int, dict[str, Array]]:
         """Columns that a pass of an earlier build has behind it, and the arrays that it had found by then."""
@@ -147,16 +156,18 @@ class Folder:
         """Leave nothing of a build that cannot be finished."""
         for name in (WHITENED, JOURNAL):
             (self._path / name).unlink(missing_ok=True)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Remove the folders that were made for this build, where nothing is in them, before others can have them."""
+        _atomic.remove_empty(self._made)
         self.close()
-        if self._is_ours:
-            with contextlib.suppress(OSError):
-                self._path.rmdir()
 
     def finish(self, kind: str, facts: dict[str, Any], arrays: dict[str, Array]) -> None:
         """Make the folder an inverse: W to the disk, then the rest in one file, renamed into its place."""
         self.matrix.flush()
         outside = {"runs": self._runs, "shape": self._asked["shape"], "dtype": self._dtype.name}
-        _storage.save(self._path / MANIFEST, kind, {**facts, "asked": self._asked, "whitened": outside}, arrays)
+        _storage.save(self._path / MANIFEST, kind, {**facts, "asked": self._asked, "whitened": outside}, arrays, "out")
         with contextlib.suppress(OSError):
             self._journal.unlink()
         self.close()
@@ -169,7 +180,10 @@ def _locked(path: Path) -> int | None:
     """
     if not _atomic.HAS_LOCKS:
         return None
-    handle = os.open(path, os.O_RDONLY)
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError as failed:
+        raise check.path_error(failed, str(path), "read", "out") from failed
     try:
         locked = _atomic.lock(handle)
     except BaseException:
@@ -181,20 +195,21 @@ def _locked(path: Path) -> int | None:
     if locked is None:
         return None
     msg = f"`out` must be a folder that no other build writes to; {path} is in use. Wait for that, or pass another."
-    raise ValueError(msg)
+    raise FolderInUseError(msg)
 
 
 def asked_of(rows: Any, facts: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
-    """What tells two builds apart: their facts, and the SHA-256 of their arrays and of three columns of G."""
+    """What tells two builds apart: their facts, and the SHA-256 of their arrays and of some columns of G."""
     m, d = rows.shape
-    arrays = {"gradients": rows.columns(np.array(sorted({0, d // 2, d - 1}))), **arrays}
+    arrays = {**{name: rows.columns(j) for name, j in _journal.compared_columns(d).items()}, **arrays}
     digests = {name: _digest(_backend.read(x)) for name, x in arrays.items()}
     return {"shape": [m, d], "dtype": _backend.dtype_name(rows.dtype), **facts, **digests}
 
 
 def require_same(asked: dict[str, Any], before: dict[str, Any], path: Path) -> None:
     """Refuse to go on with a build that was asked something else."""
-    if changed := sorted(name for name in {*asked, *before} if asked.get(name) != before.get(name)):
+    names = {*asked, *before} - ({_journal.SAMPLE} - {*before})  # which earlier versions did not write
+    if changed := sorted(name for name in names if asked.get(name) != before.get(name)):
         msg = f"`out` must be the folder of the same build to resume it; {path} was asked for other {changed}. "
         raise ValueError(msg + "Pass what was passed then, or another folder.")
 
@@ -203,9 +218,9 @@ def _digest(x: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data).hexdigest()
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a folder holds an inverse."""
-    return (path / MANIFEST).exists()
+def is_whole(path: Path, argument: str = "path") -> bool:
+    """Whether there is a folder that holds an inverse."""
+    return check.is_folder(path, argument) and os.path.lexists(path / MANIFEST)
 
 
 def asked_before(path: Path) -> dict[str, Any]:
@@ -217,12 +232,9 @@ def asked_before(path: Path) -> dict[str, Any]:
     return asked
 
 
-def load(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[np.ndarray, str]], np.ndarray | None]:
-    """What `_storage.load` gives, of a file or of a folder, whose W is mapped once each bit of it is checked.
-
-    Of W there is also its product W Wᵀz with the signs z of `_matrix_file`, found in the same pass.
-    """
-    if not path.is_dir():
+def load(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[np.ndarray, str]], list[list[Any]] | None]:
+    """What `_storage.load` gives, of a file or of a folder, whose W is mapped; with the runs that are to be in it."""
+    if not check.is_folder(path):
         kind, facts, arrays = _storage.load(path)
         if "whitened" in facts:
             msg = f"`path` must be the folder; got {path}, which is a part of it. Pass {path.parent}."
@@ -238,12 +250,7 @@ def load(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[np.ndarray, s
         raise InvalidFileError(msg)
     _require_described(outside, path)
     matrix = _matrix_file.opened(path / WHITENED, outside["shape"], outside["dtype"], "r")
-    product = np.zeros((matrix.shape[0], 1))
-    runs = _matrix_file.intact(matrix, outside["runs"], product)
-    if runs != outside["runs"] or runs[-1][0] != matrix.shape[1]:
-        msg = f"`path` must be a whole folder; {path / WHITENED} is not what was written there. Build again."
-        raise InvalidFileError(msg)
-    return kind, facts, {**arrays, "whitened": (matrix, outside["dtype"])}, product
+    return kind, facts, {**arrays, "whitened": (matrix, outside["dtype"])}, outside["runs"]
 
 
 def _require_described(outside: Any, path: Path) -> None:
@@ -258,14 +265,14 @@ def _require_described(outside: Any, path: Path) -> None:
 
 def restore(path: Any, kinds: dict[str, Any], *, xp: Any, device: Any) -> Any:
     """Return the object in a file or a folder, of one of the classes `kinds`, its arrays of a library on a device."""
-    kind, facts, arrays, product = load(Path(check.check_path(path)))
+    kind, facts, arrays, runs = load(Path(check.check_path(path)))
     if kind not in kinds:
         msg = f"`path` must hold {' or '.join(kinds)}; got {kind}. Load it by mfac_linalg.load, or update mfac_linalg."
         raise InvalidFileError(msg)
     check.check_contents(kind, facts, arrays)
     like = check.check_place(xp, "float32", device)
     check.check_loadable(facts, arrays, like)
-    facts = {**facts, "product": product, "xp": xp, "device": device}
+    facts = {**facts, "runs": runs, "xp": xp, "device": device}
     try:
         return _backend.in_float64(lambda _: kinds[kind]._restored(facts, check.check_loaded(arrays, like)), like)
     except InvalidFileError:

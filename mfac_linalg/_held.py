@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _backend
 from ._compressed import CompressedSlots
-from ._consistency import SOLVED, factor_error, refuse_mixed_state
+from ._consistency import is_factor, refuse_mixed_state
 from ._dual import SmallSystem
 from ._errors import breakdown, unresolved_rows
 from ._factor import CurrentFactor
@@ -264,7 +264,7 @@ class Held:
         rows = ScaledRows(self.ring.rows(on_host=True), ones, self.metric.root)
         plain, gram = (self.ring.gram(scale).rows(slice(None)) for scale in (ones[:, 0], self.row_scale))
         refuse_mixed_state(rows, plain, gram, self.factor.lower, self.factor.norm)
-        return self if factor_error(gram, self.factor.lower) <= SOLVED else self._refactored()
+        return self if is_factor(gram, self.factor.lower) else self._refactored()
 
     def rows_by_age(self) -> Array:
         """A copy of the gradients, oldest first."""

@@ -49,8 +49,9 @@ def _reserve(handle: int, size: int) -> None:
 
 def opened(file: Path, shape: list[int], dtype: str, mode: Any) -> np.memmap:
     """The matrix in a file, if that is as long as it has to be: NumPy would make it longer."""
+    is_there = check.check_regular(str(file)) is not None
     try:
-        if check.check_regular(str(file)) is None:
+        if not is_there:
             broken: Any = "it is not there"
         else:
             matrix = np.lib.format.open_memmap(file, mode="r")
@@ -78,13 +79,14 @@ def are_runs(runs: Any, columns: int) -> bool:
     return fine and all(isinstance(digest, str) and DIGEST.fullmatch(digest) for _, digest in runs)
 
 
-def intact(matrix: np.memmap, runs: Runs, product: np.ndarray) -> Runs:
-    """The runs up to the first that has not the digest taken when it was written; to `product` theirs is added.
+def intact(matrix: np.memmap, runs: Runs, probes: np.ndarray) -> tuple[Runs, np.ndarray]:
+    """The runs up to the first that has not the digest taken when it was written, and their W Wᵀ times the probes.
 
     Read as a file and not through the map, in which an error of the disk would end the process.
     """
     rows, itemsize = matrix.shape[0], matrix.dtype.itemsize
-    name, z, column_bytes = str(matrix.filename), signs(rows), rows * itemsize
+    name, column_bytes = str(matrix.filename), rows * itemsize
+    z, product = probes.astype(matrix.dtype), np.zeros(probes.shape)
     count = start = 0
     try:
         with open(name, "rb", buffering=0) as file:
@@ -95,7 +97,9 @@ def intact(matrix: np.memmap, runs: Runs, product: np.ndarray) -> Runs:
                     data = _read(file, min(left, max(1, CHUNK // column_bytes) * column_bytes))
                     digest.update(data)
                     left -= len(data)
-                    add_product(part, z, np.frombuffer(data, matrix.dtype).reshape(-1, rows))
+                    block = np.frombuffer(data, matrix.dtype).reshape(-1, rows)
+                    with np.errstate(all="ignore"):
+                        part += block.T @ (block @ z)
                 if digest.hexdigest() != expected:
                     break
                 product += part
@@ -104,7 +108,7 @@ def intact(matrix: np.memmap, runs: Runs, product: np.ndarray) -> Runs:
         raise check.path_error(failed, name, "read") from failed
     except EOFError:
         pass
-    return runs[:count]
+    return runs[:count], product
 
 
 def _read(file: Any, size: int) -> bytearray:
@@ -121,9 +125,3 @@ def _read(file: Any, size: int) -> bytearray:
 def signs(count: int) -> np.ndarray:
     """A vector of ±1 without a pattern, (count, 1), the same each time: what is stored is tried with it."""
     return np.random.default_rng(1).choice([-1.0, 1.0], (count, 1))
-
-
-def add_product(total: np.ndarray, z: np.ndarray, block: np.ndarray) -> None:
-    """Add to W Wᵀz what some columns of W have in it, as rows of `block`."""
-    with np.errstate(all="ignore"):
-        total += block.T @ (block @ z.astype(block.dtype))

@@ -20,7 +20,7 @@ class Options:
     overwrite: bool
     progress: Progress
     wide: bool = False  # compute in float64, for dampings or rows that span too much for float32
-    out: Any = None  # what W is written to where that is not in memory, with `matrix` and `write`
+    out: Any = None  # what W is written to where that is not in memory: a Target or a Folder
 
     def computing_dtype(self, like: Array) -> Any:
         """float64 for precision "high", and for what spans much where there is float64, else the dtype of results."""

@@ -37,13 +37,13 @@ LARGEST_SIZE = 2**62
 MAGIC, LARGEST_LAYOUT = b"\x93NUMPY\x02\x00", 10_000  # of a .npy file: how it begins, and bytes before its values
 
 
-def save(path: Any, kind: str, facts: dict[str, Any], arrays: dict[str, Array]) -> None:
+def save(path: Any, kind: str, facts: dict[str, Any], arrays: dict[str, Array], argument: str = "path") -> None:
     """Write a file beside `path`, bring it to the disk, and rename it: at any moment the old or the new one is whole.
 
     `facts` is what JSON can hold; `arrays` are of any library.
     """
     header = {"schema": SCHEMA, "version": __version__, "kind": kind, "facts": facts}
-    _atomic.replace(path, lambda file: _write(file, header, arrays))
+    _atomic.replace(path, lambda file: _write(file, header, arrays), argument)
 
 
 def _write(file: IO[bytes], header: dict[str, Any], arrays: dict[str, Array]) -> None:

@@ -7,12 +7,22 @@ import numpy as np
 
 from . import _backend
 from ._build import measures
-from ._consistency import BROKEN, SAME_STEPS, SOLVED, factor_error, is_gram_of, is_norm, is_whitened
+from ._consistency import (
+    BROKEN,
+    SAME_STEPS,
+    are_whitened_columns,
+    factor_error,
+    is_factor,
+    is_gram_of,
+    is_norm,
+    is_whitened,
+    whitened_roundings,
+)
 from ._dual import SmallSystem, needs_rows
 from ._errors import InvalidFileError
 from ._forms.dual import DualForm
 from ._forms.primal import PrimalForm
-from ._matrix_file import signs
+from ._matrix_file import intact
 from ._options import Options
 from ._progress import reporter
 from ._rows.dense import DenseRows
@@ -140,40 +150,42 @@ def _system_of(facts: dict[str, Any], arrays: dict[str, Array], *, from_rows: bo
     """B and the factor of I + B, which is made anew where the one that is stored was made from eigenvalues."""
     gram, factor = (_backend.read(arrays[name]) for name in ("gram", "factor"))
     _require(is_norm(facts["norm"], gram, within=SAME_STEPS), "norm", "that of its Gram matrix")
-    error = factor_error(gram, factor)
-    _require(error <= BROKEN, "factor", "that of its Gram matrix")
-    system = None if error <= SOLVED else SmallSystem.factor(arrays["gram"])
+    _require(factor_error(gram, factor) <= BROKEN, "factor", "that of its Gram matrix")
+    system = None if is_factor(gram, factor) else SmallSystem.factor(arrays["gram"])
     return SmallSystem(arrays["gram"], arrays["factor"], from_rows) if system is None else system
 
 
-def require_built(product: np.ndarray, facts: dict[str, Any], arrays: dict[str, Array], path: Any) -> None:
-    """Refuse whitened rows that a resumed build has ended with: its journal was of other gradients, or made up."""
-    if not is_whitened(product, _backend.read(arrays["factor"]), _roundings(facts)):
-        msg = (
-            f"`out` must hold a build of these gradients to be resumed; what {path} had of them was of others, and is "
-        )
-        raise InvalidFileError(msg + "removed. Build again.")
-
-
-def _roundings(facts: dict[str, Any]) -> float:
-    """What rounding may miss in a product with W, relative to its vector."""
-    return 30 * facts["kappa"] * float(np.finfo(facts["dtype"]).eps)
-
-
 def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
-    """Refuse rows that are not whitened by the factor, as far as κ roundings tell."""
-    factor = _backend.read(whitened.system.lower)
-    product = facts.get("product")
-    if product is None:
-        z = _backend.asarray(signs(len(factor)), like=whitened.system.lower, dtype=whitened.system.lower.dtype)
-        product = _backend.read(whitened.held.project(whitened.held.combine(z)))
-    roundings = _roundings(facts)
-    _require(is_whitened(product, factor, roundings), "whitened", "whitened by its factor, and finite")
+    """Refuse rows that are not whitened by the factor, and W in a file with another bit than was written there."""
+
+    def multiply(probes: np.ndarray) -> np.ndarray:
+        z = _backend.asarray(probes, like=whitened.system.lower, dtype=whitened.system.lower.dtype)
+        return _backend.read(whitened.held.project(whitened.held.combine(z)))
+
+    def multiply_file(probes: np.ndarray) -> np.ndarray:
+        runs, product = intact(whitened.rows, facts["runs"], probes)
+        if runs != facts["runs"] or runs[-1][0] != whitened.shape[1]:
+            msg = f"`path` must be a whole folder; {whitened.rows.filename} is not what was written there. Build again."
+            raise InvalidFileError(msg)
+        return product
+
+    roundings = whitened_roundings(facts["kappa"], facts["dtype"], sharp=facts["sharp"])
+    is_fine = is_whitened(multiply_file if facts.get("runs") else multiply, whitened.system, facts["norm"], roundings)
+    _require(is_fine, "whitened", "whitened by its factor, and finite")
     if whitened.small is not None and len(whitened.small[0]):
         index = _backend.index_like(whitened.small[0], like=whitened.like)
         found = _backend.read(complement([whitened.held.columns(index)]))
         fine = np.all(np.abs(found - whitened.small[1]) <= roundings + 1e-5)
         _require(bool(fine), "small.values", "those of the diagonal")
+
+
+def is_whitened_from(state: State, columns: np.ndarray) -> bool:
+    """Whether some columns of the W that a State holds are whitened from those of its gradients."""
+    whitened = state.form.whitened
+    rows = scaled_rows(state.rows.as_given(), state.rows.exponent, state.row_scale, state.metric.root)
+    index = _backend.index_like(columns, like=rows.like)
+    given = (_backend.read(whitened.held.columns(index)), whitened.system, _backend.read(rows.columns(index)))
+    return are_whitened_columns(*given)
 
 
 def _require(fine: bool, name: str, wanted: str) -> None:

@@ -354,7 +354,8 @@ class SlidingWindowInverse(OwnMemory, Inverse):
         Cost: a copy of the rows, O(dm), and of the small system, O(m²).
         The arrays of PyTorch's windows are tensors, so that ``torch.load(weights_only=True)`` takes what ``torch.save``
         wrote; of others the small ones are NumPy's. ``numpy.savez(file, **state)`` and ``numpy.load`` take all without
-        pickle, but for bfloat16 tensors, which NumPy has not.
+        pickle, but for tensors of bfloat16, which PyTorch refuses to NumPy ("unsupported ScalarType"): use `save` or
+        ``torch.save``, or put ``x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)`` in the place of such a tensor x.
         """
         held = {} if self._held is None else self._run(Held.as_dict, self._held)
         held |= {name: _backend.host_array(held[name], like=self._like) for name in STATE_ON_HOST if name in held}

@@ -1,6 +1,5 @@
 """The static inverse of a damped sum of rank-one terms."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,15 +8,16 @@ from typing import Any, Self
 from . import _backend
 from . import _validation as check
 from ._build import Options, build
-from ._errors import FactorizationError
+from ._errors import FactorizationError, UnreadableRowsError
 from ._folder import WHITENED, Folder, Target, asked_before, asked_of, is_whole, require_same
 from ._inverse import Inverse
+from ._journal import SAMPLE, compared_columns, naming_out
 from ._progress import reporter
 from ._pytree import register
 from ._rows.fingerprint import require_unchanged
 from ._rows.kinds import Place, rows_of
 from ._state import State
-from ._stored import arguments_as_arrays, arguments_of, parts_of, require_built, state_of
+from ._stored import arguments_as_arrays, arguments_of, is_whitened_from, parts_of, state_of
 
 Array = Any
 
@@ -126,6 +126,7 @@ class WoodburyRankOneInverse(Inverse):
         resume: bool = False,
     ) -> None:
         check.check_flag("progress", progress)
+        out = check.check_out_path(out)
         rows = rows_of(gradients, Place(xp, device, memory_limit, out, precision, progress))
         dtype = _backend.result_dtype(rows.like)
         self._damping = check.check_damping(damping, rows.like, dtype)
@@ -147,8 +148,8 @@ class WoodburyRankOneInverse(Inverse):
         in_memory = rows.is_dense and not rows.is_streamed
         whiten = (in_memory and not _backend.is_narrow(rows.like)) or out is not None if whiten is None else whiten
         options = Options(dtype, precision, whiten, overwrite_gradients, reporter(progress))
-        if isinstance(out, str | os.PathLike):
-            self._state = self._built_in(Path(os.fsdecode(out)), rows, options, resume=resume)
+        if isinstance(out, Path):
+            self._state = self._built_in(out, rows, options, resume=resume)
         else:
             self._state = self._built(rows, options if out is None else replace(options, out=Target(out)))
 
@@ -161,10 +162,14 @@ class WoodburyRankOneInverse(Inverse):
         facts, arrays = arguments_as_arrays(None, self._damping, self._weights)
         rules = {"normalization": self._normalization, "precision": self._precision}
         asked = asked_of(rows, {**rules, **facts}, arrays)
-        if resume and is_whole(path):
-            require_same(asked, asked_before(path), path)
-            whole = type(self).load(path, xp=_backend.namespace(rows.like), device=_backend.device(rows.like))
-            return replace(whole._state, rows=rows)
+        if resume and is_whole(path, "out"):
+            place = {"xp": _backend.namespace(rows.like), "device": _backend.device(rows.like)}
+            with naming_out(path):
+                require_same(asked, asked_before(path), path)
+                whole = replace(type(self).load(path, **place)._state, rows=rows)
+            if not _backend.in_float64(is_whitened_from, whole, compared_columns(rows.shape[1])[SAMPLE]):
+                require_same({"gradients": "these"}, {}, path)
+            return whole
         if _backend.is_mapped_from(rows.gradients, path / WHITENED):
             msg = f"`out` must not be the folder that the gradients are in; got {path}. Pass another."
             raise ValueError(msg)
@@ -173,9 +178,9 @@ class WoodburyRankOneInverse(Inverse):
         try:
             self._state = self._built(rows, options)
             facts, arrays = self._stored()
-            if folder.is_resumed:
-                require_built(folder.product, facts, arrays, path)
             folder.finish(type(self).__name__, facts, {name: x for name, x in arrays.items() if name != "whitened"})
+        except UnreadableRowsError:  # which may be others when they are read again
+            raise
         except (ValueError, FactorizationError):
             folder.discard()  # whoever resumes would be refused again
             raise

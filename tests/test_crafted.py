@@ -1,5 +1,6 @@
 """Files whose checksums are right and whose contents are made up: refused, or answered as what they say."""
 
+import contextlib
 import copy
 import hashlib
 import io
@@ -23,6 +24,7 @@ import mfac_linalg as ml
 from mfac_linalg import _backend, _folder
 from tests.crafted import as_npy, described, put_together, taken_apart
 from tests.held import Dataset
+from tests.problems import KINDS, make_problem
 from tests.stored import SAVED, WRITTEN, gradients, vector, window
 
 ROOT = Path(__file__).parents[1]
@@ -452,6 +454,7 @@ def begun(path):
     return g
 
 
+@pytest.mark.filterwarnings("ignore::mfac_linalg.IllConditionedWarning")
 def test_a_journal_with_anything_made_up_is_refused_or_finished_right(tmp_path, monkeypatch):
     monkeypatch.setattr(_folder, "SECONDS", 0.0)
     monkeypatch.setattr(_folder, "RUN_BYTES", 10**4)
@@ -476,6 +479,122 @@ def test_a_journal_with_anything_made_up_is_refused_or_finished_right(tmp_path, 
         except BaseException as failure:
             wrong.append(f"{what}: {type(failure).__name__} {failure!s:.200}")
     assert not wrong, "\n".join(wrong)
+
+
+FORGED = {
+    "zeros": np.zeros_like,
+    "twice as large": lambda w: 2 * w,
+    "without its last row": lambda w: np.concatenate([w[:-1], 0 * w[-1:]]),
+    "without its first row": lambda w: np.concatenate([0 * w[:1], w[1:]]),
+    "without half of its columns": lambda w: np.where(np.arange(w.shape[1]) % 2, w, 0),
+}
+KAPPAS = (1 + 1e-9, 2.0, 1e4, 1e8, 1e13, 1e17)
+
+
+@pytest.fixture
+def any_kappa():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ml.IllConditionedWarning)
+        yield
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kappa", KAPPAS)
+def test_whitened_rows_that_are_made_up_are_refused_whatever_kappa(kappa, dtype, path, any_kappa):
+    problem = make_problem(1, kind="gaussian", kappa=kappa, dtype=dtype)
+    g = problem.gradients * np.logspace(0, -1.5, 6).astype(dtype)[:, None]
+    ml.WoodburyRankOneInverse(g, problem.damping, overwrite_gradients=True).save(path)
+    header, arrays = taken_apart(path)
+    assert "gradients" not in arrays or kappa > 1e4
+    arrays.pop("gradients", None)
+    for name, change in FORGED.items():
+        put_together(path, header, {**arrays, "whitened": change(arrays["whitened"])})
+        with pytest.raises(ml.InvalidFileError, match="`whitened` must be"):
+            pytest.fail(f"{name}: {ml.load(path)}")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_saved_is_loaded_whatever_kappa_and_rows(kind, dtype, tmp_path, any_kappa):
+    for number, (kappa, graded) in enumerate([(2.0, 0), (1e6, 8), (1e13, 0), (1e17, 8)]):
+        problem = make_problem(number, kind=kind, kappa=kappa, dtype=dtype, weighted=number % 2 == 1)
+        g = (problem.gradients * np.logspace(0, -graded, 6)[::-1, None]).astype(dtype)
+        options = {"damping": problem.damping, "weights": problem.weights}
+        for place in ({"overwrite_gradients": True}, {"out": tmp_path / f"{number}"}, {"whiten": False}):
+            built = ml.WoodburyRankOneInverse(g.copy(), **options, **place)
+            saved = place.get("out", tmp_path / "x.npz")
+            if "out" not in place:
+                built.save(saved)
+            assert np.array_equal(ml.load(saved).diagonal(), built.diagonal())
+        window = ml.SlidingWindowInverse.from_gradients(g, problem.damping)
+        window.save(tmp_path / "x.npz")
+        assert np.array_equal(ml.load(tmp_path / "x.npz").matvec(g[0]), window.matvec(g[0]))
+
+
+def stopped(path, kappa, dim):
+    """Gradients and the damping of a build that stopped after its first pass."""
+
+    class Unfinished(_folder.Folder):
+        def write(self, columns, block):
+            raise OSError(5, "gone")
+
+    g = gradients(4, dim, "float32")
+    damping = float(np.linalg.norm(g, 2)) ** 2 / 4 / (kappa - 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mfac_linalg._woodbury.Folder", Unfinished)
+        with pytest.raises(OSError, match="gone"):
+            ml.WoodburyRankOneInverse(g, damping, out=path)
+    return g, damping
+
+
+@pytest.mark.parametrize("kappa", KAPPAS[1:])
+@pytest.mark.parametrize("change", [np.zeros_like, np.eye, lambda gram: 4 * gram], ids=["zeros", "identity", "larger"])
+def test_a_gram_matrix_that_a_journal_makes_up_changes_no_answer_whatever_kappa(change, kappa, tmp_path, any_kappa):
+    g, damping = stopped(tmp_path / "begun", kappa, 2500)
+    header, arrays = taken_apart(tmp_path / "begun" / "build.npz")
+    arrays = {name: change(len(x)) if change is np.eye else change(x) for name, x in arrays.items()}
+    assert arrays
+    put_together(tmp_path / "begun" / "build.npz", header, arrays)
+    expected = ml.WoodburyRankOneInverse(g, damping, out=tmp_path / "new").diagonal()
+    with contextlib.suppress(ml.InvalidFileError):  # or, of zeros, another Gram matrix, of scaled rows
+        built = ml.WoodburyRankOneInverse(g, damping, out=tmp_path / "begun", resume=True)
+        assert np.allclose(built.diagonal(), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("value", [1e30, -1e30, 1e300])
+def test_a_journal_asks_for_no_more_memory_than_its_build(value, tmp_path, any_kappa):
+    g, damping = stopped(tmp_path / "begun", 1e4, 6000)
+    header, arrays = taken_apart(tmp_path / "begun" / "build.npz")
+    put_together(tmp_path / "begun" / "build.npz", header, {n: np.full_like(x, value) for n, x in arrays.items()})
+    tracemalloc.start()
+    with contextlib.suppress(ml.InvalidFileError):  # or another Gram matrix, of scaled rows
+        built = ml.WoodburyRankOneInverse(g, damping, out=tmp_path / "begun", resume=True)
+        assert np.allclose(built.diagonal(), ml.WoodburyRankOneInverse(g, damping).diagonal(), rtol=1e-3)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**24
+
+
+def test_a_journal_of_more_small_entries_than_rows_can_have_is_refused(tmp_path, monkeypatch):
+    """Each would cost a pass over the rows."""
+    monkeypatch.setattr(_folder, "SECONDS", 0.0)
+    monkeypatch.setattr(_folder, "RUN_BYTES", 10**4)
+    g = begun(tmp_path / "begun")
+    header, arrays = taken_apart(tmp_path / "begun" / "build.npz")
+    put_together(tmp_path / "begun" / "build.npz", header, {**arrays, "whiten: small": np.arange(9)})
+    with pytest.raises(ml.InvalidFileError, match="`out` must hold a whole journal"):
+        ml.WoodburyRankOneInverse(g, 0.3, out=tmp_path / "begun", resume=True, memory_limit=240_000)
+
+
+@pytest.mark.parametrize("kappa", [1e11, 1e13])
+def test_a_factor_whose_small_rows_are_made_up_is_made_anew(kappa, path, any_kappa):
+    g = np.random.default_rng(0).standard_normal((4, 30)) * np.array([[1.0], [1e-3], [1e-5], [1e-6]])
+    built = ml.WoodburyRankOneInverse(g, np.linalg.norm(g, 2) ** 2 / 4 / kappa, whiten=False)
+    built.save(path)
+    header, arrays = taken_apart(path)
+    arrays["factor"][-1, -1] *= 0.3
+    put_together(path, header, arrays)
+    assert np.allclose(ml.load(path).matvec(g[3]), built.matvec(g[3]), rtol=1e-9)
 
 
 # --- state dictionaries -----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 from scipy.sparse import csr_array
 
 import mfac_linalg as ml
+from mfac_linalg._forms.dual import DualForm
 from tests.backends import AVAILABLE, eps
 from tests.held import PanelledRows
 from tests.oracle import LIMIT, ExactOracle, exact
@@ -156,3 +157,17 @@ def test_the_diagonal_keeps_its_bounds_where_there_is_no_float64(kind):
         inverse = ml.WoodburyRankOneInverse(backend.asarray(problem.gradients), problem.damping, whiten=False)
     diagonal = backend.to_numpy(inverse.diagonal()) * problem.damping
     assert np.all((diagonal > 0) & (diagonal <= 1 + 4 * eps("float32")))
+
+
+def test_small_entries_are_redone_few_columns_at_a_time(monkeypatch):
+    """Also where no small system has their digits: columns of d numbers for each of m would be a matrix of d × m."""
+    monkeypatch.setattr("mfac_linalg._forms.diagonal._left_out", lambda *_: None)
+    rng, widths, solve = np.random.default_rng(0), [], DualForm.solve
+    monkeypatch.setattr(DualForm, "solve", lambda form, v: (widths.append(v.shape[1]), solve(form, v))[1])
+    g = rng.standard_normal((200, 400))
+    g[:, :150] *= 1e3
+    inverse = ml.WoodburyRankOneInverse(g, 1.0, whiten=False)
+    dense = np.linalg.inv(np.eye(400) + g.T @ g / 200)
+    assert np.allclose(inverse.diagonal(), np.diagonal(dense), rtol=1e-6)
+    assert sum(widths) == 150
+    assert max(widths) <= 64

@@ -199,7 +199,7 @@ def test_resuming_what_is_whole_reads_nothing_again(tmp_path):
     first = ml.WoodburyRankOneInverse(source, DAMPING, out=tmp_path / "folder")
     source.read = 0
     again = ml.WoodburyRankOneInverse(source, DAMPING, out=tmp_path / "folder", resume=True)
-    assert source.passes <= 0.01
+    assert source.passes <= 0.02  # of some columns, that are compared
     assert again.gradients is source
     assert np.array_equal(again.diagonal(), first.diagonal())
 

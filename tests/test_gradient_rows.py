@@ -252,3 +252,127 @@ def test_sizes_may_be_numpys_integers():
     rows = ArrayRows(np.ones((4, 9)))
     rows.shape = (np.int64(4), np.int64(9))
     assert WoodburyRankOneInverse(rows, 1.0).shape == (9, 9)
+
+
+# --- rows that are not what they say ----------------------------------------------------------------------------------
+
+TALL = np.random.default_rng(4).standard_normal((40, 7)).astype("float32")
+LONG = np.random.default_rng(3).standard_normal((4, 600)).astype("float32")
+
+
+class Source:
+    """Shape, dtype and slices, which are what a function makes of the right ones."""
+
+    def __init__(self, made, array, after=0):
+        self.array, self.shape, self.dtype, self.made, self.left = array, array.shape, array.dtype, made, after
+
+    def __getitem__(self, part):
+        self.left -= 1
+        return self.array[part] if self.left >= 0 else self.made(self.array[part])
+
+
+def answers(gradients, damping, **place):
+    """A build, and what asks for all that it has."""
+    inverse = WoodburyRankOneInverse(gradients, damping, **place)
+    return inverse.matvec(np.ones(inverse.dim, "float32")), inverse.diagonal(), inverse.forward.diagonal()
+
+
+def raises(error):
+    def made(x):
+        raise error
+
+    return made
+
+
+SLICES = {
+    "None": lambda x: None,
+    "too short": lambda x: x[:, :-1],
+    "too few": lambda x: x[:-1],
+    "none": lambda x: x[:0],
+    "too wide": lambda x: np.concatenate([x, x], axis=1),
+    "without an axis": lambda x: x.ravel(),
+    "with an axis more": lambda x: x[None],
+    "one row for all": lambda x: x[:1],
+    "one column for all": lambda x: x[:, :1] if x.shape[1] > 1 else x[:, :0],
+    "turned": lambda x: x.T if x.shape[0] != x.shape[1] else x[:1],
+    "numbers": lambda x: 1.0,
+    "text": lambda x: "text",
+    "a generator": lambda x: (row for row in x),
+    "float64": lambda x: x.astype("float64"),
+    "integers": lambda x: x.astype(int),
+    "objects": lambda x: x.astype(object),
+    "complex": lambda x: x.astype("complex64"),
+    "a list": lambda x: x.tolist(),
+    "masked": lambda x: np.ma.array(x, mask=x > 0),
+    "KeyError": raises(KeyError("lost")),
+    "RuntimeError": raises(RuntimeError("lost")),
+    "StopIteration": raises(StopIteration("lost")),
+    "an error of its own": raises(type("Lost", (Exception,), {})("lost")),
+}
+
+
+@pytest.mark.parametrize("g", [LONG, TALL], ids=["long", "tall"])
+@pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.parametrize("kind", SLICES)
+def test_slices_that_are_none_of_the_gradients_are_refused_by_name(kind, after, g, tmp_path):
+    for place in ({}, {"memory_limit": 200_000}, {"out": tmp_path / "folder"}):
+        source = Source(SLICES[kind], g, after)
+        if g is TALL and "out" in place:
+            continue
+        with pytest.raises((TypeError, ValueError), match="`gradients` must"):
+            answers(source, 0.1, **place)
+
+
+def test_an_error_of_the_disk_or_of_memory_keeps_its_class():
+    for error in (OSError(5, "gone"), MemoryError("gone"), type("OutOfMemoryError", (RuntimeError,), {})("gone")):
+        with pytest.raises(type(error), match="gone"):
+            WoodburyRankOneInverse(Source(raises(error), LONG), 0.1)
+
+
+def test_a_build_whose_source_failed_is_resumed(tmp_path):
+    def failing(path):
+        source = Source(raises(KeyError("lost")), LONG, after=2)
+        WoodburyRankOneInverse(source, 0.1, out=path)
+
+    with pytest.raises(ValueError, match="`gradients` must"):
+        failing(tmp_path / "folder")
+    built = WoodburyRankOneInverse(LONG, 0.1, out=tmp_path / "folder", resume=True)
+    assert np.array_equal(built.diagonal(), WoodburyRankOneInverse(LONG, 0.1, out=tmp_path / "other").diagonal())
+
+
+@pytest.mark.parametrize(
+    "shape", [None, 4, "ab", (4,), (4, 600, 1), (-4, 600), (4.0, 600), (True, 600), (4, 0), (4, 2**62), [[4], 600]]
+)
+def test_shapes_that_are_none_are_refused_by_name(shape):
+    source = Source(lambda x: x, LONG)
+    source.shape = shape
+    with pytest.raises((TypeError, ValueError), match="`gradients` must have"):
+        WoodburyRankOneInverse(source, 0.1)
+
+
+@pytest.mark.parametrize("method", ["gram", "project", "combine", "columns", "panels"])
+def test_a_method_of_rows_that_raises_is_named(method):
+    rows = ArrayRows(LONG)
+    setattr(rows, method, lambda *_: {}["lost"])
+    with pytest.raises(ValueError, match=rf"`gradients.{method}` must .* KeyError: 'lost'"):
+        answers(rows, 0.1 if method == "gram" else np.ones(600, "float32"))
+    setattr(rows, method, lambda *_: (_ for _ in ()).throw(OSError(5, "gone")))
+    with pytest.raises(OSError, match="gone"):
+        answers(rows, 0.1 if method == "gram" else np.ones(600, "float32"))
+
+
+def test_datasets_of_a_file_that_is_closed_are_refused_by_name(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="needs h5py")
+    with h5py.File(tmp_path / "g.h5", "w") as file:
+        g, out = file.create_dataset("g", data=LONG), file.create_dataset("out", LONG.shape, LONG.dtype)
+        built = WoodburyRankOneInverse(g, 0.1)
+        outside = WoodburyRankOneInverse(LONG, 0.1, out=out)
+    for place in ({}, {"memory_limit": 200_000}, {"out": tmp_path / "folder"}, {"out": np.zeros_like(LONG)}):
+        with pytest.raises(ValueError, match="`gradients` must"):
+            WoodburyRankOneInverse(g, 0.1, **place)
+    with pytest.raises(ValueError, match="`out` must"):
+        WoodburyRankOneInverse(LONG, 0.1, out=out)
+    for inverse in (built, outside):
+        with pytest.raises(ValueError, match="`gradients` must"):
+            inverse.matvec(LONG[0])
+    assert not (tmp_path / "folder").exists()

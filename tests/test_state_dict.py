@@ -136,3 +136,23 @@ def test_a_state_has_no_objects_but_arrays_numbers_and_words(backend):
             continue
         for value in made(backend, 3, **options).state_dict().values():
             assert type(value) in (str, int, float, bool) or (hasattr(value, "shape") and value.shape)
+
+
+@pytest.mark.parametrize(("dtype", "options"), [("bfloat16", {}), ("float32", OPTIONS["top-k in bfloat16"])], ids=str)
+def test_bfloat16_tensors_go_through_savez_as_the_documentation_says(dtype, options):
+    """PyTorch refuses to make them NumPy's; their bits are taken by hand, and become a window of NumPy."""
+    torch, ml_dtypes = pytest.importorskip("torch"), pytest.importorskip("ml_dtypes", reason="needs ml_dtypes")
+    (backend,) = (b for b in AVAILABLE if b.name == "torch:cpu")
+    state = made(backend, 7, dtype=dtype, **options).state_dict()
+    with pytest.raises(TypeError, match="unsupported ScalarType"):
+        through_numpy(state)
+    bits = {
+        name: x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        for name, x in state.items()
+        if isinstance(x, torch.Tensor) and x.dtype is torch.bfloat16
+    }
+    assert bits
+    found = SlidingWindowInverse.from_state_dict(through_numpy(state | bits)).state_dict()
+    for name, x in bits.items():
+        assert np.array_equal(found[name].view(np.uint16), x.view(np.uint16))
+    assert "torch.int16" in SlidingWindowInverse.state_dict.__doc__

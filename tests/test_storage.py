@@ -20,6 +20,7 @@ from mfac_linalg import _storage
 from tests.backends import AVAILABLE, FLOATS
 from tests.cases import BUILT, build, built_name
 from tests.held import ArrayRows
+from tests.stored import SAVED, WRITTEN
 from tests.strategies import problems
 
 ROOT = Path(__file__).parents[1]
@@ -279,6 +280,66 @@ def test_a_library_without_the_dtype_is_refused(path):
     ml.WoodburyRankOneInverse(G, 1.0).save(path)
     with pytest.raises(TypeError, match=r"`xp` must hold float64"):
         ml.load(path, xp=jax.numpy)
+
+
+def in_no_memory(library):
+    """Where arrays hold no values, with the argument to blame."""
+    if library == "dask.array":
+        return "xp", {"xp": pytest.importorskip("dask.array", reason="needs dask")}
+    return "device", {"xp": pytest.importorskip("torch", reason="needs torch"), "device": "meta"}
+
+
+@pytest.mark.parametrize("library", ["dask.array", "torch"])
+@pytest.mark.parametrize("name", [*SAVED, "folder"])
+def test_a_place_that_holds_no_values_is_refused_by_load(name, library):
+    argument, where = in_no_memory(library)
+    file = WRITTEN / ("folder" if name == "folder" else f"{name}.npz")
+    for load in (ml.load, type(ml.load(file)).load):
+        with pytest.raises(TypeError, match=f"`{argument}` must hold"):
+            load(file, **where)
+
+
+@pytest.mark.parametrize("library", ["dask.array", "torch"])
+def test_a_place_that_holds_no_values_is_refused_where_it_is_chosen(library):
+    argument, where = in_no_memory(library)
+    for ask in (
+        lambda: ml.WoodburyRankOneInverse(G, 1.0, **where),
+        lambda: ml.SlidingWindowInverse(3, 5, 1.0, **where),
+        lambda: ml.SlidingWindowInverse(3, 5, 1.0, compression=ml.TopK(0.5), **where),
+    ):
+        with pytest.raises(TypeError, match=f"`{argument}` must hold"):
+            ask()
+
+
+def test_a_device_that_holds_no_values_is_nowhere_to_move():
+    torch = pytest.importorskip("torch", reason="needs torch")
+    rows, window = torch.from_numpy(G), ml.SlidingWindowInverse.from_gradients
+    for made in (
+        ml.WoodburyRankOneInverse(rows, 1.0),
+        ml.WoodburyRankOneInverse(rows.T.contiguous(), 1.0),
+        ml.BlockDiagonalInverse(rows, 1.0, block_sizes=2),
+        window(rows, 1.0),
+        window(rows, 1.0, compression=ml.TopK(0.5)),
+        ml.SlidingWindowInverse(3, 5, 1.0, xp=torch),
+    ):
+        with pytest.raises(TypeError, match=r"`device` must be .* holds no values"):
+            made.to_device("meta")
+
+
+@pytest.mark.parametrize("name", ["rows", "gram", "factor", "ages"])
+def test_a_state_that_holds_no_values_is_refused_by_name(name):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    state = ml.SlidingWindowInverse.from_gradients(torch.from_numpy(G), 1.0).state_dict()
+    with pytest.raises(TypeError, match=rf"`state\['{name}'\]` must have values"):
+        ml.SlidingWindowInverse.from_state_dict({**state, name: state[name].to("meta")})
+
+
+@pytest.mark.parametrize("library", ["torch", "jax.numpy", "array_api_strict"])
+@pytest.mark.parametrize("name", ["sparse", "sparse-blocks"])
+def test_sparse_gradients_are_loaded_where_sparse_matrices_are(name, library):
+    xp = pytest.importorskip(library, reason=f"needs {library}")
+    with pytest.raises(TypeError, match="`xp` must "):
+        ml.load(WRITTEN / f"{name}.npz", xp=xp)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -99,6 +99,7 @@ from .products import may_be_cast as may_be_cast
 from .products import vecdot as vecdot
 from .sparse import canonical_rows as canonical_rows
 from .sparse import compressed_rows as compressed_rows
+from .sparse import has_sparse as has_sparse
 from .sparse import in_arrays as in_arrays
 from .sparse import is_sparse as is_sparse
 from .sparse import with_data as with_data

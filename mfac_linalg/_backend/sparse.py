@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+import array_api_compat as compat
 import numpy as np
 
 Array = Any
@@ -29,6 +30,11 @@ def in_arrays(x: Any) -> Any:
     if x.format not in ("lil", "dok") and (x.format not in ("csr", "csc") or x.has_canonical_format):
         return x
     return _in_order(x.tocsr())
+
+
+def has_sparse(x: Array) -> bool:
+    """Return whether x's library has sparse matrices here: SciPy's beside NumPy, and CuPy's."""
+    return isinstance(x, np.ndarray) or compat.is_cupy_array(x)
 
 
 def canonical_rows(x: Any) -> Any:

@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from .._errors import UnreadableRowsError, naming
 from .devices import to_device
-from .kinds import device, dtype_name, is_array, is_masked, is_matrix, is_numpy, same_library
+from .kinds import device, dtype_name, is_array, is_masked, is_matrix, is_numpy, on_host, same_library
 from .sparse import is_sparse
 from .values import from_raw, native, raw
 
 Array = Any
+TRIED: Any = 10**5  # steps by which it is found out whether arrays have an entry in common
+BEYOND = 2**48  # an address that keeps those with negative strides positive
 
 
 def is_sliceable(x: object) -> bool:
@@ -27,7 +30,7 @@ def is_on_disk(x: object) -> bool:
 
 def fetched(source: Any, part: tuple[slice, slice], *, like: Array) -> Array:
     """Return source[part] as an array of like's library, on its device; a copy where the source is a file."""
-    block = source[part]
+    block = source[part] if is_array(source) else _asked(source, part)
     if is_masked(block) or is_matrix(block):
         msg = (
             f"`gradients` must have plain arrays as slices; got a {type(block).__name__}, whose mask would be lost, or "
@@ -51,39 +54,96 @@ def fetched(source: Any, part: tuple[slice, slice], *, like: Array) -> Array:
     return from_raw(values if plain else np.array(values, order="C"), dtype_name(block.dtype), like=like)
 
 
+def _asked(source: Any, part: tuple[slice, slice]) -> Any:
+    """source[part], of the shape that this has to have."""
+    with naming("gradients"):
+        block = source[part]
+        wanted = tuple(len(range(*cut.indices(size))) for cut, size in zip(part, source.shape, strict=True))
+    found = tuple(getattr(block, "shape", None) or np.shape(block))
+    if found != wanted:
+        asked = ", ".join(f"{cut.start or 0}:{'' if cut.stop is None else cut.stop}" for cut in part)
+        msg = f"`gradients` must have slices of the shape asked for, {wanted} for [{asked}]; got {found} "
+        raise UnreadableRowsError(msg + f"({type(block).__name__}). Correct what a slice returns.")
+    return block
+
+
 def put(target: Any, columns: slice, block: Array) -> None:
     """Write columns of a matrix that is not in memory, or is NumPy's."""
-    target[:, columns] = raw(block)
+    values = raw(block)
+    with naming("out"):
+        target[:, columns] = values
     if is_on_disk(target):
         forget(target)
 
 
 def overlap(x: Any, y: Any) -> bool:
     """Return whether what is written to x may change y: one object, one memory, one mapped file, or one dataset."""
-    if x is y or is_mapped_from(y, _file_of(x)):
+    if x is y:
         return True
-    if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
-        return np.may_share_memory(x, y)
+    if isinstance(x, np.ndarray) and is_array(y) and on_host(y):
+        y = raw(y)  # a view, whatever the library
+        return _share(x, y) or _share_file(x, y)
     if type(x) is not type(y) or is_array(x):
         return False
     return (x == y) is True or (_folder_of(x) is not None and _folder_of(x) == _folder_of(y))
 
 
 def is_mapped_from(x: Any, path: Any) -> bool:
-    """Return whether x is an array over that file, or a view of one."""
-    file = _file_of(x)
-    if file is None or path is None or not (os.path.exists(path) and os.path.exists(file)):
+    """Return whether x is an array of any library over that file, or a view of one."""
+    if not (is_array(x) and on_host(x) and os.path.exists(path)):
         return False
-    return os.path.samefile(file, path)
+    file, _ = _mapped(raw(x))
+    return file is not None and os.path.exists(file) and os.path.samefile(file, path)
 
 
-def _file_of(x: Any) -> Any:
-    """The file that an array of NumPy's, or what it is a view of, is mapped from; None where there is none."""
-    while isinstance(x, np.ndarray):
-        if isinstance(x, np.memmap) and is_on_disk(x):
-            return x.filename
-        x = x.base
-    return None
+def _share(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether two arrays have an entry in common, or might have."""
+    try:
+        return np.shares_memory(x, y, max_work=TRIED)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _share_file(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether two arrays over files have an entry of one file in common, however often that is mapped."""
+    (file, x_in_file), (other, y_in_file) = _mapped(x), _mapped(y)
+    if file is None or other is None:
+        return False
+    if file != other and not (os.path.exists(file) and os.path.exists(other) and os.path.samefile(file, other)):
+        return False
+    return x_in_file is None or y_in_file is None or _share(x_in_file, y_in_file)
+
+
+class _AtPlace:
+    """An array at another address, which nobody reads."""
+
+    def __init__(self, x: np.ndarray, address: int) -> None:
+        described = {name: x.__array_interface__[name] for name in ("shape", "typestr", "version")}
+        self.__array_interface__ = {**described, "strides": x.strides, "data": (address, True)}
+
+
+def _mapped(x: np.ndarray) -> tuple[Any, np.ndarray | None]:
+    """The file that an array is mapped from, and the array as if addresses were places in that file; None for unknown.
+
+    Linux tells of any memory what is mapped there; elsewhere only NumPy's own maps are known.
+    """
+    address = x.__array_interface__["data"][0]
+    try:
+        with open("/proc/self/maps") as lines:
+            for line in lines:
+                span, _, start, _, inode, *name = line.rstrip("\n").split(maxsplit=5)
+                first, last = (int(place, 16) for place in span.split("-"))
+                if first <= address < last:
+                    place = address - first + int(start, 16)
+                    return (name[0], np.asarray(_AtPlace(x, BEYOND + place))) if name and inode != "0" else (None, None)
+    except OSError:
+        pass
+    base: Any = x
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap) and is_on_disk(base):
+            return base.filename, None
+        base = base.base
+    return None, None
 
 
 def _folder_of(x: Any) -> str | None:

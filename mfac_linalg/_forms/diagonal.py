@@ -28,11 +28,11 @@ def exact_entries(form: Any, j: Array, *, like: Array, norm: Any) -> Array:
     """M_jj for sorted columns j, by a small system of their own where that has the digits, else by products."""
     sharp = form.sharp and form.whitened is None  # A and s agree to float64's last digits
     resolved = sharp and _backend.on_host(like) and isinstance(norm, float) and norm**2 <= LEFT_OUT_RESOLVED
-    one_by_one = form.rows.is_streamed and not _backend.is_lazy(like)  # within `memory_limit`
-    size = GATHERED // form.shape[0] ** 2 if resolved else 1 if one_by_one else REDO_COLUMNS
+    if not resolved:
+        return _solved(form, j)
     parts = []
-    for chunk in slices(j.shape[0], max(1, size)):
-        part = _left_out(form, j[chunk]) if resolved else None
+    for chunk in slices(j.shape[0], max(1, GATHERED // form.shape[0] ** 2)):
+        part = _left_out(form, j[chunk])
         parts.append(_solved(form, j[chunk]) if part is None else part)
     return _backend.namespace(parts[0]).concat(parts)
 
@@ -51,9 +51,13 @@ def _left_out(form: Any, j: Array) -> Array | None:
 
 
 def _solved(form: Any, j: Array) -> Array:
-    """M_jj = ‖r‖² + ‖a‖² with r = M e_j and a = S r: a product each."""
-    r, a = form.solve(_backend.unit_columns(j, form.shape[1], like=form.rows.like, dtype=form.dtype))
-    return _backend.to_float64(_backend.column_squares(r)) + _backend.column_squares(a)
+    """M_jj = ‖r‖² + ‖a‖² with r = M e_j and a = S r: a product each, of few columns at a time, which are of size d."""
+    one_by_one = form.rows.is_streamed and not _backend.is_lazy(form.rows.like)  # within `memory_limit`
+    parts = []
+    for chunk in slices(j.shape[0], 1 if one_by_one else REDO_COLUMNS):
+        r, a = form.solve(_backend.unit_columns(j[chunk], form.shape[1], like=form.rows.like, dtype=form.dtype))
+        parts.append(_backend.to_float64(_backend.column_squares(r)) + _backend.column_squares(a))
+    return _backend.namespace(parts[0]).concat(parts)
 
 
 def _small_entries(diagonal: Array, *, like: Array, norm: Any, num_rows: int) -> Array:

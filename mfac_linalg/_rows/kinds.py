@@ -41,6 +41,7 @@ def rows_of(gradients: Any, place: Place = Place(), *, streams: bool = True) -> 
     """
     check.refuse_masked("gradients", gradients)
     gradients = _backend.resolved(gradients)
+    check.check_described(gradients)
     if _backend.is_sparse(gradients):
         check.check_no_place(place)
         return SparseRows.of(gradients)

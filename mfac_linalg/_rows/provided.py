@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .._errors import refuse_nonfinite_values
+from .._errors import naming, refuse_nonfinite_values
 from .._pytree import Part
 from .._validation import check_computing, check_function, check_provided_shape, describe, refuse_masked
 from .panels import column_slices, gram, scaled_squares
@@ -38,7 +38,9 @@ class ProvidedRows(Part):
         m, d = check_provided_shape(gradients)
         for method in METHODS:
             check_function(f"gradients.{method}", getattr(gradients, method), "Write that method.")
-        column = _checked("columns", gradients.columns(np.zeros(1, np.int64)), (m, 1))
+        with naming("gradients.columns"):
+            column = gradients.columns(np.zeros(1, np.int64))
+        _checked("columns", column, (m, 1))
         check_computing("gradients.columns", column)
         return cls(gradients, _backend.empty((0, d), like=column, dtype=column.dtype))
 
@@ -79,22 +81,22 @@ class ProvidedRows(Part):
         """K = G diag(root)² Gᵀ, shape (m, m), float64: by the object, or from its panels where there is a root."""
         m = self.shape[0]
         if root is None:
-            return _backend.to_float64(_checked("gram", self.gradients.gram(), (m, m)))
+            return _backend.to_float64(_checked("gram", self._asked("gram"), (m, m)))
         return sum(gram(block * root[columns, 0]) for columns, block in progress(self.blocks(), "gram"))
 
     def project(self, v: Array) -> Array:
         """G v, shape (m, k), float64."""
-        return _backend.to_float64(_finite("project", self.gradients.project(v), (self.shape[0], v.shape[1])))
+        return _backend.to_float64(_finite("project", self._asked("project", v), (self.shape[0], v.shape[1])))
 
     def combine(self, a: Array) -> Array:
         """Gᵀ a, shape (d, k), for float64 a of shape (m, k)."""
         a = _backend.from_float64(a, like=self.like, dtype=self.dtype)
         shape = (self.shape[1], a.shape[1])
-        return self._own("combine", _finite("combine", self.gradients.combine(a), shape), shape)
+        return self._own("combine", _finite("combine", self._asked("combine", a), shape), shape)
 
     def columns(self, j: Array) -> Array:
         """G[:, j], shape (m, len(j)): a copy."""
-        found = self._own("columns", self.gradients.columns(_backend.read(j)), (self.shape[0], j.shape[0]))
+        found = self._own("columns", self._asked("columns", _backend.read(j)), (self.shape[0], j.shape[0]))
         return _backend.owned(found, source=self.source)
 
     def panel(self, columns: slice) -> Array:
@@ -109,11 +111,11 @@ class ProvidedRows(Part):
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """Column slices and G[:, columns], in the panels of the object's own choice."""
         m, d = self.shape
-        start, panels = 0, self.gradients.panels()
+        start, panels = 0, self._asked("panels")
         if not isinstance(panels, Iterable) or getattr(panels, "ndim", 1) == 0:
             msg = f"`gradients.panels` must return panels in order; got {describe(panels)}. Yield blocks of columns."
             raise TypeError(msg)
-        for block in panels:
+        for block in _each(panels):
             if not (_backend.is_array(block) and block.ndim == 2):
                 msg = f"`gradients.panels` must give arrays of shape ({m}, p); got {describe(block)}. "
                 raise ValueError(msg + "Correct that method.")
@@ -128,6 +130,10 @@ class ProvidedRows(Part):
         """Σ_i (row_scale_i g_ij)² for each column j, shape (d,), float64."""
         return scaled_squares(self.blocks(), row_scale)
 
+    def _asked(self, method: str, *arguments: Any) -> Any:
+        with naming(f"gradients.{method}"):
+            return getattr(self.gradients, method)(*arguments)
+
     def _own(self, method: str, x: Any, shape: tuple[int, int]) -> Array:
         """Accept an array of the rows' dtype."""
         _checked(method, x, shape)
@@ -135,6 +141,19 @@ class ProvidedRows(Part):
             msg = f"`gradients.{method}` must return {self.dtype}, the dtype of a column; got {x.dtype}. Cast it."
             raise TypeError(msg)
         return x
+
+
+def _each(panels: Iterable[Array]) -> Iterator[Array]:
+    """Each panel, which the object may compute when it is asked for."""
+    with naming("gradients.panels"):
+        rest = iter(panels)
+    end = object()
+    while True:
+        with naming("gradients.panels"):
+            block = next(rest, end)
+        if block is end:
+            return
+        yield block
 
 
 def _checked(method: str, x: Any, shape: tuple[int, int]) -> Array:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
+from .._errors import naming
 from .._progress import reporter
 from .._pytree import Part
 from .._scaling import ldexp
@@ -49,7 +50,8 @@ class StreamedRows(Part):
     @property
     def shape(self) -> tuple[int, int]:
         """(m, d)."""
-        m, d = self.gradients.shape
+        with naming("gradients"):
+            m, d = self.gradients.shape
         return m, d
 
     def computed_in(self, dtype: Any) -> "StreamedRows":

@@ -26,6 +26,7 @@ from .contents import check_contents as check_contents
 from .elsewhere import check_can_be_cut as check_can_be_cut
 from .elsewhere import check_chunked as check_chunked
 from .elsewhere import check_computes as check_computes
+from .elsewhere import check_described as check_described
 from .elsewhere import check_kept as check_kept
 from .elsewhere import check_no_place as check_no_place
 from .elsewhere import check_out as check_out
@@ -47,8 +48,10 @@ from .numbers import check_function as check_function
 from .numbers import check_memory_limit as check_memory_limit
 from .numbers import check_pair as check_pair
 from .numbers import check_size as check_size
+from .paths import check_out_path as check_out_path
 from .paths import check_path as check_path
 from .paths import check_regular as check_regular
+from .paths import is_folder as is_folder
 from .paths import path_error as path_error
 from .rows import as_window_state as as_window_state
 from .rows import check_compute_place as check_compute_place

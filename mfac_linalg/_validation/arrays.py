@@ -212,10 +212,14 @@ def check_moved(x: Array, device: Any) -> Array:
         if device is None:
             msg = "which says nothing"
             raise TypeError(msg)
-        return _backend.to_device(x, device)
+        moved = _backend.to_device(x, device)
+        if _backend.is_array(x) and _backend.is_concrete(x) and not _backend.is_concrete(moved):
+            msg = "which holds no values"
+            raise TypeError(msg)
     except Exception as refused:  # each library has its own
         msg = f"`device` must be a device of the gradients' library; got {device!r:.60} ({refused}). "
         raise TypeError(msg + "Pass its own object.") from refused
+    return moved
 
 
 def check_shape(name: str, x: Array, shape: tuple[int | str, ...], cure: str) -> None:

@@ -1,16 +1,25 @@
 """Checks of gradients that are no array in memory, and of what is said about where they are and go to."""
 
 import numbers
-import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import _backend
+from .._errors import naming
 from .arrays import FLOATING, check_gradients, check_matrix, refuse_masked
 from .words import describe
 
 Array = Any
+
+
+def check_described(x: Any, name: str = "gradients") -> None:
+    """Refuse an object whose shape or dtype cannot be read: a dataset of a file that is closed."""
+    if not _backend.is_array(x):
+        with naming(name):
+            for part in ("shape", "dtype"):
+                getattr(x, part, None)
 
 
 def check_streamed(gradients: Any) -> Any:
@@ -28,9 +37,13 @@ def check_streamed(gradients: Any) -> Any:
     if name not in FLOATING:
         msg = f"`gradients` must be float16, bfloat16, float32 or float64; got {name}. Cast them."
         raise TypeError(msg)
-    if not gradients.shape or len(gradients.shape) != 2 or 0 in gradients.shape:
-        msg = f"`gradients` must have shape (m, d) with m ≥ 1 and d ≥ 1; got {gradients.shape}. "
+    shape = gradients.shape
+    if not (isinstance(shape, tuple | list) and len(shape) == 2 and all(_is_size(n) for n in shape)):
+        msg = f"`gradients` must have shape (m, d) with m ≥ 1 and d ≥ 1; got {shape!r:.60}. "
         raise ValueError(msg + "Stack one flattened gradient per row.")
+    if int(shape[0]) * int(shape[1]) >= 2**60:
+        msg = f"`gradients` must have a shape that can be; got {shape!r:.60}. Correct that attribute."
+        raise ValueError(msg)
     return gradients
 
 
@@ -113,7 +126,7 @@ def check_kept(whiten: Any, overwrite: bool) -> None:
 
 def check_out(out: Any, resume: bool, gradients: Any, dtype: Any, *, whiten: bool | None, precision: str) -> None:
     """Refuse what W cannot be written to, and a W that would not be all that answers need."""
-    if out is None or not isinstance(out, str | os.PathLike):
+    if not isinstance(out, Path):
         if resume:
             msg = f"`resume` must be False where `out` is no folder; got True with {describe(out)}. Pass a path."
             raise ValueError(msg)
@@ -129,13 +142,14 @@ def check_out(out: Any, resume: bool, gradients: Any, dtype: Any, *, whiten: boo
     if reason:
         msg = f"`out` must be None here; got {describe(out)}, but {reason}. Leave it out."
         raise ValueError(msg)
-    if not isinstance(out, str | os.PathLike):
+    if not isinstance(out, Path):
         _check_target(out, gradients, _backend.dtype_name(dtype))
 
 
 def _check_target(out: Any, gradients: Any, dtype: str) -> None:
     """Accept a matrix of the right kind that takes a first column: the last check, since it writes."""
     refuse_masked("out", out)
+    check_described(out, "out")
     if not (_backend.is_numpy(out) or _backend.is_sliceable(out)) or not hasattr(out, "__setitem__"):
         msg = f"`out` must be a path, a NumPy array or a dataset that can be written; got {describe(out)}. "
         raise TypeError(msg + "Pass a folder's path if unsure.")

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from pathlib import Path
 from typing import Any
 
 from .words import describe
@@ -29,24 +30,39 @@ def check_path(path: Any, name: str = "path") -> str:
     return text
 
 
-def check_regular(path: str) -> os.stat_result | None:
+def check_out_path(out: Any) -> Any:
+    """Return the path of a folder that W is written to, checked as a name; what is no path as it is."""
+    return Path(check_path(out, "out")) if isinstance(out, str | bytes | os.PathLike) else out
+
+
+def is_folder(path: Any, name: str = "path") -> bool:
+    """Return whether a folder is there, perhaps behind a link."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
+    except OSError as failed:
+        raise path_error(failed, str(path), "reached", name) from failed
+
+
+def check_regular(path: str, name: str = "path") -> os.stat_result | None:
     """Refuse what is there, perhaps behind a link, and no regular file; its status, None where nothing is there."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
         return None
     except OSError as failed:
-        raise path_error(failed, path, "reached") from failed
+        raise path_error(failed, path, "reached", name) from failed
     if not stat.S_ISREG(status.st_mode):
         kind = next((word for is_kind, word in KINDS if is_kind(status.st_mode)), "special file")
         number = errno.EISDIR if kind == "folder" else errno.EINVAL
-        raise OSError(number, f"`path` must be a regular file; got a {kind}. Pass the name of a file", path)
+        raise OSError(number, f"`{name}` must be a regular file; got a {kind}. Pass the name of a file", path)
     return status
 
 
 def path_error(failed: OSError, path: str, done: str, name: str = "path") -> OSError:
-    """The same error, of the same class, with the argument in its text."""
-    msg = (
-        f"`{name}` must be a file that can be {done}; {failed.strerror or failed}. Look after the disk, or pass another"
-    )
+    """The same error, of the same class, with the argument in its text, and no other."""
+    words = failed.strerror or str(failed)
+    words = os.strerror(failed.errno) if failed.errno and "`" in words else words
+    msg = f"`{name}` must be a file that can be {done}; {words}. Look after the disk, or pass another"
     return OSError(failed.errno or errno.EIO, msg, path)

@@ -28,6 +28,12 @@ def check_place(xp: Any, dtype: Any, device: Any) -> Array:
     except Exception as refused:  # every library has its own words for a dtype or a device that it does not have
         msg = f"`dtype` and `device` must be of `xp`; got {describe(dtype)} and {device!r:.60} ({refused}). "
         raise TypeError(msg + "Pass its own objects.") from refused
+    if _backend.is_lazy(like):
+        msg = f"`xp` must hold its arrays in memory; got {describe(xp)}. Pass numpy, or Dask's array as `gradients`."
+        raise TypeError(msg)
+    if not (_backend.is_concrete(like) or _backend.is_traced(like)):
+        msg = f"`device` must hold values; got {_backend.device(like)}. Pass a device that computes."
+        raise TypeError(msg)
     if _backend.dtype_name(like.dtype) not in FLOATING:
         msg = f"`dtype` must be float16, bfloat16, float32 or float64; got {dtype!r}. Pass one of these."
         raise TypeError(msg)
@@ -98,6 +104,9 @@ def check_loadable(facts: dict[str, Any], arrays: dict[str, tuple[np.ndarray, st
     if compression_of(facts) is not None and not _backend.finds_entries(like):
         msg = f"`device` must have 64-bit integers for a compressed window; got {_backend.device(like)}. Pass another."
         raise TypeError(msg)
+    if facts.get("sparse") is not None and not _backend.has_sparse(like):
+        msg = f"`xp` must be numpy or cupy for sparse gradients; got {type(like).__module__}. Leave it out."
+        raise TypeError(msg)
     for name, (_, dtype) in arrays.items():
         if dtype == "float64" and name not in (*SMALL, *ON_HOST) and not _backend.offers_dtype(like, dtype):
             msg = f"`xp` must hold float64, of which the stored `{name}` is; got {type(like).__module__}. "
@@ -127,12 +136,15 @@ def as_window_state(state: Any, on_host: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(state, Mapping):
         msg = f"`state` must be a dictionary; got {describe(state)}. Pass what `state_dict` returned."
         raise TypeError(msg)
-    return {name: _as_entry(state[name], to_host=name in on_host) for name in state}
+    return {name: _as_entry(name, state[name], to_host=name in on_host) for name in state}
 
 
-def _as_entry(x: Any, *, to_host: bool) -> Any:
+def _as_entry(name: str, x: Any, *, to_host: bool) -> Any:
     if not _backend.is_array(x):
         return x
+    if not _backend.is_concrete(x):
+        msg = f"`state['{name}']` must have values now; got {describe(x)}, which has none. Pass what was saved."
+        raise TypeError(msg)
     if not x.shape:
         return _backend.read(x).item()
     if _backend.is_numpy(x) and x.dtype.kind == "V" and x.dtype.itemsize == 2:
