@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import pickle
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -55,9 +56,15 @@ def numpy_modes() -> dict[str, Callable[[], Any]]:
         "errstate call": lambda: np.errstate(all="call", call=_refuse),
         "seterr": lambda: setting(np.geterr, lambda x: np.seterr(**x), dict.fromkeys(np.geterr(), "raise")),
         "legacy printing": lambda: np.printoptions(legacy="1.13", precision=1, threshold=1, floatmode="fixed"),
+        "errstate log": lambda: np.errstate(all="log", call=_Log()),
         "bufsize": lambda: setting(np.getbufsize, np.setbufsize, 2**14),  # smaller ones cut sums, before NumPy 2.3
         "warnings": warnings_as_errors,
     }
+
+
+class _Log:
+    def write(self, text: str) -> None:
+        raise FloatingPointError(text)
 
 
 def _refuse(kind: str, flag: int) -> None:
@@ -67,6 +74,9 @@ def _refuse(kind: str, flag: int) -> None:
 def torch_modes() -> dict[str, Callable[[], Any]]:
     """Casts, what is recorded, defaults of factories, checks, hooks."""
     import torch
+    from torch._functorch import eager_transforms
+    from torch._functorch.vmap import vmap_increment_nesting
+    from torch.utils._python_dispatch import TorchDispatchMode
 
     def deterministic() -> Any:
         return setting(torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True)
@@ -85,6 +95,28 @@ def torch_modes() -> dict[str, Callable[[], Any]]:
     def precision(name: str) -> Any:
         return setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, name)
 
+    class Calls(torch.overrides.TorchFunctionMode):
+        """Sees every call, and changes none."""
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return function(*args, **(kwargs or {}))
+
+    class Operations(TorchDispatchMode):
+        """The same, below autograd."""
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return function(*args, **(kwargs or {}))
+
+    def onednn(name: str) -> Any:
+        return setting(lambda: matmul.fp32_precision, lambda x: setattr(matmul, "fp32_precision", x), name)
+
+    def warned(always: bool) -> Any:
+        return setting(torch.is_warn_always_enabled, torch.set_warn_always, always)
+
+    def printing(profile: str) -> Any:
+        return setting(lambda: "default", lambda x: torch.set_printoptions(profile=x), profile)
+
+    matmul = torch.backends.mkldnn.matmul
     return {
         "autocast bfloat16": lambda: torch.autocast("cpu", torch.bfloat16),
         "autocast float16": lambda: torch.autocast("cpu", torch.float16),
@@ -100,6 +132,26 @@ def torch_modes() -> dict[str, Callable[[], Any]]:
         "deterministic": deterministic,
         "anomalies": lambda: torch.autograd.set_detect_anomaly(True),
         "saved tensors hooks": lambda: torch.autograd.graph.saved_tensors_hooks(torch.clone, torch.clone),
+        "vmap": lambda: vmap_increment_nesting(2, "error"),
+        "vmap, other draws": lambda: vmap_increment_nesting(2, "different"),
+        "grad": eager_transforms.grad_increment_nesting,
+        "jvp": eager_transforms.jvp_increment_nesting,
+        "forward derivatives": torch.autograd.forward_ad.dual_level,
+        "function mode": Calls,
+        "dispatch mode": Operations,
+        "no overrides": torch._C.DisableTorchFunctionSubclass,
+        "flush denormals": lambda: setting(lambda: False, torch.set_flush_denormal, True),
+        "threads": lambda: setting(torch.get_num_threads, torch.set_num_threads, 3),
+        "oneDNN bfloat16": lambda: onednn("bf16"),
+        "no oneDNN": lambda: setting(lambda: True, lambda x: setattr(torch.backends.mkldnn, "enabled", x), False),
+        "no compiler": lambda: torch.compiler.set_stance("force_eager"),
+        "saved on the host": torch.autograd.graph.save_on_cpu,
+        "no saved tensors hooks": lambda: torch.autograd.graph.disable_saved_tensors_hooks("none"),
+        "sparse invariants": torch.sparse.check_sparse_tensor_invariants,
+        "forked generators": torch.random.fork_rng,
+        "all warnings": lambda: warned(True),
+        "short printing": lambda: printing("short"),
+        **numpy_modes(),
     }
 
 
@@ -162,6 +214,12 @@ MODES: dict[str, Callable[[], Contexts]] = {
 }
 
 
+ROUNDED = {
+    "threads": "BLAS cuts sums otherwise among three threads",
+}
+"""Modes in which answers are rightly the same to rounding only, with the reason."""
+
+
 SINGLE = {
     "numpy": ("static", "static, vector damping", "tall", "window", "compressed window", "blocks", "streamed"),
     "torch": ("static", "static, vector damping", "tall", "window", "compressed window", "blocks"),
@@ -169,12 +227,31 @@ SINGLE = {
     "array_api_strict": ("static, vector damping", "tall", "window", "blocks"),
     "dask.array": ("static",),
 }
-"""The classes that every mode is tried on by itself."""
+"""The classes that every mode is tried on by itself in the table of every run."""
+
+SELDOM = {
+    "torch": {
+        "dispatch mode",
+        "no overrides",
+        "oneDNN bfloat16",
+        "no oneDNN",
+        "no compiler",
+        "saved on the host",
+        "no saved tensors hooks",
+        "sparse invariants",
+        "forked generators",
+        "all warnings",
+        "short printing",
+        *numpy_modes(),
+    },
+}
+"""Modes that it tries by themselves on the first of these classes only; ``tests/ambient_sweep.py`` tries all on all."""
 
 
 def at_once(library: str) -> Contexts:
     """All modes of a library that go together, one after the other."""
-    left_out = {"errstate call", "default device", "no jit", "autocast nested", "synchronous", "2023"}
+    left_out = {"errstate call", "errstate log", "default device", "no jit", "autocast nested", "synchronous", "2023"}
+    left_out |= {"threads", "vmap, other draws", "grad", "jvp", "no saved tensors hooks", "saved on the host"}
 
     @contextlib.contextmanager
     def together(names: list[str]) -> Iterator[None]:
@@ -430,5 +507,5 @@ def same(one: Any, other: Any) -> bool:
 
 def _values(x: Any) -> np.ndarray:
     if hasattr(x, "detach"):
-        return x.detach().numpy()
+        return sys.modules["torch"]._C._functorch.unwrap_if_dead(x).detach().numpy()  # of a transform that has ended
     return np.asarray(x.compute() if hasattr(x, "compute") else x)

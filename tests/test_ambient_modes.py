@@ -6,7 +6,7 @@ import pytest
 
 import mfac_linalg as ml
 from tests.backends import PRESENT
-from tests.modes import ALONE, CHEAP, MODES, SINGLE, Asked, answer, at_once, inverses, queries, same
+from tests.modes import ALONE, CHEAP, MODES, ROUNDED, SELDOM, SINGLE, Asked, answer, at_once, inverses, queries, same
 
 BACKENDS = {b.library: b for b in PRESENT if b.name in ("numpy", "strict:CPU_DEVICE", "torch:cpu", "jax", "dask")}
 
@@ -16,7 +16,8 @@ def rows_of_the_table():
     for library, backend in BACKENDS.items():
         kinds, modes = inverses(backend), MODES[library]()
         for kind in kinds:
-            alone = modes if kind in SINGLE[library] else {}
+            often = [mode for mode in modes if mode not in SELDOM.get(library, ()) or kind == SINGLE[library][0]]
+            alone = [mode for mode in often if mode not in ROUNDED] if kind in SINGLE[library] else []
             yield from ((library, mode, kind) for mode in [*alone, *at_once(library)])
 
 

@@ -5,6 +5,7 @@ import functools
 import sys
 from collections.abc import Callable
 from contextvars import copy_context
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ The first is set where another one is in force. They belong to a thread, and to 
 OPTION = {name: f"jax_{name}" for name in (*PLAIN_JAX, "default_device")}
 ELSEWHERE = tuple(name for name in PLAIN_JAX if name not in ("enable_x64", "default_matmul_precision"))
 AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
+PLAIN_VALUES = (int, float, str, type, slice, ModuleType, np.ndarray, np.generic, np.dtype)
 
 
 def plain_modes(jax: Any = None, *, like: Any = None, products: bool = True) -> contextlib.AbstractContextManager[Any]:
@@ -61,6 +63,39 @@ def in_plain_modes(function: Callable[..., Any]) -> Callable[..., Any]:
 def without_autocast() -> contextlib.AbstractContextManager[Any]:
     """Return a context in which PyTorch computes in the dtypes that tensors have."""
     return _Together(_autocasts_off())
+
+
+def in_transforms() -> bool:
+    """Return whether a transform of torch.func is at work."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def outside_transforms() -> contextlib.AbstractContextManager[Any]:
+    """Leave the transforms of torch.func, in which what is made of any tensor is bound to them, and without memory."""
+    if not in_transforms():
+        return contextlib.nullcontext()
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+    return temporarily_clear_interpreter_stack()
+
+
+def is_untransformed(x: Any) -> bool:
+    """Return whether x is known to have nothing in it that a transform of torch.func is applied to."""
+    torch: Any = sys.modules["torch"]
+    if isinstance(x, torch.Tensor):
+        return not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    if isinstance(x, tuple | list):
+        return all(map(is_untransformed, x))
+    if isinstance(x, FunctionType):
+        return _is_own(x) and all(is_untransformed(cell.cell_contents) for cell in x.__closure__ or ())
+    if _is_own(type(x)):
+        return all(map(is_untransformed, vars(x).values()))
+    return x is None or isinstance(x, (*PLAIN_VALUES, torch.dtype, torch.device))
+
+
+def _is_own(x: Any) -> bool:
+    return x.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 class _Together(contextlib.ExitStack):
