@@ -37,7 +37,7 @@ def outside_graphs(function: F) -> F:
 def _beside_transforms(function: F) -> F:
     @functools.wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
-        if not in_transforms() or not is_untransformed((*arguments, *options.values())):
+        if not in_transforms() or not is_untransformed(*arguments, *options.values()):
             return function(*arguments, **options)
         with outside_transforms():
             return function(*arguments, **options)

@@ -5,7 +5,7 @@ import functools
 import sys
 from collections.abc import Callable
 from contextvars import copy_context
-from types import FunctionType, ModuleType
+from types import FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ The first is set where another one is in force. They belong to a thread, and to 
 OPTION = {name: f"jax_{name}" for name in (*PLAIN_JAX, "default_device")}
 ELSEWHERE = tuple(name for name in PLAIN_JAX if name not in ("enable_x64", "default_matmul_precision"))
 AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
-PLAIN_VALUES = (int, float, str, type, slice, ModuleType, np.ndarray, np.generic, np.dtype)
+PLAIN_VALUES = (int, float, str, type, ModuleType, np.ndarray, np.generic, np.dtype)
 
 
 def plain_modes(jax: Any = None, *, like: Any = None, products: bool = True) -> contextlib.AbstractContextManager[Any]:
@@ -80,22 +80,36 @@ def outside_transforms() -> contextlib.AbstractContextManager[Any]:
     return temporarily_clear_interpreter_stack()
 
 
-def is_untransformed(x: Any) -> bool:
-    """Return whether x is known to have nothing in it that a transform of torch.func is applied to."""
+def is_untransformed(*given: Any) -> bool:
+    """Return whether torch.func transforms no tensor that can be reached from these objects.
+
+    Those of a generator cannot be seen.
+    """
     torch: Any = sys.modules["torch"]
-    if isinstance(x, torch.Tensor):
-        return not torch._C._functorch.is_functorch_wrapped_tensor(x)
-    if isinstance(x, tuple | list):
-        return all(map(is_untransformed, x))
+    wrapped, seen, ahead = torch._C._functorch.is_functorch_wrapped_tensor, set[int](), list(given)
+    while ahead:
+        x = ahead.pop()
+        if isinstance(x, GeneratorType) or (isinstance(x, torch.Tensor) and wrapped(x)):
+            return False
+        if id(x) not in seen and not isinstance(x, (torch.Tensor, *PLAIN_VALUES)):
+            seen.add(id(x))
+            ahead += _parts(x)
+    return True
+
+
+def _parts(x: Any) -> list[Any]:
+    """What an object holds: a container, a function, or one with attributes."""
+    if isinstance(x, dict):
+        return list(x.values())
+    if isinstance(x, tuple | list | set | frozenset):
+        return list(x)
     if isinstance(x, FunctionType):
-        return _is_own(x) and all(is_untransformed(cell.cell_contents) for cell in x.__closure__ or ())
-    if _is_own(type(x)):
-        return all(map(is_untransformed, vars(x).values()))
-    return x is None or isinstance(x, (*PLAIN_VALUES, torch.dtype, torch.device))
-
-
-def _is_own(x: Any) -> bool:
-    return x.__module__.partition(".")[0] == __name__.partition(".")[0]
+        return [*(x.__defaults__ or ()), *(cell.cell_contents for cell in x.__closure__ or ())]
+    if isinstance(x, MethodType):
+        return [x.__self__, x.__func__]
+    if isinstance(x, functools.partial):
+        return [x.func, *x.args, *x.keywords.values()]
+    return list(getattr(x, "__dict__", {}).values())
 
 
 class _Together(contextlib.ExitStack):
