@@ -2,10 +2,12 @@
 
 Every mode of a library by itself, every class in every form, and every query, four times: of an inverse that is built
 in the mode, of one that is asked in it, of one for which both is so, and of one that was asked in it before. Each
-answer is compared to the bit with that without a mode, in the modes of `ROUNDED` to rounding.
-``tests/test_ambient_modes.py`` is the part of this table that every run of the tests looks at. Prints the cells, the
-differences, the answers that differ by rounding and the seconds of each library, then every difference; the exit status
-says whether there are any.
+answer is compared to the bit with that without a mode. `ROUNDED` and `REFUSED` in ``tests/modes.py`` list what rightly
+agrees to rounding only, or is refused, with the reasons. ``tests/test_ambient_modes.py`` is the part of this table that
+every run of the tests looks at.
+
+Prints the cells, the differences, the answers that these lists allow and the seconds of each library, then every
+difference; the exit status says whether there are any.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.backends import PRESENT, Backend
-from tests.modes import MODES, ROUNDED, Asked, agree, answer, inverses, queries, same
+from tests.modes import MODES, REFUSED, ROUNDED, Asked, agree, answer, inverses, queries, same
 
 NAMES = {"numpy": "numpy", "torch": "torch:cpu", "jax": "jax", "strict": "strict:CPU_DEVICE", "dask": "dask"}
 """The backends, by the short names of the command line."""
@@ -36,14 +38,14 @@ class Tally:
     cells: int = 0
     seconds: float = 0.0
     differences: list[str] = field(default_factory=list)
-    rounded: int = 0
+    listed: int = 0
 
     def join(self, other: "Tally") -> None:
         """Add what another process counted."""
         self.cells += other.cells
         self.seconds += other.seconds
         self.differences += other.differences
-        self.rounded += other.rounded
+        self.listed += other.listed
 
 
 def ask(query: Callable[[Asked], Any], asked: Asked) -> Any:
@@ -89,7 +91,7 @@ def sweep(short: str, kind: str) -> Tally:
             if same(got, wanted[name]):
                 continue
             if agree(got, wanted[name], mode, name):
-                tally.rounded += 1
+                tally.listed += 1
             else:
                 tally.differences.append(f"{short}, {mode}, {kind}, {name} ({way}): {described(got)}")
     tally.seconds = time.perf_counter() - start
@@ -128,13 +130,15 @@ def main() -> int:
     if missing := [short for short in arguments.libraries if short not in backends()]:
         parser.error(f"not installed: {', '.join(missing)}")
     tallies = run(arguments.libraries, arguments.jobs)
-    print(f"{'library':10}{'modes':>8}{'cells':>10}{'differences':>14}{'rounding':>10}{'seconds':>10}")
+    print(f"{'library':10}{'modes':>8}{'cells':>10}{'differences':>14}{'listed':>10}{'seconds':>10}")
     for short, tally in tallies.items():
         modes = len(MODES[backends()[short].library]())
-        counts = f"{modes:8}{tally.cells:10,}{len(tally.differences):14}{tally.rounded:10}{tally.seconds:10.0f}"
+        counts = f"{modes:8}{tally.cells:10,}{len(tally.differences):14}{tally.listed:10}{tally.seconds:10.0f}"
         print(f"{short:10}{counts}")
     for (mode, query), why in ROUNDED.items():
-        print(f"the same to rounding: {mode}, {query or 'all queries'}: {why}")
+        print(f"to rounding: {mode}, {query or 'all queries'}: {why}")
+    for mode, (_, why) in REFUSED.items():
+        print(f"may be refused: {mode}: {why}")
     wrong = [line for tally in tallies.values() for line in tally.differences]
     print(*wrong, sep="\n")
     return int(bool(wrong))

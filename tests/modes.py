@@ -156,8 +156,19 @@ def torch_modes() -> dict[str, Callable[[], Any]]:
 
 
 def jax_modes() -> dict[str, Callable[[], Any]]:
-    """Settings of a thread: dtypes, promotion, checks, transfers, randomness."""
+    """Settings of a thread: dtypes, promotion, checks, transfers, randomness, meshes."""
     import jax
+
+    def option(name: str, value: Any) -> Any:
+        return setting(lambda: getattr(jax.config, name), lambda x: jax.config.update(name, x), value)
+
+    def explicit_mesh() -> Any:
+        return jax.set_mesh(jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,)))
+
+    @contextlib.contextmanager
+    def x64_left() -> Iterator[None]:
+        with option("jax_enable_x64", True), jax.enable_x64(False):
+            yield
 
     return {
         "x64": lambda: jax.enable_x64(True),
@@ -173,6 +184,20 @@ def jax_modes() -> dict[str, Callable[[], Any]]:
         "threefry": lambda: jax.threefry_partitionable(False),
         "warnings": warnings_as_errors,
         "errstate": lambda: np.errstate(all="raise"),
+        "default device": lambda: jax.default_device(jax.devices()[0]),
+        "x64 flag": lambda: option("jax_enable_x64", True),
+        "x64 flag left": x64_left,
+        "checks": lambda: jax.enable_checks(True),
+        "thread guard": lambda: jax.thread_guard(True),
+        "garbage collection guard": lambda: jax.array_garbage_collection_guard("log"),
+        "log compiles": lambda: jax.log_compiles(True),
+        "no raw keys": lambda: jax.legacy_prng_key("error"),
+        "typed keys": lambda: jax.enable_custom_prng(True),
+        "float64 by name": lambda: option("jax_explicit_x64_dtypes", "error"),
+        "no tracing": lambda: jax.no_tracing(True),
+        "explicit mesh": explicit_mesh,
+        "seed offset": lambda: option("jax_random_seed_offset", 7),
+        "reused keys": lambda: jax.debug_key_reuse(True),
     }
 
 
@@ -223,6 +248,9 @@ ROUNDED = {
 }
 """Modes and queries ("": all) whose answers are rightly the same to rounding only, with the reason."""
 
+REFUSED = {"no tracing": ("no_tracing", "whoever sets it wants to be told of what is not compiled yet")}
+"""Modes in which a library rightly refuses some queries, with a word of its refusal, and the reason."""
+
 
 SINGLE = {
     "numpy": ("static", "static, vector damping", "tall", "window", "compressed window", "blocks", "streamed"),
@@ -251,11 +279,23 @@ SELDOM = {
 }
 """Modes that it tries by themselves on the first of these classes only; ``tests/ambient_sweep.py`` tries all on all."""
 
+DEAR = {"jax.numpy": {"no tracing", "explicit mesh", "seed offset", "reused keys", "float64 by name", "checks"}}
+"""Modes that are tried there only: in them JAX compiles everything anew, or refuses to."""
+
 
 def at_once(library: str) -> Contexts:
     """All modes of a library that go together, one after the other."""
     left_out = {"errstate call", "errstate log", "default device", "no jit", "autocast nested", "synchronous", "2023"}
-    left_out |= {"threads", "vmap, other draws", "grad", "jvp", "no saved tensors hooks", "saved on the host"}
+    left_out |= {
+        "x64 flag left",
+        "no raw keys",
+        "threads",
+        "vmap, other draws",
+        "grad",
+        "jvp",
+        "no saved tensors hooks",
+        "saved on the host",
+    }
 
     @contextlib.contextmanager
     def together(names: list[str]) -> Iterator[None]:
@@ -265,6 +305,7 @@ def at_once(library: str) -> Contexts:
                 stack.enter_context(modes[name]())
             yield
 
+    left_out |= DEAR.get(library, set())
     return {"all at once": lambda: together([n for n in numpy_modes() | MODES[library]() if n not in left_out])}
 
 
@@ -522,9 +563,10 @@ def close(one: Any, other: Any) -> bool:
 
 
 def agree(got: Any, wanted: Any, mode: str, query: str) -> bool:
-    """Whether two answers are the same, to the bit or as `ROUNDED` says."""
+    """Whether two answers are the same, to the bit or as `ROUNDED` and `REFUSED` say."""
     rounded = (mode, "") in ROUNDED or (mode, query) in ROUNDED
-    return same(got, wanted) or (rounded and close(got, wanted))
+    refused = mode in REFUSED and isinstance(got, str) and REFUSED[mode][0] in got
+    return refused or same(got, wanted) or (rounded and close(got, wanted))
 
 
 def _values(x: Any) -> np.ndarray:

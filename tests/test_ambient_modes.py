@@ -6,7 +6,7 @@ import pytest
 
 import mfac_linalg as ml
 from tests.backends import PRESENT
-from tests.modes import ALONE, CHEAP, MODES, SELDOM, SINGLE, Asked, agree, answer, at_once, inverses, queries
+from tests.modes import ALONE, CHEAP, DEAR, MODES, SELDOM, SINGLE, Asked, agree, answer, at_once, inverses, queries
 
 BACKENDS = {b.library: b for b in PRESENT if b.name in ("numpy", "strict:CPU_DEVICE", "torch:cpu", "jax", "dask")}
 
@@ -16,8 +16,8 @@ def rows_of_the_table():
     for library, backend in BACKENDS.items():
         kinds, modes = inverses(backend), MODES[library]()
         for kind in kinds:
-            often = [mode for mode in modes if mode not in SELDOM.get(library, ()) or kind == SINGLE[library][0]]
-            alone = often if kind in SINGLE[library] else []
+            left_out = DEAR.get(library, set()) | (SELDOM.get(library, set()) if kind != SINGLE[library][0] else set())
+            alone = [mode for mode in modes if mode not in left_out] if kind in SINGLE[library] else []
             yield from ((library, mode, kind) for mode in [*alone, *at_once(library)])
 
 
