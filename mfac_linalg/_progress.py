@@ -1,6 +1,9 @@
 """What long calls tell of their loops: to an optional bar, and builds to a journal from which they can go on."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,7 +33,7 @@ class Progress:
 
     def __call__(self, loop: Iterable[Any], text: str, total: int | None = None) -> Iterable[Any]:
         """The loop; `total` is its length where it does not know it."""
-        return loop if self.bar is None else self.bar(loop, desc=text, total=total, leave=False)
+        return loop if self.bar is None else _counted(loop, self.bar, text, total)
 
     def recalled(self, stage: str) -> tuple[int, dict[str, Array]]:
         """As the journal's; nothing where there is none."""
@@ -42,6 +45,30 @@ class Progress:
             self.journal.note(stage, columns, found)
 
 
+def _counted(loop: Iterable[Any], bar: Any, text: str, total: int | None) -> Iterator[Any]:
+    """Yield what the loop does, counted on a bar for as long as that can be shown."""
+    size = len(loop) if total is None and isinstance(loop, Sized) else total
+    steps = itertools.repeat(None) if size is None else range(size)
+    count: Iterator[Any] = iter(())
+    with _unseen():
+        count = iter(bar(steps, desc=text, total=size, leave=False))
+    try:
+        for item in loop:
+            with _unseen():
+                next(count, None)
+            yield item
+        with _unseen():
+            next(count, None)
+    finally:
+        with _unseen():
+            getattr(count, "close", bool)()
+
+
+def _unseen() -> contextlib.AbstractContextManager[None]:
+    """Go on without a bar whose stream is gone, whatever the stream says to that: what is computed does not need it."""
+    return contextlib.suppress(Exception)
+
+
 def reporter(wanted: bool, journal: Journal | None = None) -> Progress:
     """Return what a call tells of its loops to."""
     if not wanted:
@@ -50,4 +77,4 @@ def reporter(wanted: bool, journal: Journal | None = None) -> Progress:
         from tqdm.auto import tqdm
     except ImportError as missing:
         raise not_installed(what="`progress=True`", library="tqdm", extra="progress") from missing
-    return Progress(tqdm, journal)
+    return Progress(tqdm if sys.stderr is not None else None, journal)  # as in a program without a console

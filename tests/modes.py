@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import pickle
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -55,9 +56,15 @@ def numpy_modes() -> dict[str, Callable[[], Any]]:
         "errstate call": lambda: np.errstate(all="call", call=_refuse),
         "seterr": lambda: setting(np.geterr, lambda x: np.seterr(**x), dict.fromkeys(np.geterr(), "raise")),
         "legacy printing": lambda: np.printoptions(legacy="1.13", precision=1, threshold=1, floatmode="fixed"),
+        "errstate log": lambda: np.errstate(all="log", call=_Log()),
         "bufsize": lambda: setting(np.getbufsize, np.setbufsize, 2**14),  # smaller ones cut sums, before NumPy 2.3
         "warnings": warnings_as_errors,
     }
+
+
+class _Log:
+    def write(self, text: str) -> None:
+        raise FloatingPointError(text)
 
 
 def _refuse(kind: str, flag: int) -> None:
@@ -67,6 +74,9 @@ def _refuse(kind: str, flag: int) -> None:
 def torch_modes() -> dict[str, Callable[[], Any]]:
     """Casts, what is recorded, defaults of factories, checks, hooks."""
     import torch
+    from torch._functorch import eager_transforms
+    from torch._functorch.vmap import vmap_increment_nesting
+    from torch.utils._python_dispatch import TorchDispatchMode
 
     def deterministic() -> Any:
         return setting(torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True)
@@ -85,6 +95,28 @@ def torch_modes() -> dict[str, Callable[[], Any]]:
     def precision(name: str) -> Any:
         return setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, name)
 
+    class Calls(torch.overrides.TorchFunctionMode):
+        """Sees every call, and changes none."""
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return function(*args, **(kwargs or {}))
+
+    class Operations(TorchDispatchMode):
+        """The same, below autograd."""
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return function(*args, **(kwargs or {}))
+
+    def onednn(name: str) -> Any:
+        return setting(lambda: matmul.fp32_precision, lambda x: setattr(matmul, "fp32_precision", x), name)
+
+    def warned(always: bool) -> Any:
+        return setting(torch.is_warn_always_enabled, torch.set_warn_always, always)
+
+    def printing(profile: str) -> Any:
+        return setting(lambda: "default", lambda x: torch.set_printoptions(profile=x), profile)
+
+    matmul = torch.backends.mkldnn.matmul
     return {
         "autocast bfloat16": lambda: torch.autocast("cpu", torch.bfloat16),
         "autocast float16": lambda: torch.autocast("cpu", torch.float16),
@@ -100,12 +132,43 @@ def torch_modes() -> dict[str, Callable[[], Any]]:
         "deterministic": deterministic,
         "anomalies": lambda: torch.autograd.set_detect_anomaly(True),
         "saved tensors hooks": lambda: torch.autograd.graph.saved_tensors_hooks(torch.clone, torch.clone),
+        "vmap": lambda: vmap_increment_nesting(2, "error"),
+        "vmap, other draws": lambda: vmap_increment_nesting(2, "different"),
+        "grad": eager_transforms.grad_increment_nesting,
+        "jvp": eager_transforms.jvp_increment_nesting,
+        "forward derivatives": torch.autograd.forward_ad.dual_level,
+        "function mode": Calls,
+        "dispatch mode": Operations,
+        "no overrides": torch._C.DisableTorchFunctionSubclass,
+        "flush denormals": lambda: setting(lambda: False, torch.set_flush_denormal, True),
+        "threads": lambda: setting(torch.get_num_threads, torch.set_num_threads, 3),
+        "oneDNN bfloat16": lambda: onednn("bf16"),
+        "no oneDNN": lambda: setting(lambda: True, lambda x: setattr(torch.backends.mkldnn, "enabled", x), False),
+        "no compiler": lambda: torch.compiler.set_stance("force_eager"),
+        "saved on the host": torch.autograd.graph.save_on_cpu,
+        "no saved tensors hooks": lambda: torch.autograd.graph.disable_saved_tensors_hooks("none"),
+        "sparse invariants": torch.sparse.check_sparse_tensor_invariants,
+        "forked generators": torch.random.fork_rng,
+        "all warnings": lambda: warned(True),
+        "short printing": lambda: printing("short"),
+        **numpy_modes(),
     }
 
 
 def jax_modes() -> dict[str, Callable[[], Any]]:
-    """Settings of a thread: dtypes, promotion, checks, transfers, randomness."""
+    """Settings of a thread: dtypes, promotion, checks, transfers, randomness, meshes."""
     import jax
+
+    def option(name: str, value: Any) -> Any:
+        return setting(lambda: getattr(jax.config, name), lambda x: jax.config.update(name, x), value)
+
+    def explicit_mesh() -> Any:
+        return jax.set_mesh(jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,)))
+
+    @contextlib.contextmanager
+    def x64_left() -> Iterator[None]:
+        with option("jax_enable_x64", True), jax.enable_x64(False):
+            yield
 
     return {
         "x64": lambda: jax.enable_x64(True),
@@ -121,6 +184,20 @@ def jax_modes() -> dict[str, Callable[[], Any]]:
         "threefry": lambda: jax.threefry_partitionable(False),
         "warnings": warnings_as_errors,
         "errstate": lambda: np.errstate(all="raise"),
+        "default device": lambda: jax.default_device(jax.devices()[0]),
+        "x64 flag": lambda: option("jax_enable_x64", True),
+        "x64 flag left": x64_left,
+        "checks": lambda: jax.enable_checks(True),
+        "thread guard": lambda: jax.thread_guard(True),
+        "garbage collection guard": lambda: jax.array_garbage_collection_guard("log"),
+        "log compiles": lambda: jax.log_compiles(True),
+        "no raw keys": lambda: jax.legacy_prng_key("error"),
+        "typed keys": lambda: jax.enable_custom_prng(True),
+        "float64 by name": lambda: option("jax_explicit_x64_dtypes", "error"),
+        "no tracing": lambda: jax.no_tracing(True),
+        "explicit mesh": explicit_mesh,
+        "seed offset": lambda: option("jax_random_seed_offset", 7),
+        "reused keys": lambda: jax.debug_key_reuse(True),
     }
 
 
@@ -162,6 +239,19 @@ MODES: dict[str, Callable[[], Contexts]] = {
 }
 
 
+ROUNDED = {
+    ("threads", ""): "BLAS cuts sums otherwise among three threads",
+    ("grad", "pickle"): "what PyTorch unpickles within a transform is bound to it",
+    ("grad", "deepcopy"): "what PyTorch copies within a transform is bound to it",
+    ("jvp", "pickle"): "as for grad",
+    ("jvp", "deepcopy"): "as for grad",
+}
+"""Modes and queries ("": all) whose answers are rightly the same to rounding only, with the reason."""
+
+REFUSED = {"no tracing": ("no_tracing", "whoever sets it wants to be told of what is not compiled yet")}
+"""Modes in which a library rightly refuses some queries, with a word of its refusal, and the reason."""
+
+
 SINGLE = {
     "numpy": ("static", "static, vector damping", "tall", "window", "compressed window", "blocks", "streamed"),
     "torch": ("static", "static, vector damping", "tall", "window", "compressed window", "blocks"),
@@ -169,12 +259,43 @@ SINGLE = {
     "array_api_strict": ("static, vector damping", "tall", "window", "blocks"),
     "dask.array": ("static",),
 }
-"""The classes that every mode is tried on by itself."""
+"""The classes that every mode is tried on by itself in the table of every run."""
+
+SELDOM = {
+    "torch": {
+        "dispatch mode",
+        "no overrides",
+        "oneDNN bfloat16",
+        "no oneDNN",
+        "no compiler",
+        "saved on the host",
+        "no saved tensors hooks",
+        "sparse invariants",
+        "forked generators",
+        "all warnings",
+        "short printing",
+        *numpy_modes(),
+    },
+}
+"""Modes that it tries by themselves on the first of these classes only; ``tests/ambient_sweep.py`` tries all on all."""
+
+DEAR = {"jax.numpy": {"no tracing", "explicit mesh", "seed offset", "reused keys", "float64 by name", "checks"}}
+"""Modes that are tried there only: in them JAX compiles everything anew, or refuses to."""
 
 
 def at_once(library: str) -> Contexts:
     """All modes of a library that go together, one after the other."""
-    left_out = {"errstate call", "default device", "no jit", "autocast nested", "synchronous", "2023"}
+    left_out = {"errstate call", "errstate log", "default device", "no jit", "autocast nested", "synchronous", "2023"}
+    left_out |= {
+        "x64 flag left",
+        "no raw keys",
+        "threads",
+        "vmap, other draws",
+        "grad",
+        "jvp",
+        "no saved tensors hooks",
+        "saved on the host",
+    }
 
     @contextlib.contextmanager
     def together(names: list[str]) -> Iterator[None]:
@@ -184,6 +305,7 @@ def at_once(library: str) -> Contexts:
                 stack.enter_context(modes[name]())
             yield
 
+    left_out |= DEAR.get(library, set())
     return {"all at once": lambda: together([n for n in numpy_modes() | MODES[library]() if n not in left_out])}
 
 
@@ -247,7 +369,7 @@ class Asked:
 
         self.v, self.V, self.tests = send(dim), send(dim, 2), send(2, dim)
         self.W, self.c, self.C = backend.asarray(backend.to_numpy(self.V).T), send(count), send(count, 2)
-        self.x = inverse @ self.v
+        self.x, self.host = inverse @ self.v, np.asarray(backend.to_numpy(self.v))
         self.i, self.j = backend.asarray(np.array([0, 1, 3])), backend.asarray(np.array([2, 1, 0]))
         self.mask = backend.asarray(np.arange(dim) % 3 > 0)
 
@@ -270,7 +392,7 @@ def _array(x: Any) -> Any:
 def _saved(q: Asked) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         q.inverse.save(Path(folder) / "inverse.npz")
-        return ml.load(Path(folder) / "inverse.npz") @ np.asarray(q.v)
+        return ml.load(Path(folder) / "inverse.npz") @ q.host
 
 
 def _pruned(q: Asked) -> Any:
@@ -317,7 +439,7 @@ QUERIES: dict[str, Callable[[Asked], Any]] = {
     "forward.eigenvalues": _forward("eigenvalues"),
     "forward.condition_number": _forward("condition_number"),
     "forward.effective_rank": _forward("effective_rank"),
-    "as_linear_operator": lambda q: q.inverse.as_linear_operator() @ np.asarray(q.v),
+    "as_linear_operator": lambda q: q.inverse.as_linear_operator() @ q.host,
     "save and load": _saved,
     "pickle": lambda q: pickle.loads(pickle.dumps(q.inverse)) @ q.v,
     "deepcopy": lambda q: copy.deepcopy(q.inverse) @ q.v,
@@ -428,7 +550,27 @@ def same(one: Any, other: Any) -> bool:
     return one.dtype == other.dtype and np.array_equal(_values(one), _values(other), equal_nan=True)
 
 
+def close(one: Any, other: Any) -> bool:
+    """Whether two answers differ by rounding alone."""
+    if isinstance(one, tuple):
+        return isinstance(other, tuple) and all(close(*pair) for pair in zip(one, other, strict=True))
+    if type(one) is not type(other) or isinstance(one, str):
+        return False
+    if not hasattr(one, "dtype"):
+        return bool(np.isclose(one, other, rtol=1e-4))
+    one, other = (_values(x).astype(np.float64) for x in (one, other))
+    return one.shape == other.shape and bool(np.allclose(one, other, rtol=0, atol=1e-4 * np.abs(other).max(initial=0)))
+
+
+def agree(got: Any, wanted: Any, mode: str, query: str) -> bool:
+    """Whether two answers are the same, to the bit or as `ROUNDED` and `REFUSED` say."""
+    rounded = (mode, "") in ROUNDED or (mode, query) in ROUNDED
+    refused = mode in REFUSED and isinstance(got, str) and REFUSED[mode][0] in got
+    return refused or same(got, wanted) or (rounded and close(got, wanted))
+
+
 def _values(x: Any) -> np.ndarray:
     if hasattr(x, "detach"):
+        x = sys.modules["torch"]._C._functorch.unwrap_if_dead(x)  # of a transform that has ended
         return (x.float() if str(x.dtype) == "torch.bfloat16" else x).detach().numpy()
     return np.asarray(x.compute() if hasattr(x, "compute") else x)

@@ -101,6 +101,60 @@ def test_transforms_of_torch_func_differentiate():
     assert torch.allclose(found, 2 * (inverse @ V), rtol=1e-4)
 
 
+OTHERS = {
+    "grad": lambda f: torch.func.grad(f)(torch.ones(())),
+    "jvp": lambda f: torch.func.jvp(f, (torch.ones(()),), (torch.ones(()),)),
+    "vmap": lambda f: torch.func.vmap(f)(torch.ones(2)),
+    "vmap of grad": lambda f: torch.func.vmap(torch.func.grad(f))(torch.ones(2)),
+}
+KEPT = BUILDS | {"window": lambda g, damping: SlidingWindowInverse.from_gradients(g, damping)}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # PyTorch's own, of jvp
+@pytest.mark.parametrize("build", KEPT)
+def test_what_a_transform_is_not_applied_to_knows_nothing_of_it(build):
+    """What an inverse keeps from its first queries, and what is built within, serve afterwards."""
+
+    def asked(inverse):
+        return inverse @ v, inverse.diagonal(), inverse.sqrt_matvec(v), inverse.element(1, 2), inverse.quadratic_form(v)
+
+    def within(x, made):
+        made.append((inverse, asked(inverse)))
+        made.append((built := KEPT[build](G, 0.1), asked(built)))
+        return sum(answer.sum() for answer in made[0][1]) * x
+
+    v = V[: KEPT[build](G, 0.1).dim]
+    wanted = asked(KEPT[build](G, 0.1))
+    for transform in OTHERS:
+        inverse, made = KEPT[build](G, 0.1), []
+        OTHERS[transform](lambda x, made=made: within(x, made))
+        for kept, answers in made:
+            for found in (answers, asked(kept)):
+                assert all(map(torch.equal, found, wanted))
+
+
+@pytest.mark.parametrize("randomness", ["error", "same", "different"])
+def test_draws_within_a_transform_are_of_their_seed_alone(randomness):
+    inverse, vectors = WoodburyRankOneInverse(G, 0.1), torch.stack([V, V * V])
+    drawn = inverse.sample(2, seed=3)
+    found = torch.func.vmap(lambda v: inverse.sample(2, seed=3) @ v, randomness=randomness)(vectors)
+    assert torch.allclose(found, vectors @ drawn.T, rtol=1e-4, atol=1e-4)
+    of_each = torch.func.vmap(
+        lambda g: WoodburyRankOneInverse(g, 0.1, whiten=False).sample(2, seed=3), randomness=randomness
+    )(torch.stack([G, G]))
+    assert torch.allclose(of_each, drawn.expand(2, 2, 40), rtol=1e-3, atol=1e-4)
+
+
+def test_elements_of_blocks_have_derivatives_by_the_damping():
+    def elements(damping):
+        return BUILDS["blocks"](G, damping).element([0, 5], [0, 6]).sum()
+
+    damping = torch.tensor(0.1, dtype=torch.float64)
+    step = 1e-3
+    wanted = (elements(damping + step) - elements(damping - step)) / (2 * step)
+    assert torch.allclose(torch.func.grad(elements)(damping).to(wanted.dtype), wanted, rtol=1e-2)
+
+
 def test_a_window_copied_in_inference_mode_takes_in_gradients_outside_of_it():
     window = SlidingWindowInverse.from_gradients(G, 0.1)
     with torch.inference_mode():

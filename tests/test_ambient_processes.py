@@ -1,18 +1,24 @@
 """What a process or a thread decides: interpreter flags, environment, generators that others use, reading threads."""
 
+import contextlib
+import functools
+import gc
+import inspect
+import multiprocessing
 import os
 import pickle
 import random
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from mfac_linalg import WoodburyRankOneInverse
 from mfac_linalg._backend import read_ahead
-from tests.backends import NUMPY
-from tests.modes import Asked, answer, gradients, inverses, queries, same
+from tests.backends import PRESENT
+from tests.modes import Asked, answer, gradients, inverses, queries, same, setting
 from tests.source import ROOT
 
 SOME = ("static", "static, vector damping", "tall", "window", "compressed window", "blocks", "streamed", "sparse")
@@ -21,24 +27,33 @@ UNASKED = ("repr", "gradients")  # a repr names nothing else, and gradients are 
 PROGRAM = """
 import pickle, sys
 from tests.test_ambient_processes import all_answers
-pickle.dump(all_answers(), sys.stdout.buffer)
+pickle.dump(all_answers(sys.argv[1]), sys.stdout.buffer)
 """
 
 
-def all_answers():
-    """Every query of some classes of NumPy, as a dictionary that can be pickled."""
-    found = {}
-    for kind in SOME:
-        asked = Asked(inverses(NUMPY)[kind](), NUMPY)
+def all_answers(library="numpy"):
+    """Every query of some classes of a library, as a dictionary that can be pickled."""
+    backend, found = next(b for b in PRESENT if b.library == library), {}
+    for kind in [kind for kind in SOME if kind in inverses(backend)]:
+        asked = Asked(inverses(backend)[kind](), backend)
         for name, query in queries(asked.inverse).items():
             if name not in UNASKED:
                 found[kind, name] = answer(query, asked)
     return found
 
 
-def in_a_process(*flags, **environment):
+plain_answers = functools.cache(all_answers)
+
+
+def check_answers(library, found):
+    wanted = plain_answers(library)
+    assert wanted.keys() == found.keys()
+    assert not [name for name, value in wanted.items() if not same(value, found[name])]
+
+
+def in_a_process(*flags, library="numpy", **environment):
     done = subprocess.run(
-        [sys.executable, *flags, "-c", PROGRAM],
+        [sys.executable, *flags, "-c", PROGRAM, library],
         cwd=ROOT.parent,
         env=os.environ | environment,
         capture_output=True,
@@ -50,13 +65,76 @@ def in_a_process(*flags, **environment):
 
 @pytest.mark.parametrize(
     ("flags", "environment"),
-    [(("-O", "-W", "error"), {"PYTHONHASHSEED": "1"}), ((), {"SCIPY_ARRAY_API": "1", "PYTHONHASHSEED": "2"})],
-    ids=["-O -W error", "SCIPY_ARRAY_API"],
+    [
+        (("-O", "-W", "error"), {"PYTHONHASHSEED": "1"}),
+        (("-OO", "-X", "dev"), {"PYTHONWARNINGS": "error", "PYTHONUTF8": "0", "LC_ALL": "C"}),
+        ((), {"SCIPY_ARRAY_API": "1", "PYTHONHASHSEED": "2"}),
+    ],
+    ids=["-O -W error", "-OO -X dev PYTHONWARNINGS", "SCIPY_ARRAY_API"],
 )
 def test_no_flag_of_a_process_changes_an_answer(flags, environment):
-    wanted, found = all_answers(), in_a_process(*flags, **environment)
-    assert wanted.keys() == found.keys()
-    assert not [name for name, value in wanted.items() if not same(value, found[name])]
+    check_answers("numpy", in_a_process(*flags, **environment))
+
+
+def test_arrays_that_scipy_is_told_to_take_change_no_answer_of_pytorch():
+    pytest.importorskip("torch")
+    check_answers("torch", in_a_process(library="torch", SCIPY_ARRAY_API="1"))
+
+
+def test_threads_of_blas_change_no_answer_of_this_size():
+    threadpoolctl = pytest.importorskip("threadpoolctl", reason="needs threadpoolctl")
+    with threadpoolctl.threadpool_limits(2):
+        check_answers("numpy", all_answers())
+
+
+def test_no_setting_of_the_interpreter_changes_an_answer():
+    plain_answers("numpy")
+    with contextlib.ExitStack() as stack:
+        depth = len(inspect.stack()) + 120
+        for get, put, value in (
+            (sys.getrecursionlimit, sys.setrecursionlimit, depth),
+            (sys.getswitchinterval, sys.setswitchinterval, 1e-5),
+            (sys.get_int_max_str_digits, sys.set_int_max_str_digits, 640),
+            (gc.get_threshold, lambda counts: gc.set_threshold(*counts), (20, 2, 2)),
+            (tracemalloc.is_tracing, lambda on: tracemalloc.start() if on else tracemalloc.stop(), True),
+        ):
+            stack.enter_context(setting(get, put, value))
+        found = all_answers()
+    check_answers("numpy", found)
+
+
+CHILDREN = """
+import multiprocessing, sys, warnings
+import numpy as np
+from tests.modes import inverses
+from tests.backends import NUMPY
+inverse, v = inverses(NUMPY)["streamed"](), np.ones(40, "float32")
+def ask(queue, *given):
+    queue.put((given[0] if given else inverse) @ v)
+if __name__ == "__main__":
+    warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+    context = multiprocessing.get_context(sys.argv[1])
+    queue = context.Queue()
+    for given in ((), (inverse,)):
+        wanted = inverse @ v  # by threads that have ended
+        child = context.Process(target=ask, args=(queue, *given))
+        child.start()
+        found = queue.get(timeout=300)
+        child.join()
+        assert not child.exitcode
+        assert np.array_equal(found, wanted)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_child_process_answers_as_its_parent(method, tmp_path):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip("needs fork")
+    script = tmp_path / "children.py"
+    script.write_text(CHILDREN)
+    environment = os.environ | {"PYTHONPATH": str(ROOT.parent)}
+    done = subprocess.run([sys.executable, script, method], env=environment, capture_output=True, check=False)
+    assert not done.returncode, done.stderr.decode()
 
 
 def test_generators_that_others_use_are_left_alone():

@@ -174,12 +174,6 @@ def test_nothing_is_read_before_an_answer_is_asked_for():
     assert source.passes() == 0
 
 
-def test_a_bar_counts_the_tasks_of_a_build(capsys):
-    pytest.importorskip("tqdm")
-    ml.WoodburyRankOneInverse(chunked(G), 0.1, progress=True)
-    assert "gram: 100%" in capsys.readouterr().err
-
-
 def test_an_element_reads_the_chunks_that_it_lies_in():
     source = Source(G)
     inverse = ml.WoodburyRankOneInverse(da.from_array(source, chunks=(-1, WIDTH), meta=G[:0]), 0.1)

@@ -1,5 +1,6 @@
 """The demo: its gradients, its pruning steps, and the whole of it as a user runs it."""
 
+import io
 import itertools
 import os
 import subprocess
@@ -166,6 +167,15 @@ def test_a_bar_is_drawn_on_a_terminal_only(monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert progress.tracked(steps, "working") is not steps
     assert list(progress.tracked(steps, "working")) == steps
+    for stream in (None, closed_stream()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert progress.tracked(steps, "working") is steps
+
+
+def closed_stream():
+    stream = io.StringIO()
+    stream.close()
+    return stream
 
 
 def test_a_missing_package_is_named_with_its_cure(monkeypatch):

@@ -15,9 +15,11 @@ import warnings
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 
 from benchmarks import tables
+from mfac_linalg import WoodburyRankOneInverse
 from tests.source import ROOT as PACKAGE
 
 ROOT = PACKAGE.parent
@@ -231,3 +233,34 @@ def test_a_changed_figure_is_seen():
 def test_every_table_of_figures_is_on_a_page():
     shown = [name for page in tables.PAGES for _, name, *_ in tables.REGION.findall((ROOT / page).read_text("utf-8"))]
     assert sorted(shown) == sorted(tables.TABLES)
+
+
+def test_a_section_that_a_page_sends_to_is_there_under_its_number():
+    """Of docs/theory.md, whose headings begin with their numbers: ``#5-dual-sweeps``."""
+    theory = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
+    headings = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in re.findall(r"^## (.+)$", theory, re.M)}
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        links = re.findall(r"section (\d+)\]\(\S*theory\.md#(\S+?)\)", text)
+        assert all(anchor in headings and anchor.startswith(f"{number}-") for number, anchor in links), page.name
+        assert len(re.findall(r"theory\.md#", text)) == len(links), page.name
+        assert "theory, section" not in text, page.name
+
+
+@pytest.mark.parametrize("shape", [(4, 5000), (300, 700), (64, 64), (2000, 30)], ids=str)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_the_least_memory_limit_is_that_of_the_page(shape, dtype):
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    terms = ("NN min(m, d)²", "NN (m + d)", "m min(d, w) (2 b + NN)", "NN bytes,    w = NN")
+    formula = "^    " + re.escape(" + ".join(terms)).replace("NN", r"([\d,]+)") + "$"
+    system, vectors, piece, objects, columns = (int(x.replace(",", "")) for x in re.findall(formula, text, re.M)[0])
+    widened = int(re.findall(r'For rows of less than float64 in `precision="high"` it is (\d+) \(m \+ d\)', text)[0])
+    (m, d), b = shape, np.dtype(dtype).itemsize
+    w = columns if m < d else max(1, 2**20 // m)
+    for precision in ("default", "high"):
+        of_vectors = widened if precision == "high" and dtype != "float64" else vectors
+        least = system * min(shape) ** 2 + of_vectors * (m + d) + m * min(d, w) * (2 * b + piece) + objects
+        options = {"damping": 1.0, "precision": precision}
+        WoodburyRankOneInverse(np.ones(shape, dtype), memory_limit=least, **options)
+        with pytest.raises(ValueError, match=f"`memory_limit` must be at least {least:,} bytes"):
+            WoodburyRankOneInverse(np.ones(shape, dtype), memory_limit=least - 1, **options)

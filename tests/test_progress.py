@@ -1,5 +1,7 @@
 """Progress bars of long calls: which loops they show, in full, and that they change no answer."""
 
+import gc
+import io
 import sys
 
 import numpy as np
@@ -86,6 +88,17 @@ def test_a_build_shows_each_of_its_passes_once(bars, tmp_path):
     assert bars.texts() == []
 
 
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+def test_a_build_of_lazy_rows_shows_its_tasks(scheduler, bars):
+    dask = pytest.importorskip("dask")
+    lazy = pytest.importorskip("dask.array").from_array(G, chunks=(-1, 1000))
+    with dask.config.set(scheduler=scheduler):
+        WoodburyRankOneInverse(lazy, 0.1)
+        assert bars.texts() == []
+        WoodburyRankOneInverse(lazy, 0.1, progress=True)
+        assert bars.texts() == ["gram"]
+
+
 def test_another_damping_still_shows_its_passes(bars):
     inverse = streamed(progress=True).with_damping(0.2)
     bars.texts()
@@ -132,3 +145,67 @@ def test_without_tqdm_a_bar_is_refused_with_what_to_install(call, monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     with pytest.raises(ImportError, match=r"`progress=True` needs tqdm.*pip install"):
         CALLS[call]()
+
+
+class Broken:
+    """A stream that somebody has closed the other end of."""
+
+    encoding = "utf-8"
+
+    def __init__(self, failure, lines=0):
+        self.failure, self.lines = failure, lines
+
+    def write(self, text):
+        self.lines -= 1
+        if self.lines < 0:
+            raise self.failure
+        return len(text)
+
+    flush = bool
+
+
+def closed(stream):
+    stream.close()
+    return stream
+
+
+STREAMS = {
+    "None": lambda: None,
+    "closed": lambda: closed(io.StringIO()),
+    "closed wrapper": lambda: closed(io.TextIOWrapper(io.BytesIO())),
+    "nothing to write to": object,
+    "broken pipe": lambda: Broken(BrokenPipeError(32, "Broken pipe")),
+    "full disk, later on": lambda: Broken(OSError(28, "No space left on device"), lines=2),
+    "window that is gone": lambda: Broken(RuntimeError("wrapped C/C++ object has been deleted")),
+}
+LAZY = {"lazy": lambda: _lazy(progress=True)}
+
+
+def _lazy(**options):
+    array = pytest.importorskip("dask.array", reason="needs Dask")
+    return WoodburyRankOneInverse(array.from_array(G, chunks=(-1, 1000)), 0.1, **options)
+
+
+@pytest.mark.parametrize("call", CALLS | LAZY)
+@pytest.mark.parametrize("stream", STREAMS)
+def test_a_bar_that_cannot_be_shown_is_none(stream, call, monkeypatch):
+    """The call goes on; nothing fails when the bar is collected either."""
+    pytest.importorskip("tqdm.auto", reason="needs tqdm")
+    left = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda failed: left.append(failed.exc_value))
+    monkeypatch.setattr(sys, "stderr", STREAMS[stream]())
+    (CALLS | LAZY)[call]()
+    gc.collect()
+    assert left == []
+
+
+def test_a_failure_of_the_loop_itself_is_not_taken_for_one_of_the_bar(bars):
+    class Failing:
+        shape, dtype = (M, D), np.dtype("float64")
+
+        def __getitem__(self, part):
+            raise OSError(5, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        WoodburyRankOneInverse(Failing(), 0.1, memory_limit=LIMIT, progress=True)
+    assert [bar["text"] for bar in bars.seen] == ["gram"]

@@ -52,6 +52,7 @@ from .kinds import result_dtype as result_dtype
 from .kinds import same_library as same_library
 from .kinds import stop_gradient as stop_gradient
 from .kinds import supports_float64 as supports_float64
+from .kinds import unwrapped as unwrapped
 from .lazy import aligned as aligned
 from .lazy import as_lazy as as_lazy
 from .lazy import chunk_of_dtype as chunk_of_dtype

@@ -8,6 +8,7 @@ import numpy as np
 
 from . import lazy
 from .kinds import dtype_name
+from .modes import outside_transforms
 from .values import asarray
 
 Array = Any
@@ -20,7 +21,8 @@ def standard_normal(shape: tuple[int, ...], *, seed: int, like: Array, dtype: An
     if compat.is_torch_array(like):
         torch = sys.modules["torch"]
         generator = torch.Generator(device=like.device).manual_seed(seed)
-        return torch.randn(shape, generator=generator, dtype=dtype, device=like.device)
+        with outside_transforms():  # where `vmap` draws for each of its vectors, or refuses to
+            return torch.randn(shape, generator=generator, dtype=dtype, device=like.device)
     if compat.is_jax_array(like):
         random = sys.modules["jax"].random
         words = np.asarray([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)

@@ -8,7 +8,7 @@ import array_api_compat as compat
 import numpy as np
 
 from .kinds import is_traced
-from .modes import plain_modes
+from .modes import outside_transforms, plain_modes
 
 Array = Any
 
@@ -129,7 +129,8 @@ def _unflatten(cls: type) -> Any:
 def portable(x: Any) -> Any:
     """Return what to pickle for x: JAX would bring float64 back as float32, PyTorch uint16 not at all."""
     if compat.is_torch_array(x) and x.dtype == sys.modules["torch"].uint16:
-        return _Unsigned(x.view(sys.modules["torch"].int16))
+        with outside_transforms():
+            return _Unsigned(x.view(sys.modules["torch"].int16))
     return _Float64(np.asarray(x)) if compat.is_jax_array(x) and x.dtype == np.float64 else x
 
 

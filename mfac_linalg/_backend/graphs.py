@@ -6,6 +6,8 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any, TypeVar
 
+from .modes import in_transforms, is_untransformed, outside_transforms
+
 C = TypeVar("C", bound=type)
 F = TypeVar("F", bound=Callable[..., Any])
 OPERATORS = ("__init__", "__matmul__", "__rmatmul__", "__repr__", "__copy__", "__deepcopy__")
@@ -14,10 +16,12 @@ _uncompiled: dict[Callable[..., Any], Callable[..., Any]] = {}
 
 
 def outside_graphs(function: F) -> F:
-    """The function, called between two graphs by what `torch.compile` has compiled.
+    """The function, called between two graphs by what `torch.compile` has compiled, and beside others' transforms.
 
-    Compiled, NumPy's functions would be PyTorch's: other answers, or none.
+    Compiled, NumPy's functions would be PyTorch's: other answers, or none. Within a transform of torch.func that is not
+    of its arguments, all that it keeps would be bound to that transform.
     """
+    function = _beside_transforms(function)
 
     @functools.wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
@@ -26,6 +30,17 @@ def outside_graphs(function: F) -> F:
         if function not in _uncompiled:
             _uncompiled[function] = sys.modules["torch"].compiler.disable(function)
         return _uncompiled[function](*arguments, **options)
+
+    return run  # type: ignore[return-value]
+
+
+def _beside_transforms(function: F) -> F:
+    @functools.wraps(function)
+    def run(*arguments: Any, **options: Any) -> Any:
+        if not in_transforms() or not is_untransformed(*arguments, *options.values()):
+            return function(*arguments, **options)
+        with outside_transforms():
+            return function(*arguments, **options)
 
     return run  # type: ignore[return-value]
 

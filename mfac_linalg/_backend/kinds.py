@@ -188,6 +188,15 @@ def is_concrete(x: Array) -> bool:
     return not is_traced(x)
 
 
+def unwrapped(x: Array) -> Array:
+    """Return x without the derivatives that torch.func takes through it, and so with its values."""
+    if compat.is_torch_array(x):
+        functorch = sys.modules["torch"]._C._functorch
+        while functorch.is_gradtrackingtensor(x):
+            x = functorch.get_unwrapped(x)
+    return x
+
+
 def on_host(x: Array) -> bool:
     """Return whether reading a value of x costs nothing: a concrete array in the host's memory."""
     if is_numpy(x):

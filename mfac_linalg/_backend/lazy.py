@@ -1,7 +1,7 @@
 """Arrays that are not computed yet: Dask's, in chunks along d. What has m entries is one chunk, or NumPy's."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,13 +25,21 @@ def small(x: Array) -> Array:
     return np.asarray(x.compute())[()] if is_lazy(x) else x
 
 
-def computed(x: Array, bar: Any, text: str) -> np.ndarray:
-    """Compute x, with tqdm's bar over the tasks that this process runs: a cluster has a dashboard for its own."""
-    if bar is None:
+def computed(x: Array, progress: Any, text: str) -> np.ndarray:
+    """Compute x, with `progress` over the tasks that this process runs: a cluster has a dashboard for its own."""
+    if progress.bar is None:
         return np.asarray(x)
-    from tqdm.dask import TqdmCallback
+    from dask.callbacks import Callback
 
-    with TqdmCallback(desc=text, tqdm_class=bar):
+    tasks: Iterator[Any] = iter(())
+
+    def start(_: Any, state: Any) -> None:
+        nonlocal tasks
+        count = sum(len(state[stage]) for stage in ("ready", "waiting", "running", "finished"))
+        tasks = iter(progress(range(count), text))
+        next(tasks, None)
+
+    with Callback(start_state=start, posttask=lambda *_: next(tasks, None)):
         return np.asarray(x)
 
 

@@ -7,8 +7,8 @@ import array_api_compat as compat
 import numpy as np
 
 from .kinds import namespace, on_host
+from .modes import outside_transforms
 from .sparse import arrays_of, is_sparse
-from .values import without_transforms
 
 Array = Any
 
@@ -39,7 +39,7 @@ def host_memory(x: Any) -> list[np.ndarray]:
     if not compat.is_torch_array(x):
         return [np.asarray(x)]
     torch = sys.modules["torch"]
-    with without_transforms():
+    with outside_transforms():
         x = x.detach()
         return [(x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()]  # NumPy has no bfloat16
 

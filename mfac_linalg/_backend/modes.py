@@ -5,6 +5,7 @@ import functools
 import sys
 from collections.abc import Callable
 from contextvars import copy_context
+from types import FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ The first is set where another one is in force. They belong to a thread, and to 
 OPTION = {name: f"jax_{name}" for name in (*PLAIN_JAX, "default_device")}
 ELSEWHERE = tuple(name for name in PLAIN_JAX if name not in ("enable_x64", "default_matmul_precision"))
 AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
+PLAIN_VALUES = (int, float, str, type, ModuleType, np.ndarray, np.generic, np.dtype)
 
 
 def plain_modes(jax: Any = None, *, like: Any = None, products: bool = True) -> contextlib.AbstractContextManager[Any]:
@@ -68,6 +70,53 @@ def transfers_allowed(jax: Any) -> contextlib.AbstractContextManager[Any]:
 def without_autocast() -> contextlib.AbstractContextManager[Any]:
     """Return a context in which PyTorch computes in the dtypes that tensors have."""
     return _Together(_autocasts_off())
+
+
+def in_transforms() -> bool:
+    """Return whether a transform of torch.func is at work."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def outside_transforms() -> contextlib.AbstractContextManager[Any]:
+    """Leave the transforms of torch.func, in which what is made of any tensor is bound to them, and without memory."""
+    if not in_transforms():
+        return contextlib.nullcontext()
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+    return temporarily_clear_interpreter_stack()
+
+
+def is_untransformed(*given: Any) -> bool:
+    """Return whether torch.func transforms no tensor that can be reached from these objects.
+
+    Those of a generator cannot be seen.
+    """
+    torch: Any = sys.modules["torch"]
+    wrapped, seen, ahead = torch._C._functorch.is_functorch_wrapped_tensor, set[int](), list(given)
+    while ahead:
+        x = ahead.pop()
+        if isinstance(x, GeneratorType) or (isinstance(x, torch.Tensor) and wrapped(x)):
+            return False
+        if id(x) not in seen and not isinstance(x, (torch.Tensor, *PLAIN_VALUES)):
+            seen.add(id(x))
+            ahead += _parts(x)
+    return True
+
+
+def _parts(x: Any) -> list[Any]:
+    """What an object holds: a container, a function, or one with attributes."""
+    if isinstance(x, dict):
+        return list(x.values())
+    if isinstance(x, tuple | list | set | frozenset):
+        return list(x)
+    if isinstance(x, FunctionType):
+        return [*(x.__defaults__ or ()), *(cell.cell_contents for cell in x.__closure__ or ())]
+    if isinstance(x, MethodType):
+        return [x.__self__, x.__func__]
+    if isinstance(x, functools.partial):
+        return [x.func, *x.args, *x.keywords.values()]
+    return list(getattr(x, "__dict__", {}).values())
 
 
 class _Together(contextlib.ExitStack):

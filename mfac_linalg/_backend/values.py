@@ -21,7 +21,7 @@ from .kinds import (
     require_bfloat16,
     supports_float64,
 )
-from .modes import in_plain_modes, plain_modes, transfers_allowed
+from .modes import in_plain_modes, outside_transforms, plain_modes, transfers_allowed
 from .sparse import is_sparse
 
 Array = Any
@@ -32,7 +32,7 @@ def read(x: Array) -> np.ndarray:
     if isinstance(x, np.ndarray | np.generic):
         return np.asarray(x)
     if compat.is_torch_array(x):
-        with without_transforms():
+        with outside_transforms():
             x = x.detach().cpu().resolve_neg()
             return (x.float() if dtype_name(x.dtype) == "bfloat16" else x).numpy()  # NumPy has no bfloat16
     if compat.is_cupy_array(x):
@@ -40,16 +40,6 @@ def read(x: Array) -> np.ndarray:
     if compat.is_jax_array(x) or lazy.is_lazy(x):
         return np.asarray(x)
     return np.asarray(compat.to_device(x, namespace(x).Device("CPU_DEVICE")))
-
-
-def without_transforms() -> contextlib.AbstractContextManager[Any]:
-    """Leave the transforms of torch.func, in which what is made of any tensor is one without memory."""
-    functorch = sys.modules["torch"]._C._functorch
-    if functorch.peek_interpreter_stack() is None:
-        return contextlib.nullcontext()
-    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-
-    return temporarily_clear_interpreter_stack()
 
 
 def raw(x: Array) -> np.ndarray:
@@ -80,7 +70,7 @@ def host_view(x: Array) -> np.ndarray | None:
         return None
     if not compat.is_torch_array(x):
         return np.asarray(x)
-    with without_transforms():
+    with outside_transforms():
         return x.resolve_neg().numpy()
 
 
@@ -178,7 +168,7 @@ def ring(shape: tuple[int, int], *, like: Array) -> Array:
 
 @contextlib.contextmanager
 def constants(like: Array) -> Iterator[None]:
-    """Make arrays that are kept: not for differentiation, nor bound to PyTorch's inference mode or a trace of JAX."""
+    """Make arrays that are kept: not for derivatives, nor bound to a mode or transform of PyTorch or a trace of JAX."""
     if compat.is_jax_array(like) and not is_traced(like):
         jax = sys.modules["jax"]
         with jax.ensure_compile_time_eval(), plain_modes(jax, like=like, products=False):
@@ -188,7 +178,7 @@ def constants(like: Array) -> Iterator[None]:
         yield
         return
     torch = sys.modules["torch"]
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), outside_transforms():
         yield
 
 

@@ -228,6 +228,7 @@ class BlockForm(Part):
 
 def _known(index: Array) -> np.ndarray:
     """Indices on the host, which say what blocks they are in."""
+    index = _backend.unwrapped(index)
     if not _backend.is_concrete(index):
         msg = "`i`, `j`, `rows` and `cols` must have values now, since they choose among blocks; got traced ones. "
         msg += "Ask for `columns`."

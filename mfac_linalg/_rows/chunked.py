@@ -81,7 +81,7 @@ class ChunkedRows(Part):
         """K = Ĝ diag(root)² Ĝᵀ, shape (m, m), float64, computed now: the pass of a build."""
         m = self.shape[0]
         total = _backend.summed(partial(_gram, self._make), self.matrix, [root], shape=(m, m))
-        return _backend.computed(total, progress.bar, "gram")
+        return _backend.computed(total, progress, "gram")
 
     def project(self, v: Array) -> Array:
         """Ĝ v, shape (m, k), float64."""
