@@ -16,13 +16,13 @@ from unittest import mock
 
 import numpy as np
 
-from mfac_linalg import WoodburyRankOneInverse, _build, _sweeps
+from mfac_linalg import WoodburyRankOneInverse, _forms, _static
 
 Rng = np.random.Generator
 SHAPES = ((4, 30), (16, 100), (50, 400))
 SEEDS = range(4)
 KAPPAS = {"float32": (1e2, 1e3, 1e4, 1e5, 8e5), "float64": (1e3, 1e5, 1e7, 1e9, 1e11, 1e13, 4e14)}
-MOST = _sweeps.MAX_SWEEPS
+MOST = _forms.sweeps.MAX_SWEEPS
 FORCED = (1, 2, 3, 4)
 
 
@@ -111,7 +111,7 @@ class Problem:
         """F⁻¹; with `float64_gram` the choice of the Gram matrix's precision is taken from the library."""
         if float64_gram is None:
             return WoodburyRankOneInverse(self.gradients, self.damping, whiten=whiten)
-        with mock.patch.object(_build, "_wants_float64", return_value=float64_gram):
+        with mock.patch.object(_static.build, "_wants_float64", return_value=float64_gram):
             return WoodburyRankOneInverse(self.gradients, self.damping, whiten=whiten)
 
 
@@ -149,7 +149,7 @@ def scaled_rows(problem: Problem, inverse: WoodburyRankOneInverse) -> np.ndarray
 def check_rule(problem: Problem, inverse: WoodburyRankOneInverse, column: int) -> None:
     """Fail unless the sweeps of this module, stopped by the rule, are those of `matvec`."""
     v = problem.vectors[:, column]
-    sweep = next(s for s in dual_sweeps(inverse, v[:, None], MOST) if s.q[0] <= _sweeps.CANCELLATION)
+    sweep = next(s for s in dual_sweeps(inverse, v[:, None], MOST) if s.q[0] <= _forms.sweeps.CANCELLATION)
     own = inverse._state.metric.leave(sweep.r, 0, inverse.dtype)[:, 0]
     if not np.array_equal(own, inverse @ v):
         msg = f"these sweeps are not those of the library: {problem}"
@@ -158,7 +158,7 @@ def check_rule(problem: Problem, inverse: WoodburyRankOneInverse, column: int) -
 
 def stopped_by_rule(sweeps: list[Sweep]) -> np.ndarray:
     """By column, the index of the sweep after which the rule stops."""
-    stops = np.stack([sweep.q <= _sweeps.CANCELLATION for sweep in sweeps])
+    stops = np.stack([sweep.q <= _forms.sweeps.CANCELLATION for sweep in sweeps])
     if not stops.any(axis=0).all():
         msg = f"the rule did not stop within {len(sweeps)} sweeps"
         raise AssertionError(msg)

@@ -6,9 +6,9 @@ import numpy as np
 
 from . import _backend
 from . import _validation as check
+from ._forms.state import State
 from ._operator import SymmetricOperator
-from ._state import State
-from ._text import as_call, as_table
+from ._repr import as_call, as_table
 
 Array = Any
 SHOWN = ("m", "window", "d", "blocks", "damping", "dtype", "device")  # of an inverse's facts those that are F's too

@@ -6,16 +6,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from . import _backend, _folder, _storage
+from . import _backend
 from . import _validation as check
-from ._build import restricted
-from ._certificates import backward_error, relative_residual
+from ._backend.pytree import register
+from ._forms.certificates import backward_error, relative_residual
+from ._forms.damping_path import damping_path
+from ._forms.state import State
 from ._forward import Forward
 from ._operator import SymmetricOperator
-from ._path import damping_path
-from ._pytree import register
-from ._state import State
-from ._text import as_call, as_table, short
+from ._repr import as_call, as_table, short
 
 Array = Any
 
@@ -361,57 +360,6 @@ class Inverse(SymmetricOperator):
         """
         dtype = check.check_result_dtype(dtype, self._like)
         return self._rebuilt(lambda x: _backend.cast(x, dtype))
-
-    def save(self, path: Any) -> None:
-        """Write the inverse to a file, from which `load` gives the same answers.
-
-        They are so to the bit for windows and for gradients in one piece of memory of NumPy; where loading changes how
-        they lie in memory, or factors blocks anew, to rounding.
-
-        Parameters
-        ----------
-        path : str or path-like
-            An .npz archive, for `numpy.load` as well: no compression, no pickle, a SHA-256 for each array.
-
-        Raises
-        ------
-        TypeError
-            Gradients that only a user's object holds; a path that is none.
-        OSError
-            The file cannot be written; one of that name is left as it was. Also: what is there is no regular file.
-
-        Warns
-        -----
-        RuntimeWarning
-            The file is in its place, whole, and its folder could not be brought to the disk.
-
-        Notes
-        -----
-        Cost: one pass over the rows, O(m²) more, no copy of the rows on the host. The file is written beside `path`,
-        brought to the disk and renamed, so that whatever happens the old or the new file is there, whole. It keeps mode
-        and, where allowed, owner of the old one. What killed saves of this file left beside it is removed.
-        """
-        check.check_values("gradients", self.kappa)
-        facts, arrays = self._stored()
-        _backend.in_float64(lambda *_: _storage.save(path, type(self).__name__, facts, arrays), *arrays.values())
-
-    @classmethod
-    def load(cls, path: Any, *, xp: Any = None, device: Any = None) -> Self:
-        """Return an inverse of this class from a file; as `mfac_linalg.load`, with its parameters and errors."""
-        return _folder.restore(path, {cls.__name__: cls}, xp=xp, device=device)
-
-    def _restricted(self, kept: Array) -> State:
-        """The state of F among the parameters where `kept` (d,) is True: the gradients count as zero elsewhere."""
-        return restricted(self._unchanged, kept)
-
-    @abc.abstractmethod
-    def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
-        """All that the inverse is, as what JSON can hold and as arrays."""
-
-    @classmethod
-    @abc.abstractmethod
-    def _restored(cls, facts: dict[str, Any], arrays: dict[str, Array]) -> Self:
-        """The inverse that `_stored` was asked of."""
 
     @abc.abstractmethod
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:

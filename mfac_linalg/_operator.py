@@ -6,8 +6,8 @@ from typing import Any, Self
 
 from . import _backend
 from . import _validation as check
+from ._forms.state import State
 from ._rows.fingerprint import require_unchanged
-from ._state import State
 
 Array = Any
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from . import _backend
 from . import _validation as check
+from ._forms.state import State
 from ._inverse import Inverse, check_inverse
-from ._metric import settle
 from ._progress import Progress, reporter
 from ._rows.kinds import rows_of
 from ._rows.panels import slices
-from ._state import State
+from ._scaling.damping import settle
 
 Array = Any
 BLOCK_SIZE = 64

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mfac_linalg import _storage
+from mfac_linalg import _files
 
 BFLOAT16 = "bfloat16"
 
@@ -16,7 +16,7 @@ BFLOAT16 = "bfloat16"
 def taken_apart(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The header of a file, and its arrays as they are stored."""
     with zipfile.ZipFile(path) as archive:
-        header = json.loads(archive.read(_storage.HEADER))
+        header = json.loads(archive.read(_files.archive.HEADER))
         arrays = {name: np.load(io.BytesIO(archive.read(f"{name}.npy"))) for name in header["arrays"]}
     return header, arrays
 
@@ -54,12 +54,12 @@ def put_together(
     with open(path, "w+b") as file:
         with zipfile.ZipFile(file, "w") as archive:
             for name, content in (*((f"{n}.npy", c) for n, c in contents.items()), *members):
-                with archive.open(zipfile.ZipInfo(name, _storage.EPOCH), "w", force_zip64=True) as member:
+                with archive.open(zipfile.ZipInfo(name, _files.archive.EPOCH), "w", force_zip64=True) as member:
                     member.write(content)
-            info = zipfile.ZipInfo(_storage.HEADER, _storage.EPOCH)
+            info = zipfile.ZipInfo(_files.archive.HEADER, _files.archive.EPOCH)
             archive.writestr(info, json.dumps(header) if text is None else text, compress_type=compression)
-            archive.comment = b" " * _storage.DIGEST
+            archive.comment = b" " * _files.archive.DIGEST
             infos = archive.infolist()
-        digest = _storage._digest_around(file, infos)
-        file.seek(-_storage.DIGEST, 2)
+        digest = _files.archive._digest_around(file, infos)
+        file.seek(-_files.archive.DIGEST, 2)
         file.write(digest)

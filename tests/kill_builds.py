@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-import mfac_linalg._folder
+import mfac_linalg._files.folder
 from mfac_linalg import InvalidFileError, WoodburyRankOneInverse, load
 
 DIM = 400_000
-mfac_linalg._folder.SECONDS, mfac_linalg._folder.RUN_BYTES = 0.0, 2**18
+mfac_linalg._files.folder.SECONDS, mfac_linalg._files.folder.RUN_BYTES = 0.0, 2**18
 
 
 def build(gradients: np.ndarray, path: Path, *, resume: bool) -> None:

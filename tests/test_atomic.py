@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import mfac_linalg as ml
-from mfac_linalg import _atomic, _storage
+from mfac_linalg import _files
 
 G = np.random.default_rng(0).standard_normal((3, 5))
 ROOT = Path(__file__).parents[1]
@@ -58,13 +58,13 @@ def test_a_new_file_has_the_mode_that_the_mask_leaves(mask, path):
 
 def test_what_takes_the_place_of_a_private_file_is_private_all_along(path, monkeypatch):
     os.chmod(path, 0o600)
-    modes, write = [], _storage._write
+    modes, write = [], _files.archive._write
 
     def watched(file, *rest):
         modes.append(stat.S_IMODE(os.fstat(file.fileno()).st_mode))
         write(file, *rest)
 
-    monkeypatch.setattr(_storage, "_write", watched)
+    monkeypatch.setattr(_files.archive, "_write", watched)
     inverse().save(path)
     assert modes == [0o600]
 
@@ -80,7 +80,7 @@ def test_a_group_that_cannot_be_kept_takes_no_rights_with_it(path, monkeypatch):
     before = os.stat(path)
     other = os.stat_result((0o100660, *before[1:4], before.st_uid, before.st_gid + 1, *before[6:]))
     monkeypatch.setattr(os, "fchown", lambda *_: (_ for _ in ()).throw(PermissionError(errno.EPERM, "no")))
-    monkeypatch.setattr(_atomic, "check_regular", lambda *_: other)
+    monkeypatch.setattr(_files.atomic, "check_regular", lambda *_: other)
     inverse(2.0).save(path)
     assert mode(path) == 0o600
 
@@ -188,15 +188,15 @@ def parts(folder):
 
 SLOW = """
 import platform, sys, numpy as np, mfac_linalg as ml
-from mfac_linalg import _storage
+from mfac_linalg import _files
 path, host = sys.argv[1:]
 platform.node = (lambda: host) if host else platform.node
-write = _storage._write
+write = _files.archive._write
 def slow(*arguments):
     print("writing", flush=True)
     sys.stdin.readline()
     write(*arguments)
-_storage._write = slow
+_files.archive._write = slow
 ml.WoodburyRankOneInverse(np.eye(2, 5), 7.0).save(path)
 """
 
@@ -229,7 +229,7 @@ def test_what_killed_saves_left_is_removed_by_the_next(path):
 
 def test_saves_of_one_target_at_once_leave_each_other_alone(path, monkeypatch):
     """In one process, whose number is the same: only the random half of their names tells them apart."""
-    together, write, failures = threading.Barrier(4), _storage._write, []
+    together, write, failures = threading.Barrier(4), _files.archive._write, []
 
     def at_once(*arguments):
         together.wait(20)
@@ -243,7 +243,7 @@ def test_saves_of_one_target_at_once_leave_each_other_alone(path, monkeypatch):
             failures.append(failure)
             raise
 
-    monkeypatch.setattr(_storage, "_write", at_once)
+    monkeypatch.setattr(_files.archive, "_write", at_once)
     threads = [threading.Thread(target=save, args=(damping,)) for damping in (1.0, 2.0, 3.0, 4.0)]
     for thread in threads:
         thread.start()
@@ -278,7 +278,7 @@ def test_a_save_of_another_process_is_not_disturbed(path):
 
 
 def test_a_file_that_is_removed_while_it_is_written_is_written_again(path, monkeypatch):
-    write, count = _storage._write, []
+    write, count = _files.archive._write, []
 
     def removed(*arguments):
         write(*arguments)
@@ -287,7 +287,7 @@ def test_a_file_that_is_removed_while_it_is_written_is_written_again(path, monke
             for name in parts(path.parent):
                 (path.parent / name).unlink()
 
-    monkeypatch.setattr(_storage, "_write", removed)
+    monkeypatch.setattr(_files.archive, "_write", removed)
     inverse(2.0).save(path)
     assert (len(count), ml.load(path).damping) == (3, 2.0)
 
@@ -296,7 +296,7 @@ def test_what_another_host_writes_is_left_for_a_day(path):
     killed_save(path, "elsewhere")
     inverse().save(path)
     (left,) = parts(path.parent)
-    day_ago = time.time() - 1.1 * _atomic.PATIENCE
+    day_ago = time.time() - 1.1 * _files.atomic.PATIENCE
     os.utime(path.parent / left, (day_ago, day_ago))
     inverse().save(path)
     assert not parts(path.parent)
@@ -441,7 +441,7 @@ class FailingRead:
 def test_a_read_that_fails_is_an_os_error_and_no_damage(path, monkeypatch):
     outcomes = []
     for after in range(60):  # more than there are reads
-        monkeypatch.setattr(_storage, "open", lambda name, mode, n=after: FailingRead(open(name, mode), n), False)  # noqa: SIM115
+        monkeypatch.setattr(_files.archive, "open", lambda name, mode, n=after: FailingRead(open(name, mode), n), False)  # noqa: SIM115
         try:
             outcomes.append(ml.load(path) and None)
         except OSError as error:

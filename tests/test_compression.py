@@ -427,7 +427,10 @@ def test_a_refused_call_changes_nothing(call):
     assert np.array_equal(window @ np.ones(DIM), answer)
 
 
-@pytest.mark.parametrize("where", ["_ring._backend.write_row", "_factor.factor_without", "_factor.factor_with"])
+@pytest.mark.parametrize(
+    "where",
+    ["_window.ring._backend.write_row", "_capacitance.update.factor_without", "_capacitance.update.factor_with"],
+)
 def test_a_step_that_breaks_off_leaves_the_window_as_it_was(monkeypatch, where):
     window = filled(8)
     before = window.state_dict()

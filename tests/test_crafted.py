@@ -21,7 +21,7 @@ import pytest
 import scipy.sparse
 
 import mfac_linalg as ml
-from mfac_linalg import _backend, _folder
+from mfac_linalg import _backend, _files
 from tests.crafted import as_npy, described, put_together, taken_apart
 from tests.held import Dataset
 from tests.problems import KINDS, make_problem
@@ -456,8 +456,8 @@ def begun(path):
 
 @pytest.mark.filterwarnings("ignore::mfac_linalg.IllConditionedWarning")
 def test_a_journal_with_anything_made_up_is_refused_or_finished_right(tmp_path, monkeypatch):
-    monkeypatch.setattr(_folder, "SECONDS", 0.0)
-    monkeypatch.setattr(_folder, "RUN_BYTES", 10**4)
+    monkeypatch.setattr(_files.folder, "SECONDS", 0.0)
+    monkeypatch.setattr(_files.folder, "RUN_BYTES", 10**4)
     g = begun(tmp_path / "begun")
     monkeypatch.undo()
     header, arrays = taken_apart(tmp_path / "begun" / "build.npz")
@@ -534,14 +534,14 @@ def test_what_was_saved_is_loaded_whatever_kappa_and_rows(kind, dtype, tmp_path,
 def stopped(path, kappa, dim):
     """Gradients and the damping of a build that stopped after its first pass."""
 
-    class Unfinished(_folder.Folder):
+    class Unfinished(_files.folder.Folder):
         def write(self, columns, block):
             raise OSError(5, "gone")
 
     g = gradients(4, dim, "float32")
     damping = float(np.linalg.norm(g, 2)) ** 2 / 4 / (kappa - 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mfac_linalg._woodbury.Folder", Unfinished)
+        patch.setattr("mfac_linalg._static.woodbury.Folder", Unfinished)
         with pytest.raises(OSError, match="gone"):
             ml.WoodburyRankOneInverse(g, damping, out=path)
     return g, damping
@@ -577,8 +577,8 @@ def test_a_journal_asks_for_no_more_memory_than_its_build(value, tmp_path, any_k
 
 def test_a_journal_of_more_small_entries_than_rows_can_have_is_refused(tmp_path, monkeypatch):
     """Each would cost a pass over the rows."""
-    monkeypatch.setattr(_folder, "SECONDS", 0.0)
-    monkeypatch.setattr(_folder, "RUN_BYTES", 10**4)
+    monkeypatch.setattr(_files.folder, "SECONDS", 0.0)
+    monkeypatch.setattr(_files.folder, "RUN_BYTES", 10**4)
     g = begun(tmp_path / "begun")
     header, arrays = taken_apart(tmp_path / "begun" / "build.npz")
     put_together(tmp_path / "begun" / "build.npz", header, {**arrays, "whiten: small": np.arange(9)})

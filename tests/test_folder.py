@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mfac_linalg as ml
-from mfac_linalg import _folder
+from mfac_linalg import _files
 from tests.backends import AVAILABLE, FLOATS, eps
 from tests.held import Dataset, mapped
 from tests.oracle import LIMIT
@@ -36,8 +36,8 @@ def dtype(request):
 @pytest.fixture
 def short_entries(monkeypatch):
     """A journal that takes everything down at once."""
-    monkeypatch.setattr(_folder, "SECONDS", 0.0)
-    monkeypatch.setattr(_folder, "RUN_BYTES", 10**4)
+    monkeypatch.setattr(_files.folder, "SECONDS", 0.0)
+    monkeypatch.setattr(_files.folder, "RUN_BYTES", 10**4)
 
 
 class Counting(Dataset):
@@ -350,7 +350,7 @@ def test_a_rescaled_build_is_one_pass_too():
 
 
 def test_a_build_waits_for_nobody_and_is_refused_beside_another(tmp_path):
-    folder = _folder.Folder(tmp_path / "folder", {"dtype": "float64", "shape": [M, D]}, resume=False)
+    folder = _files.folder.Folder(tmp_path / "folder", {"dtype": "float64", "shape": [M, D]}, resume=False)
     with pytest.raises(ValueError, match="`out` must be a folder that no other build writes to"):
         ml.WoodburyRankOneInverse(gradients(), DAMPING, out=tmp_path / "folder")
     folder.close()

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import benchmarks.experiments.influence as experiment
 from benchmarks.experiments.softmax import Softmax, losses, probabilities
 from mfac_linalg import BlockDiagonalInverse, SlidingWindowInverse, TopK, WoodburyRankOneInverse
-from mfac_linalg._dual import SmallSystem
-from mfac_linalg._state import State
+from mfac_linalg._capacitance.system import SmallSystem
+from mfac_linalg._forms.state import State
 from mfac_linalg.influence import influence, self_influence
 from tests.backends import AVAILABLE, BACKENDS, FLOATS, NUMPY, eps
 from tests.cases import BUILT, CASES, build, built_name, construct

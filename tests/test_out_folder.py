@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mfac_linalg as ml
-from mfac_linalg import _atomic, _folder, _matrix_file, _storage
+from mfac_linalg import _files
 from tests.crafted import put_together, taken_apart
 
 G = np.random.default_rng(0).standard_normal((4, 3000))
@@ -80,9 +80,9 @@ def stopped(path, monkeypatch, at="whiten"):
     """A build that fails in the middle of its second pass, or before its first."""
     with monkeypatch.context() as patch:
         if at == "whiten":
-            patch.setattr(_folder.Folder, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "gone")))
+            patch.setattr(_files.folder.Folder, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "gone")))
         else:
-            patch.setattr(_folder.Folder, "note", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "gone")))
+            patch.setattr(_files.folder.Folder, "note", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "gone")))
         with pytest.raises(OSError, match="gone"):
             build(path)
 
@@ -154,12 +154,12 @@ def test_a_file_system_that_reserves_no_room_is_written_to(tmp_path, monkeypatch
 
 
 def test_whitened_rows_are_on_the_disk_before_a_journal_or_an_inverse_tells_of_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(_folder, "SECONDS", 0.0)
-    monkeypatch.setattr(_folder, "RUN_BYTES", 10**4)
-    log, flush, write, save = [], np.memmap.flush, _folder.Folder.write, _storage.save
+    monkeypatch.setattr(_files.folder, "SECONDS", 0.0)
+    monkeypatch.setattr(_files.folder, "RUN_BYTES", 10**4)
+    log, flush, write, save = [], np.memmap.flush, _files.folder.Folder.write, _files.archive.save
     monkeypatch.setattr(np.memmap, "flush", lambda self: (log.append("flush"), flush(self)))
-    monkeypatch.setattr(_folder.Folder, "write", lambda *given: (log.append("write"), write(*given)))
-    monkeypatch.setattr(_storage, "save", lambda *given: (log.append("save"), save(*given)))
+    monkeypatch.setattr(_files.folder.Folder, "write", lambda *given: (log.append("write"), write(*given)))
+    monkeypatch.setattr(_files.archive, "save", lambda *given: (log.append("save"), save(*given)))
     build(tmp_path / "folder", memory_limit=300_000)
     dirty, saves = False, 0
     for event in log:
@@ -196,10 +196,10 @@ def unreadable(monkeypatch):
 
     def opened(name, mode, **options):
         file = Path(name).open(mode, **options)  # noqa: SIM115
-        monkeypatch.delattr(_matrix_file, "open")
+        monkeypatch.delattr(_files.matrix_file, "open")
         return Failing(file)
 
-    return lambda: monkeypatch.setattr(_matrix_file, "open", opened, raising=False)
+    return lambda: monkeypatch.setattr(_files.matrix_file, "open", opened, raising=False)
 
 
 def test_a_read_of_whitened_rows_that_fails_is_no_damage(tmp_path, unreadable):
@@ -211,9 +211,9 @@ def test_a_read_of_whitened_rows_that_fails_is_no_damage(tmp_path, unreadable):
 
 
 def test_a_resumption_that_fails_to_read_leaves_what_is_there(tmp_path, unreadable, monkeypatch):
-    monkeypatch.setattr(_folder, "SECONDS", 0.0)
-    monkeypatch.setattr(_folder, "RUN_BYTES", 10**4)
-    whole, count = _folder.Folder.write, []
+    monkeypatch.setattr(_files.folder, "SECONDS", 0.0)
+    monkeypatch.setattr(_files.folder, "RUN_BYTES", 10**4)
+    whole, count = _files.folder.Folder.write, []
 
     def some(self, *given):
         count.append(1)
@@ -221,7 +221,7 @@ def test_a_resumption_that_fails_to_read_leaves_what_is_there(tmp_path, unreadab
             raise OSError(errno.EIO, "gone")
         whole(self, *given)
 
-    monkeypatch.setattr(_folder.Folder, "write", some)
+    monkeypatch.setattr(_files.folder.Folder, "write", some)
     with pytest.raises(OSError, match="gone"):
         build(tmp_path / "folder", memory_limit=300_000)
     before = snapshot(tmp_path / "folder")
@@ -229,16 +229,16 @@ def test_a_resumption_that_fails_to_read_leaves_what_is_there(tmp_path, unreadab
     with pytest.raises(OSError, match="`path` must be a file that can be read"):
         build(tmp_path / "folder", resume=True, memory_limit=300_000)
     assert snapshot(tmp_path / "folder") == before
-    load = _storage.load
+    load = _files.archive.load
 
     def failing(_):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(_storage, "load", failing)
+    monkeypatch.setattr(_files.archive, "load", failing)
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         build(tmp_path / "folder", resume=True, memory_limit=300_000)
     assert snapshot(tmp_path / "folder") == before
-    monkeypatch.setattr(_storage, "load", load)
+    monkeypatch.setattr(_files.archive, "load", load)
     built = build(tmp_path / "folder", resume=True, memory_limit=300_000)
     assert np.array_equal(built.diagonal(), build(tmp_path / "other", memory_limit=300_000).diagonal())
 
@@ -323,7 +323,7 @@ def test_out_is_a_path_of_any_kind(odd_folder):
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EIO])
-@pytest.mark.parametrize("place", ["os.mkdir", "os.scandir", "mfac_linalg._atomic._created"])
+@pytest.mark.parametrize("place", ["os.mkdir", "os.scandir", "mfac_linalg._files.atomic._created"])
 def test_an_error_of_the_system_keeps_its_number_and_names_out(place, number, tmp_path, monkeypatch):
     def failing(*_, **__):
         raise OSError(number, os.strerror(number), "somewhere")
@@ -344,7 +344,7 @@ def test_a_build_that_fails_leaves_no_folder_that_it_made(at, tmp_path, monkeypa
 
     (tmp_path / "before").mkdir()
     if at != "factor":
-        monkeypatch.setattr(*((os, "posix_fallocate") if at == "room" else (_storage, "save")), full)
+        monkeypatch.setattr(*((os, "posix_fallocate") if at == "room" else (_files.archive, "save")), full)
     damping = 1e-320 if at == "factor" else 0.1
     with pytest.raises((OSError, ml.FactorizationError)):
         ml.WoodburyRankOneInverse(1e10 * G, damping, out=tmp_path / "before" / "a" / "b" / "c")
@@ -460,7 +460,7 @@ def test_other_gradients_are_not_resumed_where_the_columns_that_are_compared_agr
         ml.WoodburyRankOneInverse(g, damping, out=tmp_path / "folder")
     else:
         with monkeypatch.context() as patch:
-            patch.setattr(_folder.Folder, where[at], failing)
+            patch.setattr(_files.folder.Folder, where[at], failing)
             with pytest.raises(OSError, match="gone"):
                 ml.WoodburyRankOneInverse(g, damping, out=tmp_path / "folder")
     changed = 3 * other if at == "gram" else other + np.float32(0.5) * (np.arange(3000) % 7 == 3).astype(dtype)
@@ -495,16 +495,16 @@ def test_a_folder_of_others_that_says_it_is_of_these_is_not_resumed(dtype, tmp_p
 
 def test_a_build_that_is_refused_beside_another_leaves_that_its_folders(tmp_path, monkeypatch):
     """Also where both have made them, and nothing is in them yet."""
-    made, save = _atomic.make_folder, _storage.save
+    made, save = _files.atomic.make_folder, _files.archive.save
 
     def save_beside_another(*given, **options):
-        monkeypatch.setattr(_storage, "save", save)
-        monkeypatch.setattr(_atomic, "make_folder", lambda path: [path, path.parent])
+        monkeypatch.setattr(_files.archive, "save", save)
+        monkeypatch.setattr(_files.atomic, "make_folder", lambda path: [path, path.parent])
         with pytest.raises(ValueError, match="no other build writes to"):
             build(tmp_path / "a" / "b")
-        monkeypatch.setattr(_atomic, "make_folder", made)
+        monkeypatch.setattr(_files.atomic, "make_folder", made)
         return save(*given, **options)
 
-    monkeypatch.setattr(_storage, "save", save_beside_another)
+    monkeypatch.setattr(_files.archive, "save", save_beside_another)
     build(tmp_path / "a" / "b")
     assert ml.load(tmp_path / "a" / "b").damping == 0.1

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mfac_linalg as ml
-from mfac_linalg import _storage
+from mfac_linalg import _files
 from tests.backends import AVAILABLE, FLOATS
 from tests.cases import BUILT, build, built_name
 from tests.held import ArrayRows
@@ -139,7 +139,7 @@ def test_rows_that_are_nearly_orthogonal_are_loaded_again(path):
 
 def test_what_could_not_be_loaded_is_not_saved(saved, monkeypatch):
     before = saved.read_bytes()
-    monkeypatch.setattr(_storage, "LARGEST_HEADER", 1000)
+    monkeypatch.setattr(_files.archive, "LARGEST_HEADER", 1000)
     inverse = ml.BlockDiagonalInverse(np.ones((2, 900)), 1.0, block_sizes=1)
     with pytest.raises(ValueError, match=r"must be described in 1,000 bytes to be saved.*fewer blocks"):
         inverse.save(saved)
@@ -210,12 +210,12 @@ def test_another_array_under_a_right_archive_is_refused(saved):
     members["factor.npy"] = bytes(factor)
     with zipfile.ZipFile(saved, "w") as archive:
         for name, content in members.items():
-            archive.writestr(zipfile.ZipInfo(name, _storage.EPOCH), content)
-        archive.comment = b" " * _storage.DIGEST
+            archive.writestr(zipfile.ZipInfo(name, _files.archive.EPOCH), content)
+        archive.comment = b" " * _files.archive.DIGEST
         infos = archive.infolist()
     with open(saved, "r+b") as file:
-        digest = _storage._digest_around(file, infos)
-        file.seek(-_storage.DIGEST, os.SEEK_END)
+        digest = _files.archive._digest_around(file, infos)
+        file.seek(-_files.archive.DIGEST, os.SEEK_END)
         file.write(digest)
     with pytest.raises(ml.InvalidFileError, match="the checksum of factor is another"):
         ml.load(saved)
@@ -243,7 +243,7 @@ def test_an_archive_of_numpy_is_refused(path):
 
 
 def test_a_newer_schema_is_refused_by_name(saved, monkeypatch):
-    monkeypatch.setattr("mfac_linalg._storage.SCHEMA", 2)
+    monkeypatch.setattr("mfac_linalg._files.archive.SCHEMA", 2)
     ml.load(saved).save(saved)
     monkeypatch.undo()
     with pytest.raises(ml.InvalidFileError, match=r"got schema 2.*Update"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mfac_linalg import IllConditionedWarning, SlidingWindowInverse, TopK, WoodburyRankOneInverse
-from mfac_linalg._factor import factor_with, factor_without
+from mfac_linalg._capacitance.update import factor_with, factor_without
 from tests.backends import AVAILABLE, eps
 from tests.oracle import LIMIT, Oracle
 
@@ -160,7 +160,8 @@ def test_short_gradients_are_stored_as_they_are(dtype):
 
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 @pytest.mark.parametrize(
-    "where", ["_backend.write_row", "_factor.factor_without", "_factor.factor_with", "_factor.CurrentFactor._measured"]
+    "where",
+    ["ring._backend.write_row", "update.factor_without", "update.factor_with", "update.CurrentFactor._measured"],
 )
 def test_a_step_that_breaks_off_leaves_the_window_as_it_was(monkeypatch, error, where):
     window = filled(8)
@@ -169,10 +170,9 @@ def test_a_step_that_breaks_off_leaves_the_window_as_it_was(monkeypatch, error, 
     def break_off(*_, **__):
         raise error
 
-    module, _, name = where.rpartition(".")
-    target = {"_backend": "mfac_linalg._ring._backend"}.get(module, f"mfac_linalg.{module}")
+    room = {"ring": "_window", "update": "_capacitance"}[where.partition(".")[0]]
     with monkeypatch.context() as patch:
-        patch.setattr(f"{target}.{name}", break_off)
+        patch.setattr(f"mfac_linalg.{room}.{where}", break_off)
         with pytest.raises(error):
             window.append_matvec(np.ones(40))
     after = window.state_dict()

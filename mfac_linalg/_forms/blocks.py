@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from .. import _backend
-from .._pytree import Part
+from .._backend.pytree import Part
 from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
 from .diagonal import REDO_BELOW

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .._dual import add_identity
+from .._capacitance.system import add_identity
 from .._rows.panels import slices
 from .._rows.whitened import REDO_BELOW
 

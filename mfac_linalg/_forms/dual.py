@@ -7,14 +7,14 @@ from typing import Any, cast
 import numpy as np
 
 from .. import _backend
-from .._dual import SmallSystem, needs_rows, shows_float32
-from .._pytree import Part
+from .._backend.pytree import Part
+from .._capacitance.system import SmallSystem, needs_rows, shows_float32
 from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
 from .._rows.whitened import WhitenedRows, complement, whitened_blocks
-from .._scaling import ldexp
-from .._sweeps import CANCELLATION, DualSweeps, sweeps_for
+from .._scaling.powers import ldexp
 from .diagonal import refine
+from .sweeps import CANCELLATION, DualSweeps, sweeps_for
 
 Array = Any
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import _backend
-from .._dual import SmallSystem, add_identity
-from .._pytree import Part
+from .._backend.pytree import Part
+from .._capacitance.system import SmallSystem, add_identity
 from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
-from .._scaling import ldexp
+from .._scaling.powers import ldexp
 
 Array = Any
 

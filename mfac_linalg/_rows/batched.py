@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import _backend
-from .._pytree import Part
+from .._backend.pytree import Part
 from .dense import DenseRows
 from .panels import MOST_ROWS, product_width, slices
 from .scaled import ScaledRows

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .._dual import triangle_above
-from .._pytree import Part
+from .._backend.pytree import Part
+from .._capacitance.system import triangle_above
 from .._validation import check_chunked
 from .dense import DenseRows
 from .panels import descend, panel_width, stretched

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import _backend
-from .._pytree import Part
-from .._scaling import ldexp
+from .._backend.pytree import Part
+from .._scaling.powers import ldexp
 from .fingerprint import Fingerprint, require_unchanged
 from .panels import column_slices, combination, gram, long_product, scaled_squares, weighted
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
+from .._backend.pytree import Part
 from .._errors import naming, refuse_nonfinite_values
-from .._pytree import Part
 from .._validation import check_computing, check_function, check_provided_shape, describe, refuse_masked
 from .panels import column_slices, gram, scaled_squares
 from .protocol import GradientRows

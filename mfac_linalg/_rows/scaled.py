@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .._dual import triangle_above
-from .._pytree import Part
-from .._scaling import exponents, ldexp
+from .._backend.pytree import Part
+from .._capacitance.system import triangle_above
+from .._scaling.powers import exponents, ldexp
 from .fingerprint import Fingerprint
 from .panels import panel_width, slices, stretched
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .._pytree import Part
+from .._backend.pytree import Part
 
 Array = Any
 

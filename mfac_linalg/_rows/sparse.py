@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .._pytree import Part
-from .._scaling import ldexp
+from .._backend.pytree import Part
+from .._scaling.powers import ldexp
 from .._validation import check_sparse
 from .fingerprint import Fingerprint, require_unchanged
 from .panels import column_slices, slices

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
+from .._backend.pytree import Part
 from .._errors import naming
 from .._progress import reporter
-from .._pytree import Part
-from .._scaling import ldexp
+from .._scaling.powers import ldexp
 from .fingerprint import Fingerprint, require_unchanged
 from .panels import combination, descend, gram, long_product, scaled_squares, stretched
 

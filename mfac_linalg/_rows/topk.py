@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .._pytree import Part
+from .._backend.pytree import Part
 from .panels import combination, gram, long_product, panel_width, scaled_squares, slices
 from .sparse import SparseRows
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 
 from .. import _backend
-from .._dual import SmallSystem
-from .._pytree import Part
+from .._backend.pytree import Part
+from .._capacitance.system import SmallSystem
 from .dense import DenseRows
 from .fingerprint import Fingerprint
 from .panels import slices, squares

@@ -11,18 +11,18 @@ from jax import numpy as jnp
 from jax.custom_batching import custom_vmap
 
 from .. import _backend
-from .._dual import SmallSystem, largest_eigenvalue, needs_rows
+from .._capacitance.system import SmallSystem, largest_eigenvalue, needs_rows
 from .._forms.dual import DualForm
 from .._forms.primal import PrimalForm
-from .._metric import Metric
+from .._forms.state import State
+from .._forms.sweeps import sweeps_for
 from .._progress import reporter
 from .._rows.dense import DenseRows
 from .._rows.panels import weighted
 from .._rows.scaled import ScaledRows
-from .._rules import Rules
-from .._scaling import exponent, ldexp
-from .._state import State
-from .._sweeps import sweeps_for
+from .._scaling.damping import Metric
+from .._scaling.powers import exponent, ldexp
+from .._window.options import Rules
 
 Array = Any
 

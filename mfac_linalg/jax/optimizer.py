@@ -10,9 +10,9 @@ from jax import lax
 from jax import numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from .. import _backend, _moments
+from .. import _backend, _second_moment
 from .. import _validation as check
-from .._rules import Rules
+from .._window.options import Rules
 from .trees import check_real_leaves
 from .window import SlidingWindowState
 
@@ -40,7 +40,7 @@ class SecondMoment(NamedTuple):
 
     def followed(self, g: jax.Array, beta2: Any) -> "SecondMoment":
         """That with one more gradient, in the same dtype; the same where an entry is nan or infinite."""
-        after = SecondMoment(*_moments.followed(*self, g.astype(self.root_mean_square.dtype), beta2))
+        after = SecondMoment(*_second_moment.followed(*self, g.astype(self.root_mean_square.dtype), beta2))
         sound = jnp.all(jnp.isfinite(g))
         return lax.stop_gradient(jax.tree.map(lambda x, y: jnp.where(sound, x, y).astype(y.dtype), after, self))
 
@@ -160,7 +160,7 @@ def scale_by_mfac(
             return unravel(x.astype(g.dtype)), ScaleByMFACState(inverse)
         g = lax.stop_gradient(g)
         moment = state.moment.followed(g, beta2)
-        scale = _moments.scale(*moment)
+        scale = _second_moment.scale(*moment)
         inverse, x = inverse.append_matvec((scale * g).astype(g.dtype))
         return unravel((scale * x).astype(g.dtype)), ScaleByMFACState(inverse, moment)
 

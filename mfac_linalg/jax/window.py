@@ -11,12 +11,12 @@ from jax import numpy as jnp
 
 from .. import _backend
 from .. import _validation as check
+from .._backend.pytree import register
 from .._errors import warn_if_unresolved
+from .._forms.state import State
 from .._inverse import Inverse
-from .._metric import spans_widely
-from .._pytree import register
-from .._rules import Rules
-from .._state import State
+from .._scaling.damping import spans_widely
+from .._window.options import Rules
 from .arrays import Arrays, appended, build, damped, in_slots, inverse_of, known_norm, measured, rows_by_age
 
 Array = Any
@@ -302,14 +302,6 @@ class SlidingWindowState(Inverse):
             "device": f"{self.device}",
             "kappa": f"{1 + norm * norm:.3g}" if isinstance(norm, float) else "array",
         }
-
-    def _stored(self) -> Any:
-        msg = "`save` must be of a class that keeps itself; got SlidingWindowState, a pytree of arrays. "
-        raise TypeError(msg + "Keep its leaves as those of your model, or its `gradients`.")
-
-    @classmethod
-    def _restored(cls, facts: dict[str, Any], arrays: dict[str, Array]) -> Self:
-        raise NotImplementedError  # there is no such file
 
     def _with(self, arrays: Arrays) -> Self:
         return self.tree_unflatten(self._options, (arrays,))

@@ -11,11 +11,11 @@ import numpy as np
 
 from .. import _backend
 from .. import _validation as check
+from .._forms.state import State
 from .._inverse import Inverse, check_inverse
-from .._metric import beside
 from .._rows.panels import slices
-from .._scaling import exponents, ldexp
-from .._state import State
+from .._scaling.damping import beside
+from .._scaling.powers import exponents, ldexp
 
 Array = Any
 ENTRIES = 2**22  # of M that are read at a time

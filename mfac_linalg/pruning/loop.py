@@ -11,10 +11,10 @@ import numpy as np
 
 from .. import _backend
 from .. import _validation as check
-from .._blocks import BlockDiagonalInverse
 from .._progress import Progress, reporter
-from .._scaling import exponent, ldexp
-from .._woodbury import WoodburyRankOneInverse
+from .._scaling.powers import exponent, ldexp
+from .._static.blocks import BlockDiagonalInverse
+from .._static.woodbury import WoodburyRankOneInverse
 from .scores import ranks
 from .select import Budget, count
 from .updates import joint_update, obs_update

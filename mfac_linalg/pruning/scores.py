@@ -7,10 +7,10 @@ import numpy as np
 
 from .. import _backend
 from .. import _validation as check
+from .._forms.state import State
 from .._inverse import Inverse
-from .._metric import beside, settle
-from .._scaling import ldexp, mantissa
-from .._state import State
+from .._scaling.damping import beside, settle
+from .._scaling.powers import ldexp, mantissa
 from .groups import balanced, checked_groups, checked_weights, group_systems, placed, solved
 
 Array = Any

@@ -4,8 +4,9 @@ from typing import Any
 
 from .. import _backend
 from .. import _validation as check
+from .._forms.state import State
 from .._inverse import Inverse
-from .._state import State
+from .._static.restrict import restrict
 from .groups import checked_groups, checked_weights, group_solutions, placed
 
 Array = Any
@@ -124,7 +125,7 @@ def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
 
 
 def _compensation(inverse: Inverse, removed: Array, mask: Array) -> Array:
-    return State.coupled(inverse._restricted(mask), inverse._current, removed[:, None])[:, 0]
+    return State.coupled(restrict(inverse._unchanged, mask), inverse._current, removed[:, None])[:, 0]
 
 
 def _group_changes(state: State, w: Array, groups: Array) -> tuple[Array, Array]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import _moments
+from .. import _second_moment
 from .groups import PLAIN, Group, check_one_kind, check_plain
 from .masks import Kept
 
@@ -38,7 +38,9 @@ def descent(groups: list[Group], kept: Kept, state: State) -> Descent | None:
     if not scaled:
         return Descent(g, None, {})
     moments = {p: _moment(state.get(p, {}), parts[p], float(group["beta2"])) for group, p in scaled}
-    scale = _flat(_moments.scale(**moments[p]) if p in moments else torch.ones_like(part) for p, part in parts.items())
+    scale = _flat(
+        _second_moment.scale(**moments[p]) if p in moments else torch.ones_like(part) for p, part in parts.items()
+    )
     return Descent((g * scale).to(g.dtype), scale, moments)
 
 
@@ -66,7 +68,7 @@ def _moment(state: Mapping[str, Any], g: Tensor, beta2: float) -> dict[str, Any]
     """The root of the running mean of a parameter's squared gradients with this one, and the weight of gradients."""
     g = g.float() if g.dtype.itemsize < 4 else g
     root, share = state.get("root_mean_square"), state.get("share", 0.0)
-    root, share = _moments.followed(torch.zeros_like(g) if root is None else root, share, g, beta2)
+    root, share = _second_moment.followed(torch.zeros_like(g) if root is None else root, share, g, beta2)
     return {"root_mean_square": root, "share": share}
 
 

@@ -1,0 +1,205 @@
+"""The Cholesky factor of a window's A = I + S Sᵀ, on the host in float64, kept current in O(m²) a change."""
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from .. import _backend
+from .._errors import breakdown
+from .system import POWER_STEPS, SmallSystem, factor_solve
+
+QR_BLOCK = 16  # columns, the most that SciPy treats in one thread where there are many
+SMALL = 64  # rows, so few that it treats all of them in one
+DRIFT = 256 * float(np.finfo(np.float64).eps)  # backward error of the m × m solve that asks for a new factorisation
+SETTLED = 0.1  # relative change of ‖S‖² that asks for no further power step
+BLOCK_SHARE = 8  # to exchange more than an eighth of the rows at once is dearer than to factor anew
+
+
+class Gram(Protocol):
+    """B = S Sᵀ, (m, m)."""
+
+    @property
+    def largest_diagonal(self) -> float:
+        """The largest entry of its diagonal, which is its largest."""
+
+    def rows(self, positions: slice) -> np.ndarray:
+        """Some rows of B."""
+
+    def times(self, x: np.ndarray) -> np.ndarray:
+        """B x for x (m, k)."""
+
+
+@dataclass(frozen=True)
+class CurrentFactor:
+    """L with A = L Lᵀ, and ‖S‖, followed from change to change; each gives another CurrentFactor.
+
+    L may stand on one of two arrays that changes write to in turns: see `Held` for how long it is valid.
+    """
+
+    lower: np.ndarray  # (m, m)
+    direction: np.ndarray  # (m,) towards the largest eigenvalue of A
+    memory: tuple[np.ndarray, ...]  # for the factors of a full window, one step after the other
+    norm: float = 0.0  # ‖S‖₂, from below
+    made: int = 0  # full factorisations so far
+
+    @classmethod
+    def empty(cls, window: int) -> "CurrentFactor":
+        """No rows, and memory for the factors of a full window, which takes none before it is written to."""
+        return cls(np.zeros((0, 0)), np.zeros(0), _memory(window))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"memory": len(self.memory[0])}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, memory=_memory(state["memory"]))
+
+    def with_own_memory(self) -> "CurrentFactor":
+        """The same, whose changes never write to where this L is."""
+        return replace(self, memory=_memory(len(self.memory[0])))
+
+    def following(self, stays: np.ndarray, gram: Gram, count: int) -> "CurrentFactor | None":
+        """The factor of `count` rows: those of this one that stay, then others; None where it has to be made anew.
+
+        That is where many rows change, or where the residual of a solve is more than that of rounding.
+        """
+        kept = int(np.count_nonzero(stays))
+        added = count - kept
+        if max(len(stays) - kept, added) * BLOCK_SHARE > max(count, BLOCK_SHARE):
+            return None
+        padded = factor_without(self.lower, stays, added, self.memory)
+        new = gram.rows(slice(kept, None))
+        lower = factor_with(padded, new[:, :kept].T, np.eye(added) + new[:, kept:])
+        if lower is None:
+            return None
+        done, drift = self._measured(lower, self._aimed(stays, added), gram)
+        return done if drift <= DRIFT else None
+
+    def anew(self, stays: np.ndarray, gram: Gram, count: int) -> "CurrentFactor":
+        """The same, made from the Gram matrix in O(m³)."""
+        whole = gram.rows(slice(None))
+        system = SmallSystem.factor(whole) if np.all(np.isfinite(whole)) else None
+        if system is None:
+            raise breakdown(size=count, kappa=float(1 + np.trace(whole)), dtype="float64")
+        directions = self._aimed(stays, count - int(np.count_nonzero(stays)))
+        direction = np.sum(directions, axis=1, keepdims=True)
+        for _ in range(POWER_STEPS):
+            direction = _unit(whole @ direction)
+        return replace(self, made=self.made + 1)._measured(system.lower, direction, gram)[0]
+
+    def _aimed(self, stays: np.ndarray, added: int) -> np.ndarray:
+        """Two orthonormal columns (or zeros): the direction of before, and the rows that came."""
+        kept = self.direction[stays]
+        columns = np.zeros((len(kept) + added, 2))
+        columns[: len(kept), 0], columns[len(kept) :, 1] = _unit(kept), 1 / math.sqrt(added or 1)
+        return columns
+
+    def _measured(self, lower: np.ndarray, directions: np.ndarray, gram: Gram) -> tuple["CurrentFactor", float]:
+        """With another L, ‖S‖ from one more power step, and the drift of L: ‖A y − z‖ / (‖A‖ ‖y‖) for y = A⁻¹ z.
+
+        The step starts from the Ritz vector of the directions: a new row counts for as much as it turns out to. z holds
+        signs without a pattern, the same ones each time. One product with the Gram matrix serves both; where ‖S‖² is
+        not what it was, more power steps follow.
+        """
+        if not len(lower):
+            return replace(self, lower=lower, direction=np.zeros(0), norm=0.0), 0.0
+        z = _signs(len(lower))
+        y = factor_solve(lower, z)
+        before = self.norm**2
+        for _ in range(POWER_STEPS):
+            product = gram.times(np.concatenate([directions, y], axis=1))
+            images = product[:, :-1]
+            direction = images @ np.linalg.eigh(directions.T @ images)[1][:, -1]
+            largest = float(np.linalg.norm(direction))
+            if abs(largest - before) <= SETTLED * before:
+                break
+            before, directions = largest, _unit(direction)[:, None]
+        drift = np.linalg.norm(product[:, -1:] + y - z) / ((1 + largest) * np.linalg.norm(y))
+        norm = math.sqrt(max(largest, gram.largest_diagonal))
+        return replace(self, lower=lower, direction=direction, norm=norm), float(drift)
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / (np.linalg.norm(x) or 1.0)
+
+
+@lru_cache(maxsize=8)
+def _signs(count: int) -> np.ndarray:
+    """A fixed vector of ±1, (count, 1)."""
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (count, 1))
+    signs.flags.writeable = False
+    return signs
+
+
+def _memory(window: int) -> tuple[np.ndarray, ...]:
+    return tuple(np.empty((window, window)) for _ in range(2))
+
+
+def factor_without(
+    lower: np.ndarray, stays: np.ndarray, spare: int = 0, memory: tuple[np.ndarray, ...] = ()
+) -> np.ndarray:
+    """Return the factor of the rows and columns of A that stay (m,), with `spare` rows of the identity below it.
+
+    It is written to the array in `memory` that has its shape and does not hold L: new memory may cost more than all
+    the rest.
+
+    With K the rows that stay, A_KK = L_KK L_KKᵀ + C Cᵀ, C what they have in the columns that go: a positive change,
+    made by a QR factorisation of [L_KKᵀ; Cᵀ], which is stable however often it is made.
+    """
+    kept, dropped = np.flatnonzero(stays), np.flatnonzero(~stays)
+    size = len(kept)
+    shape = (size + spare,) * 2
+    free = (array for array in memory if array.shape == shape and not np.may_share_memory(array, lower))
+    upper = next(free, None)
+    upper = np.empty(shape) if upper is None else upper
+    upper[:size, :size] = _kept_block(lower, kept, dropped).T
+    upper[size:, :size], upper[:size, size:], upper[size:, size:] = 0, 0, np.eye(spare)
+    if size and len(dropped):
+        rest = np.zeros((len(dropped), len(upper)))
+        rest[:, :size] = lower[kept][:, dropped].T if len(dropped) > 1 else lower[kept, dropped]
+        _absorb(upper, rest)
+    return upper.T
+
+
+def _kept_block(lower: np.ndarray, kept: np.ndarray, dropped: np.ndarray) -> np.ndarray:
+    """L_KK: a view where the rows that go are the first."""
+    start = len(dropped)
+    return lower[start:, start:] if start == 0 or dropped.max() < start else lower[np.ix_(kept, kept)]
+
+
+def _absorb(upper: np.ndarray, rest: np.ndarray) -> None:
+    """Make U the triangle of the QR factorisation of [U; rest], signs as they come; `rest` is used up.
+
+    A few columns at a time by LAPACK's tpqrt, what follows by products: tpqrt on all of U wakes the threads of SciPy's
+    BLAS, which then stand in the way of NumPy's for milliseconds.
+    """
+    from scipy.linalg.lapack import dtpqrt
+
+    if len(upper) <= SMALL:
+        upper[:] = dtpqrt(0, min(QR_BLOCK, len(upper)), upper, rest)[0]
+        return
+    for columns in (slice(start, start + QR_BLOCK) for start in range(0, len(upper), QR_BLOCK)):
+        block = upper[columns, columns]
+        upper[columns, columns], v, t, _ = dtpqrt(0, len(block), block, rest[:, columns])
+        after = slice(columns.stop, None)
+        change = t.T @ (upper[columns, after] + v.T @ rest[:, after])
+        upper[columns, after] -= change
+        rest[:, after] -= v @ change
+
+
+def factor_with(padded: np.ndarray, cross: np.ndarray, corner: np.ndarray) -> np.ndarray | None:
+    """Return the factor of [[A, C], [Cᵀ, D]] in the place of that of A, with rows of the identity below it, C (m, k).
+
+    None where rounding leaves D − CᵀA⁻¹C without one.
+    """
+    from scipy.linalg.lapack import dpotrf  # on first use, as all of SciPy's linear algebra
+
+    m, k = cross.shape
+    below = _backend.solve_triangular(padded, np.concatenate([cross, np.zeros((k, k))]))[:m].T
+    square, failed = dpotrf(corner - below @ below.T, lower=1)
+    if failed:
+        return None
+    padded[m:, :m], padded[m:, m:] = below, square
+    return padded

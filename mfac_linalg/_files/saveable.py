@@ -1,0 +1,68 @@
+"""What can be kept in a file: an inverse as what JSON can hold and as arrays, and made again from these."""
+
+import abc
+from typing import Any, Self
+
+from .. import _backend
+from .. import _validation as check
+from .archive import save as save_archive
+from .restore import restore
+
+Array = Any
+
+
+@_backend.methods_outside_graphs
+class Saveable(abc.ABC):
+    """The side of an inverse that files see: two hooks, and what follows from them."""
+
+    @property
+    @abc.abstractmethod
+    def kappa(self) -> Any:
+        """κ, a number unless the inverse is traced."""
+
+    @abc.abstractmethod
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """All that the inverse is, as what JSON can hold and as arrays."""
+
+    @classmethod
+    @abc.abstractmethod
+    def _restored(cls, facts: dict[str, Any], arrays: dict[str, Array]) -> Self:
+        """The inverse that `_stored` was asked of."""
+
+    def save(self, path: Any) -> None:
+        """Write the inverse to a file, from which `load` gives the same answers.
+
+        They are so to the bit for windows and for gradients in one piece of memory of NumPy; where loading changes how
+        they lie in memory, or factors blocks anew, to rounding.
+
+        Parameters
+        ----------
+        path : str or path-like
+            An .npz archive, for `numpy.load` as well: no compression, no pickle, a SHA-256 for each array.
+
+        Raises
+        ------
+        TypeError
+            Gradients that only a user's object holds; a path that is none.
+        OSError
+            The file cannot be written; one of that name is left as it was. Also: what is there is no regular file.
+
+        Warns
+        -----
+        RuntimeWarning
+            The file is in its place, whole, and its folder could not be brought to the disk.
+
+        Notes
+        -----
+        Cost: one pass over the rows, O(m²) more, no copy of the rows on the host. The file is written beside `path`,
+        brought to the disk and renamed, so that whatever happens the old or the new file is there, whole. It keeps mode
+        and, where allowed, owner of the old one. What killed saves of this file left beside it is removed.
+        """
+        check.check_values("gradients", self.kappa)
+        facts, arrays = self._stored()
+        _backend.in_float64(lambda *_: save_archive(path, type(self).__name__, facts, arrays), *arrays.values())
+
+    @classmethod
+    def load(cls, path: Any, *, xp: Any = None, device: Any = None) -> Self:
+        """Return an inverse of this class from a file; as `mfac_linalg.load`, with its parameters and errors."""
+        return restore(path, {cls.__name__: cls}, xp=xp, device=device)

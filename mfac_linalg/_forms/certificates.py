@@ -1,0 +1,54 @@
+"""Residuals of x as F⁻¹v, in units in which neither overflows."""
+
+import math
+from typing import Any
+
+from .. import _backend
+from .._scaling.damping import beside
+from .._scaling.powers import ldexp, mantissa
+from .._validation import check_finite
+
+Array = Any
+LARGE_KAPPA = 2.0**60  # whose products with numbers of order one are not of float32 for long
+
+
+def backward_error(state: Any, v: Array, x: Array) -> Array:
+    """‖Λ^-½(v − Fx)‖ / (κ ‖Λ^½x‖)."""
+    residual, _, z, power = _residual(state, v, x)
+    size = _norms(z)
+    return _ratio(state, ldexp(_norms(residual), power), size * beside(state.kappa, size))
+
+
+def relative_residual(state: Any, v: Array, x: Array) -> Array:
+    """‖v − Fx‖ / ‖v‖."""
+    residual, u, _, power = _residual(state, v, x)
+    if state.metric.root is not None:
+        residual, u = residual / state.metric.root, u / state.metric.root
+    return _ratio(state, ldexp(_norms(residual), power), _norms(u))
+
+
+def _residual(state: Any, v: Array, x: Array) -> tuple[Array, Array, Array, int]:
+    """Λ^-½(v − Fx) · 2^−power, Λ^-½v and Λ^½x, the larger of these two of order one, and power, about that of κ."""
+    check_finite("x", x)
+    form, metric = state.form, state.metric
+    u, power = metric.enter(v, form.dtype)
+    z, other = metric.enter_forward(x, form.dtype)
+    fraction, shift = mantissa(metric.level)
+    more = other + shift - power  # powers of two by which z is larger than u
+    above = max(more, 0) if isinstance(more, int) else _backend.namespace(more).clip(more, 0)
+    z, u = ldexp(z * beside(fraction, z), more - above), ldexp(u, -above)
+    power = math.frexp(state.kappa)[1] if isinstance(state.kappa, float) and state.kappa > LARGE_KAPPA else 0
+    return ldexp(u, -power) - (ldexp(z, -power) + form.normal(z, power)), u, z, power
+
+
+def _ratio(state: Any, above: Array, below: Array) -> Array:
+    """Return above / below for each column, 0 for 0/0, infinity for a residual beside nothing."""
+    xp = _backend.namespace(above)
+    ratio = above / xp.where(below == 0, xp.ones_like(below), below)
+    ratio = xp.where((below == 0) & (above > 0), xp.full_like(ratio, xp.inf), ratio)
+    return _backend.from_float64(_backend.small(ratio), like=state.form.rows.like, dtype=state.form.dtype)
+
+
+def _norms(x: Array) -> Array:
+    """Norms of columns, float64."""
+    return _backend.to_float64(_backend.column_norms(x))

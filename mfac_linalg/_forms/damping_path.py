@@ -1,0 +1,29 @@
+"""One vector and many dampings: F(λ_k)⁻¹v from one eigendecomposition."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .. import _backend
+from .._errors import breakdown, warn_if_unresolved
+from .._scaling.damping import fit
+
+Array = Any
+
+
+def damping_path(state: Any, v: Array, dampings: np.ndarray) -> Array:
+    """F(λ_k)⁻¹ v for v (d, 1) as columns, for an inverse of scalar damping, with a warning where a λ_k is too small."""
+    form, level = state.form, state.metric.level
+    u, power = state.metric.enter(v, form.dtype)
+    ratios = level / (dampings if isinstance(level, float) else _backend.asarray(dampings, like=level))
+    if isinstance(state.kappa, float) and _backend.is_concrete(ratios):
+        kappa = 1 + (state.kappa - 1) * float(np.max(_backend.read(ratios)))
+        if not math.isfinite(kappa):
+            raise breakdown(size=min(form.shape), kappa=math.inf, dtype=form.arithmetic)
+        warn_if_unresolved(kappa, form.arithmetic)
+    r = form.path(u, ratios)
+    fractions, shifts = np.frexp(dampings)
+    fractions = _backend.asarray(fractions, like=r, dtype=r.dtype)
+    shifts = _backend.asarray(shifts, like=r, dtype=_backend.index_dtype(r))
+    return fit(r, power - shifts, state.dtype, "v", over=fractions)

@@ -1,0 +1,1 @@
+"""Exact changes of scale: powers of two, and the metric of the damping."""

@@ -1,0 +1,1 @@
+"""The static inverses: gradients that are collected once."""

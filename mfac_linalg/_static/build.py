@@ -1,0 +1,236 @@
+"""From checked arguments to a State: one Gram matrix, one factorisation, and the choice of form."""
+
+import math
+from typing import Any, cast
+
+import numpy as np
+
+from .. import _backend
+from .._capacitance.system import SmallSystem, largest_eigenvalue, needs_rows, shows_float32
+from .._errors import breakdown, warn_if_unresolved
+from .._files.consistency import is_whitened, whitened_roundings
+from .._forms.diagonal import exact_entries
+from .._forms.dual import DualForm
+from .._forms.primal import PrimalForm
+from .._forms.state import State
+from .._forms.sweeps import sweeps_for
+from .._rows.batched import BatchedRows
+from .._rows.fingerprint import Fingerprint
+from .._rows.scaled import ScaledRows, scaled_rows
+from .._rows.streamed import StreamedRows
+from .._rows.whitened import WhitenedRows, whiten, whiten_into
+from .._scaling.damping import Metric, refuse_span
+from .._scaling.powers import comfortable, ldexp
+from .._validation import has_bad_entry, refuse_entries
+from .extent import exponent_of_finite, extent_of, is_comfortable, is_resolved, traced_exponent
+from .options import Options
+
+Array = Any
+AnyRows = ScaledRows | BatchedRows
+
+WHITENING_RESOLVED = 1e-3  # ... with rows whitened in that ε
+GUESS_COLUMNS = 512  # enough for the size of κ
+
+
+def build(
+    gradient_rows: Any,
+    damping: Any,
+    weights: Array | None,
+    divisor: int,
+    options: Options,
+    gram: Array | None = None,
+    sharp: bool = False,
+) -> State:
+    """Build the State of (Λ + Σ c_i g_i g_iᵀ)⁻¹ with c = weights / divisor and the g_i behind the protocol of rows.
+
+    `gram` is G Gᵀ where it is known, `sharp` if it was computed in float64.
+    """
+    options = options.for_span(damping, gradient_rows.like)
+    unscaled, metric, row_scale = measures(gradient_rows, damping, weights, divisor, options)
+    traced = not (_backend.is_concrete(unscaled.like) and _backend.is_concrete(row_scale))
+    if traced:
+        power = traced_exponent(unscaled, metric.root)
+        gram = None if gram is None else ldexp(gram, -2 * _backend.beside_float64(power))  # that of 2^−e G
+        accurate = rows = scaled_rows(unscaled, power, row_scale, metric.root)
+        small, _, norm = small_matrix(rows, gram, options)
+    else:
+        entries = {"damping": damping, "weights": weights}
+        found = _known_system(unscaled, row_scale, metric, gram if sharp else None, gram, options, entries)
+        if found is None:
+            return build(gradient_rows, damping, weights, divisor, options.widened(), gram if sharp else None, sharp)
+        rows, accurate, small, norm = found
+    kappa = 1 + norm * norm  # not norm**2, which a float refuses to overflow
+    if not traced and not math.isfinite(kappa):
+        raise breakdown(size=min(rows.shape), kappa=math.inf, dtype="float64")
+    form = choose_form(rows, accurate, small, norm, math.inf if traced else kappa, options)
+    sharp = _backend.dtype_name(accurate.dtype) == "float64"
+    kept = rows.rows if form.rows is rows or options.out is not None else None
+    return State(form, metric, row_scale, kept, kappa, options.dtype, sharp, wide=options.wide)
+
+
+def _known_system(
+    unscaled: Any,
+    row_scale: Array,
+    metric: Metric,
+    sharp_gram: Array | None,
+    gram: Array | None,
+    options: Options,
+    entries: dict[str, Any],
+) -> tuple[ScaledRows, ScaledRows, Array, float] | None:
+    """S as it is multiplied, S as its Gram matrix was made, that matrix, and ‖S‖₂; None where float64 has to do it.
+
+    All that is read of a device is read here.
+    """
+    rows = scaled_rows(unscaled, None, row_scale, metric.root)
+    accurate = rows.in_float64() if gram is None and _expects_float64(rows) else rows
+    small, largest, norm = small_matrix(accurate, gram, options)
+    heaviest, norm, *extent = read_checked([largest, norm, *extent_of(row_scale, entries["damping"])], entries)
+    power = 0
+    if not is_comfortable(rows, heaviest, extent):
+        sharp_gram = None  # that of G as it stands, not of 2^−e G
+        known = _known_exponent(rows, accurate, heaviest)
+        if known is not None:  # S Sᵀ is there, and is the same for any e
+            power, rows = known, scaled_rows(unscaled, known, row_scale, None)
+            accurate = rows.in_float64()
+        else:
+            power = exponent_of_finite(rows, metric)
+            accurate = rows = scaled_rows(unscaled, power, row_scale, metric.root)
+            small, _, norm = small_matrix(rows, None, options)
+            norm = float(_backend.read(norm))
+    if math.isfinite(norm * norm) and not is_resolved(rows, [*extent, norm], power, wide=options.wide):
+        return None
+    if accurate is rows and wants_float64(rows, norm):
+        accurate = rows.in_float64()
+        small, *_ = small_matrix(accurate, sharp_gram, options)
+    return rows, accurate, small, norm
+
+
+def measures(
+    gradient_rows: Any, damping: Any, weights: Array | None, divisor: int, options: Options
+) -> tuple[Any, Metric, Array]:
+    """The rows in the computing dtype, Λ as a metric, and √(c_i / level), (m, 1)."""
+    rows = gradient_rows.computed_in(options.computing_dtype(gradient_rows.like))
+    if options.wide and _backend.is_vector(damping) and _backend.dtype_name(rows.dtype) == "float32":
+        refuse_span(damping)
+    metric = Metric.of(damping, rows.dtype, wide=options.wide)
+    roots = _backend.weights_column(weights, rows.shape[0], like=rows.like) ** 0.5
+    return rows, metric, roots / float(divisor) ** 0.5 / metric.level**0.5
+
+
+def small_matrix(rows: ScaledRows, gram: Array | None, options: Options) -> tuple[Array, Array, Array]:
+    """S Sᵀ (or SᵀS for m ≥ d), the largest squared row (or column), and ‖S‖₂."""
+    xp = _backend.namespace(rows.row_scale)
+    m, d = rows.shape
+    if m >= d:
+        small = rows.normal()
+        raw = small
+    else:
+        raw = rows.rows.gram(rows.root, options.progress) if gram is None else gram
+        small = rows.row_scale * raw * rows.row_scale.T
+    return small, xp.max(xp.linalg.diagonal(raw)), xp.sqrt(largest_eigenvalue(small))
+
+
+def read_checked(values: list[Array], entries: dict[str, Any]) -> list[float]:
+    """The numbers that a build asks for, and whether array arguments that only a device knows are legal: one read."""
+    unread = {name: x for name, x in entries.items() if _backend.is_vector(x) and not _backend.on_host(x)}
+    flags = [_backend.to_float64(has_bad_entry(x)) for x in unread.values()]
+    xp = _backend.namespace(values[0])
+    numbers = _backend.read(xp.concat([xp.reshape(x, (-1,)) for x in flags + values])).tolist()
+    for (name, x), bad in zip(unread.items(), numbers[: len(flags)], strict=True):
+        if bad:
+            refuse_entries(name, x)
+    return numbers[len(flags) :]
+
+
+def wants_float64(rows: ScaledRows, norm: float) -> bool:
+    """Whether the rounding of a float32 Gram matrix, κ ε of A, would show in the elements of F⁻¹."""
+    m, d = rows.shape
+    if m >= d or not (rows.is_dense and _backend.supports_float64(rows.like)):
+        return False
+    if _backend.dtype_name(rows.dtype) == "float64":
+        return False
+    return shows_float32(norm)
+
+
+def _expects_float64(rows: ScaledRows) -> bool:
+    """Guess `wants_float64` from the first panel, to save a float32 Gram matrix that would be thrown away.
+
+    Rows that are streamed are not read once more for a guess that was wrong.
+    """
+    if rows.is_streamed:
+        return _backend.supports_float64(rows.like) and _backend.dtype_name(rows.dtype) != "float64"
+    if not (rows.is_dense and _backend.on_host(rows.like)) or _backend.dtype_name(rows.dtype) == "float64":
+        return False
+    first, *rest = rows.rows.column_slices()
+    if not rest:
+        return False
+    sample = np.arange(0, first.stop, max(1, first.stop // GUESS_COLUMNS))
+    columns = rows.columns(_backend.index_like(sample, like=rows.like))
+    norm = float(_backend.read(largest_eigenvalue(columns @ columns.T))) * rows.shape[1] / len(sample)
+    return wants_float64(rows, norm**0.5)
+
+
+def _known_exponent(rows: ScaledRows, accurate: ScaledRows, heaviest: float) -> int | None:
+    """The exponent of the largest row, from a Gram matrix in float64 that has it; None where G is to be read for it."""
+    m, d = rows.shape
+    known = accurate is not rows and rows.root is None and m < d and comfortable(heaviest, np.float64)
+    return math.frexp(math.sqrt(heaviest))[1] if known else None
+
+
+def choose_form(
+    rows: AnyRows, accurate: AnyRows, small: Array, norm: Any, kappa: float, options: Options
+) -> DualForm | PrimalForm:
+    """Factor the small matrix and hold it in the form that fits its shape; warn where κ is beyond its arithmetic."""
+    m, d = rows.shape
+    dtype = "float64" if m >= d else _backend.dtype_name(rows.dtype)
+    system = _factored(rows, small, norm, options)
+    if system is None:
+        raise breakdown(size=min(m, d), kappa=kappa, dtype=dtype)
+    if not math.isinf(kappa):
+        warn_if_unresolved(kappa, dtype)
+    if m >= d:
+        return PrimalForm(rows, system, norm)
+    sharp = _backend.dtype_name(accurate.dtype) == "float64"
+    sweeps = sweeps_for(kappa, dtype, sharp_gram=sharp)
+    if not options.whiten:
+        return DualForm(rows, None, system, norm, sweeps, sharp=sharp)
+    sharpest = accurate
+    if math.isfinite(kappa) and kappa * float(np.finfo(np.float32).eps) <= WHITENING_RESOLVED:
+        accurate = rows
+    if options.out is not None:
+        exact = DualForm(cast(ScaledRows, sharpest), None, system, norm, sweeps, sharp=sharp)
+        whitened = _whitened_outside(exact, cast(ScaledRows, accurate), options)
+        return DualForm(whitened, whitened, system, norm, sweeps)
+    whitened = whiten(
+        cast(ScaledRows, accurate), system, dtype=options.dtype, overwrite=options.overwrite, progress=options.progress
+    )
+    return DualForm(whitened if options.dtype == rows.dtype else rows, whitened, system, norm, sweeps)
+
+
+def _factored(rows: AnyRows, small: Array, norm: Any, options: Options) -> SmallSystem | None:
+    """The factor of the small matrix; rows are whitened with one as good as entries need, for they carry it on."""
+    m, d = rows.shape
+    if m >= d:
+        return SmallSystem.primal(rows, small, norm)
+    if options.whiten and needs_rows(norm):
+        return SmallSystem.of_rows(small, rows.column_blocks())
+    return SmallSystem.factor(small)
+
+
+def _whitened_outside(exact: DualForm, rows: ScaledRows, options: Options) -> WhitenedRows:
+    """W in a matrix outside memory, with the entries of the diagonal that `exact` has to give beside it."""
+    small = whiten_into(options.out.write, rows, exact.system, dtype=options.dtype, progress=options.progress)
+    if options.out.is_resumed:
+        kappa = 1 + exact.norm * exact.norm
+        roundings = whitened_roundings(kappa, _backend.dtype_name(options.dtype), sharp=exact.sharp)
+        if not is_whitened(options.out.product, exact.system, exact.norm, roundings):
+            raise options.out.refused()
+    values = np.zeros(0)
+    if len(small):
+        index = _backend.index_like(small, like=rows.like)
+        values = _backend.read(exact_entries(exact, index, like=rows.like, norm=exact.norm))
+    like = _backend.zeros((0, rows.shape[1]), like=rows.like, dtype=options.dtype)
+    out, streamed = options.out, rows.rows
+    fingerprint = Fingerprint.of(out.matrix, "out") if out.is_shared else None
+    held = StreamedRows(out.matrix, like, None, options.dtype, streamed.width, streamed.shows_progress, fingerprint)
+    return WhitenedRows(held, exact.system, (small, values))

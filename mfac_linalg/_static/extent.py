@@ -1,0 +1,74 @@
+"""Whether products of G in their dtype hold all that S does, whatever rows, weights and dampings span."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .. import _backend
+from .._errors import unresolved_rows
+from .._rows.scaled import ScaledRows
+from .._scaling.damping import NARROW_SPAN, Metric, span
+from .._scaling.powers import comfortable, exponent
+from .._validation import refuse_nonfinite
+
+Array = Any
+LOST = 16.0  # eps that an element may miss of what underflows
+LARGEST_NORM = {"float32": 2.0**30, "float64": math.inf}  # ‖S‖ in products
+LARGEST_RATIO = 2.0**60  # of row scales whose products float32 holds side by side
+
+
+def extent_of(row_scale: Array, damping: Any) -> list[Array]:
+    """What says whether float32 suffices: the largest and the smallest row scale, and the span of a damping (or 0)."""
+    xp = _backend.namespace(row_scale)
+    unknown = _backend.is_vector(damping) and not _backend.on_host(damping)
+    largest = xp.max(row_scale)
+    return [largest, xp.min(row_scale), _backend.beside(span(damping), like=row_scale) if unknown else 0 * largest]
+
+
+def is_comfortable(rows: ScaledRows, heaviest: float, extent: list[float]) -> bool:
+    """Whether G can stay as it stands: its squares are within the dtype, and small rows do not need their last ones."""
+    can_be_scaled = rows.is_dense or rows.is_sparse
+    return comfortable(heaviest, rows.dtype) and not (can_be_scaled and not _holds(rows, extent[0]))
+
+
+def _holds(rows: ScaledRows, largest: float) -> bool:
+    """Whether what underflows in products of rows is below the error of an element, for the largest row scale."""
+    limits = np.finfo(_backend.dtype_name(rows.dtype))
+    return max(1.0, largest) * largest * rows.shape[1] * float(limits.tiny) <= LOST * float(limits.eps)
+
+
+def is_resolved(rows: ScaledRows, extent: list[float], power: int, *, wide: bool) -> bool:
+    """Whether products of G in their dtype hold all that S does; of what float64 does not hold either: an error.
+
+    What underflows in them counts row_scale² times in S Sᵀ, and row_scale times in S u.
+    """
+    name = _backend.dtype_name(rows.dtype)
+    largest, smallest = (float(np.ldexp(scale, power)) for scale in extent[:2])
+    held = _holds(rows, largest)
+    alike = name == "float64" or largest <= LARGEST_RATIO * smallest
+    if not wide:
+        return held and alike and extent[2] <= NARROW_SPAN[name] and max(extent[3:]) <= LARGEST_NORM[name]
+    if not (held and alike):
+        raise unresolved_rows(name)
+    return True
+
+
+def exponent_of_finite(rows: ScaledRows, metric: Metric) -> int:
+    """The exponent of the largest entry of G, or of G diag(root) where roots differ much; refuse what is not finite."""
+    largest = rows.rows.largest()
+    if not math.isfinite(largest):
+        refuse_nonfinite()
+    if not metric.wide or largest == 0:
+        return math.frexp(largest)[1]
+    found = rows.exponents()
+    return int(_backend.read(_backend.namespace(found).max(found)))
+
+
+def traced_exponent(rows: Any, root: Array | None) -> Array:
+    """The same for rows that are traced."""
+    if root is None:
+        return exponent(rows.like)
+    largest = _backend.stop_gradient(ScaledRows(rows, rows.like, root).exponents())
+    xp = _backend.namespace(largest)
+    return xp.astype(xp.max(xp.where(xp.isfinite(largest), largest, 1.0)), _backend.index_dtype(rows.like))

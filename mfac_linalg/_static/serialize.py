@@ -1,0 +1,194 @@
+"""A static State as facts and arrays, and back: what a file holds beside the constructor's arguments."""
+
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+
+from .. import _backend
+from .._capacitance.system import SmallSystem, needs_rows
+from .._errors import InvalidFileError
+from .._files.consistency import (
+    BROKEN,
+    SAME_STEPS,
+    are_whitened_columns,
+    factor_error,
+    is_factor,
+    is_gram_of,
+    is_norm,
+    is_whitened,
+    whitened_roundings,
+)
+from .._files.matrix_file import intact
+from .._forms.dual import DualForm
+from .._forms.primal import PrimalForm
+from .._forms.state import State
+from .._forms.sweeps import MAX_SWEEPS, sweeps_for
+from .._progress import reporter
+from .._rows.dense import DenseRows
+from .._rows.kinds import Place, rows_of
+from .._rows.scaled import scaled_rows
+from .._rows.streamed import StreamedRows
+from .._rows.whitened import WhitenedRows, complement
+from .build import measures
+from .options import Options
+
+Array = Any
+CSR = ("data", "indices", "indptr")
+
+
+def arguments_as_arrays(gradients: Any, damping: Any, weights: Any) -> tuple[dict[str, Any], dict[str, Array]]:
+    """What a constructor was given, as facts and arrays; a sparse matrix is three arrays."""
+    facts: dict[str, Any] = {"damping": None, "sparse": None}
+    arrays = {}
+    if _backend.is_sparse(gradients):
+        rows = gradients.tocsr()
+        facts["sparse"] = list(rows.shape)
+        arrays.update({f"gradients.{name}": getattr(rows, name) for name in CSR})
+    elif _backend.is_array(gradients) and not _backend.is_lazy(gradients):
+        arrays["gradients"] = gradients
+    elif gradients is not None:
+        msg = f"`gradients` must be in memory, dense or sparse, to be saved; got {type(gradients).__name__}. "
+        raise TypeError(msg + "Save what they are made of.")
+    if _backend.is_vector(damping):
+        arrays["damping"] = damping
+    else:
+        facts["damping"] = float(damping)
+    if weights is not None:
+        arrays["weights"] = weights
+    return facts, arrays
+
+
+def arguments_of(facts: dict[str, Any], arrays: dict[str, Array]) -> tuple[Any, Any, Any]:
+    """The gradients, None where they were not kept, damping and weights that `arguments_as_arrays` was given."""
+    if facts["sparse"] is None:
+        gradients = arrays.get("gradients")
+    else:
+        parts = (arrays[f"gradients.{name}"] for name in CSR)
+        gradients = _backend.compressed_rows(*parts, shape=tuple(facts["sparse"]))
+    return gradients, arrays.get("damping", facts["damping"]), arrays.get("weights")
+
+
+def parts_of(state: State) -> tuple[dict[str, Any], dict[str, Array]]:
+    """What a static State is restored from beside the arguments of its constructor."""
+    form = state.form
+    if state.is_whitened and not _backend.is_array(form.whitened.rows):
+        kind = type(form.whitened.rows).__name__
+        msg = f"`out` must be a path or a mapped file for an inverse to be saved; got {kind}. Build it in a folder."
+        raise TypeError(msg)
+    facts = {
+        "kappa": float(state.kappa),
+        "norm": float(form.norm),
+        "sweeps": form.sweeps,
+        "sharp": state.sharp,
+        "wide": state.wide,
+        "exponent": None if state.rows is None else state.rows.exponent,
+        "dtype": _backend.dtype_name(state.dtype),
+    }
+    arrays = {"gram": form.system.gram, "factor": form.system.lower}
+    if state.is_whitened:
+        arrays["whitened"] = form.whitened.rows
+        if form.whitened.small is not None:
+            if form.whitened.is_streamed:
+                facts["width"] = form.whitened.held.width
+            arrays.update(zip(("small.index", "small.values"), form.whitened.small, strict=True))
+    return facts, arrays
+
+
+def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], arrays: dict[str, Array]) -> State:
+    """The State that `parts_of` was asked for, of gradients or, where these were not kept, of their whitened rows.
+
+    Refused where its parts do not belong together, which no checksum tells.
+    """
+    kept = _rows_of_whitened(facts, arrays) if gradients is None else rows_of(gradients)
+    dtype = _backend.named_dtype(facts["dtype"], like=kept.like)
+    options = Options(dtype, facts["precision"], whiten=False, overwrite=False, progress=reporter(False))
+    options = replace(options, wide=facts.get("wide", False))
+    divisor = kept.shape[0] if facts["normalization"] == "mean" else 1
+    unscaled, metric, row_scale = measures(kept, damping, weights, divisor, options)
+    rows = scaled_rows(unscaled, facts["exponent"], row_scale, metric.root)
+    m, d = rows.shape
+    from_rows = needs_rows(facts["norm"]) and (m >= d or "whitened" in arrays)
+    system = _system_of(facts, arrays, from_rows=from_rows)
+    whitened = None
+    if "whitened" in arrays:
+        small = (arrays["small.index"], arrays["small.values"]) if "small.index" in arrays else None
+        whitened = WhitenedRows(_rows_of_whitened(facts, arrays), system, small)
+        _require_whitened(whitened, facts)
+    if gradients is not None:
+        gram = _backend.read(system.gram)
+        _require(
+            is_gram_of(rows, gram, facts["norm"], primal=m >= d), "gradients", "those of its Gram matrix, and finite"
+        )
+    computing = "float64" if m >= d else _backend.dtype_name(rows.dtype)
+    least = 1 if m >= d else sweeps_for(facts["kappa"], computing, sharp_gram=facts["sharp"])
+    _require(
+        least <= facts["sweeps"] <= MAX_SWEEPS, "sweeps", f"from {least}, which its kappa asks for, to {MAX_SWEEPS}"
+    )
+    form: DualForm | PrimalForm
+    if m >= d:
+        form = PrimalForm(rows, system, facts["norm"])
+    elif whitened is not None and options.dtype == rows.dtype:
+        form = DualForm(whitened, whitened, system, facts["norm"], facts["sweeps"])
+    else:
+        form = DualForm(rows, whitened, system, facts["norm"], facts["sweeps"], sharp=facts["sharp"])
+    held = rows.rows if form.rows is rows else None
+    return State(form, metric, row_scale, held, facts["kappa"], options.dtype, facts["sharp"], wide=options.wide)
+
+
+def _rows_of_whitened(facts: dict[str, Any], arrays: dict[str, Array]) -> Any:
+    """W: in memory where it was, or streamed from its file to where the rest lives."""
+    whitened = arrays["whitened"]
+    if not _backend.is_on_disk(whitened):
+        return replace(cast(DenseRows, rows_of(whitened)), fingerprint=None)  # nobody else has it
+    rows = rows_of(whitened, Place(facts["xp"], facts["device"]))
+    # the panels that answers were rounded in, of a file of the library's own
+    return replace(cast(StreamedRows, rows), width=facts["width"], fingerprint=None)
+
+
+def _system_of(facts: dict[str, Any], arrays: dict[str, Array], *, from_rows: bool) -> SmallSystem:
+    """B and the factor of I + B, which is made anew where the one that is stored was made from eigenvalues."""
+    gram, factor = (_backend.read(arrays[name]) for name in ("gram", "factor"))
+    _require(is_norm(facts["norm"], gram, within=SAME_STEPS), "norm", "that of its Gram matrix")
+    _require(factor_error(gram, factor) <= BROKEN, "factor", "that of its Gram matrix")
+    system = None if is_factor(gram, factor) else SmallSystem.factor(arrays["gram"])
+    return SmallSystem(arrays["gram"], arrays["factor"], from_rows) if system is None else system
+
+
+def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
+    """Refuse rows that are not whitened by the factor, and W in a file with another bit than was written there."""
+
+    def multiply(probes: np.ndarray) -> np.ndarray:
+        z = _backend.asarray(probes, like=whitened.system.lower, dtype=whitened.system.lower.dtype)
+        return _backend.read(whitened.held.project(whitened.held.combine(z)))
+
+    def multiply_file(probes: np.ndarray) -> np.ndarray:
+        runs, product = intact(whitened.rows, facts["runs"], probes)
+        if runs != facts["runs"] or runs[-1][0] != whitened.shape[1]:
+            msg = f"`path` must be a whole folder; {whitened.rows.filename} is not what was written there. Build again."
+            raise InvalidFileError(msg)
+        return product
+
+    roundings = whitened_roundings(facts["kappa"], facts["dtype"], sharp=facts["sharp"])
+    is_fine = is_whitened(multiply_file if facts.get("runs") else multiply, whitened.system, facts["norm"], roundings)
+    _require(is_fine, "whitened", "whitened by its factor, and finite")
+    if whitened.small is not None and len(whitened.small[0]):
+        index = _backend.index_like(whitened.small[0], like=whitened.like)
+        found = _backend.read(complement([whitened.held.columns(index)]))
+        fine = np.all(np.abs(found - whitened.small[1]) <= roundings + 1e-5)
+        _require(bool(fine), "small.values", "those of the diagonal")
+
+
+def is_whitened_from(state: State, columns: np.ndarray) -> bool:
+    """Whether some columns of the W that a State holds are whitened from those of its gradients."""
+    whitened = state.form.whitened
+    rows = scaled_rows(state.rows.as_given(), state.rows.exponent, state.row_scale, state.metric.root)
+    index = _backend.index_like(columns, like=rows.like)
+    given = (_backend.read(whitened.held.columns(index)), whitened.system, _backend.read(rows.columns(index)))
+    return are_whitened_columns(*given)
+
+
+def _require(fine: bool, name: str, wanted: str) -> None:
+    if not fine:
+        msg = f"`path` must hold parts of one inverse; its `{name}` must be {wanted}. Save again."
+        raise InvalidFileError(msg)

@@ -1,0 +1,282 @@
+"""The static inverse of a damped sum of rank-one terms."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+from .. import _backend
+from .. import _validation as check
+from .._backend.pytree import register
+from .._errors import FactorizationError, UnreadableRowsError
+from .._files.folder import WHITENED, Folder, Target, asked_before, asked_of, is_whole, require_same
+from .._files.journal import SAMPLE, compared_columns, naming_out
+from .._files.saveable import Saveable
+from .._forms.state import State
+from .._inverse import Inverse
+from .._progress import reporter
+from .._rows.fingerprint import require_unchanged
+from .._rows.kinds import Place, rows_of
+from .build import Options, build
+from .serialize import arguments_as_arrays, arguments_of, is_whitened_from, parts_of, state_of
+
+Array = Any
+
+
+@_backend.methods_outside_graphs
+class WoodburyRankOneInverse(Inverse, Saveable):
+    """F⁻¹ for F = Λ + Σ_i c_i g_i g_iᵀ with fixed gradients, never formed: c_i = w_i/m, or w_i for "sum".
+
+    Choose this class where the gradients are collected once.
+
+    Parameters
+    ----------
+    gradients : array, shape (m, d), real floating
+        One gradient per row, of any array-API library; answers come back in that library, on that device. A sparse
+        matrix, a dataset in a file, `GradientRows` and Dask's arrays in chunks along d will do as well. float16
+        and bfloat16 are stored as they are and computed in float32. Without whitening, for m ≥ d, and where κ asks
+        for the rows themselves they are kept by reference and must not be changed: see Notes.
+    damping : float or array, shape (d,)
+        λ > 0, or one λ per parameter. Unit: that of squared gradients.
+    weights : array, shape (m,), optional
+        w_i > 0, not renormalised; 1 unless given.
+    normalization : {"mean", "sum"}
+        Whether the sum is divided by m, the number of gradients.
+    whiten : bool, optional
+        Store W = L⁻¹ S (m × d), which makes an element cost O(m); False copies nothing and halves the build.
+        None means True, and False for 16-bit gradients, whose W would be float32. For m ≥ d a d × d factor takes its
+        place.
+    precision : {"default", "high"}
+        "high" computes in float64 by panels whatever the dtype of the gradients.
+    overwrite_gradients : bool
+        Write W over the gradients, so that no second m × d array exists; what is there then must not be changed.
+    progress : bool
+        Show a progress bar over the panels of the build and, where the rows are read by panels, over those of every
+        later pass, two or more a product (needs tqdm).
+    xp, device : optional
+        Array library and device to compute with where the gradients stay elsewhere and travel by panels: those of
+        vectors and answers. Unless given they are the gradients' own, and NumPy for what is no array.
+    memory_limit : int, optional
+        Bytes that the build and any query of one vector may take beside the gradients, which are then read by panels
+        as wide as that allows. Gradients in a file (`numpy.memmap`, datasets of h5py and zarr) are so without it, too.
+    out : path-like, array or dataset, optional
+        Where to write W, which is then read from there by panels: a folder, which becomes an inverse that
+        `mfac_linalg.load` takes, or a writable (m, d) matrix in the dtype of the answers (`numpy.memmap`, datasets of
+        h5py and zarr), which must not be changed. G is read twice and W written once.
+    resume : bool
+        Go on with the killed build that a folder `out` holds, from where it was half a minute before at most.
+
+    Raises
+    ------
+    TypeError
+        Not an array, another library, device or dtype than the gradients'.
+    ValueError
+        Wrong shape, non-finite or non-positive values, gradients that cannot be overwritten.
+    FactorizationError
+        The small system has no factor: gradients that overflow, or damping below round-off.
+    InvalidFileError
+        The journal in the folder to be resumed is damaged, or of other gradients.
+    OSError
+        A file cannot be read, or `out` not be written; what a folder holds by then can be resumed.
+
+    Warns
+    -----
+    IllConditionedWarning
+        κ is beyond what the arithmetic in use resolves.
+
+    Notes
+    -----
+    Cost: build 2dm² + m³/3 flops (half without whitening), O(m²) memory beside W; `matvec` O(dm + m²).
+    Accuracy: ‖v − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ in float32 for κ ≤ 0.1/eps, in float64 for κ ≤ 4.5e14, 0.1/eps too.
+    Under JAX tracing values are not checked; under `vmap` the sweeps are those of the worst κ.
+    Shared memory: of an array in the host's memory (NumPy's, a mapped file, a PyTorch tensor, the arrays of a SciPy
+    matrix) that answers are read from, 32 entries are remembered, 8 of a file. Every query compares them and raises
+    ValueError for a buffer that was filled anew. A change of few entries is not seen, nor one on a device, in a dataset
+    of h5py or zarr, in `GradientRows` or behind Dask.
+
+    References
+    ----------
+    .. [1] E. Frantar, E. Kurtic, D. Alistarh, "M-FAC: Efficient Matrix-Free Approximations of Second-Order
+       Information", NeurIPS 2021, arXiv:2107.03356, section 3.1 (the static algorithm).
+
+    Examples
+    --------
+    >>> import numpy as np, mfac_linalg as ml
+    >>> gradients = np.random.default_rng(0).standard_normal((3, 5))
+    >>> inverse = ml.WoodburyRankOneInverse(gradients, damping=0.1)
+    >>> dense = np.linalg.inv(0.1 * np.eye(5) + gradients.T @ gradients / 3)
+    >>> bool(np.allclose(inverse @ gradients[0], dense @ gradients[0]))
+    True
+    """
+
+    def __init__(
+        self,
+        gradients: Array,
+        damping: Any,
+        *,
+        weights: Array | None = None,
+        normalization: str = "mean",
+        whiten: bool | None = None,
+        precision: str = "default",
+        overwrite_gradients: bool = False,
+        progress: bool = False,
+        xp: Any = None,
+        device: Any = None,
+        memory_limit: int | None = None,
+        out: Any = None,
+        resume: bool = False,
+    ) -> None:
+        check.check_flag("progress", progress)
+        out = check.check_out_path(out)
+        rows = rows_of(gradients, Place(xp, device, memory_limit, out, precision, progress))
+        dtype = _backend.result_dtype(rows.like)
+        self._damping = check.check_damping(damping, rows.like, dtype)
+        self._weights = check.check_weights(weights, rows.like, rows.shape[0])
+        self._normalization = check.check_choice("normalization", normalization, ("mean", "sum"))
+        self._precision = check.check_choice("precision", precision, ("default", "high"))
+        check.check_flag("whiten", whiten, optional=True)
+        check.check_flag("overwrite_gradients", overwrite_gradients)
+        check.check_precision_available(precision, rows.like)
+        if rows.is_streamed or not rows.is_dense:
+            check.check_kept(whiten and out is None, overwrite_gradients)
+        check.check_flag("resume", resume)
+        check.check_out(out, resume, gradients, dtype, whiten=whiten, precision=precision)
+        if not rows.is_dense:
+            check.check_computes("precision", precision, rows.dtype)
+        if overwrite_gradients:
+            check.check_overwritable(gradients, dtype, whiten, precision)
+        register(rows.like, type(self))
+        in_memory = rows.is_dense and not rows.is_streamed
+        whiten = (in_memory and not _backend.is_narrow(rows.like)) or out is not None if whiten is None else whiten
+        options = Options(dtype, precision, whiten, overwrite_gradients, reporter(progress))
+        if isinstance(out, Path):
+            self._state = self._built_in(out, rows, options, resume=resume)
+        else:
+            self._state = self._built(rows, options if out is None else replace(options, out=Target(out)))
+
+    def _built(self, rows: Any, options: Options) -> State:
+        arguments = (rows, self._damping, self._weights, self._normalization, options)
+        return _backend.in_float64(_build, *arguments)
+
+    def _built_in(self, path: Path, rows: Any, options: Options, *, resume: bool) -> State:
+        """With W in a folder, which becomes an inverse at last; one that is there already where it is resumed."""
+        facts, arrays = arguments_as_arrays(None, self._damping, self._weights)
+        rules = {"normalization": self._normalization, "precision": self._precision}
+        asked = asked_of(rows, {**rules, **facts}, arrays)
+        if resume and is_whole(path, "out"):
+            place = {"xp": _backend.namespace(rows.like), "device": _backend.device(rows.like)}
+            with naming_out(path):
+                require_same(asked, asked_before(path), path)
+                whole = replace(type(self).load(path, **place)._state, rows=rows)
+            if not _backend.in_float64(is_whitened_from, whole, compared_columns(rows.shape[1])[SAMPLE]):
+                require_same({"gradients": "these"}, {}, path)
+            return whole
+        if _backend.is_mapped_from(rows.gradients, path / WHITENED):
+            msg = f"`out` must not be the folder that the gradients are in; got {path}. Pass another."
+            raise ValueError(msg)
+        folder = Folder(path, asked, resume=resume)
+        options = replace(options, out=folder, progress=replace(options.progress, journal=folder))
+        try:
+            self._state = self._built(rows, options)
+            facts, arrays = self._stored()
+            folder.finish(type(self).__name__, facts, {name: x for name, x in arrays.items() if name != "whitened"})
+        except UnreadableRowsError:  # which may be others when they are read again
+            raise
+        except (ValueError, FactorizationError):
+            folder.discard()  # whoever resumes would be refused again
+            raise
+        finally:
+            folder.close()
+        return self._state
+
+    @property
+    def _current(self) -> State:
+        return self._state
+
+    @property
+    def damping(self) -> Any:
+        """λ as a float, or a copy of the (d,) array it was given as."""
+        return _backend.copied(self._damping) if _backend.is_array(self._damping) else self._damping
+
+    @property
+    def gradients(self) -> Array:
+        """The gradients, shape (m, d): the caller's array, or a new one rebuilt from the whitened rows."""
+        state = self._unchanged
+        if state.is_whitened:  # and answers from W, perhaps
+            require_unchanged(state.rows)
+        return _backend.in_float64(State.gradients, state)
+
+    def with_damping(self, damping: Any) -> "WoodburyRankOneInverse":
+        """Return a new inverse with another damping.
+
+        For scalar dampings the Gram matrix is computed again only where the new κ asks for float64 and the old did not.
+
+        Parameters
+        ----------
+        damping : float or array, shape (d,)
+            As in the constructor.
+
+        Notes
+        -----
+        Cost: O(m³), and O(dm²) where the rows are whitened; one Gram pass for vector damping or the case above.
+        """
+        like = self._like
+        new = object.__new__(type(self))
+        new._damping = check.check_damping(damping, like, self.dtype)
+        new._weights, new._normalization, new._precision = self._weights, self._normalization, self._precision
+        state = self._unchanged
+        whiten = state.is_whitened and not state.form.rows.is_streamed
+        if state.rows is None and state.form.rows.is_streamed:
+            msg = f"`gradients` must be at hand for another damping; got {damping!r:.60} and whitened rows in a file. "
+            raise ValueError(msg + "Build anew from the gradients.")
+        options = Options(self.dtype, self._precision, whiten, whiten and state.rows is None, reporter(False))
+        new._state = _backend.in_float64(_rebuild, state, new._damping, self._weights, self._normalization, options)
+        return new
+
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        rules = {"normalization": self._normalization, "precision": self._precision}
+        state = self._unchanged
+        gradients = None if state.rows is None or (state.is_whitened and state.rows.is_streamed) else self.gradients
+        given, own = arguments_as_arrays(gradients, self._damping, self._weights), parts_of(state)
+        return {**rules, **given[0], **own[0]}, {**given[1], **own[1]}
+
+    @classmethod
+    def _restored(cls, facts: dict[str, Any], arrays: dict[str, Array]) -> Self:
+        new = object.__new__(cls)
+        new._normalization, new._precision = facts["normalization"], facts["precision"]
+        gradients, new._damping, new._weights = arguments_of(facts, arrays)
+        new._state = state_of(gradients, new._damping, new._weights, facts, arrays)
+        register(new._like, cls)
+        return new
+
+    def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
+        rows = self._state.rows
+        if not (rows.is_movable if rows is not None else not self._state.form.rows.is_streamed):
+            held = "whitened rows in a file" if rows is None else type(rows.gradients).__name__
+            msg = f"`gradients` must be in memory here; got {held}. "
+            msg += "Build anew, from other rows or with another `xp` and `device`."
+            raise TypeError(msg)
+        damping, weights = (move(x) if _backend.is_vector(x) else x for x in (self._damping, self._weights))
+        return type(self)(
+            move(self.gradients),
+            damping,
+            weights=weights,
+            normalization=self._normalization,
+            whiten=self._state.is_whitened,
+            precision=self._precision,
+        )
+
+
+def _divisor(rows: Any, normalization: str) -> int:
+    """n: the number of gradients held, or 1."""
+    return rows.shape[0] if normalization == "mean" else 1
+
+
+def _build(rows: Any, damping: Any, weights: Any, normalization: str, options: Options) -> State:
+    return build(rows, damping, weights, _divisor(rows, normalization), options)
+
+
+def _rebuild(state: State, damping: Any, weights: Any, normalization: str, options: Options) -> State:
+    gram = None if _backend.is_vector(damping) else state.gram()
+    rows = rows_of(state.gradients()) if state.rows is None else state.rows.as_given()
+    return build(rows, damping, weights, _divisor(rows, normalization), options, gram, state.sharp)

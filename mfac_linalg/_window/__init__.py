@@ -1,0 +1,1 @@
+"""The window: the newest gradients, kept current step by step."""

@@ -1,0 +1,418 @@
+"""The inverse over a sliding window of gradients."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, Self
+
+from .. import _backend
+from .. import _validation as check
+from .._errors import largest_kappa, warn_if_unresolved
+from .._files.saveable import Saveable
+from .._forms.state import State
+from .._inverse import Inverse
+from .initial import own_damping, placed, refilled, run
+from .options import STATE_ON_HOST, STATE_RULES, Rules, arguments_of
+from .own_memory import OwnMemory
+from .state import Held
+from .topk import TopK
+
+Array = Any
+STATE_VERSION = 1
+
+
+@_backend.methods_outside_graphs
+class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
+    """F⁻¹ for F = Λ + Σ_i c_i g_i g_iᵀ over the newest gradients, kept current in O(dm + m²) a step.
+
+    With m gradients held, c_i = decay^a / n for one of age a steps; n is m for "mean", 1 for "sum", and the capacity
+    for "window". Choose this class where gradients keep coming; `WoodburyRankOneInverse` where all are there.
+
+    Parameters
+    ----------
+    window : int
+        Capacity ≥ 1: the most gradients held. When it is full, a new one takes the place of the oldest.
+    dim : int
+        d ≥ 1, the number of parameters.
+    damping : float or array, shape (d,)
+        λ > 0, or one λ per parameter. Unit: that of squared gradients. It can be set again.
+    normalization : {"mean", "sum", "window"}
+        What the sum is divided by: the number of gradients held, 1, or the capacity.
+    decay : float
+        In (0, 1]: a gradient of age a (0 for the newest) counts decay^a times. Below 1 a step costs O(m³).
+    dtype, device, xp : optional
+        Of the gradients: a dtype of the library `xp`, one of its devices, and the library's module. With none of them
+        the first gradient decides; `dtype` or `device` without `xp` mean NumPy. 16-bit gradients are stored as they
+        are and computed in float32.
+    precision : {"default", "high"}
+        "high" computes in float64 by panels whatever the dtype of the gradients.
+    compression : TopK, optional
+        Keep the largest entries of each gradient instead of the whole: F is then that of the rows that are kept.
+
+    Raises
+    ------
+    TypeError
+        Arguments of another kind; an array of another library, device or dtype.
+    ValueError
+        Values out of range.
+
+    Warns
+    -----
+    IllConditionedWarning
+        A step takes κ beyond what the arithmetic in use resolves.
+
+    Notes
+    -----
+    Cost: O(dm) memory for a ring of window + 1 rows, O(m²) on the host; a step two passes over the rows and O(m²).
+    While a "mean" window fills or shrinks, and under decay, a step factors the m × m system anew, O(m³).
+    With compression: O(density · dm) memory and a vector of d numbers, products in time proportional to the entries
+    that are kept and O(d); a step three passes over these and two more for each further sweep, O(m²), and O(d) to find
+    the largest entries.
+    Accuracy: ‖v − Fx‖ ≤ 30 eps ‖F‖ ‖x‖, as the static class; elements are right to about κ/4 eps/λ, with
+    ``precision="high"`` in float32 to 30 eps/λ. Where κ of float32 rows passes 8e4 the Gram matrix is computed in
+    float64 from then on, which makes a step some three times as dear.
+    Gradients and damping are constants of differentiation; answers are differentiable by v and by coefficients.
+    A call that raises leaves the window as it was. Several threads may ask at once; one may change it while none asks.
+    Copies (`copy.copy` as well), pickles, files and state dictionaries share no memory with the window; `forward` and
+    `as_linear_operator()` follow it. PyTorch's derivatives of an answer are to be taken before the next change.
+    Under JAX it is for eager use: a traced gradient is refused. `mfac_linalg.jax.SlidingWindowState` is for `jit`.
+
+    References
+    ----------
+    .. [1] E. Frantar, E. Kurtic, D. Alistarh, "M-FAC: Efficient Matrix-Free Approximations of Second-Order
+       Information", NeurIPS 2021, arXiv:2107.03356, section 3.2 (the dynamic algorithm, O(dm + m³) a step).
+
+    Examples
+    --------
+    >>> import numpy as np, mfac_linalg as ml
+    >>> window = ml.SlidingWindowInverse(window=4, dim=6, damping=0.1)
+    >>> for g in np.random.default_rng(0).standard_normal((9, 6)):
+    ...     step = window.append_matvec(g)
+    >>> dense = np.linalg.inv(0.1 * np.eye(6) + window.gradients.T @ window.gradients / 4)
+    >>> bool(np.allclose(step, dense @ g)), len(window), window.factorizations
+    (True, 4, 3)
+    """
+
+    def __init__(
+        self,
+        window: int,
+        dim: int,
+        damping: Any,
+        *,
+        normalization: str = "mean",
+        decay: float = 1.0,
+        dtype: Any = None,
+        device: Any = None,
+        xp: Any = None,
+        precision: str = "default",
+        compression: TopK | None = None,
+    ) -> None:
+        self._rules = Rules.checked(window, dim, normalization, decay, precision, compression)
+        self._held, self._unplaced, self._changes = None, 1.0, 0
+        if not (xp is None and dtype is None and device is None):
+            self._held = placed(self._rules, check.check_place(xp, dtype, device), damping)
+        else:
+            self.damping = damping
+
+    @classmethod
+    def from_gradients(
+        cls,
+        gradients: Array,
+        damping: Any,
+        *,
+        window: int | None = None,
+        normalization: str = "mean",
+        decay: float = 1.0,
+        precision: str = "default",
+        compression: TopK | None = None,
+    ) -> Self:
+        """Return a window that holds the last rows of an array (k, d), the oldest first; a copy.
+
+        Parameters
+        ----------
+        gradients : array, shape (k, d), real floating
+            One gradient per row; library, dtype and device of the window are theirs.
+        damping : float or array, shape (d,)
+            As in the constructor.
+        window : int, optional
+            Capacity; k where not given.
+        normalization, decay, precision, compression
+            As in the constructor.
+
+        Notes
+        -----
+        Cost: dk² + k³/3 flops for the k ≤ window rows that are kept.
+        """
+        check.check_gradients(gradients)
+        check.check_gradient_values("gradients", gradients)
+        capacity = gradients.shape[0] if window is None else window
+        rules: dict[str, Any] = {
+            "normalization": normalization,
+            "decay": decay,
+            "precision": precision,
+            "compression": compression,
+        }
+        made = cls(capacity, gradients.shape[1], 1.0, **rules)
+        made._held = placed(made._rules, gradients, damping)
+        made.extend(gradients)
+        return made
+
+    # --- what it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def _current(self) -> State:
+        held = self._known
+        with _backend.constants(held.ring.like):
+            return _backend.in_float64(lambda _: held.beside, held.ring.like)
+
+    @property
+    def _known(self) -> Held:
+        if self._held is None:
+            msg = (
+                "The window has not seen a gradient yet; got a query. Append one, or construct it with `xp` or `dtype`."
+            )
+            raise ValueError(msg)
+        return self._held
+
+    @property
+    def _like(self) -> Array:
+        return self._known.ring.like
+
+    def __len__(self) -> int:
+        """Return the number of gradients held."""
+        return 0 if self._held is None else self._held.count
+
+    @property
+    def window(self) -> int:
+        """Capacity."""
+        return self._rules.window
+
+    @property
+    def num_gradients(self) -> int:
+        """Number m of gradients held, as `len`."""
+        return len(self)
+
+    @property
+    def dim(self) -> int:
+        """Number d of parameters."""
+        return self._rules.dim
+
+    @property
+    def dtype(self) -> Any:
+        """Dtype of the answers; None before the first gradient where it was left open."""
+        return None if self._held is None else _backend.result_dtype(self._like)
+
+    @property
+    def device(self) -> Any:
+        """Device of the answers; None before the first gradient where it was left open."""
+        return None if self._held is None else _backend.device(self._like)
+
+    @property
+    def kappa(self) -> float:
+        """κ = ‖F‖/λ, by power steps that go on from step to step."""
+        return 1.0 if self._held is None else self._held.kappa
+
+    @property
+    def factorizations(self) -> int:
+        """Full O(m³) factorisations of the m × m system so far."""
+        return 0 if self._held is None else self._held.factor.made
+
+    @property
+    def gradients(self) -> Array:
+        """The gradients held, shape (m, d), oldest first: a copy; with compression the rows of F, in `dtype`."""
+        return self._run(Held.rows_by_age, self._known)
+
+    @property
+    def damping(self) -> Any:
+        """λ as a float, or a copy of the (d,) array it was given as; settable at the cost of a factorisation, O(m³)."""
+        if self._held is None:
+            return self._unplaced
+        return _backend.copied(self._held.damping) if _backend.is_array(self._held.damping) else self._held.damping
+
+    @damping.setter
+    def damping(self, damping: Any) -> None:
+        held = self._held
+        if held is not None:
+            checked = own_damping(damping, held.ring.like)
+            self._commit(self._run(lambda: held.under(checked)), moved=False)
+        elif _backend.is_vector(damping):
+            self._held = placed(self._rules, check.check_computing("damping", damping), damping)
+        else:
+            self._unplaced = check.check_scalar_damping(damping, self.dim)
+
+    def _describe(self) -> dict[str, str]:
+        facts = {"m": f"{len(self)}", "window": f"{self.window}"}
+        if self._rules.compression is not None:
+            facts["compression"] = f"{self._rules.compression}"
+        if self._held is None:
+            return facts | {"d": f"{self.dim}", "damping": f"{self._unplaced:.6g}"}
+        return facts | {name: fact for name, fact in super()._describe().items() if name != "m"}
+
+    # --- changes ----------------------------------------------------------------------------------------------------
+
+    def append(self, g: Array) -> None:
+        """Take in a gradient g, shape (d,); a full window lets go of its oldest.
+
+        Raises
+        ------
+        TypeError
+            Another library, device or dtype than the window's; a traced array.
+        ValueError
+            Another shape, or non-finite values.
+        FactorizationError
+            The m × m system has no factor.
+
+        Notes
+        -----
+        Cost: one pass over the rows and O(m²).
+        """
+        held, g = self._received(g)
+        self._commit(self._run(Held.appended, held, g))
+
+    def append_matvec(self, g: Array) -> Array:
+        """Append g, then return F⁻¹ g, by push-through, in the two passes over the rows that both need.
+
+        Returns
+        -------
+        array, shape (d,)
+
+        Notes
+        -----
+        Cost: two passes over the rows and O(m²); two passes more where the rows are nearly dependent.
+        Accuracy: as `matvec_gradients`: nothing is lost to the damping.
+        With compression F has the compressed gradient in it, and the answer is the product with g itself, as `matvec`.
+        """
+        held, g = self._received(g)
+        held, x = self._run(Held.answered, held, g)
+        self._commit(held)
+        return x
+
+    def extend(self, gradients: Array) -> None:
+        """Take in many gradients at once, by matrix products.
+
+        Parameters
+        ----------
+        gradients : array, shape (k, d)
+            One gradient per row, the oldest first.
+
+        Notes
+        -----
+        Cost: 2dmk + dk² flops and O(km²), O(m³) for k > m/8; the ring is copied, so that O(dm) memory more is taken.
+        With compression gradients are compressed one after the other, as by `append`.
+        """
+        held, rows = self._received(gradients, "gradients", ("k", self.dim))
+        if rows.shape[0]:
+            change = Held.extended if rows.shape[0] > 1 else (lambda held, rows: held.appended(rows[0, :]))
+            self._commit(self._run(change, held, rows))
+
+    def replace(self, age: int, g: Array) -> None:
+        """Put g in the place of the gradient of an age, 0 for the oldest, −1 for the newest. Cost: as `append`."""
+        age = check.check_age(age, len(self))
+        held, g = self._received(g)
+        self._commit(self._run(Held.replaced, held, age, g))
+
+    def remove(self, age: int) -> None:
+        """Let go of the gradient of an age, 0 for the oldest. Cost: O(m²); O(m³) under "mean": the divisor changes."""
+        age = check.check_age(age, len(self))
+        self._commit(self._run(Held.removed, self._known, age))
+
+    def clear(self) -> None:
+        """Let go of all gradients, and of what compression has not kept of them."""
+        if self._held is not None:
+            self._held = self._held.cleared()
+            self._changes += 1
+
+    def _received(self, g: Any, name: str = "g", shape: tuple[int | str, ...] = ()) -> tuple[Held, Array]:
+        """The window, placed by g where it had no place yet, and g, checked."""
+        shape = shape or (self.dim,)
+        check.check_gradient_values(name, g)
+        held = self._held or placed(self._rules, g, self._unplaced)
+        g = check.check_stored(name, _backend.stop_gradient(g), held.ring.like)
+        check.check_shape(name, g, shape, f"Pass flattened gradients of {self.dim} entries.")
+        return held, g
+
+    def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function where float64 exists; the last argument is beside the rows where there are none yet."""
+        like = self._held.ring.like if self._held is not None else arguments[-1]
+        return run(function, like, *arguments)
+
+    def _commit(self, held: Held, *, moved: bool = True) -> None:
+        """Make a finished change, of the rows if `moved`, visible by one assignment, after all that can fail."""
+        if self.kappa <= largest_kappa(held.arithmetic):
+            warn_if_unresolved(held.kappa, held.arithmetic)
+        self._held = held
+        self._changes += moved
+
+    # --- kept elsewhere -------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the window is, copied: arrays, numbers and words, by name.
+
+        A window made from it by `from_state_dict` gives the same answers, and takes the same steps, to the bit. The
+        float64 arrays must be kept as float64.
+
+        Notes
+        -----
+        Cost: a copy of the rows, O(dm), and of the small system, O(m²).
+        The arrays of PyTorch's windows are tensors, so that ``torch.load(weights_only=True)`` takes what ``torch.save``
+        wrote; of others the small ones are NumPy's. ``numpy.savez(file, **state)`` and ``numpy.load`` take all without
+        pickle, but for tensors of bfloat16, which PyTorch refuses to NumPy ("unsupported ScalarType"): use `save` or
+        ``torch.save``, or put ``x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)`` in the place of such a tensor x.
+        """
+        held = {} if self._held is None else self._run(Held.as_dict, self._held)
+        held |= {name: _backend.host_array(held[name], like=self._like) for name in STATE_ON_HOST if name in held}
+        return {"version": STATE_VERSION, "damping": self.damping, **self._rules.as_dict(), **held}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> Self:
+        """Return a window as `state_dict` described it.
+
+        Parameters
+        ----------
+        state : mapping
+            What `state_dict` returned, or what `numpy.load` or `torch.load` made of it; its arrays are copied.
+
+        Raises
+        ------
+        TypeError
+            Not a dictionary; entries of another kind; a float64 array that is no longer one.
+        ValueError
+            A missing entry, another version, values out of range, or parts that are not those of one window.
+
+        Notes
+        -----
+        Cost: a copy of the rows and a product with them, O(dm), and O(m²).
+        """
+        state = check.as_window_state(state, STATE_ON_HOST)
+        check.check_window_state(state, STATE_VERSION, STATE_RULES)
+        made = cls(damping=1.0, **arguments_of(state))
+        if "slots" not in state:
+            made.damping = state["damping"]
+            return made
+        held = refilled(made._rules, state)
+        made._held = run(held.consistent, held.ring.like)
+        return made
+
+    # --- other windows ----------------------------------------------------------------------------------------------
+
+    def with_damping(self, damping: Any) -> "SlidingWindowInverse":
+        """Return a window of its own with the same gradients and another damping. Cost: a copy, and O(m³)."""
+        other = copy.deepcopy(self)
+        other.damping = damping
+        return other
+
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        state = self.state_dict()
+        arrays = {name: value for name, value in state.items() if _backend.is_array(value)}
+        return {name: value for name, value in state.items() if name not in arrays}, arrays
+
+    @classmethod
+    def _restored(cls, facts: dict[str, Any], arrays: dict[str, Array]) -> Self:
+        return cls.from_state_dict({**facts, **arrays})
+
+    def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
+        made = type(self)(damping=1.0, **vars(self._rules))
+        before, damping = self._known, self.damping
+        damping = move(damping) if _backend.is_vector(damping) else damping
+        empty = placed(made._rules, move(before.ring.like[:0, :]), damping)
+        made._commit(run(lambda: empty.adopted(before, move), empty.ring.like))
+        return made

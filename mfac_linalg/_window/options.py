@@ -1,0 +1,78 @@
+"""What stays as it is while a window slides."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import _validation as check
+from .topk import TopK, check_compression
+
+LEAST_WEIGHT = 1e-250  # of a decayed row: its reciprocal is still a number
+NARROW_WEIGHTS = 1e-30  # decays down to this leave float32 the rows of every age
+STATE_RULES = ("window", "dim", "normalization", "decay", "precision")  # of a state dictionary, beside its compression
+STATE_ON_HOST = ("slots", "ages", "exponents", "gram", "factor", "direction")  # its arrays that are no rows
+COMPRESSION = "compression."  # what the arguments of a TopK begin with in it
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The arguments of a window that it keeps."""
+
+    window: int
+    dim: int
+    normalization: str
+    decay: float
+    precision: str
+    compression: TopK | None
+
+    @classmethod
+    def checked(
+        cls, window: Any, dim: Any, normalization: Any, decay: Any, precision: Any, compression: Any = None
+    ) -> "Rules":
+        """From arguments of a user."""
+        window, dim = check.check_size("window", window), check.check_size("dim", dim)
+        check.check_window_memory(window, dim)
+        return cls(
+            window,
+            dim,
+            check.check_choice("normalization", normalization, ("mean", "sum", "window")),
+            check.check_fraction("decay", decay, "Pass 1.0 for no forgetting."),
+            check.check_choice("precision", precision, ("default", "high")),
+            check_compression(compression),
+        )
+
+    @property
+    def decays_widely(self) -> bool:
+        """Whether old rows count so little beside new ones that products of both take float64."""
+        return self.decay ** (self.window - 1) < NARROW_WEIGHTS
+
+    def weights(self, count: int) -> np.ndarray:
+        """decay^age of rows by age, oldest first."""
+        if self.decay == 1:
+            return np.ones(count)
+        return np.maximum(self.decay ** np.arange(count - 1.0, -1.0, -1.0), LEAST_WEIGHT)
+
+    def coefficients(self, ages: np.ndarray) -> np.ndarray:
+        """c_i of each position, for positions listed by age, oldest first."""
+        m = len(ages)
+        divisor = {"mean": max(1, m), "sum": 1, "window": self.window}[self.normalization]
+        c = np.empty(m)
+        c[ages] = self.weights(m) / divisor
+        return c
+
+    def as_dict(self) -> dict[str, Any]:
+        """Numbers and words for a state dictionary, in no dictionary of their own and none of them None."""
+        compression = {} if self.compression is None else self.compression._as_dict()
+        flat = {COMPRESSION + name: value for name, value in compression.items() if value is not None}
+        return {name: getattr(self, name) for name in STATE_RULES} | flat
+
+
+def arguments_of(state: dict[str, Any]) -> dict[str, Any]:
+    """What the constructor of a window is given for a state dictionary; one without compression may not say so."""
+    compression = check.compression_of(state)
+    rules = {name: state[name] for name in STATE_RULES}
+    try:
+        return rules | {"compression": TopK(**compression) if compression else None}
+    except (TypeError, ValueError) as refused:  # of `density`, which is compression.density here
+        raise type(refused)(str(refused).replace("`", f"`{COMPRESSION}", 1)) from refused

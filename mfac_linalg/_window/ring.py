@@ -1,0 +1,167 @@
+"""The rows of a window in a ring of slots, and their Gram matrix by slot: what is d-sized in a window."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .. import _backend
+from .._rows.panels import weighted
+from .._rows.selected import SelectedRows
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Rows 2^exponent_i times those in slots_i, in the order of their positions; one slot more than there can be rows.
+
+    A change writes to a slot that was free before it, or to a new ring: see `Held` for how long a value is valid.
+    """
+
+    stored: Any  # DenseSlots or CompressedSlots
+    products: np.ndarray  # rows diag(root)² rowsᵀ by slot, in float64, on the host; meaningful between rows
+    slots: np.ndarray  # (m,)
+    exponents: np.ndarray  # (m,), 0 unless the squares of a row leave the comfortable range
+    dtype: Any  # that products of the rows are computed in
+    gram_dtype: Any  # the same for the Gram matrix
+
+    @classmethod
+    def empty(cls, stored: Any, dtype: Any, gram_dtype: Any) -> "Ring":
+        """No rows, in empty slots."""
+        none = np.zeros(0, dtype=int)
+        return cls(stored, np.zeros((stored.count, stored.count)), none, none, dtype, gram_dtype)
+
+    @classmethod
+    def restored(cls, state: dict[str, Any], slots: np.ndarray, exponents: np.ndarray, empty: "Ring") -> "Ring":
+        """What `as_dict` described, put back into its slots of an empty ring."""
+        empty.products[np.ix_(slots, slots)] = np.array(state["gram"])
+        return replace(empty, stored=empty.stored.restored(state, slots), slots=slots, exponents=exponents)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Copies of the rows as they are stored, of their places, and of their Gram matrix."""
+        return {
+            **self.stored.as_dict(self.slots),
+            "exponents": self.exponents.copy(),
+            "slots": self.slots.copy(),
+            "gram": self.gram(np.ones(len(self.slots))).rows(slice(None)),
+            "sharp": self.is_sharp,
+        }
+
+    @property
+    def like(self) -> Array:
+        """An array (·, d) of the library, device and dtype of the gradients."""
+        return self.stored.like
+
+    def emptied(self) -> "Ring":
+        """The same memory without rows."""
+        return replace(self, stored=self.stored.cleared(), slots=self.slots[:0], exponents=self.exponents[:0])
+
+    def _free_slot(self) -> int:
+        """The first slot without a row."""
+        used = np.zeros(self.stored.count, dtype=bool)
+        used[self.slots] = True
+        return int(np.argmin(used))
+
+    def adopted(self, other: "Ring", root: Array | None, move: Any) -> "Ring":
+        """The rows of another ring, and all that it holds beside them, brought here by `move`; one Gram pass."""
+        stored, powers = self.stored.adopted(other.stored, other.slots, move)
+        slots, exponents = np.arange(len(other.slots)), other.exponents + powers
+        return replace(self, stored=stored, slots=slots, exponents=exponents).measured_by(root, sharply=False)
+
+    def kept(self, positions: np.ndarray) -> "Ring":
+        """The rows at some positions, in their order."""
+        return replace(self, slots=self.slots[positions], exponents=self.exponents[positions])
+
+    def exchanged(self, stays: np.ndarray, g: Array, root: Array | None) -> "Ring":
+        """The rows that stay, and g (d,) as the last, in a slot that was free before; one pass over the rows."""
+        slot = self._free_slot()
+        stored, column, power = self.stored.exchanged(g, slot)
+        slots = np.append(self.slots[stays], slot)
+        done = replace(self, stored=stored, slots=slots, exponents=np.append(self.exponents[stays], power))
+        row = _backend.read(done.span(self.gram_dtype).project(weighted(column, root, self.gram_dtype)))[:, 0]
+        self.products[slot, : len(row)] = self.products[: len(row), slot] = row
+        return done
+
+    def skipped(self, block: Array) -> "Ring":
+        """As if the rows of a block (k, d) had come and gone."""
+        return replace(self, stored=self.stored.skipped(block)) if block.shape[0] else self
+
+    def joined(self, block: Array, root: Array | None) -> "Ring":
+        """With the rows of a block (k, d) as the last, all of them copied to a new ring in the order of positions."""
+        stored, powers = self.stored.joined(self.slots, block)
+        m, total = len(self.slots), len(self.slots) + block.shape[0]
+        old, new = (stored.rows(slots, self.gram_dtype) for slots in (slice(0, m), slice(m, total)))
+        products = np.zeros_like(self.products)
+        products[:m, :m] = self.products[np.ix_(self.slots, self.slots)]
+        products[m:total, m:total] = _symmetric(new.gram(root, _silent))
+        if m:
+            cross = _backend.read(old.cross(new, root))
+            products[:m, m:total], products[m:total, :m] = cross, cross.T
+        slots, exponents = np.arange(total), np.append(self.exponents, powers)
+        return replace(self, stored=stored, products=products, slots=slots, exponents=exponents)
+
+    @property
+    def is_sharp(self) -> bool:
+        """Whether the Gram matrix is computed in float64."""
+        return _backend.dtype_name(self.gram_dtype) == "float64"
+
+    def measured_by(self, root: Array | None, *, sharply: bool) -> "Ring":
+        """The same rows with their Gram matrix made anew, in another metric or in float64; one Gram pass."""
+        gram_dtype = _backend.namespace(self.like).float64 if sharply else self.gram_dtype
+        products = np.zeros(self.products.shape)  # which takes no memory before it is written to
+        gram = _symmetric(self.span(gram_dtype).gram(root, _silent)) if len(self.slots) else products[:0, :0]
+        products[: len(gram), : len(gram)] = gram
+        return replace(self, products=products, gram_dtype=gram_dtype)
+
+    def span(self, dtype: Any) -> Any:
+        """The leading slots, up to the last that holds a row, as rows computed in dtype."""
+        return self.stored.rows(slice(0, int(self.slots.max()) + 1 if len(self.slots) else 0), dtype)
+
+    def rows(self, *, on_host: bool) -> SelectedRows:
+        """The rows, for products."""
+        return SelectedRows(self.span(self.dtype), self.slots, on_host)
+
+    def gram(self, scale: np.ndarray) -> "ScaledGram":
+        """diag(scale) GGᵀ diag(scale)."""
+        return ScaledGram(self.products, self.slots, scale)
+
+    def copied(self, positions: np.ndarray) -> Array:
+        """A copy of the rows at some positions, shape (k, d)."""
+        return self.stored.copied(self.slots[positions], self.exponents[positions])
+
+
+@dataclass(frozen=True)
+class ScaledGram:
+    """B = diag(scale) GGᵀ diag(scale) for rows in slots, (m, m)."""
+
+    products: np.ndarray
+    slots: np.ndarray
+    scale: np.ndarray
+
+    @property
+    def largest_diagonal(self) -> float:
+        """The largest entry of its diagonal, which is its largest."""
+        return float(np.max(self.scale**2 * self.products[self.slots, self.slots], initial=0.0))
+
+    def rows(self, positions: slice) -> np.ndarray:
+        """Some rows of B."""
+        chosen = self.products[self.slots[positions]][:, self.slots]
+        return self.scale[positions, None] * chosen * self.scale
+
+    def times(self, x: np.ndarray) -> np.ndarray:
+        """B x for x (m, k), with no copy of B."""
+        spread = np.zeros((self.products.shape[0], x.shape[1]))
+        spread[self.slots] = self.scale[:, None] * x
+        return self.scale[:, None] * (self.products @ spread)[self.slots]
+
+
+def _symmetric(gram: Array) -> np.ndarray:
+    """A Gram matrix on the host, its upper triangle that of the lower: matrix products need not round them alike."""
+    lower = np.tril(_backend.read(gram))
+    return lower + np.tril(lower, -1).T
+
+
+def _silent(loop: Any, text: str) -> Any:
+    del text
+    return loop

@@ -1,0 +1,119 @@
+"""What a window stores of its gradients, slot by slot: here the rows as they are."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import _backend
+from .._rows.dense import DenseRows
+from .._rows.selected import places
+from .._scaling.powers import comfortable, exponent, ldexp
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class DenseSlots:
+    """Rows times powers of two in a (slots, d) array that is finite everywhere.
+
+    What `exchanged` writes to was free before it; every other change makes new slots or writes nothing: see `Held` for
+    how long a value is valid.
+    """
+
+    buffer: Array
+
+    @classmethod
+    def empty(cls, count: int, like: Array) -> "DenseSlots":
+        """Slots of zeros for rows like those of an array (·, d)."""
+        return cls(_backend.ring((count, like.shape[1]), like=like))
+
+    @property
+    def count(self) -> int:
+        """How many slots there are."""
+        return self.buffer.shape[0]
+
+    @property
+    def like(self) -> Array:
+        """An array (·, d) of the library, device and dtype of the gradients."""
+        return self.buffer
+
+    @property
+    def holds_gradients(self) -> bool:
+        """Whether a row is the gradient that came, to the last bit."""
+        return True
+
+    def cleared(self) -> "DenseSlots":
+        """The same memory, of whose rows none matters any more."""
+        return self
+
+    def exchanged(self, g: Array, slot: int) -> tuple["DenseSlots", Array, np.ndarray]:
+        """With g (d,) times 2^−power in a free slot; that row as a column (d, 1), and power (1,)."""
+        g, power = normalised("g", g[None, :])
+        return DenseSlots(_backend.write_row(self.buffer, slot, g[0, :])), g.T, power
+
+    def skipped(self, block: Array) -> "DenseSlots":
+        """As if the rows of a block had come and gone."""
+        del block
+        return self
+
+    def joined(self, kept: np.ndarray, block: Array) -> tuple["DenseSlots", np.ndarray]:
+        """As many slots: those kept, in their order, the rows of a block (k, d), spare ones; powers of the block."""
+        block, powers = normalised("gradients", block)
+        spare = self.count - len(kept) - block.shape[0]
+        zeros = _backend.zeros((spare, block.shape[1]), like=block, dtype=block.dtype)
+        parts = [self._taken(kept), block, zeros]
+        return DenseSlots(_backend.namespace(block).concat(parts, axis=0)), powers
+
+    def rows(self, slots: slice, dtype: Any) -> DenseRows:
+        """A run of the slots as rows, computed in dtype."""
+        whole = slots == slice(0, self.count)
+        return DenseRows(self.buffer if whole else self.buffer[slots, :], None, dtype)
+
+    def copied(self, slots: np.ndarray, powers: np.ndarray) -> Array:
+        """A copy of some rows times 2^powers, shape (k, d)."""
+        rows = self._taken(slots)
+        if not np.any(powers):
+            return rows
+        return _backend.cast(scaled(_backend.cast(rows, _backend.result_dtype(rows)), powers), rows.dtype)
+
+    def as_dict(self, slots: np.ndarray) -> dict[str, Any]:
+        """Copies of what is in some slots."""
+        return {"rows": self._taken(slots)}
+
+    def restored(self, state: dict[str, Any], slots: np.ndarray) -> "DenseSlots":
+        """With what `as_dict` gave in slots of these, which are empty."""
+        rows, place = state["rows"], places(slots, self.count)
+        padded = _backend.namespace(rows).concat([rows, _backend.zeros_like(rows, rows=1)], axis=0)
+        return DenseSlots(_backend.take_rows(padded, _backend.index_like(place, like=rows)))
+
+    def _taken(self, slots: np.ndarray) -> Array:
+        return _backend.take_rows(self.buffer, _backend.index_like(slots, like=self.buffer))
+
+
+def normalised(name: str, rows: Array) -> tuple[Array, np.ndarray]:
+    """Rows times 2^−power, and power: 0 unless a row's squares would leave the comfortable range."""
+    computing = _backend.cast(rows, _backend.result_dtype(rows))
+    powers = powers_of(name, computing, _backend.dtype_name(computing.dtype))
+    if not np.any(powers):
+        return rows, powers
+    return _backend.cast(scaled(computing, -powers), rows.dtype), powers
+
+
+def powers_of(name: str, rows: Array, dtype: str) -> np.ndarray:
+    """Exponents of rows: 0 where their squares, in a dtype, stay in the comfortable range."""
+    squares = _backend.read(_backend.column_squares(rows.T))
+    usual = comfortable(squares, dtype)
+    if np.all(usual):
+        return np.zeros(len(squares), dtype=int)
+    xp = _backend.namespace(rows)
+    largest = _backend.read(xp.max(xp.abs(rows), axis=1))
+    if not np.all(np.isfinite(largest)):
+        msg = f"`{name}` must be finite; got nan or infinity. Skip the step whose loss overflowed."
+        raise ValueError(msg)
+    return np.where(usual | (largest == 0), 0, _backend.read(exponent(rows, axis=1)))
+
+
+def scaled(rows: Array, powers: np.ndarray) -> Array:
+    """Rows times 2^powers, themselves where all of these are 0."""
+    return ldexp(rows, _backend.index_like(powers[:, None], like=rows)) if np.any(powers) else rows

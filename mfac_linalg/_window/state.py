@@ -1,0 +1,282 @@
+"""What a window holds, as a value: its rows, their ages and weights, and the factor of A, in float64 on the host."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from .. import _backend
+from .._capacitance.system import SmallSystem
+from .._capacitance.update import CurrentFactor
+from .._errors import breakdown, unresolved_rows
+from .._files.consistency import is_factor, refuse_mixed_state
+from .._forms.dual import DualForm
+from .._forms.primal import PrimalForm
+from .._forms.state import State
+from .._forms.sweeps import CANCELLATION, sweeps_for
+from .._rows.scaled import ScaledRows
+from .._scaling.damping import Metric, refuse_span, spans_widely
+from .options import Rules
+from .ring import Ring, ScaledGram
+from .slots import DenseSlots
+from .topk_slots import CompressedSlots
+
+Array = Any
+SHARPEN = 0.01  # κ ε of float32
+FOLLOWED = CANCELLATION / 2  # in float64, where the factor has some roundings of the steps that led to it
+
+
+@dataclass(frozen=True)
+class Held:
+    """m rows, known by their position in the factor of A = I + S Sᵀ; each change returns another Held.
+
+    How long a Held is valid: its rows, their Gram matrix and the factor stand on memory that changes write to in place.
+    A change writes only to what the Held that it starts from does not use. So of one line of changes the newest Held
+    and the one before it are valid, and no older one; a new damping takes memory of its own and does not count. Two
+    changes that start from the same Held spoil each other: a copy of a window is always a deep one.
+    """
+
+    rules: Rules
+    damping: Any  # as the user gave it, an array of one's own
+    metric: Metric
+    ring: Ring
+    ages: np.ndarray  # (m,) position of each age, oldest first
+    row_scale: np.ndarray  # (m,) √(c_i / level) 2^exponent: S = row_scale ∘ rows ∘ root
+    factor: CurrentFactor
+
+    @classmethod
+    def placed(cls, rules: Rules, damping: Any, like: Array) -> "Held":
+        """No rows, in slots for gradients like those of an array (·, d), under a checked damping."""
+        computing = _computing(rules, damping, like)
+        count, compression, gram_dtype = rules.window + 1, rules.compression, computing
+        if compression is None:
+            stored: Any = DenseSlots.empty(count, like)
+        else:
+            stored = CompressedSlots.empty(count, like, compression)
+            if _backend.supports_float64(like):  # which costs sums over few entries nothing
+                gram_dtype = _backend.namespace(like).float64
+        none, ring = np.zeros(0), Ring.empty(stored, computing, gram_dtype)
+        factor = CurrentFactor.empty(rules.window)
+        return cls(rules, damping, Metric.on_host(damping, computing), ring, none.astype(int), none, factor)
+
+    def cleared(self) -> "Held":
+        """The same place without rows."""
+        factor = replace(CurrentFactor.empty(self.rules.window), made=self.factor.made)
+        none = self.row_scale[:0]
+        return replace(self, ring=self.ring.emptied(), ages=self.ages[:0], row_scale=none, factor=factor)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name in type(self).__dataclass_fields__}
+
+    @property
+    def count(self) -> int:
+        """M."""
+        return len(self.ages)
+
+    @property
+    def kappa(self) -> float:
+        """κ = 1 + ‖S‖²."""
+        return 1 + self.factor.norm**2
+
+    @property
+    def is_primal(self) -> bool:
+        """Whether there are as many rows as parameters, so that the d × d matrix serves queries."""
+        return self.count >= self.rules.dim
+
+    @property
+    def arithmetic(self) -> str:
+        """Name of the dtype whose precision bounds κ."""
+        return "float64" if self.is_primal else _backend.dtype_name(self.ring.dtype)
+
+    # --- changes --------------------------------------------------------------------------------------------------
+
+    def appended(self, g: Array) -> "Held":
+        """With g (d,) as the newest row, without the oldest where the window was full."""
+        full = self.count == self.rules.window
+        return self._exchanged(self.ages[:1] if full else self.ages[:0], g, age=self.count - full)
+
+    def answered(self, g: Array) -> tuple["Held", Array]:
+        """With g (d,) as the newest row, and F⁻¹ g."""
+        held = self.appended(g)
+        state = held.beside if held.is_primal else held.on_host
+        if not held.ring.stored.holds_gradients:
+            return held, state.solve(_backend.cast(g, state.dtype)[:, None], "g")[:, 0]
+        newest = np.zeros((held.count, 1))
+        newest[-1] = 1.0
+        beside = _backend.asarray(newest, like=state.row_scale, dtype=state.row_scale.dtype)
+        return held, state.solve_gradients(beside, "g")[:, 0]
+
+    def replaced(self, age: int, g: Array) -> "Held":
+        """With g (d,) in place of the row of that age."""
+        return self._exchanged(self.ages[age : age + 1], g, age=age)
+
+    def removed(self, age: int) -> "Held":
+        """Without the row of that age."""
+        stays, ages = self._without(self.ages[age : age + 1])
+        return self._holding(self.ring.kept(stays), ages)._following(self, stays)
+
+    def extended(self, block: Array) -> "Held":
+        """With the rows of a block (k, d), the last `window` of them, as the newest, in a ring of its own."""
+        passing = max(0, block.shape[0] - self.rules.window)
+        k = block.shape[0] - passing
+        stays, ages = self._without(self.ages[: max(0, self.count + k - self.rules.window)])
+        ring = self.ring.kept(stays).skipped(block[:passing, :]).joined(block[passing:, :], self.metric.root)
+        ages = np.concatenate([ages, np.arange(len(ages), len(ages) + k)])
+        return self._holding(ring, ages)._following(self, stays)
+
+    def adopted(self, other: "Held", move: Any) -> "Held":
+        """An empty Held with all that another holds, brought here by `move`."""
+        if self.rules.compression is None:
+            return self.extended(move(other.rows_by_age())) if other.count else self
+        ring = self.ring.adopted(other.ring, self.metric.root, move)
+        if not other.count:
+            return replace(self, ring=ring)
+        return self._holding(ring, other.ages)._refactored(np.zeros(0, dtype=bool))
+
+    def under(self, damping: Any) -> "Held":
+        """The same rows under another, checked damping, with memory for factors of its own."""
+        ring = replace(self.ring, dtype=_computing(self.rules, damping, self.ring.like))
+        metric = Metric.on_host(damping, ring.dtype)
+        if not (metric.root is None and self.metric.root is None):
+            ring = ring.measured_by(metric.root, sharply=_backend.dtype_name(ring.dtype) == "float64")
+        factor = self.factor.with_own_memory()
+        return replace(self, damping=damping, metric=metric, factor=factor)._holding(ring, self.ages)._refactored()
+
+    def _exchanged(self, dropped: np.ndarray, g: Array, *, age: int) -> "Held":
+        """Without some positions, and with g in a slot that was free before, as the row of that age."""
+        stays, ages = self._without(dropped)
+        ring = self.ring.exchanged(stays, g, self.metric.root)
+        ages = np.concatenate([ages[:age], [len(ages)], ages[age:]])
+        return self._holding(ring, ages)._following(self, stays)
+
+    def _without(self, dropped: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which positions stay, and what remains of `ages` when the others are gone."""
+        stays = np.ones(self.count, dtype=bool)
+        stays[dropped] = False
+        return stays, (np.cumsum(stays) - 1)[self.ages[stays[self.ages]]]
+
+    def _holding(self, ring: Ring, ages: np.ndarray) -> "Held":
+        """With other rows, weighted by their ages, and still the factor of before."""
+        scale = np.ldexp(np.sqrt(self.rules.coefficients(ages)) / np.sqrt(self.metric.level), ring.exponents)
+        largest, limits = float(np.max(scale, initial=0.0)), np.finfo(np.float64)
+        if self.metric.wide and not largest * largest * self.rules.dim * limits.tiny <= limits.eps:
+            raise unresolved_rows(_backend.dtype_name(ring.dtype))  # what underflows in products of rows would show
+        return replace(self, ring=ring, ages=ages, row_scale=scale)
+
+    def _following(self, before: "Held", stays: np.ndarray) -> "Held":
+        """With a factor of its own: from that of before where the rows that stay kept their scales, else made anew."""
+        kept = self.row_scale[: np.count_nonzero(stays)]
+        if np.array_equal(kept, before.row_scale[stays]):
+            factor = self.factor.following(stays, self.gram, self.count)
+            if factor is not None and not self._needs_float64(factor):
+                return replace(self, factor=factor)
+        return self._refactored(stays)
+
+    def _refactored(self, stays: np.ndarray | None = None) -> "Held":
+        """With a factor made anew; all rows of the factor of before stay unless said otherwise."""
+        stays = np.ones(self.count, dtype=bool) if stays is None else stays
+        factor = self.factor.anew(stays, self.gram, self.count)
+        done = replace(self, factor=factor)
+        if not self._needs_float64(factor):
+            return done
+        return replace(done, ring=self.ring.measured_by(self.metric.root, sharply=True))._refactored()
+
+    def _needs_float64(self, factor: CurrentFactor) -> bool:
+        """Whether κ ε is too large for sweeps to contract well with a float32 Gram matrix; it is sharp from then on."""
+        risky = (1 + factor.norm**2) * float(np.finfo(np.float32).eps) > SHARPEN
+        return risky and not self.ring.is_sharp and _backend.supports_float64(self.ring.like)
+
+    @property
+    def gram(self) -> ScaledGram:
+        """B = S Sᵀ."""
+        return self.ring.gram(self.row_scale)
+
+    # --- as an inverse --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def on_host(self) -> State:
+        """The inverse with its small system on the host: a product moves m numbers each way."""
+        return self._state(lambda x: x, on_host=True)
+
+    @cached_property
+    def beside(self) -> State:
+        """The inverse with its small system beside the rows, brought there once for all queries."""
+        like = self.ring.like
+        if _backend.is_numpy(like) or not _backend.supports_float64(like):
+            return self.on_host
+        float64 = _backend.namespace(like).float64
+        return self._state(lambda x: _backend.asarray(x, like=like, dtype=float64), on_host=False)
+
+    def _state(self, bring: Callable[[np.ndarray], Array], *, on_host: bool) -> State:
+        scale = bring(self.row_scale[:, None])
+        rows = ScaledRows(self.ring.rows(on_host=on_host), scale, self.metric.root)
+        sharp = self.ring.is_sharp
+        if self.is_primal:
+            system = SmallSystem.primal(rows, rows.normal(), self.factor.norm)
+            if system is None:
+                raise breakdown(size=self.rules.dim, kappa=self.kappa, dtype="float64")
+            form: Any = PrimalForm(rows, system, self.factor.norm)
+        else:
+            sweeps = sweeps_for(self.kappa, self.arithmetic, sharp_gram=sharp)
+            gram = self.gram  # not this Held, which holds the State: a circle would keep its arrays for longer
+            system = SmallSystem(lambda: bring(gram.rows(slice(None))), bring(self.factor.lower))
+            cancellation = CANCELLATION if self.arithmetic == "float32" else FOLLOWED
+            form = DualForm(rows, None, system, self.factor.norm, sweeps, cancellation, sharp)
+        order = None if np.array_equal(self.ages, np.arange(self.count)) else self.ages
+        dtype = _backend.result_dtype(self.ring.like)
+        unscaled = bring(np.ldexp(self.row_scale, -self.ring.exponents)[:, None])
+        return State(form, self.metric, unscaled, None, self.kappa, dtype, sharp, order)
+
+    # --- as a dictionary ------------------------------------------------------------------------------------------
+
+    def as_dict(self) -> dict[str, Any]:
+        """Copies of all that makes the next step the same to the bit."""
+        return {
+            **self.ring.as_dict(),
+            "ages": self.ages.copy(),
+            "factor": self.factor.lower.copy(order="K"),
+            "direction": self.factor.direction.copy(),
+            "norm": self.factor.norm,
+            "factorizations": self.factor.made,
+        }
+
+    def filled(self, state: dict[str, Any]) -> "Held":
+        """An empty Held with what `as_dict` gave."""
+        slots, ages, exponents = (np.array(state[name], dtype=int) for name in ("slots", "ages", "exponents"))
+        empty = self.ring.measured_by(None, sharply=bool(state["sharp"]))
+        ring = Ring.restored(state, slots, exponents, empty)
+        factor = replace(
+            self.factor,
+            lower=np.array(state["factor"], order="K"),
+            direction=np.array(state["direction"]),
+            norm=float(state["norm"]),
+            made=int(state["factorizations"]),
+        )
+        return replace(self, factor=factor)._holding(ring, ages)
+
+    def consistent(self) -> "Held":
+        """Itself; refused where its parts do not belong together, factored anew where its factor is a poor one."""
+        if not self.count:
+            return self
+        ones = np.ones((self.count, 1))
+        rows = ScaledRows(self.ring.rows(on_host=True), ones, self.metric.root)
+        plain, gram = (self.ring.gram(scale).rows(slice(None)) for scale in (ones[:, 0], self.row_scale))
+        refuse_mixed_state(rows, plain, gram, self.factor.lower, self.factor.norm)
+        return self if is_factor(gram, self.factor.lower) else self._refactored()
+
+    def rows_by_age(self) -> Array:
+        """A copy of the gradients, oldest first."""
+        return self.ring.copied(self.ages)
+
+
+def _computing(rules: Rules, damping: Any, like: Array) -> Any:
+    """The dtype that products of rows are computed in."""
+    dtype = _backend.result_dtype(like)
+    wide = rules.precision == "high" or rules.decays_widely or spans_widely(damping, dtype)
+    if wide and _backend.supports_float64(like):
+        return _backend.namespace(like).float64
+    if _backend.is_vector(damping) and wide:
+        refuse_span(damping)
+    return dtype
