@@ -160,7 +160,7 @@ def jax_modes() -> dict[str, Callable[[], Any]]:
     import jax
 
     def option(name: str, value: Any) -> Any:
-        return setting(lambda: getattr(jax.config, name), lambda x: jax.config.update(name, x), value)
+        return setting(lambda: jax.config.values[name], lambda x: jax.config.update(name, x), value)  # of all threads
 
     def explicit_mesh() -> Any:
         return jax.set_mesh(jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,)))
