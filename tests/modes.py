@@ -160,7 +160,7 @@ def jax_modes() -> dict[str, Callable[[], Any]]:
     import jax
 
     def option(name: str, value: Any) -> Any:
-        return setting(lambda: getattr(jax.config, name), lambda x: jax.config.update(name, x), value)
+        return setting(lambda: jax.config.values[name], lambda x: jax.config.update(name, x), value)  # of all threads
 
     def explicit_mesh() -> Any:
         return jax.set_mesh(jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,)))
@@ -170,7 +170,11 @@ def jax_modes() -> dict[str, Callable[[], Any]]:
         with option("jax_enable_x64", True), jax.enable_x64(False):
             yield
 
-    return {
+    return {  # those of all threads first: those of one go within them
+        "x64 flag": lambda: option("jax_enable_x64", True),
+        "x64 flag left": x64_left,
+        "float64 by name": lambda: option("jax_explicit_x64_dtypes", "error"),
+        "seed offset": lambda: option("jax_random_seed_offset", 7),
         "x64": lambda: jax.enable_x64(True),
         "matmul precision": lambda: jax.default_matmul_precision("bfloat16"),
         "strict promotion": lambda: jax.numpy_dtype_promotion("strict"),
@@ -185,18 +189,14 @@ def jax_modes() -> dict[str, Callable[[], Any]]:
         "warnings": warnings_as_errors,
         "errstate": lambda: np.errstate(all="raise"),
         "default device": lambda: jax.default_device(jax.devices()[0]),
-        "x64 flag": lambda: option("jax_enable_x64", True),
-        "x64 flag left": x64_left,
         "checks": lambda: jax.enable_checks(True),
         "thread guard": lambda: jax.thread_guard(True),
         "garbage collection guard": lambda: jax.array_garbage_collection_guard("log"),
         "log compiles": lambda: jax.log_compiles(True),
         "no raw keys": lambda: jax.legacy_prng_key("error"),
         "typed keys": lambda: jax.enable_custom_prng(True),
-        "float64 by name": lambda: option("jax_explicit_x64_dtypes", "error"),
         "no tracing": lambda: jax.no_tracing(True),
         "explicit mesh": explicit_mesh,
-        "seed offset": lambda: option("jax_random_seed_offset", 7),
         "reused keys": lambda: jax.debug_key_reuse(True),
     }
 

@@ -63,6 +63,15 @@ def test_no_mode_changes_an_answer(library, mode, kind):
     assert not wrong
 
 
+def test_no_mode_of_jax_outlasts_its_test():
+    jax = pytest.importorskip("jax")
+    before = dict(jax.config.values), jax.numpy.zeros(1).dtype
+    for context in (MODES["jax.numpy"]() | at_once("jax.numpy")).values():
+        with context():
+            pass
+        assert (dict(jax.config.values), jax.numpy.zeros(1).dtype) == before
+
+
 def test_what_is_kept_from_inference_mode_serves_outside_of_it():
     torch = pytest.importorskip("torch")
     v = torch.ones(12, requires_grad=True)

@@ -45,7 +45,10 @@ class Fingerprint:
         source, positions = self.source, self.positions
         if _backend.is_sparse(source):  # whose arrays its user can exchange
             return partial(_bits_anew, source, positions)
-        read = partial(_bits, [_reader(*_backend.host_memory(source), *positions)])
+        memory = _backend.host_memory(source)
+        if not memory:  # a copy that was made in a transform, of which nothing can be read there
+            return partial(bytes, self.bits)
+        read = partial(_bits, [_reader(*memory, *positions)])
         address = _backend.address(source)
         return read if address is None else partial(_bits_at, address, read, source, positions)
 

@@ -142,6 +142,7 @@ def as_window_state(state: Any, on_host: tuple[str, ...]) -> dict[str, Any]:
 def _as_entry(name: str, x: Any, *, to_host: bool) -> Any:
     if not _backend.is_array(x):
         return x
+    x = _backend.unwrapped(x)
     if not _backend.is_concrete(x):
         msg = f"`state['{name}']` must have values now; got {describe(x)}, which has none. Pass what was saved."
         raise TypeError(msg)
