@@ -147,7 +147,7 @@ class Inverse(SymmetricOperator):
         -----
         Cost: an eigendecomposition, O(m³), and two passes over the rows.
         """
-        return self._product(State.root, v)
+        return self._product(State.apply_square_root, v)
 
     def sample(self, size: int, *, seed: int) -> Array:
         """Draw from N(0, F⁻¹) by the library's own generator, on its own device.

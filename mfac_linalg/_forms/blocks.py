@@ -128,9 +128,9 @@ class BlockForm(Part):
         parts = [run.flat(run.form.coupled(other.form, run.fold(z))) for run, other in pairs]
         return _backend.namespace(z).concat(parts)
 
-    def root(self, u: Array) -> Array:
+    def apply_square_root(self, u: Array) -> Array:
         """M^½ u."""
-        return self._over_runs(lambda run: run.flat(run.form.root(run.fold(u))))
+        return self._over_runs(lambda run: run.flat(run.form.apply_square_root(run.fold(u))))
 
     def path(self, u: Array, ratios: Array) -> Array:
         """Column k: (I + t_k diag(S_bᵀS_b))⁻¹ u for ratios t (k,)."""

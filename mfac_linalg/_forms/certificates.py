@@ -22,18 +22,18 @@ def backward_error(state: Any, v: Array, x: Array) -> Array:
 def relative_residual(state: Any, v: Array, x: Array) -> Array:
     """‖v − Fx‖ / ‖v‖."""
     residual, u, _, power = _residual(state, v, x)
-    if state.metric.root is not None:
-        residual, u = residual / state.metric.root, u / state.metric.root
+    if state.scaling.column_scale is not None:
+        residual, u = residual / state.scaling.column_scale, u / state.scaling.column_scale
     return _ratio(state, ldexp(_norms(residual), power), _norms(u))
 
 
 def _residual(state: Any, v: Array, x: Array) -> tuple[Array, Array, Array, int]:
     """Λ^-½(v − Fx) · 2^−power, Λ^-½v and Λ^½x, the larger of these two of order one, and power, about that of κ."""
     check_finite("x", x)
-    form, metric = state.form, state.metric
-    u, power = metric.enter(v, form.dtype)
-    z, other = metric.enter_forward(x, form.dtype)
-    fraction, shift = mantissa(metric.level)
+    form, scaling = state.form, state.scaling
+    u, power = scaling.to_scaled(v, form.dtype)
+    z, other = scaling.solution_to_scaled(x, form.dtype)
+    fraction, shift = mantissa(scaling.scale)
     more = other + shift - power  # powers of two by which z is larger than u
     above = max(more, 0) if isinstance(more, int) else _backend.namespace(more).clip(more, 0)
     z, u = ldexp(z * beside(fraction, z), more - above), ldexp(u, -above)

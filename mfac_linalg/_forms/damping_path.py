@@ -14,9 +14,9 @@ Array = Any
 
 def damping_path(state: Any, v: Array, dampings: np.ndarray) -> Array:
     """F(λ_k)⁻¹ v for v (d, 1) as columns, for an inverse of scalar damping, with a warning where a λ_k is too small."""
-    form, level = state.form, state.metric.level
-    u, power = state.metric.enter(v, form.dtype)
-    ratios = level / (dampings if isinstance(level, float) else _backend.asarray(dampings, like=level))
+    form, scale = state.form, state.scaling.scale
+    u, power = state.scaling.to_scaled(v, form.dtype)
+    ratios = scale / (dampings if isinstance(scale, float) else _backend.asarray(dampings, like=scale))
     if isinstance(state.kappa, float) and _backend.is_concrete(ratios):
         kappa = 1 + (state.kappa - 1) * float(np.max(_backend.read(ratios)))
         if not math.isfinite(kappa):

@@ -82,12 +82,12 @@ class DualForm(Part):
         """M Sᵀ T z, where T are the rows of another form of the same gradients."""
         return self.solve_in_span(whole.rows.project(z))
 
-    def root(self, u: Array) -> Array:
+    def apply_square_root(self, u: Array) -> Array:
         """M^½ u = u − Sᵀ Q diag(1/(√(1+s)(1+√(1+s)))) Qᵀ S u."""
         xp = _backend.namespace(self.system.gram)
         s, q = self.exact_system.spectrum()
-        root = xp.sqrt(1 + s)
-        weights = (1 / (root * (1 + root)))[..., None]
+        sqrt = xp.sqrt(1 + s)
+        weights = (1 / (sqrt * (1 + sqrt)))[..., None]
         return u - self.rows.combine(q @ (weights * (q.mT @ self.rows.project(u))))
 
     def path(self, u: Array, ratios: Array) -> Array:
@@ -127,7 +127,7 @@ class DualForm(Part):
 
     def _sharpened(self) -> SmallSystem:
         rows = self._unwhitened.in_float64()
-        gram = rows.row_scale * rows.rows.gram(rows.root, lambda panels, text: panels) * rows.row_scale.T
+        gram = rows.row_scale * rows.rows.gram(rows.column_scale, lambda panels, text: panels) * rows.row_scale.T
         return SmallSystem.factor(gram) or self.system
 
     def columns(self, j: Array) -> Array:

@@ -72,7 +72,7 @@ class PrimalForm(Part):
         """M Sᵀ T z, where T are the rows of another form of the same gradients."""
         return self.solve_in_span(whole.rows.project(z))
 
-    def root(self, u: Array) -> Array:
+    def apply_square_root(self, u: Array) -> Array:
         """M^½ u = Q (I + s)^-½ Qᵀ u."""
         s, q = self.system.spectrum()
         shrink = (1 / _backend.namespace(s).sqrt(1 + s))[..., None]

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import _backend
 from .._backend.pytree import Part
-from .._scaling.damping import Metric, beside, require_digits, settle, settle_positive
+from .._scaling.damping import DampingScaling, beside, require_digits, settle, settle_positive
 from .._scaling.powers import column_exponents, ldexp, mantissa
 
 Array = Any
@@ -22,8 +22,8 @@ class State(Part):
     """Everything an inverse holds. Immutable; a registered pytree under JAX."""
 
     form: Any
-    metric: Metric
-    row_scale: Array  # √(c_i / level), (m, 1) float64: S = row_scale ∘ G ∘ root
+    scaling: DampingScaling
+    row_scale: Array  # √(c_i / λ₀), (m, 1) float64: S = row_scale ∘ G ∘ column_scale
     rows: Any  # the caller's G where it is kept, else None
     kappa: Any
     dtype: Any  # of results
@@ -35,8 +35,8 @@ class State(Part):
 
     def solve(self, v: Array, name: str | None = "v") -> Array:
         """F⁻¹ v for v (d, k), which the caller knows by a name, here and below."""
-        u, power = self.metric.enter(v, self.form.dtype, name or "v")
-        return self._left(self.form.answer(u), power, name)
+        u, power = self.scaling.to_scaled(v, self.form.dtype, name or "v")
+        return self._from_scaled(self.form.answer(u), power, name)
 
     def solve_gradients(self, c: Array, name: str = "coefficients") -> Array:
         """F⁻¹ Gᵀ c for c (m, k)."""
@@ -46,10 +46,10 @@ class State(Part):
         b = _backend.to_float64(c) / self.row_scale
         power = column_exponents(b, name, reach=HARMLESS_REACH)
         if isinstance(power, int):
-            return self._left(self.form.solve_in_span(b), power, name, least=self._rounding(b))
+            return self._from_scaled(self.form.solve_in_span(b), power, name, least=self._rounding(b))
         b = ldexp(b, -power)
         r = self.form.solve_in_span(b)
-        return self._left(r, _backend.index_like(power, like=r), name, least=self._rounding(b))
+        return self._from_scaled(r, _backend.index_like(power, like=r), name, least=self._rounding(b))
 
     def _rounding(self, b: Array | None = None) -> float:
         """What rounding makes of an S b or Sᵀ b that vanishes, for b of order one or in host memory."""
@@ -59,26 +59,26 @@ class State(Part):
 
     def dual(self, v: Array) -> Array:
         """The a with F⁻¹v = Λ⁻¹(v − Gᵀa), for v (d, k)."""
-        u, power = self.metric.enter(v, self.form.dtype)
+        u, power = self.scaling.to_scaled(v, self.form.dtype)
         _, a = self.form.solve(u)
         values = ldexp(self.row_scale * a, _backend.beside_float64(power))
-        return self._home(self._by_row(values), "v", self._by_row(a), least=self._rounding())
+        return self._result(self._by_row(values), "v", self._by_row(a), least=self._rounding())
 
     def project(self, v: Array, name: str = "v") -> Array:
         """G F⁻¹ v for v (d, k), shape (m, k): C⁻¹ times the dual, C^-½ S M Λ^-½ v."""
-        u, power = self.metric.enter(v, self.form.dtype, name)
+        u, power = self.scaling.to_scaled(v, self.form.dtype, name)
         image = self.form.image(u)
-        values = image / (self.row_scale * self._level_root(self.row_scale))
-        values = ldexp(values / self._level_root(values), _backend.beside_float64(power))
-        return self._home(self._by_row(values), name, self._by_row(image), least=self._rounding())
+        values = image / (self.row_scale * self._sqrt_scale_like(self.row_scale))
+        values = ldexp(values / self._sqrt_scale_like(values), _backend.beside_float64(power))
+        return self._result(self._by_row(values), name, self._by_row(image), least=self._rounding())
 
     @property
     def _watched(self) -> bool:
         """Whether κ is so large that no answer is surely of the order of what is asked."""
         return not (isinstance(self.kappa, float) and self.kappa < ORDINARY_KAPPA)
 
-    def _left(self, r: Array, power: Any, name: str | None, *, level: Any = None, least: float = 0.0) -> Array:
-        return self.metric.leave(r, power, self.dtype, name, level=level, watched=self._watched, least=least)
+    def _from_scaled(self, r: Array, power: Any, name: str | None, *, scale: Any = None, least: float = 0.0) -> Array:
+        return self.scaling.from_scaled(r, power, self.dtype, name, scale=scale, watched=self._watched, least=least)
 
     def _by_row(self, values: Array) -> Array:
         """Values (…, m, k) or (m,) of the form's rows, in the order of the caller's."""
@@ -91,46 +91,46 @@ class State(Part):
 
         It is added to x, beside which it may vanish.
         """
-        z, power = self.metric.enter_forward(x, self.form.dtype, "weights")
-        return self._left(self.form.coupled(whole.form, z), power, "weights", level=1.0, least=math.inf)
+        z, power = self.scaling.solution_to_scaled(x, self.form.dtype, "weights")
+        return self._from_scaled(self.form.coupled(whole.form, z), power, "weights", scale=1.0, least=math.inf)
 
     def scaled(self, x: Array) -> tuple[Array, Any]:
-        """Λ^½ x/√level · 2^−power for x (d,), float64, and power; of columns of order one."""
+        """Λ^½ x/√λ₀ · 2^−power for x (d,), float64, and power; of columns of order one."""
         wide = _backend.namespace(x).float64 if _backend.supports_float64(x) else self.form.dtype
-        z, power = self.metric.enter_forward(x[:, None], wide, "weights")
+        z, power = self.scaling.solution_to_scaled(x[:, None], wide, "weights")
         return _backend.to_float64(z[:, 0]), power
 
     def change(self, y: Array, power: Any) -> Array:
-        """√level Λ^-½ M y · 2^power for y (d,), float64: F⁻¹ in the units of `scaled` on both sides.
+        """√λ₀ Λ^-½ M y · 2^power for y (d,), float64: F⁻¹ in the units of `scaled` on both sides.
 
         It is added to x, beside which it may vanish.
         """
         y = _backend.from_float64(y, like=self.form.rows.like, dtype=self.form.dtype)
-        return self._left(self.form.answer(y[:, None]), power, "weights", level=1.0, least=math.inf)[:, 0]
+        return self._from_scaled(self.form.answer(y[:, None]), power, "weights", scale=1.0, least=math.inf)[:, 0]
 
-    def root(self, v: Array, name: str | None = "v") -> Array:
+    def apply_square_root(self, v: Array, name: str | None = "v") -> Array:
         """B v with B Bᵀ = F⁻¹."""
-        u, power = Metric(1.0, None).enter(v, self.form.dtype)
-        return self._left(self.form.root(u), power, name, level=self.metric.level**0.5)
+        u, power = DampingScaling(1.0, None).to_scaled(v, self.form.dtype)
+        return self._from_scaled(self.form.apply_square_root(u), power, name, scale=self.scaling.scale**0.5)
 
     def sample(self, size: int, seed: int) -> Array:
         """Draws from N(0, F⁻¹) as columns."""
         shape, like = (self.form.shape[1], size), self.form.rows.like
-        return self.root(_backend.standard_normal(shape, seed=seed, like=like, dtype=self.dtype), None)
+        return self.apply_square_root(_backend.standard_normal(shape, seed=seed, like=like, dtype=self.dtype), None)
 
     def quadratics(self, v: Array, name: str = "v") -> Array:
         """vᵀF⁻¹v for each column of v (d, k), shape (k,): sums of squares."""
-        u, power = self.metric.enter(v, self.form.dtype, name)
+        u, power = self.scaling.to_scaled(v, self.form.dtype, name)
         total = self.form.quadratics(u)
-        fraction, shift = mantissa(self.metric.level)
+        fraction, shift = mantissa(self.scaling.scale)
         power = 2 * _backend.beside_float64(power) - _backend.beside_float64(shift)
-        return self._positive(ldexp(total / beside(fraction, total), power), name, _backend.column_squares(u))
+        return self._positive_result(ldexp(total / beside(fraction, total), power), name, _backend.column_squares(u))
 
     def row_quadratics(self) -> Array:
         """g_iᵀF⁻¹g_i for each of the caller's rows, shape (m,): C⁻¹ times the leverages."""
         leverages = self.form.leverages()
-        roots = beside(self._level_root(self.row_scale) * self.row_scale[:, 0], leverages)  # √c
-        return self._positive(self._by_row(leverages / roots / roots), None, self._by_row(leverages))
+        roots = beside(self._sqrt_scale_like(self.row_scale) * self.row_scale[:, 0], leverages)  # √c
+        return self._positive_result(self._by_row(leverages / roots / roots), None, self._by_row(leverages))
 
     # --- entries ---
 
@@ -144,9 +144,9 @@ class State(Part):
     def diagonal(self) -> Array:
         """The diagonal of F⁻¹, float64."""
         values = self.bounded_diagonal()
-        if self.metric.root is None:
-            return values / self.level(values)
-        roots = self.metric.damping_roots(self.metric.root[:, 0])
+        if self.scaling.column_scale is None:
+            return values / self._scale_like(values)
+        roots = self.scaling.sqrt_damping(self.scaling.column_scale[:, 0])
         return values / roots / roots
 
     def bounded_diagonal(self) -> Array:
@@ -156,15 +156,15 @@ class State(Part):
 
     def diagonal_entries(self) -> Array:
         """The diagonal of F⁻¹ in the user's dtype."""
-        return self._spread(self.diagonal())
+        return self._lazy_result(self.diagonal())
 
     def element(self, i: Array, j: Array) -> Array:
         """F⁻¹_ij for flat index arrays."""
-        return self._scaled_entries(self.form.element(i, j), i == j, self._roots(i), self._roots(j))
+        return self._scaled_entries(self.form.element(i, j), i == j, self._sqrt_damping_at(i), self._sqrt_damping_at(j))
 
     def submatrix(self, i: Array, j: Array) -> Array:
         """F⁻¹[i][:, j]."""
-        left, right = self._roots(i), self._roots(j)
+        left, right = self._sqrt_damping_at(i), self._sqrt_damping_at(j)
         left = left if isinstance(left, float) else left[:, None]
         return self._scaled_entries(self.form.submatrix(i, j), i[:, None] == j[None, :], left, right)
 
@@ -173,10 +173,10 @@ class State(Part):
         dim, like = self.form.shape[1], self.form.rows.like
         return self.solve(_backend.unit_columns(j, dim, like=like, dtype=self.dtype), None)
 
-    def _roots(self, j: Array) -> Any:
-        if self.metric.root is None:
+    def _sqrt_damping_at(self, j: Array) -> Any:
+        if self.scaling.column_scale is None:
             return 1.0
-        return self.metric.damping_roots(_backend.entries(self.metric.root[:, 0], j))
+        return self.scaling.sqrt_damping(_backend.entries(self.scaling.column_scale[:, 0], j))
 
     def _scaled_entries(self, values: Array, on_diagonal: Array, left: Any, right: Any) -> Array:
         """M_ij / √(λ_i λ_j), within the bounds that M has whatever κ is.
@@ -187,31 +187,31 @@ class State(Part):
         on_diagonal = _backend.index_like(on_diagonal, like=values)
         least = xp.where(on_diagonal, self.floor(), -xp.ones_like(values))
         values = xp.where(values > 1, xp.ones_like(values), xp.where(values < least, least, values))
-        scaled = values / self.level(values) if self.metric.root is None else values / left / right
-        settled = self._home(scaled, None, values, least=float(np.finfo(_backend.dtype_name(self.dtype)).eps))
+        scaled = values / self._scale_like(values) if self.scaling.column_scale is None else values / left / right
+        settled = self._result(scaled, None, values, least=float(np.finfo(_backend.dtype_name(self.dtype)).eps))
         if _backend.on_host(settled):
             require_digits(_backend.read(settled)[_backend.read(on_diagonal)], self.dtype, None)
         return settled
 
-    def level(self, like: Array) -> Any:
-        """Level beside like."""
-        return beside(self.metric.level, like)
+    def _scale_like(self, like: Array) -> Any:
+        """λ₀ for products with `like`."""
+        return beside(self.scaling.scale, like)
 
-    def _level_root(self, like: Array) -> Any:
-        return beside(self.metric.level**0.5, like)
+    def _sqrt_scale_like(self, like: Array) -> Any:
+        return beside(self.scaling.scale**0.5, like)
 
-    def _home(self, values: Array, name: str | None = None, unscaled: Any = None, *, least: float = 0.0) -> Array:
+    def _result(self, values: Array, name: str | None = None, unscaled: Any = None, *, least: float = 0.0) -> Array:
         """A small answer, which is computed now, in the user's library and dtype."""
         unscaled = None if unscaled is None else _backend.small(unscaled)
         like = self.form.rows.like
         return settle(_backend.small(values), name, like=like, dtype=self.dtype, unscaled=unscaled, least=least)
 
-    def _positive(self, values: Array, name: str | None = None, unscaled: Array | None = None) -> Array:
+    def _positive_result(self, values: Array, name: str | None = None, unscaled: Array | None = None) -> Array:
         """The same for numbers ≥ 0, all of which are asked for."""
         unscaled, like = None if unscaled is None else _backend.small(unscaled), self.form.rows.like
         return settle_positive(_backend.small(values), name, like=like, dtype=self.dtype, unscaled=unscaled)
 
-    def _spread(self, values: Array) -> Array:
+    def _lazy_result(self, values: Array) -> Array:
         """Positive numbers, d of them, in the user's library and dtype, lazy where the rows are."""
         like = self.form.rows.like
         return settle_positive(_backend.as_lazy(values, like=like), None, like=like, dtype=self.dtype)
@@ -220,34 +220,34 @@ class State(Part):
 
     def logdet(self) -> Array:
         """The logarithm of det F⁻¹."""
-        return self._home(self.form.logdet() - self.metric.log_determinant(self.form.shape[1], like=self.row_scale))
+        return self._result(self.form.logdet() - self.scaling.log_determinant(self.form.shape[1], like=self.row_scale))
 
     def trace(self) -> Array:
         """The trace of F⁻¹."""
         diagonal = self.diagonal()
-        return self._positive(_backend.namespace(diagonal).sum(diagonal))
+        return self._positive_result(_backend.namespace(diagonal).sum(diagonal))
 
     # --- F itself ---
 
     def multiply(self, x: Array, name: str = "x") -> Array:
         """F x for x (d, k), which the caller knows by a name."""
-        z, power = self.metric.enter_forward(x, self.form.dtype, name)
-        return self.metric.raise_level(z + self.form.normal(z), power, self.dtype, name, watched=self._watched)
+        z, power = self.scaling.solution_to_scaled(x, self.form.dtype, name)
+        return self.scaling.apply_damping(z + self.form.normal(z), power, self.dtype, name, watched=self._watched)
 
     def forward_diagonal(self) -> Array:
         """The diagonal of F."""
-        return self._spread(self._forward_diagonal())
+        return self._lazy_result(self._forward_diagonal())
 
     def forward_trace(self) -> Array:
         """Trace of F."""
         diagonal = self._forward_diagonal()
-        return self._positive(_backend.namespace(diagonal).sum(diagonal))
+        return self._positive_result(_backend.namespace(diagonal).sum(diagonal))
 
     def _forward_diagonal(self) -> Array:
         squares = self.form.rows.column_squares()
-        if self.metric.root is None:
-            return (1 + squares) * self.level(squares)
-        roots = self.metric.damping_roots(self.metric.root[:, 0])
+        if self.scaling.column_scale is None:
+            return (1 + squares) * self._scale_like(squares)
+        roots = self.scaling.sqrt_damping(self.scaling.column_scale[:, 0])
         return (1 + squares) * roots * roots
 
     # --- the spectrum ---
@@ -255,24 +255,24 @@ class State(Part):
     def eigenvalues(self) -> Array:
         """λ (1 + s), descending."""
         s = self.form.spectrum()
-        return self._positive((1 + s) * self.level(s))
+        return self._positive_result((1 + s) * self._scale_like(s))
 
     def condition_number(self) -> Array:
         """‖F‖ ‖F⁻¹‖ = (1 + s₁)/(1 + s_d), s_d = 0 for m < d."""
         s = self.form.spectrum()
         largest = 1 + _backend.namespace(s).sum(s[:1])  # an empty window has none
-        return self._home(largest / (1 + s[-1]) if s.shape[0] == self.form.shape[1] else largest)
+        return self._result(largest / (1 + s[-1]) if s.shape[0] == self.form.shape[1] else largest)
 
     def effective_rank(self) -> Array:
         """Σ s/(1 + s)."""
         s = self.form.spectrum()
-        return self._home(_backend.namespace(s).sum(s / (1 + s)))
+        return self._result(_backend.namespace(s).sum(s / (1 + s)))
 
     # --- what it was built from ---
 
     def require_scalar(self, name: str) -> None:
         """Refuse a query that has a meaning for scalar damping only."""
-        if self.metric.root is not None:
+        if self.scaling.column_scale is not None:
             dim = self.form.shape[1]
             msg = f"`{name}` must have scalar damping; got an array of shape ({dim},). Build with one float λ."
             raise ValueError(msg)
@@ -286,9 +286,9 @@ class State(Part):
         """G Gᵀ in float64, where it can be had from the form: for scalar damping, m < d and plain G."""
         m, d = self.form.shape
         rescaled = self.rows is not None and self.rows.exponent is not None
-        level = self.metric.level
-        extreme = isinstance(level, float) and not LEAST_LEVEL < level < 1 / LEAST_LEVEL
-        if m >= d or rescaled or extreme or self.metric.root is not None:
+        scale = self.scaling.scale
+        extreme = isinstance(scale, float) and not LEAST_LEVEL < scale < 1 / LEAST_LEVEL
+        if m >= d or rescaled or extreme or self.scaling.column_scale is not None:
             return None
         return self.form.system.gram / self.row_scale / self.row_scale.T
 
@@ -299,4 +299,4 @@ class State(Part):
         rows = self.form.rows
         scale = _backend.from_float64(self.row_scale, like=rows.like, dtype=rows.dtype)
         block = rows.unwhitened() / scale
-        return block if self.metric.root is None else block / self.metric.root[:, 0]
+        return block if self.scaling.column_scale is None else block / self.scaling.column_scale[:, 0]

@@ -15,11 +15,11 @@ Array = Any
 
 @dataclass(frozen=True)
 class BatchedRows(Part):
-    """S_b = diag(row_scale) Ĝ_b diag(root_b) for blocks b of `size` columns each; vectors are (count, size, k)."""
+    """S_b = diag(row_scale) Ĝ_b diag(column_scale_b) for blocks b of `size` columns each; vectors are (count, size, k)."""
 
     rows: DenseRows  # of these blocks' columns alone, (m, count · size)
     row_scale: Array  # (m, 1) float64
-    root: Array | None  # (count, size, 1)
+    column_scale: Array | None  # (count, size, 1)
     size: int
 
     is_sparse = False
@@ -48,14 +48,14 @@ class BatchedRows(Part):
     def block(self, index: int) -> ScaledRows:
         """S of one block."""
         columns = slice(index * self.size, (index + 1) * self.size)
-        root = None if self.root is None else self.root[index, :, :]
-        return ScaledRows(self.rows.at(columns), self.row_scale, root)
+        column_scale = None if self.column_scale is None else self.column_scale[index, :, :]
+        return ScaledRows(self.rows.at(columns), self.row_scale, column_scale)
 
     def in_float64(self) -> "BatchedRows":
         """The same rows, computed in float64."""
         wide = _backend.namespace(self.like).float64
-        root = None if self.root is None else _backend.cast(self.root, wide)
-        return BatchedRows(self.rows.computed_in(wide), self.row_scale, root, self.size)
+        column_scale = None if self.column_scale is None else _backend.cast(self.column_scale, wide)
+        return BatchedRows(self.rows.computed_in(wide), self.row_scale, column_scale, self.size)
 
     def _gradients(self) -> Array:
         """Ĝ_b of every block, (count, m, size), in the computing dtype."""
@@ -66,7 +66,7 @@ class BatchedRows(Part):
     def scaled(self) -> Array:
         """S_b of every block, (count, m, size), float64."""
         block = self.row_scale * _backend.to_float64(self._gradients())
-        return block if self.root is None else block * _backend.to_float64(self.root).mT
+        return block if self.column_scale is None else block * _backend.to_float64(self.column_scale).mT
 
     def row_blocks(self) -> Iterator[Array]:
         """S_b of every block, in one piece."""
@@ -88,7 +88,7 @@ class BatchedRows(Part):
 
     def project(self, u: Array) -> Array:
         """S_b u_b, shape (count, m, k), float64."""
-        v = u if self.root is None else self.root * u
+        v = u if self.column_scale is None else self.column_scale * u
         gradients = self._gradients()
         cuts = slices(self.size, product_width(gradients[0, :, :], v[0, :, :]))
         return self.row_scale * sum(_backend.to_float64(_backend.matmul(gradients[:, :, c], v[:, c, :])) for c in cuts)
@@ -99,4 +99,4 @@ class BatchedRows(Part):
         gradients = self._gradients()
         runs = slices(self.shape[0], MOST_ROWS)
         total = sum(_backend.matmul(gradients[:, rows, :].mT, c[:, rows, :]) for rows in runs)
-        return total if self.root is None else self.root * total
+        return total if self.column_scale is None else self.column_scale * total

@@ -77,10 +77,10 @@ class ChunkedRows(Part):
         widths = frozenset(self.matrix.chunks[1])
         return partial(_rows_of, self.shape[0], widths, self.matrix.dtype, exponent=self.exponent, dtype=self.dtype)
 
-    def gram(self, root: Array | None, progress: Any) -> np.ndarray:
-        """K = Ĝ diag(root)² Ĝᵀ, shape (m, m), float64, computed now: the pass of a build."""
+    def gram(self, column_scale: Array | None, progress: Any) -> np.ndarray:
+        """K = Ĝ diag(column_scale)² Ĝᵀ, shape (m, m), float64, computed now: the pass of a build."""
         m = self.shape[0]
-        total = _backend.summed(partial(_gram, self._make), self.matrix, [root], shape=(m, m))
+        total = _backend.summed(partial(_gram, self._make), self.matrix, [column_scale], shape=(m, m))
         return _backend.computed(total, progress, "gram")
 
     def project(self, v: Array) -> Array:
@@ -93,12 +93,12 @@ class ChunkedRows(Part):
         matrix = _backend.read_anew(self.matrix, a)
         return _backend.mapped(partial(_combine, self._make), matrix, [a], tail=a.shape[1:], dtype=self.dtype)
 
-    def descend(self, r: Array, a: Array, root: Array | None) -> tuple[Array, Array]:
-        """Return r − diag(root) Ĝᵀ a, and Ĝ diag(root) times that, in one pass."""
+    def descend(self, r: Array, a: Array, column_scale: Array | None) -> tuple[Array, Array]:
+        """Return r − diag(column_scale) Ĝᵀ a, and Ĝ diag(column_scale) times that, in one pass."""
         k = a.shape[1]
         step, matrix = partial(_descend, self._make), _backend.read_anew(self.matrix, a)
         return _backend.mapped_and_summed(
-            step, matrix, [r, a, root], tail=(k,), dtype=self.dtype, shape=(self.shape[0], k)
+            step, matrix, [r, a, column_scale], tail=(k,), dtype=self.dtype, shape=(self.shape[0], k)
         )
 
     def squares(self, row_scale: Array) -> Array:
@@ -139,8 +139,8 @@ def _rows_of(height: int, widths: frozenset[int], declared: Any, block: np.ndarr
     return DenseRows(block, **options)
 
 
-def _gram(make: Make, block: np.ndarray, root: np.ndarray | None) -> np.ndarray:
-    return make(block).gram(root, lambda panels, text: panels)
+def _gram(make: Make, block: np.ndarray, column_scale: np.ndarray | None) -> np.ndarray:
+    return make(block).gram(column_scale, lambda panels, text: panels)
 
 
 def _project(make: Make, block: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -152,10 +152,10 @@ def _combine(make: Make, block: np.ndarray, a: np.ndarray) -> np.ndarray:
 
 
 def _descend(
-    make: Make, block: np.ndarray, r: np.ndarray, a: np.ndarray, root: np.ndarray | None
+    make: Make, block: np.ndarray, r: np.ndarray, a: np.ndarray, column_scale: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     rows = make(block)
-    return descend(stretched(rows.blocks(), root), r, _backend.cast(a, rows.dtype))
+    return descend(stretched(rows.blocks(), column_scale), r, _backend.cast(a, rows.dtype))
 
 
 def _squares(rows: DenseRows, row_scale: np.ndarray) -> np.ndarray:

@@ -108,19 +108,19 @@ class DenseRows(Part):
         """Ĝ[:, j], shape (m, len(j))."""
         return self._computed(_backend.take_columns(self.gradients, j))
 
-    def gram(self, root: Array | None, progress: Any) -> Array:
-        """K = Ĝ diag(root)² Ĝᵀ, shape (m, m), float64: panels in the computing dtype, float64 across panels."""
+    def gram(self, column_scale: Array | None, progress: Any) -> Array:
+        """K = Ĝ diag(column_scale)² Ĝᵀ, shape (m, m), float64: panels in the computing dtype, float64 across panels."""
         total = None
         for columns in progress(self.column_slices(), "gram"):
             panel = self.panel(columns)
-            scaled = panel if root is None else panel * root[columns, 0]
+            scaled = panel if column_scale is None else panel * column_scale[columns, 0]
             part = gram(scaled)
             total = part if total is None else total + part
         return total
 
-    def cross(self, other: "DenseRows", root: Array | None) -> Array:
-        """Ĝ diag(root)² Ĥᵀ for the rows of another H, shape (m, k), float64."""
-        return self.project(weighted(other.gradients.T, root, self.dtype))
+    def cross(self, other: "DenseRows", column_scale: Array | None) -> Array:
+        """Ĝ diag(column_scale)² Ĥᵀ for the rows of another H, shape (m, k), float64."""
+        return self.project(weighted(other.gradients.T, column_scale, self.dtype))
 
     def project(self, v: Array) -> Array:
         """Ĝ v, shape (m, k), float64."""

@@ -35,13 +35,13 @@ def column_slices(num_rows: int, num_columns: int, dtype: Any) -> list[slice]:
     return slices(num_columns, panel_width(num_rows, dtype))
 
 
-def weighted(columns: Array, root: Array | None, dtype: Any) -> Array:
+def weighted(columns: Array, column_scale: Array | None, dtype: Any) -> Array:
     """What rows are multiplied by for their products with `columns` (d, k) in a metric: root² ∘ columns, in dtype."""
     columns = _backend.cast(columns, dtype)
-    if root is None:
+    if column_scale is None:
         return columns
-    root = _backend.cast(root, dtype)
-    return root * (root * columns)  # root² may overflow
+    column_scale = _backend.cast(column_scale, dtype)
+    return column_scale * (column_scale * columns)  # root² may overflow
 
 
 def gram(panel: Array) -> Array:
@@ -158,10 +158,10 @@ def product_width(rows: Array, v: Array) -> int:
     return max(width, -(-dim // (DEVICE_PANELS if _backend.is_concrete(v) else TRACED_PANELS)))
 
 
-def stretched(blocks: Iterable[tuple[slice, Array]], root: Array | None) -> Iterator[tuple[slice, Array]]:
-    """Blocks of G diag(root), from blocks of G."""
+def stretched(blocks: Iterable[tuple[slice, Array]], column_scale: Array | None) -> Iterator[tuple[slice, Array]]:
+    """Blocks of G diag(column_scale), from blocks of G."""
     for columns, block in blocks:
-        yield columns, block if root is None else block * root[columns, 0]
+        yield columns, block if column_scale is None else block * column_scale[columns, 0]
 
 
 def descend(blocks: Iterable[tuple[slice, Array]], r: Array, a: Array) -> tuple[Array, Array]:

@@ -77,12 +77,12 @@ class ProvidedRows(Part):
         """Column slices of the panels that are asked for where the object is not asked for its own."""
         return column_slices(*self.shape, self.dtype)
 
-    def gram(self, root: Array | None, progress: Any) -> Array:
-        """K = G diag(root)² Gᵀ, shape (m, m), float64: by the object, or from its panels where there is a root."""
+    def gram(self, column_scale: Array | None, progress: Any) -> Array:
+        """K = G diag(column_scale)² Gᵀ, shape (m, m), float64: by the object, or from its panels where there is a root."""
         m = self.shape[0]
-        if root is None:
+        if column_scale is None:
             return _backend.to_float64(_checked("gram", self._asked("gram"), (m, m)))
-        return sum(gram(block * root[columns, 0]) for columns, block in progress(self.blocks(), "gram"))
+        return sum(gram(block * column_scale[columns, 0]) for columns, block in progress(self.blocks(), "gram"))
 
     def project(self, v: Array) -> Array:
         """G v, shape (m, k), float64."""

@@ -19,11 +19,11 @@ Array = Any
 
 @dataclass(frozen=True)
 class ScaledRows(Part):
-    """S = diag(row_scale) Ĝ diag(root), nothing of size m × d beside the caller's G."""
+    """S = diag(row_scale) Ĝ diag(column_scale), nothing of size m × d beside the caller's G."""
 
     rows: Any  # DenseRows, SelectedRows, SparseRows or ProvidedRows
     row_scale: Array  # (m, 1) float64
-    root: Array | None  # (d, 1), None for scalar damping
+    column_scale: Array | None  # (d, 1), None for scalar damping
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -63,21 +63,21 @@ class ScaledRows(Part):
     @property
     def is_plain(self) -> bool:
         """Whether T, with S = diag(row_scale) T, is the caller's G as it stands."""
-        return self.root is None and self.rows.is_plain
+        return self.column_scale is None and self.rows.is_plain
 
     def unscaled_panel(self, columns: slice) -> Array:
-        """T[:, columns] = Ĝ[:, columns] diag(root) in the computing dtype; it may be a view of the caller's G."""
+        """T[:, columns] = Ĝ[:, columns] diag(column_scale) in the computing dtype; it may be a view of the caller's G."""
         block = self.rows.panel(columns)
-        return block if self.root is None else block * self.root[columns, 0]
+        return block if self.column_scale is None else block * self.column_scale[columns, 0]
 
     def unscaled_blocks(self, start: int = 0) -> Iterator[tuple[slice, Array]]:
         """Column slices and T[:, columns]; of streamed rows from a column on."""
-        return stretched(self.rows.blocks(start) if start else self.rows.blocks(), self.root)
+        return stretched(self.rows.blocks(start) if start else self.rows.blocks(), self.column_scale)
 
     def unscaled_columns(self, j: Array) -> Array:
         """T[:, j] in the computing dtype: a copy."""
         block = self.rows.columns(j)
-        return block if self.root is None else block * _backend.entries(self.root[:, 0], j)
+        return block if self.column_scale is None else block * _backend.entries(self.column_scale[:, 0], j)
 
     def copy_unscaled(self, out: Array) -> None:
         """Write T over a NumPy array of its shape, by panels in threads."""
@@ -89,27 +89,27 @@ class ScaledRows(Part):
 
     def at(self, columns: slice) -> "ScaledRows":
         """S[:, columns]."""
-        root = None if self.root is None else self.root[columns, :]
-        return ScaledRows(self.rows.at(columns), self.row_scale, root)
+        column_scale = None if self.column_scale is None else self.column_scale[columns, :]
+        return ScaledRows(self.rows.at(columns), self.row_scale, column_scale)
 
     def in_float64(self) -> "ScaledRows":
         """The same rows, computed in float64 where they are dense."""
         rows = self.rows.computed_in(_backend.namespace(self.like).float64)
-        root = None if self.root is None else _backend.cast(self.root, rows.dtype)
-        return ScaledRows(rows, self.row_scale, root)
+        column_scale = None if self.column_scale is None else _backend.cast(self.column_scale, rows.dtype)
+        return ScaledRows(rows, self.row_scale, column_scale)
 
     def project(self, u: Array) -> Array:
         """S u, shape (m, k), float64."""
-        return self.row_scale * self.rows.project(u if self.root is None else self.root * u)
+        return self.row_scale * self.rows.project(u if self.column_scale is None else self.column_scale * u)
 
     def combine(self, a: Array) -> Array:
         """Sᵀ a, shape (d, k)."""
         total = self.rows.combine(self.row_scale * a)
-        return total if self.root is None else self.root * total
+        return total if self.column_scale is None else self.column_scale * total
 
     def descend(self, r: Array, delta: Array) -> tuple[Array, Array]:
         """Return r − Sᵀδ, and S times that, in one pass over G."""
-        after, product = self.rows.descend(r, self.row_scale * delta, self.root)
+        after, product = self.rows.descend(r, self.row_scale * delta, self.column_scale)
         return after, self.row_scale * product
 
     def column_squares(self) -> Array:
@@ -122,10 +122,10 @@ class ScaledRows(Part):
 
     def part_by_part(self, function: Callable[..., Array], *given: Any) -> Array:
         """function(S[:, chunk], *given), of shape (width,), for the chunks of lazy rows, side by side."""
-        return self.rows.part_by_part(partial(_with_scaled, function), self.row_scale, self.root, *given)
+        return self.rows.part_by_part(partial(_with_scaled, function), self.row_scale, self.column_scale, *given)
 
     def _stretched(self, squares: Array) -> Array:
-        return squares if self.root is None else squares * _backend.to_float64(self.root[:, 0]) ** 2
+        return squares if self.column_scale is None else squares * _backend.to_float64(self.column_scale[:, 0]) ** 2
 
     def normal(self) -> Array:
         """SᵀS, shape (d, d), float64: for d ≤ m, by blocks of rows."""
@@ -143,10 +143,10 @@ class ScaledRows(Part):
     def row_blocks(self) -> Iterator[Array]:
         """Some rows of S at a time, float64."""
         m, d = self.shape
-        root = 1.0 if self.root is None else _backend.to_float64(_backend.small(self.root)).T
+        column_scale = 1.0 if self.column_scale is None else _backend.to_float64(_backend.small(self.column_scale)).T
         for chunk in slices(m, self.rows.block_rows if self.is_streamed else panel_width(d, np.float64)):
             block = self.row_scale[chunk, :] * _backend.to_float64(self.rows.row_block(chunk))
-            yield block if self.root is None else block * root
+            yield block if self.column_scale is None else block * column_scale
 
     def exponents(self) -> Array:
         """E with the largest entry of each column of T in [2^(e−1), 2^e), (d,), float64; −inf where that is zero.
@@ -159,8 +159,8 @@ class ScaledRows(Part):
         for columns, block in self.rows.blocks():
             largest = _backend.namespace(block).max(_backend.namespace(block).abs(block), axis=0)
             powers = exponents(largest)
-            if self.root is not None:
-                powers = powers + exponents(self.root[columns, 0])
+            if self.column_scale is not None:
+                powers = powers + exponents(self.column_scale[columns, 0])
             powers, largest = (_backend.to_float64(_backend.cast(x, block.dtype)) for x in (powers, largest))
             xp = _backend.namespace(powers)
             parts.append(xp.where(largest > 0, powers, xp.full_like(powers, -xp.inf)))
@@ -169,7 +169,7 @@ class ScaledRows(Part):
     def column_blocks(self) -> Iterator[Array]:
         """Some columns of S at a time as rows (n, m), float64; of lazy ones what has the same triangle."""
         if _backend.is_lazy(self.like):
-            yield self.rows.triangle(partial(_with_scaled, ScaledRows._triangle), self.row_scale, self.root)
+            yield self.rows.triangle(partial(_with_scaled, ScaledRows._triangle), self.row_scale, self.column_scale)
             return
         rows = self.in_float64() if _backend.supports_float64(self.like) else self
         for _, block in rows.unscaled_blocks():
@@ -182,17 +182,19 @@ class ScaledRows(Part):
     def columns(self, j: Array) -> Array:
         """S[:, j], float64."""
         block = self.row_scale * _backend.to_float64(self.rows.columns(j))
-        if self.root is None:
+        if self.column_scale is None:
             return block
-        return block * _backend.to_float64(_backend.entries(self.root[:, 0], j))
+        return block * _backend.to_float64(_backend.entries(self.column_scale[:, 0], j))
 
 
-def _with_scaled(function: Callable[..., Array], rows: Any, row_scale: Array, root: Array, *given: Any) -> Array:
-    return function(ScaledRows(rows, row_scale, root), *given)
+def _with_scaled(
+    function: Callable[..., Array], rows: Any, row_scale: Array, column_scale: Array, *given: Any
+) -> Array:
+    return function(ScaledRows(rows, row_scale, column_scale), *given)
 
 
-def scaled_rows(rows: Any, power: Any, row_scale: Array, root: Any) -> ScaledRows:
+def scaled_rows(rows: Any, power: Any, row_scale: Array, column_scale: Any) -> ScaledRows:
     """S for G = 2^power Ĝ; power None leaves the rows of G as they stand."""
     if power is None:
-        return ScaledRows(rows, row_scale, root)
-    return ScaledRows(rows.divided(power), ldexp(row_scale, _backend.beside_float64(power)), root)
+        return ScaledRows(rows, row_scale, column_scale)
+    return ScaledRows(rows.divided(power), ldexp(row_scale, _backend.beside_float64(power)), column_scale)

@@ -84,9 +84,9 @@ class SelectedRows(Part):
         """Columns j, shape (m, len(j))."""
         return self._selected(self.rows.columns(j))
 
-    def gram(self, root: Array | None, progress: Any) -> Array:
-        """Rows diag(root)² rowsᵀ, shape (m, m), float64."""
-        return self._brought(self._brought(self.rows.gram(root, progress)).T)
+    def gram(self, column_scale: Array | None, progress: Any) -> Array:
+        """Rows diag(column_scale)² rowsᵀ, shape (m, m), float64."""
+        return self._brought(self._brought(self.rows.gram(column_scale, progress)).T)
 
     def project(self, v: Array) -> Array:
         """Rows times v, shape (m, k), float64."""

@@ -80,11 +80,11 @@ class SparseRows(Part):
         matrix = _backend.with_data(self.matrix, ldexp(self.matrix.data, -exponent))
         return replace(self, matrix=matrix, exponent=exponent)
 
-    def gram(self, root: Array | None, progress: Any) -> Array:
-        """K = Ĝ diag(root)² Ĝᵀ, shape (m, m)."""
+    def gram(self, column_scale: Array | None, progress: Any) -> Array:
+        """K = Ĝ diag(column_scale)² Ĝᵀ, shape (m, m)."""
         matrix = self.matrix
-        if root is not None:
-            matrix = _backend.with_data(matrix, matrix.data * root[:, 0][matrix.indices])
+        if column_scale is not None:
+            matrix = _backend.with_data(matrix, matrix.data * column_scale[:, 0][matrix.indices])
         return (matrix @ matrix.T).toarray()
 
     def project(self, v: Array) -> Array:

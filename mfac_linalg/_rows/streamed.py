@@ -125,15 +125,15 @@ class StreamedRows(Part):
         found = _backend.namespace(self.like).concat(parts, axis=1)
         return self._computed(_backend.take_columns(found, _backend.index_like(place, like=found)))
 
-    def gram(self, root: Array | None, progress: Any) -> Array:
-        """K = Ĝ diag(root)² Ĝᵀ, shape (m, m), float64: panels in the computing dtype, float64 across panels."""
+    def gram(self, column_scale: Array | None, progress: Any) -> Array:
+        """K = Ĝ diag(column_scale)² Ĝᵀ, shape (m, m), float64: panels in the computing dtype, float64 across panels."""
         stage = f"gram of 2^{-(self.exponent or 0)} G in {_backend.dtype_name(self.dtype)}"
         done, found = progress.recalled(stage)
         total = _backend.beside(found["gram"], like=_backend.to_float64(self.like)) if found else None
         blocks = replace(self, shows_progress=False).blocks(done)  # a bar of its own
         for _ in progress(self.column_slices(done), "gram"):
             columns, block = next(blocks)
-            part = gram(block if root is None else block * root[columns, 0])
+            part = gram(block if column_scale is None else block * column_scale[columns, 0])
             total = part if total is None else total + part
             progress.note(stage, columns.stop, partial(_as_gram, total))
         return total
@@ -147,10 +147,10 @@ class StreamedRows(Part):
         a = _backend.from_float64(a, like=self.like, dtype=self.dtype)
         return _backend.namespace(a).concat([combination(block, a) for _, block in self.blocks()], axis=0)
 
-    def descend(self, r: Array, a: Array, root: Array | None) -> tuple[Array, Array]:
-        """Return r − diag(root) Ĝᵀ a, and Ĝ diag(root) times that, in one pass."""
+    def descend(self, r: Array, a: Array, column_scale: Array | None) -> tuple[Array, Array]:
+        """Return r − diag(column_scale) Ĝᵀ a, and Ĝ diag(column_scale) times that, in one pass."""
         a = _backend.from_float64(a, like=self.like, dtype=self.dtype)
-        return descend(stretched(self.blocks(), root), r, a)
+        return descend(stretched(self.blocks(), column_scale), r, a)
 
     def squares(self, row_scale: Array) -> Array:
         """Σ_i (row_scale_i Ĝ_ij)² for each column j, shape (d,), float64."""

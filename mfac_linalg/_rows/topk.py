@@ -222,30 +222,30 @@ class TopKRows(Part):
             parts.append(_backend.cast(total, self.dtype))
         return xp.concat(parts, axis=0)
 
-    def gram(self, root: Array | None, progress: Any) -> Array:
-        """K = Ĝ diag(root)² Ĝᵀ, shape (m, m), float64."""
+    def gram(self, column_scale: Array | None, progress: Any) -> Array:
+        """K = Ĝ diag(column_scale)² Ĝᵀ, shape (m, m), float64."""
         del progress
-        return self.cross(self, root)
+        return self.cross(self, column_scale)
 
-    def cross(self, other: "TopKRows", root: Array | None) -> Array:
-        """Ĝ diag(root)² Ĥᵀ for the rows of another H of the same layout, shape (m, l), float64."""
+    def cross(self, other: "TopKRows", column_scale: Array | None) -> Array:
+        """Ĝ diag(column_scale)² Ĥᵀ for the rows of another H of the same layout, shape (m, l), float64."""
         if self.is_sparse:
-            return self._sparse_cross(other, root)
+            return self._sparse_cross(other, column_scale)
         total = None
         for columns in self.column_slices():
             pair = [rows.panel(columns) for rows in ((self,) if other is self else (self, other))]
-            if root is not None:
-                pair = [panel * _backend.cast(root[columns, 0], self.dtype) for panel in pair]
+            if column_scale is not None:
+                pair = [panel * _backend.cast(column_scale[columns, 0], self.dtype) for panel in pair]
             part = gram(pair[0]) if other is self else _backend.to_float64(_backend.matmul(pair[0], pair[1].T))
             total = part if total is None else total + part
         return total
 
-    def _sparse_cross(self, other: "TopKRows", root: Array | None) -> Array:
+    def _sparse_cross(self, other: "TopKRows", column_scale: Array | None) -> Array:
         total = np.zeros((self.shape[0], other.shape[0]))
         for columns, entries in self.layout.runs(HOST_ENTRIES // max(1, self.shape[0], other.shape[0])):
             ours, theirs = (rows._sparse(columns, entries) for rows in (self, other))
-            if root is not None:
-                squares = _backend.to_float64(root[columns, 0]) ** 2
+            if column_scale is not None:
+                squares = _backend.to_float64(column_scale[columns, 0]) ** 2
                 ours = _backend.with_data(ours, ours.data * squares[ours.indices])
             total += (ours @ theirs.T).toarray()
         return total

@@ -19,15 +19,15 @@ LEAST = {"float32": 2.0**-140, "float64": 2.0**-1065}  # subnormal, with ten bit
 
 
 @dataclass(frozen=True)
-class Metric(Part):
+class DampingScaling(Part):
     """Λ = level · diag(1/root²): `level` is λ itself, or a power of four amid those of Λ with root (d, 1)."""
 
-    level: Any  # float, or a 0-d float64 array where it is traced or differentiated
-    root: Array | None
+    scale: Any  # float, or a 0-d float64 array where it is traced or differentiated
+    column_scale: Array | None
     wide: bool = False  # whether roots differ so much that what they multiply is brought to order one again
 
     @classmethod
-    def of(cls, damping: Any, dtype: Any, *, wide: bool = False) -> "Metric":
+    def of(cls, damping: Any, dtype: Any, *, wide: bool = False) -> "DampingScaling":
         """Split a checked damping into its level and its shape."""
         if isinstance(damping, float):
             return cls(damping, None)
@@ -35,27 +35,27 @@ class Metric(Part):
             return cls(_backend.to_float64(damping), None)
         xp = _backend.namespace(damping)
         half = (exponent(xp.min(damping)) + exponent(xp.max(damping))) // 4
-        root = ldexp(1 / xp.sqrt(_backend.cast(damping, dtype)), half)
-        one = _backend.to_float64(_backend.asarray(1.0, like=root, dtype=root.dtype))
-        level = ldexp(one, 2 * _backend.beside_float64(half))
+        column_scale = ldexp(1 / xp.sqrt(_backend.cast(damping, dtype)), half)
+        one = _backend.to_float64(_backend.asarray(1.0, like=column_scale, dtype=column_scale.dtype))
+        scale = ldexp(one, 2 * _backend.beside_float64(half))
         readable = _backend.on_host(damping) or _backend.is_lazy(damping)
-        level = float(_backend.read(level)) if readable else level
-        return cls(level, root[:, None], wide or not _backend.is_concrete(damping))
+        scale = float(_backend.read(scale)) if readable else scale
+        return cls(scale, column_scale[:, None], wide or not _backend.is_concrete(damping))
 
     @classmethod
-    def on_host(cls, damping: Any, dtype: Any) -> "Metric":
+    def on_host(cls, damping: Any, dtype: Any) -> "DampingScaling":
         """The same with its level on the host, as all that is small in a window."""
-        metric = cls.of(damping, dtype, wide=spans_widely(damping, dtype))
-        level = metric.level if isinstance(metric.level, float) else float(_backend.read(metric.level))
-        return replace(metric, level=level)
+        scaling = cls.of(damping, dtype, wide=spans_widely(damping, dtype))
+        scale = scaling.scale if isinstance(scaling.scale, float) else float(_backend.read(scaling.scale))
+        return replace(scaling, scale=scale)
 
-    def enter(self, v: Array, dtype: Any, name: str = "v") -> tuple[Array, Any]:
-        """Return u = root ∘ v · 2^−power, comfortably scaled column by column, and power."""
-        return self._times(v, self.root, dtype, name)
+    def to_scaled(self, v: Array, dtype: Any, name: str = "v") -> tuple[Array, Any]:
+        """Return u = column_scale ∘ v · 2^−power, comfortably scaled column by column, and power."""
+        return self._times(v, self.column_scale, dtype, name)
 
-    def enter_forward(self, x: Array, dtype: Any, name: str = "x") -> tuple[Array, Any]:
+    def solution_to_scaled(self, x: Array, dtype: Any, name: str = "x") -> tuple[Array, Any]:
         """Return z = x / root · 2^−power, and power: where F itself starts."""
-        return self._times(x, None if self.root is None else 1 / self.root, dtype, name)
+        return self._times(x, None if self.column_scale is None else 1 / self.column_scale, dtype, name)
 
     def _times(self, v: Array, factor: Array | None, dtype: Any, name: str) -> tuple[Array, Any]:
         power = column_exponents(v, name)
@@ -73,55 +73,55 @@ class Metric(Part):
         more = exponent(u, axis=0)
         return ldexp(u, -more), power + more
 
-    def leave(
+    def from_scaled(
         self,
         r: Array,
         power: Any,
         dtype: Any,
         name: str | None,
         *,
-        level: Any = None,
+        scale: Any = None,
         watched: bool = False,
         least: float = 0.0,
     ) -> Array:
-        """Return x = root ∘ r · 2^power / level, in dtype; an answer that does not fit raises on host arrays.
+        """Return x = column_scale ∘ r · 2^power / level, in dtype; an answer that does not fit raises on host arrays.
 
         `name`: of the argument that it is an answer to. `watched`: r need not be of order one. `least`: what may become
         zero of r.
         """
-        fraction, shift = mantissa(self.level if level is None else level)
-        if self.root is not None:
-            r = self.root * r
+        fraction, shift = mantissa(self.scale if scale is None else scale)
+        if self.column_scale is not None:
+            r = self.column_scale * r
         harmless = 0 if watched else self._harmless(dtype)
         return fit(r, power - shift, dtype, name, over=fraction, harmless=harmless, least=least)
 
     def _harmless(self, dtype: Any) -> int:
         """The powers of two that take no answer out of its dtype."""
-        if self.root is None:
+        if self.column_scale is None:
             return HARMLESS_POWER
-        return 0 if self.wide or self.root.dtype != dtype else HARMLESS_BESIDE_ROOTS
+        return 0 if self.wide or self.column_scale.dtype != dtype else HARMLESS_BESIDE_ROOTS
 
-    def raise_level(self, y: Array, power: Any, dtype: Any, name: str, *, watched: bool = False) -> Array:
+    def apply_damping(self, y: Array, power: Any, dtype: Any, name: str, *, watched: bool = False) -> Array:
         """Return y · 2^power · level / root: the way back of F itself."""
-        fraction, shift = mantissa(self.level)
-        if self.root is not None:
+        fraction, shift = mantissa(self.scale)
+        if self.column_scale is not None:
             y, power = self._normalised(y, power)
-            y = y / self.root
+            y = y / self.column_scale
         harmless = 0 if watched else self._harmless(dtype)
         return fit(y * beside(fraction, y), power + shift, dtype, name, harmless=harmless)
 
-    def damping_roots(self, root: Array) -> Array:
+    def sqrt_damping(self, column_scale: Array) -> Array:
         """The √λ_j, float64, for entries root_j of `root`: nothing overflows that fits."""
-        root = _backend.to_float64(root)
-        return beside(self.level**0.5, root) / root
+        column_scale = _backend.to_float64(column_scale)
+        return beside(self.scale**0.5, column_scale) / column_scale
 
     def log_determinant(self, dim: int, *, like: Array) -> Any:
         """Σ log λ_i, float64."""
-        level = self.level
-        total = dim * math.log(level) if isinstance(level, float) else dim * _backend.namespace(level).log(level)
-        if self.root is None:
+        scale = self.scale
+        total = dim * math.log(scale) if isinstance(scale, float) else dim * _backend.namespace(scale).log(scale)
+        if self.column_scale is None:
             return total
-        logarithms = _backend.to_float64(_backend.namespace(self.root).log(self.root))
+        logarithms = _backend.to_float64(_backend.namespace(self.column_scale).log(self.column_scale))
         return total - 2 * _backend.namespace(logarithms).sum(logarithms)
 
 

@@ -19,7 +19,7 @@ from .._rows.fingerprint import Fingerprint
 from .._rows.scaled import ScaledRows, scaled_rows
 from .._rows.streamed import StreamedRows
 from .._rows.whitened import WhitenedRows, whiten, whiten_into
-from .._scaling.damping import Metric, refuse_span
+from .._scaling.damping import DampingScaling, refuse_span
 from .._scaling.powers import comfortable, ldexp
 from .._validation import has_bad_entry, refuse_entries
 from .extent import exponent_of_finite, extent_of, is_comfortable, is_resolved, traced_exponent
@@ -46,16 +46,16 @@ def build(
     `gram` is G Gᵀ where it is known, `sharp` if it was computed in float64.
     """
     options = options.for_span(damping, gradient_rows.like)
-    unscaled, metric, row_scale = measures(gradient_rows, damping, weights, divisor, options)
+    unscaled, scaling, row_scale = measures(gradient_rows, damping, weights, divisor, options)
     traced = not (_backend.is_concrete(unscaled.like) and _backend.is_concrete(row_scale))
     if traced:
-        power = traced_exponent(unscaled, metric.root)
+        power = traced_exponent(unscaled, scaling.column_scale)
         gram = None if gram is None else ldexp(gram, -2 * _backend.beside_float64(power))  # that of 2^−e G
-        accurate = rows = scaled_rows(unscaled, power, row_scale, metric.root)
+        accurate = rows = scaled_rows(unscaled, power, row_scale, scaling.column_scale)
         small, _, norm = small_matrix(rows, gram, options)
     else:
         entries = {"damping": damping, "weights": weights}
-        found = _known_system(unscaled, row_scale, metric, gram if sharp else None, gram, options, entries)
+        found = _known_system(unscaled, row_scale, scaling, gram if sharp else None, gram, options, entries)
         if found is None:
             return build(gradient_rows, damping, weights, divisor, options.widened(), gram if sharp else None, sharp)
         rows, accurate, small, norm = found
@@ -65,13 +65,13 @@ def build(
     form = choose_form(rows, accurate, small, norm, math.inf if traced else kappa, options)
     sharp = _backend.dtype_name(accurate.dtype) == "float64"
     kept = rows.rows if form.rows is rows or options.out is not None else None
-    return State(form, metric, row_scale, kept, kappa, options.dtype, sharp, wide=options.wide)
+    return State(form, scaling, row_scale, kept, kappa, options.dtype, sharp, wide=options.wide)
 
 
 def _known_system(
     unscaled: Any,
     row_scale: Array,
-    metric: Metric,
+    scaling: DampingScaling,
     sharp_gram: Array | None,
     gram: Array | None,
     options: Options,
@@ -81,7 +81,7 @@ def _known_system(
 
     All that is read of a device is read here.
     """
-    rows = scaled_rows(unscaled, None, row_scale, metric.root)
+    rows = scaled_rows(unscaled, None, row_scale, scaling.column_scale)
     accurate = rows.in_float64() if gram is None and _expects_float64(rows) else rows
     small, largest, norm = small_matrix(accurate, gram, options)
     heaviest, norm, *extent = read_checked([largest, norm, *extent_of(row_scale, entries["damping"])], entries)
@@ -93,8 +93,8 @@ def _known_system(
             power, rows = known, scaled_rows(unscaled, known, row_scale, None)
             accurate = rows.in_float64()
         else:
-            power = exponent_of_finite(rows, metric)
-            accurate = rows = scaled_rows(unscaled, power, row_scale, metric.root)
+            power = exponent_of_finite(rows, scaling)
+            accurate = rows = scaled_rows(unscaled, power, row_scale, scaling.column_scale)
             small, _, norm = small_matrix(rows, None, options)
             norm = float(_backend.read(norm))
     if math.isfinite(norm * norm) and not is_resolved(rows, [*extent, norm], power, wide=options.wide):
@@ -107,14 +107,14 @@ def _known_system(
 
 def measures(
     gradient_rows: Any, damping: Any, weights: Array | None, divisor: int, options: Options
-) -> tuple[Any, Metric, Array]:
-    """The rows in the computing dtype, Λ as a metric, and √(c_i / level), (m, 1)."""
+) -> tuple[Any, DampingScaling, Array]:
+    """The rows in the computing dtype, Λ as a metric, and √(c_i / λ₀), (m, 1)."""
     rows = gradient_rows.computed_in(options.computing_dtype(gradient_rows.like))
     if options.wide and _backend.is_vector(damping) and _backend.dtype_name(rows.dtype) == "float32":
         refuse_span(damping)
-    metric = Metric.of(damping, rows.dtype, wide=options.wide)
+    scaling = DampingScaling.of(damping, rows.dtype, wide=options.wide)
     roots = _backend.weights_column(weights, rows.shape[0], like=rows.like) ** 0.5
-    return rows, metric, roots / float(divisor) ** 0.5 / metric.level**0.5
+    return rows, scaling, roots / float(divisor) ** 0.5 / scaling.scale**0.5
 
 
 def small_matrix(rows: ScaledRows, gram: Array | None, options: Options) -> tuple[Array, Array, Array]:
@@ -125,7 +125,7 @@ def small_matrix(rows: ScaledRows, gram: Array | None, options: Options) -> tupl
         small = rows.normal()
         raw = small
     else:
-        raw = rows.rows.gram(rows.root, options.progress) if gram is None else gram
+        raw = rows.rows.gram(rows.column_scale, options.progress) if gram is None else gram
         small = rows.row_scale * raw * rows.row_scale.T
     return small, xp.max(xp.linalg.diagonal(raw)), xp.sqrt(largest_eigenvalue(small))
 
@@ -173,7 +173,7 @@ def _expects_float64(rows: ScaledRows) -> bool:
 def _known_exponent(rows: ScaledRows, accurate: ScaledRows, heaviest: float) -> int | None:
     """The exponent of the largest row, from a Gram matrix in float64 that has it; None where G is to be read for it."""
     m, d = rows.shape
-    known = accurate is not rows and rows.root is None and m < d and comfortable(heaviest, np.float64)
+    known = accurate is not rows and rows.column_scale is None and m < d and comfortable(heaviest, np.float64)
     return math.frexp(math.sqrt(heaviest))[1] if known else None
 
 

@@ -30,25 +30,25 @@ def build_blocks(
     """Build the State of the inverse of Λ + the blocks on the diagonal of Σ c_i g_i g_iᵀ with c = weights / divisor."""
     spread = _for_each_column(damping, sizes)
     options = options.for_span(spread, gradient_rows.like)
-    unscaled, metric, row_scale = measures(gradient_rows, spread, weights, divisor, options)
+    unscaled, scaling, row_scale = measures(gradient_rows, spread, weights, divisor, options)
     traced = not (_backend.is_concrete(unscaled.like) and _backend.is_concrete(row_scale))
-    power = traced_exponent(unscaled, metric.root) if traced else None
-    rows = scaled_rows(unscaled, power, row_scale, metric.root)
+    power = traced_exponent(unscaled, scaling.column_scale) if traced else None
+    rows = scaled_rows(unscaled, power, row_scale, scaling.column_scale)
     systems = list(_systems(rows, sizes, options))
     numbers = None
     if not traced:
         extent, numbers = _read(systems, extent_of(row_scale, spread), {"damping": damping, "weights": weights})
         power = 0
         if not all(is_comfortable(rows, heaviest, extent) for heaviest, _ in numbers):
-            power = exponent_of_finite(rows, metric)
-            rows = scaled_rows(unscaled, power, row_scale, metric.root)
+            power = exponent_of_finite(rows, scaling)
+            rows = scaled_rows(unscaled, power, row_scale, scaling.column_scale)
             systems = list(_systems(rows, sizes, options))
             _, numbers = _read(systems, [], {})
         largest = [max(norms) for _, norms in numbers]
         if math.isfinite(max(largest) ** 2) and not is_resolved(rows, extent + largest, power, wide=options.wide):
             return build_blocks(gradient_rows, damping, weights, divisor, sizes, options.widened())
     form, kappa = _factored(rows, systems, numbers, options)
-    return State(form, metric, row_scale, rows.rows, kappa, options.dtype, sharp=True)
+    return State(form, scaling, row_scale, rows.rows, kappa, options.dtype, sharp=True)
 
 
 def block_form(rows: ScaledRows, sizes: Sequence[int], options: Options) -> tuple[BlockForm, Any]:
@@ -102,8 +102,12 @@ def _single(rows: ScaledRows, start: int, options: Options) -> "_System":
 
 
 def _batch(part: ScaledRows, start: int, count: int, size: int) -> "_System":
-    root = part.root if part.root is None else _backend.namespace(part.root).reshape(part.root, (count, size, 1))
-    rows = BatchedRows(part.rows, part.row_scale, root, size)
+    column_scale = (
+        part.column_scale
+        if part.column_scale is None
+        else _backend.namespace(part.column_scale).reshape(part.column_scale, (count, size, 1))
+    )
+    rows = BatchedRows(part.rows, part.row_scale, column_scale, size)
     small = rows.small()
     xp = _backend.namespace(small)
     norm = xp.sqrt(largest_eigenvalue(small))[:, None]

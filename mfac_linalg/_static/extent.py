@@ -8,7 +8,7 @@ import numpy as np
 from .. import _backend
 from .._errors import unresolved_rows
 from .._rows.scaled import ScaledRows
-from .._scaling.damping import NARROW_SPAN, Metric, span
+from .._scaling.damping import NARROW_SPAN, DampingScaling, span
 from .._scaling.powers import comfortable, exponent
 from .._validation import refuse_nonfinite
 
@@ -54,21 +54,21 @@ def is_resolved(rows: ScaledRows, extent: list[float], power: int, *, wide: bool
     return True
 
 
-def exponent_of_finite(rows: ScaledRows, metric: Metric) -> int:
-    """The exponent of the largest entry of G, or of G diag(root) where roots differ much; refuse what is not finite."""
+def exponent_of_finite(rows: ScaledRows, scaling: DampingScaling) -> int:
+    """The exponent of the largest entry of G, or of G diag(column_scale) where roots differ much; refuse what is not finite."""
     largest = rows.rows.largest()
     if not math.isfinite(largest):
         refuse_nonfinite()
-    if not metric.wide or largest == 0:
+    if not scaling.wide or largest == 0:
         return math.frexp(largest)[1]
     found = rows.exponents()
     return int(_backend.read(_backend.namespace(found).max(found)))
 
 
-def traced_exponent(rows: Any, root: Array | None) -> Array:
+def traced_exponent(rows: Any, column_scale: Array | None) -> Array:
     """The same for rows that are traced."""
-    if root is None:
+    if column_scale is None:
         return exponent(rows.like)
-    largest = _backend.stop_gradient(ScaledRows(rows, rows.like, root).exponents())
+    largest = _backend.stop_gradient(ScaledRows(rows, rows.like, column_scale).exponents())
     xp = _backend.namespace(largest)
     return xp.astype(xp.max(xp.where(xp.isfinite(largest), largest, 1.0)), _backend.index_dtype(rows.like))

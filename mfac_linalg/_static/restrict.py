@@ -41,7 +41,7 @@ def restrict(state: State, kept: Array) -> State:
 def _mask_columns(rows: ScaledRows, kept: Array) -> ScaledRows:
     """S with its columns zero where `kept` (d,) is False."""
     chosen = _backend.cast(kept, rows.dtype)[:, None]
-    return replace(rows, root=chosen if rows.root is None else rows.root * chosen)
+    return replace(rows, column_scale=chosen if rows.column_scale is None else rows.column_scale * chosen)
 
 
 def _scaled_rows_of(state: State) -> ScaledRows:
@@ -50,7 +50,7 @@ def _scaled_rows_of(state: State) -> ScaledRows:
     if isinstance(rows, ScaledRows):
         return rows
     if state.rows is not None:
-        return scaled_rows(state.rows.as_given(), state.rows.exponent, state.row_scale, state.metric.root)
+        return scaled_rows(state.rows.as_given(), state.rows.exponent, state.row_scale, state.scaling.column_scale)
     if rows.is_streamed:
         msg = "`gradients` must be at hand for this; got whitened rows in a file. Build anew from the gradients."
         raise ValueError(msg)

@@ -105,8 +105,8 @@ def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], 
     options = Options(dtype, facts["precision"], whiten=False, overwrite=False, progress=reporter(False))
     options = replace(options, wide=facts.get("wide", False))
     divisor = kept.shape[0] if facts["normalization"] == "mean" else 1
-    unscaled, metric, row_scale = measures(kept, damping, weights, divisor, options)
-    rows = scaled_rows(unscaled, facts["exponent"], row_scale, metric.root)
+    unscaled, scaling, row_scale = measures(kept, damping, weights, divisor, options)
+    rows = scaled_rows(unscaled, facts["exponent"], row_scale, scaling.column_scale)
     m, d = rows.shape
     from_rows = needs_rows(facts["norm"]) and (m >= d or "whitened" in arrays)
     system = _system_of(facts, arrays, from_rows=from_rows)
@@ -133,7 +133,7 @@ def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], 
     else:
         form = DualForm(rows, whitened, system, facts["norm"], facts["sweeps"], sharp=facts["sharp"])
     held = rows.rows if form.rows is rows else None
-    return State(form, metric, row_scale, held, facts["kappa"], options.dtype, facts["sharp"], wide=options.wide)
+    return State(form, scaling, row_scale, held, facts["kappa"], options.dtype, facts["sharp"], wide=options.wide)
 
 
 def _rows_of_whitened(facts: dict[str, Any], arrays: dict[str, Array]) -> Any:
@@ -182,7 +182,7 @@ def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
 def is_whitened_from(state: State, columns: np.ndarray) -> bool:
     """Whether some columns of the W that a State holds are whitened from those of its gradients."""
     whitened = state.form.whitened
-    rows = scaled_rows(state.rows.as_given(), state.rows.exponent, state.row_scale, state.metric.root)
+    rows = scaled_rows(state.rows.as_given(), state.rows.exponent, state.row_scale, state.scaling.column_scale)
     index = _backend.index_like(columns, like=rows.like)
     given = (_backend.read(whitened.held.columns(index)), whitened.system, _backend.read(rows.columns(index)))
     return are_whitened_columns(*given)

@@ -20,7 +20,7 @@ class Ring:
     """
 
     stored: Any  # DenseSlots or CompressedSlots
-    products: np.ndarray  # rows diag(root)² rowsᵀ by slot, in float64, on the host; meaningful between rows
+    products: np.ndarray  # rows diag(column_scale)² rowsᵀ by slot, in float64, on the host; meaningful between rows
     slots: np.ndarray  # (m,)
     exponents: np.ndarray  # (m,), 0 unless the squares of a row leave the comfortable range
     dtype: Any  # that products of the rows are computed in
@@ -63,23 +63,23 @@ class Ring:
         used[self.slots] = True
         return int(np.argmin(used))
 
-    def adopted(self, other: "Ring", root: Array | None, move: Any) -> "Ring":
+    def adopted(self, other: "Ring", column_scale: Array | None, move: Any) -> "Ring":
         """The rows of another ring, and all that it holds beside them, brought here by `move`; one Gram pass."""
         stored, powers = self.stored.adopted(other.stored, other.slots, move)
         slots, exponents = np.arange(len(other.slots)), other.exponents + powers
-        return replace(self, stored=stored, slots=slots, exponents=exponents).measured_by(root, sharply=False)
+        return replace(self, stored=stored, slots=slots, exponents=exponents).measured_by(column_scale, sharply=False)
 
     def kept(self, positions: np.ndarray) -> "Ring":
         """The rows at some positions, in their order."""
         return replace(self, slots=self.slots[positions], exponents=self.exponents[positions])
 
-    def exchanged(self, stays: np.ndarray, g: Array, root: Array | None) -> "Ring":
+    def exchanged(self, stays: np.ndarray, g: Array, column_scale: Array | None) -> "Ring":
         """The rows that stay, and g (d,) as the last, in a slot that was free before; one pass over the rows."""
         slot = self._free_slot()
         stored, column, power = self.stored.exchanged(g, slot)
         slots = np.append(self.slots[stays], slot)
         done = replace(self, stored=stored, slots=slots, exponents=np.append(self.exponents[stays], power))
-        row = _backend.read(done.span(self.gram_dtype).project(weighted(column, root, self.gram_dtype)))[:, 0]
+        row = _backend.read(done.span(self.gram_dtype).project(weighted(column, column_scale, self.gram_dtype)))[:, 0]
         self.products[slot, : len(row)] = self.products[: len(row), slot] = row
         return done
 
@@ -87,16 +87,16 @@ class Ring:
         """As if the rows of a block (k, d) had come and gone."""
         return replace(self, stored=self.stored.skipped(block)) if block.shape[0] else self
 
-    def joined(self, block: Array, root: Array | None) -> "Ring":
+    def joined(self, block: Array, column_scale: Array | None) -> "Ring":
         """With the rows of a block (k, d) as the last, all of them copied to a new ring in the order of positions."""
         stored, powers = self.stored.joined(self.slots, block)
         m, total = len(self.slots), len(self.slots) + block.shape[0]
         old, new = (stored.rows(slots, self.gram_dtype) for slots in (slice(0, m), slice(m, total)))
         products = np.zeros_like(self.products)
         products[:m, :m] = self.products[np.ix_(self.slots, self.slots)]
-        products[m:total, m:total] = _symmetric(new.gram(root, _silent))
+        products[m:total, m:total] = _symmetric(new.gram(column_scale, _silent))
         if m:
-            cross = _backend.read(old.cross(new, root))
+            cross = _backend.read(old.cross(new, column_scale))
             products[:m, m:total], products[m:total, :m] = cross, cross.T
         slots, exponents = np.arange(total), np.append(self.exponents, powers)
         return replace(self, stored=stored, products=products, slots=slots, exponents=exponents)
@@ -106,11 +106,11 @@ class Ring:
         """Whether the Gram matrix is computed in float64."""
         return _backend.dtype_name(self.gram_dtype) == "float64"
 
-    def measured_by(self, root: Array | None, *, sharply: bool) -> "Ring":
+    def measured_by(self, column_scale: Array | None, *, sharply: bool) -> "Ring":
         """The same rows with their Gram matrix made anew, in another metric or in float64; one Gram pass."""
         gram_dtype = _backend.namespace(self.like).float64 if sharply else self.gram_dtype
         products = np.zeros(self.products.shape)  # which takes no memory before it is written to
-        gram = _symmetric(self.span(gram_dtype).gram(root, _silent)) if len(self.slots) else products[:0, :0]
+        gram = _symmetric(self.span(gram_dtype).gram(column_scale, _silent)) if len(self.slots) else products[:0, :0]
         products[: len(gram), : len(gram)] = gram
         return replace(self, products=products, gram_dtype=gram_dtype)
 

@@ -17,7 +17,7 @@ from .._forms.primal import PrimalForm
 from .._forms.state import State
 from .._forms.sweeps import CANCELLATION, sweeps_for
 from .._rows.scaled import ScaledRows
-from .._scaling.damping import Metric, refuse_span, spans_widely
+from .._scaling.damping import DampingScaling, refuse_span, spans_widely
 from .options import Rules
 from .ring import Ring, ScaledGram
 from .slots import DenseSlots
@@ -40,10 +40,10 @@ class Held:
 
     rules: Rules
     damping: Any  # as the user gave it, an array of one's own
-    metric: Metric
+    scaling: DampingScaling
     ring: Ring
     ages: np.ndarray  # (m,) position of each age, oldest first
-    row_scale: np.ndarray  # (m,) √(c_i / level) 2^exponent: S = row_scale ∘ rows ∘ root
+    row_scale: np.ndarray  # (m,) √(c_i / λ₀) 2^exponent: S = row_scale ∘ rows ∘ column_scale
     factor: CurrentFactor
 
     @classmethod
@@ -59,7 +59,7 @@ class Held:
                 gram_dtype = _backend.namespace(like).float64
         none, ring = np.zeros(0), Ring.empty(stored, computing, gram_dtype)
         factor = CurrentFactor.empty(rules.window)
-        return cls(rules, damping, Metric.on_host(damping, computing), ring, none.astype(int), none, factor)
+        return cls(rules, damping, DampingScaling.on_host(damping, computing), ring, none.astype(int), none, factor)
 
     def cleared(self) -> "Held":
         """The same place without rows."""
@@ -122,7 +122,7 @@ class Held:
         passing = max(0, block.shape[0] - self.rules.window)
         k = block.shape[0] - passing
         stays, ages = self._without(self.ages[: max(0, self.count + k - self.rules.window)])
-        ring = self.ring.kept(stays).skipped(block[:passing, :]).joined(block[passing:, :], self.metric.root)
+        ring = self.ring.kept(stays).skipped(block[:passing, :]).joined(block[passing:, :], self.scaling.column_scale)
         ages = np.concatenate([ages, np.arange(len(ages), len(ages) + k)])
         return self._holding(ring, ages)._following(self, stays)
 
@@ -130,7 +130,7 @@ class Held:
         """An empty Held with all that another holds, brought here by `move`."""
         if self.rules.compression is None:
             return self.extended(move(other.rows_by_age())) if other.count else self
-        ring = self.ring.adopted(other.ring, self.metric.root, move)
+        ring = self.ring.adopted(other.ring, self.scaling.column_scale, move)
         if not other.count:
             return replace(self, ring=ring)
         return self._holding(ring, other.ages)._refactored(np.zeros(0, dtype=bool))
@@ -138,16 +138,16 @@ class Held:
     def under(self, damping: Any) -> "Held":
         """The same rows under another, checked damping, with memory for factors of its own."""
         ring = replace(self.ring, dtype=_computing(self.rules, damping, self.ring.like))
-        metric = Metric.on_host(damping, ring.dtype)
-        if not (metric.root is None and self.metric.root is None):
-            ring = ring.measured_by(metric.root, sharply=_backend.dtype_name(ring.dtype) == "float64")
+        scaling = DampingScaling.on_host(damping, ring.dtype)
+        if not (scaling.column_scale is None and self.scaling.column_scale is None):
+            ring = ring.measured_by(scaling.column_scale, sharply=_backend.dtype_name(ring.dtype) == "float64")
         factor = self.factor.with_own_memory()
-        return replace(self, damping=damping, metric=metric, factor=factor)._holding(ring, self.ages)._refactored()
+        return replace(self, damping=damping, scaling=scaling, factor=factor)._holding(ring, self.ages)._refactored()
 
     def _exchanged(self, dropped: np.ndarray, g: Array, *, age: int) -> "Held":
         """Without some positions, and with g in a slot that was free before, as the row of that age."""
         stays, ages = self._without(dropped)
-        ring = self.ring.exchanged(stays, g, self.metric.root)
+        ring = self.ring.exchanged(stays, g, self.scaling.column_scale)
         ages = np.concatenate([ages[:age], [len(ages)], ages[age:]])
         return self._holding(ring, ages)._following(self, stays)
 
@@ -159,9 +159,9 @@ class Held:
 
     def _holding(self, ring: Ring, ages: np.ndarray) -> "Held":
         """With other rows, weighted by their ages, and still the factor of before."""
-        scale = np.ldexp(np.sqrt(self.rules.coefficients(ages)) / np.sqrt(self.metric.level), ring.exponents)
+        scale = np.ldexp(np.sqrt(self.rules.coefficients(ages)) / np.sqrt(self.scaling.scale), ring.exponents)
         largest, limits = float(np.max(scale, initial=0.0)), np.finfo(np.float64)
-        if self.metric.wide and not largest * largest * self.rules.dim * limits.tiny <= limits.eps:
+        if self.scaling.wide and not largest * largest * self.rules.dim * limits.tiny <= limits.eps:
             raise unresolved_rows(_backend.dtype_name(ring.dtype))  # what underflows in products of rows would show
         return replace(self, ring=ring, ages=ages, row_scale=scale)
 
@@ -181,7 +181,7 @@ class Held:
         done = replace(self, factor=factor)
         if not self._needs_float64(factor):
             return done
-        return replace(done, ring=self.ring.measured_by(self.metric.root, sharply=True))._refactored()
+        return replace(done, ring=self.ring.measured_by(self.scaling.column_scale, sharply=True))._refactored()
 
     def _needs_float64(self, factor: CurrentFactor) -> bool:
         """Whether κ ε is too large for sweeps to contract well with a float32 Gram matrix; it is sharp from then on."""
@@ -211,7 +211,7 @@ class Held:
 
     def _state(self, bring: Callable[[np.ndarray], Array], *, on_host: bool) -> State:
         scale = bring(self.row_scale[:, None])
-        rows = ScaledRows(self.ring.rows(on_host=on_host), scale, self.metric.root)
+        rows = ScaledRows(self.ring.rows(on_host=on_host), scale, self.scaling.column_scale)
         sharp = self.ring.is_sharp
         if self.is_primal:
             system = SmallSystem.primal(rows, rows.normal(), self.factor.norm)
@@ -227,7 +227,7 @@ class Held:
         order = None if np.array_equal(self.ages, np.arange(self.count)) else self.ages
         dtype = _backend.result_dtype(self.ring.like)
         unscaled = bring(np.ldexp(self.row_scale, -self.ring.exponents)[:, None])
-        return State(form, self.metric, unscaled, None, self.kappa, dtype, sharp, order)
+        return State(form, self.scaling, unscaled, None, self.kappa, dtype, sharp, order)
 
     # --- as a dictionary ------------------------------------------------------------------------------------------
 
@@ -261,7 +261,7 @@ class Held:
         if not self.count:
             return self
         ones = np.ones((self.count, 1))
-        rows = ScaledRows(self.ring.rows(on_host=True), ones, self.metric.root)
+        rows = ScaledRows(self.ring.rows(on_host=True), ones, self.scaling.column_scale)
         plain, gram = (self.ring.gram(scale).rows(slice(None)) for scale in (ones[:, 0], self.row_scale))
         refuse_mixed_state(rows, plain, gram, self.factor.lower, self.factor.norm)
         return self if is_factor(gram, self.factor.lower) else self._refactored()

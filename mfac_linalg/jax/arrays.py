@@ -20,7 +20,7 @@ from .._progress import reporter
 from .._rows.dense import DenseRows
 from .._rows.panels import weighted
 from .._rows.scaled import ScaledRows
-from .._scaling.damping import Metric
+from .._scaling.damping import DampingScaling
 from .._scaling.powers import exponent, ldexp
 from .._window.options import Rules
 
@@ -34,7 +34,7 @@ class Arrays:
 
     rows: Array  # (window, d) in slots, each times 2^−exponent
     exponents: Array  # (window,) int32
-    products: Array  # (window, window): rows diag(root)² rowsᵀ
+    products: Array  # (window, window): rows diag(column_scale)² rowsᵀ
     small: Array  # B = S Sᵀ, or SᵀS where window ≥ d
     lower: Array  # the Cholesky factor of I + B
     norm: Array  # ‖S‖₂
@@ -116,8 +116,8 @@ def appended(rules: Rules, arrays: Arrays, g: Array) -> Arrays:
     block, powers = _normalised(g[None, :])
     rows = arrays.rows.at[slot].set(block[0, :])
     computing = _computing(rules, rows)
-    g, root = _backend.cast(block, computing).T, _metric(rules, arrays).root
-    products = DenseRows(rows, None, computing).project(weighted(g, root, computing))[:, 0]
+    g, column_scale = _backend.cast(block, computing).T, _metric(rules, arrays).column_scale
+    products = DenseRows(rows, None, computing).project(weighted(g, column_scale, computing))[:, 0]
     changed = replace(
         arrays,
         rows=rows,
@@ -142,7 +142,7 @@ def measured(rules: Rules, arrays: Arrays, damping: Any) -> Arrays:
     damping = damping if _backend.is_vector(damping) else jnp.asarray(damping, jnp.float64)
     arrays = replace(arrays, damping=damping)
     rows = DenseRows(arrays.rows, None, _computing(rules, arrays.rows))
-    return _factored(rules, replace(arrays, products=rows.gram(_metric(rules, arrays).root, reporter(False))))
+    return _factored(rules, replace(arrays, products=rows.gram(_metric(rules, arrays).column_scale, reporter(False))))
 
 
 def _factored(rules: Rules, arrays: Arrays) -> Arrays:
@@ -155,19 +155,19 @@ def _factored(rules: Rules, arrays: Arrays) -> Arrays:
     return replace(arrays, small=small, lower=lower, norm=jnp.sqrt(largest_eigenvalue(small)))
 
 
-def _metric(rules: Rules, arrays: Arrays) -> Metric:
-    return Metric.of(arrays.damping, _computing(rules, arrays.rows))
+def _metric(rules: Rules, arrays: Arrays) -> DampingScaling:
+    return DampingScaling.of(arrays.damping, _computing(rules, arrays.rows))
 
 
 def _scaled_rows(rules: Rules, arrays: Arrays) -> ScaledRows:
     """S, in the order of slots: row s has age index (s − steps) mod window, 0 for the oldest."""
-    window, metric = rules.window, _metric(rules, arrays)
+    window, scaling = rules.window, _metric(rules, arrays)
     held = jnp.clip(arrays.steps, 1, window)
     divisor: Any = {"mean": held, "sum": 1, "window": window}[rules.normalization]
     by_age = jnp.asarray(rules.weights(window))
     weights = by_age[(jnp.arange(window) - arrays.steps) % window] / divisor
-    scale = ldexp(jnp.sqrt(weights) / jnp.sqrt(metric.level), arrays.exponents)[:, None]
-    return ScaledRows(DenseRows(arrays.rows, None, _computing(rules, arrays.rows)), scale, metric.root)
+    scale = ldexp(jnp.sqrt(weights) / jnp.sqrt(scaling.scale), arrays.exponents)[:, None]
+    return ScaledRows(DenseRows(arrays.rows, None, _computing(rules, arrays.rows)), scale, scaling.column_scale)
 
 
 def known_norm(arrays: Arrays) -> Any:
@@ -182,7 +182,7 @@ def inverse_of(rules: Rules, arrays: Arrays) -> State:
     norm = known_norm(arrays)
     read = isinstance(norm, float) and np.isfinite(norm)
     kappa = 1 + norm * norm
-    rows, metric = _scaled_rows(rules, arrays), _metric(rules, arrays)
+    rows, scaling = _scaled_rows(rules, arrays), _metric(rules, arrays)
     sharp = _backend.dtype_name(rows.dtype) == "float64"
     system = SmallSystem(arrays.small, arrays.lower)
     if rules.window >= rules.dim:
@@ -194,7 +194,7 @@ def inverse_of(rules: Rules, arrays: Arrays) -> State:
         form = DualForm(rows, None, system, norm, sweeps)
     dtype = _backend.result_dtype(arrays.rows)
     row_scale = ldexp(rows.row_scale, -arrays.exponents[:, None])
-    return State(form, metric, row_scale, None, kappa, dtype, sharp, _slots_by_age(arrays))
+    return State(form, scaling, row_scale, None, kappa, dtype, sharp, _slots_by_age(arrays))
 
 
 def _slots_by_age(arrays: Arrays) -> Array:

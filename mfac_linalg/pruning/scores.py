@@ -67,8 +67,8 @@ def obs_scores(weights: Array, inverse: Inverse) -> Array:
 
 def _obs_scores(state: State, weights: Array) -> Array:
     roots, power = _score_roots(state, weights)
-    fraction, shift = mantissa(state.metric.level)
-    odd = shift % 2  # √level 2^power is √(fraction 2^odd) 2^((shift − odd)/2 + power)
+    fraction, shift = mantissa(state.scaling.scale)
+    odd = shift % 2  # √λ₀ 2^power is √(fraction 2^odd) 2^((shift − odd)/2 + power)
     half = _backend.beside_float64((shift - odd) // 2) + _backend.beside_float64(power)
     unit = beside(fraction, roots) * 2.0**odd if isinstance(odd, int) else ldexp(beside(fraction, roots), odd)
     values = ldexp(roots * (unit / 2) ** 0.5, half)
@@ -136,7 +136,7 @@ def _group_scores(state: State, weights: Array, groups: Array) -> Array:
     blocks, z, power = group_systems(state, weights, groups)
     z, powers = balanced(z)
     doubled = solved(blocks, z, state.floor())[1]
-    fraction, shift = mantissa(state.metric.level)
+    fraction, shift = mantissa(state.scaling.scale)
     powers = 2 * (powers[:, 0] + _backend.beside_float64(power)) + _backend.beside_float64(shift)
     values = ldexp(doubled * beside(fraction, doubled) / 2, powers)
     return settle(values, "weights", like=weights, dtype=state.dtype, unscaled=doubled)
