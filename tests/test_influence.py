@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import benchmarks.experiments.influence as experiment
 from benchmarks.experiments.softmax import Softmax, losses, probabilities
 from mfac_linalg import BlockDiagonalInverse, SlidingWindowInverse, TopK, WoodburyRankOneInverse
-from mfac_linalg._capacitance.system import SmallSystem
+from mfac_linalg._capacitance.system import Capacitance
 from mfac_linalg._forms.state import State
 from mfac_linalg.influence import influence, self_influence
 from tests.backends import AVAILABLE, BACKENDS, FLOATS, NUMPY, eps
@@ -193,7 +193,7 @@ def test_a_self_influence_is_never_negative(seed, dtype):
 
 def test_a_gram_matrix_that_rounding_made_indefinite_has_leverages():
     """Of (1e8, 0) and (1, 0), a few roundings off: 1e-16 at least for the second, what the first has of its dual."""
-    system = SmallSystem.factor(np.array([[1e16, 1e8], [1e8, 1 - 1e-15]]))
+    system = Capacitance.factor(np.array([[1e16, 1e8], [1e8, 1 - 1e-15]]))
     assert np.all(system.leverages() >= [0.99, 1e-17])
 
 

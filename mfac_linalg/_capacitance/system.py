@@ -19,69 +19,73 @@ SUM_RESOLVED = 1e10  # κ up to which the rounding of a sum S Sᵀ or SᵀS, κ 
 ELEMENTS_RESOLVED = 3e-5
 
 
-def shows_float32(norm: float) -> bool:
+def float32_gram_shows(norm: float) -> bool:
     """Whether the rounding of a float32 Gram matrix shows in the elements of M."""
     return norm**2 * float(np.finfo(np.float32).eps) > ELEMENTS_RESOLVED
 
 
-def needs_rows(norm: Any) -> bool:
+def sum_loses_digits(norm: Any) -> bool:
     """Whether ‖S‖₂, where it is known, asks for a factor that is made of the rows themselves."""
     largest = norm if isinstance(norm, float) else float(np.max(norm)) if isinstance(norm, np.ndarray) else 0.0
     return SUM_RESOLVED < largest * largest < math.inf
 
 
 @dataclass(frozen=True)
-class SmallSystem(Part):
+class Capacitance(Part):
     """A = I + B for a positive semidefinite B (S Sᵀ, or SᵀS in the primal form), held by its factor A = L Lᵀ.
 
     The diagonal of L may have any signs. All of it may have a leading axis: one system each.
     """
 
-    source: Any  # B, or a function that makes it when it is asked for
-    lower: Array  # L
-    from_rows: bool = False  # whether L has digits that B has lost
+    scaled_gram_source: Any  # B, or a function that makes it when it is asked for
+    cholesky: Array  # L
+    is_from_rows: bool = False  # whether L has digits that B has lost
 
     @property
-    def gram(self) -> Array:
+    def scaled_gram(self) -> Array:
         """B."""
-        return self._once("gram", self.source) if callable(self.source) else self.source
+        return (
+            self._once("scaled_gram", self.scaled_gram_source)
+            if callable(self.scaled_gram_source)
+            else self.scaled_gram_source
+        )
 
     @classmethod
-    def factor(cls, gram: Array) -> "SmallSystem | None":
-        """Factor I + gram; None where it has no factor, even from its eigenvalues."""
-        lower = _backend.cholesky(add_identity(gram))
+    def factor(cls, scaled_gram: Array) -> "Capacitance | None":
+        """Factor I + scaled_gram; None where it has no factor, even from its eigenvalues."""
+        lower = _backend.cholesky(add_identity(scaled_gram))
         if lower is None:
-            lower = _factor_from_spectrum(gram)
-        return None if lower is None else cls(gram, lower)
+            lower = _factor_from_spectrum(scaled_gram)
+        return None if lower is None else cls(scaled_gram, lower)
 
     @classmethod
-    def of_rows(cls, gram: Array, blocks: Iterable[Array]) -> "SmallSystem":
+    def of_rows(cls, scaled_gram: Array, blocks: Iterable[Array]) -> "Capacitance":
         """Factor I + SᵀS by QR of [I; S], for blocks of the rows of S, each of them (…, n, d); I + S Sᵀ by those of Sᵀ.
 
         An eigenvalue 1 + s is right to √κ eps times itself; a sum SᵀS that was rounded leaves κ eps.
         """
-        identity = add_identity(_backend.namespace(gram).zeros_like(gram))
-        return cls(gram, triangle_above(identity, blocks).mT, from_rows=True)
+        identity = add_identity(_backend.namespace(scaled_gram).zeros_like(scaled_gram))
+        return cls(scaled_gram, triangle_above(identity, blocks).mT, is_from_rows=True)
 
     @classmethod
-    def primal(cls, rows: Any, small: Array, norm: Any) -> "SmallSystem | None":
+    def primal(cls, rows: Any, small: Array, norm: Any) -> "Capacitance | None":
         """Factor I + SᵀS for small = SᵀS, or for the rows of S themselves where that has lost what is asked of it."""
-        return cls.of_rows(small, rows.row_blocks()) if needs_rows(norm) else cls.factor(small)
+        return cls.of_rows(small, rows.row_blocks()) if sum_loses_digits(norm) else cls.factor(small)
 
     def half_solve(self, b: Array) -> Array:
         """L⁻¹ b."""
-        return _backend.solve_triangular(self.lower, b)
+        return _backend.solve_triangular(self.cholesky, b)
 
     def solve(self, b: Array) -> Array:
         """A⁻¹ b."""
-        return factor_solve(self.lower, b)
+        return factor_solve(self.cholesky, b)
 
     def inverse_factor(self, growth: float) -> Array | None:
         """L⁻¹, or None where L (L⁻¹S) might miss S by more than `growth` roundings: ‖|L| |L⁻¹| |S|‖ > growth ‖S‖."""
-        xp = _backend.namespace(self.lower)
-        inverse = _backend.solve_triangular(self.lower, add_identity(xp.zeros_like(self.lower)))
-        rows = xp.sqrt(xp.linalg.diagonal(self.gram))
-        grown = xp.abs(self.lower) @ (xp.abs(inverse) @ rows)
+        xp = _backend.namespace(self.cholesky)
+        inverse = _backend.solve_triangular(self.cholesky, add_identity(xp.zeros_like(self.cholesky)))
+        rows = xp.sqrt(xp.linalg.diagonal(self.scaled_gram))
+        grown = xp.abs(self.cholesky) @ (xp.abs(inverse) @ rows)
         return inverse if xp.linalg.vector_norm(grown) <= growth * xp.linalg.vector_norm(rows) else None
 
     def inverse(self) -> Array:
@@ -89,7 +93,7 @@ class SmallSystem(Part):
         return self._once("inverse", self._inverse)
 
     def _inverse(self) -> Array:
-        half = self.half_solve(add_identity(_backend.namespace(self.lower).zeros_like(self.lower)))
+        half = self.half_solve(add_identity(_backend.namespace(self.cholesky).zeros_like(self.cholesky)))
         return half.mT @ half
 
     def leverages(self) -> Array:
@@ -97,31 +101,31 @@ class SmallSystem(Part):
 
         1 − yᵢ would cancel where that is small; eᵢᵀB y may be negative, and an error of y counts squared here.
         """
-        xp = _backend.namespace(self.lower)
-        identity = add_identity(xp.zeros_like(self.lower))
+        xp = _backend.namespace(self.cholesky)
+        identity = add_identity(xp.zeros_like(self.cholesky))
         y = self.solve(identity)
-        energies = xp.sum(y * (self.gram @ y), axis=-2)
+        energies = xp.sum(y * (self.scaled_gram @ y), axis=-2)
         return xp.clip(energies, 0.0) + _backend.column_squares(identity - y)
 
     def trace(self) -> Array:
         """The trace of B."""
-        xp = _backend.namespace(self.lower)
-        return xp.sum(xp.linalg.diagonal(self.gram), axis=-1)
+        xp = _backend.namespace(self.cholesky)
+        return xp.sum(xp.linalg.diagonal(self.scaled_gram), axis=-1)
 
     def logdet(self) -> Array:
         """The logarithm of det A."""
-        xp = _backend.namespace(self.lower)
-        return 2 * xp.sum(xp.log(xp.abs(xp.linalg.diagonal(self.lower))))
+        xp = _backend.namespace(self.cholesky)
+        return 2 * xp.sum(xp.log(xp.abs(xp.linalg.diagonal(self.cholesky))))
 
     def spectrum(self) -> tuple[Array, Array]:
         """Eigenvalues s ≥ 0 of B, ascending, and its eigenvectors Q: B = Q diag(s) Qᵀ; computed once."""
         return self._once("spectrum", self._spectrum)
 
     def _spectrum(self) -> tuple[Array, Array]:
-        if not self.from_rows:
-            return nonnegative_spectrum(self.gram)
-        xp = _backend.namespace(self.lower)
-        vectors, roots, _ = xp.linalg.svd(self.lower)  # A = Q diag(1 + s) Qᵀ, descending
+        if not self.is_from_rows:
+            return nonnegative_spectrum(self.scaled_gram)
+        xp = _backend.namespace(self.cholesky)
+        vectors, roots, _ = xp.linalg.svd(self.cholesky)  # A = Q diag(1 + s) Qᵀ, descending
         return xp.flip(xp.clip((roots - 1) * (roots + 1), 0.0), axis=-1), xp.flip(vectors, axis=-1)
 
 
@@ -137,39 +141,41 @@ def triangle_above(upper: Array, blocks: Iterable[Array]) -> Array:
     return upper
 
 
-def add_identity(gram: Array) -> Array:
+def add_identity(scaled_gram: Array) -> Array:
     """I + B."""
-    xp = _backend.namespace(gram)
-    return gram + _backend.asarray(np.eye(gram.shape[-1]), like=gram, dtype=xp.float64)
+    xp = _backend.namespace(scaled_gram)
+    return scaled_gram + _backend.asarray(np.eye(scaled_gram.shape[-1]), like=scaled_gram, dtype=xp.float64)
 
 
-def nonnegative_spectrum(gram: Array) -> tuple[Array, Array]:
+def nonnegative_spectrum(scaled_gram: Array) -> tuple[Array, Array]:
     """Eigenvalues, clipped at the zero that rounding may miss, and eigenvectors of a positive semidefinite B."""
-    xp = _backend.namespace(gram)
-    values, vectors = xp.linalg.eigh(gram)
+    xp = _backend.namespace(scaled_gram)
+    values, vectors = xp.linalg.eigh(scaled_gram)
     return xp.where(values > 0, values, xp.zeros_like(values)), vectors
 
 
-def _factor_from_spectrum(gram: Array) -> Array | None:
+def _factor_from_spectrum(scaled_gram: Array) -> Array | None:
     """Factor I + Q s Qᵀ where Cholesky failed by rounding: A has no eigenvalue below 1, so none is lost by s ≥ 0."""
-    xp = _backend.namespace(gram)
-    if not math.isfinite(float(_backend.read(xp.sum(gram)))):
+    xp = _backend.namespace(scaled_gram)
+    if not math.isfinite(float(_backend.read(xp.sum(scaled_gram)))):
         return None
-    values, vectors = nonnegative_spectrum(gram)
+    values, vectors = nonnegative_spectrum(scaled_gram)
     upper = xp.linalg.qr((vectors * xp.sqrt(1 + values)[..., None, :]).mT).R
     signs = xp.sign(xp.linalg.diagonal(upper))
     return (upper * signs[..., :, None]).mT
 
 
-def largest_eigenvalue(gram: Array) -> Array:
+def largest_eigenvalue(scaled_gram: Array) -> Array:
     """Largest eigenvalue of B, or of each in a batch, from below: a few power steps from a fixed random vector."""
-    xp = _backend.namespace(gram)
-    gram = _backend.stop_gradient(gram)
-    unit = xp.max(xp.linalg.diagonal(gram), axis=-1)  # no entry of B is larger: squares do not overflow in these units
-    gram = gram / xp.where(unit > 0, unit, xp.ones_like(unit))[..., None, None]
-    start = np.random.default_rng(0).standard_normal((gram.shape[-1], 1))
-    x = _backend.asarray(start, like=gram, dtype=xp.float64)
+    xp = _backend.namespace(scaled_gram)
+    scaled_gram = _backend.stop_gradient(scaled_gram)
+    unit = xp.max(
+        xp.linalg.diagonal(scaled_gram), axis=-1
+    )  # no entry of B is larger: squares do not overflow in these units
+    scaled_gram = scaled_gram / xp.where(unit > 0, unit, xp.ones_like(unit))[..., None, None]
+    start = np.random.default_rng(0).standard_normal((scaled_gram.shape[-1], 1))
+    x = _backend.asarray(start, like=scaled_gram, dtype=xp.float64)
     for _ in range(POWER_STEPS):
         norm = xp.linalg.vector_norm(x, axis=-2, keepdims=True)
-        x = gram @ (x / xp.where(norm > 0, norm, xp.ones_like(norm)))
+        x = scaled_gram @ (x / xp.where(norm > 0, norm, xp.ones_like(norm)))
     return unit * xp.linalg.vector_norm(x, axis=(-2, -1))

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _backend
 from .._errors import breakdown
-from .system import POWER_STEPS, SmallSystem, factor_solve
+from .system import POWER_STEPS, Capacitance, factor_solve
 
 QR_BLOCK = 16  # columns, the most that SciPy treats in one thread where there are many
 SMALL = 64  # rows, so few that it treats all of them in one
@@ -18,7 +18,7 @@ SETTLED = 0.1  # relative change of ‖S‖² that asks for no further power ste
 BLOCK_SHARE = 8  # to exchange more than an eighth of the rows at once is dearer than to factor anew
 
 
-class Gram(Protocol):
+class ScaledGram(Protocol):
     """B = S Sᵀ, (m, m)."""
 
     @property
@@ -39,7 +39,7 @@ class CurrentFactor:
     L may stand on one of two arrays that changes write to in turns: see `Held` for how long it is valid.
     """
 
-    lower: np.ndarray  # (m, m)
+    cholesky: np.ndarray  # L, (m, m)
     direction: np.ndarray  # (m,) towards the largest eigenvalue of A
     memory: tuple[np.ndarray, ...]  # for the factors of a full window, one step after the other
     norm: float = 0.0  # ‖S‖₂, from below
@@ -60,7 +60,7 @@ class CurrentFactor:
         """The same, whose changes never write to where this L is."""
         return replace(self, memory=_memory(len(self.memory[0])))
 
-    def following(self, stays: np.ndarray, gram: Gram, count: int) -> "CurrentFactor | None":
+    def following(self, stays: np.ndarray, scaled_gram: ScaledGram, count: int) -> "CurrentFactor | None":
         """The factor of `count` rows: those of this one that stay, then others; None where it has to be made anew.
 
         That is where many rows change, or where the residual of a solve is more than that of rounding.
@@ -69,25 +69,25 @@ class CurrentFactor:
         added = count - kept
         if max(len(stays) - kept, added) * BLOCK_SHARE > max(count, BLOCK_SHARE):
             return None
-        padded = factor_without(self.lower, stays, added, self.memory)
-        new = gram.rows(slice(kept, None))
+        padded = factor_without(self.cholesky, stays, added, self.memory)
+        new = scaled_gram.rows(slice(kept, None))
         lower = factor_with(padded, new[:, :kept].T, np.eye(added) + new[:, kept:])
         if lower is None:
             return None
-        done, drift = self._measured(lower, self._aimed(stays, added), gram)
+        done, drift = self._measured(lower, self._aimed(stays, added), scaled_gram)
         return done if drift <= DRIFT else None
 
-    def anew(self, stays: np.ndarray, gram: Gram, count: int) -> "CurrentFactor":
+    def anew(self, stays: np.ndarray, scaled_gram: ScaledGram, count: int) -> "CurrentFactor":
         """The same, made from the Gram matrix in O(m³)."""
-        whole = gram.rows(slice(None))
-        system = SmallSystem.factor(whole) if np.all(np.isfinite(whole)) else None
-        if system is None:
+        whole = scaled_gram.rows(slice(None))
+        capacitance = Capacitance.factor(whole) if np.all(np.isfinite(whole)) else None
+        if capacitance is None:
             raise breakdown(size=count, kappa=float(1 + np.trace(whole)), dtype="float64")
         directions = self._aimed(stays, count - int(np.count_nonzero(stays)))
         direction = np.sum(directions, axis=1, keepdims=True)
         for _ in range(POWER_STEPS):
             direction = _unit(whole @ direction)
-        return replace(self, made=self.made + 1)._measured(system.lower, direction, gram)[0]
+        return replace(self, made=self.made + 1)._measured(capacitance.cholesky, direction, scaled_gram)[0]
 
     def _aimed(self, stays: np.ndarray, added: int) -> np.ndarray:
         """Two orthonormal columns (or zeros): the direction of before, and the rows that came."""
@@ -96,7 +96,9 @@ class CurrentFactor:
         columns[: len(kept), 0], columns[len(kept) :, 1] = _unit(kept), 1 / math.sqrt(added or 1)
         return columns
 
-    def _measured(self, lower: np.ndarray, directions: np.ndarray, gram: Gram) -> tuple["CurrentFactor", float]:
+    def _measured(
+        self, lower: np.ndarray, directions: np.ndarray, scaled_gram: ScaledGram
+    ) -> tuple["CurrentFactor", float]:
         """With another L, ‖S‖ from one more power step, and the drift of L: ‖A y − z‖ / (‖A‖ ‖y‖) for y = A⁻¹ z.
 
         The step starts from the Ritz vector of the directions: a new row counts for as much as it turns out to. z holds
@@ -104,12 +106,12 @@ class CurrentFactor:
         not what it was, more power steps follow.
         """
         if not len(lower):
-            return replace(self, lower=lower, direction=np.zeros(0), norm=0.0), 0.0
+            return replace(self, cholesky=lower, direction=np.zeros(0), norm=0.0), 0.0
         z = _signs(len(lower))
         y = factor_solve(lower, z)
         before = self.norm**2
         for _ in range(POWER_STEPS):
-            product = gram.times(np.concatenate([directions, y], axis=1))
+            product = scaled_gram.times(np.concatenate([directions, y], axis=1))
             images = product[:, :-1]
             direction = images @ np.linalg.eigh(directions.T @ images)[1][:, -1]
             largest = float(np.linalg.norm(direction))
@@ -117,8 +119,8 @@ class CurrentFactor:
                 break
             before, directions = largest, _unit(direction)[:, None]
         drift = np.linalg.norm(product[:, -1:] + y - z) / ((1 + largest) * np.linalg.norm(y))
-        norm = math.sqrt(max(largest, gram.largest_diagonal))
-        return replace(self, lower=lower, direction=direction, norm=norm), float(drift)
+        norm = math.sqrt(max(largest, scaled_gram.largest_diagonal))
+        return replace(self, cholesky=lower, direction=direction, norm=norm), float(drift)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .._capacitance.system import SUM_RESOLVED, SmallSystem, factor_solve, largest_eigenvalue
+from .._capacitance.system import SUM_RESOLVED, Capacitance, factor_solve, largest_eigenvalue
 from .matrix_file import signs
 
 Array = Any
@@ -72,14 +72,14 @@ def is_gram_of(rows: Any, gram: np.ndarray, norm: float, *, primal: bool) -> boo
 
 
 def is_whitened(
-    multiply: Callable[[np.ndarray], np.ndarray], system: SmallSystem, norm: float, roundings: float
+    multiply: Callable[[np.ndarray], np.ndarray], capacitance: Capacitance, norm: float, roundings: float
 ) -> bool:
     """Whether W Wᵀ is I − L⁻¹L⁻ᵀ, and L W Wᵀ Lᵀ is B, for W Wᵀ times signs z, and times Lᵀz in units of the rows.
 
     The first is missed by so many roundings of W, more the larger κ is, which would hide anything at last; the second
     by roundings of each row alone, which hide nothing but what is small in B.
     """
-    gram, factor = _backend.read(system.gram), _backend.read(system.lower)
+    gram, factor = _backend.read(capacitance.scaled_gram), _backend.read(capacitance.cholesky)
     z, scale = signs(len(gram)), _row_units(gram, min(1.0, norm) or 1.0)
     image = factor.T @ (scale * z)
     unit = max(float(np.max(np.abs(image))), float(np.finfo(np.float64).tiny))  # which any dtype holds
@@ -91,9 +91,9 @@ def is_whitened(
         return bool(fine) and _is_product(factor @ (product[:, 1:] * unit), gram, scale)
 
 
-def are_whitened_columns(whitened: np.ndarray, system: SmallSystem, columns: np.ndarray) -> bool:
+def are_whitened_columns(whitened: np.ndarray, capacitance: Capacitance, columns: np.ndarray) -> bool:
     """Whether L times these columns of W are those of S, to roundings of each product."""
-    factor, whitened = _backend.read(system.lower), whitened.astype(np.float64)
+    factor, whitened = _backend.read(capacitance.cholesky), whitened.astype(np.float64)
     with np.errstate(all="ignore"):
         allowed = np.abs(factor) @ (SAME_ROWS * np.abs(whitened) + float(np.finfo(np.float32).tiny))
         return bool(np.all(np.abs(factor @ whitened - columns) <= allowed))

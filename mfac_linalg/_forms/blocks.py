@@ -35,7 +35,7 @@ class Run(Part):
     @property
     def is_batch(self) -> bool:
         """Whether the form has a leading axis."""
-        return self.form.system.lower.ndim > 2
+        return self.form.capacitance.cholesky.ndim > 2
 
     def fold(self, x: Array) -> Array:
         """The part of x (d, k) that is this run's, with a leading axis for the form where it has one."""
@@ -62,9 +62,11 @@ class Run(Part):
         if not self.is_batch:
             return self.form
         rows = cast(BatchedRows, self.form.rows).block(index)
-        whole = self.form.system
-        system = replace(whole, source=whole.gram[index, :, :], lower=whole.lower[index, :, :])
-        return replace(self.form, rows=rows, system=system, norm=self.form.norm[index, 0])
+        whole = self.form.capacitance
+        capacitance = replace(
+            whole, scaled_gram_source=whole.scaled_gram[index, :, :], cholesky=whole.cholesky[index, :, :]
+        )
+        return replace(self.form, rows=rows, capacitance=capacitance, norm=self.form.norm[index, 0])
 
 
 @dataclass(frozen=True)
@@ -147,10 +149,10 @@ class BlockForm(Part):
     def _diagonal(self, run: Run) -> Array:
         if not (run.is_batch and isinstance(run.form, DualForm)):
             return _flat(run.form.diagonal())
-        form, xp = run.form, _backend.namespace(run.form.system.gram)
-        if not _backend.on_host(form.system.gram):
+        form, xp = run.form, _backend.namespace(run.form.capacitance.scaled_gram)
+        if not _backend.on_host(form.capacitance.scaled_gram):
             return xp.concat([run.block(b).diagonal() for b in range(run.count)])
-        values = 1 - _backend.column_squares(form.exact_system.half_solve(cast(BatchedRows, form.rows).scaled()))
+        values = 1 - _backend.column_squares(form.float64_capacitance.half_solve(cast(BatchedRows, form.rows).scaled()))
         cancelled = _backend.read(xp.any(values < REDO_BELOW, axis=-1))
         parts = [run.block(b).diagonal() if cancelled[b] else values[b, :] for b in range(run.count)]
         return xp.concat(parts)
@@ -222,7 +224,7 @@ class BlockForm(Part):
 
     def trace_bound(self) -> Array:
         """A bound of ‖SᵀS‖: the largest trace of a block."""
-        bounds = [_backend.namespace(run.form.system.gram).max(run.form.trace_bound()) for run in self.runs]
+        bounds = [_backend.namespace(run.form.capacitance.scaled_gram).max(run.form.trace_bound()) for run in self.runs]
         return _backend.namespace(bounds[0]).max(_backend.namespace(bounds[0]).stack(bounds))
 
 

@@ -42,8 +42,8 @@ def _left_out(form: Any, j: Array) -> Array | None:
 
     None where rounding made an A_j indefinite.
     """
-    s = form.system.lower @ _backend.to_float64(form.columns(j))
-    others = add_identity(form.system.gram) - s.T[:, :, None] * s.T[:, None, :]
+    s = form.capacitance.cholesky @ _backend.to_float64(form.columns(j))
+    others = add_identity(form.capacitance.scaled_gram) - s.T[:, :, None] * s.T[:, None, :]
     lower = _backend.cholesky(others)
     if lower is None:
         return None

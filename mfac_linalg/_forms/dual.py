@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import _backend
 from .._backend.pytree import Part
-from .._capacitance.system import SmallSystem, needs_rows, shows_float32
+from .._capacitance.system import Capacitance, float32_gram_shows, sum_loses_digits
 from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
 from .._rows.whitened import WhitenedRows, complement, whitened_blocks
@@ -28,7 +28,7 @@ class DualForm(Part):
 
     rows: ScaledRows | WhitenedRows | BatchedRows
     whitened: WhitenedRows | None
-    system: SmallSystem
+    capacitance: Capacitance
     norm: Any  # ‖S‖₂
     sweeps: int
     cancellation: float = CANCELLATION
@@ -72,11 +72,11 @@ class DualForm(Part):
 
     @property
     def _products(self) -> DualSweeps:
-        return DualSweeps(self.rows, self.system.solve, self.norm, self.sweeps, self.cancellation)
+        return DualSweeps(self.rows, self.capacitance.solve, self.norm, self.sweeps, self.cancellation)
 
     def solve_in_span(self, b: Array) -> Array:
         """M Sᵀ b by push-through, Sᵀ A⁻¹ b, swept on where Sᵀ a itself cancels."""
-        return self._products.from_dual(self.system.solve(b), b)[0]
+        return self._products.from_dual(self.capacitance.solve(b), b)[0]
 
     def coupled(self, whole: Any, z: Array) -> Array:
         """M Sᵀ T z, where T are the rows of another form of the same gradients."""
@@ -84,16 +84,16 @@ class DualForm(Part):
 
     def apply_square_root(self, u: Array) -> Array:
         """M^½ u = u − Sᵀ Q diag(1/(√(1+s)(1+√(1+s)))) Qᵀ S u."""
-        xp = _backend.namespace(self.system.gram)
-        s, q = self.exact_system.spectrum()
+        xp = _backend.namespace(self.capacitance.scaled_gram)
+        s, q = self.float64_capacitance.spectrum()
         sqrt = xp.sqrt(1 + s)
         weights = (1 / (sqrt * (1 + sqrt)))[..., None]
         return u - self.rows.combine(q @ (weights * (q.mT @ self.rows.project(u))))
 
     def path(self, u: Array, ratios: Array) -> Array:
         """Column k: (I + t_k SᵀS)⁻¹ u for ratios t (k,), each swept in its own metric, by one eigendecomposition."""
-        s, q = self.system.spectrum()
-        steps = _backend.beside(ratios, like=self.system.gram)[None, :]
+        s, q = self.capacitance.spectrum()
+        steps = _backend.beside(ratios, like=self.capacitance.scaled_gram)[None, :]
         shrink = 1 / (1 + s[..., None] * steps)
         rows = StretchedRows(self.rows, steps**0.5)
         if isinstance(self.norm, float | np.ndarray) and _backend.is_concrete(ratios):
@@ -105,17 +105,19 @@ class DualForm(Part):
         return DualSweeps(rows, lambda b: q @ (shrink * (q.mT @ b)), norm, sweeps).from_zero(u)[0]
 
     @property
-    def exact_system(self) -> SmallSystem:
+    def float64_capacitance(self) -> Capacitance:
         """What entries, log det and spectrum are made of: of another pass over G where A is not good enough for them.
 
         Rows are whitened with such a factor from the start.
         """
         if self.whitened or not isinstance(self.norm, float | np.ndarray):
-            return self.system
-        if needs_rows(self.norm):
+            return self.capacitance
+        if sum_loses_digits(self.norm):
             rows = cast(ScaledRows | BatchedRows, self.rows)
-            return self._once("exact_system", lambda: SmallSystem.of_rows(self.system.gram, rows.column_blocks()))
-        return self._once("exact_system", self._sharpened) if self._is_blunt else self.system
+            return self._once(
+                "exact_system", lambda: Capacitance.of_rows(self.capacitance.scaled_gram, rows.column_blocks())
+            )
+        return self._once("exact_system", self._sharpened) if self._is_blunt else self.capacitance
 
     @property
     def _is_blunt(self) -> bool:
@@ -123,16 +125,20 @@ class DualForm(Part):
         if self.sharp or self.arithmetic == "float64" or not isinstance(self.norm, float):
             return False
         widens = self._unwhitened.is_dense and not _backend.is_lazy(self.rows.like)
-        return shows_float32(self.norm) and widens and _backend.supports_float64(self.rows.like)
+        return float32_gram_shows(self.norm) and widens and _backend.supports_float64(self.rows.like)
 
-    def _sharpened(self) -> SmallSystem:
+    def _sharpened(self) -> Capacitance:
         rows = self._unwhitened.in_float64()
         gram = rows.row_scale * rows.rows.gram(rows.column_scale, lambda panels, text: panels) * rows.row_scale.T
-        return SmallSystem.factor(gram) or self.system
+        return Capacitance.factor(gram) or self.capacitance
 
     def columns(self, j: Array) -> Array:
         """w_j = L⁻¹ S e_j as columns."""
-        return self.whitened.whitened(j) if self.whitened else self.exact_system.half_solve(self._unwhitened.columns(j))
+        return (
+            self.whitened.whitened(j)
+            if self.whitened
+            else self.float64_capacitance.half_solve(self._unwhitened.columns(j))
+        )
 
     @property
     def _unwhitened(self) -> ScaledRows:
@@ -154,11 +160,11 @@ class DualForm(Part):
     def diagonal(self) -> Array:
         """M_jj = 1 − ‖w_j‖², and ‖r‖² + ‖a‖² of the swept solution where that cancels; float64."""
         if _backend.is_lazy(self.rows.like):
-            values = self._unwhitened.part_by_part(_diagonal_of_part, self.exact_system)
-            if not needs_rows(self.norm):  # which takes passes now
+            values = self._unwhitened.part_by_part(_diagonal_of_part, self.float64_capacitance)
+            if not sum_loses_digits(self.norm):  # which takes passes now
                 return values
-        elif self.rows.is_sparse and not needs_rows(self.norm):  # A⁻¹ has no more digits than S Sᵀ
-            values = 1 - self._unwhitened.energies(self.exact_system.inverse())
+        elif self.rows.is_sparse and not sum_loses_digits(self.norm):  # A⁻¹ has no more digits than S Sᵀ
+            values = 1 - self._unwhitened.energies(self.float64_capacitance.inverse())
         else:
             values = complement(self._whitened_panels())
         if self.whitened and self.whitened.small is not None:
@@ -175,30 +181,32 @@ class DualForm(Part):
             yield from self.whitened.whitened_panels()
             return
         rows = self._unwhitened.in_float64() if _backend.supports_float64(self.rows.like) else self._unwhitened
-        for _, block in whitened_blocks(rows, self.exact_system, rows.unscaled_blocks(), dtype=rows.dtype):
+        for _, block in whitened_blocks(rows, self.float64_capacitance, rows.unscaled_blocks(), dtype=rows.dtype):
             yield block
 
     def leverages(self) -> Array:
         """The diagonal of S M Sᵀ = I − A⁻¹, float64."""
-        return self.exact_system.leverages()
+        return self.float64_capacitance.leverages()
 
     def trace_bound(self) -> Array:
         """A bound of ‖SᵀS‖: its trace."""
-        return self.system.trace()
+        return self.capacitance.trace()
 
     def logdet(self) -> Array:
         """The logarithm of det M."""
-        return -self.exact_system.logdet()
+        return -self.float64_capacitance.logdet()
 
     def spectrum(self) -> Array:
         """Eigenvalues of SᵀS that the rows move, descending."""
-        return _backend.namespace(self.system.gram).flip(self.exact_system.spectrum()[0], axis=-1)
+        return _backend.namespace(self.capacitance.scaled_gram).flip(self.float64_capacitance.spectrum()[0], axis=-1)
 
 
-def _diagonal_of_part(rows: ScaledRows, system: SmallSystem) -> Array:
+def _diagonal_of_part(rows: ScaledRows, capacitance: Capacitance) -> Array:
     """The diagonal of M in some columns, under the system of all: in float64, to lose no more than κ eps of that."""
     wide = rows.in_float64()
-    return complement(block for _, block in whitened_blocks(wide, system, wide.unscaled_blocks(), dtype=wide.dtype))
+    return complement(
+        block for _, block in whitened_blocks(wide, capacitance, wide.unscaled_blocks(), dtype=wide.dtype)
+    )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from .. import _backend
 from .._backend.pytree import Part
-from .._capacitance.system import SmallSystem, add_identity
+from .._capacitance.system import Capacitance, add_identity
 from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
 from .._scaling.powers import ldexp
@@ -21,7 +21,7 @@ class PrimalForm(Part):
     """
 
     rows: ScaledRows | BatchedRows
-    system: SmallSystem
+    capacitance: Capacitance
     norm: Any  # ‖S‖₂
     sweeps: int = 1
 
@@ -50,7 +50,7 @@ class PrimalForm(Part):
 
     def answer(self, u: Array) -> Array:
         """M u alone."""
-        return self._beside(self.system.solve(_backend.to_float64(u)))
+        return self._beside(self.capacitance.solve(_backend.to_float64(u)))
 
     def image(self, u: Array) -> Array:
         """S M u (float64): the dual."""
@@ -58,7 +58,7 @@ class PrimalForm(Part):
 
     def quadratics(self, u: Array) -> Array:
         """The ‖U u‖² = uᵀM u of each column u, float64."""
-        return _backend.column_squares(self.system.half_solve(_backend.to_float64(u)))
+        return _backend.column_squares(self.capacitance.half_solve(_backend.to_float64(u)))
 
     def normal(self, z: Array, power: int = 0) -> Array:
         """SᵀS z · 2^−power."""
@@ -66,7 +66,7 @@ class PrimalForm(Part):
 
     def solve_in_span(self, b: Array) -> Array:
         """M Sᵀ b."""
-        return self._beside(self.system.solve(_backend.to_float64(self.rows.combine(b))))
+        return self._beside(self.capacitance.solve(_backend.to_float64(self.rows.combine(b))))
 
     def coupled(self, whole: Any, z: Array) -> Array:
         """M Sᵀ T z, where T are the rows of another form of the same gradients."""
@@ -74,26 +74,26 @@ class PrimalForm(Part):
 
     def apply_square_root(self, u: Array) -> Array:
         """M^½ u = Q (I + s)^-½ Qᵀ u."""
-        s, q = self.system.spectrum()
+        s, q = self.capacitance.spectrum()
         shrink = (1 / _backend.namespace(s).sqrt(1 + s))[..., None]
         return self._beside(q @ (shrink * (q.mT @ _backend.to_float64(u))))
 
     def path(self, u: Array, ratios: Array) -> Array:
         """Column k: (I + t_k SᵀS)⁻¹ u, by one eigendecomposition."""
-        s, q = self.system.spectrum()
+        s, q = self.capacitance.spectrum()
         steps = _backend.beside(ratios, like=s)[None, :]
         return self._beside(q @ ((q.mT @ _backend.to_float64(u)) / (1 + s[..., None] * steps)))
 
     def _half_columns(self, j: Array | None = None) -> Array:
-        identity = add_identity(_backend.namespace(self.system.lower).zeros_like(self.system.lower))
+        identity = add_identity(_backend.namespace(self.capacitance.cholesky).zeros_like(self.capacitance.cholesky))
         if j is not None:
             j = _backend.index_like(j, like=identity)
             identity = _backend.namespace(identity).take(identity, j, axis=1)
-        return self.system.half_solve(identity)
+        return self.capacitance.half_solve(identity)
 
     def element(self, i: Array, j: Array) -> Array:
         """M_ij = u_iᵀu_j for flat index arrays."""
-        xp = _backend.namespace(self.system.lower)
+        xp = _backend.namespace(self.capacitance.cholesky)
         half = self._half_columns().T
         i, j = (_backend.index_like(x, like=half) for x in (i, j))
         return xp.vecdot(xp.take(half, i, axis=0), xp.take(half, j, axis=0))
@@ -108,16 +108,16 @@ class PrimalForm(Part):
 
     def leverages(self) -> Array:
         """The diagonal of S M Sᵀ, ‖U s_i‖² for each row s_i, float64."""
-        return self.rows.row_squares(self.system.half_solve)
+        return self.rows.row_squares(self.capacitance.half_solve)
 
     def trace_bound(self) -> Array:
         """A bound of ‖SᵀS‖: its trace."""
-        return self.system.trace()
+        return self.capacitance.trace()
 
     def logdet(self) -> Array:
         """The logarithm of det M."""
-        return -self.system.logdet()
+        return -self.capacitance.logdet()
 
     def spectrum(self) -> Array:
         """Eigenvalues of SᵀS, descending."""
-        return _backend.namespace(self.system.gram).flip(self.system.spectrum()[0], axis=-1)
+        return _backend.namespace(self.capacitance.scaled_gram).flip(self.capacitance.spectrum()[0], axis=-1)

@@ -290,7 +290,7 @@ class State(Part):
         extreme = isinstance(scale, float) and not LEAST_LEVEL < scale < 1 / LEAST_LEVEL
         if m >= d or rescaled or extreme or self.scaling.column_scale is not None:
             return None
-        return self.form.system.gram / self.row_scale / self.row_scale.T
+        return self.form.capacitance.scaled_gram / self.row_scale / self.row_scale.T
 
     def gradients(self) -> Array:
         """The caller's G, or S undone."""

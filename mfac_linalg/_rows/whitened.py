@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _backend
 from .._backend.pytree import Part
-from .._capacitance.system import SmallSystem
+from .._capacitance.system import Capacitance
 from .dense import DenseRows
 from .fingerprint import Fingerprint
 from .panels import slices, squares
@@ -29,15 +29,15 @@ class WhitenedRows(Part):
     """W and L, which together are S = L W: the same products as ScaledRows, without G."""
 
     held: DenseRows | StreamedRows  # W as it stands
-    system: SmallSystem
+    capacitance: Capacitance
     small: tuple[np.ndarray, np.ndarray] | None = None  # entries of 1 − ‖w_j‖² that cancel, where they were worked out
 
     is_sparse = False
 
     @classmethod
-    def of(cls, rows: Array, system: SmallSystem, *, is_shared: bool = False) -> "WhitenedRows":
+    def of(cls, rows: Array, capacitance: Capacitance, *, is_shared: bool = False) -> "WhitenedRows":
         """For a W in memory, which may be the caller's."""
-        return cls(DenseRows(rows, None, rows.dtype, Fingerprint.of(rows) if is_shared else None), system)
+        return cls(DenseRows(rows, None, rows.dtype, Fingerprint.of(rows) if is_shared else None), capacitance)
 
     @property
     def rows(self) -> Array:
@@ -71,16 +71,16 @@ class WhitenedRows(Part):
 
     def project(self, u: Array) -> Array:
         """S u = L (W u), shape (m, k), float64."""
-        return self.system.lower @ self.held.project(u)
+        return self.capacitance.cholesky @ self.held.project(u)
 
     def combine(self, a: Array) -> Array:
         """Sᵀ a = Wᵀ (Lᵀ a), shape (d, k)."""
-        return self.held.combine(self.system.lower.T @ a)
+        return self.held.combine(self.capacitance.cholesky.T @ a)
 
     def descend(self, r: Array, delta: Array) -> tuple[Array, Array]:
         """Return r − Sᵀδ, and S times that, in one pass over a streamed W."""
-        after, product = cast(StreamedRows, self.held).descend(r, self.system.lower.T @ delta, None)
-        return after, self.system.lower @ product
+        after, product = cast(StreamedRows, self.held).descend(r, self.capacitance.cholesky.T @ delta, None)
+        return after, self.capacitance.cholesky @ product
 
     def column_squares(self) -> Array:
         """‖S e_j‖² for each j, shape (d,), float64."""
@@ -93,7 +93,7 @@ class WhitenedRows(Part):
         return _backend.namespace(self.like).concat([self._unwhitened(b) for _, b in self.held.blocks()], axis=1)
 
     def _unwhitened(self, block: Array) -> Array:
-        lower = _backend.from_float64(self.system.lower, like=self.like, dtype=self.dtype)
+        lower = _backend.from_float64(self.capacitance.cholesky, like=self.like, dtype=self.dtype)
         return _backend.matmul(lower, block)
 
     def whitened(self, j: Array) -> Array:
@@ -126,26 +126,26 @@ def _pair_products(gather: Callable[[Array], Array], i: Array, j: Array) -> Arra
     return xp.concat([_backend.vecdot(gather(i[c]), gather(j[c])) for c in slices(i.shape[0], PAIRS)])
 
 
-def whiten(rows: ScaledRows, system: SmallSystem, *, dtype: Any, overwrite: bool, progress: Any) -> WhitenedRows:
+def whiten(rows: ScaledRows, capacitance: Capacitance, *, dtype: Any, overwrite: bool, progress: Any) -> WhitenedRows:
     """Return W = L⁻¹ S, in `dtype`, written over the caller's G or into one new array where arrays can be written."""
     source = rows.rows.gradients
     panels = progress(rows.rows.column_slices(), "whiten")
-    blocks = whitened_blocks(rows, system, ((c, rows.unscaled_panel(c)) for c in panels), dtype=dtype)
-    if not _backend.is_writable(source) or _backend.is_differentiated(system.lower):
+    blocks = whitened_blocks(rows, capacitance, ((c, rows.unscaled_panel(c)) for c in panels), dtype=dtype)
+    if not _backend.is_writable(source) or _backend.is_differentiated(capacitance.cholesky):
         parts = [_backend.cast(block, dtype) for _, block in blocks]
-        return WhitenedRows.of(_backend.namespace(source).concat(parts, axis=1), system)
+        return WhitenedRows.of(_backend.namespace(source).concat(parts, axis=1), capacitance)
     out = source if overwrite else _backend.empty(rows.shape, like=source, dtype=dtype)
     if _backend.overwrites_blocks(out) and rows.dtype == dtype:
         if not (overwrite and rows.is_plain):
             rows.copy_unscaled(out)
-        return WhitenedRows.of(_half_solver(rows, system, dtype)(out), system, is_shared=overwrite)
+        return WhitenedRows.of(_half_solver(rows, capacitance, dtype)(out), capacitance, is_shared=overwrite)
     for columns, block in blocks:
         out[:, columns] = _backend.cast(block, dtype)
-    return WhitenedRows.of(out, system, is_shared=overwrite)
+    return WhitenedRows.of(out, capacitance, is_shared=overwrite)
 
 
 def whiten_into(
-    write: Callable[[slice, Array], None], rows: ScaledRows, system: SmallSystem, *, dtype: Any, progress: Any
+    write: Callable[[slice, Array], None], rows: ScaledRows, capacitance: Capacitance, *, dtype: Any, progress: Any
 ) -> np.ndarray:
     """Write W = L⁻¹ S, in `dtype`, by panels of streamed rows, and return the columns whose 1 − ‖w_j‖² cancels.
 
@@ -154,7 +154,7 @@ def whiten_into(
     done, found = progress.recalled("whiten")
     small = [found.get("small", np.zeros(0, np.int64))]
     without_bar = replace(rows, rows=replace(rows.rows, shows_progress=False))  # for a bar of its own
-    panels = whitened_blocks(rows, system, without_bar.unscaled_blocks(done), dtype=dtype)
+    panels = whitened_blocks(rows, capacitance, without_bar.unscaled_blocks(done), dtype=dtype)
     for _ in progress(rows.rows.column_slices(done), "whiten"):
         columns, block = next(panels)
         small.append(columns.start + np.flatnonzero(_backend.read(complement([block])) < REDO_BELOW))
@@ -170,36 +170,36 @@ def complement(panels: Iterable[Array]) -> Array:
 
 
 def whitened_blocks(
-    rows: ScaledRows, system: SmallSystem, blocks: Iterable[tuple[slice, Array]], *, dtype: Any
+    rows: ScaledRows, capacitance: Capacitance, blocks: Iterable[tuple[slice, Array]], *, dtype: Any
 ) -> Iterator[tuple[slice, Array]]:
     """Column slices and L⁻¹ S[:, columns] for blocks of T, in the dtype of rows, good enough for a W in `dtype`."""
-    half_solve = _half_solver(rows, system, dtype)
+    half_solve = _half_solver(rows, capacitance, dtype)
     for columns, block in blocks:
         yield columns, half_solve(_backend.owned(block, source=rows.rows.source))
 
 
-def _half_solver(rows: ScaledRows, system: SmallSystem, dtype: Any) -> Callable[[Array], Array]:
+def _half_solver(rows: ScaledRows, capacitance: Capacitance, dtype: Any) -> Callable[[Array], Array]:
     """T ↦ L⁻¹ diag(row_scale) T for blocks of columns, over NumPy's: by TRMM with L⁻¹ where W in `dtype` bears it.
 
     TRMM runs nearly as fast as a matrix product, TRSM at two thirds of that.
     """
     if _backend.overwrites_blocks(rows.like) and not rows.is_streamed:
         growth = LARGEST_GROWTH * float(np.finfo(dtype).eps) / float(np.finfo(rows.dtype).eps)
-        inverse = system.inverse_factor(growth)
+        inverse = capacitance.inverse_factor(growth)
         if inverse is not None:
             factor = _backend.cast(inverse * rows.row_scale.T, rows.dtype)
             multiply = partial(_backend.multiply_triangular_over, factor)
-            if _bears(multiply, rows, system, dtype):
+            if _bears(multiply, rows, capacitance, dtype):
                 return multiply
-    lower = _backend.from_float64(system.lower / rows.row_scale, like=rows.like, dtype=rows.dtype)
+    lower = _backend.from_float64(capacitance.cholesky / rows.row_scale, like=rows.like, dtype=rows.dtype)
     return partial(_backend.solve_triangular_over, lower)
 
 
-def _bears(multiply: Callable[[Array], Array], rows: ScaledRows, system: SmallSystem, dtype: Any) -> bool:
+def _bears(multiply: Callable[[Array], Array], rows: ScaledRows, capacitance: Capacitance, dtype: Any) -> bool:
     """Whether L W is S to a few roundings in a sample of columns: many rows that are alike round with a bias."""
     dim = rows.shape[1]
     sample = np.arange(0, dim, max(1, dim // SAMPLE))[:SAMPLE]
     wanted = rows.columns(sample)
     whitened = _backend.cast(multiply(rows.unscaled_columns(sample)), dtype)
-    missed = np.linalg.norm(system.lower @ whitened - wanted)
+    missed = np.linalg.norm(capacitance.cholesky @ whitened - wanted)
     return bool(missed <= LARGEST_ERROR * np.finfo(dtype).eps * np.linalg.norm(wanted))

@@ -6,7 +6,7 @@ from typing import Any, cast
 import numpy as np
 
 from .. import _backend
-from .._capacitance.system import SmallSystem, largest_eigenvalue, needs_rows, shows_float32
+from .._capacitance.system import Capacitance, float32_gram_shows, largest_eigenvalue, sum_loses_digits
 from .._errors import breakdown, warn_if_unresolved
 from .._files.consistency import is_whitened, whitened_roundings
 from .._forms.diagonal import exact_entries
@@ -149,7 +149,7 @@ def wants_float64(rows: ScaledRows, norm: float) -> bool:
         return False
     if _backend.dtype_name(rows.dtype) == "float64":
         return False
-    return shows_float32(norm)
+    return float32_gram_shows(norm)
 
 
 def _expects_float64(rows: ScaledRows) -> bool:
@@ -183,47 +183,51 @@ def choose_form(
     """Factor the small matrix and hold it in the form that fits its shape; warn where κ is beyond its arithmetic."""
     m, d = rows.shape
     dtype = "float64" if m >= d else _backend.dtype_name(rows.dtype)
-    system = _factored(rows, small, norm, options)
-    if system is None:
+    capacitance = _factored(rows, small, norm, options)
+    if capacitance is None:
         raise breakdown(size=min(m, d), kappa=kappa, dtype=dtype)
     if not math.isinf(kappa):
         warn_if_unresolved(kappa, dtype)
     if m >= d:
-        return PrimalForm(rows, system, norm)
+        return PrimalForm(rows, capacitance, norm)
     sharp = _backend.dtype_name(accurate.dtype) == "float64"
     sweeps = sweeps_for(kappa, dtype, sharp_gram=sharp)
     if not options.whiten:
-        return DualForm(rows, None, system, norm, sweeps, sharp=sharp)
+        return DualForm(rows, None, capacitance, norm, sweeps, sharp=sharp)
     sharpest = accurate
     if math.isfinite(kappa) and kappa * float(np.finfo(np.float32).eps) <= WHITENING_RESOLVED:
         accurate = rows
     if options.out is not None:
-        exact = DualForm(cast(ScaledRows, sharpest), None, system, norm, sweeps, sharp=sharp)
+        exact = DualForm(cast(ScaledRows, sharpest), None, capacitance, norm, sweeps, sharp=sharp)
         whitened = _whitened_outside(exact, cast(ScaledRows, accurate), options)
-        return DualForm(whitened, whitened, system, norm, sweeps)
+        return DualForm(whitened, whitened, capacitance, norm, sweeps)
     whitened = whiten(
-        cast(ScaledRows, accurate), system, dtype=options.dtype, overwrite=options.overwrite, progress=options.progress
+        cast(ScaledRows, accurate),
+        capacitance,
+        dtype=options.dtype,
+        overwrite=options.overwrite,
+        progress=options.progress,
     )
-    return DualForm(whitened if options.dtype == rows.dtype else rows, whitened, system, norm, sweeps)
+    return DualForm(whitened if options.dtype == rows.dtype else rows, whitened, capacitance, norm, sweeps)
 
 
-def _factored(rows: AnyRows, small: Array, norm: Any, options: Options) -> SmallSystem | None:
+def _factored(rows: AnyRows, small: Array, norm: Any, options: Options) -> Capacitance | None:
     """The factor of the small matrix; rows are whitened with one as good as entries need, for they carry it on."""
     m, d = rows.shape
     if m >= d:
-        return SmallSystem.primal(rows, small, norm)
-    if options.whiten and needs_rows(norm):
-        return SmallSystem.of_rows(small, rows.column_blocks())
-    return SmallSystem.factor(small)
+        return Capacitance.primal(rows, small, norm)
+    if options.whiten and sum_loses_digits(norm):
+        return Capacitance.of_rows(small, rows.column_blocks())
+    return Capacitance.factor(small)
 
 
 def _whitened_outside(exact: DualForm, rows: ScaledRows, options: Options) -> WhitenedRows:
     """W in a matrix outside memory, with the entries of the diagonal that `exact` has to give beside it."""
-    small = whiten_into(options.out.write, rows, exact.system, dtype=options.dtype, progress=options.progress)
+    small = whiten_into(options.out.write, rows, exact.capacitance, dtype=options.dtype, progress=options.progress)
     if options.out.is_resumed:
         kappa = 1 + exact.norm * exact.norm
         roundings = whitened_roundings(kappa, _backend.dtype_name(options.dtype), sharp=exact.sharp)
-        if not is_whitened(options.out.product, exact.system, exact.norm, roundings):
+        if not is_whitened(options.out.product, exact.capacitance, exact.norm, roundings):
             raise options.out.refused()
     values = np.zeros(0)
     if len(small):
@@ -233,4 +237,4 @@ def _whitened_outside(exact: DualForm, rows: ScaledRows, options: Options) -> Wh
     out, streamed = options.out, rows.rows
     fingerprint = Fingerprint.of(out.matrix, "out") if out.is_shared else None
     held = StreamedRows(out.matrix, like, None, options.dtype, streamed.width, streamed.shows_progress, fingerprint)
-    return WhitenedRows(held, exact.system, (small, values))
+    return WhitenedRows(held, exact.capacitance, (small, values))

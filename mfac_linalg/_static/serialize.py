@@ -6,7 +6,7 @@ from typing import Any, cast
 import numpy as np
 
 from .. import _backend
-from .._capacitance.system import SmallSystem, needs_rows
+from .._capacitance.system import Capacitance, sum_loses_digits
 from .._errors import InvalidFileError
 from .._files.consistency import (
     BROKEN,
@@ -85,7 +85,7 @@ def parts_of(state: State) -> tuple[dict[str, Any], dict[str, Array]]:
         "exponent": None if state.rows is None else state.rows.exponent,
         "dtype": _backend.dtype_name(state.dtype),
     }
-    arrays = {"gram": form.system.gram, "factor": form.system.lower}
+    arrays = {"gram": form.capacitance.scaled_gram, "factor": form.capacitance.cholesky}
     if state.is_whitened:
         arrays["whitened"] = form.whitened.rows
         if form.whitened.small is not None:
@@ -108,15 +108,15 @@ def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], 
     unscaled, scaling, row_scale = measures(kept, damping, weights, divisor, options)
     rows = scaled_rows(unscaled, facts["exponent"], row_scale, scaling.column_scale)
     m, d = rows.shape
-    from_rows = needs_rows(facts["norm"]) and (m >= d or "whitened" in arrays)
-    system = _system_of(facts, arrays, from_rows=from_rows)
+    from_rows = sum_loses_digits(facts["norm"]) and (m >= d or "whitened" in arrays)
+    capacitance = _capacitance_of(facts, arrays, from_rows=from_rows)
     whitened = None
     if "whitened" in arrays:
         small = (arrays["small.index"], arrays["small.values"]) if "small.index" in arrays else None
-        whitened = WhitenedRows(_rows_of_whitened(facts, arrays), system, small)
+        whitened = WhitenedRows(_rows_of_whitened(facts, arrays), capacitance, small)
         _require_whitened(whitened, facts)
     if gradients is not None:
-        gram = _backend.read(system.gram)
+        gram = _backend.read(capacitance.scaled_gram)
         _require(
             is_gram_of(rows, gram, facts["norm"], primal=m >= d), "gradients", "those of its Gram matrix, and finite"
         )
@@ -127,11 +127,11 @@ def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], 
     )
     form: DualForm | PrimalForm
     if m >= d:
-        form = PrimalForm(rows, system, facts["norm"])
+        form = PrimalForm(rows, capacitance, facts["norm"])
     elif whitened is not None and options.dtype == rows.dtype:
-        form = DualForm(whitened, whitened, system, facts["norm"], facts["sweeps"])
+        form = DualForm(whitened, whitened, capacitance, facts["norm"], facts["sweeps"])
     else:
-        form = DualForm(rows, whitened, system, facts["norm"], facts["sweeps"], sharp=facts["sharp"])
+        form = DualForm(rows, whitened, capacitance, facts["norm"], facts["sweeps"], sharp=facts["sharp"])
     held = rows.rows if form.rows is rows else None
     return State(form, scaling, row_scale, held, facts["kappa"], options.dtype, facts["sharp"], wide=options.wide)
 
@@ -146,20 +146,20 @@ def _rows_of_whitened(facts: dict[str, Any], arrays: dict[str, Array]) -> Any:
     return replace(cast(StreamedRows, rows), width=facts["width"], fingerprint=None)
 
 
-def _system_of(facts: dict[str, Any], arrays: dict[str, Array], *, from_rows: bool) -> SmallSystem:
+def _capacitance_of(facts: dict[str, Any], arrays: dict[str, Array], *, from_rows: bool) -> Capacitance:
     """B and the factor of I + B, which is made anew where the one that is stored was made from eigenvalues."""
     gram, factor = (_backend.read(arrays[name]) for name in ("gram", "factor"))
     _require(is_norm(facts["norm"], gram, within=SAME_STEPS), "norm", "that of its Gram matrix")
     _require(factor_error(gram, factor) <= BROKEN, "factor", "that of its Gram matrix")
-    system = None if is_factor(gram, factor) else SmallSystem.factor(arrays["gram"])
-    return SmallSystem(arrays["gram"], arrays["factor"], from_rows) if system is None else system
+    capacitance = None if is_factor(gram, factor) else Capacitance.factor(arrays["gram"])
+    return Capacitance(arrays["gram"], arrays["factor"], from_rows) if capacitance is None else capacitance
 
 
 def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
     """Refuse rows that are not whitened by the factor, and W in a file with another bit than was written there."""
 
     def multiply(probes: np.ndarray) -> np.ndarray:
-        z = _backend.asarray(probes, like=whitened.system.lower, dtype=whitened.system.lower.dtype)
+        z = _backend.asarray(probes, like=whitened.capacitance.cholesky, dtype=whitened.capacitance.cholesky.dtype)
         return _backend.read(whitened.held.project(whitened.held.combine(z)))
 
     def multiply_file(probes: np.ndarray) -> np.ndarray:
@@ -170,7 +170,9 @@ def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
         return product
 
     roundings = whitened_roundings(facts["kappa"], facts["dtype"], sharp=facts["sharp"])
-    is_fine = is_whitened(multiply_file if facts.get("runs") else multiply, whitened.system, facts["norm"], roundings)
+    is_fine = is_whitened(
+        multiply_file if facts.get("runs") else multiply, whitened.capacitance, facts["norm"], roundings
+    )
     _require(is_fine, "whitened", "whitened by its factor, and finite")
     if whitened.small is not None and len(whitened.small[0]):
         index = _backend.index_like(whitened.small[0], like=whitened.like)
@@ -184,7 +186,7 @@ def is_whitened_from(state: State, columns: np.ndarray) -> bool:
     whitened = state.form.whitened
     rows = scaled_rows(state.rows.as_given(), state.rows.exponent, state.row_scale, state.scaling.column_scale)
     index = _backend.index_like(columns, like=rows.like)
-    given = (_backend.read(whitened.held.columns(index)), whitened.system, _backend.read(rows.columns(index)))
+    given = (_backend.read(whitened.held.columns(index)), whitened.capacitance, _backend.read(rows.columns(index)))
     return are_whitened_columns(*given)
 
 

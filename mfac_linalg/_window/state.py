@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .._capacitance.system import SmallSystem
+from .._capacitance.system import Capacitance
 from .._capacitance.update import CurrentFactor
 from .._errors import breakdown, unresolved_rows
 from .._files.consistency import is_factor, refuse_mixed_state
@@ -214,16 +214,16 @@ class Held:
         rows = ScaledRows(self.ring.rows(on_host=on_host), scale, self.scaling.column_scale)
         sharp = self.ring.is_sharp
         if self.is_primal:
-            system = SmallSystem.primal(rows, rows.normal(), self.factor.norm)
-            if system is None:
+            capacitance = Capacitance.primal(rows, rows.normal(), self.factor.norm)
+            if capacitance is None:
                 raise breakdown(size=self.rules.dim, kappa=self.kappa, dtype="float64")
-            form: Any = PrimalForm(rows, system, self.factor.norm)
+            form: Any = PrimalForm(rows, capacitance, self.factor.norm)
         else:
             sweeps = sweeps_for(self.kappa, self.arithmetic, sharp_gram=sharp)
             gram = self.gram  # not this Held, which holds the State: a circle would keep its arrays for longer
-            system = SmallSystem(lambda: bring(gram.rows(slice(None))), bring(self.factor.lower))
+            capacitance = Capacitance(lambda: bring(gram.rows(slice(None))), bring(self.factor.cholesky))
             cancellation = CANCELLATION if self.arithmetic == "float32" else FOLLOWED
-            form = DualForm(rows, None, system, self.factor.norm, sweeps, cancellation, sharp)
+            form = DualForm(rows, None, capacitance, self.factor.norm, sweeps, cancellation, sharp)
         order = None if np.array_equal(self.ages, np.arange(self.count)) else self.ages
         dtype = _backend.result_dtype(self.ring.like)
         unscaled = bring(np.ldexp(self.row_scale, -self.ring.exponents)[:, None])
@@ -236,7 +236,7 @@ class Held:
         return {
             **self.ring.as_dict(),
             "ages": self.ages.copy(),
-            "factor": self.factor.lower.copy(order="K"),
+            "factor": self.factor.cholesky.copy(order="K"),
             "direction": self.factor.direction.copy(),
             "norm": self.factor.norm,
             "factorizations": self.factor.made,
@@ -249,7 +249,7 @@ class Held:
         ring = Ring.restored(state, slots, exponents, empty)
         factor = replace(
             self.factor,
-            lower=np.array(state["factor"], order="K"),
+            cholesky=np.array(state["factor"], order="K"),
             direction=np.array(state["direction"]),
             norm=float(state["norm"]),
             made=int(state["factorizations"]),
@@ -263,8 +263,8 @@ class Held:
         ones = np.ones((self.count, 1))
         rows = ScaledRows(self.ring.rows(on_host=True), ones, self.scaling.column_scale)
         plain, gram = (self.ring.gram(scale).rows(slice(None)) for scale in (ones[:, 0], self.row_scale))
-        refuse_mixed_state(rows, plain, gram, self.factor.lower, self.factor.norm)
-        return self if is_factor(gram, self.factor.lower) else self._refactored()
+        refuse_mixed_state(rows, plain, gram, self.factor.cholesky, self.factor.norm)
+        return self if is_factor(gram, self.factor.cholesky) else self._refactored()
 
     def rows_by_age(self) -> Array:
         """A copy of the gradients, oldest first."""

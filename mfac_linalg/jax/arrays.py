@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from jax.custom_batching import custom_vmap
 
 from .. import _backend
-from .._capacitance.system import SmallSystem, largest_eigenvalue, needs_rows
+from .._capacitance.system import Capacitance, largest_eigenvalue, sum_loses_digits
 from .._forms.dual import DualForm
 from .._forms.primal import PrimalForm
 from .._forms.state import State
@@ -150,8 +150,8 @@ def _factored(rules: Rules, arrays: Arrays) -> Arrays:
     scaled = _scaled_rows(rules, arrays)
     scale = scaled.row_scale
     small = scaled.normal() if rules.window >= rules.dim else scale * arrays.products * scale.T
-    system = SmallSystem.factor(small)
-    lower = jnp.full_like(small, jnp.nan) if system is None else system.lower
+    capacitance = Capacitance.factor(small)
+    lower = jnp.full_like(small, jnp.nan) if capacitance is None else capacitance.cholesky
     return replace(arrays, small=small, lower=lower, norm=jnp.sqrt(largest_eigenvalue(small)))
 
 
@@ -184,14 +184,14 @@ def inverse_of(rules: Rules, arrays: Arrays) -> State:
     kappa = 1 + norm * norm
     rows, scaling = _scaled_rows(rules, arrays), _metric(rules, arrays)
     sharp = _backend.dtype_name(rows.dtype) == "float64"
-    system = SmallSystem(arrays.small, arrays.lower)
+    capacitance = Capacitance(arrays.small, arrays.cholesky)
     if rules.window >= rules.dim:
-        if read and needs_rows(norm):
-            system = SmallSystem.of_rows(arrays.small, rows.row_blocks())
-        form: Any = PrimalForm(rows, system, norm)
+        if read and sum_loses_digits(norm):
+            capacitance = Capacitance.of_rows(arrays.small, rows.row_blocks())
+        form: Any = PrimalForm(rows, capacitance, norm)
     else:
         sweeps = sweeps_for(kappa if read else np.inf, _backend.dtype_name(rows.dtype), sharp_gram=sharp)
-        form = DualForm(rows, None, system, norm, sweeps)
+        form = DualForm(rows, None, capacitance, norm, sweeps)
     dtype = _backend.result_dtype(arrays.rows)
     row_scale = ldexp(rows.row_scale, -arrays.exponents[:, None])
     return State(form, scaling, row_scale, None, kappa, dtype, sharp, _slots_by_age(arrays))
