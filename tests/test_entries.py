@@ -87,13 +87,13 @@ def test_elements_keep_their_absolute_error_in_float32(kind, kappa, make):
 
 
 @pytest.mark.parametrize(("kappa", "sharp"), [(100.0, False), (5e5, True)])
-def test_a_float32_window_takes_its_gram_matrix_in_float64_where_sweeps_need_it(kappa, sharp):
+def test_a_float32_window_takes_its_gram_matrix_in_float64_where_sweeps_need_it(kappa, float64_gram):
     problem = make_problem(2, shape=(6, 40), kappa=kappa, dtype="float32")
     window = ml.SlidingWindowInverse.from_gradients(problem.gradients, problem.damping)
-    assert window.state_dict()["sharp"] is sharp
+    assert window.state_dict()["sharp"] is float64_gram
     gram = window.state_dict()["gram"]
     wide = problem.gradients.astype(float)
-    assert sharp == (np.abs(gram - wide @ wide.T).max() <= 1e-12 * np.abs(gram).max())
+    assert float64_gram == (np.abs(gram - wide @ wide.T).max() <= 1e-12 * np.abs(gram).max())
 
 
 @CLASS

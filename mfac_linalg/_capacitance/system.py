@@ -68,9 +68,9 @@ class Capacitance(Part):
         return cls(scaled_gram, triangle_above(identity, blocks).mT, is_from_rows=True)
 
     @classmethod
-    def primal(cls, rows: Any, small: Array, norm: Any) -> "Capacitance | None":
+    def primal(cls, rows: Any, scaled_gram: Array, norm: Any) -> "Capacitance | None":
         """Factor I + SᵀS for small = SᵀS, or for the rows of S themselves where that has lost what is asked of it."""
-        return cls.of_rows(small, rows.row_blocks()) if sum_loses_digits(norm) else cls.factor(small)
+        return cls.of_rows(scaled_gram, rows.row_blocks()) if sum_loses_digits(norm) else cls.factor(scaled_gram)
 
     def half_solve(self, b: Array) -> Array:
         """L⁻¹ b."""
@@ -104,8 +104,8 @@ class Capacitance(Part):
         xp = _backend.namespace(self.cholesky)
         identity = add_identity(xp.zeros_like(self.cholesky))
         y = self.solve(identity)
-        energies = xp.sum(y * (self.scaled_gram @ y), axis=-2)
-        return xp.clip(energies, 0.0) + _backend.column_squares(identity - y)
+        column_quadratic_forms = xp.sum(y * (self.scaled_gram @ y), axis=-2)
+        return xp.clip(column_quadratic_forms, 0.0) + _backend.column_squares(identity - y)
 
     def trace(self) -> Array:
         """The trace of B."""

@@ -99,13 +99,13 @@ def are_whitened_columns(whitened: np.ndarray, capacitance: Capacitance, columns
         return bool(np.all(np.abs(factor @ whitened - columns) <= allowed))
 
 
-def whitened_roundings(kappa: float, dtype: Any, *, sharp: bool) -> float:
+def whitened_roundings(kappa: float, dtype: Any, *, float64_gram: bool) -> float:
     """What rounding may miss in a product with W, relative to its vector: √κ roundings of W, κ of the Gram matrix.
 
     Where κ is large that is in float64, and the factor is better than it (`SmallSystem.of_rows`).
     """
     eps = float(np.finfo(dtype).eps)
-    of_gram = min(kappa, SUM_RESOLVED) * float(np.finfo(np.float64).eps) if sharp else kappa * eps
+    of_gram = min(kappa, SUM_RESOLVED) * float(np.finfo(np.float64).eps) if float64_gram else kappa * eps
     return 30 * (kappa**0.5 * eps + of_gram)
 
 

@@ -101,13 +101,13 @@ class BlockForm(Part):
         parts = [function(run) for run in self.runs]
         return _backend.namespace(parts[0]).concat(parts)
 
-    def answer(self, u: Array) -> Array:
+    def solve(self, u: Array) -> Array:
         """M u."""
-        return self._over_runs(lambda run: run.flat(run.form.answer(run.fold(u))))
+        return self._over_runs(lambda run: run.flat(run.form.solve(run.fold(u))))
 
-    def solve(self, u: Array) -> tuple[Array, Array]:
+    def solve_with_dual(self, u: Array) -> tuple[Array, Array]:
         """M u, and the duals a_b = S_b M_b u_b of all blocks, (blocks, m, k) float64."""
-        answers = [(run, *run.form.solve(run.fold(u))) for run in self.runs]
+        answers = [(run, *run.form.solve_with_dual(run.fold(u))) for run in self.runs]
         r = _backend.namespace(u).concat([run.flat(r) for run, r, _ in answers])
         duals = [a if run.is_batch else a[None, :, :] for run, _, a in answers]
         return r, _backend.namespace(duals[0]).concat(duals)
@@ -116,9 +116,9 @@ class BlockForm(Part):
         """The uᵀM u of each column u, float64."""
         return sum(run.summed(run.form.quadratics(run.fold(u))) for run in self.runs)
 
-    def image(self, u: Array) -> Array:
+    def dual(self, u: Array) -> Array:
         """S M u, Σ_b S_b M_b u_b (float64)."""
-        return self.rows.project(self.answer(u))
+        return self.rows.project(self.solve(u))
 
     def solve_in_span(self, b: Array) -> Array:
         """M Sᵀ b."""
@@ -138,9 +138,9 @@ class BlockForm(Part):
         """Column k: (I + t_k diag(S_bᵀS_b))⁻¹ u for ratios t (k,)."""
         return self._over_runs(lambda run: run.flat(run.form.path(run.fold(u), ratios)))
 
-    def normal(self, z: Array, power: int = 0) -> Array:
+    def gram_matvec(self, z: Array, power: int = 0) -> Array:
         """diag(S_bᵀS_b) z · 2^−power."""
-        return self._over_runs(lambda run: run.flat(run.form.normal(run.fold(z), power)))
+        return self._over_runs(lambda run: run.flat(run.form.gram_matvec(run.fold(z), power)))
 
     def diagonal(self) -> Array:
         """The diagonal of M, float64."""

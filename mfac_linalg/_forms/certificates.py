@@ -38,7 +38,7 @@ def _residual(state: Any, v: Array, x: Array) -> tuple[Array, Array, Array, int]
     above = max(more, 0) if isinstance(more, int) else _backend.namespace(more).clip(more, 0)
     z, u = ldexp(z * beside(fraction, z), more - above), ldexp(u, -above)
     power = math.frexp(state.kappa)[1] if isinstance(state.kappa, float) and state.kappa > LARGE_KAPPA else 0
-    return ldexp(u, -power) - (ldexp(z, -power) + form.normal(z, power)), u, z, power
+    return ldexp(u, -power) - (ldexp(z, -power) + form.gram_matvec(z, power)), u, z, power
 
 
 def _ratio(state: Any, above: Array, below: Array) -> Array:

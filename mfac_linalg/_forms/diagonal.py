@@ -26,8 +26,8 @@ def refine(form: Any, diagonal: Array, *, like: Array, norm: Any) -> Array:
 
 def exact_entries(form: Any, j: Array, *, like: Array, norm: Any) -> Array:
     """M_jj for sorted columns j, by a small system of their own where that has the digits, else by products."""
-    sharp = form.sharp and form.whitened is None  # A and s agree to float64's last digits
-    resolved = sharp and _backend.on_host(like) and isinstance(norm, float) and norm**2 <= LEFT_OUT_RESOLVED
+    float64_gram = form.float64_gram and form.whitened is None  # A and s agree to float64's last digits
+    resolved = float64_gram and _backend.on_host(like) and isinstance(norm, float) and norm**2 <= LEFT_OUT_RESOLVED
     if not resolved:
         return _solved(form, j)
     parts = []
@@ -55,7 +55,9 @@ def _solved(form: Any, j: Array) -> Array:
     one_by_one = form.rows.is_streamed and not _backend.is_lazy(form.rows.like)  # within `memory_limit`
     parts = []
     for chunk in slices(j.shape[0], 1 if one_by_one else REDO_COLUMNS):
-        r, a = form.solve(_backend.unit_columns(j[chunk], form.shape[1], like=form.rows.like, dtype=form.dtype))
+        r, a = form.solve_with_dual(
+            _backend.unit_columns(j[chunk], form.shape[1], like=form.rows.like, dtype=form.dtype)
+        )
         parts.append(_backend.to_float64(_backend.column_squares(r)) + _backend.column_squares(a))
     return _backend.namespace(parts[0]).concat(parts)
 

@@ -32,7 +32,7 @@ class DualForm(Part):
     norm: Any  # ‖S‖₂
     sweeps: int
     cancellation: float = CANCELLATION
-    sharp: bool = False  # whether the Gram matrix was computed in float64
+    float64_gram: bool = False  # whether the Gram matrix was computed in float64
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -49,24 +49,24 @@ class DualForm(Part):
         """Name of the dtype whose precision bounds κ."""
         return _backend.dtype_name(self.dtype)
 
-    def solve(self, u: Array) -> tuple[Array, Array]:
+    def solve_with_dual(self, u: Array) -> tuple[Array, Array]:
         """M u and the dual a = S M u (float64)."""
         return self._products.from_zero(u)
 
-    def answer(self, u: Array) -> Array:
+    def solve(self, u: Array) -> Array:
         """M u alone."""
-        return self.solve(u)[0]
+        return self.solve_with_dual(u)[0]
 
-    def image(self, u: Array) -> Array:
+    def dual(self, u: Array) -> Array:
         """S M u (float64): the dual."""
-        return self.solve(u)[1]
+        return self.solve_with_dual(u)[1]
 
     def quadratics(self, u: Array) -> Array:
         """The ‖r‖² + ‖a‖² = uᵀM u of each column u, float64."""
-        r, a = self.solve(u)
+        r, a = self.solve_with_dual(u)
         return _backend.column_squares(_backend.to_float64(r)) + _backend.column_squares(a)
 
-    def normal(self, z: Array, power: int = 0) -> Array:
+    def gram_matvec(self, z: Array, power: int = 0) -> Array:
         """SᵀS z · 2^−power."""
         return self.rows.combine(ldexp(self.rows.project(z), -power))
 
@@ -101,7 +101,7 @@ class DualForm(Part):
             largest = float(np.max(norm))
         else:
             norm, largest = self.norm * steps[0, :] ** 0.5, np.inf
-        sweeps = sweeps_for(1 + largest**2, self.arithmetic, sharp_gram=False)
+        sweeps = sweeps_for(1 + largest**2, self.arithmetic, float64_gram=False)
         return DualSweeps(rows, lambda b: q @ (shrink * (q.mT @ b)), norm, sweeps).from_zero(u)[0]
 
     @property
@@ -117,17 +117,17 @@ class DualForm(Part):
             return self._once(
                 "exact_system", lambda: Capacitance.of_rows(self.capacitance.scaled_gram, rows.column_blocks())
             )
-        return self._once("exact_system", self._sharpened) if self._is_blunt else self.capacitance
+        return self._once("exact_system", self._with_float64_gram) if self._lacks_float64_gram else self.capacitance
 
     @property
-    def _is_blunt(self) -> bool:
+    def _lacks_float64_gram(self) -> bool:
         """Whether a Gram matrix in float32, as windows have them for products, would show."""
-        if self.sharp or self.arithmetic == "float64" or not isinstance(self.norm, float):
+        if self.float64_gram or self.arithmetic == "float64" or not isinstance(self.norm, float):
             return False
         widens = self._unwhitened.is_dense and not _backend.is_lazy(self.rows.like)
         return float32_gram_shows(self.norm) and widens and _backend.supports_float64(self.rows.like)
 
-    def _sharpened(self) -> Capacitance:
+    def _with_float64_gram(self) -> Capacitance:
         rows = self._unwhitened.in_float64()
         gram = rows.row_scale * rows.rows.gram(rows.column_scale, lambda panels, text: panels) * rows.row_scale.T
         return Capacitance.factor(gram) or self.capacitance
@@ -164,11 +164,11 @@ class DualForm(Part):
             if not sum_loses_digits(self.norm):  # which takes passes now
                 return values
         elif self.rows.is_sparse and not sum_loses_digits(self.norm):  # A⁻¹ has no more digits than S Sᵀ
-            values = 1 - self._unwhitened.energies(self.float64_capacitance.inverse())
+            values = 1 - self._unwhitened.column_quadratic_forms(self.float64_capacitance.inverse())
         else:
             values = complement(self._whitened_panels())
-        if self.whitened and self.whitened.small is not None:
-            index, exact = self.whitened.small
+        if self.whitened and self.whitened.exact_diagonal is not None:
+            index, exact = self.whitened.exact_diagonal
             if len(index) == 0:
                 return values
             return _backend.replaced(

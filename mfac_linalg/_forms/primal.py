@@ -43,24 +43,24 @@ class PrimalForm(Part):
         """Name of the dtype whose precision bounds κ."""
         return "float64"
 
-    def solve(self, u: Array) -> tuple[Array, Array]:
+    def solve_with_dual(self, u: Array) -> tuple[Array, Array]:
         """M u and the dual a = S M u (float64)."""
-        r = self.answer(u)
+        r = self.solve(u)
         return r, self.rows.project(r)
 
-    def answer(self, u: Array) -> Array:
+    def solve(self, u: Array) -> Array:
         """M u alone."""
         return self._beside(self.capacitance.solve(_backend.to_float64(u)))
 
-    def image(self, u: Array) -> Array:
+    def dual(self, u: Array) -> Array:
         """S M u (float64): the dual."""
-        return self.rows.project(self.answer(u))
+        return self.rows.project(self.solve(u))
 
     def quadratics(self, u: Array) -> Array:
         """The ‖U u‖² = uᵀM u of each column u, float64."""
         return _backend.column_squares(self.capacitance.half_solve(_backend.to_float64(u)))
 
-    def normal(self, z: Array, power: int = 0) -> Array:
+    def gram_matvec(self, z: Array, power: int = 0) -> Array:
         """SᵀS z · 2^−power."""
         return self.rows.combine(ldexp(self.rows.project(z), -power))
 

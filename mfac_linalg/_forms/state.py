@@ -27,7 +27,7 @@ class State(Part):
     rows: Any  # the caller's G where it is kept, else None
     kappa: Any
     dtype: Any  # of results
-    sharp: bool  # whether the Gram matrix was computed in float64
+    float64_gram: bool  # whether the Gram matrix was computed in float64
     order: Array | None = None  # position in `form` of each of the caller's rows; None as they stand
     wide: bool = False  # whether rows, weights or dampings span so much that float32 rows are computed in float64
 
@@ -36,7 +36,7 @@ class State(Part):
     def solve(self, v: Array, name: str | None = "v") -> Array:
         """F⁻¹ v for v (d, k), which the caller knows by a name, here and below."""
         u, power = self.scaling.to_scaled(v, self.form.dtype, name or "v")
-        return self._from_scaled(self.form.answer(u), power, name)
+        return self._from_scaled(self.form.solve(u), power, name)
 
     def solve_gradients(self, c: Array, name: str = "coefficients") -> Array:
         """F⁻¹ Gᵀ c for c (m, k)."""
@@ -60,14 +60,14 @@ class State(Part):
     def dual(self, v: Array) -> Array:
         """The a with F⁻¹v = Λ⁻¹(v − Gᵀa), for v (d, k)."""
         u, power = self.scaling.to_scaled(v, self.form.dtype)
-        _, a = self.form.solve(u)
+        _, a = self.form.solve_with_dual(u)
         values = ldexp(self.row_scale * a, _backend.beside_float64(power))
         return self._result(self._by_row(values), "v", self._by_row(a), least=self._rounding())
 
     def project(self, v: Array, name: str = "v") -> Array:
         """G F⁻¹ v for v (d, k), shape (m, k): C⁻¹ times the dual, C^-½ S M Λ^-½ v."""
         u, power = self.scaling.to_scaled(v, self.form.dtype, name)
-        image = self.form.image(u)
+        image = self.form.dual(u)
         values = image / (self.row_scale * self._sqrt_scale_like(self.row_scale))
         values = ldexp(values / self._sqrt_scale_like(values), _backend.beside_float64(power))
         return self._result(self._by_row(values), name, self._by_row(image), least=self._rounding())
@@ -106,7 +106,7 @@ class State(Part):
         It is added to x, beside which it may vanish.
         """
         y = _backend.from_float64(y, like=self.form.rows.like, dtype=self.form.dtype)
-        return self._from_scaled(self.form.answer(y[:, None]), power, "weights", scale=1.0, least=math.inf)[:, 0]
+        return self._from_scaled(self.form.solve(y[:, None]), power, "weights", scale=1.0, least=math.inf)[:, 0]
 
     def apply_square_root(self, v: Array, name: str | None = "v") -> Array:
         """B v with B Bᵀ = F⁻¹."""
@@ -232,7 +232,7 @@ class State(Part):
     def multiply(self, x: Array, name: str = "x") -> Array:
         """F x for x (d, k), which the caller knows by a name."""
         z, power = self.scaling.solution_to_scaled(x, self.form.dtype, name)
-        return self.scaling.apply_damping(z + self.form.normal(z), power, self.dtype, name, watched=self._watched)
+        return self.scaling.apply_damping(z + self.form.gram_matvec(z), power, self.dtype, name, watched=self._watched)
 
     def forward_diagonal(self) -> Array:
         """The diagonal of F."""

@@ -15,7 +15,7 @@ MAX_SWEEPS = 24  # duplicated rows at κ = 0.1/eps need up to twenty
 CANCELLATION = 4.0  # stop where rounding is amplified by no more than this
 
 
-def sweeps_for(kappa: float, dtype: str, *, sharp_gram: bool) -> int:
+def sweeps_for(kappa: float, dtype: str, *, float64_gram: bool) -> int:
     """Return the number of sweeps that bring the amplification κ down to order one where it cannot be watched.
 
     The first amplifies by 2κ at most, and stands alone where that is harmless. Another multiplies the error left by
@@ -25,7 +25,7 @@ def sweeps_for(kappa: float, dtype: str, *, sharp_gram: bool) -> int:
     if 2 * kappa <= CANCELLATION:
         return 1
     kappa = min(kappa, largest_kappa(dtype))
-    gamma = 4.0 if dtype == "float64" else 0.2 if sharp_gram else 2.0
+    gamma = 4.0 if dtype == "float64" else 0.2 if float64_gram else 2.0
     contraction = gamma * kappa * float(np.finfo(np.dtype(dtype)).eps)
     more = math.ceil(math.log(CANCELLATION / kappa) / math.log(contraction))
     return min(MAX_SWEEPS, 1 + max(1, more))

@@ -76,7 +76,7 @@ class BatchedRows(Part):
         """The columns of S_b as rows, of every block, in one piece."""
         yield self.scaled().mT
 
-    def small(self) -> Array:
+    def scaled_gram(self) -> Array:
         """S_bᵀS_b for size ≤ m, else S_b S_bᵀ, of every block, float64."""
         m, size = self.shape
         block = self.scaled()

@@ -116,9 +116,9 @@ class ScaledRows(Part):
         """‖S e_j‖² for each j, shape (d,), float64."""
         return self._stretched(self.rows.squares(self.row_scale))
 
-    def energies(self, inverse: Array) -> Array:
+    def column_quadratic_forms(self, inverse: Array) -> Array:
         """‖L⁻¹ S e_j‖² for each j by A⁻¹, shape (d,), for sparse rows."""
-        return self._stretched(self.rows.energies(self.row_scale * inverse * self.row_scale.T))
+        return self._stretched(self.rows.column_quadratic_forms(self.row_scale * inverse * self.row_scale.T))
 
     def part_by_part(self, function: Callable[..., Array], *given: Any) -> Array:
         """function(S[:, chunk], *given), of shape (width,), for the chunks of lazy rows, side by side."""
@@ -127,7 +127,7 @@ class ScaledRows(Part):
     def _stretched(self, squares: Array) -> Array:
         return squares if self.column_scale is None else squares * _backend.to_float64(self.column_scale[:, 0]) ** 2
 
-    def normal(self) -> Array:
+    def normal_matrix(self) -> Array:
         """SᵀS, shape (d, d), float64: for d ≤ m, by blocks of rows."""
         total = None
         for block in self.row_blocks():

@@ -68,9 +68,9 @@ class SelectedRows(Part):
         """Σ_i (row_scale_i g_ij)² for each column j, shape (d,), float64."""
         return self.rows.squares(self._spread(row_scale))
 
-    def energies(self, weights: Array) -> Array:
+    def column_quadratic_forms(self, weights: Array) -> Array:
         """g_jᵀ B g_j for each column g_j and B = weights (m, m), shape (d,), where the rows are sparse."""
-        return self.rows.energies(self._spread(self._spread(weights).T).T)
+        return self.rows.column_quadratic_forms(self._spread(self._spread(weights).T).T)
 
     def panel(self, columns: slice) -> Array:
         """The rows' columns, in the computing dtype."""

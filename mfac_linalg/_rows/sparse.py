@@ -116,7 +116,7 @@ class SparseRows(Part):
         """Σ_i (row_scale_i Ĝ_ij)² for each column j, shape (d,)."""
         return (_backend.with_data(self.matrix, self.matrix.data**2).T @ row_scale**2)[:, 0]
 
-    def energies(self, weights: Array) -> Array:
+    def column_quadratic_forms(self, weights: Array) -> Array:
         """ĝ_jᵀ B ĝ_j for each column ĝ_j and B = weights (m, m), shape (d,): Σ_j n_j² steps for n_j entries each."""
         matrix = self._by_columns
         totals = _backend.zeros(self.shape[1:], like=self.like, dtype=self.dtype)

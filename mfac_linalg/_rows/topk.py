@@ -250,11 +250,11 @@ class TopKRows(Part):
             total += (ours @ theirs.T).toarray()
         return total
 
-    def energies(self, weights: Array) -> Array:
+    def column_quadratic_forms(self, weights: Array) -> Array:
         """ĝ_jᵀ B ĝ_j for each column ĝ_j and B = weights (m, m), shape (d,), where `is_sparse`."""
         runs = self.layout.runs(HOST_ENTRIES // max(1, self.shape[0]))
         like = _backend.empty((0, 0), like=self.values, dtype=_backend.namespace(self.values).float64)
-        parts = [SparseRows(None, self._sparse(*run), None, like).energies(weights) for run in runs]
+        parts = [SparseRows(None, self._sparse(*run), None, like).column_quadratic_forms(weights) for run in runs]
         return np.concatenate(parts)
 
     def _sparse(self, columns: slice, entries: slice) -> Any:

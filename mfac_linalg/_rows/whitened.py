@@ -30,7 +30,9 @@ class WhitenedRows(Part):
 
     held: DenseRows | StreamedRows  # W as it stands
     capacitance: Capacitance
-    small: tuple[np.ndarray, np.ndarray] | None = None  # entries of 1 − ‖w_j‖² that cancel, where they were worked out
+    exact_diagonal: tuple[np.ndarray, np.ndarray] | None = (
+        None  # entries of 1 − ‖w_j‖² that cancel, where they were worked out
+    )
 
     is_sparse = False
 

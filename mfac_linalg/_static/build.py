@@ -39,7 +39,7 @@ def build(
     divisor: int,
     options: Options,
     gram: Array | None = None,
-    sharp: bool = False,
+    float64_gram: bool = False,
 ) -> State:
     """Build the State of (Λ + Σ c_i g_i g_iᵀ)⁻¹ with c = weights / divisor and the g_i behind the protocol of rows.
 
@@ -52,27 +52,35 @@ def build(
         power = traced_exponent(unscaled, scaling.column_scale)
         gram = None if gram is None else ldexp(gram, -2 * _backend.beside_float64(power))  # that of 2^−e G
         accurate = rows = scaled_rows(unscaled, power, row_scale, scaling.column_scale)
-        small, _, norm = small_matrix(rows, gram, options)
+        scaled_gram, _, norm = scaled_gram_of(rows, gram, options)
     else:
         entries = {"damping": damping, "weights": weights}
-        found = _known_system(unscaled, row_scale, scaling, gram if sharp else None, gram, options, entries)
+        found = _known_system(unscaled, row_scale, scaling, gram if float64_gram else None, gram, options, entries)
         if found is None:
-            return build(gradient_rows, damping, weights, divisor, options.widened(), gram if sharp else None, sharp)
-        rows, accurate, small, norm = found
+            return build(
+                gradient_rows,
+                damping,
+                weights,
+                divisor,
+                options.widened(),
+                gram if float64_gram else None,
+                float64_gram,
+            )
+        rows, accurate, scaled_gram, norm = found
     kappa = 1 + norm * norm  # not norm**2, which a float refuses to overflow
     if not traced and not math.isfinite(kappa):
         raise breakdown(size=min(rows.shape), kappa=math.inf, dtype="float64")
-    form = choose_form(rows, accurate, small, norm, math.inf if traced else kappa, options)
-    sharp = _backend.dtype_name(accurate.dtype) == "float64"
+    form = choose_form(rows, accurate, scaled_gram, norm, math.inf if traced else kappa, options)
+    float64_gram = _backend.dtype_name(accurate.dtype) == "float64"
     kept = rows.rows if form.rows is rows or options.out is not None else None
-    return State(form, scaling, row_scale, kept, kappa, options.dtype, sharp, wide=options.wide)
+    return State(form, scaling, row_scale, kept, kappa, options.dtype, float64_gram, wide=options.wide)
 
 
 def _known_system(
     unscaled: Any,
     row_scale: Array,
     scaling: DampingScaling,
-    sharp_gram: Array | None,
+    float64_gram: Array | None,
     gram: Array | None,
     options: Options,
     entries: dict[str, Any],
@@ -83,11 +91,11 @@ def _known_system(
     """
     rows = scaled_rows(unscaled, None, row_scale, scaling.column_scale)
     accurate = rows.in_float64() if gram is None and _expects_float64(rows) else rows
-    small, largest, norm = small_matrix(accurate, gram, options)
+    scaled_gram, largest, norm = scaled_gram_of(accurate, gram, options)
     heaviest, norm, *extent = read_checked([largest, norm, *extent_of(row_scale, entries["damping"])], entries)
     power = 0
     if not is_comfortable(rows, heaviest, extent):
-        sharp_gram = None  # that of G as it stands, not of 2^−e G
+        float64_gram = None  # that of G as it stands, not of 2^−e G
         known = _known_exponent(rows, accurate, heaviest)
         if known is not None:  # S Sᵀ is there, and is the same for any e
             power, rows = known, scaled_rows(unscaled, known, row_scale, None)
@@ -95,14 +103,14 @@ def _known_system(
         else:
             power = exponent_of_finite(rows, scaling)
             accurate = rows = scaled_rows(unscaled, power, row_scale, scaling.column_scale)
-            small, _, norm = small_matrix(rows, None, options)
+            scaled_gram, _, norm = scaled_gram_of(rows, None, options)
             norm = float(_backend.read(norm))
     if math.isfinite(norm * norm) and not is_resolved(rows, [*extent, norm], power, wide=options.wide):
         return None
     if accurate is rows and wants_float64(rows, norm):
         accurate = rows.in_float64()
-        small, *_ = small_matrix(accurate, sharp_gram, options)
-    return rows, accurate, small, norm
+        scaled_gram, *_ = scaled_gram_of(accurate, float64_gram, options)
+    return rows, accurate, scaled_gram, norm
 
 
 def measures(
@@ -117,17 +125,17 @@ def measures(
     return rows, scaling, roots / float(divisor) ** 0.5 / scaling.scale**0.5
 
 
-def small_matrix(rows: ScaledRows, gram: Array | None, options: Options) -> tuple[Array, Array, Array]:
+def scaled_gram_of(rows: ScaledRows, gram: Array | None, options: Options) -> tuple[Array, Array, Array]:
     """S Sᵀ (or SᵀS for m ≥ d), the largest squared row (or column), and ‖S‖₂."""
     xp = _backend.namespace(rows.row_scale)
     m, d = rows.shape
     if m >= d:
-        small = rows.normal()
-        raw = small
+        scaled_gram = rows.normal_matrix()
+        gram = scaled_gram
     else:
-        raw = rows.rows.gram(rows.column_scale, options.progress) if gram is None else gram
-        small = rows.row_scale * raw * rows.row_scale.T
-    return small, xp.max(xp.linalg.diagonal(raw)), xp.sqrt(largest_eigenvalue(small))
+        gram = rows.rows.gram(rows.column_scale, options.progress) if gram is None else gram
+        scaled_gram = rows.row_scale * gram * rows.row_scale.T
+    return scaled_gram, xp.max(xp.linalg.diagonal(gram)), xp.sqrt(largest_eigenvalue(scaled_gram))
 
 
 def read_checked(values: list[Array], entries: dict[str, Any]) -> list[float]:
@@ -178,27 +186,27 @@ def _known_exponent(rows: ScaledRows, accurate: ScaledRows, heaviest: float) -> 
 
 
 def choose_form(
-    rows: AnyRows, accurate: AnyRows, small: Array, norm: Any, kappa: float, options: Options
+    rows: AnyRows, accurate: AnyRows, scaled_gram: Array, norm: Any, kappa: float, options: Options
 ) -> DualForm | PrimalForm:
     """Factor the small matrix and hold it in the form that fits its shape; warn where κ is beyond its arithmetic."""
     m, d = rows.shape
     dtype = "float64" if m >= d else _backend.dtype_name(rows.dtype)
-    capacitance = _factored(rows, small, norm, options)
+    capacitance = _factored(rows, scaled_gram, norm, options)
     if capacitance is None:
         raise breakdown(size=min(m, d), kappa=kappa, dtype=dtype)
     if not math.isinf(kappa):
         warn_if_unresolved(kappa, dtype)
     if m >= d:
         return PrimalForm(rows, capacitance, norm)
-    sharp = _backend.dtype_name(accurate.dtype) == "float64"
-    sweeps = sweeps_for(kappa, dtype, sharp_gram=sharp)
+    float64_gram = _backend.dtype_name(accurate.dtype) == "float64"
+    sweeps = sweeps_for(kappa, dtype, float64_gram=float64_gram)
     if not options.whiten:
-        return DualForm(rows, None, capacitance, norm, sweeps, sharp=sharp)
+        return DualForm(rows, None, capacitance, norm, sweeps, float64_gram=float64_gram)
     sharpest = accurate
     if math.isfinite(kappa) and kappa * float(np.finfo(np.float32).eps) <= WHITENING_RESOLVED:
         accurate = rows
     if options.out is not None:
-        exact = DualForm(cast(ScaledRows, sharpest), None, capacitance, norm, sweeps, sharp=sharp)
+        exact = DualForm(cast(ScaledRows, sharpest), None, capacitance, norm, sweeps, float64_gram=float64_gram)
         whitened = _whitened_outside(exact, cast(ScaledRows, accurate), options)
         return DualForm(whitened, whitened, capacitance, norm, sweeps)
     whitened = whiten(
@@ -211,30 +219,30 @@ def choose_form(
     return DualForm(whitened if options.dtype == rows.dtype else rows, whitened, capacitance, norm, sweeps)
 
 
-def _factored(rows: AnyRows, small: Array, norm: Any, options: Options) -> Capacitance | None:
+def _factored(rows: AnyRows, scaled_gram: Array, norm: Any, options: Options) -> Capacitance | None:
     """The factor of the small matrix; rows are whitened with one as good as entries need, for they carry it on."""
     m, d = rows.shape
     if m >= d:
-        return Capacitance.primal(rows, small, norm)
+        return Capacitance.primal(rows, scaled_gram, norm)
     if options.whiten and sum_loses_digits(norm):
-        return Capacitance.of_rows(small, rows.column_blocks())
-    return Capacitance.factor(small)
+        return Capacitance.of_rows(scaled_gram, rows.column_blocks())
+    return Capacitance.factor(scaled_gram)
 
 
 def _whitened_outside(exact: DualForm, rows: ScaledRows, options: Options) -> WhitenedRows:
     """W in a matrix outside memory, with the entries of the diagonal that `exact` has to give beside it."""
-    small = whiten_into(options.out.write, rows, exact.capacitance, dtype=options.dtype, progress=options.progress)
+    columns = whiten_into(options.out.write, rows, exact.capacitance, dtype=options.dtype, progress=options.progress)
     if options.out.is_resumed:
         kappa = 1 + exact.norm * exact.norm
-        roundings = whitened_roundings(kappa, _backend.dtype_name(options.dtype), sharp=exact.sharp)
+        roundings = whitened_roundings(kappa, _backend.dtype_name(options.dtype), float64_gram=exact.float64_gram)
         if not is_whitened(options.out.product, exact.capacitance, exact.norm, roundings):
             raise options.out.refused()
     values = np.zeros(0)
-    if len(small):
-        index = _backend.index_like(small, like=rows.like)
+    if len(columns):
+        index = _backend.index_like(columns, like=rows.like)
         values = _backend.read(exact_entries(exact, index, like=rows.like, norm=exact.norm))
     like = _backend.zeros((0, rows.shape[1]), like=rows.like, dtype=options.dtype)
     out, streamed = options.out, rows.rows
     fingerprint = Fingerprint.of(out.matrix, "out") if out.is_shared else None
     held = StreamedRows(out.matrix, like, None, options.dtype, streamed.width, streamed.shows_progress, fingerprint)
-    return WhitenedRows(held, exact.capacitance, (small, values))
+    return WhitenedRows(held, exact.capacitance, (columns, values))

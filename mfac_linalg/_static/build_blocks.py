@@ -16,7 +16,7 @@ from .._forms.state import State
 from .._rows.batched import BatchedRows
 from .._rows.panels import slices
 from .._rows.scaled import ScaledRows, scaled_rows
-from .build import choose_form, measures, read_checked, small_matrix, wants_float64
+from .build import choose_form, measures, read_checked, scaled_gram_of, wants_float64
 from .extent import exponent_of_finite, extent_of, is_comfortable, is_resolved, traced_exponent
 from .options import Options
 
@@ -48,7 +48,7 @@ def build_blocks(
         if math.isfinite(max(largest) ** 2) and not is_resolved(rows, extent + largest, power, wide=options.wide):
             return build_blocks(gradient_rows, damping, weights, divisor, sizes, options.widened())
     form, kappa = _factored(rows, systems, numbers, options)
-    return State(form, scaling, row_scale, rows.rows, kappa, options.dtype, sharp=True)
+    return State(form, scaling, row_scale, rows.rows, kappa, options.dtype, float64_gram=True)
 
 
 def block_form(rows: ScaledRows, sizes: Sequence[int], options: Options) -> tuple[BlockForm, Any]:
@@ -79,7 +79,7 @@ def _for_each_column(damping: Any, sizes: Sequence[int]) -> Any:
 
 
 def _traced_norm(systems: list["_System"]) -> Array:
-    xp = _backend.namespace(systems[0].small)
+    xp = _backend.namespace(systems[0].scaled_gram)
     return xp.max(xp.concat([xp.reshape(system.norm, (-1,)) for system in systems]))
 
 
@@ -98,7 +98,7 @@ def _systems(rows: ScaledRows, sizes: Sequence[int], options: Options) -> Iterat
 
 
 def _single(rows: ScaledRows, start: int, options: Options) -> "_System":
-    return _System(rows, *small_matrix(rows, None, options), start, 1, rows.shape[1])
+    return _System(rows, *scaled_gram_of(rows, None, options), start, 1, rows.shape[1])
 
 
 def _batch(part: ScaledRows, start: int, count: int, size: int) -> "_System":
@@ -108,10 +108,10 @@ def _batch(part: ScaledRows, start: int, count: int, size: int) -> "_System":
         else _backend.namespace(part.column_scale).reshape(part.column_scale, (count, size, 1))
     )
     rows = BatchedRows(part.rows, part.row_scale, column_scale, size)
-    small = rows.small()
-    xp = _backend.namespace(small)
-    norm = xp.sqrt(largest_eigenvalue(small))[:, None]
-    return _System(rows, small, xp.max(xp.linalg.diagonal(small)), norm, start, count, size)
+    scaled_gram = rows.scaled_gram()
+    xp = _backend.namespace(scaled_gram)
+    norm = xp.sqrt(largest_eigenvalue(scaled_gram))[:, None]
+    return _System(rows, scaled_gram, xp.max(xp.linalg.diagonal(scaled_gram)), norm, start, count, size)
 
 
 def _read(
@@ -129,7 +129,7 @@ class _System:
     """What `count` blocks of `size` columns are factored from."""
 
     rows: ScaledRows | BatchedRows
-    small: Array  # S_bᵀS_b or S_b S_bᵀ, with a leading axis for batched rows
+    scaled_gram: Array  # S_bᵀS_b or S_b S_bᵀ, with a leading axis for batched rows
     heaviest: Any  # largest squared row, or largest diagonal entry
     norm: Any  # ‖S_b‖₂, (count, 1) for batched rows
     start: int
@@ -139,17 +139,17 @@ class _System:
     def with_norm(self, norm: list[float], options: Options) -> "_System":
         """The same with ‖S_b‖₂ as the numbers that were read; a float32 Gram matrix that they ask more of made anew."""
         if not math.isfinite(max(norm) ** 2):
-            raise breakdown(size=self.small.shape[-1], kappa=math.inf, dtype="float64")
+            raise breakdown(size=self.scaled_gram.shape[-1], kappa=math.inf, dtype="float64")
         if isinstance(self.rows, BatchedRows):
             return replace(self, norm=np.array(norm)[:, None])
         if not wants_float64(self.rows, norm[0]):
             return replace(self, norm=norm[0])
-        return replace(self, norm=norm[0], small=small_matrix(self.rows.in_float64(), None, options)[0])
+        return replace(self, norm=norm[0], scaled_gram=scaled_gram_of(self.rows.in_float64(), None, options)[0])
 
     def run(self, options: Options, traced: bool) -> Run:
         """Factor the small matrices, and hold them in the form that fits their shape."""
         kappa = math.inf if traced else 1 + float(np.max(self.norm)) ** 2
-        sharp = isinstance(self.rows, BatchedRows) or (not traced and wants_float64(self.rows, self.norm))
-        accurate = self.rows.in_float64() if sharp and _backend.supports_float64(self.rows.like) else self.rows
-        form = choose_form(self.rows, accurate, self.small, self.norm, kappa, options)
+        float64_gram = isinstance(self.rows, BatchedRows) or (not traced and wants_float64(self.rows, self.norm))
+        accurate = self.rows.in_float64() if float64_gram and _backend.supports_float64(self.rows.like) else self.rows
+        form = choose_form(self.rows, accurate, self.scaled_gram, self.norm, kappa, options)
         return Run(form, self.start, self.count, self.size)

@@ -24,8 +24,8 @@ class Options:
 
     def computing_dtype(self, like: Array) -> Any:
         """float64 for precision "high", and for what spans much where there is float64, else the dtype of results."""
-        sharp = self.precision == "high" or (self.wide and _backend.supports_float64(like))
-        return _backend.namespace(like).float64 if sharp else self.dtype
+        float64_gram = self.precision == "high" or (self.wide and _backend.supports_float64(like))
+        return _backend.namespace(like).float64 if float64_gram else self.dtype
 
     def for_span(self, damping: Any, like: Array) -> "Options":
         """The same for a damping, where that is at hand: one per parameter may span more than its dtype computes."""

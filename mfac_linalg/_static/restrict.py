@@ -10,7 +10,7 @@ from .._forms.state import State
 from .._progress import reporter
 from .._rows.dense import DenseRows
 from .._rows.scaled import ScaledRows, scaled_rows
-from .build import choose_form, small_matrix
+from .build import choose_form, scaled_gram_of
 from .build_blocks import block_form
 from .options import Options
 
@@ -30,11 +30,11 @@ def restrict(state: State, kept: Array) -> State:
         blocks, kappa = block_form(_mask_columns(state.form.rows, kept), sizes, options)
         return replace(state, form=blocks, kappa=kappa)
     rows = _mask_columns(_scaled_rows_of(state), kept)
-    small, _, norm = small_matrix(rows, None, options)
+    scaled_gram, _, norm = scaled_gram_of(rows, None, options)
     traced = not _backend.is_concrete(norm)
     norm = norm if traced else float(_backend.read(norm))
     kappa = 1 + norm * norm
-    form = choose_form(rows, rows, small, norm, math.inf if traced else kappa, options)
+    form = choose_form(rows, rows, scaled_gram, norm, math.inf if traced else kappa, options)
     return replace(state, form=form, kappa=kappa)
 
 

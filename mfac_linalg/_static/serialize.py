@@ -80,7 +80,7 @@ def parts_of(state: State) -> tuple[dict[str, Any], dict[str, Array]]:
         "kappa": float(state.kappa),
         "norm": float(form.norm),
         "sweeps": form.sweeps,
-        "sharp": state.sharp,
+        "sharp": state.float64_gram,
         "wide": state.wide,
         "exponent": None if state.rows is None else state.rows.exponent,
         "dtype": _backend.dtype_name(state.dtype),
@@ -88,10 +88,10 @@ def parts_of(state: State) -> tuple[dict[str, Any], dict[str, Array]]:
     arrays = {"gram": form.capacitance.scaled_gram, "factor": form.capacitance.cholesky}
     if state.is_whitened:
         arrays["whitened"] = form.whitened.rows
-        if form.whitened.small is not None:
+        if form.whitened.exact_diagonal is not None:
             if form.whitened.is_streamed:
                 facts["width"] = form.whitened.held.width
-            arrays.update(zip(("small.index", "small.values"), form.whitened.small, strict=True))
+            arrays.update(zip(("small.index", "small.values"), form.whitened.exact_diagonal, strict=True))
     return facts, arrays
 
 
@@ -121,7 +121,7 @@ def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], 
             is_gram_of(rows, gram, facts["norm"], primal=m >= d), "gradients", "those of its Gram matrix, and finite"
         )
     computing = "float64" if m >= d else _backend.dtype_name(rows.dtype)
-    least = 1 if m >= d else sweeps_for(facts["kappa"], computing, sharp_gram=facts["sharp"])
+    least = 1 if m >= d else sweeps_for(facts["kappa"], computing, float64_gram=facts["sharp"])
     _require(
         least <= facts["sweeps"] <= MAX_SWEEPS, "sweeps", f"from {least}, which its kappa asks for, to {MAX_SWEEPS}"
     )
@@ -131,7 +131,7 @@ def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], 
     elif whitened is not None and options.dtype == rows.dtype:
         form = DualForm(whitened, whitened, capacitance, facts["norm"], facts["sweeps"])
     else:
-        form = DualForm(rows, whitened, capacitance, facts["norm"], facts["sweeps"], sharp=facts["sharp"])
+        form = DualForm(rows, whitened, capacitance, facts["norm"], facts["sweeps"], float64_gram=facts["sharp"])
     held = rows.rows if form.rows is rows else None
     return State(form, scaling, row_scale, held, facts["kappa"], options.dtype, facts["sharp"], wide=options.wide)
 
@@ -169,15 +169,15 @@ def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
             raise InvalidFileError(msg)
         return product
 
-    roundings = whitened_roundings(facts["kappa"], facts["dtype"], sharp=facts["sharp"])
+    roundings = whitened_roundings(facts["kappa"], facts["dtype"], float64_gram=facts["sharp"])
     is_fine = is_whitened(
         multiply_file if facts.get("runs") else multiply, whitened.capacitance, facts["norm"], roundings
     )
     _require(is_fine, "whitened", "whitened by its factor, and finite")
-    if whitened.small is not None and len(whitened.small[0]):
-        index = _backend.index_like(whitened.small[0], like=whitened.like)
+    if whitened.exact_diagonal is not None and len(whitened.exact_diagonal[0]):
+        index = _backend.index_like(whitened.exact_diagonal[0], like=whitened.like)
         found = _backend.read(complement([whitened.held.columns(index)]))
-        fine = np.all(np.abs(found - whitened.small[1]) <= roundings + 1e-5)
+        fine = np.all(np.abs(found - whitened.exact_diagonal[1]) <= roundings + 1e-5)
         _require(bool(fine), "small.values", "those of the diagonal")
 
 

@@ -279,4 +279,4 @@ def _build(rows: Any, damping: Any, weights: Any, normalization: str, options: O
 def _rebuild(state: State, damping: Any, weights: Any, normalization: str, options: Options) -> State:
     gram = None if _backend.is_vector(damping) else state.gram()
     rows = rows_of(state.gradients()) if state.rows is None else state.rows.as_given()
-    return build(rows, damping, weights, _divisor(rows, normalization), options, gram, state.sharp)
+    return build(rows, damping, weights, _divisor(rows, normalization), options, gram, state.float64_gram)

@@ -20,7 +20,7 @@ class Ring:
     """
 
     stored: Any  # DenseSlots or CompressedSlots
-    products: np.ndarray  # rows diag(column_scale)² rowsᵀ by slot, in float64, on the host; meaningful between rows
+    gram_by_slot: np.ndarray  # rows diag(column_scale)² rowsᵀ by slot, in float64, on the host; meaningful between rows
     slots: np.ndarray  # (m,)
     exponents: np.ndarray  # (m,), 0 unless the squares of a row leave the comfortable range
     dtype: Any  # that products of the rows are computed in
@@ -35,7 +35,7 @@ class Ring:
     @classmethod
     def restored(cls, state: dict[str, Any], slots: np.ndarray, exponents: np.ndarray, empty: "Ring") -> "Ring":
         """What `as_dict` described, put back into its slots of an empty ring."""
-        empty.products[np.ix_(slots, slots)] = np.array(state["gram"])
+        empty.gram_by_slot[np.ix_(slots, slots)] = np.array(state["gram"])
         return replace(empty, stored=empty.stored.restored(state, slots), slots=slots, exponents=exponents)
 
     def as_dict(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class Ring:
             "exponents": self.exponents.copy(),
             "slots": self.slots.copy(),
             "gram": self.gram(np.ones(len(self.slots))).rows(slice(None)),
-            "sharp": self.is_sharp,
+            "sharp": self.has_float64_gram,
         }
 
     @property
@@ -67,7 +67,7 @@ class Ring:
         """The rows of another ring, and all that it holds beside them, brought here by `move`; one Gram pass."""
         stored, powers = self.stored.adopted(other.stored, other.slots, move)
         slots, exponents = np.arange(len(other.slots)), other.exponents + powers
-        return replace(self, stored=stored, slots=slots, exponents=exponents).measured_by(column_scale, sharply=False)
+        return replace(self, stored=stored, slots=slots, exponents=exponents).measured_by(column_scale, float64=False)
 
     def kept(self, positions: np.ndarray) -> "Ring":
         """The rows at some positions, in their order."""
@@ -80,7 +80,7 @@ class Ring:
         slots = np.append(self.slots[stays], slot)
         done = replace(self, stored=stored, slots=slots, exponents=np.append(self.exponents[stays], power))
         row = _backend.read(done.span(self.gram_dtype).project(weighted(column, column_scale, self.gram_dtype)))[:, 0]
-        self.products[slot, : len(row)] = self.products[: len(row), slot] = row
+        self.gram_by_slot[slot, : len(row)] = self.gram_by_slot[: len(row), slot] = row
         return done
 
     def skipped(self, block: Array) -> "Ring":
@@ -92,27 +92,29 @@ class Ring:
         stored, powers = self.stored.joined(self.slots, block)
         m, total = len(self.slots), len(self.slots) + block.shape[0]
         old, new = (stored.rows(slots, self.gram_dtype) for slots in (slice(0, m), slice(m, total)))
-        products = np.zeros_like(self.products)
-        products[:m, :m] = self.products[np.ix_(self.slots, self.slots)]
-        products[m:total, m:total] = _symmetric(new.gram(column_scale, _silent))
+        gram_by_slot = np.zeros_like(self.gram_by_slot)
+        gram_by_slot[:m, :m] = self.gram_by_slot[np.ix_(self.slots, self.slots)]
+        gram_by_slot[m:total, m:total] = _symmetric(new.gram(column_scale, _silent))
         if m:
             cross = _backend.read(old.cross(new, column_scale))
-            products[:m, m:total], products[m:total, :m] = cross, cross.T
+            gram_by_slot[:m, m:total], gram_by_slot[m:total, :m] = cross, cross.T
         slots, exponents = np.arange(total), np.append(self.exponents, powers)
-        return replace(self, stored=stored, products=products, slots=slots, exponents=exponents)
+        return replace(self, stored=stored, gram_by_slot=gram_by_slot, slots=slots, exponents=exponents)
 
     @property
-    def is_sharp(self) -> bool:
+    def has_float64_gram(self) -> bool:
         """Whether the Gram matrix is computed in float64."""
         return _backend.dtype_name(self.gram_dtype) == "float64"
 
-    def measured_by(self, column_scale: Array | None, *, sharply: bool) -> "Ring":
+    def measured_by(self, column_scale: Array | None, *, float64: bool) -> "Ring":
         """The same rows with their Gram matrix made anew, in another metric or in float64; one Gram pass."""
-        gram_dtype = _backend.namespace(self.like).float64 if sharply else self.gram_dtype
-        products = np.zeros(self.products.shape)  # which takes no memory before it is written to
-        gram = _symmetric(self.span(gram_dtype).gram(column_scale, _silent)) if len(self.slots) else products[:0, :0]
-        products[: len(gram), : len(gram)] = gram
-        return replace(self, products=products, gram_dtype=gram_dtype)
+        gram_dtype = _backend.namespace(self.like).float64 if float64 else self.gram_dtype
+        gram_by_slot = np.zeros(self.gram_by_slot.shape)  # which takes no memory before it is written to
+        gram = (
+            _symmetric(self.span(gram_dtype).gram(column_scale, _silent)) if len(self.slots) else gram_by_slot[:0, :0]
+        )
+        gram_by_slot[: len(gram), : len(gram)] = gram
+        return replace(self, gram_by_slot=gram_by_slot, gram_dtype=gram_dtype)
 
     def span(self, dtype: Any) -> Any:
         """The leading slots, up to the last that holds a row, as rows computed in dtype."""
@@ -122,9 +124,9 @@ class Ring:
         """The rows, for products."""
         return SelectedRows(self.span(self.dtype), self.slots, on_host)
 
-    def gram(self, scale: np.ndarray) -> "ScaledGram":
+    def gram(self, scale: np.ndarray) -> "SlotGram":
         """diag(scale) GGᵀ diag(scale)."""
-        return ScaledGram(self.products, self.slots, scale)
+        return SlotGram(self.gram_by_slot, self.slots, scale)
 
     def copied(self, positions: np.ndarray) -> Array:
         """A copy of the rows at some positions, shape (k, d)."""
@@ -132,28 +134,28 @@ class Ring:
 
 
 @dataclass(frozen=True)
-class ScaledGram:
+class SlotGram:
     """B = diag(scale) GGᵀ diag(scale) for rows in slots, (m, m)."""
 
-    products: np.ndarray
+    gram_by_slot: np.ndarray
     slots: np.ndarray
     scale: np.ndarray
 
     @property
     def largest_diagonal(self) -> float:
         """The largest entry of its diagonal, which is its largest."""
-        return float(np.max(self.scale**2 * self.products[self.slots, self.slots], initial=0.0))
+        return float(np.max(self.scale**2 * self.gram_by_slot[self.slots, self.slots], initial=0.0))
 
     def rows(self, positions: slice) -> np.ndarray:
         """Some rows of B."""
-        chosen = self.products[self.slots[positions]][:, self.slots]
+        chosen = self.gram_by_slot[self.slots[positions]][:, self.slots]
         return self.scale[positions, None] * chosen * self.scale
 
     def times(self, x: np.ndarray) -> np.ndarray:
         """B x for x (m, k), with no copy of B."""
-        spread = np.zeros((self.products.shape[0], x.shape[1]))
+        spread = np.zeros((self.gram_by_slot.shape[0], x.shape[1]))
         spread[self.slots] = self.scale[:, None] * x
-        return self.scale[:, None] * (self.products @ spread)[self.slots]
+        return self.scale[:, None] * (self.gram_by_slot @ spread)[self.slots]
 
 
 def _symmetric(gram: Array) -> np.ndarray:

@@ -19,12 +19,12 @@ from .._forms.sweeps import CANCELLATION, sweeps_for
 from .._rows.scaled import ScaledRows
 from .._scaling.damping import DampingScaling, refuse_span, spans_widely
 from .options import Rules
-from .ring import Ring, ScaledGram
+from .ring import Ring, SlotGram
 from .slots import DenseSlots
 from .topk_slots import CompressedSlots
 
 Array = Any
-SHARPEN = 0.01  # κ ε of float32
+FLOAT64_GRAM_KAPPA_EPS = 0.01  # κ ε of float32
 FOLLOWED = CANCELLATION / 2  # in float64, where the factor has some roundings of the steps that led to it
 
 
@@ -140,7 +140,7 @@ class Held:
         ring = replace(self.ring, dtype=_computing(self.rules, damping, self.ring.like))
         scaling = DampingScaling.on_host(damping, ring.dtype)
         if not (scaling.column_scale is None and self.scaling.column_scale is None):
-            ring = ring.measured_by(scaling.column_scale, sharply=_backend.dtype_name(ring.dtype) == "float64")
+            ring = ring.measured_by(scaling.column_scale, float64=_backend.dtype_name(ring.dtype) == "float64")
         factor = self.factor.with_own_memory()
         return replace(self, damping=damping, scaling=scaling, factor=factor)._holding(ring, self.ages)._refactored()
 
@@ -181,15 +181,15 @@ class Held:
         done = replace(self, factor=factor)
         if not self._needs_float64(factor):
             return done
-        return replace(done, ring=self.ring.measured_by(self.scaling.column_scale, sharply=True))._refactored()
+        return replace(done, ring=self.ring.measured_by(self.scaling.column_scale, float64=True))._refactored()
 
     def _needs_float64(self, factor: CurrentFactor) -> bool:
         """Whether κ ε is too large for sweeps to contract well with a float32 Gram matrix; it is sharp from then on."""
-        risky = (1 + factor.norm**2) * float(np.finfo(np.float32).eps) > SHARPEN
-        return risky and not self.ring.is_sharp and _backend.supports_float64(self.ring.like)
+        risky = (1 + factor.norm**2) * float(np.finfo(np.float32).eps) > FLOAT64_GRAM_KAPPA_EPS
+        return risky and not self.ring.has_float64_gram and _backend.supports_float64(self.ring.like)
 
     @property
-    def gram(self) -> ScaledGram:
+    def gram(self) -> SlotGram:
         """B = S Sᵀ."""
         return self.ring.gram(self.row_scale)
 
@@ -212,22 +212,22 @@ class Held:
     def _state(self, bring: Callable[[np.ndarray], Array], *, on_host: bool) -> State:
         scale = bring(self.row_scale[:, None])
         rows = ScaledRows(self.ring.rows(on_host=on_host), scale, self.scaling.column_scale)
-        sharp = self.ring.is_sharp
+        float64_gram = self.ring.has_float64_gram
         if self.is_primal:
-            capacitance = Capacitance.primal(rows, rows.normal(), self.factor.norm)
+            capacitance = Capacitance.primal(rows, rows.normal_matrix(), self.factor.norm)
             if capacitance is None:
                 raise breakdown(size=self.rules.dim, kappa=self.kappa, dtype="float64")
             form: Any = PrimalForm(rows, capacitance, self.factor.norm)
         else:
-            sweeps = sweeps_for(self.kappa, self.arithmetic, sharp_gram=sharp)
+            sweeps = sweeps_for(self.kappa, self.arithmetic, float64_gram=float64_gram)
             gram = self.gram  # not this Held, which holds the State: a circle would keep its arrays for longer
             capacitance = Capacitance(lambda: bring(gram.rows(slice(None))), bring(self.factor.cholesky))
             cancellation = CANCELLATION if self.arithmetic == "float32" else FOLLOWED
-            form = DualForm(rows, None, capacitance, self.factor.norm, sweeps, cancellation, sharp)
+            form = DualForm(rows, None, capacitance, self.factor.norm, sweeps, cancellation, float64_gram)
         order = None if np.array_equal(self.ages, np.arange(self.count)) else self.ages
         dtype = _backend.result_dtype(self.ring.like)
         unscaled = bring(np.ldexp(self.row_scale, -self.ring.exponents)[:, None])
-        return State(form, self.scaling, unscaled, None, self.kappa, dtype, sharp, order)
+        return State(form, self.scaling, unscaled, None, self.kappa, dtype, float64_gram, order)
 
     # --- as a dictionary ------------------------------------------------------------------------------------------
 
@@ -245,7 +245,7 @@ class Held:
     def filled(self, state: dict[str, Any]) -> "Held":
         """An empty Held with what `as_dict` gave."""
         slots, ages, exponents = (np.array(state[name], dtype=int) for name in ("slots", "ages", "exponents"))
-        empty = self.ring.measured_by(None, sharply=bool(state["sharp"]))
+        empty = self.ring.measured_by(None, float64=bool(state["sharp"]))
         ring = Ring.restored(state, slots, exponents, empty)
         factor = replace(
             self.factor,

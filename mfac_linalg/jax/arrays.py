@@ -34,9 +34,9 @@ class Arrays:
 
     rows: Array  # (window, d) in slots, each times 2^−exponent
     exponents: Array  # (window,) int32
-    products: Array  # (window, window): rows diag(column_scale)² rowsᵀ
-    small: Array  # B = S Sᵀ, or SᵀS where window ≥ d
-    lower: Array  # the Cholesky factor of I + B
+    gram: Array  # (window, window): rows diag(column_scale)² rowsᵀ
+    scaled_gram: Array  # B = S Sᵀ, or SᵀS where window ≥ d
+    cholesky: Array  # the Cholesky factor of I + B
     norm: Array  # ‖S‖₂
     damping: Array  # () float64, or (d,)
     steps: Array  # () int32: gradients taken in so far, less multiples of the window that leave it full
@@ -117,12 +117,12 @@ def appended(rules: Rules, arrays: Arrays, g: Array) -> Arrays:
     rows = arrays.rows.at[slot].set(block[0, :])
     computing = _computing(rules, rows)
     g, column_scale = _backend.cast(block, computing).T, _metric(rules, arrays).column_scale
-    products = DenseRows(rows, None, computing).project(weighted(g, column_scale, computing))[:, 0]
+    gram = DenseRows(rows, None, computing).project(weighted(g, column_scale, computing))[:, 0]
     changed = replace(
         arrays,
         rows=rows,
         exponents=arrays.exponents.at[slot].set(powers[0]),
-        products=arrays.products.at[slot, :].set(products).at[:, slot].set(products),
+        gram=arrays.gram.at[slot, :].set(gram).at[:, slot].set(gram),
         steps=_counted(rules, arrays.steps + 1),
     )
     return _factored(rules, changed)
@@ -142,17 +142,17 @@ def measured(rules: Rules, arrays: Arrays, damping: Any) -> Arrays:
     damping = damping if _backend.is_vector(damping) else jnp.asarray(damping, jnp.float64)
     arrays = replace(arrays, damping=damping)
     rows = DenseRows(arrays.rows, None, _computing(rules, arrays.rows))
-    return _factored(rules, replace(arrays, products=rows.gram(_metric(rules, arrays).column_scale, reporter(False))))
+    return _factored(rules, replace(arrays, gram=rows.gram(_metric(rules, arrays).column_scale, reporter(False))))
 
 
 def _factored(rules: Rules, arrays: Arrays) -> Arrays:
     """With the small system of these rows and this damping."""
     scaled = _scaled_rows(rules, arrays)
     scale = scaled.row_scale
-    small = scaled.normal() if rules.window >= rules.dim else scale * arrays.products * scale.T
-    capacitance = Capacitance.factor(small)
-    lower = jnp.full_like(small, jnp.nan) if capacitance is None else capacitance.cholesky
-    return replace(arrays, small=small, lower=lower, norm=jnp.sqrt(largest_eigenvalue(small)))
+    scaled_gram = scaled.normal_matrix() if rules.window >= rules.dim else scale * arrays.gram * scale.T
+    capacitance = Capacitance.factor(scaled_gram)
+    cholesky = jnp.full_like(scaled_gram, jnp.nan) if capacitance is None else capacitance.cholesky
+    return replace(arrays, scaled_gram=scaled_gram, cholesky=cholesky, norm=jnp.sqrt(largest_eigenvalue(scaled_gram)))
 
 
 def _metric(rules: Rules, arrays: Arrays) -> DampingScaling:
@@ -183,18 +183,18 @@ def inverse_of(rules: Rules, arrays: Arrays) -> State:
     read = isinstance(norm, float) and np.isfinite(norm)
     kappa = 1 + norm * norm
     rows, scaling = _scaled_rows(rules, arrays), _metric(rules, arrays)
-    sharp = _backend.dtype_name(rows.dtype) == "float64"
-    capacitance = Capacitance(arrays.small, arrays.cholesky)
+    float64_gram = _backend.dtype_name(rows.dtype) == "float64"
+    capacitance = Capacitance(arrays.scaled_gram, arrays.cholesky)
     if rules.window >= rules.dim:
         if read and sum_loses_digits(norm):
-            capacitance = Capacitance.of_rows(arrays.small, rows.row_blocks())
+            capacitance = Capacitance.of_rows(arrays.scaled_gram, rows.row_blocks())
         form: Any = PrimalForm(rows, capacitance, norm)
     else:
-        sweeps = sweeps_for(kappa if read else np.inf, _backend.dtype_name(rows.dtype), sharp_gram=sharp)
+        sweeps = sweeps_for(kappa if read else np.inf, _backend.dtype_name(rows.dtype), float64_gram=float64_gram)
         form = DualForm(rows, None, capacitance, norm, sweeps)
     dtype = _backend.result_dtype(arrays.rows)
     row_scale = ldexp(rows.row_scale, -arrays.exponents[:, None])
-    return State(form, scaling, row_scale, None, kappa, dtype, sharp, _slots_by_age(arrays))
+    return State(form, scaling, row_scale, None, kappa, dtype, float64_gram, _slots_by_age(arrays))
 
 
 def _slots_by_age(arrays: Arrays) -> Array:

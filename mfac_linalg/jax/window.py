@@ -164,8 +164,8 @@ class SlidingWindowState(Inverse):
     @property
     def _sound(self) -> Arrays:
         """The arrays, none of which was cast."""
-        if self._arrays.products.dtype != np.float64:
-            msg = f"The small arrays of a state must be float64; got {self._arrays.products.dtype}. Keep them out of "
+        if self._arrays.gram.dtype != np.float64:
+            msg = f"The small arrays of a state must be float64; got {self._arrays.gram.dtype}. Keep them out of "
             raise TypeError(msg + "casts, and restore them within jax.enable_x64(True).")
         if self._arrays.rows.ndim != 2:
             msg = f"A state must have rows of shape (window, d); got {tuple(self._arrays.rows.shape)}, several states. "
@@ -310,8 +310,8 @@ class SlidingWindowState(Inverse):
         arrays = self._sound
         rows, damping = move(arrays.rows), move(arrays.damping) if arrays.damping.ndim else arrays.damping
         beside = _backend.device(rows)
-        small = {} if beside is None else {n: jax.device_put(x, beside) for n, x in vars(arrays).items()}
-        moved = replace(arrays, **{**small, "rows": rows})
+        scaled_gram = {} if beside is None else {n: jax.device_put(x, beside) for n, x in vars(arrays).items()}
+        moved = replace(arrays, **{**scaled_gram, "rows": rows})
         return self._with(measured(self._rules, moved, damping))
 
 
