@@ -34,7 +34,7 @@ def filled(count=6, window=4, dtype="float64", compression=None, **options):
 
 def error(window):
     """The vector that the next gradient meets."""
-    kept = window._held.ring.stored.error
+    kept = window._state.ring.stored.error
     return np.zeros(window.dim) if kept is None else kept
 
 

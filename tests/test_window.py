@@ -73,7 +73,7 @@ def test_a_window_fills_and_shrinks_without_one_where_its_divisor_stays(normaliz
 def test_a_factor_that_is_wrong_is_noticed_and_made_anew():
     window = filled(12, window=8)
     before = window.factorizations
-    window._held.factor.lower[5, 2] += 1e-6
+    window._state.factor.lower[5, 2] += 1e-6
     g = rows(1, seed=3)[0]
     x = window.append_matvec(g)
     assert window.factorizations == before + 1
@@ -161,7 +161,7 @@ def test_short_gradients_are_stored_as_they_are(dtype):
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 @pytest.mark.parametrize(
     "where",
-    ["ring._backend.write_row", "update.factor_without", "update.factor_with", "update.CurrentFactor._measured"],
+    ["ring._backend.write_row", "update.factor_without", "update.factor_with", "update.CurrentCholesky._with_norm"],
 )
 def test_a_step_that_breaks_off_leaves_the_window_as_it_was(monkeypatch, error, where):
     window = filled(8)

@@ -33,20 +33,20 @@ class ScaledGram(Protocol):
 
 
 @dataclass(frozen=True)
-class CurrentFactor:
-    """L with A = L Lᵀ, and ‖S‖, followed from change to change; each gives another CurrentFactor.
+class CurrentCholesky:
+    """L with A = L Lᵀ, and ‖S‖, followed from change to change; each gives another CurrentCholesky.
 
-    L may stand on one of two arrays that changes write to in turns: see `Held` for how long it is valid.
+    L may stand on one of two arrays that changes write to in turns: see `WindowState` for how long it is valid.
     """
 
     cholesky: np.ndarray  # L, (m, m)
     direction: np.ndarray  # (m,) towards the largest eigenvalue of A
     memory: tuple[np.ndarray, ...]  # for the factors of a full window, one step after the other
     norm: float = 0.0  # ‖S‖₂, from below
-    made: int = 0  # full factorisations so far
+    num_factorizations: int = 0  # full factorisations so far
 
     @classmethod
-    def empty(cls, window: int) -> "CurrentFactor":
+    def empty(cls, window: int) -> "CurrentCholesky":
         """No rows, and memory for the factors of a full window, which takes none before it is written to."""
         return cls(np.zeros((0, 0)), np.zeros(0), _memory(window))
 
@@ -56,11 +56,11 @@ class CurrentFactor:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, memory=_memory(state["memory"]))
 
-    def with_own_memory(self) -> "CurrentFactor":
+    def with_own_memory(self) -> "CurrentCholesky":
         """The same, whose changes never write to where this L is."""
         return replace(self, memory=_memory(len(self.memory[0])))
 
-    def following(self, stays: np.ndarray, scaled_gram: ScaledGram, count: int) -> "CurrentFactor | None":
+    def update(self, stays: np.ndarray, scaled_gram: ScaledGram, count: int) -> "CurrentCholesky | None":
         """The factor of `count` rows: those of this one that stay, then others; None where it has to be made anew.
 
         That is where many rows change, or where the residual of a solve is more than that of rounding.
@@ -74,31 +74,33 @@ class CurrentFactor:
         lower = factor_with(padded, new[:, :kept].T, np.eye(added) + new[:, kept:])
         if lower is None:
             return None
-        done, drift = self._measured(lower, self._aimed(stays, added), scaled_gram)
+        done, drift = self._with_norm(lower, self._start_directions(stays, added), scaled_gram)
         return done if drift <= DRIFT else None
 
-    def anew(self, stays: np.ndarray, scaled_gram: ScaledGram, count: int) -> "CurrentFactor":
+    def refactor(self, stays: np.ndarray, scaled_gram: ScaledGram, count: int) -> "CurrentCholesky":
         """The same, made from the Gram matrix in O(m³)."""
         whole = scaled_gram.rows(slice(None))
         capacitance = Capacitance.factor(whole) if np.all(np.isfinite(whole)) else None
         if capacitance is None:
             raise breakdown(size=count, kappa=float(1 + np.trace(whole)), dtype="float64")
-        directions = self._aimed(stays, count - int(np.count_nonzero(stays)))
+        directions = self._start_directions(stays, count - int(np.count_nonzero(stays)))
         direction = np.sum(directions, axis=1, keepdims=True)
         for _ in range(POWER_STEPS):
             direction = _unit(whole @ direction)
-        return replace(self, made=self.made + 1)._measured(capacitance.cholesky, direction, scaled_gram)[0]
+        return replace(self, num_factorizations=self.num_factorizations + 1)._with_norm(
+            capacitance.cholesky, direction, scaled_gram
+        )[0]
 
-    def _aimed(self, stays: np.ndarray, added: int) -> np.ndarray:
+    def _start_directions(self, stays: np.ndarray, added: int) -> np.ndarray:
         """Two orthonormal columns (or zeros): the direction of before, and the rows that came."""
         kept = self.direction[stays]
         columns = np.zeros((len(kept) + added, 2))
         columns[: len(kept), 0], columns[len(kept) :, 1] = _unit(kept), 1 / math.sqrt(added or 1)
         return columns
 
-    def _measured(
+    def _with_norm(
         self, lower: np.ndarray, directions: np.ndarray, scaled_gram: ScaledGram
-    ) -> tuple["CurrentFactor", float]:
+    ) -> tuple["CurrentCholesky", float]:
         """With another L, ‖S‖ from one more power step, and the drift of L: ‖A y − z‖ / (‖A‖ ‖y‖) for y = A⁻¹ z.
 
         The step starts from the Ritz vector of the directions: a new row counts for as much as it turns out to. z holds

@@ -1,4 +1,4 @@
-"""Where a window is: its empty Held for gradients like some array, and the same filled from a state dictionary."""
+"""Where a window is: its empty state for gradients like some array, and the same filled from a state dictionary."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,26 +6,26 @@ from typing import Any
 from .. import _backend
 from .. import _validation as check
 from .._backend.pytree import register
-from .options import Rules
-from .state import Held
+from .options import WindowOptions
+from .state import WindowState
 
 Array = Any
 
 
-def placed(rules: Rules, like: Array, damping: Any) -> Held:
+def empty_state(options: WindowOptions, like: Array, damping: Any) -> WindowState:
     """No rows, of the library, device and dtype of an array, under a damping, which is checked and copied."""
-    check.check_precision_available(rules.precision, like)
+    check.check_precision_available(options.precision, like)
     register(like)
     with _backend.constants(like):
-        like = _backend.ring((0, rules.dim), like=like)
+        like = _backend.ring((0, options.dim), like=like)
         damping = own_damping(damping, like)
-        return _backend.in_float64(lambda like: Held.placed(rules, damping, like), like)
+        return _backend.in_float64(lambda like: WindowState.empty(options, damping, like), like)
 
 
-def refilled(rules: Rules, state: dict[str, Any]) -> Held:
+def restore_state(options: WindowOptions, state: dict[str, Any]) -> WindowState:
     """What `Held.as_dict` described, copied: it may be read-only, or memory of another process."""
-    empty = placed(rules, gradients_like(state), state["damping"])
-    return run(lambda: empty.filled(state), empty.ring.like)
+    empty = empty_state(options, gradients_like(state), state["damping"])
+    return with_x64(lambda: empty.restore(state), empty.ring.like)
 
 
 @_backend.in_plain_modes
@@ -43,7 +43,7 @@ def own_damping(damping: Any, like: Array) -> Any:
     return _backend.stop_gradient(damping) if _backend.is_array(damping) else damping
 
 
-def run(function: Callable[..., Any], like: Array, *arguments: Any) -> Any:
+def with_x64(function: Callable[..., Any], like: Array, *arguments: Any) -> Any:
     """Call a function where float64 exists, whether or not an argument shows that JAX is in use; `like` shows it."""
     with _backend.constants(like):
         return _backend.in_float64(lambda _, *rest: function(*rest), like, *arguments)

@@ -10,10 +10,10 @@ from .._errors import largest_kappa, warn_if_unresolved
 from .._files.saveable import Saveable
 from .._forms.state import State
 from .._inverse import Inverse
-from .initial import own_damping, placed, refilled, run
-from .options import STATE_ON_HOST, STATE_RULES, Rules, arguments_of
+from .initial import empty_state, own_damping, restore_state, with_x64
+from .options import STATE_ON_HOST, STATE_OPTIONS, WindowOptions, arguments_of
 from .own_memory import OwnMemory
-from .state import Held
+from .state import WindowState
 from .topk import TopK
 
 Array = Any
@@ -106,10 +106,10 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         precision: str = "default",
         compression: TopK | None = None,
     ) -> None:
-        self._rules = Rules.checked(window, dim, normalization, decay, precision, compression)
-        self._held, self._unplaced, self._changes = None, 1.0, 0
+        self._options = WindowOptions.checked(window, dim, normalization, decay, precision, compression)
+        self._state, self._unplaced, self._changes = None, 1.0, 0
         if not (xp is None and dtype is None and device is None):
-            self._held = placed(self._rules, check.check_place(xp, dtype, device), damping)
+            self._state = empty_state(self._options, check.check_place(xp, dtype, device), damping)
         else:
             self.damping = damping
 
@@ -145,14 +145,14 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         check.check_gradients(gradients)
         check.check_gradient_values("gradients", gradients)
         capacity = gradients.shape[0] if window is None else window
-        rules: dict[str, Any] = {
+        options: dict[str, Any] = {
             "normalization": normalization,
             "decay": decay,
             "precision": precision,
             "compression": compression,
         }
-        made = cls(capacity, gradients.shape[1], 1.0, **rules)
-        made._held = placed(made._rules, gradients, damping)
+        made = cls(capacity, gradients.shape[1], 1.0, **options)
+        made._state = empty_state(made._options, gradients, damping)
         made.extend(gradients)
         return made
 
@@ -162,16 +162,16 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
     def _current(self) -> State:
         held = self._known
         with _backend.constants(held.ring.like):
-            return _backend.in_float64(lambda _: held.beside, held.ring.like)
+            return _backend.in_float64(lambda _: held.device_state, held.ring.like)
 
     @property
-    def _known(self) -> Held:
-        if self._held is None:
+    def _known(self) -> WindowState:
+        if self._state is None:
             msg = (
                 "The window has not seen a gradient yet; got a query. Append one, or construct it with `xp` or `dtype`."
             )
             raise ValueError(msg)
-        return self._held
+        return self._state
 
     @property
     def _like(self) -> Array:
@@ -179,12 +179,12 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
 
     def __len__(self) -> int:
         """Return the number of gradients held."""
-        return 0 if self._held is None else self._held.count
+        return 0 if self._state is None else self._state.count
 
     @property
     def window(self) -> int:
         """Capacity."""
-        return self._rules.window
+        return self._options.window
 
     @property
     def num_gradients(self) -> int:
@@ -194,56 +194,56 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
     @property
     def dim(self) -> int:
         """Number d of parameters."""
-        return self._rules.dim
+        return self._options.dim
 
     @property
     def dtype(self) -> Any:
         """Dtype of the answers; None before the first gradient where it was left open."""
-        return None if self._held is None else _backend.result_dtype(self._like)
+        return None if self._state is None else _backend.result_dtype(self._like)
 
     @property
     def device(self) -> Any:
         """Device of the answers; None before the first gradient where it was left open."""
-        return None if self._held is None else _backend.device(self._like)
+        return None if self._state is None else _backend.device(self._like)
 
     @property
     def kappa(self) -> float:
         """κ = ‖F‖/λ, by power steps that go on from step to step."""
-        return 1.0 if self._held is None else self._held.kappa
+        return 1.0 if self._state is None else self._state.kappa
 
     @property
     def factorizations(self) -> int:
         """Full O(m³) factorisations of the m × m system so far."""
-        return 0 if self._held is None else self._held.factor.made
+        return 0 if self._state is None else self._state.factor.num_factorizations
 
     @property
     def gradients(self) -> Array:
         """The gradients held, shape (m, d), oldest first: a copy; with compression the rows of F, in `dtype`."""
-        return self._run(Held.rows_by_age, self._known)
+        return self._run(WindowState.rows_by_age, self._known)
 
     @property
     def damping(self) -> Any:
         """λ as a float, or a copy of the (d,) array it was given as; settable at the cost of a factorisation, O(m³)."""
-        if self._held is None:
+        if self._state is None:
             return self._unplaced
-        return _backend.copied(self._held.damping) if _backend.is_array(self._held.damping) else self._held.damping
+        return _backend.copied(self._state.damping) if _backend.is_array(self._state.damping) else self._state.damping
 
     @damping.setter
     def damping(self, damping: Any) -> None:
-        held = self._held
+        held = self._state
         if held is not None:
             checked = own_damping(damping, held.ring.like)
-            self._commit(self._run(lambda: held.under(checked)), moved=False)
+            self._commit(self._run(lambda: held.with_damping(checked)), moved=False)
         elif _backend.is_vector(damping):
-            self._held = placed(self._rules, check.check_computing("damping", damping), damping)
+            self._state = empty_state(self._options, check.check_computing("damping", damping), damping)
         else:
             self._unplaced = check.check_scalar_damping(damping, self.dim)
 
     def _describe(self) -> dict[str, str]:
         facts = {"m": f"{len(self)}", "window": f"{self.window}"}
-        if self._rules.compression is not None:
-            facts["compression"] = f"{self._rules.compression}"
-        if self._held is None:
+        if self._options.compression is not None:
+            facts["compression"] = f"{self._options.compression}"
+        if self._state is None:
             return facts | {"d": f"{self.dim}", "damping": f"{self._unplaced:.6g}"}
         return facts | {name: fact for name, fact in super()._describe().items() if name != "m"}
 
@@ -266,7 +266,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         Cost: one pass over the rows and O(m²).
         """
         held, g = self._received(g)
-        self._commit(self._run(Held.appended, held, g))
+        self._commit(self._run(WindowState.append_row, held, g))
 
     def append_matvec(self, g: Array) -> Array:
         """Append g, then return F⁻¹ g, by push-through, in the two passes over the rows that both need.
@@ -282,7 +282,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         With compression F has the compressed gradient in it, and the answer is the product with g itself, as `matvec`.
         """
         held, g = self._received(g)
-        held, x = self._run(Held.answered, held, g)
+        held, x = self._run(WindowState.append_and_solve, held, g)
         self._commit(held)
         return x
 
@@ -301,45 +301,45 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         """
         held, rows = self._received(gradients, "gradients", ("k", self.dim))
         if rows.shape[0]:
-            change = Held.extended if rows.shape[0] > 1 else (lambda held, rows: held.appended(rows[0, :]))
+            change = WindowState.append_rows if rows.shape[0] > 1 else (lambda held, rows: held.append_row(rows[0, :]))
             self._commit(self._run(change, held, rows))
 
     def replace(self, age: int, g: Array) -> None:
         """Put g in the place of the gradient of an age, 0 for the oldest, −1 for the newest. Cost: as `append`."""
         age = check.check_age(age, len(self))
         held, g = self._received(g)
-        self._commit(self._run(Held.replaced, held, age, g))
+        self._commit(self._run(WindowState.replace_row, held, age, g))
 
     def remove(self, age: int) -> None:
         """Let go of the gradient of an age, 0 for the oldest. Cost: O(m²); O(m³) under "mean": the divisor changes."""
         age = check.check_age(age, len(self))
-        self._commit(self._run(Held.removed, self._known, age))
+        self._commit(self._run(WindowState.remove_row, self._known, age))
 
     def clear(self) -> None:
         """Let go of all gradients, and of what compression has not kept of them."""
-        if self._held is not None:
-            self._held = self._held.cleared()
+        if self._state is not None:
+            self._state = self._state.without_rows()
             self._changes += 1
 
-    def _received(self, g: Any, name: str = "g", shape: tuple[int | str, ...] = ()) -> tuple[Held, Array]:
+    def _received(self, g: Any, name: str = "g", shape: tuple[int | str, ...] = ()) -> tuple[WindowState, Array]:
         """The window, placed by g where it had no place yet, and g, checked."""
         shape = shape or (self.dim,)
         check.check_gradient_values(name, g)
-        held = self._held or placed(self._rules, g, self._unplaced)
+        held = self._state or empty_state(self._options, g, self._unplaced)
         g = check.check_stored(name, _backend.stop_gradient(g), held.ring.like)
         check.check_shape(name, g, shape, f"Pass flattened gradients of {self.dim} entries.")
         return held, g
 
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function where float64 exists; the last argument is beside the rows where there are none yet."""
-        like = self._held.ring.like if self._held is not None else arguments[-1]
-        return run(function, like, *arguments)
+        like = self._state.ring.like if self._state is not None else arguments[-1]
+        return with_x64(function, like, *arguments)
 
-    def _commit(self, held: Held, *, moved: bool = True) -> None:
+    def _commit(self, held: WindowState, *, moved: bool = True) -> None:
         """Make a finished change, of the rows if `moved`, visible by one assignment, after all that can fail."""
         if self.kappa <= largest_kappa(held.arithmetic):
             warn_if_unresolved(held.kappa, held.arithmetic)
-        self._held = held
+        self._state = held
         self._changes += moved
 
     # --- kept elsewhere -------------------------------------------------------------------------------------------
@@ -358,9 +358,9 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         pickle, but for tensors of bfloat16, which PyTorch refuses to NumPy ("unsupported ScalarType"): use `save` or
         ``torch.save``, or put ``x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)`` in the place of such a tensor x.
         """
-        held = {} if self._held is None else self._run(Held.as_dict, self._held)
+        held = {} if self._state is None else self._run(WindowState.as_dict, self._state)
         held |= {name: _backend.host_array(held[name], like=self._like) for name in STATE_ON_HOST if name in held}
-        return {"version": STATE_VERSION, "damping": self.damping, **self._rules.as_dict(), **held}
+        return {"version": STATE_VERSION, "damping": self.damping, **self._options.as_dict(), **held}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Self:
@@ -383,13 +383,13 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         Cost: a copy of the rows and a product with them, O(dm), and O(m²).
         """
         state = check.as_window_state(state, STATE_ON_HOST)
-        check.check_window_state(state, STATE_VERSION, STATE_RULES)
+        check.check_window_state(state, STATE_VERSION, STATE_OPTIONS)
         made = cls(damping=1.0, **arguments_of(state))
         if "slots" not in state:
             made.damping = state["damping"]
             return made
-        held = refilled(made._rules, state)
-        made._held = run(held.consistent, held.ring.like)
+        held = restore_state(made._options, state)
+        made._state = with_x64(held.require_consistent, held.ring.like)
         return made
 
     # --- other windows ----------------------------------------------------------------------------------------------
@@ -410,9 +410,9 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         return cls.from_state_dict({**facts, **arrays})
 
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
-        made = type(self)(damping=1.0, **vars(self._rules))
+        made = type(self)(damping=1.0, **vars(self._options))
         before, damping = self._known, self.damping
         damping = move(damping) if _backend.is_vector(damping) else damping
-        empty = placed(made._rules, move(before.ring.like[:0, :]), damping)
-        made._commit(run(lambda: empty.adopted(before, move), empty.ring.like))
+        empty = empty_state(made._options, move(before.ring.like[:0, :]), damping)
+        made._commit(with_x64(lambda: empty.import_rows(before, move), empty.ring.like))
         return made

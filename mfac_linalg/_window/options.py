@@ -10,13 +10,19 @@ from .topk import TopK, check_compression
 
 LEAST_WEIGHT = 1e-250  # of a decayed row: its reciprocal is still a number
 NARROW_WEIGHTS = 1e-30  # decays down to this leave float32 the rows of every age
-STATE_RULES = ("window", "dim", "normalization", "decay", "precision")  # of a state dictionary, beside its compression
+STATE_OPTIONS = (
+    "window",
+    "dim",
+    "normalization",
+    "decay",
+    "precision",
+)  # of a state dictionary, beside its compression
 STATE_ON_HOST = ("slots", "ages", "exponents", "gram", "factor", "direction")  # its arrays that are no rows
 COMPRESSION = "compression."  # what the arguments of a TopK begin with in it
 
 
 @dataclass(frozen=True)
-class Rules:
+class WindowOptions:
     """The arguments of a window that it keeps."""
 
     window: int
@@ -29,7 +35,7 @@ class Rules:
     @classmethod
     def checked(
         cls, window: Any, dim: Any, normalization: Any, decay: Any, precision: Any, compression: Any = None
-    ) -> "Rules":
+    ) -> "WindowOptions":
         """From arguments of a user."""
         window, dim = check.check_size("window", window), check.check_size("dim", dim)
         check.check_window_memory(window, dim)
@@ -65,14 +71,14 @@ class Rules:
         """Numbers and words for a state dictionary, in no dictionary of their own and none of them None."""
         compression = {} if self.compression is None else self.compression._as_dict()
         flat = {COMPRESSION + name: value for name, value in compression.items() if value is not None}
-        return {name: getattr(self, name) for name in STATE_RULES} | flat
+        return {name: getattr(self, name) for name in STATE_OPTIONS} | flat
 
 
 def arguments_of(state: dict[str, Any]) -> dict[str, Any]:
     """What the constructor of a window is given for a state dictionary; one without compression may not say so."""
     compression = check.compression_of(state)
-    rules = {name: state[name] for name in STATE_RULES}
+    options = {name: state[name] for name in STATE_OPTIONS}
     try:
-        return rules | {"compression": TopK(**compression) if compression else None}
+        return options | {"compression": TopK(**compression) if compression else None}
     except (TypeError, ValueError) as refused:  # of `density`, which is compression.density here
         raise type(refused)(str(refused).replace("`", f"`{COMPRESSION}", 1)) from refused

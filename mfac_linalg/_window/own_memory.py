@@ -7,19 +7,19 @@ from typing import Any, Self
 
 from .. import _backend
 from .. import _validation as check
-from .initial import refilled, run
-from .options import STATE_ON_HOST, Rules
-from .state import Held
+from .initial import restore_state, with_x64
+from .options import STATE_ON_HOST, WindowOptions
+from .state import WindowState
 
-Snapshot = tuple[Held | None, Any, int]
+Snapshot = tuple[WindowState | None, Any, int]
 
 
 @_backend.methods_outside_graphs
 class OwnMemory(abc.ABC):
-    """A window's side of the rule in `Held`: two windows never share one, whatever the copy is called."""
+    """A window's side of the rule in `WindowState`: two windows never share one, whatever the copy is called."""
 
-    _rules: Rules
-    _held: Held | None
+    _options: WindowOptions
+    _state: WindowState | None
     _unplaced: Any  # damping before there is a place
     _changes: int  # of the rows, which spoil a snapshot from before the last of them
 
@@ -37,26 +37,28 @@ class OwnMemory(abc.ABC):
 
     def _own_copy(self, made: Self, copied: Callable[[Any], Any]) -> Self:
         """The same window in `made`, with memory of its own for what is written in place."""
-        vars(made).update({name: copied(value) for name, value in vars(self).items() if name != "_held"})
-        made._held = None if self._held is None else run(lambda: copy.deepcopy(self._held), self._held.ring.like)
+        vars(made).update({name: copied(value) for name, value in vars(self).items() if name != "_state"})
+        made._state = (
+            None if self._state is None else with_x64(lambda: copy.deepcopy(self._state), self._state.ring.like)
+        )
         return made
 
     def __getstate__(self) -> dict[str, Any]:
-        held = None if self._held is None else {n: _backend.portable(x) for n, x in self.state_dict().items()}
-        return vars(self) | {"_held": held}
+        held = None if self._state is None else {n: _backend.portable(x) for n, x in self.state_dict().items()}
+        return vars(self) | {"_state": held}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """With memory of its own, whether what was unpickled can be written to or not, or is another process's too."""
-        vars(self).update(state | {"_held": None})
-        if state["_held"] is not None:
-            self._held = refilled(self._rules, check.as_window_state(state["_held"], STATE_ON_HOST))
+        vars(self).update(state | {"_state": None})
+        if state["_state"] is not None:
+            self._state = restore_state(self._options, check.as_window_state(state["_state"], STATE_ON_HOST))
 
     def _snapshot(self) -> Snapshot:
         """What the window is now, for `_restore`: nothing is copied, so it is good for one change of the rows.
 
-        New dampings, before or after that change, do not count: see `Held`.
+        New dampings, before or after that change, do not count: see `WindowState`.
         """
-        return self._held, self._unplaced, self._changes
+        return self._state, self._unplaced, self._changes
 
     def _restore(self, snapshot: Snapshot) -> None:
         """Be again what the window was."""
@@ -64,4 +66,4 @@ class OwnMemory(abc.ABC):
         if self._changes - changes > 1:
             msg = f"A snapshot is good for one change of the rows; got one from {self._changes - changes} changes ago."
             raise RuntimeError(msg)
-        self._held, self._unplaced, self._changes = held, unplaced, changes
+        self._state, self._unplaced, self._changes = held, unplaced, changes

@@ -16,7 +16,7 @@ Array = Any
 class Ring:
     """Rows 2^exponent_i times those in slots_i, in the order of their positions; one slot more than there can be rows.
 
-    A change writes to a slot that was free before it, or to a new ring: see `Held` for how long a value is valid.
+    A change writes to a slot that was free before it, or to a new ring: see `WindowState` for how long a value is valid.
     """
 
     stored: Any  # DenseSlots or CompressedSlots
@@ -33,10 +33,10 @@ class Ring:
         return cls(stored, np.zeros((stored.count, stored.count)), none, none, dtype, gram_dtype)
 
     @classmethod
-    def restored(cls, state: dict[str, Any], slots: np.ndarray, exponents: np.ndarray, empty: "Ring") -> "Ring":
+    def restore(cls, state: dict[str, Any], slots: np.ndarray, exponents: np.ndarray, empty: "Ring") -> "Ring":
         """What `as_dict` described, put back into its slots of an empty ring."""
         empty.gram_by_slot[np.ix_(slots, slots)] = np.array(state["gram"])
-        return replace(empty, stored=empty.stored.restored(state, slots), slots=slots, exponents=exponents)
+        return replace(empty, stored=empty.stored.restore(state, slots), slots=slots, exponents=exponents)
 
     def as_dict(self) -> dict[str, Any]:
         """Copies of the rows as they are stored, of their places, and of their Gram matrix."""
@@ -53,7 +53,7 @@ class Ring:
         """An array (·, d) of the library, device and dtype of the gradients."""
         return self.stored.like
 
-    def emptied(self) -> "Ring":
+    def without_rows(self) -> "Ring":
         """The same memory without rows."""
         return replace(self, stored=self.stored.cleared(), slots=self.slots[:0], exponents=self.exponents[:0])
 
@@ -63,33 +63,33 @@ class Ring:
         used[self.slots] = True
         return int(np.argmin(used))
 
-    def adopted(self, other: "Ring", column_scale: Array | None, move: Any) -> "Ring":
+    def import_rows(self, other: "Ring", column_scale: Array | None, move: Any) -> "Ring":
         """The rows of another ring, and all that it holds beside them, brought here by `move`; one Gram pass."""
-        stored, powers = self.stored.adopted(other.stored, other.slots, move)
+        stored, powers = self.stored.import_rows(other.stored, other.slots, move)
         slots, exponents = np.arange(len(other.slots)), other.exponents + powers
-        return replace(self, stored=stored, slots=slots, exponents=exponents).measured_by(column_scale, float64=False)
+        return replace(self, stored=stored, slots=slots, exponents=exponents).with_gram(column_scale, float64=False)
 
-    def kept(self, positions: np.ndarray) -> "Ring":
+    def select_rows(self, positions: np.ndarray) -> "Ring":
         """The rows at some positions, in their order."""
         return replace(self, slots=self.slots[positions], exponents=self.exponents[positions])
 
-    def exchanged(self, stays: np.ndarray, g: Array, column_scale: Array | None) -> "Ring":
+    def write_row(self, stays: np.ndarray, g: Array, column_scale: Array | None) -> "Ring":
         """The rows that stay, and g (d,) as the last, in a slot that was free before; one pass over the rows."""
         slot = self._free_slot()
-        stored, column, power = self.stored.exchanged(g, slot)
+        stored, column, power = self.stored.write_row(g, slot)
         slots = np.append(self.slots[stays], slot)
         done = replace(self, stored=stored, slots=slots, exponents=np.append(self.exponents[stays], power))
         row = _backend.read(done.span(self.gram_dtype).project(weighted(column, column_scale, self.gram_dtype)))[:, 0]
         self.gram_by_slot[slot, : len(row)] = self.gram_by_slot[: len(row), slot] = row
         return done
 
-    def skipped(self, block: Array) -> "Ring":
+    def skip_rows(self, block: Array) -> "Ring":
         """As if the rows of a block (k, d) had come and gone."""
-        return replace(self, stored=self.stored.skipped(block)) if block.shape[0] else self
+        return replace(self, stored=self.stored.skip_rows(block)) if block.shape[0] else self
 
-    def joined(self, block: Array, column_scale: Array | None) -> "Ring":
+    def append_block(self, block: Array, column_scale: Array | None) -> "Ring":
         """With the rows of a block (k, d) as the last, all of them copied to a new ring in the order of positions."""
-        stored, powers = self.stored.joined(self.slots, block)
+        stored, powers = self.stored.append_block(self.slots, block)
         m, total = len(self.slots), len(self.slots) + block.shape[0]
         old, new = (stored.rows(slots, self.gram_dtype) for slots in (slice(0, m), slice(m, total)))
         gram_by_slot = np.zeros_like(self.gram_by_slot)
@@ -106,7 +106,7 @@ class Ring:
         """Whether the Gram matrix is computed in float64."""
         return _backend.dtype_name(self.gram_dtype) == "float64"
 
-    def measured_by(self, column_scale: Array | None, *, float64: bool) -> "Ring":
+    def with_gram(self, column_scale: Array | None, *, float64: bool) -> "Ring":
         """The same rows with their Gram matrix made anew, in another metric or in float64; one Gram pass."""
         gram_dtype = _backend.namespace(self.like).float64 if float64 else self.gram_dtype
         gram_by_slot = np.zeros(self.gram_by_slot.shape)  # which takes no memory before it is written to
@@ -128,9 +128,9 @@ class Ring:
         """diag(scale) GGᵀ diag(scale)."""
         return SlotGram(self.gram_by_slot, self.slots, scale)
 
-    def copied(self, positions: np.ndarray) -> Array:
+    def copy_rows(self, positions: np.ndarray) -> Array:
         """A copy of the rows at some positions, shape (k, d)."""
-        return self.stored.copied(self.slots[positions], self.exponents[positions])
+        return self.stored.copy_rows(self.slots[positions], self.exponents[positions])
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ Array = Any
 class DenseSlots:
     """Rows times powers of two in a (slots, d) array that is finite everywhere.
 
-    What `exchanged` writes to was free before it; every other change makes new slots or writes nothing: see `Held` for
+    What `exchanged` writes to was free before it; every other change makes new slots or writes nothing: see `WindowState` for
     how long a value is valid.
     """
 
@@ -47,22 +47,22 @@ class DenseSlots:
         """The same memory, of whose rows none matters any more."""
         return self
 
-    def exchanged(self, g: Array, slot: int) -> tuple["DenseSlots", Array, np.ndarray]:
+    def write_row(self, g: Array, slot: int) -> tuple["DenseSlots", Array, np.ndarray]:
         """With g (d,) times 2^−power in a free slot; that row as a column (d, 1), and power (1,)."""
         g, power = normalised("g", g[None, :])
         return DenseSlots(_backend.write_row(self.buffer, slot, g[0, :])), g.T, power
 
-    def skipped(self, block: Array) -> "DenseSlots":
+    def skip_rows(self, block: Array) -> "DenseSlots":
         """As if the rows of a block had come and gone."""
         del block
         return self
 
-    def joined(self, kept: np.ndarray, block: Array) -> tuple["DenseSlots", np.ndarray]:
+    def append_block(self, kept: np.ndarray, block: Array) -> tuple["DenseSlots", np.ndarray]:
         """As many slots: those kept, in their order, the rows of a block (k, d), spare ones; powers of the block."""
         block, powers = normalised("gradients", block)
         spare = self.count - len(kept) - block.shape[0]
         zeros = _backend.zeros((spare, block.shape[1]), like=block, dtype=block.dtype)
-        parts = [self._taken(kept), block, zeros]
+        parts = [self._take_rows(kept), block, zeros]
         return DenseSlots(_backend.namespace(block).concat(parts, axis=0)), powers
 
     def rows(self, slots: slice, dtype: Any) -> DenseRows:
@@ -70,24 +70,24 @@ class DenseSlots:
         whole = slots == slice(0, self.count)
         return DenseRows(self.buffer if whole else self.buffer[slots, :], None, dtype)
 
-    def copied(self, slots: np.ndarray, powers: np.ndarray) -> Array:
+    def copy_rows(self, slots: np.ndarray, powers: np.ndarray) -> Array:
         """A copy of some rows times 2^powers, shape (k, d)."""
-        rows = self._taken(slots)
+        rows = self._take_rows(slots)
         if not np.any(powers):
             return rows
         return _backend.cast(scaled(_backend.cast(rows, _backend.result_dtype(rows)), powers), rows.dtype)
 
     def as_dict(self, slots: np.ndarray) -> dict[str, Any]:
         """Copies of what is in some slots."""
-        return {"rows": self._taken(slots)}
+        return {"rows": self._take_rows(slots)}
 
-    def restored(self, state: dict[str, Any], slots: np.ndarray) -> "DenseSlots":
+    def restore(self, state: dict[str, Any], slots: np.ndarray) -> "DenseSlots":
         """With what `as_dict` gave in slots of these, which are empty."""
         rows, place = state["rows"], places(slots, self.count)
         padded = _backend.namespace(rows).concat([rows, _backend.zeros_like(rows, rows=1)], axis=0)
         return DenseSlots(_backend.take_rows(padded, _backend.index_like(place, like=rows)))
 
-    def _taken(self, slots: np.ndarray) -> Array:
+    def _take_rows(self, slots: np.ndarray) -> Array:
         return _backend.take_rows(self.buffer, _backend.index_like(slots, like=self.buffer))
 
 

@@ -19,7 +19,7 @@ HALF_EXPONENT = 15  # of the largest entry of a row in float16: in [2^14, 2^15),
 
 
 @dataclass(frozen=True)
-class CompressedSlots:
+class TopKSlots:
     """The same interface as DenseSlots for rows c = topk(g + e), and the e that the next gradient meets.
 
     Rows are stored times powers of two; the error is kept as it is, in the dtype of the answers. Values are valid for
@@ -34,7 +34,7 @@ class CompressedSlots:
     error: Array | None = None  # (d,), None for zero
 
     @classmethod
-    def empty(cls, count: int, like: Array, compression: TopK) -> "CompressedSlots":
+    def empty(cls, count: int, like: Array, compression: TopK) -> "TopKSlots":
         """Slots of zeros for gradients like those of an array (·, d)."""
         if not _backend.finds_entries(like):
             msg = f"`compression` must be None on {_backend.device(like)}, which has no 64-bit integers; "
@@ -69,13 +69,13 @@ class CompressedSlots:
         """Whether there is an error to keep."""
         return self.compression.error_feedback and not self.holds_gradients
 
-    def cleared(self) -> "CompressedSlots":
+    def cleared(self) -> "TopKSlots":
         """The same memory, of whose rows none matters any more, and no error."""
         return replace(self, error=None)
 
     # --- changes ----------------------------------------------------------------------------------------------------
 
-    def exchanged(self, g: Array, slot: int) -> tuple["CompressedSlots", Array, np.ndarray]:
+    def write_row(self, g: Array, slot: int) -> tuple["TopKSlots", Array, np.ndarray]:
         """With the c of g (d,) times 2^−power in a free slot; that row as a column (d, 1), and power (1,)."""
         index, values, power, after = self._compressed("g", g)
         index_rows = _backend.write_row(self.index, slot, index)
@@ -83,14 +83,14 @@ class CompressedSlots:
         column = TopKRows(index[None, :], values[None, :], self.layout, self.dtype).panel(slice(0, self.layout.dim)).T
         return done, column, power
 
-    def skipped(self, block: Array) -> "CompressedSlots":
+    def skip_rows(self, block: Array) -> "TopKSlots":
         """As if the rows of a block had come and gone: what is left of them is the error."""
         after = self
         for i in range(block.shape[0] if self.feeds_back else 0):
             after = after._compressed("gradients", block[i, :])[-1]
         return after
 
-    def joined(self, kept: np.ndarray, block: Array) -> tuple["CompressedSlots", np.ndarray]:
+    def append_block(self, kept: np.ndarray, block: Array) -> tuple["TopKSlots", np.ndarray]:
         """As many slots: those kept, in their order, the rows of a block (k, d), spare ones; the powers of the block.
 
         Row by row, since each meets what is left of those before it.
@@ -103,11 +103,11 @@ class CompressedSlots:
             powers.append(power)
         spare = self.count - len(kept) - len(powers)
         xp, done = _backend.namespace(block), []
-        for old, new in zip(self._taken(kept), (indices, values), strict=True):
+        for old, new in zip(self._take_rows(kept), (indices, values), strict=True):
             done.append(xp.concat([old, xp.stack(new), _backend.zeros_like(old, rows=spare)], axis=0))
         return replace(after, index=done[0], values=done[1]), np.concatenate(powers)
 
-    def _compressed(self, name: str, g: Array) -> tuple[Array, Array, np.ndarray, "CompressedSlots"]:
+    def _compressed(self, name: str, g: Array) -> tuple[Array, Array, np.ndarray, "TopKSlots"]:
         """Index (n,) and values (n,) of c times 2^−power, power (1,), and the same slots with the error after it."""
         total = _backend.cast(g, self.dtype)
         total = total if self.error is None else total + self.error
@@ -149,12 +149,12 @@ class CompressedSlots:
         """A run of the slots as rows, computed in dtype."""
         return TopKRows(self.index[slots, :], self.values[slots, :], self.layout, dtype)
 
-    def copied(self, slots: np.ndarray, powers: np.ndarray) -> Array:
+    def copy_rows(self, slots: np.ndarray, powers: np.ndarray) -> Array:
         """Some rows times 2^powers as they are in F, dense, shape (k, d), in the dtype of the answers."""
-        rows = TopKRows(*self._taken(slots), self.layout, self.dtype)
+        rows = TopKRows(*self._take_rows(slots), self.layout, self.dtype)
         return scaled(rows.panel(slice(0, self.layout.dim)), powers)
 
-    def _taken(self, slots: np.ndarray) -> tuple[Array, Array]:
+    def _take_rows(self, slots: np.ndarray) -> tuple[Array, Array]:
         i = _backend.index_like(slots, like=self.index)
         return _backend.take_rows(self.index, i), _backend.take_rows(self.values, i)
 
@@ -162,11 +162,11 @@ class CompressedSlots:
 
     def as_dict(self, slots: np.ndarray) -> dict[str, Any]:
         """Copies of what is in some slots, and of the error."""
-        index, values = self._taken(slots)
+        index, values = self._take_rows(slots)
         error = {} if self.error is None else {"error": _backend.copied(self.error)}
         return {"values": values, "indices": index, "gradient_dtype": _backend.dtype_name(self.like.dtype), **error}
 
-    def restored(self, state: dict[str, Any], slots: np.ndarray) -> "CompressedSlots":
+    def restore(self, state: dict[str, Any], slots: np.ndarray) -> "TopKSlots":
         """With what `as_dict` gave in slots of these, which are empty."""
         self._require_fit(state, len(slots))
         place = _backend.index_like(places(slots, self.count), like=self.like)
@@ -204,9 +204,9 @@ class CompressedSlots:
             msg = "`state['indices']` must lie within their blocks; got larger ones. Pass what `state_dict` returned."
             raise ValueError(msg)
 
-    def adopted(self, other: "CompressedSlots", slots: np.ndarray, move: Any) -> tuple["CompressedSlots", np.ndarray]:
+    def import_rows(self, other: "TopKSlots", slots: np.ndarray, move: Any) -> tuple["TopKSlots", np.ndarray]:
         """The rows in some slots of others, and their error, brought here by `move`; further powers of the rows."""
-        index, values = other._taken(slots)
+        index, values = other._take_rows(slots)
         rows = _backend.cast(values, other.dtype)
         powers = self._powers("gradients", rows)
         rows = _backend.cast(move(scaled(rows, -powers)), self.values.dtype)
@@ -214,7 +214,7 @@ class CompressedSlots:
         if other.error is not None and self.feeds_back:
             state["error"] = move(other.error)
             check.check_finite("error", state["error"])
-        return self.restored(state, np.arange(len(slots))), powers
+        return self.restore(state, np.arange(len(slots))), powers
 
 
 def _stored_dtype(compression: TopK, like: Array) -> Any:

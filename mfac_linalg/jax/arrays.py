@@ -22,7 +22,7 @@ from .._rows.panels import weighted
 from .._rows.scaled import ScaledRows
 from .._scaling.damping import DampingScaling
 from .._scaling.powers import exponent, ldexp
-from .._window.options import Rules
+from .._window.options import WindowOptions
 
 Array = Any
 
@@ -61,7 +61,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function compiled for each set of rules, in float64 and plain modes, also where JAX batches it later on."""
     compiled = jax.jit(function, static_argnums=0)
 
-    def run(rules: Rules, *arguments: Any) -> Any:
+    def run(rules: WindowOptions, *arguments: Any) -> Any:
         call = custom_vmap(functools.partial(compiled, rules))
 
         @call.def_vmap
@@ -82,12 +82,12 @@ def in_slots(rows: Array, window: int, count: int) -> Array:
     return jnp.roll(jnp.concatenate([rows, missing]), count % window if count > window else 0, axis=0)
 
 
-def _computing(rules: Rules, rows: Array) -> Any:
+def _computing(rules: WindowOptions, rows: Array) -> Any:
     return jnp.float64 if rules.precision == "high" else _backend.result_dtype(rows)
 
 
 @_compiled
-def build(rules: Rules, rows: Array, damping: Any, count: int) -> Arrays:
+def build(rules: WindowOptions, rows: Array, damping: Any, count: int) -> Arrays:
     """All arrays from rows in their slots."""
     rows, exponents = _normalised(rows)
     none, scalar = jnp.zeros((0, 0), jnp.float64), jnp.zeros((), jnp.float64)
@@ -104,13 +104,13 @@ def _normalised(rows: Array) -> tuple[Array, Array]:
     return _backend.cast(ldexp(wide, -powers[:, None]), rows.dtype), powers
 
 
-def _counted(rules: Rules, steps: Array) -> Array:
+def _counted(rules: WindowOptions, steps: Array) -> Array:
     """A number of steps, kept under two windows so that it never overflows."""
     return jnp.where(steps < 2 * rules.window, steps, rules.window + steps % rules.window)
 
 
 @_compiled
-def appended(rules: Rules, arrays: Arrays, g: Array) -> Arrays:
+def appended(rules: WindowOptions, arrays: Arrays, g: Array) -> Arrays:
     """The row of the oldest gradient, and its products, overwritten."""
     slot = arrays.steps % rules.window
     block, powers = _normalised(g[None, :])
@@ -129,7 +129,7 @@ def appended(rules: Rules, arrays: Arrays, g: Array) -> Arrays:
 
 
 @_compiled
-def damped(rules: Rules, arrays: Arrays, damping: Any) -> Arrays:
+def damped(rules: WindowOptions, arrays: Arrays, damping: Any) -> Arrays:
     """Under another, checked damping."""
     if arrays.damping.ndim or _backend.is_vector(damping):
         return measured(rules, arrays, damping)
@@ -137,7 +137,7 @@ def damped(rules: Rules, arrays: Arrays, damping: Any) -> Arrays:
 
 
 @_compiled
-def measured(rules: Rules, arrays: Arrays, damping: Any) -> Arrays:
+def measured(rules: WindowOptions, arrays: Arrays, damping: Any) -> Arrays:
     """The same with the Gram matrix made anew, in the metric of that damping."""
     damping = damping if _backend.is_vector(damping) else jnp.asarray(damping, jnp.float64)
     arrays = replace(arrays, damping=damping)
@@ -145,7 +145,7 @@ def measured(rules: Rules, arrays: Arrays, damping: Any) -> Arrays:
     return _factored(rules, replace(arrays, gram=rows.gram(_metric(rules, arrays).column_scale, reporter(False))))
 
 
-def _factored(rules: Rules, arrays: Arrays) -> Arrays:
+def _factored(rules: WindowOptions, arrays: Arrays) -> Arrays:
     """With the small system of these rows and this damping."""
     scaled = _scaled_rows(rules, arrays)
     scale = scaled.row_scale
@@ -155,11 +155,11 @@ def _factored(rules: Rules, arrays: Arrays) -> Arrays:
     return replace(arrays, scaled_gram=scaled_gram, cholesky=cholesky, norm=jnp.sqrt(largest_eigenvalue(scaled_gram)))
 
 
-def _metric(rules: Rules, arrays: Arrays) -> DampingScaling:
+def _metric(rules: WindowOptions, arrays: Arrays) -> DampingScaling:
     return DampingScaling.of(arrays.damping, _computing(rules, arrays.rows))
 
 
-def _scaled_rows(rules: Rules, arrays: Arrays) -> ScaledRows:
+def _scaled_rows(rules: WindowOptions, arrays: Arrays) -> ScaledRows:
     """S, in the order of slots: row s has age index (s − steps) mod window, 0 for the oldest."""
     window, scaling = rules.window, _metric(rules, arrays)
     held = jnp.clip(arrays.steps, 1, window)
@@ -177,7 +177,7 @@ def known_norm(arrays: Arrays) -> Any:
 
 
 @wide
-def inverse_of(rules: Rules, arrays: Arrays) -> State:
+def inverse_of(rules: WindowOptions, arrays: Arrays) -> State:
     """The inverse as a value; its numbers are floats where they can be read, so that products stop when done."""
     norm = known_norm(arrays)
     read = isinstance(norm, float) and np.isfinite(norm)

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from .. import _backend, _second_moment
 from .. import _validation as check
-from .._window.options import Rules
+from .._window.options import WindowOptions
 from .trees import check_real_leaves
 from .window import SlidingWindowState
 
@@ -128,7 +128,7 @@ def scale_by_mfac(
     """
     if beta2 is not None:
         beta2 = _checked_beta2(beta2)
-    Rules.checked(window, 1, normalization, 1.0, precision)
+    WindowOptions.checked(window, 1, normalization, 1.0, precision)
     known = isinstance(damping, numbers.Real | jax.Array | np.ndarray) and not isinstance(damping, bool)
     if not known or jnp.ndim(damping) != 0:
         msg = f"`damping` must be a number; got {check.describe(damping)}. Pass one λ for all parameters."

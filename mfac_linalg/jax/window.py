@@ -16,7 +16,7 @@ from .._errors import warn_if_unresolved
 from .._forms.state import State
 from .._inverse import Inverse
 from .._scaling.damping import spans_widely
-from .._window.options import Rules
+from .._window.options import WindowOptions
 from .arrays import Arrays, appended, build, damped, in_slots, inverse_of, known_norm, measured, rows_by_age
 
 Array = Any
@@ -100,7 +100,7 @@ class SlidingWindowState(Inverse):
         dtype: Any = jnp.float32,
         precision: str = "default",
     ) -> None:
-        rules = Rules.checked(window, dim, normalization, decay, precision)
+        rules = WindowOptions.checked(window, dim, normalization, decay, precision)
         if check.name_of_dtype(dtype) == "float64":
             check.check_result_dtype(dtype, jnp.zeros(0))
         rows = jnp.zeros((rules.window, rules.dim), check.check_place(jnp, dtype, None).dtype)
@@ -138,14 +138,14 @@ class SlidingWindowState(Inverse):
         check.check_gradients(gradients)
         check.check_same_library("gradients", gradients, jnp.zeros(0))
         count, dim = gradients.shape
-        rules = Rules.checked(count if window is None else window, dim, normalization, decay, precision)
+        rules = WindowOptions.checked(count if window is None else window, dim, normalization, decay, precision)
         kept = lax.stop_gradient(gradients[max(0, count - rules.window) :, :])
         check.check_finite("gradients", kept)
         made = object.__new__(cls)
         made._become(rules, in_slots(kept, rules.window, count), damping, count)
         return made
 
-    def _become(self, rules: Rules, rows: Array, damping: Any, count: int) -> None:
+    def _become(self, rules: WindowOptions, rows: Array, damping: Any, count: int) -> None:
         """Hold unscaled rows in their slots, of which `count` have been taken in."""
         check.check_precision_available(rules.precision, rows)
         damping = check.check_damping(damping, rows, _backend.result_dtype(rows))
@@ -176,19 +176,19 @@ class SlidingWindowState(Inverse):
         vars(self).update(state)
         register(self._like)
 
-    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Arrays]], Rules]:
+    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Arrays]], WindowOptions]:
         """The arrays as children, what stays beside: not d, which the shapes of the arrays say."""
         return ((jax.tree_util.GetAttrKey("arrays"), self._arrays),), self._options
 
     @classmethod
-    def tree_unflatten(cls, options: Rules, children: tuple[Arrays]) -> Self:
+    def tree_unflatten(cls, options: WindowOptions, children: tuple[Arrays]) -> Self:
         """The way back."""
         made = object.__new__(cls)
         made._options, (made._arrays,) = options, children
         return made
 
     @property
-    def _rules(self) -> Rules:
+    def _rules(self) -> WindowOptions:
         return replace(self._options, dim=self.dim)
 
     @property
@@ -315,7 +315,7 @@ class SlidingWindowState(Inverse):
         return self._with(measured(self._rules, moved, damping))
 
 
-def _computable(rules: Rules, damping: Any, rows: Array) -> Rules:
+def _computable(rules: WindowOptions, damping: Any, rows: Array) -> WindowOptions:
     """The rules, in float64 where decays, or dampings that can be read, span more than the dtype of rows computes."""
     known = not _backend.is_vector(damping) or _backend.is_concrete(damping)
     wide = rules.decays_widely or (known and spans_widely(damping, _backend.result_dtype(rows)))

@@ -354,7 +354,7 @@ def _answer(window: SlidingWindowInverse, groups: list[Group], g: Tensor) -> Ten
     if agreed("window", groups) != window.window:
         msg = f"`window` must stay {window.window}; got {groups[0]['window']}. Construct a new optimizer."
         raise ValueError(msg)
-    if g.shape[0] != window.dim or (window._held is not None and g.dtype != window._like.dtype):
+    if g.shape[0] != window.dim or (window._state is not None and g.dtype != window._like.dtype):
         msg = f"`params` must stay as they were at construction; got {g.shape[0]} weights in {g.dtype} for a window of "
         raise ValueError(msg + f"{window.dim}. Construct a new optimizer.")
     damping = agreed("damping", groups)

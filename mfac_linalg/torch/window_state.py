@@ -22,9 +22,9 @@ Options = dict[str, Any]
 
 def pack_window(window: SlidingWindowInverse, like: Tensor) -> dict[str, Any]:
     """Return a copy of a window of gradients like an empty tensor: tensors padded to its capacity, ints and floats."""
-    placed = window._held is not None
+    placed = window._state is not None
     state = (window if placed else _placed_window(window, like)).state_dict()
-    compression = None if window._rules.compression is None else window._rules.compression._as_dict()
+    compression = None if window._options.compression is None else window._options.compression._as_dict()
     rows = {name: state[name] for name in _row_names(compression)}
     small = {name: _on_device(state[name], like.device) for name in HOST_AXES}
     padded = {name: _pad(x, window.window, HOST_AXES.get(name, 1)) for name, x in (rows | small).items()}
@@ -143,14 +143,14 @@ def _error_dtype(like: Tensor) -> torch.dtype:
 
 def _placed_window(window: SlidingWindowInverse, like: Tensor) -> SlidingWindowInverse:
     """An empty window like one that has not seen a gradient; the shapes of its rows are all that matters."""
-    rules = window._rules
+    options = window._options
     return SlidingWindowInverse(
         1,
         window.dim,
         window.damping,
-        normalization=rules.normalization,
-        precision=rules.precision,
-        compression=rules.compression,
+        normalization=options.normalization,
+        precision=options.precision,
+        compression=options.compression,
         dtype=like.dtype,
         device=like.device,
         xp=torch,
@@ -196,7 +196,7 @@ def unpack_version_1(entry: Any, like: Tensor) -> SlidingWindowInverse:
 
 def options_of(window: SlidingWindowInverse) -> Options:
     """The options of a window that it shares with others."""
-    return {name: getattr(window._rules, name) for name in ("normalization", "precision", "compression")}
+    return {name: getattr(window._options, name) for name in ("normalization", "precision", "compression")}
 
 
 def compression_of(described: Any) -> Any:
