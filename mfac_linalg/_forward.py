@@ -62,15 +62,15 @@ class Forward(SymmetricOperator):
 
     def diagonal(self) -> Array:
         """The diagonal of F, shape (d,). Cost: one pass over the rows."""
-        return _backend.in_float64(State.forward_diagonal, self._unchanged)
+        return _backend.with_x64(State.forward_diagonal, self._unchanged)
 
     def trace(self) -> Array:
         """Trace of F. Cost: as `diagonal`."""
-        return _backend.in_float64(State.forward_trace, self._unchanged)
+        return _backend.with_x64(State.forward_trace, self._unchanged)
 
     def logdet(self) -> Array:
         """The logarithm of det F. Cost: O(m)."""
-        return -_backend.in_float64(State.logdet, self._unchanged)
+        return -_backend.with_x64(State.logdet, self._unchanged)
 
     def to_dense(self) -> Array:
         """F as a (d, d) array, refused for d > 16,384. Cost: O(d²m) time, O(d²) memory."""
@@ -89,16 +89,16 @@ class Forward(SymmetricOperator):
             Vector damping: F and I + SᵀS then have different eigenvalues.
         """
         self._current.require_scalar("forward.eigenvalues")
-        return _backend.in_float64(State.eigenvalues, self._unchanged)
+        return _backend.with_x64(State.eigenvalues, self._unchanged)
 
     def condition_number(self) -> Array:
         """‖F‖ ‖F⁻¹‖, for scalar damping. Cost: O(m³)."""
         self._current.require_scalar("condition_number")
-        return _backend.in_float64(State.condition_number, self._unchanged)
+        return _backend.with_x64(State.condition_number, self._unchanged)
 
     def effective_rank(self) -> Array:
         """Σ s/(1 + s), s the eigenvalues of Λ^-½ (F − Λ) Λ^-½: σ/(σ + λ) for scalar damping. Cost: O(m³)."""
-        return _backend.in_float64(State.effective_rank, self._unchanged)
+        return _backend.with_x64(State.effective_rank, self._unchanged)
 
     def _describe(self) -> dict[str, str]:
         return {name: fact for name, fact in self._inverse._describe().items() if name in SHOWN}

@@ -124,12 +124,12 @@ class Inverse(SymmetricOperator):
         cancel in the answer, and ``precision="high"`` keeps those too.
         """
         check.refuse_masked("coefficients", coefficients)
-        c, like = _backend.small_beside(coefficients, "coefficients", like=self._like)
+        c, like = _backend.evaluate_with_like(coefficients, "coefficients", like=self._like)
         if not (_backend.is_array(c) and c.ndim == 1):
             c = check.check_columns("coefficients", c, like, self.dtype, self.num_gradients)
-            return _backend.in_float64(State.solve_gradients, self._unchanged, c)
+            return _backend.with_x64(State.solve_gradients, self._unchanged, c)
         c = check.check_vector("coefficients", c, like, self.dtype, self.num_gradients)
-        return _backend.in_float64(State.solve_gradients, self._unchanged, c[:, None])[:, 0]
+        return _backend.with_x64(State.solve_gradients, self._unchanged, c[:, None])[:, 0]
 
     def dual_coefficients(self, v: Array) -> Array:
         """The a, shape (m,), with F⁻¹ v = Λ⁻¹ (v − Gᵀ a): what to keep to apply F⁻¹ v without this object.
@@ -168,7 +168,7 @@ class Inverse(SymmetricOperator):
         Cost: an eigendecomposition, O(m³), and O(dm) per draw; O(d · size) memory.
         """
         size, seed = check.check_count("size", size), check.check_count("seed", seed)
-        return _backend.in_float64(State.sample, self._unchanged, size, seed).T
+        return _backend.with_x64(State.sample, self._unchanged, size, seed).T
 
     def damping_path(self, v: Array, dampings: Any) -> Array:
         """F(λ_k)⁻¹ v as the columns of a (d, k) array, each as accurate as an inverse built with its λ_k.
@@ -197,7 +197,7 @@ class Inverse(SymmetricOperator):
         Accuracy: that of `element` absolute, and 1e-3 relative: entries that cancel are redone as sums of squares. In
         float64 1e-5 relative up to κ = 4e14.
         """
-        return _backend.in_float64(State.diagonal_entries, self._unchanged)
+        return _backend.with_x64(State.diagonal_entries, self._unchanged)
 
     def element(self, i: Any, j: Any) -> Array:
         """F⁻¹[i, j] for integers or broadcastable integer arrays; negative indices count from the end.
@@ -221,7 +221,7 @@ class Inverse(SymmetricOperator):
         j = check.check_indices("j", j, self.dim, like=self._like)
         i, j = check.broadcast_indices(i, j)
         xp = _backend.namespace(i)
-        flat = _backend.in_float64(State.element, self._unchanged, xp.reshape(i, (-1,)), xp.reshape(j, (-1,)))
+        flat = _backend.with_x64(State.element, self._unchanged, xp.reshape(i, (-1,)), xp.reshape(j, (-1,)))
         return flat[0] if i.ndim == 0 else xp.reshape(flat, i.shape)
 
     def columns(self, j: Any) -> Array:
@@ -232,7 +232,7 @@ class Inverse(SymmetricOperator):
         Cost: as `matmat` with k columns.
         """
         j = check.check_vector_of_indices("j", j, self.dim, like=self._like)
-        return _backend.in_float64(State.columns, self._unchanged, j)
+        return _backend.with_x64(State.columns, self._unchanged, j)
 
     def submatrix(self, rows: Any, cols: Any = None) -> Array:
         """The dense block F⁻¹[rows][:, cols]; cols are the rows where not given.
@@ -244,7 +244,7 @@ class Inverse(SymmetricOperator):
         """
         rows = check.check_vector_of_indices("rows", rows, self.dim, like=self._like)
         cols = rows if cols is None else check.check_vector_of_indices("cols", cols, self.dim, like=self._like)
-        return _backend.in_float64(State.submatrix, self._unchanged, rows, cols)
+        return _backend.with_x64(State.submatrix, self._unchanged, rows, cols)
 
     def to_dense(self) -> Array:
         """F⁻¹ as a (d, d) array; refused for d > 16,384, where `columns` and `submatrix` serve."""
@@ -270,7 +270,7 @@ class Inverse(SymmetricOperator):
         Cost: as `matvec`, or `matmat`.
         """
         v, is_vector = self._one_or_more("v", v)
-        values = _backend.in_float64(State.quadratics, self._unchanged, v)
+        values = _backend.with_x64(State.quadratics, self._unchanged, v)
         return values[0] if is_vector else values
 
     def logdet(self) -> Array:
@@ -282,7 +282,7 @@ class Inverse(SymmetricOperator):
         Accuracy: 3e-6 absolute for κ up to 4e14, and the rounding of the sum Σ log λ_i to `dtype` (docs/theory.md,
         section 8); min(m, d) κ eps of float64 under `jit`.
         """
-        return _backend.in_float64(State.logdet, self._unchanged)
+        return _backend.with_x64(State.logdet, self._unchanged)
 
     def trace(self) -> Array:
         """Trace of F⁻¹.
@@ -292,7 +292,7 @@ class Inverse(SymmetricOperator):
         Cost: as `diagonal`.
         Accuracy: relative, that of `diagonal` and better.
         """
-        return _backend.in_float64(State.trace, self._unchanged)
+        return _backend.with_x64(State.trace, self._unchanged)
 
     def condition_number(self) -> Array:
         """‖F‖ ‖F⁻¹‖, for scalar damping. Cost: an eigendecomposition, O(m³)."""
@@ -388,7 +388,7 @@ class Inverse(SymmetricOperator):
     def _product(self, function: Any, v: Array, *, keep: bool = False) -> Array:
         """A query of one vector; `keep` an answer that is not one column."""
         v = check.check_vector("v", v, self._like, self.dtype, self.dim)
-        result = _backend.in_float64(function, self._unchanged, v[:, None])
+        result = _backend.with_x64(function, self._unchanged, v[:, None])
         return result if keep else result[..., 0]
 
     def _certificate(self, function: Any, v: Array, x: Array) -> Array:
@@ -396,7 +396,7 @@ class Inverse(SymmetricOperator):
         if tuple(v.shape) != tuple(x.shape):
             msg = f"`x` must have the shape of `v`, {tuple(v.shape)}; got {check.describe(x)}. Pass an answer for each."
             raise ValueError(msg)
-        values = _backend.in_float64(function, self._unchanged, columns, answers)
+        values = _backend.with_x64(function, self._unchanged, columns, answers)
         return values[0] if is_vector else values
 
     def _one_or_more(self, name: str, v: Array) -> tuple[Array, bool]:

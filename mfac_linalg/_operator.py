@@ -132,8 +132,8 @@ class SymmetricOperator(abc.ABC):
             return columns if v.ndim == 2 else columns[:, 0]
         v = check.check_vector(name, v, self._like, self.dtype, self.dim, column=True)
         if v.ndim == 2:
-            return _backend.in_float64(function, self._unchanged, v)
-        return _backend.in_float64(function, self._unchanged, v[:, None])[:, 0]
+            return _backend.with_x64(function, self._unchanged, v)
+        return _backend.with_x64(function, self._unchanged, v[:, None])[:, 0]
 
     def _matrix_product(self, function: Any, v: Array, name: str) -> Array:
         """`function` of columns (d, k); of complex ones by parts."""
@@ -142,9 +142,9 @@ class SymmetricOperator(abc.ABC):
             check.check_shape(name, v, (self.dim, "k"), "Pass one vector per column.")
             return self._by_parts(partial(function, name=name), v, name)
         v = check.check_columns(name, v, self._like, self.dtype, self.dim)
-        return _backend.in_float64(partial(function, name=name), self._unchanged, v)
+        return _backend.with_x64(partial(function, name=name), self._unchanged, v)
 
     def _by_parts(self, function: Any, z: Array, name: str) -> Array:
         """`function` of x + iy for real x and y (d, k), as one product with 2k columns."""
         parts = check.check_columns(name, _backend.as_parts(z), self._like, self.dtype, self.dim)
-        return _backend.from_parts(_backend.in_float64(function, self._unchanged, parts))
+        return _backend.from_parts(_backend.with_x64(function, self._unchanged, parts))

@@ -152,10 +152,10 @@ def self_influence(
     size = check.check_size("block_size", block_size)
     bar = _progress_bar(progress)
     if gradients is None:
-        return _backend.in_float64(State.row_quadratics, state)
+        return _backend.with_x64(State.row_quadratics, state)
     blocks = _columns(_checked("gradients", gradients, inverse), size, bar)
     quadratics = partial(State.quadratics, name="gradients")
-    parts = [_backend.in_float64(quadratics, state, v) for v in blocks]
+    parts = [_backend.with_x64(quadratics, state, v) for v in blocks]
     return _backend.namespace(parts[0]).concat(parts)
 
 
@@ -164,13 +164,13 @@ def _on_stored(state: State, tests: Array, size: int, bar: Progress) -> Array:
     if tests.shape[0] > state.form.shape[0]:
         return _side_by_side(_pushed, state, tests, bar(slices(state.form.shape[0], size), "influence"))
     project = partial(State.project, name="test_gradients")
-    return _joined([_backend.in_float64(project, state, v) for v in _columns(tests, size, bar)]).T
+    return _joined([_backend.with_x64(project, state, v) for v in _columns(tests, size, bar)]).T
 
 
 def _side_by_side(product: Callable[..., Array], state: State, many: Array, blocks: Iterable[Any]) -> Array:
     """H F⁻¹ V for the rows H of `many` and the columns V of all blocks, (rows, columns)."""
     rows = rows_of(many, streams=False)
-    return _joined([_backend.in_float64(product, state, rows, block) for block in blocks])
+    return _joined([_backend.with_x64(product, state, rows, block) for block in blocks])
 
 
 def _solved(name: str, state: State, rows: Any, v: Array) -> Array:
@@ -187,7 +187,7 @@ def _pushed(state: State, rows: Any, block: slice) -> Array:
 
 
 def _home(name: str, state: State, values: Array) -> Array:
-    return settle(_backend.small(values), name, like=state.form.rows.like, dtype=state.dtype)
+    return settle(_backend.evaluate(values), name, like=state.form.rows.like, dtype=state.dtype)
 
 
 def _joined(parts: list[Array]) -> Array:
@@ -207,7 +207,7 @@ def _columns(rows: Array, size: int, bar: Progress) -> Iterator[Array]:
 
 def _checked(name: str, gradients: Any, inverse: Inverse) -> Array:
     """Rows (k, d) beside the inverse's, in its dtype."""
-    gradients = check.check_beside(name, gradients, inverse._like, inverse.dtype)
+    gradients = check.check_compatible(name, gradients, inverse._like, inverse.dtype)
     if gradients.ndim != 2 or gradients.shape[0] == 0 or gradients.shape[1] != inverse.dim:
         msg = f"`{name}` must have shape (k, {inverse.dim}) with k ≥ 1; got {check.describe(gradients)}. "
         raise ValueError(msg + "Pass one gradient per row, g[None, :] for a single one.")

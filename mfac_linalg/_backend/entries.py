@@ -11,7 +11,7 @@ import numpy as np
 
 from .kinds import has_int64, index_dtype, is_numpy, is_writable, namespace, supports_float64
 from .lazy import is_lazy
-from .memory import copied
+from .memory import copy_of
 from .sparse import compressed_rows
 from .values import asarray, cast, index_like, read, zeros
 
@@ -51,12 +51,12 @@ def wide_index(index: Array, starts: np.ndarray | int) -> Array:
     return wide + (starts if isinstance(starts, int) else index_like(starts, like=index)[None, :])
 
 
-def finds_entries(x: Array) -> bool:
+def can_find_entries(x: Array) -> bool:
     """Return whether entries can be chosen from arrays like x, and looked up: elsewhere by integers of 64 bits."""
     return _is_known(x) or has_int64(x)
 
 
-def scatters(x: Array) -> bool:
+def can_scatter(x: Array) -> bool:
     """Return whether `scattered_product` serves arrays like x, in float64."""
     return _is_known(x) and supports_float64(x)
 
@@ -65,7 +65,7 @@ def _is_known(x: Array) -> bool:
     return is_numpy(x) or compat.is_torch_array(x) or compat.is_jax_array(x) or compat.is_cupy_array(x)
 
 
-def multiplies_sparse(x: Array) -> bool:
+def can_multiply_sparse(x: Array) -> bool:
     """Return whether `sparse_rows` serves arrays like x."""
     return is_numpy(x)
 
@@ -124,12 +124,12 @@ def spread(index: Array, values: Array, width: int) -> Array:
     else:
         keys = xp.reshape(place + index_like(np.arange(m)[:, None] * (width + 2), like=values), (-1,))
         wanted = index_like(np.arange(m * (width + 2)), like=values)
-        dense = xp.reshape(looked_up(keys, xp.reshape(values, (-1,)), wanted), (m, width + 2))
+        dense = xp.reshape(look_up(keys, xp.reshape(values, (-1,)), wanted), (m, width + 2))
     inner = dense[:, 1:-1]
     return np.ascontiguousarray(inner) if is_numpy(inner) else inner
 
 
-def looked_up(keys: Array, values: Array, wanted: Array) -> Array:
+def look_up(keys: Array, values: Array, wanted: Array) -> Array:
     """Return the value of each wanted key, (w,), 0 where it is not among the rising keys (n,)."""
     xp = namespace(values)
     at = xp.clip(xp.searchsorted(keys, wanted), 0, keys.shape[0] - 1)
@@ -137,10 +137,10 @@ def looked_up(keys: Array, values: Array, wanted: Array) -> Array:
     return xp.where(xp.take(keys, at) == wanted, found, xp.zeros_like(found))
 
 
-def replaced(x: Array, index: Array, values: Array) -> Array:
+def replace_entries(x: Array, index: Array, values: Array) -> Array:
     """Return x (d,) with x[index] = values for a rising index, x itself left as it is."""
     if is_numpy(x) or (is_writable(x) and (compat.is_torch_array(x) or compat.is_cupy_array(x))):
-        done = copied(x)
+        done = copy_of(x)
         done[index] = values
         return done
     xp = namespace(x)

@@ -13,7 +13,7 @@ from .modes import outside_transforms, plain_modes
 Array = Any
 
 
-def in_float64(function: Any, *arguments: Any) -> Any:
+def with_x64(function: Any, *arguments: Any) -> Any:
     """Call function(*arguments) where float64 exists and no ambient mode has a say: the way into all computation.
 
     JAX needs float64 switched on, for this call and its gradient alone. Arrays may be nested in registered classes.
@@ -59,7 +59,7 @@ def _scoped(jax: Any, function: Any) -> Any:
     return scoped
 
 
-def repeat_until(done: Any, step: Any, values: tuple[Any, ...], times: int) -> tuple[Any, ...]:
+def scan_until(done: Any, step: Any, values: tuple[Any, ...], times: int) -> tuple[Any, ...]:
     """Return values after step(*values) → (*values, done), as often as a traced `done` asks for, `times` at most.
 
     One loop, so that a compiler sees the step once.
@@ -73,13 +73,13 @@ def repeat_until(done: Any, step: Any, values: tuple[Any, ...], times: int) -> t
     return lax.scan(body, (*values, done), None, length=times)[0][:-1]
 
 
-def add_up(part: Any, total: Any, indices: range) -> Any:
+def scan_sum(part: Any, total: Any, indices: range) -> Any:
     """Return total + Σ part(i) under a JAX trace, as one loop."""
     lax = sys.modules["jax"].lax
     return lax.scan(lambda so_far, i: (so_far + part(i), None), total, np.asarray(indices, dtype=np.int32))[0]
 
 
-def run_of(x: Any, start: Any, width: int, *, axis: int) -> Any:
+def dynamic_slice(x: Any, start: Any, width: int, *, axis: int) -> Any:
     """Return `width` entries along an axis of a JAX array, from a traced start."""
     return sys.modules["jax"].lax.dynamic_slice_in_dim(x, start, width, axis=axis)
 
@@ -91,7 +91,7 @@ ESTIMATES = ("kappa", "norm")  # floats that jit must not compile in
 _registered: set[type] = set()
 
 
-def adopt(like: Array, *classes: type) -> None:
+def register_pytrees(like: Array, *classes: type) -> None:
     """Make the classes known to JAX as pytrees, on the first use of a JAX array."""
     if not compat.is_jax_array(like):
         return
@@ -105,8 +105,8 @@ def adopt(like: Array, *classes: type) -> None:
 def _flatten(instance: Any) -> tuple[tuple[Any, ...], Any]:
     fields = {name: value for name, value in vars(instance).items() if not name.startswith(CACHED)}
     arrays = {name: value for name, value in fields.items() if _is_child(name, value)}
-    constants = tuple((n, v) for n, v in fields.items() if n not in arrays)
-    return tuple(arrays.values()), (tuple(arrays), constants)
+    no_grad_constants = tuple((n, v) for n, v in fields.items() if n not in arrays)
+    return tuple(arrays.values()), (tuple(arrays), no_grad_constants)
 
 
 def _is_child(name: str, value: Any) -> bool:
@@ -117,16 +117,16 @@ def _is_child(name: str, value: Any) -> bool:
 
 def _unflatten(cls: type) -> Any:
     def unflatten(auxiliary: Any, arrays: Any) -> Any:
-        names, constants = auxiliary
+        names, no_grad_constants = auxiliary
         instance: Any = object.__new__(cls)
-        vars(instance).update(constants)
+        vars(instance).update(no_grad_constants)
         vars(instance).update(zip(names, arrays, strict=True))
         return instance
 
     return unflatten
 
 
-def portable(x: Any) -> Any:
+def picklable(x: Any) -> Any:
     """Return what to pickle for x: JAX would bring float64 back as float32, PyTorch uint16 not at all."""
     if compat.is_torch_array(x) and x.dtype == sys.modules["torch"].uint16:
         with outside_transforms():

@@ -20,12 +20,12 @@ def is_lazy(x: object) -> bool:
     return compat.is_dask_array(x)
 
 
-def small(x: Array) -> Array:
+def evaluate(x: Array) -> Array:
     """Return an answer that is not of size d: computed, where it is lazy."""
     return np.asarray(x.compute())[()] if is_lazy(x) else x
 
 
-def computed(x: Array, progress: Any, text: str) -> np.ndarray:
+def compute(x: Array, progress: Any, text: str) -> np.ndarray:
     """Compute x, with `progress` over the tasks that this process runs: a cluster has a dashboard for its own."""
     if progress.bar is None:
         return np.asarray(x)
@@ -52,7 +52,7 @@ def as_lazy(x: Array, *, like: Array) -> Array:
 
 def zeros(shape: tuple[int, ...], *, like: Array, dtype: Any) -> Array:
     """Return zeros (d, …) in the chunks of like (…, d)."""
-    return aligned(sys.modules["dask.array"].zeros(shape, dtype=dtype), like=like)
+    return align_chunks(sys.modules["dask.array"].zeros(shape, dtype=dtype), like=like)
 
 
 def unit_columns(j: np.ndarray, *, like: Array, dtype: Any) -> Array:
@@ -93,14 +93,14 @@ def solve_triangular(solve: Callable[..., np.ndarray], lower: np.ndarray, b: Arr
     return dask.array.blockwise(step, "ab", b.rechunk(-1), "ab", factor, None, meta=np.empty((0, 0), lower.dtype))
 
 
-def small_like(like: Array) -> Array:
+def like_evaluated(like: Array) -> Array:
     """Return an array as those with m entries are beside like: NumPy's where like is lazy."""
     return np.empty((0, 0), like.dtype) if is_lazy(like) else like
 
 
-def small_beside(x: Any, name: str, *, like: Array) -> tuple[Any, Array]:
+def evaluate_with_like(x: Any, name: str, *, like: Array) -> tuple[Any, Array]:
     """Return an argument that is not of size d, computed where like is lazy, and what it has to be like."""
-    return (small(of_declared_dtype(x, name)), small_like(like)) if is_lazy(like) else (x, like)
+    return (evaluate(of_declared_dtype(x, name)), like_evaluated(like)) if is_lazy(like) else (x, like)
 
 
 def has_plain_chunks(x: Array) -> bool:
@@ -129,7 +129,7 @@ def without_empty_chunks(x: Array) -> Array:
     return x if chunks == x.chunks else x.rechunk(chunks)
 
 
-def aligned(x: Array, *, like: Array) -> Array:
+def align_chunks(x: Array, *, like: Array) -> Array:
     """Return a lazy x (d, …) in the chunks of like (…, d); another without empty chunks, one in memory as it is."""
     if not is_lazy(x):
         return x
@@ -138,12 +138,12 @@ def aligned(x: Array, *, like: Array) -> Array:
     return x.rechunk((like.chunks[1], *((size,) for size in x.shape[1:])))
 
 
-def condensed(x: Array) -> Array:
+def optimize_graph(x: Array) -> Array:
     """Return a lazy array whose chunks are one task each, where one task can make them."""
     return sys.modules["dask"].optimize(x)[0]
 
 
-def read_anew(matrix: Array, *operands: Array) -> Array:
+def rekey_graph(matrix: Array, *operands: Array) -> Array:
     """Return a matrix of the same chunks, made again for its product with these operands.
 
     Under its old keys a chunk would be kept from one pass to the next. What is in memory already is taken from there.
@@ -164,7 +164,7 @@ def read_anew(matrix: Array, *operands: Array) -> Array:
     return sys.modules["dask.array"].Array(made, name, matrix.chunks, meta=matrix._meta)
 
 
-def mapped(
+def map_blocks(
     function: Callable[..., Any], matrix: Array, given: Sequence[Any], *, tail: tuple[int, ...], dtype: Any
 ) -> Array:
     """Return function(block, *given) of shape (width, *tail) for the column blocks of a matrix, one below the other.
@@ -174,7 +174,7 @@ def mapped(
     return _by_blocks(function, matrix, given, tail=tail, dtype=dtype)
 
 
-def summed(
+def sum_blocks(
     function: Callable[..., Any],
     matrix: Array,
     given: Sequence[Any],
@@ -200,13 +200,13 @@ def summed(
     )
 
 
-def mapped_and_summed(
+def map_and_sum_blocks(
     function: Callable[..., Any], matrix: Array, given: Sequence[Any], *, tail: tuple[int, ...], dtype: Any, shape: Any
 ) -> tuple[Array, Array]:
     """Return both for a function that returns both: each block is read once for the two."""
     pairs = _by_blocks(function, matrix, given, tail=(), dtype=object)
     first = _by_blocks(partial(_pick, 0), pairs, (), tail=tail, dtype=dtype)
-    return first, summed(partial(_pick, 1), pairs, (), shape=shape)
+    return first, sum_blocks(partial(_pick, 1), pairs, (), shape=shape)
 
 
 def _by_blocks(
@@ -226,7 +226,7 @@ def _by_blocks(
             operands += [dask.delayed(x, pure=True), None]
             continue
         cut = x.ndim > 0 and x.shape[0] == dim
-        x = aligned(x, like=matrix) if cut else x.rechunk(-1)
+        x = align_chunks(x, like=matrix) if cut else x.rechunk(-1)
         operands += [x, ("n" if cut else next(letters)) + "".join(next(letters) for _ in x.shape[1:])]
     new = {next(letters): size for size in tail}
     return sys.modules["dask.array"].blockwise(

@@ -133,7 +133,7 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
     return namespace(b).linalg.solve(matrix, b)
 
 
-def multiplies_batches(x: Array) -> bool:
+def can_multiply_batches(x: Array) -> bool:
     """Return whether products with column panels of x are quick as one batch, and each adds up several partial sums.
 
     So does BLAS for the contiguous rows of NumPy.
@@ -141,7 +141,7 @@ def multiplies_batches(x: Array) -> bool:
     return is_numpy(x) and is_row_major(x)
 
 
-def multiplies(x: Array) -> bool:
+def is_blas_ready(x: Array) -> bool:
     """Return whether products with a matrix x on the host go to BLAS as x lies in memory.
 
     NumPy and PyTorch multiply reversed or broadcast rows and every second column by loops of their own, in one running
@@ -161,21 +161,21 @@ def _strides(x: Array) -> tuple[float, ...] | None:
     return tuple(stride / x.itemsize for stride in x.strides) if is_numpy(x) else None
 
 
-def multipliable(x: Array) -> Array:
+def as_blas_ready(x: Array) -> Array:
     """Return x where BLAS takes it, else a copy that it takes."""
-    if multiplies(x):
+    if is_blas_ready(x):
         return x
     return x.contiguous() if compat.is_torch_array(x) else np.ascontiguousarray(x)
 
 
-def overwrites_blocks(x: Array) -> bool:
+def can_overwrite_blocks(x: Array) -> bool:
     """Return whether `solve_triangular_over` and `multiply_triangular_over` write over blocks like x."""
     return is_numpy(x)
 
 
 def solve_triangular_over(lower: Array, b: Array) -> Array:
     """Return L⁻¹b for a contiguous b, written over b where arrays of its kind can be."""
-    return _triangular_over("trsm", lower, b) if overwrites_blocks(b) else solve_triangular(lower, b)
+    return _triangular_over("trsm", lower, b) if can_overwrite_blocks(b) else solve_triangular(lower, b)
 
 
 def multiply_triangular_over(lower: Array, b: Array) -> Array:

@@ -13,7 +13,7 @@ from .sparse import arrays_of, is_sparse
 Array = Any
 
 
-def copied(x: Array) -> Array:
+def copy_of(x: Array) -> Array:
     """Return a copy, through which derivatives flow; of JAX, whose arrays nobody writes to, x itself."""
     if compat.is_jax_array(x):
         return x
@@ -54,7 +54,7 @@ def address(x: Any) -> int | None:
     return x.data_ptr() if compat.is_torch_array(x) else None
 
 
-def owned(block: Array, *, source: Any) -> Array:
+def own_copy(block: Array, *, source: Any) -> Array:
     """Return the block, or its copy where writing over it could change the source (NumPy); None is no source."""
     if not isinstance(block, np.ndarray) or source is None:
         return block

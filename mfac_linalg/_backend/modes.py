@@ -45,7 +45,7 @@ def plain_modes(jax: Any = None, *, like: Any = None, products: bool = True) -> 
     others = _autocasts_off()
     if jax is not None:
         others += _plain_jax(jax, products=products)
-        others += [] if like is None else [*_beside(jax, like), jax.ensure_compile_time_eval()]
+        others += [] if like is None else [*_device_mode(jax, like), jax.ensure_compile_time_eval()]
     return _Together([errors, *others]) if others else errors
 
 
@@ -148,7 +148,7 @@ def _plain_jax(jax: Any, *, products: bool) -> list[Any]:
     return [getattr(jax, name)(PLAIN_JAX[name][0]) for name in found]
 
 
-def _beside(jax: Any, like: Any) -> list[Any]:
+def _device_mode(jax: Any, like: Any) -> list[Any]:
     """Make the device of a JAX array the default one, unless it is spread over several."""
     device = like.device
     known = isinstance(device, jax.Device) and device != (jax.config.jax_default_device or jax.local_devices()[0])

@@ -7,7 +7,7 @@ import array_api_compat as compat
 import numpy as np
 
 from .kinds import dtype_name, is_array, is_masked, is_numpy, namespace
-from .values import asarray, cast, constants, read
+from .values import asarray, cast, no_grad_constants, read
 
 Array = Any
 
@@ -93,7 +93,7 @@ class HostProducts(DeviceProducts):
         if not is_numpy(like):
             plain = v.flags.c_contiguous and v.flags.writeable  # others are not taken by every library
             dtype = getattr(namespace(like), v.dtype.name)
-            with constants(like):
+            with no_grad_constants(like):
                 v = asarray(v if plain else np.array(v, order="C"), like=like, dtype=dtype)
         return read(function(v))
 

@@ -12,7 +12,7 @@ class Part:
     """An immutable piece of state; its subclasses are frozen dataclasses of arrays, Parts and constants."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: _backend.portable(value) for name, value in vars(self).items() if not name.startswith(CACHED)}
+        return {name: _backend.picklable(value) for name, value in vars(self).items() if not name.startswith(CACHED)}
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
         """Make something once, where it holds for good: not fields, so that no pytree and no pickle carries them."""
@@ -28,4 +28,4 @@ class Part:
 
 def register(like: Any, *public: type) -> None:
     """Make public classes and the pieces known to JAX, where `like` is a JAX array."""
-    _backend.adopt(like, *public, *Part.__subclasses__())
+    _backend.register_pytrees(like, *public, *Part.__subclasses__())

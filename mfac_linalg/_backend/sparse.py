@@ -40,7 +40,7 @@ def has_sparse(x: Array) -> bool:
 def canonical_rows(x: Any) -> Any:
     """Return x in CSR form with float64 numbers, each entry once, sharing with x what need not be changed."""
     rows = _in_order(x.tocsr())
-    return with_data(rows, rows.data.astype(np.float64, copy=False))
+    return with_values(rows, rows.data.astype(np.float64, copy=False))
 
 
 def _in_order(rows: Any) -> Any:
@@ -61,6 +61,6 @@ def compressed_rows(data: Array, indices: Array, indptr: Array, *, shape: tuple[
     return cupyx.scipy.sparse.csr_matrix((data, indices, indptr), shape=shape)
 
 
-def with_data(x: Any, data: Array) -> Any:
+def with_values(x: Any, data: Array) -> Any:
     """Return a CSR or CSC matrix with other numbers in the places of x's."""
     return type(x)((data, x.indices, x.indptr), shape=x.shape)

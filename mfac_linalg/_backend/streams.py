@@ -10,7 +10,7 @@ from .._errors import UnreadableRowsError, naming
 from .devices import to_device
 from .kinds import device, dtype_name, is_array, is_masked, is_matrix, is_numpy, on_host, same_library
 from .sparse import is_sparse
-from .values import from_raw, native, raw
+from .values import from_bits, native, to_bits
 
 Array = Any
 TRIED: Any = 10**5  # steps by which it is found out whether arrays have an entry in common
@@ -28,7 +28,7 @@ def is_on_disk(x: object) -> bool:
     return isinstance(x, np.memmap) and x.mode is not None
 
 
-def fetched(source: Any, part: tuple[slice, slice], *, like: Array) -> Array:
+def read_block(source: Any, part: tuple[slice, slice], *, like: Array) -> Array:
     """Return source[part] as an array of like's library, on its device; a copy where the source is a file."""
     block = source[part] if is_array(source) else _asked(source, part)
     if is_masked(block) or is_matrix(block):
@@ -38,7 +38,7 @@ def fetched(source: Any, part: tuple[slice, slice], *, like: Array) -> Array:
         raise TypeError(msg + "whose products are others. Fill them first, and pass numpy.asarray of them.")
     if is_on_disk(source):
         block = np.array(block)
-        forget(source)
+        drop_pages(source)
     elif not is_array(source) and isinstance(block, np.ndarray) and not block.flags.owndata:
         block = np.array(block)  # a view of what is the source's, over which W would be written
     if not is_array(block):
@@ -49,9 +49,9 @@ def fetched(source: Any, part: tuple[slice, slice], *, like: Array) -> Array:
         raise TypeError(msg)
     if same_library(block, like):
         return block if is_numpy(block) or device(block) == device(like) else to_device(block, device(like))
-    values = raw(native(block))
+    values = to_bits(native(block))
     plain = values.flags.c_contiguous and values.flags.writeable  # others are not taken by every library
-    return from_raw(values if plain else np.array(values, order="C"), dtype_name(block.dtype), like=like)
+    return from_bits(values if plain else np.array(values, order="C"), dtype_name(block.dtype), like=like)
 
 
 def _asked(source: Any, part: tuple[slice, slice]) -> Any:
@@ -67,13 +67,13 @@ def _asked(source: Any, part: tuple[slice, slice]) -> Any:
     return block
 
 
-def put(target: Any, columns: slice, block: Array) -> None:
+def write_columns(target: Any, columns: slice, block: Array) -> None:
     """Write columns of a matrix that is not in memory, or is NumPy's."""
-    values = raw(block)
+    values = to_bits(block)
     with naming("out"):
         target[:, columns] = values
     if is_on_disk(target):
-        forget(target)
+        drop_pages(target)
 
 
 def overlap(x: Any, y: Any) -> bool:
@@ -81,7 +81,7 @@ def overlap(x: Any, y: Any) -> bool:
     if x is y:
         return True
     if isinstance(x, np.ndarray) and is_array(y) and on_host(y):
-        y = raw(y)  # a view, whatever the library
+        y = to_bits(y)  # a view, whatever the library
         return _share(x, y) or _share_file(x, y)
     if type(x) is not type(y) or is_array(x):
         return False
@@ -92,7 +92,7 @@ def is_mapped_from(x: Any, path: Any) -> bool:
     """Return whether x is an array of any library over that file, or a view of one."""
     if not (is_array(x) and on_host(x) and os.path.exists(path)):
         return False
-    file, _ = _mapped(raw(x))
+    file, _ = _mapped(to_bits(x))
     return file is not None and os.path.exists(file) and os.path.samefile(file, path)
 
 
@@ -152,11 +152,11 @@ def _folder_of(x: Any) -> str | None:
     return None if root is None else os.path.realpath(os.path.join(root, getattr(x, "path", "")))
 
 
-def forget(mapped: Any) -> None:
+def drop_pages(map_blocks: Any) -> None:
     """Give the pages of a mapped file back, which count as this process's memory; they are read again if needed."""
-    base: Any = mapped
+    base: Any = map_blocks
     while isinstance(base, np.ndarray):
         base = base.base
-    shared = mapped.mode in ("r", "r+", "w+")  # under "c" pages hold changes of their own
+    shared = map_blocks.mode in ("r", "r+", "w+")  # under "c" pages hold changes of their own
     if shared and isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         base.madvise(mmap.MADV_DONTNEED)

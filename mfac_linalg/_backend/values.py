@@ -42,7 +42,7 @@ def read(x: Array) -> np.ndarray:
     return np.asarray(compat.to_device(x, namespace(x).Device("CPU_DEVICE")))
 
 
-def raw(x: Array) -> np.ndarray:
+def to_bits(x: Array) -> np.ndarray:
     """Copy x to the host as NumPy numbers; bfloat16, which NumPy has not, as the uint16 of the same bits."""
     if dtype_name(x.dtype) != "bfloat16":
         return read(x)
@@ -51,7 +51,7 @@ def raw(x: Array) -> np.ndarray:
     return read(x).view(np.uint16)
 
 
-def from_raw(values: np.ndarray, name: str, *, like: Array) -> Array:
+def from_bits(values: np.ndarray, name: str, *, like: Array) -> Array:
     """Return what `raw` made of an array of dtype `name`, as an array of like's library, on its device."""
     if name != "bfloat16":
         return values if is_numpy(like) else asarray(values, like=like)
@@ -87,7 +87,7 @@ def asarray(values: Any, *, like: Array, dtype: Any = None) -> Array:
     return xp.asarray(values, dtype=dtype, device=compat.device(like))
 
 
-def beside(values: Array, *, like: Array) -> Array:
+def to_device_of(values: Array, *, like: Array) -> Array:
     """Return float64 values, of the host or of like's library, beside a float64 like."""
     return values if not isinstance(values, np.ndarray) else asarray(values, like=like, dtype=like.dtype)
 
@@ -116,7 +116,7 @@ def to_float64(x: Array) -> Array:
     return read(x).astype(np.float64)
 
 
-def beside_float64(index: Any) -> Any:
+def like_small_system(index: Any) -> Any:
     """Bring integers, or an int, to where `to_float64` brings arrays."""
     return index if isinstance(index, int) or supports_float64(index) else read(index)
 
@@ -160,14 +160,14 @@ def zeros(shape: tuple[int, ...], *, like: Array, dtype: Any) -> Array:
     return namespace(like).zeros(shape, dtype=dtype, device=compat.device(like))
 
 
-def ring(shape: tuple[int, int], *, like: Array) -> Array:
+def writable_zeros(shape: tuple[int, int], *, like: Array) -> Array:
     """Return zeros beside like, in its dtype in native byte order, which can be written to from then on."""
-    with constants(like):
+    with no_grad_constants(like):
         return zeros(shape, like=like, dtype=like.dtype.newbyteorder("=") if is_numpy(like) else like.dtype)
 
 
 @contextlib.contextmanager
-def constants(like: Array) -> Iterator[None]:
+def no_grad_constants(like: Array) -> Iterator[None]:
     """Make arrays that are kept: not for derivatives, nor bound to a mode or transform of PyTorch or a trace of JAX."""
     if compat.is_jax_array(like) and not is_traced(like):
         jax = sys.modules["jax"]
@@ -250,5 +250,5 @@ def weights_column(weights: Array | None, size: int, *, like: Array) -> Array:
     if weights is not None:
         return to_float64(weights)[:, None]
     ones = np.ones((size, 1))
-    like = lazy.small_like(like)
+    like = lazy.like_evaluated(like)
     return asarray(ones, like=like, dtype=namespace(like).float64) if supports_float64(like) else ones

@@ -83,7 +83,7 @@ def _write_array(member: IO[bytes], x: Array) -> dict[str, Any]:
     shape = list(x.shape)
     x = x.T if by_columns else x
     for rows in _chunks(tuple(x.shape), dtype.itemsize):
-        part = np.ascontiguousarray(_backend.raw(x[rows, ...] if x.ndim else x), dtype=dtype)
+        part = np.ascontiguousarray(_backend.to_bits(x[rows, ...] if x.ndim else x), dtype=dtype)
         put(part.reshape(-1).view(np.uint8).data)
     return {"shape": shape, "dtype": name, "sha256": digest.hexdigest()}
 

@@ -64,10 +64,10 @@ def is_gram_of(rows: Any, gram: np.ndarray, norm: float, *, primal: bool) -> boo
     scale = _row_units(gram, min(1.0, norm) or float(np.max(_backend.read(rows.row_scale))))
     z = scale * signs(len(gram))
     if primal:
-        found = rows.combine(rows.project(_beside(z, rows.like, rows.dtype)))
+        found = rows.combine(rows.project(_array_like(z, rows.like, rows.dtype)))
     else:
         float64 = _backend.namespace(rows.row_scale).float64
-        found = rows.project(rows.combine(_beside(z, rows.row_scale, float64)))
+        found = rows.project(rows.combine(_array_like(z, rows.row_scale, float64)))
     return _is_product(_backend.read(found), gram, scale)
 
 
@@ -130,7 +130,7 @@ def refuse_mixed_state(rows: Any, plain: np.ndarray, gram: np.ndarray, factor: n
         raise ValueError(msg + "Pass what `state_dict` returned.")
 
 
-def _beside(z: np.ndarray, like: Array, dtype: Any) -> Array:
+def _array_like(z: np.ndarray, like: Array, dtype: Any) -> Array:
     return _backend.asarray(z, like=like, dtype=dtype)
 
 

@@ -39,7 +39,7 @@ class Target:
 
     def write(self, columns: slice, block: Array) -> None:
         """Write columns of W."""
-        _backend.put(self.matrix, columns, block)
+        _backend.write_columns(self.matrix, columns, block)
 
 
 class Folder:
@@ -126,8 +126,8 @@ class Folder:
 
     def write(self, columns: slice, block: Array) -> None:
         """Write columns of W, which follow those written last."""
-        _backend.put(self.matrix, columns, block)
-        columns_as_rows = np.ascontiguousarray(_backend.raw(block).T)
+        _backend.write_columns(self.matrix, columns, block)
+        columns_as_rows = np.ascontiguousarray(_backend.to_bits(block).T)
         self._open_run.update(columns_as_rows.data)
 
     def recalled(self, stage: str) -> tuple[int, dict[str, Array]]:

@@ -60,7 +60,7 @@ class Saveable(abc.ABC):
         """
         check.check_values("gradients", self.kappa)
         facts, arrays = self._stored()
-        _backend.in_float64(lambda *_: save_archive(path, type(self).__name__, facts, arrays), *arrays.values())
+        _backend.with_x64(lambda *_: save_archive(path, type(self).__name__, facts, arrays), *arrays.values())
 
     @classmethod
     def load(cls, path: Any, *, xp: Any = None, device: Any = None) -> Self:

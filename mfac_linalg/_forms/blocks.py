@@ -160,29 +160,29 @@ class BlockForm(Part):
     def element(self, i: Array, j: Array) -> Array:
         """M_ij for flat index arrays; zero between blocks."""
         rows, cols = _known(i), _known(j)
-        within, beside = self._blocks_of(rows), self._blocks_of(cols)
+        row_block, column_block = self._blocks_of(rows), self._blocks_of(cols)
         pieces, order = [], []
-        for block in np.unique(within):
-            places = np.flatnonzero((within == block) & (beside == block))
+        for block in np.unique(row_block):
+            places = np.flatnonzero((row_block == block) & (column_block == block))
             if len(places):
                 form, start = self._block(block)
                 local = (_backend.index_like(k[places] - start, like=i) for k in (rows, cols))
                 pieces.append(form.element(*local))
                 order.append(places)
-        between = np.flatnonzero(within != beside)
+        between = np.flatnonzero(row_block != column_block)
         pieces.append(self._zeros(between.shape))
         return _in_order(pieces, [*order, between])
 
     def submatrix(self, i: Array, j: Array) -> Array:
         """M[i][:, j]."""
         rows, cols = _known(i), _known(j)
-        within, beside = self._blocks_of(rows), self._blocks_of(cols)
+        row_block, column_block = self._blocks_of(rows), self._blocks_of(cols)
         strips, order = [self._zeros((0, len(cols)))], [np.zeros(0, np.int64)]
-        for block in np.unique(within):
+        for block in np.unique(row_block):
             form, start = self._block(block)
-            above, across = np.flatnonzero(within == block), np.flatnonzero(beside == block)
+            above, across = np.flatnonzero(row_block == block), np.flatnonzero(column_block == block)
             local = [_backend.index_like(k - start, like=i) for k in (rows[above], cols[across])]
-            rest = np.flatnonzero(beside != block)
+            rest = np.flatnonzero(column_block != block)
             inside = form.submatrix(*local) if len(across) else self._zeros((len(above), 0))
             strips.append(_in_order([inside, self._zeros((len(above), len(rest)))], [across, rest], axis=1))
             order.append(above)

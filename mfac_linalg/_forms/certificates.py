@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from .. import _backend
-from .._scaling.damping import beside
+from .._scaling.damping import scalar_like
 from .._scaling.powers import ldexp, mantissa
 from .._validation import check_finite
 
@@ -16,7 +16,7 @@ def backward_error(state: Any, v: Array, x: Array) -> Array:
     """‖Λ^-½(v − Fx)‖ / (κ ‖Λ^½x‖)."""
     residual, _, z, power = _residual(state, v, x)
     size = _norms(z)
-    return _ratio(state, ldexp(_norms(residual), power), size * beside(state.kappa, size))
+    return _ratio(state, ldexp(_norms(residual), power), size * scalar_like(state.kappa, size))
 
 
 def relative_residual(state: Any, v: Array, x: Array) -> Array:
@@ -36,7 +36,7 @@ def _residual(state: Any, v: Array, x: Array) -> tuple[Array, Array, Array, int]
     fraction, shift = mantissa(scaling.scale)
     more = other + shift - power  # powers of two by which z is larger than u
     above = max(more, 0) if isinstance(more, int) else _backend.namespace(more).clip(more, 0)
-    z, u = ldexp(z * beside(fraction, z), more - above), ldexp(u, -above)
+    z, u = ldexp(z * scalar_like(fraction, z), more - above), ldexp(u, -above)
     power = math.frexp(state.kappa)[1] if isinstance(state.kappa, float) and state.kappa > LARGE_KAPPA else 0
     return ldexp(u, -power) - (ldexp(z, -power) + form.gram_matvec(z, power)), u, z, power
 
@@ -46,7 +46,7 @@ def _ratio(state: Any, above: Array, below: Array) -> Array:
     xp = _backend.namespace(above)
     ratio = above / xp.where(below == 0, xp.ones_like(below), below)
     ratio = xp.where((below == 0) & (above > 0), xp.full_like(ratio, xp.inf), ratio)
-    return _backend.from_float64(_backend.small(ratio), like=state.form.rows.like, dtype=state.form.dtype)
+    return _backend.from_float64(_backend.evaluate(ratio), like=state.form.rows.like, dtype=state.form.dtype)
 
 
 def _norms(x: Array) -> Array:

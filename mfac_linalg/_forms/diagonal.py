@@ -21,7 +21,7 @@ def refine(form: Any, diagonal: Array, *, like: Array, norm: Any) -> Array:
     if chosen.shape[0] == 0:
         return diagonal
     index = _backend.index_like(chosen, like=like)
-    return _backend.replaced(diagonal, chosen, exact_entries(form, index, like=like, norm=norm))
+    return _backend.replace_entries(diagonal, chosen, exact_entries(form, index, like=like, norm=norm))
 
 
 def exact_entries(form: Any, j: Array, *, like: Array, norm: Any) -> Array:
@@ -67,7 +67,7 @@ def _small_entries(diagonal: Array, *, like: Array, norm: Any, num_rows: int) ->
     if _backend.on_host(like) and _backend.is_concrete(diagonal):
         return _backend.asarray(np.flatnonzero(_backend.read(diagonal) < REDO_BELOW), like=diagonal)
     if _backend.is_lazy(diagonal):
-        return _backend.small(_backend.namespace(diagonal).nonzero(diagonal < REDO_BELOW)[0])
+        return _backend.evaluate(_backend.namespace(diagonal).nonzero(diagonal < REDO_BELOW)[0])
     if isinstance(norm, float) and norm**2 * REDO_BELOW < 1:
         return diagonal[:0]
     xp = _backend.namespace(diagonal)

@@ -93,7 +93,7 @@ class DualForm(Part):
     def path(self, u: Array, ratios: Array) -> Array:
         """Column k: (I + t_k SᵀS)⁻¹ u for ratios t (k,), each swept in its own metric, by one eigendecomposition."""
         s, q = self.capacitance.spectrum()
-        steps = _backend.beside(ratios, like=self.capacitance.scaled_gram)[None, :]
+        steps = _backend.to_device_of(ratios, like=self.capacitance.scaled_gram)[None, :]
         shrink = 1 / (1 + s[..., None] * steps)
         rows = StretchedRows(self.rows, steps**0.5)
         if isinstance(self.norm, float | np.ndarray) and _backend.is_concrete(ratios):
@@ -128,7 +128,7 @@ class DualForm(Part):
         return float32_gram_shows(self.norm) and widens and _backend.supports_float64(self.rows.like)
 
     def _with_float64_gram(self) -> Capacitance:
-        rows = self._unwhitened.in_float64()
+        rows = self._unwhitened.astype_float64()
         gram = rows.row_scale * rows.rows.gram(rows.column_scale, lambda panels, text: panels) * rows.row_scale.T
         return Capacitance.factor(gram) or self.capacitance
 
@@ -171,8 +171,8 @@ class DualForm(Part):
             index, exact = self.whitened.exact_diagonal
             if len(index) == 0:
                 return values
-            return _backend.replaced(
-                values, _backend.index_like(index, like=values), _backend.beside(exact, like=values)
+            return _backend.replace_entries(
+                values, _backend.index_like(index, like=values), _backend.to_device_of(exact, like=values)
             )
         return refine(self, values, like=self.rows.like, norm=self.norm)
 
@@ -180,7 +180,7 @@ class DualForm(Part):
         if self.whitened:
             yield from self.whitened.whitened_panels()
             return
-        rows = self._unwhitened.in_float64() if _backend.supports_float64(self.rows.like) else self._unwhitened
+        rows = self._unwhitened.astype_float64() if _backend.supports_float64(self.rows.like) else self._unwhitened
         for _, block in whitened_blocks(rows, self.float64_capacitance, rows.unscaled_blocks(), dtype=rows.dtype):
             yield block
 
@@ -203,7 +203,7 @@ class DualForm(Part):
 
 def _diagonal_of_part(rows: ScaledRows, capacitance: Capacitance) -> Array:
     """The diagonal of M in some columns, under the system of all: in float64, to lose no more than κ eps of that."""
-    wide = rows.in_float64()
+    wide = rows.astype_float64()
     return complement(
         block for _, block in whitened_blocks(wide, capacitance, wide.unscaled_blocks(), dtype=wide.dtype)
     )

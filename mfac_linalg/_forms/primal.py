@@ -35,7 +35,7 @@ class PrimalForm(Part):
         """The computing dtype of d-sized arrays."""
         return self.rows.dtype
 
-    def _beside(self, x: Array) -> Array:
+    def _to_rows_dtype(self, x: Array) -> Array:
         return _backend.from_float64(x, like=self.rows.like, dtype=self.dtype)
 
     @property
@@ -50,7 +50,7 @@ class PrimalForm(Part):
 
     def solve(self, u: Array) -> Array:
         """M u alone."""
-        return self._beside(self.capacitance.solve(_backend.to_float64(u)))
+        return self._to_rows_dtype(self.capacitance.solve(_backend.to_float64(u)))
 
     def dual(self, u: Array) -> Array:
         """S M u (float64): the dual."""
@@ -66,7 +66,7 @@ class PrimalForm(Part):
 
     def solve_in_span(self, b: Array) -> Array:
         """M Sᵀ b."""
-        return self._beside(self.capacitance.solve(_backend.to_float64(self.rows.combine(b))))
+        return self._to_rows_dtype(self.capacitance.solve(_backend.to_float64(self.rows.combine(b))))
 
     def coupled(self, whole: Any, z: Array) -> Array:
         """M Sᵀ T z, where T are the rows of another form of the same gradients."""
@@ -76,13 +76,13 @@ class PrimalForm(Part):
         """M^½ u = Q (I + s)^-½ Qᵀ u."""
         s, q = self.capacitance.spectrum()
         shrink = (1 / _backend.namespace(s).sqrt(1 + s))[..., None]
-        return self._beside(q @ (shrink * (q.mT @ _backend.to_float64(u))))
+        return self._to_rows_dtype(q @ (shrink * (q.mT @ _backend.to_float64(u))))
 
     def path(self, u: Array, ratios: Array) -> Array:
         """Column k: (I + t_k SᵀS)⁻¹ u, by one eigendecomposition."""
         s, q = self.capacitance.spectrum()
-        steps = _backend.beside(ratios, like=s)[None, :]
-        return self._beside(q @ ((q.mT @ _backend.to_float64(u)) / (1 + s[..., None] * steps)))
+        steps = _backend.to_device_of(ratios, like=s)[None, :]
+        return self._to_rows_dtype(q @ ((q.mT @ _backend.to_float64(u)) / (1 + s[..., None] * steps)))
 
     def _half_columns(self, j: Array | None = None) -> Array:
         identity = add_identity(_backend.namespace(self.capacitance.cholesky).zeros_like(self.capacitance.cholesky))

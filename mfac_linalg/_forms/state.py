@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import _backend
 from .._backend.pytree import Part
-from .._scaling.damping import DampingScaling, beside, require_digits, settle, settle_positive
+from .._scaling.damping import DampingScaling, require_digits, scalar_like, settle, settle_positive
 from .._scaling.powers import column_exponents, ldexp, mantissa
 
 Array = Any
@@ -61,7 +61,7 @@ class State(Part):
         """The a with F⁻¹v = Λ⁻¹(v − Gᵀa), for v (d, k)."""
         u, power = self.scaling.to_scaled(v, self.form.dtype)
         _, a = self.form.solve_with_dual(u)
-        values = ldexp(self.row_scale * a, _backend.beside_float64(power))
+        values = ldexp(self.row_scale * a, _backend.like_small_system(power))
         return self._result(self._by_row(values), "v", self._by_row(a), least=self._rounding())
 
     def project(self, v: Array, name: str = "v") -> Array:
@@ -69,7 +69,7 @@ class State(Part):
         u, power = self.scaling.to_scaled(v, self.form.dtype, name)
         image = self.form.dual(u)
         values = image / (self.row_scale * self._sqrt_scale_like(self.row_scale))
-        values = ldexp(values / self._sqrt_scale_like(values), _backend.beside_float64(power))
+        values = ldexp(values / self._sqrt_scale_like(values), _backend.like_small_system(power))
         return self._result(self._by_row(values), name, self._by_row(image), least=self._rounding())
 
     @property
@@ -123,13 +123,15 @@ class State(Part):
         u, power = self.scaling.to_scaled(v, self.form.dtype, name)
         total = self.form.quadratics(u)
         fraction, shift = mantissa(self.scaling.scale)
-        power = 2 * _backend.beside_float64(power) - _backend.beside_float64(shift)
-        return self._positive_result(ldexp(total / beside(fraction, total), power), name, _backend.column_squares(u))
+        power = 2 * _backend.like_small_system(power) - _backend.like_small_system(shift)
+        return self._positive_result(
+            ldexp(total / scalar_like(fraction, total), power), name, _backend.column_squares(u)
+        )
 
     def row_quadratics(self) -> Array:
         """g_iᵀF⁻¹g_i for each of the caller's rows, shape (m,): C⁻¹ times the leverages."""
         leverages = self.form.leverages()
-        roots = beside(self._sqrt_scale_like(self.row_scale) * self.row_scale[:, 0], leverages)  # √c
+        roots = scalar_like(self._sqrt_scale_like(self.row_scale) * self.row_scale[:, 0], leverages)  # √c
         return self._positive_result(self._by_row(leverages / roots / roots), None, self._by_row(leverages))
 
     # --- entries ---
@@ -195,21 +197,21 @@ class State(Part):
 
     def _scale_like(self, like: Array) -> Any:
         """λ₀ for products with `like`."""
-        return beside(self.scaling.scale, like)
+        return scalar_like(self.scaling.scale, like)
 
     def _sqrt_scale_like(self, like: Array) -> Any:
-        return beside(self.scaling.scale**0.5, like)
+        return scalar_like(self.scaling.scale**0.5, like)
 
     def _result(self, values: Array, name: str | None = None, unscaled: Any = None, *, least: float = 0.0) -> Array:
         """A small answer, which is computed now, in the user's library and dtype."""
-        unscaled = None if unscaled is None else _backend.small(unscaled)
+        unscaled = None if unscaled is None else _backend.evaluate(unscaled)
         like = self.form.rows.like
-        return settle(_backend.small(values), name, like=like, dtype=self.dtype, unscaled=unscaled, least=least)
+        return settle(_backend.evaluate(values), name, like=like, dtype=self.dtype, unscaled=unscaled, least=least)
 
     def _positive_result(self, values: Array, name: str | None = None, unscaled: Array | None = None) -> Array:
         """The same for numbers ≥ 0, all of which are asked for."""
-        unscaled, like = None if unscaled is None else _backend.small(unscaled), self.form.rows.like
-        return settle_positive(_backend.small(values), name, like=like, dtype=self.dtype, unscaled=unscaled)
+        unscaled, like = None if unscaled is None else _backend.evaluate(unscaled), self.form.rows.like
+        return settle_positive(_backend.evaluate(values), name, like=like, dtype=self.dtype, unscaled=unscaled)
 
     def _lazy_result(self, values: Array) -> Array:
         """Positive numbers, d of them, in the user's library and dtype, lazy where the rows are."""

@@ -68,7 +68,7 @@ class DualSweeps:
 
     def _onwards(self, r: Array, a: Array, y: Array | None, settled: Any) -> tuple[Array, Array]:
         if _backend.is_traced(settled):
-            return _backend.repeat_until(settled, self._traced_sweep, (r, a), self.sweeps - 1)
+            return _backend.scan_until(settled, self._traced_sweep, (r, a), self.sweeps - 1)
         for _ in range(1, self.sweeps if settled is None else MAX_SWEEPS):
             if settled:
                 break

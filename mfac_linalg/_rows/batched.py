@@ -51,7 +51,7 @@ class BatchedRows(Part):
         column_scale = None if self.column_scale is None else self.column_scale[index, :, :]
         return ScaledRows(self.rows.at(columns), self.row_scale, column_scale)
 
-    def in_float64(self) -> "BatchedRows":
+    def astype_float64(self) -> "BatchedRows":
         """The same rows, computed in float64."""
         wide = _backend.namespace(self.like).float64
         column_scale = None if self.column_scale is None else _backend.cast(self.column_scale, wide)

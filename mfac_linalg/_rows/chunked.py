@@ -43,7 +43,7 @@ class ChunkedRows(Part):
         matrix = _backend.without_empty_chunks(gradients)
         if m >= d:
             matrix = _backend.of_declared_dtype(matrix, "gradients").rechunk(-1)
-        matrix = _backend.condensed(matrix)
+        matrix = _backend.optimize_graph(matrix)
         return cls(gradients, matrix, None, _backend.result_dtype(gradients))
 
     @property
@@ -80,24 +80,26 @@ class ChunkedRows(Part):
     def gram(self, column_scale: Array | None, progress: Any) -> np.ndarray:
         """K = Ĝ diag(column_scale)² Ĝᵀ, shape (m, m), float64, computed now: the pass of a build."""
         m = self.shape[0]
-        total = _backend.summed(partial(_gram, self._make), self.matrix, [column_scale], shape=(m, m))
-        return _backend.computed(total, progress, "gram")
+        total = _backend.sum_blocks(partial(_gram, self._make), self.matrix, [column_scale], shape=(m, m))
+        return _backend.compute(total, progress, "gram")
 
     def project(self, v: Array) -> Array:
         """Ĝ v, shape (m, k), float64."""
         shape = (self.shape[0], v.shape[1])
-        return _backend.summed(partial(_project, self._make), _backend.read_anew(self.matrix, v), [v], shape=shape)
+        return _backend.sum_blocks(
+            partial(_project, self._make), _backend.rekey_graph(self.matrix, v), [v], shape=shape
+        )
 
     def combine(self, a: Array) -> Array:
         """Ĝᵀ a, shape (d, k), for float64 a of shape (m, k)."""
-        matrix = _backend.read_anew(self.matrix, a)
-        return _backend.mapped(partial(_combine, self._make), matrix, [a], tail=a.shape[1:], dtype=self.dtype)
+        matrix = _backend.rekey_graph(self.matrix, a)
+        return _backend.map_blocks(partial(_combine, self._make), matrix, [a], tail=a.shape[1:], dtype=self.dtype)
 
     def descend(self, r: Array, a: Array, column_scale: Array | None) -> tuple[Array, Array]:
         """Return r − diag(column_scale) Ĝᵀ a, and Ĝ diag(column_scale) times that, in one pass."""
         k = a.shape[1]
-        step, matrix = partial(_descend, self._make), _backend.read_anew(self.matrix, a)
-        return _backend.mapped_and_summed(
+        step, matrix = partial(_descend, self._make), _backend.rekey_graph(self.matrix, a)
+        return _backend.map_and_sum_blocks(
             step, matrix, [r, a, column_scale], tail=(k,), dtype=self.dtype, shape=(self.shape[0], k)
         )
 
@@ -108,12 +110,12 @@ class ChunkedRows(Part):
     def part_by_part(self, function: Callable[..., Array], *given: Any) -> Array:
         """function(rows of a chunk, *given), (width,) in float64, of all chunks side by side: a pass."""
         step = partial(_with_rows, self._make, function)
-        return _backend.mapped(step, self.matrix, given, tail=(), dtype=np.float64)
+        return _backend.map_blocks(step, self.matrix, given, tail=(), dtype=np.float64)
 
     def triangle(self, function: Callable[..., Array], *given: Any) -> np.ndarray:
         """The triangle of all function(rows of a chunk, *given), (m, m), one above the other, computed now: a pass."""
         m, step = self.shape[0], partial(_with_rows, self._make, function)
-        return _backend.read(_backend.summed(step, self.matrix, given, shape=(m, m), add=_triangle))
+        return _backend.read(_backend.sum_blocks(step, self.matrix, given, shape=(m, m), add=_triangle))
 
     def columns(self, j: Array) -> np.ndarray:
         """Ĝ[:, j], shape (m, len(j)), computed now from the chunks that they lie in."""

@@ -50,7 +50,7 @@ class DenseRows(Part):
     @property
     def _is_multiplied(self) -> bool:
         """Whether products take the caller's G as it stands."""
-        return self.is_plain and _backend.multiplies(self.gradients)
+        return self.is_plain and _backend.is_blas_ready(self.gradients)
 
     def computed_in(self, dtype: Any) -> "DenseRows":
         """The same rows, computed in another dtype."""
@@ -80,7 +80,7 @@ class DenseRows(Part):
         return column_slices(m, d, self.dtype) if _backend.is_concrete(self.gradients) else [slice(0, d)]
 
     def _computed(self, block: Array) -> Array:
-        block = _backend.multipliable(_backend.cast(block, self.dtype))
+        block = _backend.as_blas_ready(_backend.cast(block, self.dtype))
         return block if self.exponent is None else ldexp(block, -self.exponent)
 
     def panel(self, columns: slice) -> Array:

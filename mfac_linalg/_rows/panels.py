@@ -69,12 +69,12 @@ def long_product(rows: Array, v: Array, computed: Callable[[Array], Array] | Non
     One long sum in the computing dtype errs by √d to d units of its precision, and no sweep can see that.
     `computed(block)` makes of columns what is multiplied, where that is not the rows as they stand.
     """
-    v = _backend.multipliable(v)
+    v = _backend.as_blas_ready(v)
     if computed is None:
         host, vector = _backend.host_view(rows), _backend.host_view(v)
         if not (host is rows or host is None or vector is None):
             return _backend.asarray(long_product(host, vector), like=rows, dtype=_backend.namespace(rows).float64)
-        if _backend.multiplies_batches(rows):
+        if _backend.can_multiply_batches(rows):
             return _batched_product(rows, v)
         computed = _as_it_stands
         if _backend.may_be_cast(rows, v):
@@ -126,10 +126,13 @@ def _looped_product(rows: Array, v: Array, computed: Callable[[Array], Array], w
     rest = _backend.to_float64(computed(rows[:, whole:]) @ v[whole:, :])
 
     def part(start: Array) -> Array:
-        block, piece = _backend.run_of(rows, start, width, axis=1), _backend.run_of(v, start, width, axis=0)
+        block, piece = (
+            _backend.dynamic_slice(rows, start, width, axis=1),
+            _backend.dynamic_slice(v, start, width, axis=0),
+        )
         return _backend.to_float64(computed(block) @ piece)
 
-    return _backend.add_up(part, rest, range(0, whole, width)) if whole else rest
+    return _backend.scan_sum(part, rest, range(0, whole, width)) if whole else rest
 
 
 def _batched_product(rows: Array, v: Array) -> Array:
@@ -151,7 +154,7 @@ def _batched_product(rows: Array, v: Array) -> Array:
 def product_width(rows: Array, v: Array) -> int:
     """Return how many terms a product of `rows` with v sums in their dtype, before float64 takes over."""
     (m, dim), k = rows.shape, v.shape[1]
-    partial_sums = k == 1 and _backend.multiplies_batches(rows)
+    partial_sums = k == 1 and _backend.can_multiply_batches(rows)
     width = PARTIAL_WIDTH[_backend.dtype_name(v.dtype)] if partial_sums else SERIAL_WIDTH
     if _backend.on_host(v):
         return width if m >= FEW_ROWS else width // 2

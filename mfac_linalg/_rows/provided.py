@@ -97,7 +97,7 @@ class ProvidedRows(Part):
     def columns(self, j: Array) -> Array:
         """G[:, j], shape (m, len(j)): a copy."""
         found = self._own("columns", self._asked("columns", _backend.read(j)), (self.shape[0], j.shape[0]))
-        return _backend.owned(found, source=self.source)
+        return _backend.own_copy(found, source=self.source)
 
     def panel(self, columns: slice) -> Array:
         """G[:, columns]."""

@@ -92,7 +92,7 @@ class ScaledRows(Part):
         column_scale = None if self.column_scale is None else self.column_scale[columns, :]
         return ScaledRows(self.rows.at(columns), self.row_scale, column_scale)
 
-    def in_float64(self) -> "ScaledRows":
+    def astype_float64(self) -> "ScaledRows":
         """The same rows, computed in float64 where they are dense."""
         rows = self.rows.computed_in(_backend.namespace(self.like).float64)
         column_scale = None if self.column_scale is None else _backend.cast(self.column_scale, rows.dtype)
@@ -143,7 +143,7 @@ class ScaledRows(Part):
     def row_blocks(self) -> Iterator[Array]:
         """Some rows of S at a time, float64."""
         m, d = self.shape
-        column_scale = 1.0 if self.column_scale is None else _backend.to_float64(_backend.small(self.column_scale)).T
+        column_scale = 1.0 if self.column_scale is None else _backend.to_float64(_backend.evaluate(self.column_scale)).T
         for chunk in slices(m, self.rows.block_rows if self.is_streamed else panel_width(d, np.float64)):
             block = self.row_scale[chunk, :] * _backend.to_float64(self.rows.row_block(chunk))
             yield block if self.column_scale is None else block * column_scale
@@ -171,7 +171,7 @@ class ScaledRows(Part):
         if _backend.is_lazy(self.like):
             yield self.rows.triangle(partial(_with_scaled, ScaledRows._triangle), self.row_scale, self.column_scale)
             return
-        rows = self.in_float64() if _backend.supports_float64(self.like) else self
+        rows = self.astype_float64() if _backend.supports_float64(self.like) else self
         for _, block in rows.unscaled_blocks():
             yield (self.row_scale * _backend.to_float64(block)).T
 
@@ -197,4 +197,4 @@ def scaled_rows(rows: Any, power: Any, row_scale: Array, column_scale: Any) -> S
     """S for G = 2^power Ĝ; power None leaves the rows of G as they stand."""
     if power is None:
         return ScaledRows(rows, row_scale, column_scale)
-    return ScaledRows(rows.divided(power), ldexp(row_scale, _backend.beside_float64(power)), column_scale)
+    return ScaledRows(rows.divided(power), ldexp(row_scale, _backend.like_small_system(power)), column_scale)

@@ -77,14 +77,14 @@ class SparseRows(Part):
 
     def divided(self, exponent: int) -> "SparseRows":
         """The rows of 2^−exponent G."""
-        matrix = _backend.with_data(self.matrix, ldexp(self.matrix.data, -exponent))
+        matrix = _backend.with_values(self.matrix, ldexp(self.matrix.data, -exponent))
         return replace(self, matrix=matrix, exponent=exponent)
 
     def gram(self, column_scale: Array | None, progress: Any) -> Array:
         """K = Ĝ diag(column_scale)² Ĝᵀ, shape (m, m)."""
         matrix = self.matrix
         if column_scale is not None:
-            matrix = _backend.with_data(matrix, matrix.data * column_scale[:, 0][matrix.indices])
+            matrix = _backend.with_values(matrix, matrix.data * column_scale[:, 0][matrix.indices])
         return (matrix @ matrix.T).toarray()
 
     def project(self, v: Array) -> Array:
@@ -114,7 +114,7 @@ class SparseRows(Part):
 
     def squares(self, row_scale: Array) -> Array:
         """Σ_i (row_scale_i Ĝ_ij)² for each column j, shape (d,)."""
-        return (_backend.with_data(self.matrix, self.matrix.data**2).T @ row_scale**2)[:, 0]
+        return (_backend.with_values(self.matrix, self.matrix.data**2).T @ row_scale**2)[:, 0]
 
     def column_quadratic_forms(self, weights: Array) -> Array:
         """ĝ_jᵀ B ĝ_j for each column ĝ_j and B = weights (m, m), shape (d,): Σ_j n_j² steps for n_j entries each."""

@@ -87,7 +87,7 @@ class StreamedRows(Part):
         return [slice(start, min(start + width, panel.stop)) for start in range(panel.start, panel.stop, width)]
 
     def _read(self, columns: slice) -> Array:
-        return _backend.fetched(self.gradients, (slice(None), columns), like=self.like)
+        return _backend.read_block(self.gradients, (slice(None), columns), like=self.like)
 
     def _computed(self, block: Array) -> Array:
         block = _backend.cast(block, self.dtype)
@@ -113,7 +113,7 @@ class StreamedRows(Part):
 
     def row_block(self, rows: slice) -> Array:
         """Ĝ[rows, :] in the computing dtype."""
-        return self._computed(_backend.fetched(self.gradients, (rows, slice(None)), like=self.like))
+        return self._computed(_backend.read_block(self.gradients, (rows, slice(None)), like=self.like))
 
     def columns(self, j: Array) -> Array:
         """Ĝ[:, j], shape (m, len(j)), in runs of neighbours."""
@@ -129,7 +129,7 @@ class StreamedRows(Part):
         """K = Ĝ diag(column_scale)² Ĝᵀ, shape (m, m), float64: panels in the computing dtype, float64 across panels."""
         stage = f"gram of 2^{-(self.exponent or 0)} G in {_backend.dtype_name(self.dtype)}"
         done, found = progress.recalled(stage)
-        total = _backend.beside(found["gram"], like=_backend.to_float64(self.like)) if found else None
+        total = _backend.to_device_of(found["gram"], like=_backend.to_float64(self.like)) if found else None
         blocks = replace(self, shows_progress=False).blocks(done)  # a bar of its own
         for _ in progress(self.column_slices(done), "gram"):
             columns, block = next(blocks)

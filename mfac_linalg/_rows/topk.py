@@ -97,7 +97,7 @@ class TopKRows(Part):
     def is_sparse(self) -> bool:
         """Whether products of rows with rows go by their common entries."""
         share = self.layout.entries / self.layout.dim
-        return _backend.multiplies_sparse(self.values) and share <= SPARSE_SHARE
+        return _backend.can_multiply_sparse(self.values) and share <= SPARSE_SHARE
 
     @property
     def like(self) -> Array:
@@ -155,14 +155,14 @@ class TopKRows(Part):
             values = _backend.cast(self.values[rows, :], self.dtype)
             wanted = j[None, :] + first
             flat = (xp.reshape(x, (-1,)) for x in (keys, values, wanted))
-            parts.append(xp.reshape(_backend.looked_up(*flat), tuple(wanted.shape)))
+            parts.append(xp.reshape(_backend.look_up(*flat), tuple(wanted.shape)))
         return xp.concat(parts, axis=0)
 
     # --- products ---------------------------------------------------------------------------------------------------
 
     @property
     def _by_entries(self) -> bool:
-        return _backend.scatters(self.values)
+        return _backend.can_scatter(self.values)
 
     def _cells(self, columns: int) -> Iterator[tuple[slice, Iterator[tuple[slice, Array, Array]]]]:
         """Runs of columns, and for each the rows by runs: which, their columns in the run, their values in float64.
@@ -171,7 +171,7 @@ class TopKRows(Part):
         """
         m = self.shape[0]
         most = HOST_ENTRIES if _backend.on_host(self.values) else DEVICE_ENTRIES
-        most //= 1 if _backend.multiplies_sparse(self.values) else max(1, columns)
+        most //= 1 if _backend.can_multiply_sparse(self.values) else max(1, columns)
         for run, entries in self.layout.runs(most // max(1, m)):
             size = max(1, min(MOST_TERMS, most // max(1, entries.stop - entries.start)))
             cuts = slices(m, size) if m else []
@@ -246,7 +246,7 @@ class TopKRows(Part):
             ours, theirs = (rows._sparse(columns, entries) for rows in (self, other))
             if column_scale is not None:
                 squares = _backend.to_float64(column_scale[columns, 0]) ** 2
-                ours = _backend.with_data(ours, ours.data * squares[ours.indices])
+                ours = _backend.with_values(ours, ours.data * squares[ours.indices])
             total += (ours @ theirs.T).toarray()
         return total
 

@@ -137,7 +137,7 @@ def whiten(rows: ScaledRows, capacitance: Capacitance, *, dtype: Any, overwrite:
         parts = [_backend.cast(block, dtype) for _, block in blocks]
         return WhitenedRows.of(_backend.namespace(source).concat(parts, axis=1), capacitance)
     out = source if overwrite else _backend.empty(rows.shape, like=source, dtype=dtype)
-    if _backend.overwrites_blocks(out) and rows.dtype == dtype:
+    if _backend.can_overwrite_blocks(out) and rows.dtype == dtype:
         if not (overwrite and rows.is_plain):
             rows.copy_unscaled(out)
         return WhitenedRows.of(_half_solver(rows, capacitance, dtype)(out), capacitance, is_shared=overwrite)
@@ -177,7 +177,7 @@ def whitened_blocks(
     """Column slices and L⁻¹ S[:, columns] for blocks of T, in the dtype of rows, good enough for a W in `dtype`."""
     half_solve = _half_solver(rows, capacitance, dtype)
     for columns, block in blocks:
-        yield columns, half_solve(_backend.owned(block, source=rows.rows.source))
+        yield columns, half_solve(_backend.own_copy(block, source=rows.rows.source))
 
 
 def _half_solver(rows: ScaledRows, capacitance: Capacitance, dtype: Any) -> Callable[[Array], Array]:
@@ -185,7 +185,7 @@ def _half_solver(rows: ScaledRows, capacitance: Capacitance, dtype: Any) -> Call
 
     TRMM runs nearly as fast as a matrix product, TRSM at two thirds of that.
     """
-    if _backend.overwrites_blocks(rows.like) and not rows.is_streamed:
+    if _backend.can_overwrite_blocks(rows.like) and not rows.is_streamed:
         growth = LARGEST_GROWTH * float(np.finfo(dtype).eps) / float(np.finfo(rows.dtype).eps)
         inverse = capacitance.inverse_factor(growth)
         if inverse is not None:

@@ -37,7 +37,7 @@ class DampingScaling(Part):
         half = (exponent(xp.min(damping)) + exponent(xp.max(damping))) // 4
         column_scale = ldexp(1 / xp.sqrt(_backend.cast(damping, dtype)), half)
         one = _backend.to_float64(_backend.asarray(1.0, like=column_scale, dtype=column_scale.dtype))
-        scale = ldexp(one, 2 * _backend.beside_float64(half))
+        scale = ldexp(one, 2 * _backend.like_small_system(half))
         readable = _backend.on_host(damping) or _backend.is_lazy(damping)
         scale = float(_backend.read(scale)) if readable else scale
         return cls(scale, column_scale[:, None], wide or not _backend.is_concrete(damping))
@@ -108,12 +108,12 @@ class DampingScaling(Part):
             y, power = self._normalised(y, power)
             y = y / self.column_scale
         harmless = 0 if watched else self._harmless(dtype)
-        return fit(y * beside(fraction, y), power + shift, dtype, name, harmless=harmless)
+        return fit(y * scalar_like(fraction, y), power + shift, dtype, name, harmless=harmless)
 
     def sqrt_damping(self, column_scale: Array) -> Array:
         """The √λ_j, float64, for entries root_j of `root`: nothing overflows that fits."""
         column_scale = _backend.to_float64(column_scale)
-        return beside(self.scale**0.5, column_scale) / column_scale
+        return scalar_like(self.scale**0.5, column_scale) / column_scale
 
     def log_determinant(self, dim: int, *, like: Array) -> Any:
         """Σ log λ_i, float64."""
@@ -125,7 +125,7 @@ class DampingScaling(Part):
         return total - 2 * _backend.namespace(logarithms).sum(logarithms)
 
 
-def beside(x: Any, like: Array) -> Any:
+def scalar_like(x: Any, like: Array) -> Any:
     """A float stays one; a float64 array of the small system is brought beside like, in its dtype."""
     if isinstance(x, float | np.ndarray) and not _backend.is_array(x):
         return x
@@ -135,7 +135,7 @@ def beside(x: Any, like: Array) -> Any:
 def span(damping: Array) -> Array:
     """The powers of two between the smallest and the largest of a damping per parameter, 0-d, float64."""
     xp = _backend.namespace(damping)
-    return _backend.small(_backend.to_float64(exponent(xp.max(damping)) - exponent(xp.min(damping))))
+    return _backend.evaluate(_backend.to_float64(exponent(xp.max(damping)) - exponent(xp.min(damping))))
 
 
 def _balanced_product(v: Array, factor: Array) -> tuple[Array, Array]:
@@ -150,12 +150,12 @@ def spans_widely(damping: Any, dtype: Any) -> bool:
     """Whether a damping, which is read, asks for more than its dtype computes with ease."""
     if not _backend.is_vector(damping):
         return False
-    return float(_backend.read(_backend.in_float64(span, damping))) > NARROW_SPAN[_backend.dtype_name(dtype)]
+    return float(_backend.read(_backend.with_x64(span, damping))) > NARROW_SPAN[_backend.dtype_name(dtype)]
 
 
 def refuse_span(damping: Array) -> None:
     """Refuse what even float32 with care does not hold, where there is no float64."""
-    powers = float(_backend.read(_backend.in_float64(span, damping)))
+    powers = float(_backend.read(_backend.with_x64(span, damping)))
     if powers > WIDEST_SPAN:
         msg = f"`damping` must span less than 2^{WIDEST_SPAN} where products are those of float32; got 2^{powers:.0f}. "
         raise ValueError(msg + "Raise the smallest, lower the largest, or compute in float64.")
@@ -176,8 +176,8 @@ def fit(
     `name` is that of the argument to blame where it does not fit, here and below; None where there is only the inverse.
     """
     if isinstance(power, int) and abs(power) < harmless:
-        return _backend.cast(x / beside(over * 2.0**-power, x), dtype)  # one division: powers of two are exact
-    return refuse_misfit(_backend.cast(ldexp(x / beside(over, x), power), dtype), x, name, least=least)
+        return _backend.cast(x / scalar_like(over * 2.0**-power, x), dtype)  # one division: powers of two are exact
+    return refuse_misfit(_backend.cast(ldexp(x / scalar_like(over, x), power), dtype), x, name, least=least)
 
 
 def settle(

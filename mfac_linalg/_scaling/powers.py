@@ -30,7 +30,7 @@ def exponents(largest: Array) -> Array:
     return power - xp.astype(overshot, power.dtype)
 
 
-def comfortable(squares: Any, dtype: Any) -> Any:
+def squares_in_safe_range(squares: Any, dtype: Any) -> Any:
     """Whether squares of this size neither overflowed nor lost their small parts in a dtype: never in float16."""
     reach = 2.0 ** {"float64": 600, "float16": 0}.get(_backend.dtype_name(dtype), 80)
     return (squares > 1 / reach) & (squares < reach)
@@ -44,9 +44,9 @@ def column_exponents(v: Array, name: str, *, reach: int | None = None) -> Any:
     """
     if not _backend.on_host(v):
         return exponent(v, axis=0)
-    comfortable = 4.0 ** (_REACH[_backend.dtype_name(v.dtype)] // 3 if reach is None else reach)
+    largest = 4.0 ** (_REACH[_backend.dtype_name(v.dtype)] // 3 if reach is None else reach)
     squares = _backend.read(_backend.column_squares(_backend.stop_gradient(v)))
-    if np.all((squares > v.shape[0] / comfortable) & (squares < comfortable)):
+    if np.all((squares > v.shape[0] / largest) & (squares < largest)):
         return 0
     xp = _backend.namespace(v)
     if not np.all(_backend.read(xp.all(xp.isfinite(v)))):

@@ -106,7 +106,7 @@ class BlockDiagonalInverse(Inverse, Saveable):
         options = Options(dtype, self._precision, whiten=False, overwrite=False, progress=reporter(False))
         divisor = rows.shape[0] if self._normalization == "mean" else 1
         arguments = (rows, self._damping, self._weights, divisor, self._block_sizes, options)
-        return _backend.in_float64(build_blocks, *arguments)
+        return _backend.with_x64(build_blocks, *arguments)
 
     @property
     def _current(self) -> State:
@@ -120,7 +120,7 @@ class BlockDiagonalInverse(Inverse, Saveable):
     @property
     def damping(self) -> Any:
         """λ as a float, or a copy of the array, (d,) or one number per block, that it was given as."""
-        return _backend.copied(self._damping) if _backend.is_array(self._damping) else self._damping
+        return _backend.copy_of(self._damping) if _backend.is_array(self._damping) else self._damping
 
     @property
     def gradients(self) -> Array:

@@ -20,9 +20,9 @@ from .._rows.scaled import ScaledRows, scaled_rows
 from .._rows.streamed import StreamedRows
 from .._rows.whitened import WhitenedRows, whiten, whiten_into
 from .._scaling.damping import DampingScaling, refuse_span
-from .._scaling.powers import comfortable, ldexp
+from .._scaling.powers import ldexp, squares_in_safe_range
 from .._validation import has_bad_entry, refuse_entries
-from .extent import exponent_of_finite, extent_of, is_comfortable, is_resolved, traced_exponent
+from .extent import exponent_of_finite, extent_of, fits_unscaled, is_resolved, traced_exponent
 from .options import Options
 
 Array = Any
@@ -50,7 +50,7 @@ def build(
     traced = not (_backend.is_concrete(unscaled.like) and _backend.is_concrete(row_scale))
     if traced:
         power = traced_exponent(unscaled, scaling.column_scale)
-        gram = None if gram is None else ldexp(gram, -2 * _backend.beside_float64(power))  # that of 2^−e G
+        gram = None if gram is None else ldexp(gram, -2 * _backend.like_small_system(power))  # that of 2^−e G
         accurate = rows = scaled_rows(unscaled, power, row_scale, scaling.column_scale)
         scaled_gram, _, norm = scaled_gram_of(rows, gram, options)
     else:
@@ -90,16 +90,16 @@ def _known_system(
     All that is read of a device is read here.
     """
     rows = scaled_rows(unscaled, None, row_scale, scaling.column_scale)
-    accurate = rows.in_float64() if gram is None and _expects_float64(rows) else rows
+    accurate = rows.astype_float64() if gram is None and _expects_float64(rows) else rows
     scaled_gram, largest, norm = scaled_gram_of(accurate, gram, options)
     heaviest, norm, *extent = read_checked([largest, norm, *extent_of(row_scale, entries["damping"])], entries)
     power = 0
-    if not is_comfortable(rows, heaviest, extent):
+    if not fits_unscaled(rows, heaviest, extent):
         float64_gram = None  # that of G as it stands, not of 2^−e G
         known = _known_exponent(rows, accurate, heaviest)
         if known is not None:  # S Sᵀ is there, and is the same for any e
             power, rows = known, scaled_rows(unscaled, known, row_scale, None)
-            accurate = rows.in_float64()
+            accurate = rows.astype_float64()
         else:
             power = exponent_of_finite(rows, scaling)
             accurate = rows = scaled_rows(unscaled, power, row_scale, scaling.column_scale)
@@ -108,7 +108,7 @@ def _known_system(
     if math.isfinite(norm * norm) and not is_resolved(rows, [*extent, norm], power, wide=options.wide):
         return None
     if accurate is rows and wants_float64(rows, norm):
-        accurate = rows.in_float64()
+        accurate = rows.astype_float64()
         scaled_gram, *_ = scaled_gram_of(accurate, float64_gram, options)
     return rows, accurate, scaled_gram, norm
 
@@ -181,7 +181,7 @@ def _expects_float64(rows: ScaledRows) -> bool:
 def _known_exponent(rows: ScaledRows, accurate: ScaledRows, heaviest: float) -> int | None:
     """The exponent of the largest row, from a Gram matrix in float64 that has it; None where G is to be read for it."""
     m, d = rows.shape
-    known = accurate is not rows and rows.column_scale is None and m < d and comfortable(heaviest, np.float64)
+    known = accurate is not rows and rows.column_scale is None and m < d and squares_in_safe_range(heaviest, np.float64)
     return math.frexp(math.sqrt(heaviest))[1] if known else None
 
 

@@ -17,7 +17,7 @@ from .._rows.batched import BatchedRows
 from .._rows.panels import slices
 from .._rows.scaled import ScaledRows, scaled_rows
 from .build import choose_form, measures, read_checked, scaled_gram_of, wants_float64
-from .extent import exponent_of_finite, extent_of, is_comfortable, is_resolved, traced_exponent
+from .extent import exponent_of_finite, extent_of, fits_unscaled, is_resolved, traced_exponent
 from .options import Options
 
 Array = Any
@@ -39,7 +39,7 @@ def build_blocks(
     if not traced:
         extent, numbers = _read(systems, extent_of(row_scale, spread), {"damping": damping, "weights": weights})
         power = 0
-        if not all(is_comfortable(rows, heaviest, extent) for heaviest, _ in numbers):
+        if not all(fits_unscaled(rows, heaviest, extent) for heaviest, _ in numbers):
             power = exponent_of_finite(rows, scaling)
             rows = scaled_rows(unscaled, power, row_scale, scaling.column_scale)
             systems = list(_systems(rows, sizes, options))
@@ -144,12 +144,14 @@ class _System:
             return replace(self, norm=np.array(norm)[:, None])
         if not wants_float64(self.rows, norm[0]):
             return replace(self, norm=norm[0])
-        return replace(self, norm=norm[0], scaled_gram=scaled_gram_of(self.rows.in_float64(), None, options)[0])
+        return replace(self, norm=norm[0], scaled_gram=scaled_gram_of(self.rows.astype_float64(), None, options)[0])
 
     def run(self, options: Options, traced: bool) -> Run:
         """Factor the small matrices, and hold them in the form that fits their shape."""
         kappa = math.inf if traced else 1 + float(np.max(self.norm)) ** 2
         float64_gram = isinstance(self.rows, BatchedRows) or (not traced and wants_float64(self.rows, self.norm))
-        accurate = self.rows.in_float64() if float64_gram and _backend.supports_float64(self.rows.like) else self.rows
+        accurate = (
+            self.rows.astype_float64() if float64_gram and _backend.supports_float64(self.rows.like) else self.rows
+        )
         form = choose_form(self.rows, accurate, self.scaled_gram, self.norm, kappa, options)
         return Run(form, self.start, self.count, self.size)

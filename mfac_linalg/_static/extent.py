@@ -9,7 +9,7 @@ from .. import _backend
 from .._errors import unresolved_rows
 from .._rows.scaled import ScaledRows
 from .._scaling.damping import NARROW_SPAN, DampingScaling, span
-from .._scaling.powers import comfortable, exponent
+from .._scaling.powers import exponent, squares_in_safe_range
 from .._validation import refuse_nonfinite
 
 Array = Any
@@ -23,13 +23,17 @@ def extent_of(row_scale: Array, damping: Any) -> list[Array]:
     xp = _backend.namespace(row_scale)
     unknown = _backend.is_vector(damping) and not _backend.on_host(damping)
     largest = xp.max(row_scale)
-    return [largest, xp.min(row_scale), _backend.beside(span(damping), like=row_scale) if unknown else 0 * largest]
+    return [
+        largest,
+        xp.min(row_scale),
+        _backend.to_device_of(span(damping), like=row_scale) if unknown else 0 * largest,
+    ]
 
 
-def is_comfortable(rows: ScaledRows, heaviest: float, extent: list[float]) -> bool:
+def fits_unscaled(rows: ScaledRows, heaviest: float, extent: list[float]) -> bool:
     """Whether G can stay as it stands: its squares are within the dtype, and small rows do not need their last ones."""
     can_be_scaled = rows.is_dense or rows.is_sparse
-    return comfortable(heaviest, rows.dtype) and not (can_be_scaled and not _holds(rows, extent[0]))
+    return squares_in_safe_range(heaviest, rows.dtype) and not (can_be_scaled and not _holds(rows, extent[0]))
 
 
 def _holds(rows: ScaledRows, largest: float) -> bool:

@@ -156,7 +156,7 @@ class WoodburyRankOneInverse(Inverse, Saveable):
 
     def _built(self, rows: Any, options: Options) -> State:
         arguments = (rows, self._damping, self._weights, self._normalization, options)
-        return _backend.in_float64(_build, *arguments)
+        return _backend.with_x64(_build, *arguments)
 
     def _built_in(self, path: Path, rows: Any, options: Options, *, resume: bool) -> State:
         """With W in a folder, which becomes an inverse at last; one that is there already where it is resumed."""
@@ -168,7 +168,7 @@ class WoodburyRankOneInverse(Inverse, Saveable):
             with naming_out(path):
                 require_same(asked, asked_before(path), path)
                 whole = replace(type(self).load(path, **place)._state, rows=rows)
-            if not _backend.in_float64(is_whitened_from, whole, compared_columns(rows.shape[1])[SAMPLE]):
+            if not _backend.with_x64(is_whitened_from, whole, compared_columns(rows.shape[1])[SAMPLE]):
                 require_same({"gradients": "these"}, {}, path)
             return whole
         if _backend.is_mapped_from(rows.gradients, path / WHITENED):
@@ -196,7 +196,7 @@ class WoodburyRankOneInverse(Inverse, Saveable):
     @property
     def damping(self) -> Any:
         """λ as a float, or a copy of the (d,) array it was given as."""
-        return _backend.copied(self._damping) if _backend.is_array(self._damping) else self._damping
+        return _backend.copy_of(self._damping) if _backend.is_array(self._damping) else self._damping
 
     @property
     def gradients(self) -> Array:
@@ -204,7 +204,7 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         state = self._unchanged
         if state.is_whitened:  # and answers from W, perhaps
             require_unchanged(state.rows)
-        return _backend.in_float64(State.gradients, state)
+        return _backend.with_x64(State.gradients, state)
 
     def with_damping(self, damping: Any) -> "WoodburyRankOneInverse":
         """Return a new inverse with another damping.
@@ -230,7 +230,7 @@ class WoodburyRankOneInverse(Inverse, Saveable):
             msg = f"`gradients` must be at hand for another damping; got {damping!r:.60} and whitened rows in a file. "
             raise ValueError(msg + "Build anew from the gradients.")
         options = Options(self.dtype, self._precision, whiten, whiten and state.rows is None, reporter(False))
-        new._state = _backend.in_float64(_rebuild, state, new._damping, self._weights, self._normalization, options)
+        new._state = _backend.with_x64(_rebuild, state, new._damping, self._weights, self._normalization, options)
         return new
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:

@@ -1,7 +1,7 @@
 """One small check per argument. Every refusal names the argument, what came, and the cure."""
 
-from .arrays import check_beside as check_beside
 from .arrays import check_columns as check_columns
+from .arrays import check_compatible as check_compatible
 from .arrays import check_complex as check_complex
 from .arrays import check_computing as check_computing
 from .arrays import check_finite as check_finite

@@ -69,14 +69,14 @@ def check_same_library(name: str, x: Array, like: Array) -> None:
         raise TypeError(msg)
 
 
-def check_beside(name: str, x: Any, like: Array, dtype: Any) -> Array:
+def check_compatible(name: str, x: Any, like: Array, dtype: Any) -> Array:
     """Accept an array of like's library and device in dtype; a 16-bit one is widened."""
     if not _backend.is_array(x):
         msg = f"`{name}` must be an array of the gradients' library; got {describe(x)}. Convert it first."
         raise TypeError(msg)
     refuse_masked(name, x)
     check_same_library(name, x, like)
-    x = _backend.native(_backend.aligned(_backend.of_declared_dtype(x, name), like=like))
+    x = _backend.native(_backend.align_chunks(_backend.of_declared_dtype(x, name), like=like))
     if _backend.is_narrow(x):
         return _backend.cast(x, dtype)
     if x.dtype != dtype:
@@ -99,7 +99,7 @@ def check_complex(name: str, z: Array, like: Array, dtype: Any) -> None:
 
 def check_vector(name: str, v: Any, like: Array, dtype: Any, length: int, *, column: bool = False) -> Array:
     """Accept a vector of that length beside like, in dtype; as one column too where that is asked for."""
-    v = check_beside(name, v, like, dtype)
+    v = check_compatible(name, v, like, dtype)
     if column:
         check_vector_shape(name, v, length)
     else:
@@ -121,12 +121,12 @@ def check_mask(name: str, mask: Any, like: Array, length: int) -> Array:
         raise TypeError(msg)
     check_same_library(name, mask, like)
     check_shape(name, mask, (length,), "Pass a flat mask of all weights.")
-    return _backend.aligned(_backend.of_declared_dtype(mask, name), like=like)
+    return _backend.align_chunks(_backend.of_declared_dtype(mask, name), like=like)
 
 
 def check_columns(name: str, v: Any, like: Array, dtype: Any, length: int) -> Array:
     """Accept a matrix of columns of that length beside like, in dtype."""
-    v = check_beside(name, v, like, dtype)
+    v = check_compatible(name, v, like, dtype)
     check_shape(name, v, (length, "k"), "Pass one vector per column.")
     return v
 
@@ -169,7 +169,7 @@ def check_finite(name: str, x: Array) -> None:
     """Refuse nan and infinity where values can be read."""
     if not _backend.on_host(x):
         return
-    with _backend.constants(x):  # of a trace that it is a constant of
+    with _backend.no_grad_constants(x):  # of a trace that it is a constant of
         xp = _backend.namespace(x)
         is_finite = bool(_backend.read(xp.all(xp.isfinite(x))))
     if not is_finite:

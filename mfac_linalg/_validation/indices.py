@@ -22,7 +22,7 @@ def check_indices(name: str, j: Any, dim: int, *, like: Array) -> Array:
     if isinstance(j, bool) or (not isinstance(j, numbers.Integral | list | tuple) and not _backend.is_array(j)):
         _refuse_kind(name, j)
     refuse_masked(name, j)
-    j = _backend.small(j)
+    j = _backend.evaluate(j)
     index = j if _backend.is_array(j) else _listed(name, j)
     if isinstance(index, np.ndarray) and index.dtype == object:
         outside = [x for x in index.flat if isinstance(x, numbers.Integral) and not -dim <= int(x) < dim]

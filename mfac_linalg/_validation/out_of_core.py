@@ -161,7 +161,7 @@ def _check_target(out: Any, gradients: Any, dtype: str) -> None:
         msg = f"`out` must not be the gradients themselves; got {describe(out)} that overlaps them. Pass another, "
         raise ValueError(msg + "or `overwrite_gradients=True` for an array in memory.")
     try:
-        _backend.put(out, slice(0, 1), np.zeros((shape[0], 1), dtype))
+        _backend.write_columns(out, slice(0, 1), np.zeros((shape[0], 1), dtype))
     except Exception as refused:  # every library has its own words for what may not be written
         msg = f"`out` must be writable; got a {type(out).__name__} that is not ({refused}). Open it with mode 'r+'."
         raise ValueError(msg) from refused

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .arrays import FLOATING, check_beside, check_precision_available, check_same_library, refuse_masked
+from .arrays import FLOATING, check_compatible, check_precision_available, check_same_library, refuse_masked
 from .words import describe
 
 Array = Any
@@ -73,7 +73,7 @@ def check_gradient_values(name: str, g: Any) -> None:
 def check_stored(name: str, g: Array, like: Array) -> Array:
     """Accept an array of like's library, device and dtype; a window of 16-bit rows takes no other dtype."""
     if not _backend.is_narrow(like):
-        return check_beside(name, g, like, like.dtype)
+        return check_compatible(name, g, like, like.dtype)
     check_same_library(name, g, like)
     if g.dtype != like.dtype:
         wanted = _backend.dtype_name(like.dtype)
@@ -91,9 +91,9 @@ def check_loaded(arrays: dict[str, tuple[np.ndarray, str]], like: Array) -> dict
         ):  # all that is small in a window
             placed[name] = values
         elif name in SMALL:
-            placed[name] = _backend.beside(values, like=_backend.to_float64(like))
+            placed[name] = _backend.to_device_of(values, like=_backend.to_float64(like))
         else:
-            placed[name] = _beside(name, values, dtype, like)
+            placed[name] = _to_library(name, values, dtype, like)
     return placed
 
 
@@ -101,7 +101,7 @@ def check_loadable(facts: dict[str, Any], arrays: dict[str, tuple[np.ndarray, st
     """Refuse a library or device that cannot hold what is stored: float64 arrays, its precision, its compression."""
     if facts.get("precision") == "high":
         check_precision_available("high", like)
-    if compression_of(facts) is not None and not _backend.finds_entries(like):
+    if compression_of(facts) is not None and not _backend.can_find_entries(like):
         msg = f"`device` must have 64-bit integers for a compressed window; got {_backend.device(like)}. Pass another."
         raise TypeError(msg)
     if facts.get("sparse") is not None and not _backend.has_sparse(like):
@@ -113,9 +113,9 @@ def check_loadable(facts: dict[str, Any], arrays: dict[str, tuple[np.ndarray, st
             raise TypeError(msg + "Allow float64 there, or pass another library, or none for NumPy.")
 
 
-def _beside(name: str, values: np.ndarray, dtype: str, like: Array) -> Array:
+def _to_library(name: str, values: np.ndarray, dtype: str, like: Array) -> Array:
     try:
-        return _backend.from_raw(values, dtype, like=like)
+        return _backend.from_bits(values, dtype, like=like)
     except Exception as refused:  # every library has its own words for a dtype that it does not have
         msg = f"`xp` must hold {dtype}, of which the stored `{name}` is; got {type(like).__module__} ({refused}). "
         raise TypeError(msg + "Pass another library, or none for NumPy.") from refused
@@ -149,5 +149,5 @@ def _as_entry(name: str, x: Any, *, to_host: bool) -> Any:
     if not x.shape:
         return _backend.read(x).item()
     if _backend.is_numpy(x) and x.dtype.kind == "V" and x.dtype.itemsize == 2:
-        return _backend.from_raw(x.view(np.uint16), "bfloat16", like=x)
+        return _backend.from_bits(x.view(np.uint16), "bfloat16", like=x)
     return _backend.read(x) if to_host else x

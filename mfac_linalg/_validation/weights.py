@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .arrays import FLOATING, as_numpy, check_beside, check_same_library, check_shape, check_values, refuse_masked
+from .arrays import FLOATING, as_numpy, check_compatible, check_same_library, check_shape, check_values, refuse_masked
 from .words import describe
 
 Array = Any
@@ -25,10 +25,10 @@ def check_damping(damping: Any, like: Array, dtype: Any) -> Any:
     if not _backend.is_vector(damping):
         msg = f"`damping` must be a float > 0 or an array of shape ({like.shape[1]},); got {describe(damping)}. "
         raise TypeError(msg + "Pass λ itself, not its reciprocal.")
-    damping = check_beside("damping", damping, like, dtype)
+    damping = check_compatible("damping", damping, like, dtype)
     check_shape("damping", damping, (like.shape[1],), "Give one λ per parameter, or one float for all.")
     check_positive_entries("damping", damping)
-    return _backend.copied(damping)
+    return _backend.copy_of(damping)
 
 
 def check_block_damping(damping: Any, num_blocks: int, like: Array) -> Any:
@@ -53,7 +53,7 @@ def _check_scalar_damping(damping: Any, like: Array) -> Any:
         if isinstance(damping, numbers.Real) or not _backend.is_differentiated(damping):
             return value
     check_same_library("damping", damping, like)
-    return _backend.copied(damping)
+    return _backend.copy_of(damping)
 
 
 def check_scalar_damping(damping: Any, dim: int) -> float:
@@ -92,21 +92,21 @@ def check_weights(weights: Any, like: Array, num_gradients: int) -> Array | None
         msg = f"`weights` must be an array of shape ({num_gradients},); got {describe(weights)}. Convert it first."
         raise TypeError(msg)
     refuse_masked("weights", weights)
-    weights, like = _backend.small_beside(weights, "weights", like=like)
+    weights, like = _backend.evaluate_with_like(weights, "weights", like=like)
     check_same_library("weights", weights, like)
     if _backend.dtype_name(weights.dtype) not in FLOATING:
         msg = f"`weights` must be real floating; got {describe(weights)}. Cast it."
         raise TypeError(msg)
     check_shape("weights", weights, (num_gradients,), "Give one weight per gradient.")
     check_positive_entries("weights", weights)
-    return _backend.copied(weights)
+    return _backend.copy_of(weights)
 
 
 def check_positive_entries(name: str, x: Array) -> None:
     """Refuse a host array with an entry that is not finite and > 0; a build reads the others, all at once."""
     if not _backend.on_host(x):
         return
-    with _backend.constants(x):  # of a trace that it is a constant of
+    with _backend.no_grad_constants(x):  # of a trace that it is a constant of
         is_bad = bool(_backend.read(has_bad_entry(x)))
     if is_bad:
         refuse_entries(name, x)

@@ -16,10 +16,10 @@ def empty_state(options: WindowOptions, like: Array, damping: Any) -> WindowStat
     """No rows, of the library, device and dtype of an array, under a damping, which is checked and copied."""
     check.check_precision_available(options.precision, like)
     register(like)
-    with _backend.constants(like):
-        like = _backend.ring((0, options.dim), like=like)
+    with _backend.no_grad_constants(like):
+        like = _backend.writable_zeros((0, options.dim), like=like)
         damping = own_damping(damping, like)
-        return _backend.in_float64(lambda like: WindowState.empty(options, damping, like), like)
+        return _backend.with_x64(lambda like: WindowState.empty(options, damping, like), like)
 
 
 def restore_state(options: WindowOptions, state: dict[str, Any]) -> WindowState:
@@ -45,5 +45,5 @@ def own_damping(damping: Any, like: Array) -> Any:
 
 def with_x64(function: Callable[..., Any], like: Array, *arguments: Any) -> Any:
     """Call a function where float64 exists, whether or not an argument shows that JAX is in use; `like` shows it."""
-    with _backend.constants(like):
-        return _backend.in_float64(lambda _, *rest: function(*rest), like, *arguments)
+    with _backend.no_grad_constants(like):
+        return _backend.with_x64(lambda _, *rest: function(*rest), like, *arguments)

@@ -161,8 +161,8 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
     @property
     def _current(self) -> State:
         held = self._known
-        with _backend.constants(held.ring.like):
-            return _backend.in_float64(lambda _: held.device_state, held.ring.like)
+        with _backend.no_grad_constants(held.ring.like):
+            return _backend.with_x64(lambda _: held.device_state, held.ring.like)
 
     @property
     def _known(self) -> WindowState:
@@ -226,7 +226,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         """λ as a float, or a copy of the (d,) array it was given as; settable at the cost of a factorisation, O(m³)."""
         if self._state is None:
             return self._unplaced
-        return _backend.copied(self._state.damping) if _backend.is_array(self._state.damping) else self._state.damping
+        return _backend.copy_of(self._state.damping) if _backend.is_array(self._state.damping) else self._state.damping
 
     @damping.setter
     def damping(self, damping: Any) -> None:

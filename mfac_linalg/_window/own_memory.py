@@ -44,7 +44,7 @@ class OwnMemory(abc.ABC):
         return made
 
     def __getstate__(self) -> dict[str, Any]:
-        held = None if self._state is None else {n: _backend.portable(x) for n, x in self.state_dict().items()}
+        held = None if self._state is None else {n: _backend.picklable(x) for n, x in self.state_dict().items()}
         return vars(self) | {"_state": held}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from .. import _backend
 from .._rows.dense import DenseRows
 from .._rows.selected import places
-from .._scaling.powers import comfortable, exponent, ldexp
+from .._scaling.powers import exponent, ldexp, squares_in_safe_range
 
 Array = Any
 
@@ -26,7 +26,7 @@ class DenseSlots:
     @classmethod
     def empty(cls, count: int, like: Array) -> "DenseSlots":
         """Slots of zeros for rows like those of an array (·, d)."""
-        return cls(_backend.ring((count, like.shape[1]), like=like))
+        return cls(_backend.writable_zeros((count, like.shape[1]), like=like))
 
     @property
     def count(self) -> int:
@@ -103,7 +103,7 @@ def normalised(name: str, rows: Array) -> tuple[Array, np.ndarray]:
 def powers_of(name: str, rows: Array, dtype: str) -> np.ndarray:
     """Exponents of rows: 0 where their squares, in a dtype, stay in the comfortable range."""
     squares = _backend.read(_backend.column_squares(rows.T))
-    usual = comfortable(squares, dtype)
+    usual = squares_in_safe_range(squares, dtype)
     if np.all(usual):
         return np.zeros(len(squares), dtype=int)
     xp = _backend.namespace(rows)

@@ -36,18 +36,18 @@ class TopKSlots:
     @classmethod
     def empty(cls, count: int, like: Array, compression: TopK) -> "TopKSlots":
         """Slots of zeros for gradients like those of an array (·, d)."""
-        if not _backend.finds_entries(like):
+        if not _backend.can_find_entries(like):
             msg = f"`compression` must be None on {_backend.device(like)}, which has no 64-bit integers; "
             raise TypeError(msg + f"got {compression}. Use a device that has them, or NumPy, PyTorch, JAX or CuPy.")
         layout = Layout.of(like.shape[1], compression.block_size, compression.density)
         dtype = _stored_dtype(compression, like)
-        with _backend.constants(like):
+        with _backend.no_grad_constants(like):
             index = _backend.zeros((count, layout.entries), like=like, dtype=_backend.namespace(like).uint16)
             values = _backend.zeros((count, layout.entries), like=like, dtype=dtype)
         return cls(compression, layout, like, index, values)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: _backend.portable(value) for name, value in vars(self).items()}
+        return {name: _backend.picklable(value) for name, value in vars(self).items()}
 
     @property
     def count(self) -> int:
@@ -124,7 +124,7 @@ class TopKSlots:
         if not self.feeds_back:
             return index, values[0, :], power, self
         lost = chosen - scaled(_backend.cast(values, self.dtype), power)
-        error = _backend.replaced(total, columns, lost[0, :])
+        error = _backend.replace_entries(total, columns, lost[0, :])
         return index, values[0, :], power, replace(self, error=error)
 
     def _powers(self, name: str, rows: Array) -> np.ndarray:
@@ -163,7 +163,7 @@ class TopKSlots:
     def as_dict(self, slots: np.ndarray) -> dict[str, Any]:
         """Copies of what is in some slots, and of the error."""
         index, values = self._take_rows(slots)
-        error = {} if self.error is None else {"error": _backend.copied(self.error)}
+        error = {} if self.error is None else {"error": _backend.copy_of(self.error)}
         return {"values": values, "indices": index, "gradient_dtype": _backend.dtype_name(self.like.dtype), **error}
 
     def restore(self, state: dict[str, Any], slots: np.ndarray) -> "TopKSlots":
@@ -175,7 +175,9 @@ class TopKSlots:
             rows = _backend.namespace(x).concat([x, _backend.zeros_like(x, rows=1)], axis=0)
             padded.append(_backend.take_rows(rows, place))
         error = state.get("error")
-        return replace(self, index=padded[0], values=padded[1], error=None if error is None else _backend.copied(error))
+        return replace(
+            self, index=padded[0], values=padded[1], error=None if error is None else _backend.copy_of(error)
+        )
 
     def _require_fit(self, state: dict[str, Any], count: int) -> None:
         """Refuse entries that are not those of this layout: products would read beside their vectors."""
@@ -194,7 +196,7 @@ class TopKSlots:
             msg = "`state['error']` must hold what compression has not kept of the gradients; got none. "
             raise ValueError(msg + "Pass what `state_dict` returned.")
         if state.get("error") is not None:
-            check.check_beside("state['error']", state["error"], self.like, self.dtype)
+            check.check_compatible("state['error']", state["error"], self.like, self.dtype)
             check.check_shape("state['error']", state["error"], (self.layout.dim,), "Keep entries together.")
             check.check_finite("state['error']", state["error"])
         columns = _backend.wide_index(state["indices"], self.layout.starts)

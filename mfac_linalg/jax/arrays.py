@@ -42,7 +42,7 @@ class Arrays:
     steps: Array  # () int32: gradients taken in so far, less multiples of the window that leave it full
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: _backend.portable(value) for name, value in vars(self).items()}
+        return {name: _backend.picklable(value) for name, value in vars(self).items()}
 
 
 def wide(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ from .. import _validation as check
 from .._forms.state import State
 from .._inverse import Inverse, check_inverse
 from .._rows.panels import slices
-from .._scaling.damping import beside
+from .._scaling.damping import scalar_like
 from .._scaling.powers import exponents, ldexp
 
 Array = Any
@@ -90,7 +90,7 @@ def solved(blocks: Array, z: Array, floor: Array) -> tuple[Array, Array]:
     xp = _backend.namespace(blocks)
     values, vectors = xp.linalg.eigh(blocks)
     ones = xp.ones_like(values)
-    values = xp.clip(values, beside(floor, values) * ones, ones)
+    values = xp.clip(values, scalar_like(floor, values) * ones, ones)
     along = (vectors.mT @ z[:, :, None])[:, :, 0]
     return (vectors @ (along / values)[:, :, None])[:, :, 0], xp.sum(along**2 / values, axis=1)
 
@@ -110,4 +110,4 @@ def placed(values: Array, index: Array, rest: Array) -> Array:
     """`rest` (d,) with values (n,) where the index says."""
     xp = _backend.namespace(index)
     order = xp.argsort(index)
-    return _backend.replaced(rest, xp.take(index, order), _backend.namespace(values).take(values, order))
+    return _backend.replace_entries(rest, xp.take(index, order), _backend.namespace(values).take(values, order))

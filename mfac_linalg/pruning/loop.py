@@ -85,7 +85,7 @@ def relative_damping(gradients: Array, ratio: float) -> float:
     check.check_values("gradients", gradients)
     ratio = float(check.check_dampings([ratio], "ratio")[0])
     check.check_finite("gradients", gradients)
-    power, squares = (_backend.read(x) for x in _backend.in_float64(_scaled_squares, gradients))
+    power, squares = (_backend.read(x) for x in _backend.with_x64(_scaled_squares, gradients))
     mean = float(np.mean(squares)) / gradients.shape[1]
     if not mean > 0:
         msg = "`gradients` must not all be zero, nor be empty; a damping in their units would be. Pass an absolute one."
@@ -216,7 +216,7 @@ def prune(
     search.require_choice()
     weights, done = _kept(weights, mask), []
     for step, stays in enumerate(bar(plan, "prune")):
-        gradients = _checked(gradients_fn(_backend.copied(weights), step), weights)
+        gradients = _checked(gradients_fn(_backend.copy_of(weights), step), weights)
         weights, mask, taken = search.step(weights, gradients, mask, functools.partial(budget.cut, stays=stays))
         done.append(taken)
     return Pruned(weights, mask, tuple(done))
@@ -276,7 +276,7 @@ class _Search:
         weights, mask, step = candidate
         if self.loss_fn is None:
             return weights, mask, step
-        return weights, mask, replace(step, loss=_number(self.loss_fn(_backend.copied(weights))))
+        return weights, mask, replace(step, loss=_number(self.loss_fn(_backend.copy_of(weights))))
 
     def _candidates(
         self, weights: Array, gradients: Array, mask: Array, cut: Cut
@@ -286,7 +286,7 @@ class _Search:
         for damping in self.dampings:
             if damping * unit != inverse.damping:  # without another Gram matrix
                 inverse = inverse.with_damping(damping * unit)
-            stays = _backend.in_float64(cut, mask, ranks(weights, inverse))
+            stays = _backend.with_x64(cut, mask, ranks(weights, inverse))
             change = UPDATES[self.update](weights, inverse, stays)
             sparsity = 1 - count(stays) / weights.shape[0]
             for length in self.lengths:

@@ -9,7 +9,7 @@ from .. import _backend
 from .. import _validation as check
 from .._forms.state import State
 from .._inverse import Inverse
-from .._scaling.damping import beside, settle
+from .._scaling.damping import scalar_like, settle
 from .._scaling.powers import ldexp, mantissa
 from .groups import balanced, checked_groups, checked_weights, group_systems, placed, solved
 
@@ -62,15 +62,15 @@ def obs_scores(weights: Array, inverse: Inverse) -> Array:
     np.int64(1)
     """
     w = checked_weights(weights, inverse)
-    return _backend.in_float64(_obs_scores, inverse._unchanged, w)
+    return _backend.with_x64(_obs_scores, inverse._unchanged, w)
 
 
 def _obs_scores(state: State, weights: Array) -> Array:
     roots, power = _score_roots(state, weights)
     fraction, shift = mantissa(state.scaling.scale)
     odd = shift % 2  # √λ₀ 2^power is √(fraction 2^odd) 2^((shift − odd)/2 + power)
-    half = _backend.beside_float64((shift - odd) // 2) + _backend.beside_float64(power)
-    unit = beside(fraction, roots) * 2.0**odd if isinstance(odd, int) else ldexp(beside(fraction, roots), odd)
+    half = _backend.like_small_system((shift - odd) // 2) + _backend.like_small_system(power)
+    unit = scalar_like(fraction, roots) * 2.0**odd if isinstance(odd, int) else ldexp(scalar_like(fraction, roots), odd)
     values = ldexp(roots * (unit / 2) ** 0.5, half)
     values = _backend.as_lazy(values * values, like=state.form.rows.like)
     return settle(values, "weights", like=weights, dtype=state.dtype, unscaled=roots)
@@ -81,7 +81,7 @@ def ranks(weights: Array, inverse: Inverse) -> Array:
 
     Float64 where the weights' library has that.
     """
-    return _backend.in_float64(_ranks, inverse._unchanged, checked_weights(weights, inverse))
+    return _backend.with_x64(_ranks, inverse._unchanged, checked_weights(weights, inverse))
 
 
 def _ranks(state: State, weights: Array) -> Array:
@@ -129,7 +129,7 @@ def group_scores(weights: Array, inverse: Inverse, groups: Any) -> Array:
     """
     w = checked_weights(weights, inverse)
     groups = checked_groups(groups, inverse)
-    return _backend.in_float64(_group_scores, inverse._unchanged, w, groups)
+    return _backend.with_x64(_group_scores, inverse._unchanged, w, groups)
 
 
 def _group_scores(state: State, weights: Array, groups: Array) -> Array:
@@ -137,8 +137,8 @@ def _group_scores(state: State, weights: Array, groups: Array) -> Array:
     z, powers = balanced(z)
     doubled = solved(blocks, z, state.floor())[1]
     fraction, shift = mantissa(state.scaling.scale)
-    powers = 2 * (powers[:, 0] + _backend.beside_float64(power)) + _backend.beside_float64(shift)
-    values = ldexp(doubled * beside(fraction, doubled) / 2, powers)
+    powers = 2 * (powers[:, 0] + _backend.like_small_system(power)) + _backend.like_small_system(shift)
+    values = ldexp(doubled * scalar_like(fraction, doubled) / 2, powers)
     return settle(values, "weights", like=weights, dtype=state.dtype, unscaled=doubled)
 
 
@@ -178,7 +178,7 @@ def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = 
     if groups.shape[1] != m:
         msg = f"`groups` must have shape (k, {m}); got {tuple(groups.shape)}. Give the indices of {m} weights a group."
         raise ValueError(msg)
-    return _backend.in_float64(_n_m_mask, inverse._unchanged, w, groups, n)
+    return _backend.with_x64(_n_m_mask, inverse._unchanged, w, groups, n)
 
 
 def _n_m_mask(state: State, weights: Array, groups: Array, n: int) -> Array:

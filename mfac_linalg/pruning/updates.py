@@ -42,7 +42,7 @@ def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     """
     w, mask = _checked(weights, inverse, mask)
     xp = _backend.namespace(w)
-    return xp.where(mask, -_backend.in_float64(_single_changes, inverse._unchanged, w, mask), -w)
+    return xp.where(mask, -_backend.with_x64(_single_changes, inverse._unchanged, w, mask), -w)
 
 
 def _single_changes(state: State, w: Array, mask: Array) -> Array:
@@ -74,7 +74,7 @@ def group_update(weights: Array, inverse: Inverse, groups: Any) -> Array:
     """
     w = checked_weights(weights, inverse)
     groups = checked_groups(groups, inverse)
-    change, removed = _backend.in_float64(_group_changes, inverse._unchanged, w, groups)
+    change, removed = _backend.with_x64(_group_changes, inverse._unchanged, w, groups)
     return _backend.namespace(w).where(removed, -w, -change)
 
 
@@ -120,7 +120,7 @@ def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     """
     w, mask = _checked(weights, inverse, mask)
     removed = _backend.namespace(w).where(mask, _backend.namespace(w).zeros_like(w), w)
-    change = _backend.in_float64(_compensation, inverse, removed, mask)
+    change = _backend.with_x64(_compensation, inverse, removed, mask)
     return _backend.namespace(w).where(mask, change, -w)
 
 
