@@ -74,7 +74,7 @@ class Forward(SymmetricOperator):
 
     def to_dense(self) -> Array:
         """F as a (d, d) array, refused for d > 16,384. Cost: O(d²m) time, O(d²) memory."""
-        check.check_dense(self.shape[0])
+        check.dense(self.shape[0])
         like = self._like
         index = _backend.index_like(np.arange(self.shape[0]), like=like)
         units = _backend.unit_columns(index, self.shape[0], like=like, dtype=self.dtype)

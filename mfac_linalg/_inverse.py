@@ -126,9 +126,9 @@ class Inverse(SymmetricOperator):
         check.refuse_masked("coefficients", coefficients)
         c, like = _backend.evaluate_with_like(coefficients, "coefficients", like=self._like)
         if not (_backend.is_array(c) and c.ndim == 1):
-            c = check.check_columns("coefficients", c, like, self.dtype, self.num_gradients)
+            c = check.columns("coefficients", c, like, self.dtype, self.num_gradients)
             return _backend.with_x64(State.solve_gradients, self._unchanged, c)
-        c = check.check_vector("coefficients", c, like, self.dtype, self.num_gradients)
+        c = check.vector("coefficients", c, like, self.dtype, self.num_gradients)
         return _backend.with_x64(State.solve_gradients, self._unchanged, c[:, None])[:, 0]
 
     def dual_coefficients(self, v: Array) -> Array:
@@ -167,7 +167,7 @@ class Inverse(SymmetricOperator):
         -----
         Cost: an eigendecomposition, O(m³), and O(dm) per draw; O(d · size) memory.
         """
-        size, seed = check.check_count("size", size), check.check_count("seed", seed)
+        size, seed = check.count("size", size), check.count("seed", seed)
         return _backend.with_x64(State.sample, self._unchanged, size, seed).T
 
     def damping_path(self, v: Array, dampings: Any) -> Array:
@@ -183,7 +183,7 @@ class Inverse(SymmetricOperator):
         Cost: an eigendecomposition, O(m³), and one matrix product of k columns per pass instead of k passes.
         """
         self._current.require_scalar("damping_path")
-        values = check.check_dampings(dampings)
+        values = check.dampings(dampings)
         return self._product(lambda state, u: damping_path(state, u, values), v, keep=True)
 
     # --- entries ----------------------------------------------------------------------------------------------
@@ -217,8 +217,8 @@ class Inverse(SymmetricOperator):
         Accuracy: 30 eps/λ absolute for float32 where float64 is at hand; else about κ/4 eps/λ, and then `columns` is
         better (docs/theory.md, section 6).
         """
-        i = check.check_indices("i", i, self.dim, like=self._like)
-        j = check.check_indices("j", j, self.dim, like=self._like)
+        i = check.indices("i", i, self.dim, like=self._like)
+        j = check.indices("j", j, self.dim, like=self._like)
         i, j = check.broadcast_indices(i, j)
         xp = _backend.namespace(i)
         flat = _backend.with_x64(State.element, self._unchanged, xp.reshape(i, (-1,)), xp.reshape(j, (-1,)))
@@ -231,7 +231,7 @@ class Inverse(SymmetricOperator):
         -----
         Cost: as `matmat` with k columns.
         """
-        j = check.check_vector_of_indices("j", j, self.dim, like=self._like)
+        j = check.vector_of_indices("j", j, self.dim, like=self._like)
         return _backend.with_x64(State.columns, self._unchanged, j)
 
     def submatrix(self, rows: Any, cols: Any = None) -> Array:
@@ -242,13 +242,13 @@ class Inverse(SymmetricOperator):
         Cost: O(m · |rows| · |cols|) on whitened rows.
         Accuracy: that of `element`.
         """
-        rows = check.check_vector_of_indices("rows", rows, self.dim, like=self._like)
-        cols = rows if cols is None else check.check_vector_of_indices("cols", cols, self.dim, like=self._like)
+        rows = check.vector_of_indices("rows", rows, self.dim, like=self._like)
+        cols = rows if cols is None else check.vector_of_indices("cols", cols, self.dim, like=self._like)
         return _backend.with_x64(State.submatrix, self._unchanged, rows, cols)
 
     def to_dense(self) -> Array:
         """F⁻¹ as a (d, d) array; refused for d > 16,384, where `columns` and `submatrix` serve."""
-        check.check_dense(self.dim)
+        check.dense(self.dim)
         return _backend.symmetric_part(self.columns(np.arange(self.dim)))
 
     # --- scalars ----------------------------------------------------------------------------------------------
@@ -338,7 +338,7 @@ class Inverse(SymmetricOperator):
         -----
         Cost: a build, and a copy of the gradients.
         """
-        return self._rebuilt(lambda x: check.check_moved(x, device))
+        return self._rebuilt(lambda x: check.to_device(x, device))
 
     @_backend.in_plain_modes
     def astype(self, dtype: Any) -> Self:
@@ -358,7 +358,7 @@ class Inverse(SymmetricOperator):
         -----
         Cost: a build, and a copy of the gradients.
         """
-        dtype = check.check_result_dtype(dtype, self._like)
+        dtype = check.result_dtype(dtype, self._like)
         return self._rebuilt(lambda x: _backend.cast(x, dtype))
 
     @abc.abstractmethod
@@ -387,7 +387,7 @@ class Inverse(SymmetricOperator):
 
     def _product(self, function: Any, v: Array, *, keep: bool = False) -> Array:
         """A query of one vector; `keep` an answer that is not one column."""
-        v = check.check_vector("v", v, self._like, self.dtype, self.dim)
+        v = check.vector("v", v, self._like, self.dtype, self.dim)
         result = _backend.with_x64(function, self._unchanged, v[:, None])
         return result if keep else result[..., 0]
 
@@ -402,8 +402,8 @@ class Inverse(SymmetricOperator):
     def _one_or_more(self, name: str, v: Array) -> tuple[Array, bool]:
         """One vector (d,) as a column, or columns (d, k); and which of both it was."""
         if _backend.is_array(v) and v.ndim == 2:
-            return check.check_columns(name, v, self._like, self.dtype, self.dim), False
-        return check.check_vector(name, v, self._like, self.dtype, self.dim)[:, None], True
+            return check.columns(name, v, self._like, self.dtype, self.dim), False
+        return check.vector(name, v, self._like, self.dtype, self.dim)[:, None], True
 
 
 def check_inverse(inverse: Any) -> Inverse:

@@ -126,11 +126,11 @@ class SymmetricOperator(abc.ABC):
     def _vector_product(self, function: Any, v: Array, name: str) -> Array:
         """`function` of one vector (d,) or (d, 1); of a complex one by parts."""
         if _backend.is_complex(v):
-            check.check_complex(name, v, self._like, self.dtype)
-            check.check_vector_shape(name, v, self.dim)
+            check.complex(name, v, self._like, self.dtype)
+            check.vector_shape(name, v, self.dim)
             columns = self._by_parts(partial(function, name=name), v if v.ndim == 2 else v[:, None], name)
             return columns if v.ndim == 2 else columns[:, 0]
-        v = check.check_vector(name, v, self._like, self.dtype, self.dim, column=True)
+        v = check.vector(name, v, self._like, self.dtype, self.dim, column=True)
         if v.ndim == 2:
             return _backend.with_x64(function, self._unchanged, v)
         return _backend.with_x64(function, self._unchanged, v[:, None])[:, 0]
@@ -138,13 +138,13 @@ class SymmetricOperator(abc.ABC):
     def _matrix_product(self, function: Any, v: Array, name: str) -> Array:
         """`function` of columns (d, k); of complex ones by parts."""
         if _backend.is_complex(v):
-            check.check_complex(name, v, self._like, self.dtype)
-            check.check_shape(name, v, (self.dim, "k"), "Pass one vector per column.")
+            check.complex(name, v, self._like, self.dtype)
+            check.shape(name, v, (self.dim, "k"), "Pass one vector per column.")
             return self._by_parts(partial(function, name=name), v, name)
-        v = check.check_columns(name, v, self._like, self.dtype, self.dim)
+        v = check.columns(name, v, self._like, self.dtype, self.dim)
         return _backend.with_x64(partial(function, name=name), self._unchanged, v)
 
     def _by_parts(self, function: Any, z: Array, name: str) -> Array:
         """`function` of x + iy for real x and y (d, k), as one product with 2k columns."""
-        parts = check.check_columns(name, _backend.as_parts(z), self._like, self.dtype, self.dim)
+        parts = check.columns(name, _backend.as_parts(z), self._like, self.dtype, self.dim)
         return _backend.from_parts(_backend.with_x64(function, self._unchanged, parts))

@@ -92,7 +92,7 @@ def influence(
     (True, (2, 8))
     """
     state = check_inverse(inverse)._unchanged
-    size = check.check_size("block_size", block_size)
+    size = check.size("block_size", block_size)
     bar = _progress_bar(progress)
     tests = _checked("test_gradients", test_gradients, inverse)
     if train_gradients is None:
@@ -149,7 +149,7 @@ def self_influence(
     3
     """
     state = check_inverse(inverse)._unchanged
-    size = check.check_size("block_size", block_size)
+    size = check.size("block_size", block_size)
     bar = _progress_bar(progress)
     if gradients is None:
         return _backend.with_x64(State.row_quadratics, state)
@@ -195,7 +195,7 @@ def _joined(parts: list[Array]) -> Array:
 
 
 def _progress_bar(progress: Any) -> Progress:
-    check.check_flag("progress", progress)
+    check.flag("progress", progress)
     return reporter(progress)
 
 
@@ -207,9 +207,9 @@ def _columns(rows: Array, size: int, bar: Progress) -> Iterator[Array]:
 
 def _checked(name: str, gradients: Any, inverse: Inverse) -> Array:
     """Rows (k, d) beside the inverse's, in its dtype."""
-    gradients = check.check_compatible(name, gradients, inverse._like, inverse.dtype)
+    gradients = check.compatible(name, gradients, inverse._like, inverse.dtype)
     if gradients.ndim != 2 or gradients.shape[0] == 0 or gradients.shape[1] != inverse.dim:
         msg = f"`{name}` must have shape (k, {inverse.dim}) with k ≥ 1; got {check.describe(gradients)}. "
         raise ValueError(msg + "Pass one gradient per row, g[None, :] for a single one.")
-    check.check_finite(name, gradients)
+    check.finite(name, gradients)
     return gradients

@@ -132,8 +132,8 @@ def load(path: Any) -> tuple[str, dict[str, Any], dict[str, tuple[np.ndarray, st
 
     Every size is checked before memory is taken for it. What the facts and the arrays mean is not checked here.
     """
-    name = check.check_path(path)
-    check.check_regular(name)
+    name = check.path(path)
+    check.regular(name)
     handled = sys.exception()  # by the caller, and no cause of what is raised here
     try:
         with open(name, "rb") as file:

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from .. import _validation as check
 from .._errors import warn_unsynced
-from .._validation import check_path, check_regular, path_error
 
 try:
     import fcntl
@@ -40,15 +40,15 @@ def replace(path: Any, write: Callable[[IO[bytes]], None], argument: str = "path
     A file that was there gives it its mode and, where that is allowed, its owner; a link stays one. An OSError means
     that what was there is as it was. `write` is called again where the new file was removed by others.
     """
-    name = check_path(path, argument)
-    before = check_regular(name, argument)
+    name = check.path(path, argument)
+    before = check.regular(name, argument)
     target = Path(os.path.realpath(name))
     _remove_stale(target)
     try:
         if not any(_is_replaced(target, write, before) for _ in range(ATTEMPTS)):
             raise FileNotFoundError(errno.ENOENT, "what is written beside it is removed by others")
     except OSError as failed:
-        raise path_error(failed, name, "written", argument) from failed
+        raise check.path_error(failed, name, "written", argument) from failed
     sync_folder(target.parent)
 
 
@@ -194,7 +194,7 @@ def make_folder(path: Path) -> list[Path]:
     except BaseException as failed:
         remove_empty(missing)
         if isinstance(failed, OSError):
-            raise path_error(failed, str(path), "written", "out") from failed
+            raise check.path_error(failed, str(path), "written", "out") from failed
         raise
     return missing
 

@@ -49,7 +49,7 @@ def _reserve(handle: int, size: int) -> None:
 
 def opened(file: Path, shape: list[int], dtype: str, mode: Any) -> np.memmap:
     """The matrix in a file, if that is as long as it has to be: NumPy would make it longer."""
-    is_there = check.check_regular(str(file)) is not None
+    is_there = check.regular(str(file)) is not None
     try:
         if not is_there:
             broken: Any = "it is not there"

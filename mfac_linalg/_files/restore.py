@@ -48,16 +48,16 @@ def _require_described(outside: Any, path: Path) -> None:
 
 def restore(path: Any, kinds: dict[str, Any], *, xp: Any, device: Any) -> Any:
     """Return the object in a file or a folder, of one of the classes `kinds`, its arrays of a library on a device."""
-    kind, facts, arrays, runs = read_parts(Path(check.check_path(path)))
+    kind, facts, arrays, runs = read_parts(Path(check.path(path)))
     if kind not in kinds:
         msg = f"`path` must hold {' or '.join(kinds)}; got {kind}. Load it by mfac_linalg.load, or update mfac_linalg."
         raise InvalidFileError(msg)
-    check.check_contents(kind, facts, arrays)
-    like = check.check_place(xp, "float32", device)
-    check.check_loadable(facts, arrays, like)
+    check.contents(kind, facts, arrays)
+    like = check.empty_array(xp, "float32", device)
+    check.loadable(facts, arrays, like)
     facts = {**facts, "runs": runs, "xp": xp, "device": device}
     try:
-        return _backend.with_x64(lambda _: kinds[kind]._restored(facts, check.check_loaded(arrays, like)), like)
+        return _backend.with_x64(lambda _: kinds[kind]._restored(facts, check.to_library(arrays, like)), like)
     except InvalidFileError:
         raise
     except (ValueError, TypeError, OverflowError) as refused:  # what the constructor says of it

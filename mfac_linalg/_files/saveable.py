@@ -58,7 +58,7 @@ class Saveable(abc.ABC):
         brought to the disk and renamed, so that whatever happens the old or the new file is there, whole. It keeps mode
         and, where allowed, owner of the old one. What killed saves of this file left beside it is removed.
         """
-        check.check_values("gradients", self.kappa)
+        check.values("gradients", self.kappa)
         facts, arrays = self._stored()
         _backend.with_x64(lambda *_: save_archive(path, type(self).__name__, facts, arrays), *arrays.values())
 

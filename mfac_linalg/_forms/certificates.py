@@ -4,9 +4,9 @@ import math
 from typing import Any
 
 from .. import _backend
+from .. import _validation as check
 from .._scaling.damping import scalar_like
 from .._scaling.powers import ldexp, mantissa
-from .._validation import check_finite
 
 Array = Any
 LARGE_KAPPA = 2.0**60  # whose products with numbers of order one are not of float32 for long
@@ -29,7 +29,7 @@ def relative_residual(state: Any, v: Array, x: Array) -> Array:
 
 def _residual(state: Any, v: Array, x: Array) -> tuple[Array, Array, Array, int]:
     """Λ^-½(v − Fx) · 2^−power, Λ^-½v and Λ^½x, the larger of these two of order one, and power, about that of κ."""
-    check_finite("x", x)
+    check.finite("x", x)
     form, scaling = state.form, state.scaling
     u, power = scaling.to_scaled(v, form.dtype)
     z, other = scaling.solution_to_scaled(x, form.dtype)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
+from .. import _validation as check
 from .._backend.pytree import Part
 from .._capacitance.system import triangle_above
-from .._validation import check_chunked
 from .dense import DenseRows
 from .panels import descend, panel_width, stretched
 
@@ -38,7 +38,7 @@ class ChunkedRows(Part):
     @classmethod
     def of(cls, gradients: Any) -> "ChunkedRows":
         """Take in a checked lazy array; one that is not wider than high is small, and one chunk."""
-        check_chunked(gradients)
+        check.chunked(gradients)
         m, d = gradients.shape
         matrix = _backend.without_empty_chunks(gradients)
         if m >= d:

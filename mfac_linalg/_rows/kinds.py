@@ -41,19 +41,19 @@ def rows_of(gradients: Any, place: Place = Place(), *, streams: bool = True) -> 
     """
     check.refuse_masked("gradients", gradients)
     gradients = _backend.resolved(gradients)
-    check.check_described(gradients)
+    check.described(gradients)
     if _backend.is_sparse(gradients):
-        check.check_no_place(place)
+        check.no_place(place)
         return SparseRows.of(gradients)
     if not _backend.is_array(gradients) and isinstance(gradients, GradientRows):
-        check.check_no_place(place)
+        check.no_place(place)
         return ProvidedRows.of(gradients)
     if _backend.is_lazy(gradients):
-        check.check_no_place(place)
+        check.no_place(place)
         return ChunkedRows.of(gradients)
     if streams and (place.is_chosen or _backend.is_on_disk(gradients) or _backend.is_sliceable(gradients)):
-        return _streamed(check.check_streamed(gradients), place)
-    check.check_gradients(gradients)
+        return _streamed(check.streamed(gradients), place)
+    check.gradients(gradients)
     return DenseRows(gradients, None, _backend.result_dtype(gradients), Fingerprint.of(gradients))
 
 
@@ -61,14 +61,14 @@ def rows_of(gradients: Any, place: Place = Place(), *, streams: bool = True) -> 
 def _streamed(gradients: Any, place: Place) -> StreamedRows:
     shape, name = tuple(gradients.shape), _backend.dtype_name(gradients.dtype)
     answers = "float64" if name == "float64" else "float32"
-    like = check.check_compute_place(place.xp, answers, place.device, gradients)
+    like = check.compute_array(place.xp, answers, place.device, gradients)
     like = _backend.zeros((0, shape[1]), like=like, dtype=like.dtype)
     itemsize = {"float64": 8, "float32": 4}.get(name if place.out is None else answers, 2)
     if place.memory_limit is None:
         width = width_read(shape[0], itemsize)
     else:
         widened = place.precision == "high" and name != "float64"
-        check.check_memory_limit(place.memory_limit, least_memory(shape, itemsize, widened=widened))
+        check.memory_limit(place.memory_limit, least_memory(shape, itemsize, widened=widened))
         width = width_within(place.memory_limit, shape, itemsize, widened=widened)
     fingerprint = Fingerprint.of(gradients)
     return StreamedRows(gradients, like, None, like.dtype, width, place.shows_progress, fingerprint)

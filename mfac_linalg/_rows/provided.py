@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
+from .. import _validation as check
 from .._backend.pytree import Part
 from .._errors import naming, refuse_nonfinite_values
-from .._validation import check_computing, check_function, check_provided_shape, describe, refuse_masked
 from .panels import column_slices, gram, scaled_squares
 from .protocol import GradientRows
 
@@ -35,13 +35,13 @@ class ProvidedRows(Part):
     @classmethod
     def of(cls, gradients: GradientRows) -> "ProvidedRows":
         """Ask for one column, which says what kind of arrays the rows are made of."""
-        m, d = check_provided_shape(gradients)
+        m, d = check.provided_shape(gradients)
         for method in METHODS:
-            check_function(f"gradients.{method}", getattr(gradients, method), "Write that method.")
+            check.function(f"gradients.{method}", getattr(gradients, method), "Write that method.")
         with naming("gradients.columns"):
             column = gradients.columns(np.zeros(1, np.int64))
         _checked("columns", column, (m, 1))
-        check_computing("gradients.columns", column)
+        check.computing("gradients.columns", column)
         return cls(gradients, _backend.empty((0, d), like=column, dtype=column.dtype))
 
     @property
@@ -52,7 +52,7 @@ class ProvidedRows(Part):
     @property
     def shape(self) -> tuple[int, int]:
         """(m, d)."""
-        return check_provided_shape(self.gradients)
+        return check.provided_shape(self.gradients)
 
     @property
     def dtype(self) -> Any:
@@ -113,11 +113,11 @@ class ProvidedRows(Part):
         m, d = self.shape
         start, panels = 0, self._asked("panels")
         if not isinstance(panels, Iterable) or getattr(panels, "ndim", 1) == 0:
-            msg = f"`gradients.panels` must return panels in order; got {describe(panels)}. Yield blocks of columns."
+            msg = f"`gradients.panels` must return panels in order; got {check.describe(panels)}. Yield blocks of columns."
             raise TypeError(msg)
         for block in _each(panels):
             if not (_backend.is_array(block) and block.ndim == 2):
-                msg = f"`gradients.panels` must give arrays of shape ({m}, p); got {describe(block)}. "
+                msg = f"`gradients.panels` must give arrays of shape ({m}, p); got {check.describe(block)}. "
                 raise ValueError(msg + "Correct that method.")
             stop = start + block.shape[1]
             yield slice(start, stop), self._own("panels", block, (m, stop - start))
@@ -157,14 +157,14 @@ def _each(panels: Iterable[Array]) -> Iterator[Array]:
 
 
 def _checked(method: str, x: Any, shape: tuple[int, int]) -> Array:
-    refuse_masked(f"gradients.{method}", x)
+    check.refuse_masked(f"gradients.{method}", x)
     if not _backend.is_array(x) or tuple(x.shape) != shape:
         got = f"shape {tuple(x.shape)}" if _backend.is_array(x) else type(x).__name__
         msg = f"`gradients.{method}` must return an array of shape {shape}; got {got}. Correct that method."
         raise ValueError(msg)
-    refuse_masked(f"gradients.{method}", x)
+    check.refuse_masked(f"gradients.{method}", x)
     if not _backend.is_real(x):
-        msg = f"`gradients.{method}` must return real numbers; got {describe(x)}. Correct that method."
+        msg = f"`gradients.{method}` must return real numbers; got {check.describe(x)}. Correct that method."
         raise TypeError(msg)
     return x
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
+from .. import _validation as check
 from .._backend.pytree import Part
 from .._scaling.powers import ldexp
-from .._validation import check_sparse
 from .fingerprint import Fingerprint, require_unchanged
 from .panels import column_slices, slices
 
@@ -36,7 +36,7 @@ class SparseRows(Part):
     @classmethod
     def of(cls, gradients: Any) -> "SparseRows":
         """Take in a matrix of any sparse format; what is CSR already is shared, but for float32 numbers."""
-        check_sparse(gradients)
+        check.sparse(gradients)
         gradients = _backend.in_arrays(gradients)
         matrix = _backend.canonical_rows(gradients)
         like = _backend.empty((0, matrix.shape[1]), like=matrix.data, dtype=gradients.dtype)

@@ -90,14 +90,14 @@ class BlockDiagonalInverse(Inverse, Saveable):
         normalization: str = "mean",
         precision: str = "default",
     ) -> None:
-        check.check_can_be_cut(gradients)
+        check.can_be_cut(gradients)
         rows = rows_of(gradients, streams=False)
-        self._block_sizes = check.check_block_sizes(block_sizes, rows.shape[1])
-        self._damping = check.check_block_damping(damping, len(self._block_sizes), rows.like)
-        self._weights = check.check_weights(weights, rows.like, rows.shape[0])
-        self._normalization = check.check_choice("normalization", normalization, ("mean", "sum"))
-        self._precision = check.check_choice("precision", precision, ("default", "high"))
-        check.check_precision_available(precision, rows.like)
+        self._block_sizes = check.block_sizes(block_sizes, rows.shape[1])
+        self._damping = check.block_damping(damping, len(self._block_sizes), rows.like)
+        self._weights = check.weights(weights, rows.like, rows.shape[0])
+        self._normalization = check.choice("normalization", normalization, ("mean", "sum"))
+        self._precision = check.choice("precision", precision, ("default", "high"))
+        check.precision_available(precision, rows.like)
         register(rows.like, type(self))
         self._state = self._built(rows)
 
@@ -140,7 +140,7 @@ class BlockDiagonalInverse(Inverse, Saveable):
         Cost: a build.
         """
         new = copy.copy(self)
-        new._damping = check.check_block_damping(damping, len(self._block_sizes), self._like)
+        new._damping = check.block_damping(damping, len(self._block_sizes), self._like)
         new._state = new._built(rows_of(self.gradients, streams=False))
         return new
 

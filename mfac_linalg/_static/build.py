@@ -6,6 +6,7 @@ from typing import Any, cast
 import numpy as np
 
 from .. import _backend
+from .. import _validation as check
 from .._capacitance.system import Capacitance, float32_gram_shows, largest_eigenvalue, sum_loses_digits
 from .._errors import breakdown, warn_if_unresolved
 from .._files.consistency import is_whitened, whitened_roundings
@@ -21,7 +22,6 @@ from .._rows.streamed import StreamedRows
 from .._rows.whitened import WhitenedRows, whiten, whiten_into
 from .._scaling.damping import DampingScaling, refuse_span
 from .._scaling.powers import ldexp, squares_in_safe_range
-from .._validation import has_bad_entry, refuse_entries
 from .extent import exponent_of_finite, extent_of, fits_unscaled, is_resolved, traced_exponent
 from .options import Options
 
@@ -141,12 +141,12 @@ def scaled_gram_of(rows: ScaledRows, gram: Array | None, options: Options) -> tu
 def read_checked(values: list[Array], entries: dict[str, Any]) -> list[float]:
     """The numbers that a build asks for, and whether array arguments that only a device knows are legal: one read."""
     unread = {name: x for name, x in entries.items() if _backend.is_vector(x) and not _backend.on_host(x)}
-    flags = [_backend.to_float64(has_bad_entry(x)) for x in unread.values()]
+    flags = [_backend.to_float64(check.has_bad_entry(x)) for x in unread.values()]
     xp = _backend.namespace(values[0])
     numbers = _backend.read(xp.concat([xp.reshape(x, (-1,)) for x in flags + values])).tolist()
     for (name, x), bad in zip(unread.items(), numbers[: len(flags)], strict=True):
         if bad:
-            refuse_entries(name, x)
+            check.refuse_entries(name, x)
     return numbers[len(flags) :]
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
+from .. import _validation as check
 from .._errors import unresolved_rows
 from .._rows.scaled import ScaledRows
 from .._scaling.damping import NARROW_SPAN, DampingScaling, span
 from .._scaling.powers import exponent, squares_in_safe_range
-from .._validation import refuse_nonfinite
 
 Array = Any
 LOST = 16.0  # eps that an element may miss of what underflows
@@ -62,7 +62,7 @@ def exponent_of_finite(rows: ScaledRows, scaling: DampingScaling) -> int:
     """The exponent of the largest entry of G, or of G diag(column_scale) where roots differ much; refuse what is not finite."""
     largest = rows.rows.largest()
     if not math.isfinite(largest):
-        refuse_nonfinite()
+        check.refuse_nonfinite()
     if not scaling.wide or largest == 0:
         return math.frexp(largest)[1]
     found = rows.exponents()

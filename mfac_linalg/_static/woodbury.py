@@ -126,25 +126,25 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         out: Any = None,
         resume: bool = False,
     ) -> None:
-        check.check_flag("progress", progress)
-        out = check.check_out_path(out)
+        check.flag("progress", progress)
+        out = check.out_path(out)
         rows = rows_of(gradients, Place(xp, device, memory_limit, out, precision, progress))
         dtype = _backend.result_dtype(rows.like)
-        self._damping = check.check_damping(damping, rows.like, dtype)
-        self._weights = check.check_weights(weights, rows.like, rows.shape[0])
-        self._normalization = check.check_choice("normalization", normalization, ("mean", "sum"))
-        self._precision = check.check_choice("precision", precision, ("default", "high"))
-        check.check_flag("whiten", whiten, optional=True)
-        check.check_flag("overwrite_gradients", overwrite_gradients)
-        check.check_precision_available(precision, rows.like)
+        self._damping = check.damping(damping, rows.like, dtype)
+        self._weights = check.weights(weights, rows.like, rows.shape[0])
+        self._normalization = check.choice("normalization", normalization, ("mean", "sum"))
+        self._precision = check.choice("precision", precision, ("default", "high"))
+        check.flag("whiten", whiten, optional=True)
+        check.flag("overwrite_gradients", overwrite_gradients)
+        check.precision_available(precision, rows.like)
         if rows.is_streamed or not rows.is_dense:
-            check.check_kept(whiten and out is None, overwrite_gradients)
-        check.check_flag("resume", resume)
-        check.check_out(out, resume, gradients, dtype, whiten=whiten, precision=precision)
+            check.kept(whiten and out is None, overwrite_gradients)
+        check.flag("resume", resume)
+        check.out(out, resume, gradients, dtype, whiten=whiten, precision=precision)
         if not rows.is_dense:
-            check.check_computes("precision", precision, rows.dtype)
+            check.computes("precision", precision, rows.dtype)
         if overwrite_gradients:
-            check.check_overwritable(gradients, dtype, whiten, precision)
+            check.overwritable(gradients, dtype, whiten, precision)
         register(rows.like, type(self))
         in_memory = rows.is_dense and not rows.is_streamed
         whiten = (in_memory and not _backend.is_narrow(rows.like)) or out is not None if whiten is None else whiten
@@ -222,7 +222,7 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         """
         like = self._like
         new = object.__new__(type(self))
-        new._damping = check.check_damping(damping, like, self.dtype)
+        new._damping = check.damping(damping, like, self.dtype)
         new._weights, new._normalization, new._precision = self._weights, self._normalization, self._precision
         state = self._unchanged
         whiten = state.is_whitened and not state.form.rows.is_streamed

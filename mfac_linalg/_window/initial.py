@@ -14,7 +14,7 @@ Array = Any
 
 def empty_state(options: WindowOptions, like: Array, damping: Any) -> WindowState:
     """No rows, of the library, device and dtype of an array, under a damping, which is checked and copied."""
-    check.check_precision_available(options.precision, like)
+    check.precision_available(options.precision, like)
     register(like)
     with _backend.no_grad_constants(like):
         like = _backend.writable_zeros((0, options.dim), like=like)
@@ -38,8 +38,8 @@ def gradients_like(state: dict[str, Any]) -> Array:
 
 def own_damping(damping: Any, like: Array) -> Any:
     """A checked damping, a constant of differentiation that nobody else can write to."""
-    check.check_values("damping", damping)
-    damping = check.check_damping(damping, like, _backend.result_dtype(like))
+    check.values("damping", damping)
+    damping = check.damping(damping, like, _backend.result_dtype(like))
     return _backend.stop_gradient(damping) if _backend.is_array(damping) else damping
 
 

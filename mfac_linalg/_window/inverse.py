@@ -109,7 +109,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         self._options = WindowOptions.checked(window, dim, normalization, decay, precision, compression)
         self._state, self._unplaced, self._changes = None, 1.0, 0
         if not (xp is None and dtype is None and device is None):
-            self._state = empty_state(self._options, check.check_place(xp, dtype, device), damping)
+            self._state = empty_state(self._options, check.empty_array(xp, dtype, device), damping)
         else:
             self.damping = damping
 
@@ -142,8 +142,8 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         -----
         Cost: dk² + k³/3 flops for the k ≤ window rows that are kept.
         """
-        check.check_gradients(gradients)
-        check.check_gradient_values("gradients", gradients)
+        check.gradients(gradients)
+        check.gradient_values("gradients", gradients)
         capacity = gradients.shape[0] if window is None else window
         options: dict[str, Any] = {
             "normalization": normalization,
@@ -235,9 +235,9 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
             checked = own_damping(damping, held.ring.like)
             self._commit(self._run(lambda: held.with_damping(checked)), moved=False)
         elif _backend.is_vector(damping):
-            self._state = empty_state(self._options, check.check_computing("damping", damping), damping)
+            self._state = empty_state(self._options, check.computing("damping", damping), damping)
         else:
-            self._unplaced = check.check_scalar_damping(damping, self.dim)
+            self._unplaced = check.scalar_damping(damping, self.dim)
 
     def _describe(self) -> dict[str, str]:
         facts = {"m": f"{len(self)}", "window": f"{self.window}"}
@@ -306,13 +306,13 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
 
     def replace(self, age: int, g: Array) -> None:
         """Put g in the place of the gradient of an age, 0 for the oldest, −1 for the newest. Cost: as `append`."""
-        age = check.check_age(age, len(self))
+        age = check.age(age, len(self))
         held, g = self._received(g)
         self._commit(self._run(WindowState.replace_row, held, age, g))
 
     def remove(self, age: int) -> None:
         """Let go of the gradient of an age, 0 for the oldest. Cost: O(m²); O(m³) under "mean": the divisor changes."""
-        age = check.check_age(age, len(self))
+        age = check.age(age, len(self))
         self._commit(self._run(WindowState.remove_row, self._known, age))
 
     def clear(self) -> None:
@@ -324,10 +324,10 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
     def _received(self, g: Any, name: str = "g", shape: tuple[int | str, ...] = ()) -> tuple[WindowState, Array]:
         """The window, placed by g where it had no place yet, and g, checked."""
         shape = shape or (self.dim,)
-        check.check_gradient_values(name, g)
+        check.gradient_values(name, g)
         held = self._state or empty_state(self._options, g, self._unplaced)
-        g = check.check_stored(name, _backend.stop_gradient(g), held.ring.like)
-        check.check_shape(name, g, shape, f"Pass flattened gradients of {self.dim} entries.")
+        g = check.stored(name, _backend.stop_gradient(g), held.ring.like)
+        check.shape(name, g, shape, f"Pass flattened gradients of {self.dim} entries.")
         return held, g
 
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -383,7 +383,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         Cost: a copy of the rows and a product with them, O(dm), and O(m²).
         """
         state = check.as_window_state(state, STATE_ON_HOST)
-        check.check_window_state(state, STATE_VERSION, STATE_OPTIONS)
+        check.window_state(state, STATE_VERSION, STATE_OPTIONS)
         made = cls(damping=1.0, **arguments_of(state))
         if "slots" not in state:
             made.damping = state["damping"]

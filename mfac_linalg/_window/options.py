@@ -37,14 +37,14 @@ class WindowOptions:
         cls, window: Any, dim: Any, normalization: Any, decay: Any, precision: Any, compression: Any = None
     ) -> "WindowOptions":
         """From arguments of a user."""
-        window, dim = check.check_size("window", window), check.check_size("dim", dim)
-        check.check_window_memory(window, dim)
+        window, dim = check.size("window", window), check.size("dim", dim)
+        check.window_memory(window, dim)
         return cls(
             window,
             dim,
-            check.check_choice("normalization", normalization, ("mean", "sum", "window")),
-            check.check_fraction("decay", decay, "Pass 1.0 for no forgetting."),
-            check.check_choice("precision", precision, ("default", "high")),
+            check.choice("normalization", normalization, ("mean", "sum", "window")),
+            check.fraction("decay", decay, "Pass 1.0 for no forgetting."),
+            check.choice("precision", precision, ("default", "high")),
             check_compression(compression),
         )
 

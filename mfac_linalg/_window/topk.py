@@ -56,13 +56,13 @@ class TopK:
     def __init__(
         self, density: float, *, block_size: int = ADDRESSED, dtype: Any = None, error_feedback: bool = True
     ) -> None:
-        check.check_flag("error_feedback", error_feedback)
-        self._density = check.check_fraction("density", density, "Pass 1.0 to keep all.")
-        self._block_size = check.check_size("block_size", block_size)
+        check.flag("error_feedback", error_feedback)
+        self._density = check.fraction("density", density, "Pass 1.0 to keep all.")
+        self._block_size = check.size("block_size", block_size)
         if self._block_size > ADDRESSED:
             msg = f"`block_size` must be at most {ADDRESSED}; got {block_size}. Indices in a block have 16 bits."
             raise ValueError(msg)
-        self._dtype = None if dtype is None else check.check_choice("dtype", check.name_of_dtype(dtype), STORED)
+        self._dtype = None if dtype is None else check.choice("dtype", check.name_of_dtype(dtype), STORED)
         self._error_feedback = error_feedback
 
     @property

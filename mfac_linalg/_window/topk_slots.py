@@ -114,7 +114,7 @@ class TopKSlots:
         try:
             power = self._powers(name, total[None, :])
         except ValueError:
-            check.check_finite(name, g)
+            check.finite(name, g)
             msg = f"`{name}` and what is left of earlier gradients must have a finite sum; got one that overflows. "
             raise ValueError(msg + "Scale the gradients down, or `clear` the window.") from None
         index = self._largest(total)
@@ -184,7 +184,7 @@ class TopKSlots:
         wanted = {"indices": self.index, "values": self.values}
         for name, mine in wanted.items():
             shape = (count, self.layout.entries)
-            check.check_shape(
+            check.shape(
                 f"state['{name}']", state[name], shape, "Keep entries, dim and compression.block_size together."
             )
             if state[name].dtype != mine.dtype:
@@ -196,9 +196,9 @@ class TopKSlots:
             msg = "`state['error']` must hold what compression has not kept of the gradients; got none. "
             raise ValueError(msg + "Pass what `state_dict` returned.")
         if state.get("error") is not None:
-            check.check_compatible("state['error']", state["error"], self.like, self.dtype)
-            check.check_shape("state['error']", state["error"], (self.layout.dim,), "Keep entries together.")
-            check.check_finite("state['error']", state["error"])
+            check.compatible("state['error']", state["error"], self.like, self.dtype)
+            check.shape("state['error']", state["error"], (self.layout.dim,), "Keep entries together.")
+            check.finite("state['error']", state["error"])
         columns = _backend.wide_index(state["indices"], self.layout.starts)
         ends = np.minimum(self.layout.starts + self.layout.block, self.layout.dim)
         xp = _backend.namespace(columns)
@@ -215,7 +215,7 @@ class TopKSlots:
         state: dict[str, Any] = {"indices": _backend.to_device(index, _backend.device(rows)), "values": rows}
         if other.error is not None and self.feeds_back:
             state["error"] = move(other.error)
-            check.check_finite("error", state["error"])
+            check.finite("error", state["error"])
         return self.restore(state, np.arange(len(slots))), powers
 
 

@@ -69,18 +69,18 @@ def fisher_gradients(
     >>> rows.shape, fisher.dim
     ((24, 15), 15)
     """
-    check.check_function("logits_fn", logits_fn, "Pass (params, x) → the logits of one sample.")
-    check.check_choice("reduction", reduction, ("mean", "sum"))
+    check.function("logits_fn", logits_fn, "Pass (params, x) → the logits of one sample.")
+    check.choice("reduction", reduction, ("mean", "sum"))
     check_real_leaves("params", params, "Let `logits_fn` close over what is not to be differentiated by.")
     count = count_samples(inputs)
-    size = count if chunk_size is None else check.check_size("chunk_size", chunk_size)
+    size = count if chunk_size is None else check.size("chunk_size", chunk_size)
     factor = 1 / math.sqrt(count) if reduction == "mean" else 1.0
 
     def rows_of(x: Any) -> Array:
         return _class_rows(logits_fn, params, x) * factor
 
     each = jax.vmap(rows_of)(inputs) if size >= count else lax.map(rows_of, inputs, batch_size=size)
-    check.check_finite("logits_fn(params, x)", each)
+    check.finite("logits_fn(params, x)", each)
     return each.reshape(-1, each.shape[-1]), ravel_pytree(params)[1]
 
 

@@ -74,7 +74,7 @@ def per_sample_gradients(
     """
     _check_arguments(loss_fn, params)
     count = count_samples(inputs, targets)
-    size = count if chunk_size is None else check.check_size("chunk_size", chunk_size)
+    size = count if chunk_size is None else check.size("chunk_size", chunk_size)
     unravel = ravel_pytree(params)[1]
     if size >= count:
         rows, losses = jax.vmap(lambda x, y: _row(loss_fn, params, x, y))(inputs, targets)
@@ -105,7 +105,7 @@ def mean_gradients(loss_fn: Loss, params: Any, inputs: Any, targets: Any, *, bat
     Cost: one forward and one backward pass a sample; memory as for one batch.
     """
     _check_arguments(loss_fn, params)
-    count, size = count_samples(inputs, targets), check.check_size("batch_size", batch_size)
+    count, size = count_samples(inputs, targets), check.size("batch_size", batch_size)
     whole = count // size
     folded = jax.tree.map(lambda x: x[: whole * size].reshape(whole, size, *x.shape[1:]), (inputs, targets))
     rows, losses = lax.map(lambda batch: _mean_row(loss_fn, params, *batch), folded)
@@ -135,7 +135,7 @@ def iter_gradients(
     ------
     array, shape (d,)
     """
-    check.check_flag("per_sample", per_sample)
+    check.flag("per_sample", per_sample)
     _check_arguments(loss_fn, params)
     if isinstance(batches, str | Mapping) or not isinstance(batches, Iterable):
         msg = f"`batches` must be an iterable of (inputs, targets); got {check.describe(batches)}. Pass a list."
@@ -143,7 +143,7 @@ def iter_gradients(
     one_each = jax.jit(jax.vmap(partial(_row, loss_fn), (None, 0, 0)))
     of_batch = jax.jit(lambda params, x, y: _mean_row(loss_fn, params, x, y))
     for batch in batches:
-        inputs, targets = check.check_pair("batches", batch)
+        inputs, targets = check.pair("batches", batch)
         count_samples(inputs, targets)
         if per_sample:
             rows, losses = one_each(params, inputs, targets)
@@ -156,7 +156,7 @@ def iter_gradients(
 
 
 def _check_arguments(loss_fn: Loss, params: Any) -> None:
-    check.check_function("loss_fn", loss_fn, ONE_LOSS)
+    check.function("loss_fn", loss_fn, ONE_LOSS)
     check_real_leaves("params", params, CLOSE_OVER)
 
 
@@ -170,7 +170,7 @@ def _loss(loss_fn: Loss, params: Any, x: Any, y: Any) -> Array:
     """The loss of one sample, a scalar."""
     loss = loss_fn(params, x, y)
     check_real_result("loss_fn", loss, "Return one number: a mean or a sum.")
-    check.check_shape("loss_fn(params, x, y)", jnp.asarray(loss), (), "Return one number: a mean or a sum.")
+    check.shape("loss_fn(params, x, y)", jnp.asarray(loss), (), "Return one number: a mean or a sum.")
     return loss
 
 

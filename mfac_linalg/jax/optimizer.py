@@ -133,7 +133,7 @@ def scale_by_mfac(
     if not known or jnp.ndim(damping) != 0:
         msg = f"`damping` must be a number; got {check.describe(damping)}. Pass one λ for all parameters."
         raise TypeError(msg)
-    check.check_damping(damping, jnp.zeros((0, 1)), jnp.float32)
+    check.damping(damping, jnp.zeros((0, 1)), jnp.float32)
 
     @_backend.in_plain_modes
     def init(params: Tree) -> ScaleByMFACState:
@@ -186,7 +186,7 @@ def _fitting(inverse: SlidingWindowState, g: jax.Array) -> SlidingWindowState:
     if g.size != inverse.dim:
         msg = f"`updates` must have the {inverse.dim} entries of the parameters; got {g.size}. Pass their gradients."
         raise ValueError(msg)
-    check.check_finite("updates", g)
+    check.finite("updates", g)
     if jnp.promote_types(g.dtype, own) != own:
         msg = f"`updates` must have the parameters' dtype, {own}, or a shorter one; got {g.dtype}. Cast them."
         raise TypeError(msg)

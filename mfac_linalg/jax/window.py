@@ -102,8 +102,8 @@ class SlidingWindowState(Inverse):
     ) -> None:
         rules = WindowOptions.checked(window, dim, normalization, decay, precision)
         if check.name_of_dtype(dtype) == "float64":
-            check.check_result_dtype(dtype, jnp.zeros(0))
-        rows = jnp.zeros((rules.window, rules.dim), check.check_place(jnp, dtype, None).dtype)
+            check.result_dtype(dtype, jnp.zeros(0))
+        rows = jnp.zeros((rules.window, rules.dim), check.empty_array(jnp, dtype, None).dtype)
         self._become(rules, rows, damping, 0)
 
     @classmethod
@@ -135,20 +135,20 @@ class SlidingWindowState(Inverse):
         -----
         Cost: dk² + k³/3 flops for the k ≤ window rows that are kept.
         """
-        check.check_gradients(gradients)
-        check.check_same_library("gradients", gradients, jnp.zeros(0))
+        check.gradients(gradients)
+        check.same_library("gradients", gradients, jnp.zeros(0))
         count, dim = gradients.shape
         rules = WindowOptions.checked(count if window is None else window, dim, normalization, decay, precision)
         kept = lax.stop_gradient(gradients[max(0, count - rules.window) :, :])
-        check.check_finite("gradients", kept)
+        check.finite("gradients", kept)
         made = object.__new__(cls)
         made._become(rules, in_slots(kept, rules.window, count), damping, count)
         return made
 
     def _become(self, rules: WindowOptions, rows: Array, damping: Any, count: int) -> None:
         """Hold unscaled rows in their slots, of which `count` have been taken in."""
-        check.check_precision_available(rules.precision, rows)
-        damping = check.check_damping(damping, rows, _backend.result_dtype(rows))
+        check.precision_available(rules.precision, rows)
+        damping = check.damping(damping, rows, _backend.result_dtype(rows))
         rules = _computable(rules, damping, rows)
         self._options = replace(rules, dim=ANY)
         self._arrays = build(rules, rows, _constant(damping), count)
@@ -249,9 +249,9 @@ class SlidingWindowState(Inverse):
         Cost: one pass over the rows, O(window²), and window³/3 flops.
         """
         sound = self._sound
-        g = check.check_stored("g", g, self._like)
-        check.check_shape("g", g, (self.dim,), f"Pass flattened gradients of {self.dim} entries.")
-        check.check_finite("g", g)
+        g = check.stored("g", g, self._like)
+        check.shape("g", g, (self.dim,), f"Pass flattened gradients of {self.dim} entries.")
+        check.finite("g", g)
         return self._with(appended(self._rules, *lax.stop_gradient((sound, g))))._warn()
 
     def append_matvec(self, g: Array) -> tuple[Self, Array]:
@@ -274,7 +274,7 @@ class SlidingWindowState(Inverse):
         Cost: window³/3 flops; a Gram matrix more, d · window² flops, from or to a vector of dampings.
         """
         sound = self._sound
-        damping = check.check_damping(damping, self._like, self.dtype)
+        damping = check.damping(damping, self._like, self.dtype)
         rules = _computable(self._rules, damping, self._like)
         arrays = damped(rules, lax.stop_gradient(sound), _constant(damping))
         return self.tree_unflatten(replace(rules, dim=ANY), (arrays,))._warn()

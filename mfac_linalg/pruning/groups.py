@@ -24,8 +24,8 @@ ENTRIES = 2**22  # of M that are read at a time
 def checked_weights(weights: Any, inverse: Any) -> Array:
     """A finite vector of weights beside an inverse, in its dtype."""
     check_inverse(inverse)
-    w = check.check_vector("weights", weights, inverse._like, inverse.dtype, inverse.dim)
-    check.check_finite("weights", w)
+    w = check.vector("weights", weights, inverse._like, inverse.dtype, inverse.dim)
+    check.finite("weights", w)
     return w
 
 
@@ -35,12 +35,12 @@ def checked_groups(groups: Any, inverse: Inverse) -> Array:
     if _backend.is_array(groups) and groups.ndim == 0 and _backend.on_host(groups) and _backend.is_integer(groups):
         groups = int(_backend.read(groups))
     if isinstance(groups, numbers.Integral):
-        size = check.check_size("groups", groups)
+        size = check.size("groups", groups)
         if dim % size:
             msg = f"`groups` must divide d = {dim}; got {size}. Pass the indices of each group, shape (k, B)."
             raise ValueError(msg)
         groups = np.arange(dim).reshape(-1, size)
-    index = check.check_indices("groups", groups, dim, like=inverse._like)
+    index = check.indices("groups", groups, dim, like=inverse._like)
     if index.ndim != 2 or 0 in index.shape:
         msg = f"`groups` must be B or have shape (k, B), none empty; got {check.describe(groups)}. Reshape it."
         raise ValueError(msg)

@@ -81,10 +81,10 @@ def relative_damping(gradients: Array, ratio: float) -> float:
     ValueError
         A ratio out of range; gradients that are all zero.
     """
-    check.check_gradients(gradients)
-    check.check_values("gradients", gradients)
-    ratio = float(check.check_dampings([ratio], "ratio")[0])
-    check.check_finite("gradients", gradients)
+    check.gradients(gradients)
+    check.values("gradients", gradients)
+    ratio = float(check.dampings([ratio], "ratio")[0])
+    check.finite("gradients", gradients)
     power, squares = (_backend.read(x) for x in _backend.with_x64(_scaled_squares, gradients))
     mean = float(np.mean(squares)) / gradients.shape[1]
     if not mean > 0:
@@ -194,22 +194,22 @@ def prune(
     >>> bool(np.all(found.mask == true)), found.steps[-1].sparsity
     (True, 0.75)
     """
-    check.check_function("gradients_fn", gradients_fn, "Pass (weights, step) → gradients.")
-    check.check_function("loss_fn", loss_fn, "Pass weights → the loss on other data.", optional=True)
-    steps = check.check_size("steps", steps)
-    check.check_flag("relative", relative)
-    check.check_choice("update", update, tuple(UPDATES))
-    weights = _backend.stop_gradient(check.check_computing("weights", weights))
-    check.check_values("weights", weights)
-    check.check_shape("weights", weights, ("d",), "Flatten them; `layer_sizes` tells the layers.")
-    check.check_not_empty("weights", weights)
-    check.check_finite("weights", weights)
+    check.function("gradients_fn", gradients_fn, "Pass (weights, step) → gradients.")
+    check.function("loss_fn", loss_fn, "Pass weights → the loss on other data.", optional=True)
+    steps = check.size("steps", steps)
+    check.flag("relative", relative)
+    check.choice("update", update, tuple(UPDATES))
+    weights = _backend.stop_gradient(check.computing("weights", weights))
+    check.values("weights", weights)
+    check.shape("weights", weights, ("d",), "Flatten them; `layer_sizes` tells the layers.")
+    check.not_empty("weights", weights)
+    check.finite("weights", weights)
     if mask is None:
         mask = _whole(weights)
-    mask = check.check_mask("mask", mask, weights[None, :], weights.shape[0])
+    mask = check.mask("mask", mask, weights[None, :], weights.shape[0])
     budget = Budget.checked(sparsity, layer_sizes, weights.shape[0])
     plan = budget.plan(mask, steps)
-    check.check_flag("progress", progress)
+    check.flag("progress", progress)
     bar = reporter(progress)
     dampings, lengths = _factors("damping", damping), _factors("lengths", lengths)
     search = _Search(dampings, relative, update, lengths, block_sizes, loss_fn, bar)
@@ -228,10 +228,10 @@ def _checked(gradients: Array, weights: Array) -> Array:
     if _backend.is_array(gradients) and not _backend.same_library(gradients, weights):
         msg = f"`{name}` must be of the weights' library; got {type(gradients).__module__}.{type(gradients).__name__}. "
         raise TypeError(msg + "Convert it.")
-    gradients = check.check_stored(name, gradients, weights[None, :])
-    check.check_shape(name, gradients, ("m", weights.shape[0]), "Give one row a gradient.")
-    check.check_not_empty(name, gradients)
-    check.check_finite(name, gradients)
+    gradients = check.stored(name, gradients, weights[None, :])
+    check.shape(name, gradients, ("m", weights.shape[0]), "Give one row a gradient.")
+    check.not_empty(name, gradients)
+    check.finite(name, gradients)
     return gradients
 
 
@@ -344,4 +344,4 @@ def _moved(weights: Array, change: Array, length: float, stays: Array) -> Array:
 
 def _factors(name: str, values: Any) -> tuple[float, ...]:
     """A number > 0 or several of them."""
-    return tuple(check.check_dampings([values] if isinstance(values, numbers.Real) else values, name).tolist())
+    return tuple(check.dampings([values] if isinstance(values, numbers.Real) else values, name).tolist())

@@ -167,7 +167,7 @@ def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = 
     Cost: as `group_scores`, and an eigendecomposition for each of the m over n subsets of a group.
     """
     w = checked_weights(weights, inverse)
-    n, m = check.check_size("n", n), check.check_size("m", m)
+    n, m = check.size("n", n), check.size("m", m)
     if not n < m <= MOST_OF_A_PATTERN:
         msg = f"`n` must be less than `m`, and m ≤ {MOST_OF_A_PATTERN}; got {n} of {m}. Pass 2 and 4 for 2:4."
         raise ValueError(msg)

@@ -23,7 +23,7 @@ class Budget:
     @classmethod
     def checked(cls, sparsity: Any, layer_sizes: Any, dim: int) -> "Budget":
         """One sparsity for all weights together, or for each layer of these sizes, or one for each."""
-        sizes = (dim,) if layer_sizes is None else check.check_block_sizes(layer_sizes, dim, "layer_sizes")
+        sizes = (dim,) if layer_sizes is None else check.block_sizes(layer_sizes, dim, "layer_sizes")
         sparsity = sparsity.tolist() if isinstance(sparsity, np.ndarray) else sparsity
         if isinstance(sparsity, numbers.Real):
             return cls(sizes, (check_sparsity(sparsity),) * len(sizes))

@@ -138,4 +138,4 @@ def _group_changes(state: State, w: Array, groups: Array) -> tuple[Array, Array]
 
 def _checked(weights: Any, inverse: Inverse, mask: Any) -> tuple[Array, Array]:
     w = checked_weights(weights, inverse)
-    return w, check.check_mask("mask", mask, inverse._like, inverse.dim)
+    return w, check.mask("mask", mask, inverse._like, inverse.dim)

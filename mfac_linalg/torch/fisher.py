@@ -71,8 +71,8 @@ def fisher_gradients(
     >>> rows.shape, fisher.dim
     (torch.Size([24, 15]), 15)
     """
-    check.check_choice("reduction", reduction, ("mean", "sum"))
-    size = None if chunk_size is None else check.check_size("chunk_size", chunk_size)
+    check.choice("reduction", reduction, ("mean", "sum"))
+    size = None if chunk_size is None else check.size("chunk_size", chunk_size)
     samples = Samples.of(inputs, None)
     rows = Rows.of(model, _weighted_log_probability, params)
     classes = _count_classes(model, samples)

@@ -103,7 +103,7 @@ def per_sample_gradients(
     (torch.Size([8, 15]), torch.Size([3, 4]))
     """
     samples = Samples.of(inputs, targets)
-    size = None if chunk_size is None else check.check_size("chunk_size", chunk_size)
+    size = None if chunk_size is None else check.size("chunk_size", chunk_size)
     rows = Rows.of(model, loss_fn, params)
     return rows.of_samples(samples, size), rows.unravel
 
@@ -132,7 +132,7 @@ def mean_gradients(
     -----
     Cost: one forward and one backward pass a sample; memory as for the training of one batch.
     """
-    samples, size = Samples.of(inputs, targets), check.check_size("batch_size", batch_size)
+    samples, size = Samples.of(inputs, targets), check.size("batch_size", batch_size)
     rows = Rows.of(model, loss_fn, params)
     means = rows.empty(-(-samples.count // size))
     for index in range(len(means)):
@@ -180,8 +180,8 @@ def iter_gradients(
     >>> len(window)
     4
     """
-    check.check_flag("per_sample", per_sample)
-    size = None if chunk_size is None else check.check_size("chunk_size", chunk_size)
+    check.flag("per_sample", per_sample)
+    size = None if chunk_size is None else check.size("chunk_size", chunk_size)
     selection = selected_names(params)
     for batch in each_batch(batches):
         rows = Rows.of(model, loss_fn, selection)
@@ -218,7 +218,7 @@ def gathered_gradients(
     ValueError
         A chosen parameter that has neither attribute, or gradients of another shape or of another number of samples.
     """
-    check.check_choice("reduction", reduction, ("mean", "sum"))
+    check.choice("reduction", reduction, ("mean", "sum"))
     chosen = chosen_parameters(model, params)
     each = {name: _left_on(name, p, reduction) for name, p in chosen.items()}
     counts = {name: len(gradients) for name, gradients in each.items()}

@@ -85,7 +85,7 @@ def settle_options(groups: list[Group]) -> None:
         check_options(group)
         for name, _ in _given(group):
             group[name] = group[name] if isinstance(group[name], Tensor) else float(group[name])
-        group["window"] = check.check_size("window", group["window"])
+        group["window"] = check.size("window", group["window"])
 
 
 def check_options(group: Group) -> None:
@@ -98,8 +98,8 @@ def check_options(group: Group) -> None:
             msg = f"`{name}` must be in {interval}; got {value:g}. Choose one that is, or check what sets it."
             raise ValueError(msg)
     for name in ("decoupled_weight_decay", "maximize"):
-        check.check_flag(name, group[name])
-    check.check_size("window", group["window"])
+        check.flag(name, group[name])
+    check.size("window", group["window"])
 
 
 def _given(group: Group) -> list[tuple[str, float]]:

@@ -149,7 +149,7 @@ class MFAC(Optimizer):
         precision: str = "default",
         compression: TopK | None = None,
     ) -> None:
-        check.check_flag("shared_window", shared_window)
+        check.flag("shared_window", shared_window)
         self._shared_window = shared_window
         self._rules: dict[str, Any] = {
             "normalization": normalization,

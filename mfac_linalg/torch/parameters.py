@@ -98,7 +98,7 @@ class Unravel:
     def write(self, model: nn.Module, vector: Tensor) -> None:
         """Copy a vector, shape (d,), into the chosen parameters of a model."""
         _check_real("vector", vector)
-        check.check_shape("vector", vector, (self.dim,), "Pass one entry for each chosen parameter.")
+        check.shape("vector", vector, (self.dim,), "Pass one entry for each chosen parameter.")
         tensors, chosen = self(vector), chosen_parameters(model, self.names)
         for name, parameter in chosen.items():
             if tuple(parameter.shape) != self.shapes[name]:
@@ -117,7 +117,7 @@ def _checked_shape(name: str, shape: Any) -> tuple[int, ...]:
             f"`shapes` must have a tuple of integers as shape; got {check.describe(shape)} for {name!r}. Pass () for a "
         )
         raise TypeError(msg + "single number.")
-    return tuple(check.check_count(f"shapes[{name!r}]", length) for length in shape)
+    return tuple(check.count(f"shapes[{name!r}]", length) for length in shape)
 
 
 def _as_rows(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

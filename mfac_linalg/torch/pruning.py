@@ -110,16 +110,16 @@ def prune_model(
     chosen = _prunable(model, loss_fn, params)
     unravel = unravel_of(chosen)
     if isinstance(block_sizes, str):
-        check.check_choice("block_sizes", block_sizes, ("layers", "filters"))
+        check.choice("block_sizes", block_sizes, ("layers", "filters"))
         block_sizes = unravel.sizes if block_sizes == "layers" else _filter_sizes(chosen)
     judged = validation is not None
     candidates = _check_choices(sparsity, damping, lengths, by_layer=by_layer, judged=judged)
-    check.check_flag("progress", progress)
-    steps = check.check_size("steps", steps)
+    check.flag("progress", progress)
+    steps = check.size("steps", steps)
     check_batches("batches", batches, steps if num_gradients is None else 1)
     if validation is not None:
         check_batches("validation", validation, steps * candidates)
-    count = None if num_gradients is None else check.check_size("num_gradients", num_gradients)
+    count = None if num_gradients is None else check.size("num_gradients", num_gradients)
     before = unravel.ravel({name: parameter.detach() for name, parameter in chosen.items()})
     mask = unravel.ravel({name: _mask(model, name) for name in chosen})
     with unchanged(model, loss_fn):
@@ -168,7 +168,7 @@ def _named_by_validation(masked: MaskedModel) -> Iterator[None]:
 
 def _check_choices(sparsity: Any, damping: Any, lengths: Any, *, by_layer: Any, judged: bool) -> int:
     """Refuse, in the words of `prune_model`, what `prune` would refuse in its own; how many candidates a step has."""
-    check.check_flag("by_layer", by_layer)
+    check.flag("by_layer", by_layer)
     if not by_layer and not isinstance(sparsity, numbers.Real):
         msg = f"`sparsity` must be one float; got {check.describe(sparsity)}. Pass by_layer=True for one a parameter."
         raise TypeError(msg)

@@ -225,7 +225,7 @@ def check_differentiable(model: Any, loss_fn: Any) -> None:
     if not isinstance(model, nn.Module):
         msg = f"`model` must be a torch.nn.Module; got {type(model).__name__}. Wrap the function in one."
         raise TypeError(msg)
-    check.check_function("loss_fn", loss_fn, "Pass (outputs, targets) → loss: torch.nn.functional.cross_entropy, say.")
+    check.function("loss_fn", loss_fn, "Pass (outputs, targets) → loss: torch.nn.functional.cross_entropy, say.")
     _refuse_wrappers(model)
     lazy = next((name for name, tensor in tensors_of(model) if is_lazy(tensor)), None)
     if lazy is not None:

@@ -79,7 +79,7 @@ def each_batch(batches: Batches, name: str = "batches") -> Iterator[Samples]:
     """The batches of an argument, one after the other."""
     check_batches(name, batches)
     for batch in batches:
-        yield Samples.of(*check.check_pair(name, batch))
+        yield Samples.of(*check.pair(name, batch))
 
 
 def check_batches(name: str, batches: Any, passes: int = 1) -> None:
