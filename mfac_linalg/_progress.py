@@ -12,14 +12,14 @@ from ._errors import not_installed
 Array = Any
 
 
-class Journal(Protocol):
+class Checkpoint(Protocol):
     """How far each pass has come, kept where a killed build can be taken up again."""
 
-    def recalled(self, stage: str) -> tuple[int, dict[str, Array]]:
+    def restore(self, stage: str) -> tuple[int, dict[str, Array]]:
         """Columns that a pass of an earlier build has behind it, and the arrays that it had found by then."""
         ...
 
-    def note(self, stage: str, columns: int, found: Callable[[], dict[str, Array]]) -> None:
+    def save(self, stage: str, columns: int, found: Callable[[], dict[str, Array]]) -> None:
         """Take down where a pass stands, or wait until there is more to take down."""
         ...
 
@@ -29,20 +29,20 @@ class Progress:
     """Called with a loop and its name, it returns the loop, with tqdm's bar where that is wanted."""
 
     bar: Any = None  # tqdm
-    journal: Journal | None = None
+    journal: Checkpoint | None = None
 
     def __call__(self, loop: Iterable[Any], text: str, total: int | None = None) -> Iterable[Any]:
         """The loop; `total` is its length where it does not know it."""
         return loop if self.bar is None else _counted(loop, self.bar, text, total)
 
-    def recalled(self, stage: str) -> tuple[int, dict[str, Array]]:
+    def restore(self, stage: str) -> tuple[int, dict[str, Array]]:
         """As the journal's; nothing where there is none."""
-        return (0, {}) if self.journal is None else self.journal.recalled(stage)
+        return (0, {}) if self.journal is None else self.journal.restore(stage)
 
-    def note(self, stage: str, columns: int, found: Callable[[], dict[str, Array]]) -> None:
+    def save(self, stage: str, columns: int, found: Callable[[], dict[str, Array]]) -> None:
         """As the journal's."""
         if self.journal is not None:
-            self.journal.note(stage, columns, found)
+            self.journal.save(stage, columns, found)
 
 
 def _counted(loop: Iterable[Any], bar: Any, text: str, total: int | None) -> Iterator[Any]:
@@ -69,7 +69,7 @@ def _unseen() -> contextlib.AbstractContextManager[None]:
     return contextlib.suppress(Exception)
 
 
-def reporter(wanted: bool, journal: Journal | None = None) -> Progress:
+def reporter(wanted: bool, journal: Checkpoint | None = None) -> Progress:
     """Return what a call tells of its loops to."""
     if not wanted:
         return Progress(None, journal)

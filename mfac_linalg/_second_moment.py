@@ -9,12 +9,12 @@ SMALLEST = 1e-8
 """Added to √v̂, in the unit of gradients: an entry whose gradients were all zero has a damping too."""
 
 
-def followed(root: Array, share: Any, g: Array, beta2: Any) -> tuple[Array, Any]:
+def update_rms(rms: Array, bias_correction: Any, g: Array, beta2: Any) -> tuple[Array, Any]:
     """√v and the weight of gradients in v after one more gradient, from zero and zero on; no square overflows."""
     part = 1 - beta2
-    return _backend.namespace(root).hypot(beta2**0.5 * root, part**0.5 * g), beta2 * share + part
+    return _backend.namespace(rms).hypot(beta2**0.5 * rms, part**0.5 * g), beta2 * bias_correction + part
 
 
-def scale(root_mean_square: Array, share: Any) -> Array:
+def inverse_sqrt_damping(rms: Array, bias_correction: Any) -> Array:
     """D^−½ of D = √v̂ + tiny, v̂ = v/share."""
-    return (root_mean_square / share**0.5 + SMALLEST) ** -0.5
+    return (rms / bias_correction**0.5 + SMALLEST) ** -0.5

@@ -130,13 +130,13 @@ class Folder:
         columns_as_rows = np.ascontiguousarray(_backend.to_bits(block).T)
         self._open_run.update(columns_as_rows.data)
 
-    def recalled(self, stage: str) -> tuple[int, dict[str, Array]]:
+    def restore(self, stage: str) -> tuple[int, dict[str, Array]]:
         """Columns that a pass of an earlier build has behind it, and the arrays that it had found by then."""
         prefix = f"{stage}: "
         found = {name.removeprefix(prefix): x for name, x in self._found.items() if name.startswith(prefix)}
         return self._stages.get(stage, 0), found
 
-    def note(self, stage: str, columns: int, found: Callable[[], dict[str, Array]]) -> None:
+    def save(self, stage: str, columns: int, found: Callable[[], dict[str, Array]]) -> None:
         """Take down where a pass stands: at its end, and every half minute."""
         is_last = columns == self._asked["shape"][1]
         since = self._runs[-1][0] if self._runs else 0

@@ -160,7 +160,7 @@ class DualForm(Part):
     def diagonal(self) -> Array:
         """M_jj = 1 − ‖w_j‖², and ‖r‖² + ‖a‖² of the swept solution where that cancels; float64."""
         if _backend.is_lazy(self.rows.like):
-            values = self._unwhitened.part_by_part(_diagonal_of_part, self.float64_capacitance)
+            values = self._unwhitened.map_parts(_diagonal_of_part, self.float64_capacitance)
             if not sum_loses_digits(self.norm):  # which takes passes now
                 return values
         elif self.rows.is_sparse and not sum_loses_digits(self.norm):  # A⁻¹ has no more digits than S Sᵀ

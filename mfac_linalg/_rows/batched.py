@@ -49,13 +49,13 @@ class BatchedRows(Part):
         """S of one block."""
         columns = slice(index * self.size, (index + 1) * self.size)
         column_scale = None if self.column_scale is None else self.column_scale[index, :, :]
-        return ScaledRows(self.rows.at(columns), self.row_scale, column_scale)
+        return ScaledRows(self.rows.select_columns(columns), self.row_scale, column_scale)
 
     def astype_float64(self) -> "BatchedRows":
         """The same rows, computed in float64."""
         wide = _backend.namespace(self.like).float64
         column_scale = None if self.column_scale is None else _backend.cast(self.column_scale, wide)
-        return BatchedRows(self.rows.computed_in(wide), self.row_scale, column_scale, self.size)
+        return BatchedRows(self.rows.with_dtype(wide), self.row_scale, column_scale, self.size)
 
     def _gradients(self) -> Array:
         """Ĝ_b of every block, (count, m, size), in the computing dtype."""

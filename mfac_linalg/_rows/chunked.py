@@ -56,15 +56,15 @@ class ChunkedRows(Part):
         """An array (0, d) in the chunks and the dtype of answers."""
         return _backend.cast(self.matrix[:0, :], _backend.result_dtype(self.matrix))
 
-    def computed_in(self, dtype: Any) -> "ChunkedRows":
+    def with_dtype(self, dtype: Any) -> "ChunkedRows":
         """The same rows, computed in another dtype."""
         return replace(self, dtype=dtype)
 
-    def divided(self, exponent: int) -> "ChunkedRows":
+    def divide_by_power(self, exponent: int) -> "ChunkedRows":
         """The rows of 2^−exponent G, for G as it stands."""
         return replace(self, exponent=exponent)
 
-    def as_given(self) -> "ChunkedRows":
+    def unscaled(self) -> "ChunkedRows":
         """The rows of G as it stands, computed in the dtype of the answers."""
         return replace(self, exponent=None, dtype=_backend.result_dtype(self.matrix))
 
@@ -105,9 +105,9 @@ class ChunkedRows(Part):
 
     def squares(self, row_scale: Array) -> Array:
         """Σ_i (row_scale_i Ĝ_ij)² for each column j, shape (d,), float64."""
-        return self.part_by_part(_squares, row_scale)
+        return self.map_parts(_squares, row_scale)
 
-    def part_by_part(self, function: Callable[..., Array], *given: Any) -> Array:
+    def map_parts(self, function: Callable[..., Array], *given: Any) -> Array:
         """function(rows of a chunk, *given), (width,) in float64, of all chunks side by side: a pass."""
         step = partial(_with_rows, self._make, function)
         return _backend.map_blocks(step, self.matrix, given, tail=(), dtype=np.float64)

@@ -52,15 +52,15 @@ class DenseRows(Part):
         """Whether products take the caller's G as it stands."""
         return self.is_plain and _backend.is_blas_ready(self.gradients)
 
-    def computed_in(self, dtype: Any) -> "DenseRows":
+    def with_dtype(self, dtype: Any) -> "DenseRows":
         """The same rows, computed in another dtype."""
         return replace(self, dtype=dtype)
 
-    def at(self, columns: slice) -> "DenseRows":
+    def select_columns(self, columns: slice) -> "DenseRows":
         """The rows of some columns alone."""
         return DenseRows(self.gradients[:, columns], self.exponent, self.dtype)
 
-    def as_given(self) -> "DenseRows":
+    def unscaled(self) -> "DenseRows":
         """The rows of G as it stands, computed in the dtype of the answers."""
         require_unchanged(self)
         return replace(self, exponent=None, dtype=_backend.result_dtype(self.gradients))
@@ -70,7 +70,7 @@ class DenseRows(Part):
         xp = _backend.namespace(self.gradients)
         return float(_backend.read(xp.max(xp.abs(self.gradients))))
 
-    def divided(self, exponent: Any) -> "DenseRows":
+    def divide_by_power(self, exponent: Any) -> "DenseRows":
         """The rows of 2^−exponent G, for G as it stands."""
         return replace(self, exponent=exponent)
 
@@ -100,7 +100,7 @@ class DenseRows(Part):
         """Ĝ[rows, :] in the computing dtype."""
         return self._computed(self.gradients[rows, :])
 
-    def taken(self, i: Array) -> Array:
+    def take_rows(self, i: Array) -> Array:
         """Ĝ[i, :] for an index array, in the computing dtype."""
         return self._computed(_backend.take_rows(self.gradients, i))
 

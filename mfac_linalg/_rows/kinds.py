@@ -18,7 +18,7 @@ AnyRows = DenseRows | SparseRows | ProvidedRows | StreamedRows | ChunkedRows
 
 
 @dataclass(frozen=True)
-class Place:
+class ComputePlace:
     """Where to compute, within how many bytes, in what precision, and where to write W, where the user says so."""
 
     xp: Any = None
@@ -34,7 +34,7 @@ class Place:
         return any(choice is not None for choice in (self.xp, self.device, self.memory_limit, self.out))
 
 
-def rows_of(gradients: Any, place: Place = Place(), *, streams: bool = True) -> AnyRows:
+def rows_of(gradients: Any, place: ComputePlace = ComputePlace(), *, streams: bool = True) -> AnyRows:
     """Check gradients, and return their rows, computed in the dtype of the answers.
 
     Without `streams` a mapped file is an array like any other.
@@ -58,7 +58,7 @@ def rows_of(gradients: Any, place: Place = Place(), *, streams: bool = True) -> 
 
 
 @_backend.in_plain_modes
-def _streamed(gradients: Any, place: Place) -> StreamedRows:
+def _streamed(gradients: Any, place: ComputePlace) -> StreamedRows:
     shape, name = tuple(gradients.shape), _backend.dtype_name(gradients.dtype)
     answers = "float64" if name == "float64" else "float32"
     like = check.compute_array(place.xp, answers, place.device, gradients)

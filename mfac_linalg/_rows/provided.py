@@ -59,12 +59,12 @@ class ProvidedRows(Part):
         """The computing dtype of d-sized arrays."""
         return self.like.dtype
 
-    def computed_in(self, dtype: Any) -> "ProvidedRows":
+    def with_dtype(self, dtype: Any) -> "ProvidedRows":
         """The same rows: they compute in what their author chose."""
         del dtype
         return self
 
-    def as_given(self) -> "ProvidedRows":
+    def unscaled(self) -> "ProvidedRows":
         """The same rows."""
         return self
 

@@ -87,14 +87,14 @@ class ScaledRows(Part):
 
         _backend.in_threads(copy, self.rows.column_slices())
 
-    def at(self, columns: slice) -> "ScaledRows":
+    def select_columns(self, columns: slice) -> "ScaledRows":
         """S[:, columns]."""
         column_scale = None if self.column_scale is None else self.column_scale[columns, :]
-        return ScaledRows(self.rows.at(columns), self.row_scale, column_scale)
+        return ScaledRows(self.rows.select_columns(columns), self.row_scale, column_scale)
 
     def astype_float64(self) -> "ScaledRows":
         """The same rows, computed in float64 where they are dense."""
-        rows = self.rows.computed_in(_backend.namespace(self.like).float64)
+        rows = self.rows.with_dtype(_backend.namespace(self.like).float64)
         column_scale = None if self.column_scale is None else _backend.cast(self.column_scale, rows.dtype)
         return ScaledRows(rows, self.row_scale, column_scale)
 
@@ -120,9 +120,9 @@ class ScaledRows(Part):
         """‖L⁻¹ S e_j‖² for each j by A⁻¹, shape (d,), for sparse rows."""
         return self._stretched(self.rows.column_quadratic_forms(self.row_scale * inverse * self.row_scale.T))
 
-    def part_by_part(self, function: Callable[..., Array], *given: Any) -> Array:
+    def map_parts(self, function: Callable[..., Array], *given: Any) -> Array:
         """function(S[:, chunk], *given), of shape (width,), for the chunks of lazy rows, side by side."""
-        return self.rows.part_by_part(partial(_with_scaled, function), self.row_scale, self.column_scale, *given)
+        return self.rows.map_parts(partial(_with_scaled, function), self.row_scale, self.column_scale, *given)
 
     def _stretched(self, squares: Array) -> Array:
         return squares if self.column_scale is None else squares * _backend.to_float64(self.column_scale[:, 0]) ** 2
@@ -154,7 +154,7 @@ class ScaledRows(Part):
         Nothing overflows, whatever the roots.
         """
         if _backend.is_lazy(self.like):
-            return self.part_by_part(ScaledRows.exponents)
+            return self.map_parts(ScaledRows.exponents)
         parts = []
         for columns, block in self.rows.blocks():
             largest = _backend.namespace(block).max(_backend.namespace(block).abs(block), axis=0)
@@ -197,4 +197,4 @@ def scaled_rows(rows: Any, power: Any, row_scale: Array, column_scale: Any) -> S
     """S for G = 2^power Ĝ; power None leaves the rows of G as they stand."""
     if power is None:
         return ScaledRows(rows, row_scale, column_scale)
-    return ScaledRows(rows.divided(power), ldexp(row_scale, _backend.like_small_system(power)), column_scale)
+    return ScaledRows(rows.divide_by_power(power), ldexp(row_scale, _backend.like_small_system(power)), column_scale)

@@ -51,9 +51,9 @@ class SelectedRows(Part):
         """An array of the library and device that d-sized results live on."""
         return self.rows.like
 
-    def computed_in(self, dtype: Any) -> "SelectedRows":
+    def with_dtype(self, dtype: Any) -> "SelectedRows":
         """The same rows, computed in another dtype."""
-        return SelectedRows(self.rows.computed_in(dtype), self.select, self.on_host)
+        return SelectedRows(self.rows.with_dtype(dtype), self.select, self.on_host)
 
     def column_slices(self) -> list[slice]:
         """Column slices of the panels."""
@@ -78,7 +78,7 @@ class SelectedRows(Part):
 
     def row_block(self, rows: slice) -> Array:
         """A run of the rows, in the computing dtype."""
-        return self.rows.taken(_backend.index_like(self.select[rows], like=self.like))
+        return self.rows.take_rows(_backend.index_like(self.select[rows], like=self.like))
 
     def columns(self, j: Array) -> Array:
         """Columns j, shape (m, len(j))."""

@@ -57,15 +57,15 @@ class SparseRows(Part):
         """The computing dtype of d-sized arrays."""
         return self.matrix.dtype
 
-    def computed_in(self, dtype: Any) -> "SparseRows":
+    def with_dtype(self, dtype: Any) -> "SparseRows":
         """The same rows: they compute in float64 whatever is asked for."""
         return self
 
-    def at(self, columns: slice) -> "SparseRows":
+    def select_columns(self, columns: slice) -> "SparseRows":
         """The rows of some columns alone."""
         return SparseRows(None, self._by_columns[:, columns].tocsr(), self.exponent, self.like[:, columns])
 
-    def as_given(self) -> "SparseRows":
+    def unscaled(self) -> "SparseRows":
         """The rows of G as it stands."""
         require_unchanged(self)
         return SparseRows.of(self.gradients)
@@ -75,7 +75,7 @@ class SparseRows(Part):
         data = self.matrix.data
         return float(abs(data).max()) if len(data) else 0.0
 
-    def divided(self, exponent: int) -> "SparseRows":
+    def divide_by_power(self, exponent: int) -> "SparseRows":
         """The rows of 2^−exponent G."""
         matrix = _backend.with_values(self.matrix, ldexp(self.matrix.data, -exponent))
         return replace(self, matrix=matrix, exponent=exponent)

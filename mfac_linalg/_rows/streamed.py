@@ -54,15 +54,15 @@ class StreamedRows(Part):
             m, d = self.gradients.shape
         return m, d
 
-    def computed_in(self, dtype: Any) -> "StreamedRows":
+    def with_dtype(self, dtype: Any) -> "StreamedRows":
         """The same rows, computed in another dtype."""
         return replace(self, dtype=dtype)
 
-    def divided(self, exponent: int) -> "StreamedRows":
+    def divide_by_power(self, exponent: int) -> "StreamedRows":
         """The rows of 2^−exponent G, for G as it stands."""
         return replace(self, exponent=exponent)
 
-    def as_given(self) -> "StreamedRows":
+    def unscaled(self) -> "StreamedRows":
         """The rows of G as it stands, computed in the dtype of the answers."""
         require_unchanged(self)
         return replace(self, exponent=None, dtype=_backend.result_dtype(self.like))
@@ -128,14 +128,14 @@ class StreamedRows(Part):
     def gram(self, column_scale: Array | None, progress: Any) -> Array:
         """K = Ĝ diag(column_scale)² Ĝᵀ, shape (m, m), float64: panels in the computing dtype, float64 across panels."""
         stage = f"gram of 2^{-(self.exponent or 0)} G in {_backend.dtype_name(self.dtype)}"
-        done, found = progress.recalled(stage)
+        done, found = progress.restore(stage)
         total = _backend.to_device_of(found["gram"], like=_backend.to_float64(self.like)) if found else None
         blocks = replace(self, shows_progress=False).blocks(done)  # a bar of its own
         for _ in progress(self.column_slices(done), "gram"):
             columns, block = next(blocks)
             part = gram(block if column_scale is None else block * column_scale[columns, 0])
             total = part if total is None else total + part
-            progress.note(stage, columns.stop, partial(_as_gram, total))
+            progress.save(stage, columns.stop, partial(_as_gram, total))
         return total
 
     def project(self, v: Array) -> Array:

@@ -104,7 +104,7 @@ class TopKRows(Part):
         """An array of the library and device that d-sized results live on."""
         return self.values
 
-    def computed_in(self, dtype: Any) -> "TopKRows":
+    def with_dtype(self, dtype: Any) -> "TopKRows":
         """The same rows, computed in another dtype."""
         return TopKRows(self.index, self.values, self.layout, dtype)
 
@@ -135,7 +135,7 @@ class TopKRows(Part):
         for columns in self.column_slices():
             yield columns, self.panel(columns)
 
-    def taken(self, i: Array) -> Array:
+    def take_rows(self, i: Array) -> Array:
         """Ĝ[i, :] for an index array."""
         chosen = TopKRows(
             _backend.take_rows(self.index, i), _backend.take_rows(self.values, i), self.layout, self.dtype
@@ -207,7 +207,7 @@ class TopKRows(Part):
         """Σ_i (row_scale_i Ĝ_ij)² for each column j, shape (d,), float64."""
         if not self._by_entries:
             return scaled_squares(self.blocks(), row_scale)
-        return self.computed_in(_backend.namespace(self.values).float64)._combination(row_scale**2, squared=True)[:, 0]
+        return self.with_dtype(_backend.namespace(self.values).float64)._combination(row_scale**2, squared=True)[:, 0]
 
     def _combination(self, a: Array, *, squared: bool) -> Array:
         """Ĝᵀ a, or the same with the squares of the entries, in the computing dtype."""

@@ -153,7 +153,7 @@ def whiten_into(
 
     It begins where the pass of an earlier build stopped.
     """
-    done, found = progress.recalled("whiten")
+    done, found = progress.restore("whiten")
     small = [found.get("small", np.zeros(0, np.int64))]
     without_bar = replace(rows, rows=replace(rows.rows, shows_progress=False))  # for a bar of its own
     panels = whitened_blocks(rows, capacitance, without_bar.unscaled_blocks(done), dtype=dtype)
@@ -161,7 +161,7 @@ def whiten_into(
         columns, block = next(panels)
         small.append(columns.start + np.flatnonzero(_backend.read(complement([block])) < REDO_BELOW))
         write(columns, _backend.cast(block, dtype))
-        progress.note("whiten", columns.stop, lambda: {"small": np.concatenate(small)})
+        progress.save("whiten", columns.stop, lambda: {"small": np.concatenate(small)})
     return np.concatenate(small)
 
 

@@ -117,7 +117,7 @@ def measures(
     gradient_rows: Any, damping: Any, weights: Array | None, divisor: int, options: Options
 ) -> tuple[Any, DampingScaling, Array]:
     """The rows in the computing dtype, Λ as a metric, and √(c_i / λ₀), (m, 1)."""
-    rows = gradient_rows.computed_in(options.computing_dtype(gradient_rows.like))
+    rows = gradient_rows.with_dtype(options.computing_dtype(gradient_rows.like))
     if options.wide and _backend.is_vector(damping) and _backend.dtype_name(rows.dtype) == "float32":
         refuse_span(damping)
     scaling = DampingScaling.of(damping, rows.dtype, wide=options.wide)

@@ -92,7 +92,7 @@ def _systems(rows: ScaledRows, sizes: Sequence[int], options: Options) -> Iterat
         most = max(1, numbers // (m * size)) if rows.is_dense else 1
         for blocks in slices(len(list(run)), most):
             count = blocks.stop - blocks.start
-            part = rows.at(slice(start, start + count * size))
+            part = rows.select_columns(slice(start, start + count * size))
             yield _single(part, start, options) if count == 1 else _batch(part, start, count, size)
             start += count * size
 

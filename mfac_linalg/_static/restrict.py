@@ -50,7 +50,7 @@ def _scaled_rows_of(state: State) -> ScaledRows:
     if isinstance(rows, ScaledRows):
         return rows
     if state.rows is not None:
-        return scaled_rows(state.rows.as_given(), state.rows.exponent, state.row_scale, state.scaling.column_scale)
+        return scaled_rows(state.rows.unscaled(), state.rows.exponent, state.row_scale, state.scaling.column_scale)
     if rows.is_streamed:
         msg = "`gradients` must be at hand for this; got whitened rows in a file. Build anew from the gradients."
         raise ValueError(msg)

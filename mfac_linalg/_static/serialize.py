@@ -26,7 +26,7 @@ from .._forms.state import State
 from .._forms.sweeps import MAX_SWEEPS, sweeps_for
 from .._progress import reporter
 from .._rows.dense import DenseRows
-from .._rows.kinds import Place, rows_of
+from .._rows.kinds import ComputePlace, rows_of
 from .._rows.scaled import scaled_rows
 from .._rows.streamed import StreamedRows
 from .._rows.whitened import WhitenedRows, complement
@@ -141,7 +141,7 @@ def _rows_of_whitened(facts: dict[str, Any], arrays: dict[str, Array]) -> Any:
     whitened = arrays["whitened"]
     if not _backend.is_on_disk(whitened):
         return replace(cast(DenseRows, rows_of(whitened)), fingerprint=None)  # nobody else has it
-    rows = rows_of(whitened, Place(facts["xp"], facts["device"]))
+    rows = rows_of(whitened, ComputePlace(facts["xp"], facts["device"]))
     # the panels that answers were rounded in, of a file of the library's own
     return replace(cast(StreamedRows, rows), width=facts["width"], fingerprint=None)
 
@@ -184,7 +184,7 @@ def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
 def is_whitened_from(state: State, columns: np.ndarray) -> bool:
     """Whether some columns of the W that a State holds are whitened from those of its gradients."""
     whitened = state.form.whitened
-    rows = scaled_rows(state.rows.as_given(), state.rows.exponent, state.row_scale, state.scaling.column_scale)
+    rows = scaled_rows(state.rows.unscaled(), state.rows.exponent, state.row_scale, state.scaling.column_scale)
     index = _backend.index_like(columns, like=rows.like)
     given = (_backend.read(whitened.held.columns(index)), whitened.capacitance, _backend.read(rows.columns(index)))
     return are_whitened_columns(*given)

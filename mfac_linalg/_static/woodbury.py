@@ -16,7 +16,7 @@ from .._forms.state import State
 from .._inverse import Inverse
 from .._progress import reporter
 from .._rows.fingerprint import require_unchanged
-from .._rows.kinds import Place, rows_of
+from .._rows.kinds import ComputePlace, rows_of
 from .build import Options, build
 from .serialize import arguments_as_arrays, arguments_of, is_whitened_from, parts_of, state_of
 
@@ -128,7 +128,7 @@ class WoodburyRankOneInverse(Inverse, Saveable):
     ) -> None:
         check.flag("progress", progress)
         out = check.out_path(out)
-        rows = rows_of(gradients, Place(xp, device, memory_limit, out, precision, progress))
+        rows = rows_of(gradients, ComputePlace(xp, device, memory_limit, out, precision, progress))
         dtype = _backend.result_dtype(rows.like)
         self._damping = check.damping(damping, rows.like, dtype)
         self._weights = check.weights(weights, rows.like, rows.shape[0])
@@ -278,5 +278,5 @@ def _build(rows: Any, damping: Any, weights: Any, normalization: str, options: O
 
 def _rebuild(state: State, damping: Any, weights: Any, normalization: str, options: Options) -> State:
     gram = None if _backend.is_vector(damping) else state.gram()
-    rows = rows_of(state.gradients()) if state.rows is None else state.rows.as_given()
+    rows = rows_of(state.gradients()) if state.rows is None else state.rows.unscaled()
     return build(rows, damping, weights, _divisor(rows, normalization), options, gram, state.float64_gram)

@@ -38,9 +38,9 @@ class SecondMoment(NamedTuple):
         dtype = jnp.promote_types(like.dtype, jnp.float32)
         return cls(jnp.zeros_like(like, dtype), jnp.zeros((), dtype))
 
-    def followed(self, g: jax.Array, beta2: Any) -> "SecondMoment":
+    def update_rms(self, g: jax.Array, beta2: Any) -> "SecondMoment":
         """That with one more gradient, in the same dtype; the same where an entry is nan or infinite."""
-        after = SecondMoment(*_second_moment.followed(*self, g.astype(self.root_mean_square.dtype), beta2))
+        after = SecondMoment(*_second_moment.update_rms(*self, g.astype(self.root_mean_square.dtype), beta2))
         sound = jnp.all(jnp.isfinite(g))
         return lax.stop_gradient(jax.tree.map(lambda x, y: jnp.where(sound, x, y).astype(y.dtype), after, self))
 
@@ -159,8 +159,8 @@ def scale_by_mfac(
             inverse, x = inverse.append_matvec(g)
             return unravel(x.astype(g.dtype)), ScaleByMFACState(inverse)
         g = lax.stop_gradient(g)
-        moment = state.moment.followed(g, beta2)
-        scale = _second_moment.scale(*moment)
+        moment = state.moment.update_rms(g, beta2)
+        scale = _second_moment.inverse_sqrt_damping(*moment)
         inverse, x = inverse.append_matvec((scale * g).astype(g.dtype))
         return unravel((scale * x).astype(g.dtype)), ScaleByMFACState(inverse, moment)
 

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from .. import _second_moment
 from .groups import PLAIN, Group, check_one_kind, check_plain
-from .masks import Kept
+from .masks import ActiveWeights
 
 State = Mapping[Tensor, dict[str, Any]]
 
 
-class Descent(NamedTuple):
+class ScaledGradient(NamedTuple):
     """A gradient as it goes into a window, what it and the answer are scaled by, and what that is made of."""
 
     g: Tensor
@@ -21,7 +21,7 @@ class Descent(NamedTuple):
     moments: dict[Tensor, dict[str, Any]]
 
 
-def descent(groups: list[Group], kept: Kept, state: State) -> Descent | None:
+def descent(groups: list[Group], kept: ActiveWeights, state: State) -> ScaledGradient | None:
     """What these groups descend along, from the state before the step; None where no weight has a gradient."""
     pairs = [(group, p) for group in groups for p in group["params"]]
     for _, p in pairs:
@@ -36,12 +36,15 @@ def descent(groups: list[Group], kept: Kept, state: State) -> Descent | None:
     g = _flat(parts.values())
     scaled = [(group, p) for group, p in pairs if group["beta2"] is not None and p.grad is not None]
     if not scaled:
-        return Descent(g, None, {})
+        return ScaledGradient(g, None, {})
     moments = {p: _moment(state.get(p, {}), parts[p], float(group["beta2"])) for group, p in scaled}
     scale = _flat(
-        _second_moment.scale(**moments[p]) if p in moments else torch.ones_like(part) for p, part in parts.items()
+        _second_moment.inverse_sqrt_damping(moments[p]["root_mean_square"], moments[p]["share"])
+        if p in moments
+        else torch.ones_like(part)
+        for p, part in parts.items()
     )
-    return Descent((g * scale).to(g.dtype), scale, moments)
+    return ScaledGradient((g * scale).to(g.dtype), scale, moments)
 
 
 def _require_shape(p: Tensor, shape: torch.Size, state: Mapping[str, Any]) -> None:
@@ -52,7 +55,7 @@ def _require_shape(p: Tensor, shape: torch.Size, state: Mapping[str, Any]) -> No
             raise ValueError(msg + f"{tuple(buffer.shape)}. Construct a new optimizer.")
 
 
-def _part(group: Group, p: Tensor, kept: Kept) -> Tensor:
+def _part(group: Group, p: Tensor, kept: ActiveWeights) -> Tensor:
     """The gradient of one parameter, of its weights that may move."""
     if p.grad is None:
         return torch.zeros_like(kept.of(p, p))
@@ -68,7 +71,7 @@ def _moment(state: Mapping[str, Any], g: Tensor, beta2: float) -> dict[str, Any]
     """The root of the running mean of a parameter's squared gradients with this one, and the weight of gradients."""
     g = g.float() if g.dtype.itemsize < 4 else g
     root, share = state.get("root_mean_square"), state.get("share", 0.0)
-    root, share = _second_moment.followed(torch.zeros_like(g) if root is None else root, share, g, beta2)
+    root, share = _second_moment.update_rms(torch.zeros_like(g) if root is None else root, share, g, beta2)
     return {"root_mean_square": root, "share": share}
 
 
@@ -76,7 +79,7 @@ def _flat(parts: Iterable[Tensor]) -> Tensor:
     return torch.cat([part.reshape(-1) for part in parts])
 
 
-def move(groups: list[Group], kept: Kept, state: State, x: Tensor) -> None:
+def move(groups: list[Group], kept: ActiveWeights, state: State, x: Tensor) -> None:
     """Write the step F⁻¹g of these groups into momenta and parameters."""
     parameters = [p for group in groups for p in group["params"]]
     parts = dict(zip(parameters, x.split([kept.size(p) for p in parameters]), strict=True))

@@ -35,7 +35,7 @@ def masked_parameters(model: nn.Module) -> set[str]:
     return {name for name, _, _ in _masked(model)}
 
 
-def standing_weights(model: nn.Module, chosen: Collection[str]) -> dict[str, Tensor]:
+def stale_masked_weights(model: nn.Module, chosen: Collection[str]) -> dict[str, Tensor]:
     """The weights of chosen masked parameters, by their names, as modules hold them until they are called: leaves."""
     refresh(model)
     held = {name: getattr(module, hook._tensor_name) for name, module, hook in _masked(model) if name in chosen}
@@ -52,7 +52,7 @@ class UsedPastMaskError(ValueError):
         self.name = name
 
 
-def refuse_standing(gradients: Mapping[str, Tensor | None]) -> None:
+def check_not_used_stale(gradients: Mapping[str, Tensor | None]) -> None:
     """Refuse a model that has used a weight past its mask, one that has a gradient: the parameter's own lacks it."""
     for name, gradient in gradients.items():
         if gradient is not None:

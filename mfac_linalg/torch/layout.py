@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .masks import Kept
+from .masks import ActiveWeights
 from .window_state import Options
 
 VERSION = 2
@@ -20,7 +20,7 @@ class Served(NamedTuple):
     """The parameters of a window, and which of their weights may move."""
 
     parameters: list[Tensor]
-    kept: Kept
+    kept: ActiveWeights
 
     @property
     def dim(self) -> int:

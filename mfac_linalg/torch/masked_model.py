@@ -107,7 +107,7 @@ class Source:
     """The batches of each step: all of them, or as many as are wanted, on from where the last step stopped."""
 
     def __init__(self, batches: Batches, count: int | None) -> None:
-        self._batches, self._count, self._endless = batches, count, _round_and_round(batches)
+        self._batches, self._count, self._endless = batches, count, _cycle(batches)
         self.last: Samples = Samples((), (), 0)
 
     def of_step(self) -> Iterator[Samples]:
@@ -118,7 +118,7 @@ class Source:
             yield batch
 
 
-def _round_and_round(batches: Batches) -> Iterator[tuple[Any, Any]]:
+def _cycle(batches: Batches) -> Iterator[tuple[Any, Any]]:
     """Batch after batch, from the start again when they are used up."""
     while True:
         found = False

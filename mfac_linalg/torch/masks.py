@@ -11,13 +11,13 @@ from .. import _validation as check
 Masks = Mapping[Tensor, Tensor] | nn.Module | None
 
 
-class Kept:
+class ActiveWeights:
     """Which weights may move: where a parameter has a mask, the flat indices of its ones; else all."""
 
     def __init__(self, masks: Masks) -> None:
         self.indices = {} if masks is None else _indices(masks)
 
-    def refuse_strangers(self, parameters: Iterable[Tensor]) -> None:
+    def check_all_optimized(self, parameters: Iterable[Tensor]) -> None:
         """Refuse a mask for what is not optimised: it would be passed over."""
         known = set(parameters)
         for parameter in self.indices:

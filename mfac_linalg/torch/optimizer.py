@@ -24,7 +24,7 @@ from .groups import (
     settle_options,
 )
 from .layout import Served
-from .masks import Kept, Masks
+from .masks import ActiveWeights, Masks
 from .model_state import forget_cached_weights
 from .window_state import unpack_window
 
@@ -156,7 +156,7 @@ class MFAC(Optimizer):
             "precision": precision,
             "compression": compression,
         }
-        self._kept = Kept(masks)
+        self._kept = ActiveWeights(masks)
         self._scaled: list[bool] = []  # whether a group has moments, as its window's gradients are scaled by
         defaults = {
             "lr": lr,
@@ -169,7 +169,7 @@ class MFAC(Optimizer):
             "maximize": maximize,
         }
         super().__init__(check_params(params), defaults)
-        self._kept.refuse_strangers(chain.from_iterable(group["params"] for group in self.param_groups))
+        self._kept.check_all_optimized(chain.from_iterable(group["params"] for group in self.param_groups))
 
     @property
     def windows(self) -> tuple[SlidingWindowInverse, ...]:
@@ -269,12 +269,14 @@ class MFAC(Optimizer):
             msg = "`beta2` must stay None, or a number; got a group in which it does not. The gradients held have "
             raise ValueError(msg + "other units then. Construct a new optimizer.")
         found = [(groups, descent(groups, self._kept, self.state)) for groups in self._served()]
-        moving = [(self._window(groups), groups, way) for groups, way in found if way]
+        moving = [(self._window(groups), groups, direction) for groups, direction in found if direction]
         with _together([window for window, _, _ in moving]):
-            answers = [(groups, way, _answer(window, groups, way.g)) for window, groups, way in moving]
-        for groups, way, x in answers:
-            move(groups, self._kept, self.state, x if way.scale is None else x * way.scale)
-            for p, moment in way.moments.items():
+            answers = [
+                (groups, direction, _answer(window, groups, direction.g)) for window, groups, direction in moving
+            ]
+        for groups, direction, x in answers:
+            move(groups, self._kept, self.state, x if direction.scale is None else x * direction.scale)
+            for p, moment in direction.moments.items():
                 self.state[p].update(moment)
         forget_cached_weights()
         return loss

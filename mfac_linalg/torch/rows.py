@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parameter import is_lazy
 
 from .. import _validation as check
-from .hooks import masked_parameters, refuse_standing, standing_weights
+from .hooks import check_not_used_stale, masked_parameters, stale_masked_weights
 from .model_state import ModelState
 from .parameters import Selection, Unravel, chosen_parameters, places_of, tensors_of, unravel_of
 from .samples import Samples, alone, arguments_of
@@ -78,14 +78,14 @@ class Rows:
         """The row of a batch, (d,): quicker than `torch.func.grad`, which keeps what second derivatives need."""
         with self.state.kept(), torch.enable_grad():
             leaves = {name: _without_graph(value).requires_grad_() for name, value in self.chosen.items()}
-            standing = standing_weights(self.model, leaves)
+            standing = stale_masked_weights(self.model, leaves)
             direct = self._direct()
             by = [*leaves.values(), *standing.values(), *direct.values()]
             found = iter(self._loss(leaves, x, y, lambda loss: _gradients(loss, by)))
         parts, past, beside = (dict(zip(d, found, strict=False)) for d in (leaves, standing, direct))
         masked = masked_parameters(self.model)
-        refuse_standing(past)
-        refuse_standing({name: g for name, g in beside.items() if name in masked})
+        check_not_used_stale(past)
+        check_not_used_stale({name: g for name, g in beside.items() if name in masked})
         return self.unravel.ravel({n: _sum(v, parts[n], beside.get(n)) for n, v in self.chosen.items()}).detach()
 
     def _of_chunk(self, samples: Samples, part: slice) -> Tensor:
@@ -93,7 +93,7 @@ class Rows:
         each = torch.func.vmap(self._of_sample, samples.axes, randomness="different")
         try:
             with self.state.kept(), torch.enable_grad():
-                past = [*standing_weights(self.model, self.chosen).values(), *self._direct().values()]
+                past = [*stale_masked_weights(self.model, self.chosen).values(), *self._direct().values()]
                 rows, losses = each(*samples.at(part))
                 past_modules = _depends(losses, past)
         except RuntimeError as error:
@@ -125,7 +125,9 @@ class Rows:
         each |= self.others | _copies(self.buffers)
         each = {f"model.{place}": value for place, value in each.items()}
         # tie_weights=True would not give back the parameters of a module that has several names
-        return torch.func.functional_call(_Judged(self.model), each, (self.loss_fn, x, y, then), tie_weights=False)
+        return torch.func.functional_call(
+            _ModelWithLoss(self.model), each, (self.loss_fn, x, y, then), tie_weights=False
+        )
 
     def _direct(self) -> dict[str, Tensor]:
         """The chosen parameters themselves, which a list or a function may hold beside their modules.
@@ -136,7 +138,7 @@ class Rows:
         return {name: p if p.requires_grad else p.requires_grad_() for name, p in watched.items()}
 
 
-class _Judged(nn.Module):
+class _ModelWithLoss(nn.Module):
     """A model with its loss as one module, so that a loss which asks the model sees the same parameters."""
 
     def __init__(self, model: nn.Module) -> None:
