@@ -1,4 +1,4 @@
-"""The classes of trouble, numerical and with files, and the words of a breakdown."""
+"""Exceptions, warnings and their messages."""
 
 import contextlib
 import sys

@@ -1,4 +1,4 @@
-"""What long calls tell of their loops: to an optional bar, and builds to a journal from which they can go on."""
+"""The progress bar of long calls, and the checkpoints from which a build can go on."""
 
 import contextlib
 import itertools

@@ -275,9 +275,8 @@ class State(Part):
     def require_scalar(self, name: str) -> None:
         """Refuse a query that has a meaning for scalar damping only."""
         if self.scaling.column_scale is not None:
-            dim = self.form.shape[1]
-            msg = f"`{name}` must have scalar damping; got an array of shape ({dim},). Build with one float λ."
-            raise ValueError(msg)
+            msg = f"`{name}` must have scalar damping; got an array of shape ({self.form.shape[1]},). "
+            raise ValueError(msg + "Build with one float λ.")
 
     @property
     def is_whitened(self) -> bool:

@@ -1,4 +1,4 @@
-"""The way from the user's coordinates into those where F = λ₀ Λ₀^½ (I + SᵀS) Λ₀^½, and back, by exact scalings."""
+"""Λ^±½ as exact scalings: from the user's coordinates into those where F = λ₀ Λ₀^½ (I + SᵀS) Λ₀^½, and back."""
 
 import math
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ LEAST = {"float32": 2.0**-140, "float64": 2.0**-1065}  # subnormal, with ten bit
 
 @dataclass(frozen=True)
 class DampingScaling(Part):
-    """Λ = level · diag(1/root²): `level` is λ itself, or a power of four amid those of Λ with root (d, 1)."""
+    """Λ = scale · diag(1/column_scale²), column_scale (d, 1): `scale`, λ₀, is λ itself, or a power of four amid those of Λ."""
 
     scale: Any  # float, or a 0-d float64 array where it is traced or differentiated
     column_scale: Array | None
@@ -28,7 +28,7 @@ class DampingScaling(Part):
 
     @classmethod
     def of(cls, damping: Any, dtype: Any, *, wide: bool = False) -> "DampingScaling":
-        """Split a checked damping into its level and its shape."""
+        """Split a checked damping into its scale and its shape."""
         if isinstance(damping, float):
             return cls(damping, None)
         if damping.ndim == 0:
@@ -44,7 +44,7 @@ class DampingScaling(Part):
 
     @classmethod
     def on_host(cls, damping: Any, dtype: Any) -> "DampingScaling":
-        """The same with its level on the host, as all that is small in a window."""
+        """The same with its scale on the host, as all that is small in a window."""
         scaling = cls.of(damping, dtype, wide=spans_widely(damping, dtype))
         scale = scaling.scale if isinstance(scaling.scale, float) else float(_backend.read(scaling.scale))
         return replace(scaling, scale=scale)

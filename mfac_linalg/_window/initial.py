@@ -1,4 +1,4 @@
-"""Where a window is: its empty state for gradients like some array, and the same filled from a state dictionary."""
+"""The state that a window begins with: empty for gradients like some array, or restored from a dictionary."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ def empty_state(options: WindowOptions, like: Array, damping: Any) -> WindowStat
 
 
 def restore_state(options: WindowOptions, state: dict[str, Any]) -> WindowState:
-    """What `Held.as_dict` described, copied: it may be read-only, or memory of another process."""
+    """What `WindowState.as_dict` described, copied: it may be read-only, or memory of another process."""
     empty = empty_state(options, gradients_like(state), state["damping"])
     return with_x64(lambda: empty.restore(state), empty.ring.like)
 

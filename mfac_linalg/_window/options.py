@@ -1,4 +1,4 @@
-"""What stays as it is while a window slides."""
+"""The constructor options of a window."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ COMPRESSION = "compression."  # what the arguments of a TopK begin with in it
 
 @dataclass(frozen=True)
 class WindowOptions:
-    """The arguments of a window that it keeps."""
+    """The arguments of a window that stay as they are while it slides."""
 
     window: int
     dim: int

@@ -1,4 +1,4 @@
-"""What a window holds, as a value: its rows, their ages and weights, and the factor of A, in float64 on the host."""
+"""The state of a window as a value: rows, ages, row scales, and the Cholesky factor of A, in float64 on the host."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -72,7 +72,7 @@ class WindowState:
 
     @property
     def count(self) -> int:
-        """M."""
+        """Number of rows held."""
         return len(self.ages)
 
     @property
@@ -99,14 +99,14 @@ class WindowState:
 
     def append_and_solve(self, g: Array) -> tuple["WindowState", Array]:
         """With g (d,) as the newest row, and F⁻¹ g."""
-        held = self.append_row(g)
-        state = held.device_state if held.is_primal else held.host_state
-        if not held.ring.stored.holds_gradients:
-            return held, state.solve(_backend.cast(g, state.dtype)[:, None], "g")[:, 0]
-        newest = np.zeros((held.count, 1))
+        after = self.append_row(g)
+        state = after.device_state if after.is_primal else after.host_state
+        if not after.ring.stored.holds_gradients:
+            return after, state.solve(_backend.cast(g, state.dtype)[:, None], "g")[:, 0]
+        newest = np.zeros((after.count, 1))
         newest[-1] = 1.0
-        beside = _backend.asarray(newest, like=state.row_scale, dtype=state.row_scale.dtype)
-        return held, state.solve_gradients(beside, "g")[:, 0]
+        c = _backend.asarray(newest, like=state.row_scale, dtype=state.row_scale.dtype)
+        return after, state.solve_gradients(c, "g")[:, 0]
 
     def replace_row(self, age: int, g: Array) -> "WindowState":
         """With g (d,) in place of the row of that age."""
@@ -179,7 +179,7 @@ class WindowState:
         return self._refactor(stays)
 
     def _refactor(self, stays: np.ndarray | None = None) -> "WindowState":
-        """With a factor made anew; all rows of the factor of before stay unless said otherwise."""
+        """With a factor of its own; all rows of the factor of before stay unless said otherwise."""
         stays = np.ones(self.count, dtype=bool) if stays is None else stays
         factor = self.factor.refactor(stays, self.gram, self.count)
         done = replace(self, factor=factor)
@@ -188,7 +188,7 @@ class WindowState:
         return replace(done, ring=self.ring.with_gram(self.scaling.column_scale, float64=True))._refactor()
 
     def _needs_float64(self, factor: CurrentCholesky) -> bool:
-        """Whether κ ε is too large for sweeps to contract well with a float32 Gram matrix; it is sharp from then on."""
+        """Whether κ ε is too large for sweeps to contract well with a float32 Gram matrix; it stays in float64 from then on."""
         risky = (1 + factor.norm**2) * float(np.finfo(np.float32).eps) > FLOAT64_GRAM_KAPPA_EPS
         return risky and not self.ring.has_float64_gram and _backend.supports_float64(self.ring.like)
 
