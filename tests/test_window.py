@@ -73,7 +73,7 @@ def test_a_window_fills_and_shrinks_without_one_where_its_divisor_stays(normaliz
 def test_a_factor_that_is_wrong_is_noticed_and_made_anew():
     window = filled(12, window=8)
     before = window.factorizations
-    window._state.factor.lower[5, 2] += 1e-6
+    window._state.factor.cholesky[5, 2] += 1e-6
     g = rows(1, seed=3)[0]
     x = window.append_matvec(g)
     assert window.factorizations == before + 1

@@ -124,9 +124,8 @@ class State(Part):
         total = self.form.quadratics(u)
         fraction, shift = mantissa(self.scaling.scale)
         power = 2 * _backend.like_small_system(power) - _backend.like_small_system(shift)
-        return self._positive_result(
-            ldexp(total / scalar_like(fraction, total), power), name, _backend.column_squares(u)
-        )
+        values = ldexp(total / scalar_like(fraction, total), power)
+        return self._positive_result(values, name, _backend.column_squares(u))
 
     def row_quadratics(self) -> Array:
         """g_iᵀF⁻¹g_i for each of the caller's rows, shape (m,): C⁻¹ times the leverages."""

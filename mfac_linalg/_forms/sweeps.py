@@ -19,7 +19,7 @@ def sweeps_for(kappa: float, dtype: str, *, float64_gram: bool) -> int:
     """Return the number of sweeps that bring the amplification κ down to order one where it cannot be watched.
 
     The first amplifies by 2κ at most, and stands alone where that is harmless. Another multiplies the error left by
-    γ κ ε, ε of the dtype of the products. γ is 2 for float32, 0.2 with a sharp Gram matrix, computed in float64; in
+    γ κ ε, ε of the dtype of the products. γ is 2 for float32, 0.2 with a Gram matrix in float64; in
     float64 it is 4, since the factor of A rounds too (docs/theory.md).
     """
     if 2 * kappa <= CANCELLATION:

@@ -15,7 +15,7 @@ Array = Any
 
 @dataclass(frozen=True)
 class BatchedRows(Part):
-    """S_b = diag(row_scale) Ĝ_b diag(column_scale_b) for blocks b of `size` columns each; vectors are (count, size, k)."""
+    """S_b = diag(row_scale) Ĝ_b diag(column_scale_b) for blocks b of `size` columns; vectors are (count, size, k)."""
 
     rows: DenseRows  # of these blocks' columns alone, (m, count · size)
     row_scale: Array  # (m, 1) float64

@@ -78,7 +78,7 @@ class ProvidedRows(Part):
         return column_slices(*self.shape, self.dtype)
 
     def gram(self, column_scale: Array | None, progress: Any) -> Array:
-        """K = G diag(column_scale)² Gᵀ, shape (m, m), float64: by the object, or from its panels where there is a root."""
+        """K = G diag(column_scale)² Gᵀ, (m, m), float64: by the object, or by its panels where columns are scaled."""
         m = self.shape[0]
         if column_scale is None:
             return _backend.to_float64(_checked("gram", self._asked("gram"), (m, m)))
@@ -113,8 +113,8 @@ class ProvidedRows(Part):
         m, d = self.shape
         start, panels = 0, self._asked("panels")
         if not isinstance(panels, Iterable) or getattr(panels, "ndim", 1) == 0:
-            msg = f"`gradients.panels` must return panels in order; got {check.describe(panels)}. Yield blocks of columns."
-            raise TypeError(msg)
+            msg = f"`gradients.panels` must return panels in order; got {check.describe(panels)}. "
+            raise TypeError(msg + "Yield blocks of columns.")
         for block in _each(panels):
             if not (_backend.is_array(block) and block.ndim == 2):
                 msg = f"`gradients.panels` must give arrays of shape ({m}, p); got {check.describe(block)}. "

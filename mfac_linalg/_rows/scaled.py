@@ -66,7 +66,7 @@ class ScaledRows(Part):
         return self.column_scale is None and self.rows.is_plain
 
     def unscaled_panel(self, columns: slice) -> Array:
-        """T[:, columns] = Ĝ[:, columns] diag(column_scale) in the computing dtype; it may be a view of the caller's G."""
+        """T[:, columns] = Ĝ[:, columns] diag(column_scale) in the computing dtype; perhaps a view of the caller's G."""
         block = self.rows.panel(columns)
         return block if self.column_scale is None else block * self.column_scale[columns, 0]
 

@@ -20,7 +20,7 @@ LEAST = {"float32": 2.0**-140, "float64": 2.0**-1065}  # subnormal, with ten bit
 
 @dataclass(frozen=True)
 class DampingScaling(Part):
-    """Λ = scale · diag(1/column_scale²), column_scale (d, 1): `scale`, λ₀, is λ itself, or a power of four amid those of Λ."""
+    """Λ = scale · diag(1/column_scale²), column_scale (d, 1); `scale`, λ₀, is λ itself or a power of four amid Λ."""
 
     scale: Any  # float, or a 0-d float64 array where it is traced or differentiated
     column_scale: Array | None

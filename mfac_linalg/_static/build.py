@@ -43,7 +43,7 @@ def build(
 ) -> State:
     """Build the State of (Λ + Σ c_i g_i g_iᵀ)⁻¹ with c = weights / divisor and the g_i behind the protocol of rows.
 
-    `gram` is G Gᵀ where it is known, `sharp` if it was computed in float64.
+    `gram` is G Gᵀ where it is known, `float64_gram` if it was computed in float64.
     """
     options = options.for_span(damping, gradient_rows.like)
     unscaled, scaling, row_scale = measures(gradient_rows, damping, weights, divisor, options)

@@ -59,7 +59,7 @@ def is_resolved(rows: ScaledRows, extent: list[float], power: int, *, wide: bool
 
 
 def exponent_of_finite(rows: ScaledRows, scaling: DampingScaling) -> int:
-    """The exponent of the largest entry of G, or of G diag(column_scale) where roots differ much; refuse what is not finite."""
+    """The exponent of the largest entry of G, or of G diag(column_scale) where that spans much; refuse nan and inf."""
     largest = rows.rows.largest()
     if not math.isfinite(largest):
         check.refuse_nonfinite()

@@ -16,7 +16,7 @@ Array = Any
 class Ring:
     """Rows 2^exponent_i times those in slots_i, in the order of their positions; one slot more than there can be rows.
 
-    A change writes to a slot that was free before it, or to a new ring: see `WindowState` for how long a value is valid.
+    A change writes to a slot that was free before it, or to a new ring: `WindowState` says how long one is valid.
     """
 
     stored: Any  # DenseSlots or CompressedSlots

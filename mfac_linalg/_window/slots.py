@@ -17,8 +17,8 @@ Array = Any
 class DenseSlots:
     """Rows times powers of two in a (slots, d) array that is finite everywhere.
 
-    What `exchanged` writes to was free before it; every other change makes new slots or writes nothing: see `WindowState` for
-    how long a value is valid.
+    What `write_row` writes to was free before it; every other change makes new slots or writes nothing. `WindowState`
+    says how long a value is valid.
     """
 
     buffer: Array

@@ -32,8 +32,8 @@ FOLLOWED = CANCELLATION / 2  # in float64, where the factor has some roundings o
 class WindowState:
     """m rows, known by their position in the factor of A = I + S Sᵀ; each change returns another WindowState.
 
-    How long a state is valid: its rows, their Gram matrix and the factor stand on memory that changes write to in place.
-    A change writes only to what the state that it starts from does not use. So of one line of changes the newest state
+    How long a state is valid: its rows, their Gram matrix and the factor stand on memory that is written in place. A
+    change writes only to what the state that it starts from does not use. So of one line of changes the newest state
     and the one before it are valid, and no older one; a new damping takes memory of its own and does not count. Two
     changes that start from the same state spoil each other: a copy of a window is always a deep one.
     """
@@ -122,11 +122,8 @@ class WindowState:
         passing = max(0, block.shape[0] - self.options.window)
         k = block.shape[0] - passing
         stays, ages = self._drop(self.ages[: max(0, self.count + k - self.options.window)])
-        ring = (
-            self.ring.select_rows(stays)
-            .skip_rows(block[:passing, :])
-            .append_block(block[passing:, :], self.scaling.column_scale)
-        )
+        ring = self.ring.select_rows(stays).skip_rows(block[:passing, :])
+        ring = ring.append_block(block[passing:, :], self.scaling.column_scale)
         ages = np.concatenate([ages, np.arange(len(ages), len(ages) + k)])
         return self._with_rows(ring, ages)._with_updated_cholesky(self, stays)
 
@@ -188,7 +185,7 @@ class WindowState:
         return replace(done, ring=self.ring.with_gram(self.scaling.column_scale, float64=True))._refactor()
 
     def _needs_float64(self, factor: CurrentCholesky) -> bool:
-        """Whether κ ε is too large for sweeps to contract well with a float32 Gram matrix; it stays in float64 from then on."""
+        """Whether κ ε is too large for sweeps to contract well with a float32 Gram matrix; float64 is for good."""
         risky = (1 + factor.norm**2) * float(np.finfo(np.float32).eps) > FLOAT64_GRAM_KAPPA_EPS
         return risky and not self.ring.has_float64_gram and _backend.supports_float64(self.ring.like)
 

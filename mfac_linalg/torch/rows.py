@@ -125,9 +125,8 @@ class Rows:
         each |= self.others | _copies(self.buffers)
         each = {f"model.{place}": value for place, value in each.items()}
         # tie_weights=True would not give back the parameters of a module that has several names
-        return torch.func.functional_call(
-            _ModelWithLoss(self.model), each, (self.loss_fn, x, y, then), tie_weights=False
-        )
+        model = _ModelWithLoss(self.model)
+        return torch.func.functional_call(model, each, (self.loss_fn, x, y, then), tie_weights=False)
 
     def _direct(self) -> dict[str, Tensor]:
         """The chosen parameters themselves, which a list or a function may hold beside their modules.
