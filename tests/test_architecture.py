@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 
@@ -65,6 +66,41 @@ def test_imports_have_no_cycle():
         for module in leaves:
             del remaining[module]
     assert not remaining
+
+
+PAGES = [ROOT.parent / "docs" / name for name in ("architecture.md", "theory.md")]
+NAMES = {
+    name
+    for tree in MODULES.values()
+    for node in ast.walk(tree)
+    for name in [getattr(node, "name", None), getattr(node, "attr", None), getattr(node, "id", None)]
+} | {part for module in MODULES for part in module.split(".")}
+
+
+def mapped_files():
+    """The files of the tree in docs/architecture.md."""
+    tree = PAGES[0].read_text(encoding="utf-8").partition("```text\n")[2].partition("```")[0]
+    folder = ""
+    for line in tree.splitlines()[1:]:
+        if not line.startswith("    "):
+            found = re.match(r"  (\w+)/(?!  \w)", line)
+            folder = f"{found[1]}/" if found else ""
+        yield from (folder + name for name in re.findall(r"\w+\.py", line))
+
+
+def test_the_map_in_the_docs_names_every_module_of_the_core():
+    public = ("torch", "jax", "pruning", "demo", "_backend", "_validation")
+    files = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py")}
+    core = {name for name in files if not name.startswith(public) and not name.endswith("/__init__.py")}
+    assert set(mapped_files()) == core
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_docs_name_functions_and_classes_that_exist(page):
+    quoted = re.findall(r"`([A-Za-z_.]+)`", page.read_text(encoding="utf-8"))
+    code = [name for name in quoted if re.fullmatch(r"(\w+\.)*(_\w+|[A-Z]\w*[a-z]\w*(\.\w+)?)", name)]
+    assert len(code) > 10
+    assert not [name for name in code if set(name.split(".")) - NAMES - {"mfac_linalg", "py", "md"}]
 
 
 def test_the_public_names_are_all_there():
