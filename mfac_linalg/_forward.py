@@ -9,8 +9,8 @@ from . import _validation as check
 from ._forms.state import State
 from ._operator import SymmetricOperator
 from ._repr import as_call, as_table
+from ._typing import Array
 
-Array = Any
 SHOWN = ("m", "window", "d", "blocks", "damping", "dtype", "device")  # of an inverse's facts those that are F's too
 
 

@@ -15,8 +15,7 @@ from ._forms.state import State
 from ._forward import Forward
 from ._operator import SymmetricOperator
 from ._repr import as_call, as_table, short
-
-Array = Any
+from ._typing import Array
 
 
 @_backend.methods_outside_graphs

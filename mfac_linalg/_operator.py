@@ -8,8 +8,7 @@ from . import _backend
 from . import _validation as check
 from ._forms.state import State
 from ._rows.fingerprint import require_unchanged
-
-Array = Any
+from ._typing import Array
 
 
 @_backend.methods_outside_graphs

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ._errors import not_installed
-
-Array = Any
+from ._typing import Array
 
 
 class Checkpoint(Protocol):

@@ -3,8 +3,8 @@
 from typing import Any
 
 from . import _backend
+from ._typing import Array
 
-Array = Any
 SMALLEST = 1e-8
 """Added to √v̂, in the unit of gradients: an entry whose gradients were all zero has a damping too."""
 

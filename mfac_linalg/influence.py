@@ -14,8 +14,8 @@ from ._progress import Progress, reporter
 from ._rows.kinds import rows_of
 from ._rows.panels import slices
 from ._scaling.damping import settle
+from ._typing import Array
 
-Array = Any
 BLOCK_SIZE = 64
 
 

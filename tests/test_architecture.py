@@ -29,7 +29,7 @@ LAYERS = (
     ("_validation",),
     ("_backend",),
     ("_progress",),
-    ("_errors", "_version"),
+    ("_errors", "_typing", "_version"),
 )
 """The rooms from the top down. A module imports from its own room and from rooms below, not from those beside it."""
 

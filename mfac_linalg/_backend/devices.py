@@ -5,9 +5,8 @@ from typing import Any
 
 import array_api_compat as compat
 
+from .._typing import Array
 from .sparse import is_sparse
-
-Array = Any
 
 
 def to_device(x: Array, device: Any) -> Array:

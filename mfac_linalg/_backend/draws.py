@@ -6,12 +6,11 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
+from .._typing import Array
 from . import lazy
 from .kinds import dtype_name
 from .modes import outside_transforms
 from .values import asarray
-
-Array = Any
 
 
 def standard_normal(shape: tuple[int, ...], *, seed: int, like: Array, dtype: Any) -> Array:

@@ -9,13 +9,13 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
+from .._typing import Array
 from .kinds import has_int64, index_dtype, is_numpy, is_writable, namespace, supports_float64
 from .lazy import is_lazy
 from .memory import copy_of
 from .sparse import compressed_rows
 from .values import asarray, cast, index_like, read, zeros
 
-Array = Any
 TERMS = 128  # of one sum in float64
 
 

@@ -7,10 +7,9 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
+from .._typing import Array
 from .kinds import is_traced
 from .modes import outside_transforms, plain_modes
-
-Array = Any
 
 
 def with_x64(function: Any, *arguments: Any) -> Any:

@@ -9,8 +9,8 @@ import array_api_compat as compat
 import numpy as np
 
 from .._errors import not_installed
+from .._typing import Array
 
-Array = Any
 NARROW = ("float16", "bfloat16")  # stored as they are, computed in float32
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
+from .._typing import Array
 from .kinds import is_masked, is_matrix
 from .sparse import is_sparse
 
-Array = Any
 FAN_IN = 8  # partial sums that one task adds
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
+from .._typing import Array
 from .kinds import is_concrete, is_differentiated, is_numpy, is_row_major, namespace, on_host, supports_float64
 from .lazy import is_lazy
 from .lazy import solve_triangular as lazy_solve
@@ -17,7 +18,6 @@ from .products import may_be_cast
 from .threads import in_threads
 from .values import cast, read
 
-Array = Any
 THREADED_SIZE = 2**22
 BLOCK_ROWS, PANEL_COLUMNS = 2**12, 2**16  # terms of one sum in the computing dtype; the share of one thread
 

@@ -6,11 +6,10 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
+from .._typing import Array
 from .kinds import namespace, on_host
 from .modes import outside_transforms
 from .sparse import arrays_of, is_sparse
-
-Array = Any
 
 
 def copy_of(x: Array) -> Array:

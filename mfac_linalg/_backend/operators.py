@@ -6,10 +6,9 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
+from .._typing import Array
 from .kinds import dtype_name, is_array, is_masked, is_numpy, namespace
 from .values import asarray, cast, no_grad_constants, read
-
-Array = Any
 
 
 def is_complex(x: Any) -> bool:

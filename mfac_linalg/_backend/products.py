@@ -9,10 +9,9 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
+from .._typing import Array
 from .kinds import namespace
 from .modes import without_autocast
-
-Array = Any
 
 
 def matmul(a: Array, b: Array) -> Array:

@@ -6,7 +6,8 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-Array = Any
+from .._typing import Array
+
 ARRAYS = ("data", "indices", "indptr", "row", "col", "offsets")  # of the formats, by name
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from .._errors import UnreadableRowsError, naming
+from .._typing import Array
 from .devices import to_device
 from .kinds import device, dtype_name, is_array, is_masked, is_matrix, is_numpy, on_host, same_library
 from .sparse import is_sparse
 from .values import from_bits, native, to_bits
 
-Array = Any
 TRIED: Any = 10**5  # steps by which it is found out whether arrays have an entry in common
 BEYOND = 2**48  # an address that keeps those with negative strides positive
 

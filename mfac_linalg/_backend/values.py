@@ -8,6 +8,7 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
+from .._typing import Array
 from . import lazy
 from .kinds import (
     dtype_name,
@@ -23,8 +24,6 @@ from .kinds import (
 )
 from .modes import in_plain_modes, outside_transforms, plain_modes, transfers_allowed
 from .sparse import is_sparse
-
-Array = Any
 
 
 def read(x: Array) -> np.ndarray:

@@ -9,8 +9,8 @@ import numpy as np
 
 from .. import _backend
 from .._backend.pytree import Part
+from .._typing import Array
 
-Array = Any
 POWER_STEPS = 12
 SUM_RESOLVED = 1e10  # κ up to which the rounding of a sum S Sᵀ or SᵀS, κ eps of float64, does not show in M
 

@@ -22,10 +22,10 @@ import numpy as np
 from .. import _backend
 from .. import _validation as check
 from .._errors import InvalidFileError
+from .._typing import Array
 from .._version import __version__
 from . import atomic
 
-Array = Any
 SCHEMA = 1
 HEADER = "header.json"
 CHUNK = 2**24  # bytes written, read and hashed at a time

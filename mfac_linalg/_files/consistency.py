@@ -11,9 +11,9 @@ import numpy as np
 
 from .. import _backend
 from .._capacitance.system import SUM_RESOLVED, Capacitance, factor_solve, largest_eigenvalue
+from .._typing import Array
 from .matrix_file import signs
 
-Array = Any
 SOLVED, BROKEN = 1e-9, 1e-5  # backward errors of a factor: of any that was computed well, and of none that was
 SAME_ROWS = 1e-3  # of a product with rows, relative to ‖B‖ ‖z‖ for rows scaled alike
 SAME_STEPS, OTHER_STEPS = (0.9, 1.1), (0.1, 1.5)  # by which ‖S‖² may differ, by the steps of a build or of a window

@@ -21,10 +21,10 @@ import numpy as np
 from .. import _backend
 from .. import _validation as check
 from .._errors import FolderInUseError, InvalidFileError
+from .._typing import Array
 from . import archive, atomic, journal, matrix_file
 from .journal import JOURNAL, MANIFEST, WHITENED, damaged, is_sound, read_journal, require_own
 
-Array = Any
 RUN_BYTES = 2**26  # of W under one digest
 SECONDS = 30.0  # between two entries of the journal
 

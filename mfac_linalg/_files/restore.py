@@ -12,8 +12,6 @@ from . import archive, matrix_file
 from .folder import is_whole
 from .journal import MANIFEST, WHITENED
 
-Array = Any
-
 
 def read_parts(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[np.ndarray, str]], list[list[Any]] | None]:
     """What `archive.load` gives, of a file or of a folder, whose W is mapped; with the runs that are to be in it."""

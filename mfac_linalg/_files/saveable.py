@@ -5,10 +5,9 @@ from typing import Any, Self
 
 from .. import _backend
 from .. import _validation as check
+from .._typing import Array
 from .archive import save as save_archive
 from .restore import restore
-
-Array = Any
 
 
 @_backend.methods_outside_graphs

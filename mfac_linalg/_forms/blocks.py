@@ -10,11 +10,11 @@ from .. import _backend
 from .._backend.pytree import Part
 from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
+from .._typing import Array
 from .diagonal import REDO_BELOW
 from .dual import DualForm
 from .primal import PrimalForm
 
-Array = Any
 Form = DualForm | PrimalForm
 
 

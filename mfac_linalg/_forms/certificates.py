@@ -7,8 +7,8 @@ from .. import _backend
 from .. import _validation as check
 from .._scaling.damping import scalar_like
 from .._scaling.powers import ldexp, mantissa
+from .._typing import Array
 
-Array = Any
 LARGE_KAPPA = 2.0**60  # whose products with numbers of order one are not of float32 for long
 
 

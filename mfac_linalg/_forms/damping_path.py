@@ -8,8 +8,7 @@ import numpy as np
 from .. import _backend
 from .._errors import breakdown, warn_if_unresolved
 from .._scaling.damping import fit
-
-Array = Any
+from .._typing import Array
 
 
 def damping_path(state: Any, v: Array, dampings: np.ndarray) -> Array:

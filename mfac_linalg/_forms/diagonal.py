@@ -8,8 +8,8 @@ from .. import _backend
 from .._capacitance.system import add_identity
 from .._rows.panels import slices
 from .._rows.whitened import REDO_BELOW
+from .._typing import Array
 
-Array = Any
 REDO_COLUMNS = 64  # columns solved at a time
 GATHERED = 2**23  # numbers of small matrices factored at a time
 LEFT_OUT_RESOLVED = 1e10  # κ up to which A − s sᵀ keeps what it needs: its relative error is κ eps of float64

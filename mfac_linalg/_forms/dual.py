@@ -13,10 +13,9 @@ from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
 from .._rows.whitened import WhitenedRows, complement, whitened_blocks
 from .._scaling.powers import ldexp
+from .._typing import Array
 from .diagonal import refine
 from .sweeps import CANCELLATION, DualSweeps, sweeps_for
-
-Array = Any
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from .._capacitance.system import Capacitance, add_identity
 from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
 from .._scaling.powers import ldexp
-
-Array = Any
+from .._typing import Array
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from .. import _backend
 from .._backend.pytree import Part
 from .._scaling.damping import DampingScaling, require_digits, scalar_like, settle, settle_positive
 from .._scaling.powers import column_exponents, ldexp, mantissa
+from .._typing import Array
 
-Array = Any
 LEAST_LEVEL = 1e-60  # of λ and 1/λ at which S Sᵀ has all of G Gᵀ
 ORDINARY_KAPPA = 2.0**50
 HARMLESS_REACH = 20  # powers of two by which float64 coefficients may differ from one, whatever dtype they meet

@@ -9,8 +9,8 @@ import numpy as np
 
 from .. import _backend
 from .._errors import largest_kappa
+from .._typing import Array
 
-Array = Any
 MAX_SWEEPS = 24  # duplicated rows at κ = 0.1/eps need up to twenty
 CANCELLATION = 4.0  # stop where rounding is amplified by no more than this
 

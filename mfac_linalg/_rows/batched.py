@@ -6,11 +6,10 @@ from typing import Any
 
 from .. import _backend
 from .._backend.pytree import Part
+from .._typing import Array
 from .dense import DenseRows
 from .panels import MOST_ROWS, product_width, slices
 from .scaled import ScaledRows
-
-Array = Any
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from .. import _backend
 from .. import _validation as check
 from .._backend.pytree import Part
 from .._capacitance.system import triangle_above
+from .._typing import Array
 from .dense import DenseRows
 from .panels import descend, panel_width, stretched
 
-Array = Any
 Make = Callable[[Array], DenseRows]  # the rows of a chunk
 
 

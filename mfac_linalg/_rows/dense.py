@@ -7,10 +7,9 @@ from typing import Any
 from .. import _backend
 from .._backend.pytree import Part
 from .._scaling.powers import ldexp
+from .._typing import Array
 from .fingerprint import Fingerprint, require_unchanged
 from .panels import column_slices, combination, gram, long_product, scaled_squares, weighted
-
-Array = Any
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from .provided import ProvidedRows
 from .sparse import SparseRows
 from .streamed import StreamedRows, least_memory, width_read, width_within
 
-Array = Any
 AnyRows = DenseRows | SparseRows | ProvidedRows | StreamedRows | ChunkedRows
 
 

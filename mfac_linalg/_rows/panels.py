@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from .. import _backend
+from .._typing import Array
 
-Array = Any
 # terms of one sum in the computing dtype, before float64 takes over: what rows of equal entries allow. Where partial
 # sums are kept 912 gives R = 28 at worst, and is enough for OpenBLAS to use its threads from m = 506 on
 PARTIAL_WIDTH = {"float32": 912, "float64": 256}

@@ -1,13 +1,12 @@
 """The public protocol of gradient rows: what an inverse asks of gradients that are not an array."""
 
 from collections.abc import Iterable
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from .._typing import Array
 from .panels import column_slices
-
-Array = Any
 
 
 @runtime_checkable

@@ -10,10 +10,10 @@ from .. import _backend
 from .. import _validation as check
 from .._backend.pytree import Part
 from .._errors import naming, refuse_nonfinite_values
+from .._typing import Array
 from .panels import column_slices, gram, scaled_squares
 from .protocol import GradientRows
 
-Array = Any
 METHODS = ("gram", "project", "combine", "columns", "panels")
 
 

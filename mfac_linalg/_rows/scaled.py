@@ -11,10 +11,9 @@ from .. import _backend
 from .._backend.pytree import Part
 from .._capacitance.system import triangle_above
 from .._scaling.powers import exponents, ldexp
+from .._typing import Array
 from .fingerprint import Fingerprint
 from .panels import panel_width, slices, stretched
-
-Array = Any
 
 
 @dataclass(frozen=True)

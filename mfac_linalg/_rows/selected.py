@@ -8,8 +8,7 @@ import numpy as np
 
 from .. import _backend
 from .._backend.pytree import Part
-
-Array = Any
+from .._typing import Array
 
 
 @dataclass(frozen=True)

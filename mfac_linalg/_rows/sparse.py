@@ -10,10 +10,10 @@ from .. import _backend
 from .. import _validation as check
 from .._backend.pytree import Part
 from .._scaling.powers import ldexp
+from .._typing import Array
 from .fingerprint import Fingerprint, require_unchanged
 from .panels import column_slices, slices
 
-Array = Any
 GATHERED = 2**20  # numbers of A⁻¹ gathered at a time
 
 

@@ -12,10 +12,10 @@ from .._backend.pytree import Part
 from .._errors import naming
 from .._progress import reporter
 from .._scaling.powers import ldexp
+from .._typing import Array
 from .fingerprint import Fingerprint, require_unchanged
 from .panels import combination, descend, gram, long_product, scaled_squares, stretched
 
-Array = Any
 LEAST_COLUMNS = 1024  # of a panel, or all there are
 SMALL_ARRAYS, VECTORS = 48, 36  # bytes for each of min(m, d)² and of m + d that a build and a query take besides
 WIDENED_VECTORS = 52  # the same where float32 rows are computed with in float64

@@ -10,10 +10,10 @@ import numpy as np
 
 from .. import _backend
 from .._backend.pytree import Part
+from .._typing import Array
 from .panels import combination, gram, long_product, panel_width, scaled_squares, slices
 from .sparse import SparseRows
 
-Array = Any
 HOST_ENTRIES, DEVICE_ENTRIES = 2**18, 2**24  # read at a time: what is decoded stays in a cache of the host
 MOST_TERMS = 512  # rows that are added up in float64 before their sum is added to those of others
 SPARSE_SHARE = 1 / 16  # of entries, up to which a product of sparse rows with each other beats that of dense panels

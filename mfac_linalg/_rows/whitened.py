@@ -10,13 +10,13 @@ import numpy as np
 from .. import _backend
 from .._backend.pytree import Part
 from .._capacitance.system import Capacitance
+from .._typing import Array
 from .dense import DenseRows
 from .fingerprint import Fingerprint
 from .panels import slices, squares
 from .scaled import ScaledRows
 from .streamed import StreamedRows
 
-Array = Any
 REDO_BELOW = 1e-2  # a diagonal entry 1 − ‖w_j‖² under this has lost two digits or more
 PAIRS = 4096  # pairs of columns gathered at a time
 BLOCK_ROWS = 64

@@ -9,9 +9,9 @@ import numpy as np
 from .. import _backend
 from .._backend.pytree import Part
 from .._errors import FactorizationError
+from .._typing import Array
 from .powers import column_exponents, exponent, exponents, ldexp, mantissa
 
-Array = Any
 HARMLESS_POWER, HARMLESS_BESIDE_ROOTS = 60, 36
 NARROW_SPAN = {"float32": 48, "float64": 600}  # powers of two between dampings whose roots the dtype carries with ease
 WIDEST_SPAN = 96  # for float32 alone, column by column brought to order one

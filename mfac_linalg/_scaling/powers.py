@@ -7,8 +7,8 @@ import numpy as np
 
 from .. import _backend
 from .._errors import refuse_nonfinite_values
+from .._typing import Array
 
-Array = Any
 _REACH = {"float32": 126, "float64": 1022}  # 2^±reach is a normal number
 
 

@@ -12,11 +12,10 @@ from .._forms.state import State
 from .._inverse import Inverse
 from .._progress import reporter
 from .._rows.kinds import rows_of
+from .._typing import Array
 from .build import Options
 from .build_blocks import build_blocks
 from .serialize import arguments_as_arrays, arguments_of
-
-Array = Any
 
 
 @_backend.methods_outside_graphs

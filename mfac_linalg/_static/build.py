@@ -22,10 +22,10 @@ from .._rows.streamed import StreamedRows
 from .._rows.whitened import WhitenedRows, whiten, whiten_into
 from .._scaling.damping import DampingScaling, refuse_span
 from .._scaling.powers import ldexp, squares_in_safe_range
+from .._typing import Array
 from .extent import exponent_of_finite, extent_of, fits_unscaled, is_resolved, traced_exponent
 from .options import Options
 
-Array = Any
 AnyRows = ScaledRows | BatchedRows
 
 WHITENING_RESOLVED = 1e-3  # ... with rows whitened in that ε

@@ -16,11 +16,11 @@ from .._forms.state import State
 from .._rows.batched import BatchedRows
 from .._rows.panels import slices
 from .._rows.scaled import ScaledRows, scaled_rows
+from .._typing import Array
 from .build import choose_form, measures, read_checked, scaled_gram_of, wants_float64
 from .extent import exponent_of_finite, extent_of, fits_unscaled, is_resolved, traced_exponent
 from .options import Options
 
-Array = Any
 TOGETHER, TOGETHER_ON_DEVICE = 2**19, 2**26  # numbers that blocks of one call have: what fits into a cache
 
 

@@ -11,8 +11,8 @@ from .._errors import unresolved_rows
 from .._rows.scaled import ScaledRows
 from .._scaling.damping import NARROW_SPAN, DampingScaling, span
 from .._scaling.powers import exponent, squares_in_safe_range
+from .._typing import Array
 
-Array = Any
 LOST = 16.0  # eps that an element may miss of what underflows
 LARGEST_NORM = {"float32": 2.0**30, "float64": math.inf}  # ‖S‖ in products
 LARGEST_RATIO = 2.0**60  # of row scales whose products float32 holds side by side

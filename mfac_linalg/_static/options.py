@@ -6,8 +6,7 @@ from typing import Any
 from .. import _backend
 from .._progress import Progress
 from .._scaling.damping import NARROW_SPAN, span
-
-Array = Any
+from .._typing import Array
 
 
 @dataclass(frozen=True)

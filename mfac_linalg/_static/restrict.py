@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from typing import Any
 
 from .. import _backend
 from .._forms.blocks import BlockForm
@@ -10,11 +9,10 @@ from .._forms.state import State
 from .._progress import reporter
 from .._rows.dense import DenseRows
 from .._rows.scaled import ScaledRows, scaled_rows
+from .._typing import Array
 from .build import choose_form, scaled_gram_of
 from .build_blocks import block_form
 from .options import Options
-
-Array = Any
 
 
 def restrict(state: State, kept: Array) -> State:

@@ -30,10 +30,10 @@ from .._rows.kinds import ComputePlace, rows_of
 from .._rows.scaled import scaled_rows
 from .._rows.streamed import StreamedRows
 from .._rows.whitened import WhitenedRows, complement
+from .._typing import Array
 from .build import measures
 from .options import Options
 
-Array = Any
 CSR = ("data", "indices", "indptr")
 
 

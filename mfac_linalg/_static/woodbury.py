@@ -17,10 +17,9 @@ from .._inverse import Inverse
 from .._progress import reporter
 from .._rows.fingerprint import require_unchanged
 from .._rows.kinds import ComputePlace, rows_of
+from .._typing import Array
 from .build import Options, build
 from .serialize import arguments_as_arrays, arguments_of, is_whitened_from, parts_of, state_of
-
-Array = Any
 
 
 @_backend.methods_outside_graphs

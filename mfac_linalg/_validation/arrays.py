@@ -6,9 +6,9 @@ import numpy as np
 
 from .. import _backend
 from .._errors import refuse_nonfinite_values
+from .._typing import Array
 from .words import describe
 
-Array = Any
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 FLAT = "Pass a flat vector here, a matrix of columns to `matmat`."
 

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
+from .._typing import Array
 from .arrays import as_numpy, check_same_library, refuse_masked
 from .words import describe
-
-Array = Any
 
 
 def check_indices(name: str, j: Any, dim: int, *, like: Array) -> Array:

@@ -11,8 +11,6 @@ from .._errors import naming
 from .arrays import FLOATING, check_gradients, check_matrix, refuse_masked
 from .words import describe
 
-Array = Any
-
 
 def check_described(x: Any, name: str = "gradients") -> None:
     """Refuse an object whose shape or dtype cannot be read: a dataset of a file that is closed."""

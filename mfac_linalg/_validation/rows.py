@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
+from .._typing import Array
 from .arrays import FLOATING, check_compatible, check_precision_available, check_same_library, refuse_masked
 from .words import describe
 
-Array = Any
 SMALL = ("gram", "factor")  # float64, where the library has it
 ON_HOST = ("slots", "ages", "exponents", "direction", "small.index", "small.values")
 

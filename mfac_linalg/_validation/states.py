@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
+from .._typing import Array
 from .arrays import FLOATING
 from .memory import check_row_memory, check_window_memory
 from .numbers import check_count, check_flag, check_fraction, check_size
 from .rows import check_gradient_values, compression_of
 from .words import describe
 
-Array = Any
 SMALL = {"slots": 1, "ages": 1, "exponents": 1, "direction": 1, "gram": 2, "factor": 2}  # (m,) or (m, m)
 PLACES, FLOATS = ("slots", "ages", "exponents"), ("direction", "gram", "factor")
 NUMBERS = ("norm", "sharp", "factorizations")

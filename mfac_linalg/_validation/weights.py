@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
+from .._typing import Array
 from .arrays import FLOATING, as_numpy, check_compatible, check_same_library, check_shape, check_values, refuse_masked
 from .words import describe
-
-Array = Any
 
 
 def check_damping(damping: Any, like: Array, dtype: Any) -> Any:

@@ -6,10 +6,9 @@ from typing import Any
 from .. import _backend
 from .. import _validation as check
 from .._backend.pytree import register
+from .._typing import Array
 from .options import WindowOptions
 from .state import WindowState
-
-Array = Any
 
 
 def empty_state(options: WindowOptions, like: Array, damping: Any) -> WindowState:

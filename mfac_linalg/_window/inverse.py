@@ -10,13 +10,13 @@ from .._errors import largest_kappa, warn_if_unresolved
 from .._files.saveable import Saveable
 from .._forms.state import State
 from .._inverse import Inverse
+from .._typing import Array
 from .initial import empty_state, own_damping, restore_state, with_x64
 from .options import STATE_ON_HOST, STATE_OPTIONS, WindowOptions, arguments_of
 from .own_memory import OwnMemory
 from .state import WindowState
 from .topk import TopK
 
-Array = Any
 STATE_VERSION = 1
 
 

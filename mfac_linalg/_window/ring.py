@@ -8,8 +8,7 @@ import numpy as np
 from .. import _backend
 from .._rows.panels import weighted
 from .._rows.selected import SelectedRows
-
-Array = Any
+from .._typing import Array
 
 
 @dataclass(frozen=True)

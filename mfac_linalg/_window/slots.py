@@ -9,8 +9,7 @@ from .. import _backend
 from .._rows.dense import DenseRows
 from .._rows.selected import places
 from .._scaling.powers import exponent, ldexp, squares_in_safe_range
-
-Array = Any
+from .._typing import Array
 
 
 @dataclass(frozen=True)

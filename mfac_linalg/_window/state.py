@@ -18,12 +18,12 @@ from .._forms.state import State
 from .._forms.sweeps import CANCELLATION, sweeps_for
 from .._rows.scaled import ScaledRows
 from .._scaling.damping import DampingScaling, refuse_span, spans_widely
+from .._typing import Array
 from .options import WindowOptions
 from .ring import Ring, SlotGram
 from .slots import DenseSlots
 from .topk_slots import TopKSlots
 
-Array = Any
 FLOAT64_GRAM_KAPPA_EPS = 0.01  # κ ε of float32
 FOLLOWED = CANCELLATION / 2  # in float64, where the factor has some roundings of the steps that led to it
 

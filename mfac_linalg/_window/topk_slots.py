@@ -10,10 +10,10 @@ from .. import _validation as check
 from .._rows.panels import slices
 from .._rows.selected import places
 from .._rows.topk import Layout, TopKRows
+from .._typing import Array
 from .slots import powers_of, scaled
 from .topk import TopK
 
-Array = Any
 SELECTED = 2**20  # entries among which the largest are looked for at a time
 HALF_EXPONENT = 15  # of the largest entry of a row in float16: in [2^14, 2^15), below its end at 65,504
 

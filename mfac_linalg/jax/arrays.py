@@ -22,9 +22,8 @@ from .._rows.panels import weighted
 from .._rows.scaled import ScaledRows
 from .._scaling.damping import DampingScaling
 from .._scaling.powers import exponent, ldexp
+from .._typing import Array
 from .._window.options import WindowOptions
-
-Array = Any
 
 
 @jax.tree_util.register_dataclass

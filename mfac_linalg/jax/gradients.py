@@ -12,9 +12,9 @@ from jax.flatten_util import ravel_pytree
 
 from .. import _backend
 from .. import _validation as check
+from .._typing import Array
 from .trees import check_real_leaves, check_real_result
 
-Array = Any
 Loss = Callable[[Any, Any, Any], Array]
 Unravel = Callable[[Array], Any]
 ONE_LOSS = "Pass (params, x, y) → the loss of one sample."

@@ -16,10 +16,10 @@ from .._errors import warn_if_unresolved
 from .._forms.state import State
 from .._inverse import Inverse
 from .._scaling.damping import spans_widely
+from .._typing import Array
 from .._window.options import WindowOptions
 from .arrays import Arrays, appended, build, damped, in_slots, inverse_of, known_norm, measured, rows_by_age
 
-Array = Any
 ANY = 1  # in options: the number of parameters is that of the rows
 
 

@@ -16,8 +16,8 @@ from .._inverse import Inverse, check_inverse
 from .._rows.panels import slices
 from .._scaling.damping import scalar_like
 from .._scaling.powers import exponents, ldexp
+from .._typing import Array
 
-Array = Any
 ENTRIES = 2**22  # of M that are read at a time
 
 

@@ -15,11 +15,11 @@ from .._progress import Progress, reporter
 from .._scaling.powers import exponent, ldexp
 from .._static.blocks import BlockDiagonalInverse
 from .._static.woodbury import WoodburyRankOneInverse
+from .._typing import Array
 from .scores import ranks
 from .select import Budget, count
 from .updates import joint_update, obs_update
 
-Array = Any
 Cut = Callable[[Array, Array], Array]
 """A mask and scores to a sparser mask."""
 UPDATES: dict[str, Callable[..., Array]] = {"joint": joint_update, "single": obs_update}

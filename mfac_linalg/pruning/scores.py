@@ -11,9 +11,9 @@ from .._forms.state import State
 from .._inverse import Inverse
 from .._scaling.damping import scalar_like, settle
 from .._scaling.powers import ldexp, mantissa
+from .._typing import Array
 from .groups import balanced, checked_groups, checked_weights, group_systems, placed, solved
 
-Array = Any
 MOST_OF_A_PATTERN = 16
 
 

@@ -9,8 +9,7 @@ import numpy as np
 
 from .. import _backend
 from .. import _validation as check
-
-Array = Any
+from .._typing import Array
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from .. import _validation as check
 from .._forms.state import State
 from .._inverse import Inverse
 from .._static.restrict import restrict
+from .._typing import Array
 from .groups import checked_groups, checked_weights, group_solutions, placed
-
-Array = Any
 
 
 @_backend.outside_graphs
