@@ -2,15 +2,19 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from .. import _backend
 from .._backend.pytree import Part
+from .._rows.protocol import GivenRows
+from .._rows.whitened import WhitenedRows
 from .._scaling.damping import DampingScaling, require_digits, scalar_like, settle, settle_positive
 from .._scaling.powers import column_exponents, ldexp, mantissa
 from .._typing import Array
+from .dual import DualForm
+from .protocol import Form
 
 LEAST_LEVEL = 1e-60  # of λ and 1/λ at which S Sᵀ has all of G Gᵀ
 ORDINARY_KAPPA = 2.0**50
@@ -21,10 +25,10 @@ HARMLESS_REACH = 20  # powers of two by which float64 coefficients may differ fr
 class State(Part):
     """Everything an inverse holds. Immutable; a registered pytree under JAX."""
 
-    form: Any
+    form: Form
     scaling: DampingScaling
     row_scale: Array  # √(c_i / λ₀), (m, 1) float64: S = row_scale ∘ G ∘ column_scale
-    rows: Any  # the caller's G where it is kept, else None
+    rows: GivenRows | None  # the caller's G where it is kept
     kappa: Any
     dtype: Any  # of results
     float64_gram: bool  # whether the Gram matrix was computed in float64
@@ -144,11 +148,7 @@ class State(Part):
 
     def diagonal(self) -> Array:
         """The diagonal of F⁻¹, float64."""
-        values = self.bounded_diagonal()
-        if self.scaling.column_scale is None:
-            return values / self._scale_like(values)
-        roots = self.scaling.sqrt_damping(self.scaling.column_scale[:, 0])
-        return values / roots / roots
+        return self.scaling.over_damping(self.bounded_diagonal())
 
     def bounded_diagonal(self) -> Array:
         """The diagonal of M, float64, within [1/κ, 1]."""
@@ -245,11 +245,7 @@ class State(Part):
         return self._positive_result(_backend.namespace(diagonal).sum(diagonal))
 
     def _forward_diagonal(self) -> Array:
-        squares = self.form.rows.column_squares()
-        if self.scaling.column_scale is None:
-            return (1 + squares) * self._scale_like(squares)
-        roots = self.scaling.sqrt_damping(self.scaling.column_scale[:, 0])
-        return (1 + squares) * roots * roots
+        return self.scaling.times_damping(1 + self.form.rows.column_squares())
 
     # --- the spectrum ---
 
@@ -278,9 +274,9 @@ class State(Part):
             raise ValueError(msg + "Build with one float λ.")
 
     @property
-    def is_whitened(self) -> bool:
-        """Whether W is held."""
-        return getattr(self.form, "whitened", None) is not None
+    def whitened(self) -> WhitenedRows | None:
+        """W, where it is held."""
+        return self.form.whitened if isinstance(self.form, DualForm) else None
 
     def gram(self) -> Array | None:
         """G Gᵀ in float64, where it can be had from the form: for scalar damping, m < d and plain G."""
@@ -290,7 +286,7 @@ class State(Part):
         extreme = isinstance(scale, float) and not LEAST_LEVEL < scale < 1 / LEAST_LEVEL
         if m >= d or rescaled or extreme or self.scaling.column_scale is not None:
             return None
-        return self.form.capacitance.scaled_gram / self.row_scale / self.row_scale.T
+        return cast(DualForm, self.form).capacitance.scaled_gram / self.row_scale / self.row_scale.T
 
     def gradients(self) -> Array:
         """The caller's G, or S undone."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -12,15 +12,21 @@ from .._backend.pytree import Part
 from .._capacitance.system import triangle_above
 from .._scaling.powers import exponents, ldexp
 from .._typing import Array
+from .chunked import ChunkedRows
+from .dense import DenseRows
 from .fingerprint import Fingerprint
 from .panels import panel_width, slices, stretched
+from .protocol import PanelRows, Rows
+from .selected import SelectedRows
+from .sparse import SparseRows
+from .streamed import StreamedRows
 
 
 @dataclass(frozen=True)
 class ScaledRows(Part):
     """S = diag(row_scale) Ĝ diag(column_scale), nothing of size m × d beside the caller's G."""
 
-    rows: Any  # DenseRows, SelectedRows, SparseRows or ProvidedRows
+    rows: Rows  # Ĝ
     row_scale: Array  # (m, 1) float64
     column_scale: Array | None  # (d, 1), None for scalar damping
 
@@ -64,14 +70,19 @@ class ScaledRows(Part):
         """Whether T, with S = diag(row_scale) T, is the caller's G as it stands."""
         return self.column_scale is None and self.rows.is_plain
 
+    @property
+    def _panels(self) -> PanelRows:
+        return cast(PanelRows, self.rows)  # in memory, or read by panels
+
     def unscaled_panel(self, columns: slice) -> Array:
         """T[:, columns] = Ĝ[:, columns] diag(column_scale) in the computing dtype; perhaps a view of the caller's G."""
-        block = self.rows.panel(columns)
+        block = self._panels.panel(columns)
         return block if self.column_scale is None else block * self.column_scale[columns, 0]
 
     def unscaled_blocks(self, start: int = 0) -> Iterator[tuple[slice, Array]]:
         """Column slices and T[:, columns]; of streamed rows from a column on."""
-        return stretched(self.rows.blocks(start) if start else self.rows.blocks(), self.column_scale)
+        blocks = cast(StreamedRows, self.rows).blocks(start) if start else self._panels.blocks()
+        return stretched(blocks, self.column_scale)
 
     def unscaled_columns(self, j: Array) -> Array:
         """T[:, j] in the computing dtype: a copy."""
@@ -84,12 +95,12 @@ class ScaledRows(Part):
         def copy(columns: slice) -> None:
             out[:, columns] = self.unscaled_panel(columns)
 
-        _backend.in_threads(copy, self.rows.column_slices())
+        _backend.in_threads(copy, self._panels.column_slices())
 
     def select_columns(self, columns: slice) -> "ScaledRows":
         """S[:, columns]."""
         column_scale = None if self.column_scale is None else self.column_scale[columns, :]
-        return ScaledRows(self.rows.select_columns(columns), self.row_scale, column_scale)
+        return ScaledRows(cast(DenseRows, self.rows).select_columns(columns), self.row_scale, column_scale)
 
     def astype_float64(self) -> "ScaledRows":
         """The same rows, computed in float64 where they are dense."""
@@ -108,7 +119,8 @@ class ScaledRows(Part):
 
     def descend(self, r: Array, delta: Array) -> tuple[Array, Array]:
         """Return r − Sᵀδ, and S times that, in one pass over G."""
-        after, product = self.rows.descend(r, self.row_scale * delta, self.column_scale)
+        rows = cast(StreamedRows | ChunkedRows, self.rows)
+        after, product = rows.descend(r, self.row_scale * delta, self.column_scale)
         return after, self.row_scale * product
 
     def column_squares(self) -> Array:
@@ -117,11 +129,13 @@ class ScaledRows(Part):
 
     def column_quadratic_forms(self, inverse: Array) -> Array:
         """‖L⁻¹ S e_j‖² for each j by A⁻¹, shape (d,), for sparse rows."""
-        return self._stretched(self.rows.column_quadratic_forms(self.row_scale * inverse * self.row_scale.T))
+        rows = cast(SparseRows | SelectedRows, self.rows)
+        return self._stretched(rows.column_quadratic_forms(self.row_scale * inverse * self.row_scale.T))
 
     def map_parts(self, function: Callable[..., Array], *given: Any) -> Array:
         """function(S[:, chunk], *given), of shape (width,), for the chunks of lazy rows, side by side."""
-        return self.rows.map_parts(partial(_with_scaled, function), self.row_scale, self.column_scale, *given)
+        rows = cast(ChunkedRows, self.rows)
+        return rows.map_parts(partial(_with_scaled, function), self.row_scale, self.column_scale, *given)
 
     def _stretched(self, squares: Array) -> Array:
         return squares if self.column_scale is None else squares * _backend.to_float64(self.column_scale[:, 0]) ** 2
@@ -143,7 +157,8 @@ class ScaledRows(Part):
         """Some rows of S at a time, float64."""
         m, d = self.shape
         column_scale = 1.0 if self.column_scale is None else _backend.to_float64(_backend.evaluate(self.column_scale)).T
-        for chunk in slices(m, self.rows.block_rows if self.is_streamed else panel_width(d, np.float64)):
+        streamed = cast(StreamedRows | ChunkedRows, self.rows)
+        for chunk in slices(m, streamed.block_rows if self.is_streamed else panel_width(d, np.float64)):
             block = self.row_scale[chunk, :] * _backend.to_float64(self.rows.row_block(chunk))
             yield block if self.column_scale is None else block * column_scale
 
@@ -155,7 +170,7 @@ class ScaledRows(Part):
         if _backend.is_lazy(self.like):
             return self.map_parts(ScaledRows.exponents)
         parts = []
-        for columns, block in self.rows.blocks():
+        for columns, block in self._panels.blocks():
             largest = _backend.namespace(block).max(_backend.namespace(block).abs(block), axis=0)
             powers = exponents(largest)
             if self.column_scale is not None:
@@ -168,10 +183,11 @@ class ScaledRows(Part):
     def column_blocks(self) -> Iterator[Array]:
         """Some columns of S at a time as rows (n, m), float64; of lazy ones what has the same triangle."""
         if _backend.is_lazy(self.like):
-            yield self.rows.triangle(partial(_with_scaled, ScaledRows._triangle), self.row_scale, self.column_scale)
+            rows = cast(ChunkedRows, self.rows)
+            yield rows.triangle(partial(_with_scaled, ScaledRows._triangle), self.row_scale, self.column_scale)
             return
-        rows = self.astype_float64() if _backend.supports_float64(self.like) else self
-        for _, block in rows.unscaled_blocks():
+        wide = self.astype_float64() if _backend.supports_float64(self.like) else self
+        for _, block in wide.unscaled_blocks():
             yield (self.row_scale * _backend.to_float64(block)).T
 
     def _triangle(self) -> Array:
@@ -187,7 +203,7 @@ class ScaledRows(Part):
 
 
 def _with_scaled(
-    function: Callable[..., Array], rows: Any, row_scale: Array, column_scale: Array, *given: Any
+    function: Callable[..., Array], rows: Rows, row_scale: Array, column_scale: Array, *given: Any
 ) -> Array:
     return function(ScaledRows(rows, row_scale, column_scale), *given)
 

@@ -130,8 +130,8 @@ def _pair_products(gather: Callable[[Array], Array], i: Array, j: Array) -> Arra
 
 def whiten(rows: ScaledRows, capacitance: Capacitance, *, dtype: Any, overwrite: bool, progress: Any) -> WhitenedRows:
     """Return W = L⁻¹ S, in `dtype`, written over the caller's G or into one new array where arrays can be written."""
-    source = rows.rows.gradients
-    panels = progress(rows.rows.column_slices(), "whiten")
+    dense = cast(DenseRows, rows.rows)
+    source, panels = dense.gradients, progress(dense.column_slices(), "whiten")
     blocks = whitened_blocks(rows, capacitance, ((c, rows.unscaled_panel(c)) for c in panels), dtype=dtype)
     if not _backend.is_writable(source) or _backend.is_differentiated(capacitance.cholesky):
         parts = [_backend.cast(block, dtype) for _, block in blocks]
@@ -154,15 +154,15 @@ def whiten_into(
     It begins where the pass of an earlier build stopped.
     """
     done, found = progress.restore("whiten")
-    small = [found.get("small", np.zeros(0, np.int64))]
-    without_bar = replace(rows, rows=replace(rows.rows, shows_progress=False))  # for a bar of its own
+    cancelled, streamed = [found.get("small", np.zeros(0, np.int64))], cast(StreamedRows, rows.rows)
+    without_bar = replace(rows, rows=replace(streamed, shows_progress=False))  # for a bar of its own
     panels = whitened_blocks(rows, capacitance, without_bar.unscaled_blocks(done), dtype=dtype)
-    for _ in progress(rows.rows.column_slices(done), "whiten"):
+    for _ in progress(streamed.column_slices(done), "whiten"):
         columns, block = next(panels)
-        small.append(columns.start + np.flatnonzero(_backend.read(complement([block])) < REDO_BELOW))
+        cancelled.append(columns.start + np.flatnonzero(_backend.read(complement([block])) < REDO_BELOW))
         write(columns, _backend.cast(block, dtype))
-        progress.save("whiten", columns.stop, lambda: {"small": np.concatenate(small)})
-    return np.concatenate(small)
+        progress.save("whiten", columns.stop, lambda: {"small": np.concatenate(cancelled)})
+    return np.concatenate(cancelled)
 
 
 def complement(panels: Iterable[Array]) -> Array:

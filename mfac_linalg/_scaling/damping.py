@@ -115,6 +115,20 @@ class DampingScaling(Part):
         column_scale = _backend.to_float64(column_scale)
         return scalar_like(self.scale**0.5, column_scale) / column_scale
 
+    def times_damping(self, values: Array) -> Array:
+        """λ_j x_j for values x (d,), float64: nothing overflows that fits."""
+        if self.column_scale is None:
+            return values * scalar_like(self.scale, values)
+        roots = self.sqrt_damping(self.column_scale[:, 0])
+        return values * roots * roots
+
+    def over_damping(self, values: Array) -> Array:
+        """x_j / λ_j for values x (d,), float64."""
+        if self.column_scale is None:
+            return values / scalar_like(self.scale, values)
+        roots = self.sqrt_damping(self.column_scale[:, 0])
+        return values / roots / roots
+
     def log_determinant(self, dim: int, *, like: Array) -> Any:
         """Σ log λ_i, float64."""
         scale = self.scale

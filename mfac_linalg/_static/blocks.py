@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from .. import _backend
 from .. import _validation as check
@@ -12,6 +12,7 @@ from .._forms.state import State
 from .._inverse import Inverse
 from .._progress import reporter
 from .._rows.kinds import rows_of
+from .._rows.protocol import GivenRows
 from .._typing import Array
 from .build import Options
 from .build_blocks import build_blocks
@@ -124,7 +125,7 @@ class BlockDiagonalInverse(Inverse, Saveable):
     @property
     def gradients(self) -> Array:
         """The caller's gradients, shape (m, d)."""
-        return self._unchanged.rows.gradients
+        return cast(GivenRows, self._unchanged.rows).gradients
 
     def with_damping(self, damping: Any) -> "BlockDiagonalInverse":
         """Return a new inverse of the same blocks with another damping.

@@ -17,6 +17,7 @@ from .._forms.state import State
 from .._forms.sweeps import sweeps_for
 from .._rows.batched import BatchedRows
 from .._rows.fingerprint import Fingerprint
+from .._rows.protocol import GivenRows, PanelRows
 from .._rows.scaled import ScaledRows, scaled_rows
 from .._rows.streamed import StreamedRows
 from .._rows.whitened import WhitenedRows, whiten, whiten_into
@@ -72,7 +73,7 @@ def build(
         raise breakdown(size=min(rows.shape), kappa=math.inf, dtype="float64")
     form = choose_form(rows, accurate, scaled_gram, norm, math.inf if traced else kappa, options)
     float64_gram = _backend.dtype_name(accurate.dtype) == "float64"
-    kept = rows.rows if form.rows is rows or options.out is not None else None
+    kept = cast(GivenRows, rows.rows) if form.rows is rows or options.out is not None else None
     return State(form, scaling, row_scale, kept, kappa, options.dtype, float64_gram, wide=options.wide)
 
 
@@ -169,7 +170,7 @@ def _expects_float64(rows: ScaledRows) -> bool:
         return _backend.supports_float64(rows.like) and _backend.dtype_name(rows.dtype) != "float64"
     if not (rows.is_dense and _backend.on_host(rows.like)) or _backend.dtype_name(rows.dtype) == "float64":
         return False
-    first, *rest = rows.rows.column_slices()
+    first, *rest = cast(PanelRows, rows.rows).column_slices()
     if not rest:
         return False
     sample = np.arange(0, first.stop, max(1, first.stop // GUESS_COLUMNS))
@@ -242,7 +243,7 @@ def _whitened_outside(exact: DualForm, rows: ScaledRows, options: Options) -> Wh
         index = _backend.index_like(columns, like=rows.like)
         values = _backend.read(exact_entries(exact, index, like=rows.like, norm=exact.norm))
     like = _backend.zeros((0, rows.shape[1]), like=rows.like, dtype=options.dtype)
-    out, streamed = options.out, rows.rows
+    out, streamed = options.out, cast(StreamedRows, rows.rows)
     fingerprint = Fingerprint.of(out.matrix, "out") if out.is_shared else None
     held = StreamedRows(out.matrix, like, None, options.dtype, streamed.width, streamed.shows_progress, fingerprint)
     return WhitenedRows(held, exact.capacitance, (columns, values))

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -14,7 +14,9 @@ from .._errors import breakdown
 from .._forms.blocks import BlockForm, Run
 from .._forms.state import State
 from .._rows.batched import BatchedRows
+from .._rows.dense import DenseRows
 from .._rows.panels import slices
+from .._rows.protocol import GivenRows
 from .._rows.scaled import ScaledRows, scaled_rows
 from .._typing import Array
 from .build import choose_form, measures, read_checked, scaled_gram_of, wants_float64
@@ -48,7 +50,7 @@ def build_blocks(
         if math.isfinite(max(largest) ** 2) and not is_resolved(rows, extent + largest, power, wide=options.wide):
             return build_blocks(gradient_rows, damping, weights, divisor, sizes, options.widened())
     form, kappa = _factored(rows, systems, numbers, options)
-    return State(form, scaling, row_scale, rows.rows, kappa, options.dtype, float64_gram=True)
+    return State(form, scaling, row_scale, cast(GivenRows, rows.rows), kappa, options.dtype, float64_gram=True)
 
 
 def block_form(rows: ScaledRows, sizes: Sequence[int], options: Options) -> tuple[BlockForm, Any]:
@@ -107,7 +109,7 @@ def _batch(part: ScaledRows, start: int, count: int, size: int) -> "_System":
         if part.column_scale is None
         else _backend.namespace(part.column_scale).reshape(part.column_scale, (count, size, 1))
     )
-    rows = BatchedRows(part.rows, part.row_scale, column_scale, size)
+    rows = BatchedRows(cast(DenseRows, part.rows), part.row_scale, column_scale, size)
     scaled_gram = rows.scaled_gram()
     xp = _backend.namespace(scaled_gram)
     norm = xp.sqrt(largest_eigenvalue(scaled_gram))[:, None]

@@ -1,13 +1,14 @@
 """Whether products of G in their dtype hold all that S does, whatever rows, weights and dampings span."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from .. import _backend
 from .. import _validation as check
 from .._errors import unresolved_rows
+from .._rows.protocol import GivenRows, Rows
 from .._rows.scaled import ScaledRows
 from .._scaling.damping import NARROW_SPAN, DampingScaling, span
 from .._scaling.powers import exponent, squares_in_safe_range
@@ -60,7 +61,7 @@ def is_resolved(rows: ScaledRows, extent: list[float], power: int, *, wide: bool
 
 def exponent_of_finite(rows: ScaledRows, scaling: DampingScaling) -> int:
     """The exponent of the largest entry of G, or of G diag(column_scale) where that spans much; refuse nan and inf."""
-    largest = rows.rows.largest()
+    largest = cast(GivenRows, rows.rows).largest()
     if not math.isfinite(largest):
         check.refuse_nonfinite()
     if not scaling.wide or largest == 0:
@@ -69,7 +70,7 @@ def exponent_of_finite(rows: ScaledRows, scaling: DampingScaling) -> int:
     return int(_backend.read(_backend.namespace(found).max(found)))
 
 
-def traced_exponent(rows: Any, column_scale: Array | None) -> Array:
+def traced_exponent(rows: Rows, column_scale: Array | None) -> Array:
     """The same for rows that are traced."""
     if column_scale is None:
         return exponent(rows.like)

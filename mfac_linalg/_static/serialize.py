@@ -27,6 +27,7 @@ from .._forms.sweeps import MAX_SWEEPS, sweeps_for
 from .._progress import reporter
 from .._rows.dense import DenseRows
 from .._rows.kinds import ComputePlace, rows_of
+from .._rows.protocol import GivenRows
 from .._rows.scaled import scaled_rows
 from .._rows.streamed import StreamedRows
 from .._rows.whitened import WhitenedRows, complement
@@ -71,9 +72,9 @@ def arguments_of(facts: dict[str, Any], arrays: dict[str, Array]) -> tuple[Any, 
 
 def parts_of(state: State) -> tuple[dict[str, Any], dict[str, Array]]:
     """What a static State is restored from beside the arguments of its constructor."""
-    form = state.form
-    if state.is_whitened and not _backend.is_array(form.whitened.rows):
-        kind = type(form.whitened.rows).__name__
+    form, whitened = cast(DualForm | PrimalForm, state.form), state.whitened
+    if whitened is not None and not _backend.is_array(whitened.rows):
+        kind = type(whitened.rows).__name__
         msg = f"`out` must be a path or a mapped file for an inverse to be saved; got {kind}. Build it in a folder."
         raise TypeError(msg)
     facts = {
@@ -86,12 +87,12 @@ def parts_of(state: State) -> tuple[dict[str, Any], dict[str, Array]]:
         "dtype": _backend.dtype_name(state.dtype),
     }
     arrays = {"gram": form.capacitance.scaled_gram, "factor": form.capacitance.cholesky}
-    if state.is_whitened:
-        arrays["whitened"] = form.whitened.rows
-        if form.whitened.exact_diagonal is not None:
-            if form.whitened.is_streamed:
-                facts["width"] = form.whitened.held.width
-            arrays.update(zip(("small.index", "small.values"), form.whitened.exact_diagonal, strict=True))
+    if whitened is not None:
+        arrays["whitened"] = whitened.rows
+        if whitened.exact_diagonal is not None:
+            if whitened.is_streamed:
+                facts["width"] = cast(StreamedRows, whitened.held).width
+            arrays.update(zip(("small.index", "small.values"), whitened.exact_diagonal, strict=True))
     return facts, arrays
 
 
@@ -132,8 +133,8 @@ def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], 
         form = DualForm(whitened, whitened, capacitance, facts["norm"], facts["sweeps"])
     else:
         form = DualForm(rows, whitened, capacitance, facts["norm"], facts["sweeps"], float64_gram=facts["sharp"])
-    held = rows.rows if form.rows is rows else None
-    return State(form, scaling, row_scale, held, facts["kappa"], options.dtype, facts["sharp"], wide=options.wide)
+    kept = cast(GivenRows, rows.rows) if form.rows is rows else None
+    return State(form, scaling, row_scale, kept, facts["kappa"], options.dtype, facts["sharp"], wide=options.wide)
 
 
 def _rows_of_whitened(facts: dict[str, Any], arrays: dict[str, Array]) -> Any:
@@ -183,11 +184,11 @@ def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
 
 def is_whitened_from(state: State, columns: np.ndarray) -> bool:
     """Whether some columns of the W that a State holds are whitened from those of its gradients."""
-    whitened = state.form.whitened
-    rows = scaled_rows(state.rows.unscaled(), state.rows.exponent, state.row_scale, state.scaling.column_scale)
+    whitened, given = cast(WhitenedRows, state.whitened), cast(GivenRows, state.rows)
+    rows = scaled_rows(given.unscaled(), given.exponent, state.row_scale, state.scaling.column_scale)
     index = _backend.index_like(columns, like=rows.like)
-    given = (_backend.read(whitened.held.columns(index)), whitened.capacitance, _backend.read(rows.columns(index)))
-    return are_whitened_columns(*given)
+    held, wanted = (_backend.read(x.columns(index)) for x in (whitened.held, rows))
+    return are_whitened_columns(held, whitened.capacitance, wanted)
 
 
 def _require(fine: bool, name: str, wanted: str) -> None:

@@ -201,7 +201,7 @@ class WoodburyRankOneInverse(Inverse, Saveable):
     def gradients(self) -> Array:
         """The gradients, shape (m, d): the caller's array, or a new one rebuilt from the whitened rows."""
         state = self._unchanged
-        if state.is_whitened:  # and answers from W, perhaps
+        if state.whitened is not None:  # and answers from W, perhaps
             require_unchanged(state.rows)
         return _backend.with_x64(State.gradients, state)
 
@@ -224,7 +224,7 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         new._damping = check.damping(damping, like, self.dtype)
         new._weights, new._normalization, new._precision = self._weights, self._normalization, self._precision
         state = self._unchanged
-        whiten = state.is_whitened and not state.form.rows.is_streamed
+        whiten = state.whitened is not None and not state.form.rows.is_streamed
         if state.rows is None and state.form.rows.is_streamed:
             msg = f"`gradients` must be at hand for another damping; got {damping!r:.60} and whitened rows in a file. "
             raise ValueError(msg + "Build anew from the gradients.")
@@ -235,7 +235,9 @@ class WoodburyRankOneInverse(Inverse, Saveable):
     def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
         rules = {"normalization": self._normalization, "precision": self._precision}
         state = self._unchanged
-        gradients = None if state.rows is None or (state.is_whitened and state.rows.is_streamed) else self.gradients
+        gradients = (
+            None if state.rows is None or (state.whitened is not None and state.rows.is_streamed) else self.gradients
+        )
         given, own = arguments_as_arrays(gradients, self._damping, self._weights), parts_of(state)
         return {**rules, **given[0], **own[0]}, {**given[1], **own[1]}
 
@@ -261,7 +263,7 @@ class WoodburyRankOneInverse(Inverse, Saveable):
             damping,
             weights=weights,
             normalization=self._normalization,
-            whiten=self._state.is_whitened,
+            whiten=self._state.whitened is not None,
             precision=self._precision,
         )
 
