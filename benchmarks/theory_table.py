@@ -136,7 +136,7 @@ def dual_sweeps(inverse: WoodburyRankOneInverse, v: np.ndarray, count: int) -> I
     r, a = v, np.zeros((inverse.num_gradients, v.shape[1]))
     for _ in range(count):
         before = np.linalg.norm(r, axis=0)
-        delta = form.system.solve(form.rows.project(r) - a)
+        delta = form.capacitance.solve(form.rows.project(r) - a)
         r, a = r - form.rows.combine(delta), a + delta
         yield Sweep(r, a, (before + form.norm * np.linalg.norm(delta, axis=0)) / np.linalg.norm(r, axis=0))
 

@@ -80,7 +80,7 @@ def test_a_group_that_cannot_be_kept_takes_no_rights_with_it(path, monkeypatch):
     before = os.stat(path)
     other = os.stat_result((0o100660, *before[1:4], before.st_uid, before.st_gid + 1, *before[6:]))
     monkeypatch.setattr(os, "fchown", lambda *_: (_ for _ in ()).throw(PermissionError(errno.EPERM, "no")))
-    monkeypatch.setattr(_files.atomic, "check_regular", lambda *_: other)
+    monkeypatch.setattr(_files.atomic.check, "regular", lambda *_: other)
     inverse(2.0).save(path)
     assert mode(path) == 0o600
 

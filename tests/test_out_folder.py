@@ -82,7 +82,7 @@ def stopped(path, monkeypatch, at="whiten"):
         if at == "whiten":
             patch.setattr(_files.folder.Folder, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "gone")))
         else:
-            patch.setattr(_files.folder.Folder, "note", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "gone")))
+            patch.setattr(_files.folder.Folder, "save", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "gone")))
         with pytest.raises(OSError, match="gone"):
             build(path)
 
