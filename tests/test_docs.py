@@ -252,9 +252,10 @@ def test_a_section_that_a_page_sends_to_is_there_under_its_number():
 def test_the_least_memory_limit_is_that_of_the_page(shape, dtype):
     text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
     terms = ("NN min(m, d)²", "NN (m + d)", "m min(d, w) (2 b + NN)", "NN bytes,    w = NN")
-    formula = "^    " + re.escape(" + ".join(terms)).replace("NN", r"([\d,]+)") + "$"
+    formula = "^" + re.escape(" + ".join(terms)).replace("NN", r"([\d,]+)") + "$"
     system, vectors, piece, objects, columns = (int(x.replace(",", "")) for x in re.findall(formula, text, re.M)[0])
-    widened = int(re.findall(r'For rows of less than float64 in `precision="high"` it is (\d+) \(m \+ d\)', text)[0])
+    words = " ".join(text.split())
+    widened = int(re.findall(r'less than float64 in `precision="high"` it is (\d+) \(m \+ d\)', words)[0])
     (m, d), b = shape, np.dtype(dtype).itemsize
     w = columns if m < d else max(1, 2**20 // m)
     for precision in ("default", "high"):
