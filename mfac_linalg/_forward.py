@@ -75,10 +75,12 @@ class Forward(SymmetricOperator):
     def to_dense(self) -> Array:
         """F as a (d, d) array, refused for d > 16,384. Cost: O(d²m) time, O(d²) memory."""
         check.dense(self.shape[0])
-        like = self._like
-        index = _backend.index_like(np.arange(self.shape[0]), like=like)
-        units = _backend.unit_columns(index, self.shape[0], like=like, dtype=self.dtype)
-        return _backend.symmetric_part(self.matmat(units))
+        return _backend.with_x64(_backend.symmetric_part, self.matmat(_backend.with_x64(self._units, self._like)))
+
+    def _units(self, like: Array) -> Array:
+        """The unit vectors, (d, d)."""
+        index = _backend.index_like(np.arange(self.dim), like=like)
+        return _backend.unit_columns(index, self.dim, like=like, dtype=self.dtype)
 
     def eigenvalues(self) -> Array:
         """The min(m, d) eigenvalues that the gradients move, descending; the rest are λ. Cost: O(m³).

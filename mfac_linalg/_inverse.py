@@ -120,7 +120,7 @@ class Inverse(SymmetricOperator):
         -----
         Cost: one pass over the rows (three where Gᵀ c itself cancels), O(dm + m²).
         Accuracy: the backward error of `matvec`; digits are lost only where rows that nearly depend on each other
-        cancel in the answer, and ``precision="high"`` keeps those too.
+        cancel in the answer; for float32 ``precision="high"`` keeps those too.
         """
         check.refuse_masked("coefficients", coefficients)
         c, like = _backend.evaluate_with_like(coefficients, "coefficients", like=self._like)
@@ -248,7 +248,7 @@ class Inverse(SymmetricOperator):
     def to_dense(self) -> Array:
         """F⁻¹ as a (d, d) array; refused for d > 16,384, where `columns` and `submatrix` serve."""
         check.dense(self.dim)
-        return _backend.symmetric_part(self.columns(np.arange(self.dim)))
+        return _backend.with_x64(_backend.symmetric_part, self.columns(np.arange(self.dim)))
 
     # --- scalars ----------------------------------------------------------------------------------------------
 

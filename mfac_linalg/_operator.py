@@ -145,5 +145,5 @@ class SymmetricOperator(abc.ABC):
 
     def _by_parts(self, function: Any, z: Array, name: str) -> Array:
         """`function` of x + iy for real x and y (d, k), as one product with 2k columns."""
-        parts = check.columns(name, _backend.as_parts(z), self._like, self.dtype, self.dim)
-        return _backend.from_parts(_backend.with_x64(function, self._unchanged, parts))
+        parts = check.columns(name, _backend.with_x64(_backend.as_parts, z), self._like, self.dtype, self.dim)
+        return _backend.with_x64(_backend.from_parts, _backend.with_x64(function, self._unchanged, parts))

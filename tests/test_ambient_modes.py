@@ -7,7 +7,21 @@ import pytest
 
 import mfac_linalg as ml
 from tests.backends import PRESENT
-from tests.modes import ALONE, CHEAP, DEAR, MODES, SELDOM, SINGLE, Asked, agree, answer, at_once, inverses, queries
+from tests.modes import (
+    ALONE,
+    CHEAP,
+    DEAR,
+    MODES,
+    SELDOM,
+    SINGLE,
+    Asked,
+    agree,
+    answer,
+    at_once,
+    inverses,
+    queries,
+    same,
+)
 
 BACKENDS = {b.library: b for b in PRESENT if b.name in ("numpy", "strict:CPU_DEVICE", "torch:cpu", "jax", "dask")}
 
@@ -61,6 +75,24 @@ def test_no_mode_changes_an_answer(library, mode, kind):
             asked.inverse = before
         wrong += [(name, got) for got in (inside, outside) if not agree(got, wanted[name], mode, name)]
     assert not wrong
+
+
+FLOAT64 = ("static, vector damping", "tall", "window", "blocks")
+
+
+@pytest.mark.parametrize("kind", FLOAT64)
+def test_what_jax_holds_in_float64_is_asked_without_float64_too(kind):
+    jax = pytest.importorskip("jax")
+    with jax.enable_x64(True):
+        backend = BACKENDS["jax.numpy"]
+        asked = Asked(inverses(backend)[kind](), backend)
+        inverse = asked.inverse = asked.inverse.astype("float64")
+        for name, x in vars(asked).items():
+            if name != "inverse" and x.dtype == np.float32:
+                setattr(asked, name, x.astype(np.float64))
+        found = {name: query for name, query in queries(inverse).items() if name not in ("astype", "save and load")}
+        wanted = {name: answer(query, asked) for name, query in found.items()}
+    assert [name for name, query in found.items() if not same(answer(query, asked), wanted[name])] == []
 
 
 def test_no_mode_of_jax_outlasts_its_test():

@@ -71,6 +71,43 @@ def test_torch_differentiates_every_product_by_its_argument(torch, method):
     assert torch.autograd.gradcheck(getattr(inverse, method), (v,))
 
 
+KINDS = {
+    "whitened": lambda g: WoodburyRankOneInverse(g, 0.1),
+    "by reference": lambda g: WoodburyRankOneInverse(g, 0.1, whiten=False),
+    "blocks": lambda g: BlockDiagonalInverse(g, 0.1, block_sizes=2),
+    "window": lambda g: SlidingWindowInverse.from_gradients(g, 0.1),
+}
+LINEAR = ("matvec", "matvec_gradients", "sqrt_matvec", "dual_coefficients", "forward")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by PyTorch itself, of its forward mode
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("method", LINEAR)
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_carries_tangents_forward(torch, kind, method, dtype):
+    """A linear map carries the tangent of its argument as it carries the argument."""
+    inverse = KINDS[kind](torch.tensor(PROBLEM.gradients, dtype=getattr(torch, dtype)))
+    query = inverse.forward.matvec if method == "forward" else getattr(inverse, method)
+    v, tangent = torch.rand(2, 3 if method == "matvec_gradients" else 6, dtype=getattr(torch, dtype))
+    forward = torch.autograd.forward_ad
+    with forward.dual_level():
+        got = forward.unpack_dual(query(forward.make_dual(v, tangent)))
+        assert torch.equal(got.primal, query(v)) or torch.allclose(got.primal, query(v), rtol=1e-5)
+        torch.testing.assert_close(got.tangent, query(tangent))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by PyTorch itself, of its forward mode
+@pytest.mark.parametrize("whiten", [True, False])
+@pytest.mark.parametrize("problem", [PROBLEM, TALL], ids=["wide", "tall"])
+def test_torch_differentiates_forward_by_everything(torch, problem, whiten):
+    def product(gradients, damping, v):
+        inverse = WoodburyRankOneInverse(gradients, damping, whiten=whiten)
+        return inverse @ v, inverse.diagonal(), inverse.logdet()
+
+    given = leaves(torch, problem, problem.damping)
+    assert torch.autograd.gradcheck(product, given, check_forward_ad=True)
+
+
 def test_a_torch_product_without_gradients_carries_none(torch):
     inverse = WoodburyRankOneInverse(torch.tensor(PROBLEM.gradients), PROBLEM.damping)
     assert not inverse.matvec(torch.ones(6, dtype=torch.float64)).requires_grad

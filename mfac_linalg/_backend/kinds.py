@@ -211,8 +211,14 @@ def on_host(x: Array) -> bool:
 
 
 def is_differentiated(x: Array) -> bool:
-    """Return whether gradients flow through x, so that it may not be written in place."""
-    return compat.is_torch_array(x) and (x.requires_grad or not is_concrete(x))
+    """Return whether derivatives flow through x, so that it may not be written in place, nor read for an answer."""
+    return compat.is_torch_array(x) and (x.requires_grad or not is_concrete(x) or _is_dual(x))
+
+
+def _is_dual(x: Array) -> bool:
+    """Whether a tensor carries a tangent of PyTorch's forward mode."""
+    forward = sys.modules["torch"].autograd.forward_ad
+    return forward._current_level >= 0 and forward.unpack_dual(x).tangent is not None
 
 
 def is_writable(x: Array) -> bool:

@@ -7,15 +7,18 @@ import array_api_compat as compat
 import numpy as np
 
 from .._typing import Array
-from .kinds import namespace, on_host
-from .modes import outside_transforms
+from .kinds import is_traced, namespace, on_host
+from .modes import outside_transforms, plain_modes
 from .sparse import arrays_of, is_sparse
 
 
 def copy_of(x: Array) -> Array:
-    """Return a copy, through which derivatives flow; of JAX, whose arrays nobody writes to, x itself."""
-    if compat.is_jax_array(x):
+    """Return a copy, through which derivatives flow. JAX's arrays may stand on NumPy's memory, or be donated."""
+    if is_traced(x):
         return x
+    if compat.is_jax_array(x):
+        with plain_modes(sys.modules["jax"], like=x):
+            return sys.modules["jax"].numpy.array(x, copy=True)
     return x.clone() if compat.is_torch_array(x) else namespace(x).asarray(x, copy=True)
 
 

@@ -54,7 +54,9 @@ def in_plain_modes(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
-        with plain_modes(sys.modules.get("jax"), products=False):
+        jax = sys.modules.get("jax")
+        wide = jax is not None and any(isinstance(x, jax.Array) and x.dtype == np.float64 for x in arguments)
+        with plain_modes(jax, products=wide):  # float64 where an argument has it
             return function(*arguments, **options)
 
     return run

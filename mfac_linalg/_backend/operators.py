@@ -7,6 +7,7 @@ import array_api_compat as compat
 import numpy as np
 
 from .._typing import Array
+from .float64 import with_x64
 from .kinds import dtype_name, is_array, is_masked, is_numpy, namespace
 from .values import asarray, cast, no_grad_constants, read
 
@@ -92,8 +93,9 @@ class HostProducts(DeviceProducts):
         if not is_numpy(like):
             plain = v.flags.c_contiguous and v.flags.writeable  # others are not taken by every library
             dtype = getattr(namespace(like), v.dtype.name)
+            v = v if plain else np.array(v, order="C")
             with no_grad_constants(like):
-                v = asarray(v if plain else np.array(v, order="C"), like=like, dtype=dtype)
+                v = with_x64(lambda like: asarray(v, like=like, dtype=dtype), like)
         return read(function(v))
 
 

@@ -27,10 +27,8 @@ def arrays_of(x: Any) -> list[Array]:
 
 
 def in_arrays(x: Any) -> Any:
-    """Return x, or its CSR form where x is made of lists, or of arrays that SciPy may put in order for any query."""
-    if x.format not in ("lil", "dok") and (x.format not in ("csr", "csc") or x.has_canonical_format):
-        return x
-    return _in_order(x.tocsr())
+    """Return x where it is CSR or CSC in order; else its CSR form: SciPy puts the others in order when it likes."""
+    return x if x.format in ("csr", "csc") and x.has_canonical_format else _in_order(x.tocsr())
 
 
 def has_sparse(x: Array) -> bool:

@@ -170,7 +170,7 @@ def no_grad_constants(like: Array) -> Iterator[None]:
     """Make arrays that are kept: not for derivatives, nor bound to a mode or transform of PyTorch or a trace of JAX."""
     if compat.is_jax_array(like) and not is_traced(like):
         jax = sys.modules["jax"]
-        with jax.ensure_compile_time_eval(), plain_modes(jax, like=like, products=False):
+        with jax.ensure_compile_time_eval(), plain_modes(jax, like=like, products=dtype_name(like.dtype) == "float64"):
             yield
         return
     if not compat.is_torch_array(like):

@@ -150,4 +150,4 @@ def _as_entry(name: str, x: Any, *, to_host: bool) -> Any:
         return _backend.read(x).item()
     if _backend.is_numpy(x) and x.dtype.kind == "V" and x.dtype.itemsize == 2:
         return _backend.from_bits(x.view(np.uint16), "bfloat16", like=x)
-    return _backend.read(x) if to_host else x
+    return _backend.native(_backend.read(x)) if to_host else x

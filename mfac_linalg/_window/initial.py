@@ -27,12 +27,12 @@ def restore_state(options: WindowOptions, state: dict[str, Any]) -> WindowState:
     return with_x64(lambda: empty.restore(state), empty.ring.like)
 
 
-@_backend.in_plain_modes
 def gradients_like(state: dict[str, Any]) -> Array:
     """An array (0, d) like the gradients of a window that `as_dict` described."""
     rows = state["rows" if "rows" in state else "values"]
     name = state.get("gradient_dtype", _backend.dtype_name(rows.dtype))
-    return _backend.empty((0, state["dim"]), like=rows, dtype=_backend.named_dtype(name, like=rows))
+    with _backend.no_grad_constants(rows):
+        return _backend.empty((0, state["dim"]), like=rows, dtype=_backend.named_dtype(name, like=rows))
 
 
 def own_damping(damping: Any, like: Array) -> Any:

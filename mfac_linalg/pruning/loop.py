@@ -334,7 +334,8 @@ def _number(loss: Any) -> float:
 @_backend.in_plain_modes
 def _whole(weights: Array) -> Array:
     """The mask that keeps all."""
-    return _backend.namespace(weights).ones_like(weights) > 0
+    xp = _backend.namespace(weights)
+    return xp.ones_like(weights, dtype=xp.bool)
 
 
 @_backend.in_plain_modes
