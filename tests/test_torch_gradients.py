@@ -879,6 +879,35 @@ def test_logits_that_are_not_real_floating_are_refused(model, data, dtype):
         adapter.fisher_gradients(Cast(model), data[0])
 
 
+@pytest.fixture(params=["forward_hook", "forward_pre_hook", "full_backward_hook", "module_registration_hook"])
+def hook_of_all(request):
+    """A hook of all modules there are, which doubles what it is shown, and the classes of those that it has seen."""
+    seen = set()
+
+    def doubled(module, *given):
+        seen.add(type(module))
+        return tuple(2 * x if x.is_floating_point() else x for x in given[0])
+
+    hooks = {
+        "forward_hook": lambda module, _, outputs: seen.add(type(module)) or 2 * outputs,
+        "module_registration_hook": lambda module, *_: seen.add(type(module)),
+        "full_backward_hook": lambda module, gradients, _: doubled(module, [g for g in gradients if g is not None]),
+    }
+    register = getattr(nn.modules.module, f"register_module_{request.param}")
+    handle = register(hooks.get(request.param, doubled))
+    yield seen
+    handle.remove()
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+@pytest.mark.parametrize("call", [adapter.per_sample_gradients, partial(adapter.mean_gradients, batch_size=1)])
+def test_hooks_of_all_modules_see_those_of_the_model_alone(model, data, call, hook_of_all):
+    expected = one_by_one(model, data)
+    hook_of_all.clear()
+    torch.testing.assert_close(call(model, LOSS, *data)[0], expected)
+    assert hook_of_all <= {type(module) for module in [*model.modules(), LOSS]}
+
+
 # --- vectors and parameters: words ------------------------------------------------------------------------------------
 
 UNRAVEL = adapter.Unravel({"a": (2,), "b": ()})
