@@ -563,6 +563,17 @@ def test_a_pruned_module_stands_for_its_masks():
     assert not torch.any(model[0].weight_orig[mask] == before[mask])
 
 
+def test_a_buffer_that_is_only_named_like_a_mask_is_none():
+    layer = nn.Linear(3, 2)
+    layer.register_parameter("weight_orig", nn.Parameter(torch.ones(2, 3)))
+    layer.register_buffer("weight_mask", torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"`masks` must be a module that torch.nn.utils.prune has pruned; got Linear"):
+        MFAC(layer.parameters(), masks=layer, **OPTIONS)
+    prune.random_unstructured(layer, "bias", 1)
+    optimizer = MFAC(layer.parameters(), masks=layer, **OPTIONS)
+    assert optimizer.windows[0].dim == 6 + 6 + 1
+
+
 def test_a_pruned_module_without_masks_given_is_the_same_model():
     models = pruned(), pruned()
     for model, masks in zip(models, (None, models[1]), strict=True):

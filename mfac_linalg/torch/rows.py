@@ -149,6 +149,8 @@ class _ModelWithLoss(nn.Module):
     Global hooks of modules, on calls or on submodules that are set, are not for it.
     """
 
+    model: nn.Module
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self._modules["model"] = model
