@@ -78,9 +78,7 @@ def calls_required(model: nn.Module, names: Mapping[str, str]) -> Iterator[None]
     for name, owner in owners.items():
         if owner not in called:
             msg = f"`params` must choose parameters of modules that the model calls; got {names[name]!r}, of a module "
-            msg += (
-                "that none of the batches calls. Its gradients are all zero, and do not say what its weights are for. "
-            )
+            msg += "that none of the batches calls. Its gradients are all zero, and say nothing of its weights. "
             raise ValueError(msg + "Leave the parameter out by `params`, or add `batches` that need it.")
 
 

@@ -41,7 +41,8 @@ class ActiveWeights:
     def write(self, p: Tensor, values: Tensor) -> None:
         """Put back what `of` has copied of a parameter."""
         if p in self.indices:
-            p.put_(self.indices[p].to(p.device), values)
+            # put_ is refused under torch.use_deterministic_algorithms, and there is no flat view of every layout
+            p.copy_(p.reshape(-1).index_copy(0, self.indices[p].to(p.device), values).reshape(p.shape))
 
 
 def _indices(masks: Any) -> dict[Tensor, Tensor]:
