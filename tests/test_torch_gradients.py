@@ -416,6 +416,28 @@ def test_a_class_that_is_ruled_out_has_rows_of_zeros(model, data):
     assert not torch.any(each[:, 3])
 
 
+class Listed(nn.Module):
+    """A model that a list holds a parameter of too."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(16, 3)
+        self.also = [self.last.weight]
+
+    def forward(self, x):
+        return self.last(x.flatten(1)) + x.flatten(1) @ self.also[0].T
+
+
+@pytest.mark.parametrize("chunk_size", [None, 4])
+@pytest.mark.parametrize("make", ["Recurrent", "Listed"])
+def test_rows_of_the_fisher_matrix_are_made_one_by_one_where_samples_cannot_be_batched(data, make, chunk_size):
+    model = globals()[make]().double()
+    with pytest.raises(RuntimeError, match="Use mean_gradients with batch_size=1"):
+        adapter.per_sample_gradients(model, LOSS, *data)
+    rows, _ = adapter.fisher_gradients(model, data[0], reduction="sum", chunk_size=chunk_size)
+    torch.testing.assert_close(rows.T @ rows, dense_fisher(model, data[0]))
+
+
 # --- what a loss divides by -------------------------------------------------------------------------------------------
 
 

@@ -13,11 +13,10 @@ from .. import _validation as check
 from .hooks import check_not_used_stale, masked_parameters, stale_masked_weights
 from .model_state import ModelState
 from .parameters import Selection, Unravel, chosen_parameters, places_of, tensors_of, unravel_of
-from .samples import Samples, alone, arguments_of
+from .samples import ONE_BY_ONE, NotBatchedError, Samples, alone, arguments_of
 from .user_hooks import has_backward_hooks, refuse_gradient_hooks
 
 Loss = Callable[[Any, Any], Tensor]
-ONE_BY_ONE = "Use mean_gradients with batch_size=1, which gives the same rows one after the other."
 
 
 @dataclass(frozen=True)
@@ -108,11 +107,11 @@ class Rows:
             self.of_batch(*samples.at(slice(1)))  # raises what is wrong without vmap too
             words = str(error).partition("\n")[0].rstrip(".")
             msg = f"`model` must be one that torch.func.vmap can batch; got {words:.300}. {ONE_BY_ONE}"
-            raise RuntimeError(msg) from error
+            raise NotBatchedError(msg) from error
         if past_modules:
             self.of_batch(*samples.at(slice(1)))  # refuses those that have a mask
             msg = "`model` must use its parameters by their modules; got one that a list or a function holds too. "
-            raise RuntimeError(msg + ONE_BY_ONE)
+            raise NotBatchedError(msg + ONE_BY_ONE)
         _check_finite(losses, part.start)
         return rows.detach()
 
