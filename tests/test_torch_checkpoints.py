@@ -476,6 +476,10 @@ BROKEN_FIRST = {
     "host": lambda entry: entry.update(host=["nothing"]),
     "rows": lambda entry: entry["window"].pop("rows"),
     "factor": lambda entry: entry["window"].update(factor=[1]),
+    **{
+        f"{name} without values": lambda entry, name=name: entry["window"].update({name: torch.ones(3, device="meta")})
+        for name in ("rows", "factor")
+    },
     "half": lambda entry: entry["window"].update(factor=entry["window"]["factor"].float()),
 }
 

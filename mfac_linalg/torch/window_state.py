@@ -205,15 +205,15 @@ def unpack_version_1(entry: Any, like: Tensor) -> SlidingWindowInverse:
     if not isinstance(entry["window"], Mapping):
         msg = f"`state_dict` must have windows that are dictionaries; got {check.describe(entry['window'])}. "
         raise TypeError(msg + "Pass what MFAC.state_dict returned.")
+    for name, value in entry["window"].items():
+        if isinstance(value, Tensor):
+            require_values(f"{name} of a window", value)
     state: dict[str, Any] = {
         name: value.to(like.device) if isinstance(value, Tensor) else value for name, value in entry["window"].items()
     }
     rows = _row_names(state.get("compression")) if "slots" in state else ()
     require_entries((*rows, *entry["host"]), state)
     for name in entry["host"]:
-        if not isinstance(state[name], Tensor):
-            msg = f"`state_dict` must have a tensor as {name} of a window; got {check.describe(state[name])}. "
-            raise TypeError(msg + "Pass what MFAC.state_dict returned.")
         require_values(f"{name} of a window", state[name])
         state[name] = entry["window"][name].cpu().numpy()
     return SlidingWindowInverse.from_state_dict(state)
