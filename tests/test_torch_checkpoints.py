@@ -1,7 +1,10 @@
 """State of M-FAC for PyTorch as others keep it: distributed checkpoints, hooks, wrappers, files of before."""
 
 import copy
+import functools
+import operator
 
+import numpy as np
 import pytest
 
 import mfac_linalg as ml
@@ -394,11 +397,89 @@ def test_a_broken_state_is_refused_by_name_and_changes_nothing(case):
     assert same(params, untouched)
 
 
+def paths(part, path=()):
+    """The ways to all entries of a state, also of those in entries."""
+    within = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+    return [path, *(way for key, x in within for way in paths(x, (*path, key)))]
+
+
+NOWHERE = {
+    "two numbers": torch.ones(2),
+    "without values": torch.ones((), device="meta"),
+    "several without values": torch.ones(2, device="meta"),
+    "sparse": torch.ones(2).to_sparse(),
+    "no tensor": np.ones(2),
+    "a list": [1],
+    "a set": {1},
+    "an object": object(),
+    "nan": np.nan,
+    "huge": 10**400,
+}
+
+
+@pytest.mark.parametrize("compression", [None, ml.TopK(0.5, block_size=2, error_feedback=True)])
+@pytest.mark.parametrize("kind", NOWHERE)
+def test_what_an_entry_cannot_be_is_refused_by_name_wherever_it_is(kind, compression):
+    options = {**OPTIONS, "momentum": 0.5, "beta2": 0.9, "compression": compression}
+    kept = parameters()[:2], parameters()[:2]
+    made = [MFAC(p, masks={p[0]: torch.eye(2, 3)}, **options) for p in kept]
+    for optimizer, p in zip(made, kept, strict=True):
+        taken(optimizer, p, 2)
+    for *way, last in paths(whole := made[0].state_dict())[1:]:
+        state = copy.deepcopy(whole)
+        functools.reduce(operator.getitem, way, state)[last] = NOWHERE[kind]
+        with pytest.raises((TypeError, ValueError), match=r"^`"):
+            made[0].load_state_dict(state)
+    for optimizer, p in zip(made, kept, strict=True):
+        taken(optimizer, p, 2, start=2)
+    assert same(*kept)
+
+
+LAYOUTS = {
+    "meta": lambda x: x.to("meta"),
+    "sparse": lambda x: x.to_sparse(),
+    "nested": lambda x: torch.nested.nested_tensor([x]),
+    "nan": lambda x: x * np.nan,
+    "inf": lambda x: x + np.inf,
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["momentum_buffer", "root_mean_square", "rows", "gram", "factor", "direction"])
+def test_tensors_of_their_shape_and_dtype_need_finite_values(name, layout):
+    params, untouched = parameters(), parameters()
+    made = [MFAC(p, beta2=0.9, **OPTIONS, momentum=0.5) for p in (params, untouched)]
+    for optimizer, p in zip(made, (params, untouched), strict=True):
+        taken(optimizer, p, 2)
+    state = made[0].state_dict()
+    held = state["state"][0] if name in state["state"][0] else window_of(state)
+    held[name] = LAYOUTS[layout](held[name])
+    with pytest.raises((TypeError, ValueError), match=f"^`state.*(window|{name})"):
+        made[0].load_state_dict(state)
+    for optimizer, p in zip(made, (params, untouched), strict=True):
+        taken(optimizer, p, 2, start=2)
+    assert same(params, untouched)
+
+
+def test_a_negative_root_mean_square_is_refused():
+    optimizer = MFAC(params := parameters(), beta2=0.9, **OPTIONS)
+    taken(optimizer, params, 2)
+    state = optimizer.state_dict()
+    state["state"][0]["root_mean_square"].neg_()
+    with pytest.raises(ValueError, match="`state_dict` must have a root_mean_square that is finite and ≥ 0"):
+        optimizer.load_state_dict(state)
+
+
 BROKEN_FIRST = {
     "a window": lambda entry: entry.update(window=4),
     "host": lambda entry: entry.update(host=["nothing"]),
     "rows": lambda entry: entry["window"].pop("rows"),
     "factor": lambda entry: entry["window"].update(factor=[1]),
+    **{
+        f"{name} without values": lambda entry, name=name: entry["window"].update({name: torch.ones(3, device="meta")})
+        for name in ("rows", "factor")
+    },
     "half": lambda entry: entry["window"].update(factor=entry["window"]["factor"].float()),
 }
 

@@ -416,6 +416,28 @@ def test_a_class_that_is_ruled_out_has_rows_of_zeros(model, data):
     assert not torch.any(each[:, 3])
 
 
+class Listed(nn.Module):
+    """A model that a list holds a parameter of too."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(16, 3)
+        self.also = [self.last.weight]
+
+    def forward(self, x):
+        return self.last(x.flatten(1)) + x.flatten(1) @ self.also[0].T
+
+
+@pytest.mark.parametrize("chunk_size", [None, 4])
+@pytest.mark.parametrize("make", ["Recurrent", "Listed"])
+def test_rows_of_the_fisher_matrix_are_made_one_by_one_where_samples_cannot_be_batched(data, make, chunk_size):
+    model = globals()[make]().double()
+    with pytest.raises(RuntimeError, match="Use mean_gradients with batch_size=1"):
+        adapter.per_sample_gradients(model, LOSS, *data)
+    rows, _ = adapter.fisher_gradients(model, data[0], reduction="sum", chunk_size=chunk_size)
+    torch.testing.assert_close(rows.T @ rows, dense_fisher(model, data[0]))
+
+
 # --- what a loss divides by -------------------------------------------------------------------------------------------
 
 
@@ -877,6 +899,35 @@ def test_logits_that_are_not_real_floating_are_refused(model, data, dtype):
 
     with pytest.raises(TypeError, match="`model` must return logits that are real and floating; got"):
         adapter.fisher_gradients(Cast(model), data[0])
+
+
+@pytest.fixture(params=["forward_hook", "forward_pre_hook", "full_backward_hook", "module_registration_hook"])
+def hook_of_all(request):
+    """A hook of all modules there are, which doubles what it is shown, and the classes of those that it has seen."""
+    seen = set()
+
+    def doubled(module, *given):
+        seen.add(type(module))
+        return tuple(2 * x if x.is_floating_point() else x for x in given[0])
+
+    hooks = {
+        "forward_hook": lambda module, _, outputs: seen.add(type(module)) or 2 * outputs,
+        "module_registration_hook": lambda module, *_: seen.add(type(module)),
+        "full_backward_hook": lambda module, gradients, _: doubled(module, [g for g in gradients if g is not None]),
+    }
+    register = getattr(nn.modules.module, f"register_module_{request.param}")
+    handle = register(hooks.get(request.param, doubled))
+    yield seen
+    handle.remove()
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+@pytest.mark.parametrize("call", [adapter.per_sample_gradients, partial(adapter.mean_gradients, batch_size=1)])
+def test_hooks_of_all_modules_see_those_of_the_model_alone(model, data, call, hook_of_all):
+    expected = one_by_one(model, data)
+    hook_of_all.clear()
+    torch.testing.assert_close(call(model, LOSS, *data)[0], expected)
+    assert hook_of_all <= {type(module) for module in [*model.modules(), LOSS]}
 
 
 # --- vectors and parameters: words ------------------------------------------------------------------------------------

@@ -56,6 +56,18 @@ def same(some, others):
     return all(torch.equal(x, y) for x, y in zip(some, others, strict=True))
 
 
+CONFIGURATIONS = {
+    "one group": lambda p: MFAC(p, momentum=0.5, weight_decay=0.1, **OPTIONS),
+    "two groups": lambda p: MFAC([{"params": p[:2], "window": 7}, {"params": p[2:]}], momentum=0.5, **OPTIONS),
+    "shared window": lambda p: MFAC(
+        [{"params": p[:2]}, {"params": p[2:]}], momentum=0.5, shared_window=True, **OPTIONS
+    ),
+    "compressed": lambda p: MFAC(p, compression=ml.TopK(0.3), **OPTIONS),
+    "masked": lambda p: MFAC(p, momentum=0.5, masks={p[0]: torch.eye(2, 3)}, **OPTIONS),
+    "beta2": lambda p: MFAC(p, momentum=0.5, beta2=0.9, masks={p[0]: torch.eye(2, 3)}, **OPTIONS),
+}
+
+
 class Dense:
     """The optimizer of one group with F⁻¹ by np.linalg.inv, in float64."""
 
@@ -551,6 +563,34 @@ def pruned():
     return model
 
 
+@pytest.mark.parametrize("make", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_steps_are_the_same_where_pytorch_refuses_what_is_not_deterministic(make):
+    kept = parameters(), parameters()
+    taken(make(kept[0]), kept[0], 5)
+    torch.use_deterministic_algorithms(True)
+    try:
+        taken(make(kept[1]), kept[1], 5)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert same(*kept)
+
+
+@pytest.mark.parametrize("layout", ["transposed", "channels last", "strided"])
+def test_a_masked_parameter_may_have_any_layout(layout):
+    plain = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(0)).double()
+    laid = {
+        "transposed": plain.transpose(0, 3).contiguous().transpose(0, 3),
+        "channels last": plain.to(memory_format=torch.channels_last),
+        "strided": torch.stack([plain, plain], dim=-1)[..., 0],
+    }[layout]
+    kept = nn.Parameter(plain.clone()), nn.Parameter(laid)
+    for p in kept:
+        mask = torch.rand(p.shape, generator=torch.Generator().manual_seed(1)) < 0.5
+        taken(MFAC([p], masks={p: mask}, **OPTIONS), [p], 3)
+    assert not kept[1].is_contiguous()
+    assert same(kept[:1], kept[1:])
+
+
 def test_a_pruned_module_stands_for_its_masks():
     model = pruned()
     before, mask = model[0].weight_orig.detach().clone(), model[0].weight_mask.bool()
@@ -561,6 +601,17 @@ def test_a_pruned_module_stands_for_its_masks():
         optimizer.step()
     assert torch.equal(model[0].weight_orig[~mask], before[~mask])
     assert not torch.any(model[0].weight_orig[mask] == before[mask])
+
+
+def test_a_buffer_that_is_only_named_like_a_mask_is_none():
+    layer = nn.Linear(3, 2)
+    layer.register_parameter("weight_orig", nn.Parameter(torch.ones(2, 3)))
+    layer.register_buffer("weight_mask", torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"`masks` must be a module that torch.nn.utils.prune has pruned; got Linear"):
+        MFAC(layer.parameters(), masks=layer, **OPTIONS)
+    prune.random_unstructured(layer, "bias", 1)
+    optimizer = MFAC(layer.parameters(), masks=layer, **OPTIONS)
+    assert optimizer.windows[0].dim == 6 + 6 + 1
 
 
 def test_a_pruned_module_without_masks_given_is_the_same_model():
@@ -575,18 +626,6 @@ def test_a_pruned_module_without_masks_given_is_the_same_model():
 
 
 # --- kept and resumed -----------------------------------------------------------------------------------------------
-
-
-CONFIGURATIONS = {
-    "one group": lambda p: MFAC(p, momentum=0.5, weight_decay=0.1, **OPTIONS),
-    "two groups": lambda p: MFAC([{"params": p[:2], "window": 7}, {"params": p[2:]}], momentum=0.5, **OPTIONS),
-    "shared window": lambda p: MFAC(
-        [{"params": p[:2]}, {"params": p[2:]}], momentum=0.5, shared_window=True, **OPTIONS
-    ),
-    "compressed": lambda p: MFAC(p, compression=ml.TopK(0.3), **OPTIONS),
-    "masked": lambda p: MFAC(p, momentum=0.5, masks={p[0]: torch.eye(2, 3)}, **OPTIONS),
-    "beta2": lambda p: MFAC(p, momentum=0.5, beta2=0.9, masks={p[0]: torch.eye(2, 3)}, **OPTIONS),
-}
 
 
 def through_a_file(state, tmp_path):
@@ -875,6 +914,49 @@ def test_a_step_that_fails_in_the_last_group_changes_nothing_in_any(fail, steps,
         group.update(before)
     for optimizer, params in zip(made, kept, strict=True):
         taken(optimizer, params, 4, start=steps)
+    assert same(*kept)
+
+
+def expanded():
+    return nn.Parameter(torch.zeros(1).double().expand(3))
+
+
+def of_inference():
+    with torch.inference_mode():
+        return nn.Parameter(torch.zeros(3).double(), requires_grad=False)
+
+
+@pytest.mark.parametrize(("make", "words"), [(expanded, "that was expanded"), (of_inference, "made in torch.infer")])
+@pytest.mark.parametrize("beta2", [None, 0.9])
+def test_a_parameter_that_cannot_be_written_is_refused_before_another_is(make, words, beta2):
+    params = [*parameters()[:2], make()]
+    optimizer = MFAC([{"params": params[:2]}, {"params": params[2:]}], momentum=0.5, beta2=beta2, **OPTIONS)
+    before = copies(params)
+    leave_gradients(params, 0)
+    with pytest.raises(ValueError, match=f"`params` must .* one of shape \\(3,\\).*{words}"):
+        optimizer.step()
+    assert same(params, before)
+    assert [len(window) for window in optimizer.windows] == [0, 0]
+    assert all(optimizer.state[p].get("momentum_buffer") is None for p in params)
+    params[2].grad = None
+    taken(optimizer, params[:2], 1)
+    assert [len(window) for window in optimizer.windows] == [1, 0]
+
+
+@pytest.mark.parametrize("make", [CONFIGURATIONS[name] for name in ("one group", "beta2", "compressed")])
+def test_a_write_that_fails_leaves_windows_momenta_and_moments(make, monkeypatch):
+    kept = parameters(), parameters()
+    made = [make(params) for params in kept]
+    for optimizer, params in zip(made, kept, strict=True):
+        taken(optimizer, params, 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "_foreach_add_", lambda *_, **__: pytest.fail("out of memory"))
+        for step in (4, 5):
+            leave_gradients(kept[0], step)
+            with pytest.raises(pytest.fail.Exception, match="out of memory"):
+                made[0].step()
+    for optimizer, params in zip(made, kept, strict=True):
+        taken(optimizer, params, 4, start=4)
     assert same(*kept)
 
 

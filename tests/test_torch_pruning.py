@@ -228,6 +228,81 @@ def test_a_module_that_some_batches_pass_over_is_pruned_further(batches, first):
     assert torch.equal(found.mask[-9:], model.other.weight_mask.reshape(-1) > 0)
 
 
+class Unrouted(nn.Module):
+    """A mixture of experts, to the second of which nothing is routed, and a layer of which the weight is only read."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts, self.read = nn.ModuleList([nn.Linear(16, 3), nn.Linear(16, 3)]), nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.experts[0](x) + nn.functional.linear(x, self.read.weight.detach())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("experts.1.weight", {}), ("read.weight", {}), ("experts.1.weight", {"num_gradients": 2})]
+)
+def test_a_weight_of_a_module_that_no_batch_calls_is_refused_with_the_true_reason(batches, name, options):
+    model = Unrouted().double()
+    before = copy.deepcopy(model.state_dict())
+    chosen = ["experts.0.weight", name]
+    words = rf"got '{name}', of a module that none of the batches calls. Its gradients are all zero.* Leave the param"
+    with pytest.raises(ValueError, match=words):
+        adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2, params=chosen, **options)
+    torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
+    found = adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2, params=chosen[:1], **options)
+    assert torch.equal(found.mask, model.experts[0].weight_mask.reshape(-1) > 0)
+
+
+# --- attributes that are only named like masks ------------------------------------------------------------------------
+
+
+class Scored(nn.Linear):
+    """A layer with something of its own where the mask of its weight, or the weight without it, would go."""
+
+    def __init__(self, name, kind):
+        super().__init__(16, 3)
+        self.name = name
+        if kind == "parameter":
+            setattr(self, name, nn.Parameter(torch.rand(3, 16)))
+        elif kind == "module":
+            setattr(self, name, nn.Identity())
+        else:
+            given = {"soft": torch.full((3, 16), 0.5), "binary": torch.ones(3, 16), "no": None, "words": "soft"}[kind]
+            setattr(self, name, given) if kind == "words" else self.register_buffer(name, given)
+
+    def forward(self, x):
+        own = getattr(self, self.name)
+        return nn.functional.linear(x, self.weight * own if isinstance(own, torch.Tensor) else self.weight)
+
+
+@pytest.mark.parametrize("kind", ["parameter", "soft", "binary", "no", "words", "module"])
+@pytest.mark.parametrize("name", ["weight_mask", "weight_orig"])
+def test_a_weight_beside_an_attribute_that_is_named_like_its_mask_is_refused(batches, name, kind):
+    model = nn.Sequential(nn.Flatten(), Scored(name, kind), nn.Linear(3, 3)).double()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=rf"`params` must .* have no '{name}' of their own; got '1.weight' of a Score"):
+        adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
+    torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
+    adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2, params=["2.weight"])
+    own = {key: value for key, value in before.items() if key.startswith("1.")}
+    torch.testing.assert_close({key: model.state_dict()[key] for key in own}, own, rtol=0, atol=0)
+
+
+def test_a_parameter_that_is_named_like_one_with_a_mask_is_pruned_as_any_other(batches):
+    model = nn.Sequential(nn.Flatten(), Scored("weight_orig", "parameter")).double()
+    before = model[1].weight_orig.detach().clone()
+    found = adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2, params=["1.weight_orig"])
+    assert found.mask.sum() == 24
+    assert torch.equal(model[1].weight_orig_mask.reshape(-1) > 0, found.mask)
+    assert torch.equal(model[1].weight_orig == 0, model[1].weight_orig_mask == 0)
+    assert not torch.equal(model[1].weight_orig, before)
+    again = adapter.prune_model(model, LOSS, batches, 0.75, damping=1e-2, params=["1.weight_orig_orig"])
+    assert again.mask.sum() == 12
+    assert not torch.any(again.mask & ~found.mask)
+
+
 def test_no_hook_stays_where_gradients_fail(model, batches):
     with pytest.raises(RuntimeError, match="out of luck"):
         adapter.prune_model(model, failing(0), batches, 0.5, damping=1e-2)

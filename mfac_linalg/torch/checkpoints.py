@@ -5,7 +5,7 @@ what they drop, entries beside PyTorch's own two, only serves to name what does 
 """
 
 import numbers
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -14,13 +14,15 @@ from torch import Tensor
 from .. import SlidingWindowInverse
 from .. import _validation as check
 from .groups import OPTIONS, Group, check_options
-from .layout import SHARED, Served, check_described, check_masks, fingerprint
+from .layout import SHARED, Served, check_described, check_masks, check_version, fingerprint
 from .window_state import (
     Options,
     compression_of,
+    number_in,
     options_of,
     pack_window,
     require_entries,
+    require_values,
     unpack_version_1,
     unpack_window,
 )
@@ -138,6 +140,9 @@ def _check_groups(loaded: Any, groups: list[Group]) -> None:
             given = len(keys) if isinstance(keys, list | tuple) else check.describe(keys)
             msg = f"`state_dict` must have {len(here['params'])} parameters in a group; got {given}. Construct the "
             raise ValueError(msg + "same groups first.")
+        if not all(isinstance(key, Hashable) for key in keys):
+            msg = f"`state_dict` must number or name its parameters; got {check.describe(keys)}. {RETURNED}"
+            raise TypeError(msg)
 
 
 def _check_window_sizes(groups: list[Group], windows: list[SlidingWindowInverse | None]) -> None:
@@ -196,9 +201,11 @@ def _window(
         check_described(options_of(window), options, SHARED)
         return window
     if words is not None:
-        require_entries(SHARED, words)
+        require_entries(("version", *SHARED), words)
+        check_version(words["version"])
         check_described(words | {"compression": compression_of(words["compression"])}, options, SHARED)
-    entry = next((entries[p]["window"] for p in part.parameters if entries[p].get("window")), None)
+    held = [entries[p].get("window") for p in part.parameters]  # empty where a checkpoint has left it out
+    entry: Any = next((x for x in held if not (x is None or (isinstance(x, Mapping) and not x))), None)
     if entry is None:
         shapes = part.described(options)["shapes"]
         msg = f"`state_dict` must have a window in the state of a parameter of each group; got none for shapes {shapes}"
@@ -216,7 +223,7 @@ def _window(
 
 def _is_same(given: Any, ours: int) -> bool:
     """Whether a number, perhaps in a tensor of its own, is ours."""
-    given = given.item() if isinstance(given, Tensor) and given.numel() == 1 else given
+    given = number_in(given)
     return isinstance(given, numbers.Integral) and given == ours
 
 
@@ -231,9 +238,8 @@ def _buffers(entry: Mapping[str, Any], p: Tensor, shape: torch.Size) -> dict[str
         if name in given:
             given[name] = _buffer(name, given[name], p, shape)
     if "share" in given:
-        share = given["share"]
-        share = share.item() if isinstance(share, Tensor) and share.numel() == 1 else share
-        if not (isinstance(share, numbers.Real) and 0 <= float(share) <= 1):
+        share = number_in(given["share"])
+        if not (isinstance(share, numbers.Real) and not share < 0 and share <= 1):
             msg = f"`state_dict` must have a share in [0, 1]; got {check.describe(given['share'])}. "
             raise ValueError(msg + RETURNED)
         given["share"] = float(share)
@@ -244,8 +250,13 @@ def _buffer(name: str, x: Any, p: Tensor, shape: torch.Size) -> Tensor:
     if not isinstance(x, Tensor) or x.dtype != _answer_dtype(p):
         msg = f"`state_dict` must have {name} as a tensor of {_answer_dtype(p)}; got {check.describe(x)}. "
         raise TypeError(msg + "Keep it out of casts.")
+    require_values(name, x)
     if x.shape != shape:
         msg = f"`state_dict` must have {name} of the parameters' shapes; got {tuple(x.shape)} for {tuple(shape)}. "
         raise ValueError(msg + "Construct the same groups first.")
+    if not bool(torch.isfinite(x).all()) or (name == "root_mean_square" and bool((x < 0).any())):
+        wanted = "finite" if name == "momentum_buffer" else "finite and ≥ 0"
+        msg = f"`state_dict` must have a {name} that is {wanted}; got other entries for a parameter of shape "
+        raise ValueError(msg + f"{tuple(p.shape)}. Go on from a state before the loss overflowed.")
     with torch.inference_mode(False):  # it is written to in every mode
         return x.detach().to(p.device, copy=True)

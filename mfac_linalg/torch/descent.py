@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import _second_moment
-from .groups import PLAIN, Group, check_one_kind, check_plain
+from .groups import PLAIN, Group, check_one_kind, check_plain, check_writable
 from .masks import ActiveWeights
 
 State = Mapping[Tensor, dict[str, Any]]
@@ -31,6 +31,8 @@ def descent(groups: list[Group], kept: ActiveWeights, state: State) -> ScaledGra
         return None
     for _, p in pairs:
         _require_shape(p, kept.shape(p), state.get(p, {}))
+        if p.grad is not None:
+            check_writable(p)
     parts = {p: _part(group, p, kept) for group, p in pairs}
     check_one_kind(list(parts.values()))
     g = _flat(parts.values())
@@ -79,8 +81,15 @@ def _flat(parts: Iterable[Tensor]) -> Tensor:
     return torch.cat([part.reshape(-1) for part in parts])
 
 
-def move(groups: list[Group], kept: ActiveWeights, state: State, x: Tensor) -> None:
-    """Write the step F⁻¹g of these groups into momenta and parameters."""
+def move(
+    groups: list[Group], kept: ActiveWeights, state: State, direction: ScaledGradient, x: Tensor
+) -> dict[Tensor, dict[str, Any]]:
+    """Write the step F⁻¹g of these groups into the parameters; return the momenta and moments after it.
+
+    The state itself is as it was, for a write may fail.
+    """
+    after = {p: dict(moment) for p, moment in direction.moments.items()}
+    x = x if direction.scale is None else x * direction.scale
     parameters = [p for group in groups for p in group["params"]]
     parts = dict(zip(parameters, x.split([kept.size(p) for p in parameters]), strict=True))
     for group in groups:
@@ -91,20 +100,20 @@ def move(groups: list[Group], kept: ActiveWeights, state: State, x: Tensor) -> N
         steps = [parts[p].reshape(w.shape) for p, w in zip(moving, weights, strict=True)]
         if group["momentum"]:
             steps = _followed(moving, steps, float(group["momentum"]), state)
+            for p, buffer in zip(moving, steps, strict=True):
+                after.setdefault(p, {})["momentum_buffer"] = buffer
         if group["weight_decay"] and group["decoupled_weight_decay"]:
             steps = list(torch._foreach_add(steps, weights, alpha=float(group["weight_decay"])))
         torch._foreach_add_(weights, steps, alpha=-float(group["lr"]))
         for p, w in zip(moving, weights, strict=True):
             kept.write(p, w)
+    return after
 
 
 def _followed(parameters: list[Tensor], steps: list[Tensor], momentum: float, state: State) -> list[Tensor]:
     """The momenta after these steps."""
-    for p, step in zip(parameters, steps, strict=True):
-        if state[p].get("momentum_buffer") is None:
-            with torch.inference_mode(False):  # it is written to in every mode
-                state[p]["momentum_buffer"] = torch.zeros_like(step)
-    buffers = [state[p]["momentum_buffer"] for p in parameters]
-    torch._foreach_mul_(buffers, momentum)
-    torch._foreach_add_(buffers, steps)
-    return buffers
+    held = [state[p].get("momentum_buffer") for p in parameters]
+    before = [torch.zeros_like(step) if x is None else x for x, step in zip(held, steps, strict=True)]
+    followed = list(torch._foreach_mul(before, momentum))
+    torch._foreach_add_(followed, steps)
+    return followed

@@ -1,6 +1,8 @@
 """Rows of a classifier's true Fisher matrix: the gradient of every class's log-probability, times its root."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from .. import _validation as check
 from .model_state import unchanged
 from .parameters import Selection, Unravel
 from .rows import Rows
-from .samples import Samples, arguments_of
+from .samples import NotBatchedError, Samples, arguments_of
 
 
 def fisher_gradients(
@@ -49,11 +51,12 @@ def fisher_gradients(
     Raises
     ------
     ValueError, TypeError, RuntimeError
-        As `per_sample_gradients`; outputs of another shape.
+        As `per_sample_gradients`, but for models that cannot be batched; outputs of another shape.
 
     Notes
     -----
-    Cost: C forward and backward passes a sample; O(N C d) memory for the rows.
+    Cost: C forward and backward passes a sample, one after the other where `torch.func.vmap` cannot batch the model
+    (`torch.nn.GRU`); O(N C d) memory for the rows.
     A sample's C rows are dependent, Σ_y √p_iy g_iy = 0, so that F − Λ has the rank N (C − 1) at most.
 
     References
@@ -77,9 +80,14 @@ def fisher_gradients(
     rows = Rows.of(model, _weighted_log_probability, params)
     classes = _count_classes(model, samples)
     each = rows.empty(samples.count * classes).reshape(samples.count, classes, -1)
+    rows_of: Callable[[Samples], Tensor] = partial(rows.of_samples, chunk_size=size)
     for label in range(classes):
-        labels = torch.full((samples.count,), label, device=each.device)
-        each[:, label] = rows.of_samples(Samples(samples.inputs, labels, samples.count), size)
+        labelled = Samples(samples.inputs, torch.full((samples.count,), label, device=each.device), samples.count)
+        try:
+            each[:, label] = rows_of(labelled)
+        except NotBatchedError:
+            rows_of = rows.of_each
+            each[:, label] = rows_of(labelled)
     if reduction == "mean":
         each /= math.sqrt(samples.count)
     return each.reshape(samples.count * classes, -1), rows.unravel

@@ -195,6 +195,16 @@ def check_plain(wanted: str, p: Tensor) -> None:
         raise TypeError(msg)
 
 
+def check_writable(p: Tensor) -> None:
+    """Refuse a parameter that a step cannot write to, before anything else is written."""
+    if p.is_inference() and not torch.is_inference_mode_enabled():
+        msg = f"`params` must be tensors that can be written; got one of shape {tuple(p.shape)}, made in "
+        raise ValueError(msg + "torch.inference_mode(). Make the model outside of it.")
+    if any(stride == 0 and length > 1 for stride, length in zip(p.stride(), p.shape, strict=True)):
+        msg = f"`params` must have memory for each of their entries; got one of shape {tuple(p.shape)} that was "
+        raise ValueError(msg + "expanded. Call contiguous() on it before it is made a parameter.")
+
+
 def check_one_kind(tensors: list[Tensor]) -> None:
     """Refuse what would make a vector of several dtypes or devices."""
     kinds = {(tensor.dtype, tensor.device) for tensor in tensors}

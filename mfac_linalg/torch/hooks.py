@@ -1,6 +1,6 @@
 """The masks of `torch.nn.utils.prune` in a model: hooks that compute a module's weight before each of its calls."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
@@ -61,26 +61,25 @@ def check_not_used_stale(gradients: Mapping[str, Tensor | None]) -> None:
 
 @contextmanager
 def calls_required(model: nn.Module, names: Mapping[str, str]) -> Iterator[None]:
-    """Refuse parameters, {name with its mask: name without}, that are used where a mask would have no effect."""
+    """Refuse parameters, {name with its mask: name without}, that calls of their modules do not use."""
     owners = {name: place(model, name)[0] for name in names}
     called: WeakSet[nn.Module] = WeakSet()  # which is not put back after each row, as a set in a closure is
     handles = [owner.register_forward_pre_hook(lambda module, _: called.add(module)) for owner in owners.values()]
     try:
         yield
     except UsedPastMaskError as error:
-        raise _no_effect(names.get(error.name, error.name), "is used without such a call, or before it") from error
+        msg = "`params` must choose parameters that are used in calls of their modules; got "
+        msg += f"{names.get(error.name, error.name)!r}, which is used without such a call, or before it. A mask of "
+        msg += "torch.nn.utils.prune would have no effect there. Leave the parameter out by `params`."
+        raise ValueError(msg) from error
     finally:
         for handle in handles:
             handle.remove()
     for name, owner in owners.items():
         if owner not in called:
-            raise _no_effect(names[name], "is of a module that is not called")
-
-
-def _no_effect(name: str, reason: str) -> ValueError:
-    msg = f"`params` must choose parameters that are used in calls of their modules; got {name!r}, which {reason}. A "
-    msg += "mask of torch.nn.utils.prune would have no effect there. Leave the parameter out by `params`."
-    return ValueError(msg)
+            msg = f"`params` must choose parameters of modules that the model calls; got {names[name]!r}, of a module "
+            msg += "that none of the batches calls. Its gradients are all zero, and say nothing of its weights. "
+            raise ValueError(msg + "Leave the parameter out by `params`, or add `batches` that need it.")
 
 
 def place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -88,7 +87,29 @@ def place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     path, _, tensor = name.rpartition(".")
     module = model.get_submodule(path)
     plain = tensor.removesuffix("_orig")
-    return module, plain if hasattr(module, f"{plain}_mask") else tensor
+    return module, plain if has_mask(module, plain) else tensor
+
+
+def has_mask(module: nn.Module, tensor: str) -> bool:
+    """Whether a tensor of a module has a mask of torch.nn.utils.prune, and not what is only named so."""
+    return any(_is_mask_of(hook, tensor) for hook in module._forward_pre_hooks.values())
+
+
+def masks_of(model: nn.Module) -> dict[Tensor, Tensor]:
+    """The masks of a model's parameters."""
+    pairs = [(module, hook._tensor_name) for _, module, hook in _masked(model)]
+    return {getattr(module, f"{tensor}_orig"): getattr(module, f"{tensor}_mask") for module, tensor in pairs}
+
+
+def refuse_own_names(model: nn.Module, chosen: Iterable[str]) -> None:
+    """Refuse parameters whose masks would overwrite what their modules have under the same names."""
+    for name in chosen:
+        module, tensor = place(model, name)
+        own = [] if has_mask(module, tensor) else [f"{tensor}_mask", f"{tensor}_orig"]
+        for taken in (attribute for attribute in own if hasattr(module, attribute)):
+            msg = f"`params` must choose parameters whose modules have no {taken!r} of their own; got {name!r} of a "
+            msg += f"{type(module).__name__} that has. A mask of torch.nn.utils.prune would overwrite it. Rename it, "
+            raise ValueError(msg + "or leave the parameter out by `params`.")
 
 
 def _masked(model: nn.Module) -> Iterator[tuple[str, nn.Module, BasePruningMethod]]:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import _validation as check
 from .masks import ActiveWeights
-from .window_state import Options
+from .window_state import Options, has_values
 
 VERSION = 2
 SHARED = ("normalization", "precision", "compression")  # what all windows of an optimizer have in common
@@ -66,9 +67,16 @@ def fingerprint(described: dict[str, Any]) -> int:
 def check_described(theirs: Mapping[str, Any], ours: Mapping[str, Any], names: tuple[str, ...]) -> None:
     """Accept a description that says the same under these names."""
     for name in names:
-        if theirs[name] != ours[name]:
+        if not _says(theirs[name], ours[name]):
             msg = f"`state_dict` must be of windows with {name} {ours[name]!r:.200}; got {theirs[name]!r:.200}. "
             raise ValueError(msg + "Construct the same optimizer first.")
+
+
+def check_version(theirs: Any) -> None:
+    """Accept a description in the form that this version writes."""
+    if not _says(theirs, VERSION):
+        msg = f"`state_dict` must have version {VERSION} of its windows; got {check.describe(theirs)}. Use the library "
+        raise ValueError(msg + "that wrote it.")
 
 
 def check_masks(theirs: Any, ours: list[Tensor | None]) -> None:
@@ -81,4 +89,12 @@ def check_masks(theirs: Any, ours: list[Tensor | None]) -> None:
 def _same(ours: Tensor | None, theirs: Any) -> bool:
     if ours is None or theirs is None:
         return ours is theirs
-    return isinstance(theirs, Tensor) and torch.equal(ours.cpu(), theirs.cpu())
+    return has_values(theirs) and torch.equal(ours.cpu(), theirs.cpu())
+
+
+def _says(theirs: Any, ours: Any) -> bool:
+    """Whether words and numbers, in lists or not, are ours; tensors are none."""
+    if isinstance(ours, list):
+        alike = isinstance(theirs, list | tuple) and len(theirs) == len(ours)
+        return alike and all(_says(*both) for both in zip(theirs, ours, strict=True))
+    return isinstance(theirs, type(ours)) and bool(theirs == ours)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _validation as check
+from .hooks import masks_of
 
 Masks = Mapping[Tensor, Tensor] | nn.Module | None
 
@@ -40,26 +41,22 @@ class ActiveWeights:
     def write(self, p: Tensor, values: Tensor) -> None:
         """Put back what `of` has copied of a parameter."""
         if p in self.indices:
-            p.put_(self.indices[p].to(p.device), values)
+            # put_ is refused under torch.use_deterministic_algorithms, and there is no flat view of every layout
+            p.copy_(p.reshape(-1).index_copy(0, self.indices[p].to(p.device), values).reshape(p.shape))
 
 
 def _indices(masks: Any) -> dict[Tensor, Tensor]:
     if isinstance(masks, nn.Module):
-        masks = _masks_of(masks)
+        masks = _left_by_pruning(masks)
     if not isinstance(masks, Mapping):
         msg = f"`masks` must be a mapping of parameters to masks, or a pruned module; got {check.describe(masks)}. "
         raise TypeError(msg + "Pass {parameter: mask}.")
     return {parameter: _checked(parameter, mask).reshape(-1).nonzero()[:, 0] for parameter, mask in masks.items()}
 
 
-def _masks_of(model: nn.Module) -> dict[Tensor, Tensor]:
-    """The masks that `torch.nn.utils.prune` has left beside the parameters of a module."""
-    found: dict[Tensor, Tensor] = {}
-    for module in model.modules():
-        for name, mask in module.named_buffers(recurse=False):
-            original = module._parameters.get(name.removesuffix("_mask") + "_orig")
-            if name.endswith("_mask") and original is not None:
-                found[original] = mask
+def _left_by_pruning(model: nn.Module) -> dict[Tensor, Tensor]:
+    """The masks that `torch.nn.utils.prune` has left in a module."""
+    found = masks_of(model)
     if not found:
         msg = f"`masks` must be a module that torch.nn.utils.prune has pruned; got {type(model).__name__} without a "
         raise ValueError(msg + "mask. Prune it first, or pass {parameter: mask}.")

@@ -274,10 +274,9 @@ class MFAC(Optimizer):
             answers = [
                 (groups, direction, _answer(window, groups, direction.g)) for window, groups, direction in moving
             ]
-        for groups, direction, x in answers:
-            move(groups, self._kept, self.state, x if direction.scale is None else x * direction.scale)
-            for p, moment in direction.moments.items():
-                self.state[p].update(moment)
+            after = [move(groups, self._kept, self.state, direction, x) for groups, direction, x in answers]
+        for p, entries in chain.from_iterable(part.items() for part in after):
+            self.state[p].update(entries)
         forget_cached_weights()
         return loss
 

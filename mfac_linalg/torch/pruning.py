@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import _validation as check
 from ..pruning import Pruned, prune
 from ..pruning.loop import NoFiniteLossError
-from .hooks import place, put_mask, refresh
+from .hooks import has_mask, place, put_mask, refresh, refuse_own_names
 from .masked_model import MaskedModel, Source
 from .model_state import unchanged
 from .parameters import Selection, Unravel, chosen_parameters, places_of, unravel_of
@@ -88,9 +88,10 @@ def prune_model(
     ------
     TypeError, ValueError, RuntimeError
         As `prune` and `per_sample_gradients`; batches that are used up for good; a chosen parameter that is used
-        without a call of its module or before it, so that a mask would have no effect there, or that several modules
-        share; a layer that divides by the norm of weights which are all gone: weight normalisation of an output channel
-        without weights. The model is as it was then.
+        without a call of its module or before it, so that a mask would have no effect there, that several modules
+        share, of a module that no batch calls (an expert to which nothing is routed), or of one with an attribute of
+        its own where the mask goes (``weight_mask``, ``weight_orig``); a layer that divides by the norm of weights
+        which are all gone: weight normalisation of an output channel without weights. The model is as it was then.
 
     Notes
     -----
@@ -207,14 +208,16 @@ def _prunable(model: nn.Module, loss_fn: Loss, params: Selection) -> dict[str, n
             msg = f"`params` must choose parameters of one module each; got {' = '.join(shared)}. A mask of "
             msg += "torch.nn.utils.prune would untie them. Leave the parameter out by `params`."
             raise ValueError(msg)
+    refuse_own_names(model, chosen)
     return chosen
 
 
 def _mask(model: nn.Module, name: str) -> Tensor:
     """Where a parameter may be other than zero, of its shape."""
     module, tensor = place(model, name)
-    mask = getattr(module, f"{tensor}_mask", None)
-    return torch.ones_like(model.get_parameter(name), dtype=torch.bool) if mask is None else mask > 0
+    if has_mask(module, tensor):
+        return getattr(module, f"{tensor}_mask") > 0
+    return torch.ones_like(model.get_parameter(name), dtype=torch.bool)
 
 
 def _filter_sizes(chosen: dict[str, nn.Parameter]) -> tuple[int, ...]:

@@ -13,10 +13,10 @@ from .. import _validation as check
 from .hooks import check_not_used_stale, masked_parameters, stale_masked_weights
 from .model_state import ModelState
 from .parameters import Selection, Unravel, chosen_parameters, places_of, tensors_of, unravel_of
-from .samples import Samples, alone, arguments_of
+from .samples import ONE_BY_ONE, NotBatchedError, Samples, alone, arguments_of
+from .user_hooks import has_backward_hooks, refuse_gradient_hooks
 
 Loss = Callable[[Any, Any], Tensor]
-ONE_BY_ONE = "Use mean_gradients with batch_size=1, which gives the same rows one after the other."
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Rows:
         """Of these parameters, in their order."""
         check_differentiable(model, loss_fn)
         _refuse_batch_statistics(model)
-        _refuse_hooks(chosen)
+        refuse_gradient_hooks(chosen)
         places = places_of(model, chosen)
         known = {place for several in places.values() for place in several}
         held = {place: tensor for place, tensor in tensors_of(model) if place not in known}
@@ -60,10 +60,8 @@ class Rows:
         """The rows of all samples, (m, d)."""
         size = chunk_size or samples.count
         rows = self.empty(samples.count)
-        if any(module._backward_hooks or module._backward_pre_hooks for module in self.model.modules()):
-            for index in range(samples.count):  # hooks on backward passes, as BackPACK's, are not run under torch.func
-                rows[index] = self.of_batch(*samples.at(slice(index, index + 1)))
-            return rows
+        if has_backward_hooks(self.model):  # BackPACK's, say: torch.func does not run them
+            return self.of_each(samples)
         for start in range(0, samples.count, size):
             part = slice(start, start + size)
             if size >= samples.count:
@@ -72,6 +70,13 @@ class Rows:
                 rows[part] = self._of_chunk(samples, part)
         if not rows.is_meta and not torch.any(rows):  # is there a graph at all?
             self.of_batch(*samples.at(slice(1)))
+        return rows
+
+    def of_each(self, samples: Samples) -> Tensor:
+        """The same rows by one pass after the other, which any model can do."""
+        rows = self.empty(samples.count)
+        for index in range(samples.count):
+            rows[index] = self.of_batch(*samples.at(slice(index, index + 1)))
         return rows
 
     def of_batch(self, x: Any, y: Any) -> Tensor:
@@ -102,11 +107,11 @@ class Rows:
             self.of_batch(*samples.at(slice(1)))  # raises what is wrong without vmap too
             words = str(error).partition("\n")[0].rstrip(".")
             msg = f"`model` must be one that torch.func.vmap can batch; got {words:.300}. {ONE_BY_ONE}"
-            raise RuntimeError(msg) from error
+            raise NotBatchedError(msg) from error
         if past_modules:
             self.of_batch(*samples.at(slice(1)))  # refuses those that have a mask
             msg = "`model` must use its parameters by their modules; got one that a list or a function holds too. "
-            raise RuntimeError(msg + ONE_BY_ONE)
+            raise NotBatchedError(msg + ONE_BY_ONE)
         _check_finite(losses, part.start)
         return rows.detach()
 
@@ -138,13 +143,18 @@ class Rows:
 
 
 class _ModelWithLoss(nn.Module):
-    """A model with its loss as one module, so that a loss which asks the model sees the same parameters."""
+    """A model with its loss as one module, so that a loss which asks the model sees the same parameters.
+
+    Global hooks of modules, on calls or on submodules that are set, are not for it.
+    """
+
+    model: nn.Module
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self._modules["model"] = model
 
-    def forward(self, loss_fn: Loss, inputs: Any, targets: Any, then: Callable[[Tensor], Any] | None) -> Any:
+    def __call__(self, loss_fn: Loss, inputs: Any, targets: Any, then: Callable[[Tensor], Any] | None) -> Any:
         arguments, options = arguments_of(inputs)
         loss = check_scalar(loss_fn(self.model(*arguments, **options), targets))
         return loss if then is None else then(loss)
@@ -254,16 +264,6 @@ def _refuse_wrappers(model: nn.Module) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         msg = f"`model` must be a module of Python; got {type(model).__name__}. Pass the one that it was made from."
         raise TypeError(msg)
-
-
-def _refuse_hooks(chosen: dict[str, nn.Parameter]) -> None:
-    """Refuse hooks on gradients of parameters, which change or use them where the rows are those of stand-ins."""
-    for name, parameter in chosen.items():
-        hooks = {"register_hook": parameter._backward_hooks}
-        hooks["register_post_accumulate_grad_hook"] = getattr(parameter, "_post_accumulate_grad_hooks", None)
-        for kind in (kind for kind, held in hooks.items() if held):
-            msg = f"`model` must have no hooks on gradients of chosen parameters; got one of {kind} on {name!r}. It "
-            raise ValueError(msg + "would not change the rows. Remove it for this call, and apply it to them.")
 
 
 def _refuse_batch_statistics(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 from .. import _validation as check
 
 Batches = Iterable[tuple[Any, Any]]
+ONE_BY_ONE = "Use mean_gradients with batch_size=1, which gives the same rows one after the other."
 CONSTANTS = (bool, str, type(None))  # that may stand among tensors, the same for all samples
 
 
@@ -57,6 +58,10 @@ class Samples:
     def axes(self) -> tuple[Any, Any]:
         """The axis of samples of each tensor, None of constants: `in_dims` of vmap."""
         return pytree.tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, (self.inputs, self.targets))
+
+
+class NotBatchedError(RuntimeError):
+    """A model that takes its samples one after the other alone."""
 
 
 def _can_be_cut(leaf: Any) -> bool:

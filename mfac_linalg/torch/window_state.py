@@ -4,6 +4,7 @@ Distributed checkpoints are read into the tensors of a new optimizer, whose wind
 """
 
 import numbers
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,8 +94,11 @@ def _check_entries(entry: Any, like: Tensor, dim: int, compression: Options | No
         if not isinstance(entry[name], numbers.Real):
             msg = f"`state_dict` must have a number as {name} of a window; got {check.describe(entry[name])}. "
             raise TypeError(msg + "Pass what MFAC.state_dict returned.")
+        if not abs(entry[name]) <= sys.float_info.max:
+            msg = f"`state_dict` must have a finite {name} of a window; got {check.describe(entry[name])}. "
+            raise ValueError(msg + "Pass what MFAC.state_dict returned.")
     gram = entry["gram"]
-    capacity = len(gram) if isinstance(gram, Tensor) and gram.ndim else 0
+    capacity = len(gram) if has_values(gram) and gram.ndim else 0
     dtypes = dict.fromkeys(HOST_AXES, torch.int64) | dict.fromkeys(FLOAT64, torch.float64)
     wanted: dict[str, tuple[tuple[int, ...], torch.dtype | None]] = {
         name: ((capacity,) * HOST_AXES[name], dtypes[name]) for name in ("gram", *HOST_AXES)
@@ -119,13 +123,33 @@ def _check_tensor(name: str, x: Any, shape: tuple[int, ...], dtype: torch.dtype 
     if not isinstance(x, Tensor) or (dtype is not None and x.dtype != dtype):
         msg = f"`state_dict` must have a tensor{'' if dtype is None else f' of {dtype}'} as {name} of a window; got "
         raise TypeError(msg + f"{check.describe(x)}. Keep it out of casts.")
+    require_values(f"{name} of a window", x)
     if tuple(x.shape) != shape or not shape:
         msg = f"`state_dict` must have {name} of a window in shape {shape or '(window, entries)'}; got "
         raise ValueError(msg + f"{check.describe(x)}. Pass what MFAC.state_dict returned.")
 
 
+def has_values(x: Any) -> bool:
+    """Whether x is a tensor that is one dense array in memory."""
+    return isinstance(x, Tensor) and not (x.is_meta or x.is_nested) and x.layout == torch.strided
+
+
+def require_values(name: str, x: Any) -> None:
+    """Refuse what is no dense tensor."""
+    if not has_values(x):
+        kind = "of the device meta" if isinstance(x, Tensor) and x.is_meta else "sparse or nested"
+        given = f"a tensor that is {kind}" if isinstance(x, Tensor) else check.describe(x)
+        msg = f"`state_dict` must have {name} as a dense tensor with values; got {given}. Load it whole."
+        raise TypeError(msg)
+
+
+def number_in(x: Any) -> Any:
+    """The number in a tensor of one; anything else as it is."""
+    return x.item() if has_values(x) and x.numel() == 1 else x
+
+
 def _is_matrix(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.ndim == 2
+    return has_values(x) and x.ndim == 2
 
 
 def _row_names(compression: Options | None) -> tuple[str, ...]:
@@ -181,15 +205,16 @@ def unpack_version_1(entry: Any, like: Tensor) -> SlidingWindowInverse:
     if not isinstance(entry["window"], Mapping):
         msg = f"`state_dict` must have windows that are dictionaries; got {check.describe(entry['window'])}. "
         raise TypeError(msg + "Pass what MFAC.state_dict returned.")
+    for name, value in entry["window"].items():
+        if isinstance(value, Tensor):
+            require_values(f"{name} of a window", value)
     state: dict[str, Any] = {
         name: value.to(like.device) if isinstance(value, Tensor) else value for name, value in entry["window"].items()
     }
     rows = _row_names(state.get("compression")) if "slots" in state else ()
     require_entries((*rows, *entry["host"]), state)
     for name in entry["host"]:
-        if not isinstance(state[name], Tensor):
-            msg = f"`state_dict` must have a tensor as {name} of a window; got {check.describe(state[name])}. "
-            raise TypeError(msg + "Pass what MFAC.state_dict returned.")
+        require_values(f"{name} of a window", state[name])
         state[name] = entry["window"][name].cpu().numpy()
     return SlidingWindowInverse.from_state_dict(state)
 
@@ -200,5 +225,6 @@ def options_of(window: SlidingWindowInverse) -> Options:
 
 
 def compression_of(described: Any) -> Any:
-    """A TopK from its arguments, as a state dictionary has them; None for None."""
-    return TopK(**described) if isinstance(described, Mapping) else described
+    """A TopK from its arguments, as a state dictionary has them; anything else as it is."""
+    complete = isinstance(described, Mapping) and described.keys() == TopK(1.0)._as_dict().keys()
+    return TopK(**described) if complete else described
