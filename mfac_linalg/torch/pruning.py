@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from .. import _validation as check
 from ..pruning import Pruned, prune
 from ..pruning.loop import NoFiniteLossError
-from .hooks import place, put_mask, refresh
+from .hooks import masks_kept, place, put_mask, refresh
 from .masked_model import MaskedModel, Source
-from .model_state import unchanged
+from .model_state import reached
 from .parameters import Selection, Unravel, chosen_parameters, places_of, unravel_of
 from .rows import Loss, check_differentiable
 from .samples import Batches, check_batches
@@ -122,8 +122,8 @@ def prune_model(
     count = None if num_gradients is None else check.size("num_gradients", num_gradients)
     before = unravel.ravel({name: parameter.detach() for name, parameter in chosen.items()})
     mask = unravel.ravel({name: _mask(model, name) for name in chosen})
-    with unchanged(model, loss_fn):
-        masked = MaskedModel.of(model, loss_fn, chosen, Source(batches, count))
+    with masks_kept(model, chosen):
+        masked = MaskedModel.of(model, loss_fn, chosen, Source(batches, count), reached(batches, validation))
         with _named_by_validation(masked):
             found = prune(
                 before,
