@@ -84,7 +84,8 @@ def calls_required(model: nn.Module, names: Mapping[str, str]) -> Iterator[None]
 def masks_kept(model: nn.Module, chosen: Mapping[str, Tensor]) -> Iterator[None]:
     """Give chosen parameters back with the values and masks that they have now, and leave all else alone."""
     places = [place(model, name) for name in {*chosen, *masked_parameters(model)}]
-    tensors = [TensorValues.of(parameter) for parameter in chosen.values()]
+    with torch._C.DisableTorchFunctionSubclass():
+        tensors = [TensorValues.of(parameter) for parameter in chosen.values()]
     registries = [ContainerValues.of(module._parameters) for module, _ in places]
     weights = [vars(module).get(tensor) for module, tensor in places]
     for module, tensor in places:  # recurrent layers list their weights
@@ -102,7 +103,7 @@ def masks_kept(model: nn.Module, chosen: Mapping[str, Tensor]) -> Iterator[None]
             registered.restore()
         for (module, tensor), weight in zip(places, weights, strict=True):
             vars(module).pop(tensor, None) if weight is None else vars(module).update({tensor: weight})
-        with torch.no_grad():
+        with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
             for values in tensors:
                 values.restore()
                 values.show_gradient()

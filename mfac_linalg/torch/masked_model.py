@@ -56,7 +56,7 @@ class MaskedModel:
         with contextlib.nullcontext() if step else calls_required(self.model, self.names):
             rows, found = None, []
             for batch in self.source.of_step():
-                if rows is None or not rows.state.is_current():  # batches may change the model on their way
+                if rows is None or not (self.source.is_plain or rows.state.is_current()):
                     rows = Rows.by(self.model, self.loss_fn, self.chosen, self.apart)
                 found.append(rows.of_batch(*batch.whole))
             gradients = torch.stack(found) if found else _refuse_none("batches")
@@ -68,7 +68,7 @@ class MaskedModel:
         self._write(weights)
         total, count, state = 0.0, 0, None
         for batch in each_batch(batches, "validation"):
-            if state is None or not state.is_current():
+            if state is None or not (_is_plain(batches) or state.is_current()):
                 state = self._state()
             with state.kept():
                 total += self._loss(batch, state) * batch.count
@@ -125,12 +125,22 @@ class Source:
         self._batches, self._count, self._endless = batches, count, _cycle(batches)
         self.last: Samples = Samples((), (), 0)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether batches change nothing on their way."""
+        return _is_plain(self._batches)
+
     def of_step(self) -> Iterator[Samples]:
         """The batches of a step; `last` is that which came last."""
         taken = self._batches if self._count is None else itertools.islice(self._endless, self._count)
         for batch in each_batch(taken):
             self.last = batch
             yield batch
+
+
+def _is_plain(batches: Batches) -> bool:
+    """Whether nobody else's code runs where a batch is asked for, which may change the model."""
+    return type(batches) in (list, tuple)
 
 
 def _cycle(batches: Batches) -> Iterator[tuple[Any, Any]]:

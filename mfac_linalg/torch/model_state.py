@@ -246,7 +246,7 @@ def _held_by_function(function: FunctionType) -> Iterator[Any]:
     yield from (x for x in AttributeValues.in_closure(function).values if issubclass(type(x), nn.Module))
 
 
-def _global_modules(function: FunctionType) -> Iterator[nn.Module]:
+def _global_modules(function: FunctionType) -> Iterator[Any]:
     """The global modules that a function names."""
     codes = [function.__code__]
     for code in codes:

@@ -45,7 +45,8 @@ def prune_model(
     model : torch.nn.Module
         In eval mode where it has batch normalisation, and float32 or float64: ``model.float()`` makes it so. Masks that
         it has already stay. But for its weights and masks it is given back as it was: every batch is met by what the
-        model held before the call (buffers, attributes, hidden states; `per_sample_gradients` says which).
+        model held before the call (buffers, attributes, hidden states; `per_sample_gradients` says which), but for
+        what batches change in it on their way, which stays.
     loss_fn : callable
         ``loss_fn(outputs, targets)`` of a batch, as a scalar.
     batches : iterable of (inputs, targets)
