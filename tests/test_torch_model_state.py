@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 nn = torch.nn
 adapter = pytest.importorskip("mfac_linalg.torch")
 written = pytest.importorskip("tests.written_models")
+model_state = pytest.importorskip("mfac_linalg.torch.model_state")
 parametrize = pytest.importorskip("torch.nn.utils.parametrize")
 LOSS = nn.functional.cross_entropy
 SAMPLES = 4
@@ -591,6 +592,15 @@ def test_what_batches_reach_is_not_put_back_while_a_row_is_computed(data):
         loader.given.clear()
         next(adapter.iter_gradients(model, loss, batches))
         assert loader.given[:2] == [0, "ahead"]
+
+
+def test_batches_are_not_looked_through_without_end(data):
+    model, loader = made(written.Written), Loader(data)
+    loader.tree = [[[[i, j]] for j in range(300)] for i in range(300)]
+    apart = model_state.reached(loader)
+    assert id(loader.given) in apart
+    assert len(apart) <= model_state.NEAREST
+    assert len(list(adapter.iter_gradients(model, LOSS, loader))) == 6
 
 
 # --- how far is looked ------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ Apart = Mapping[int, Any]  # objects by identity that are not put back
 IN_CLOSURES = (*CONTAINERS, Tensor, np.ndarray, nn.Module, FunctionType, MethodType, partial)  # what is looked into
 ATOMS = (str, int, float, type(None))  # of which long lists may be kept, as vocabularies
 MANY = 500  # entries of a container, beyond which none is looked into
+NEAREST = 10_000  # objects that batches hold
 LARGE = 2**22  # entries of a tensor or array, beyond which it is copied only where modules hold it themselves
 
 
@@ -198,11 +199,15 @@ def forget_cached_weights() -> None:
 
 
 def reached(*sources: Any) -> dict[int, Any]:
-    """What batches are and hold, by identity: loaders, datasets, samplers, variables of generators; but no modules."""
+    """What batches are and hold, by identity: loaders, datasets, samplers, variables of generators; but no modules.
+
+    The nearest `NEAREST` objects: what lies farther away, and is changed between rows, stays as it is found there.
+    """
     seen, waiting = dict[int, Any](), list(sources)
-    while waiting:
-        item = waiting.pop()
+    for item in waiting:
         kind = type(item)
+        if len(seen) == NEAREST:
+            break
         if id(item) in seen or kind in ATOMS or issubclass(kind, nn.Module | Tensor | np.ndarray | type | ModuleType):
             continue
         seen[id(item)] = item
