@@ -1,14 +1,19 @@
 """What a call of a model writes: every row starts from the same model, which is given back as it was."""
 
 import copy
+import weakref
+from collections import OrderedDict, deque
 from functools import partial
+from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
 adapter = pytest.importorskip("mfac_linalg.torch")
 written = pytest.importorskip("tests.written_models")
+model_state = pytest.importorskip("mfac_linalg.torch.model_state")
 parametrize = pytest.importorskip("torch.nn.utils.parametrize")
 LOSS = nn.functional.cross_entropy
 SAMPLES = 4
@@ -213,16 +218,36 @@ def test_a_loss_that_writes_to_itself_starts_anew_for_every_row(data, loss_of):
     assert state.mean == 1
 
 
-def test_objects_that_are_hooks_or_losses_start_anew_for_every_row(data):
-    hook, counted = written.Recorder(), written.Recorder()
+def test_objects_that_are_hooks_start_anew_for_every_row(data):
+    hook = written.Recorder()
     model = nn.Sequential(nn.Linear(4, 3))
     model[0].register_forward_hook(hook)
-    (x, y), expected = data, adapter.mean_gradients(nn.Sequential(model[0]), LOSS, *data, batch_size=1)[0]
+    expected = adapter.mean_gradients(nn.Sequential(model[0]), LOSS, *data, batch_size=1)[0]
     for call in CALLS.values():
-        torch.testing.assert_close(call(model, counted.loss, x, y), expected)
+        torch.testing.assert_close(call(model, LOSS, *data), expected)
         assert not hook.outputs
-        assert not counted.outputs
         copy.deepcopy(model)
+
+
+class Trainer:
+    """An object with a loss, a stateful list, and a data set."""
+
+    def __init__(self):
+        self.losses, self.batches, self.data = [], None, torch.zeros(8)
+
+    def loss(self, outputs, targets):
+        self.losses.append(len(self.losses))
+        return LOSS(outputs, targets)
+
+    __call__ = loss
+
+
+@pytest.mark.parametrize("loss_of", [lambda t: t.loss, lambda t: t, lambda t: partial(t.loss)])
+def test_what_the_object_of_a_loss_holds_is_the_users(data, loss_of):
+    model, trainer = made(written.Written), Trainer()
+    expected = adapter.mean_gradients(model, LOSS, *data, batch_size=1)[0]
+    torch.testing.assert_close(one_by_one(model, loss_of(trainer), *data), expected)
+    assert trainer.losses == list(range(SAMPLES))
 
 
 # --- what classes and functions hold ----------------------------------------------------------------------------------
@@ -428,6 +453,312 @@ def test_what_a_method_in_the_closure_of_a_loss_writes_is_the_users(data):
 
     adapter.mean_gradients(made(written.Written), loss, *data, batch_size=1)
     assert len(tracker.outputs) == SAMPLES
+
+
+# --- batches that the model reaches -----------------------------------------------------------------------------------
+
+
+class Loader:
+    """Batches, by a position and a list of what is to come that are its own."""
+
+    def __init__(self, data, count=6):
+        self.data, self.count, self.pos, self.given, self.order = data, count, 0, [], []
+
+    def __iter__(self):
+        self.pos, self.order = 0, list(range(self.count))[::-1]
+        while self.pos < self.count:
+            self.pos += 1
+            self.given.append(self.order.pop())
+            yield self.data[0] + self.given[-1], self.data[1]
+
+
+def in_attribute(model, loader):
+    model.loader = loader
+    return LOSS
+
+
+def in_trainer(model, loader):
+    trainer = Trainer()
+    trainer.batches = loader
+    return trainer.loss
+
+
+def in_hook(model, loader):
+    model.layer.register_forward_hook(lambda *_: loader.count and None)
+    return LOSS
+
+
+def in_loss_module(model, loader):
+    loss = nn.CrossEntropyLoss()
+    loss.loader = loader
+    return loss
+
+
+def generated(loader):
+    yield from loader
+
+
+BY_PLACE = pytest.mark.parametrize("put", [in_attribute, in_trainer, in_hook, in_loss_module])
+
+
+@BY_PLACE
+@pytest.mark.parametrize("batches_of", [lambda loader: loader, generated])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_a_loader_that_the_model_reaches_goes_on_between_rows(data, put, batches_of, per_sample):
+    model, loader = made(written.Written), Loader(data)
+    expected = list(adapter.iter_gradients(model, LOSS, list(Loader(data)), per_sample=per_sample))
+    loss = put(model, loader)
+    rows = adapter.iter_gradients(model, loss, batches_of(loader), per_sample=per_sample)
+    found = [next(rows) for _ in expected]
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected))
+    assert next(rows, None) is None
+    assert loader.given == [0, 1, 2, 3, 4, 5]
+
+
+@BY_PLACE
+@pytest.mark.parametrize("count", [None, 4])
+def test_pruning_asks_a_loader_that_the_model_reaches_for_each_batch_once(data, put, count):
+    def prune(model, loss, batches, validation):
+        choice = {"steps": 2, "damping": [1e-2, 1.0], "num_gradients": count}
+        return adapter.prune_model(model, loss, batches, 0.4, validation=validation, **choice)
+
+    expected = prune(made(written.Written), LOSS, list(Loader(data)), list(Loader(data)))
+    model, loader, other = made(written.Written), Loader(data), Loader(data)
+    loss = put(model, loader)
+    model.validation = other
+    found = prune(model, loss, loader, other)
+    torch.testing.assert_close(found.weights, expected.weights)
+    passes = [0, 1, 2, 3, 4, 5]
+    assert loader.given == (passes * 2 if count is None else (passes * 2)[:8])
+    assert other.given == passes * 4
+    assert loader.pos == (6 if count is None else 2)
+
+
+class Shift(written.Written):
+    """A model of which others change a buffer, a number and a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("shift", torch.zeros(3))
+        self.epoch, self.seen = 1, []
+
+    def forward(self, x):
+        self.shift += 1
+        self.seen.append(x)
+        return (self.layer(x) + self.shift) * self.epoch * len(self.seen)
+
+
+def test_what_batches_change_in_a_model_stays_and_counts_for_the_next_row(data):
+    def batches(model):
+        for index in range(3):
+            model.epoch = index + 1
+            model.shift = torch.full((3,), float(index))
+            model.layer.weight.data.mul_(0.5)
+            yield data
+
+    found = list(adapter.iter_gradients(model := made(Shift), LOSS, batches(model)))
+    assert (model.epoch, model.shift.tolist(), model.seen) == (3, [2.0] * 3, [])
+    other = made(Shift)
+    for row, _ in zip(found, batches(other), strict=True):
+        torch.testing.assert_close(row, adapter.mean_gradients(other, LOSS, *data, batch_size=SAMPLES)[0][0])
+
+
+def test_batches_may_change_a_model_that_is_pruned(data):
+    class Epochs:
+        def __init__(self, model):
+            self.model, self.seen = model, []
+
+        def __iter__(self):
+            for _ in range(3):
+                self.seen.append(self.model.epoch)
+                self.model.epoch += 1
+                yield data
+
+    model = made(Shift)
+    batches, other = Epochs(model), Epochs(model)
+    adapter.prune_model(model, LOSS, batches, 0.4, damping=1e-2, validation=other)
+    assert (batches.seen, other.seen, model.epoch, model.seen) == ([1, 2, 3], [4, 5, 6], 7, [])
+
+
+def test_what_batches_reach_is_not_put_back_while_a_row_is_computed(data):
+    model, loader = made(written.Written), Loader(data)
+    model.loader = loader
+
+    def loss(outputs, targets):  # as a thread that reads ahead
+        loader.given.append("ahead")
+        return LOSS(outputs, targets)
+
+    for batches in (loader, generated(loader)):
+        loader.given.clear()
+        next(adapter.iter_gradients(model, loss, batches))
+        assert loader.given[:2] == [0, "ahead"]
+
+
+def test_batches_are_not_looked_through_without_end(data):
+    model, loader = made(written.Written), Loader(data)
+    loader.tree = [[[[i, j]] for j in range(300)] for i in range(300)]
+    apart = model_state.reached(loader)
+    assert id(loader.given) in apart
+    assert len(apart) <= model_state.NEAREST
+    assert len(list(adapter.iter_gradients(model, LOSS, loader))) == 6
+
+
+# --- how far is looked ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [3, 2_000, 20_000])
+@pytest.mark.parametrize("kind", [list, deque, dict.fromkeys, OrderedDict.fromkeys, set, lambda x: NoTruth(x)])
+def test_containers_of_any_length_get_their_entries_back(data, count, kind):
+    model = made(written.Written)
+    model.entries = kind(range(count))
+    before = list(model.entries)
+
+    def forward(x):
+        entries = model.entries
+        if isinstance(entries, dict):
+            entries["new"] = entries.pop(0)
+        elif isinstance(entries, set):
+            entries.add("new")
+        else:
+            entries.append("new")
+            entries.pop() if isinstance(entries, NoTruth) else entries.popleft() if isinstance(entries, deque) else 0
+        return model.layer(x)
+
+    model.register_forward_pre_hook(lambda *_: None)
+    model.forward = forward
+    adapter.mean_gradients(model, LOSS, *data, batch_size=2)
+    assert list(model.entries) == before
+
+
+def test_what_is_looked_into_is_bounded(data, monkeypatch):
+    inner = {"calls": 0}
+    model = made(written.Written)
+    model.entries, model.few = [inner] * 501, [{"calls": 0}] * 500
+    monkeypatch.setattr("mfac_linalg.torch.model_state.LARGE", 100)
+    model.cache, model.own = {"large": torch.zeros(101), "small": torch.zeros(100)}, torch.zeros(101)
+    model.both = [model.layer.weight, nn.Parameter(torch.zeros(101)), np.zeros(101)]
+    model.register_parameter("long", model.both[1])
+    model.array = model.both[2]
+
+    def forward(x):
+        for each in (model.entries[0], model.few[0]):
+            each["calls"] += 1
+        with torch.no_grad():
+            for each in (*model.cache.values(), model.own, *model.both[1:]):
+                each += 1
+        return model.layer(x)
+
+    model.forward = forward
+    adapter.mean_gradients(model, LOSS, *data, batch_size=2)
+    assert (inner["calls"], model.few[0]["calls"]) == (2, 0)
+    found = {name: float(each[0]) for name, each in model.cache.items()}
+    assert found == {"large": 2, "small": 0}
+    assert (float(model.own[0]), float(model.both[1].detach()[0]), float(model.array[0])) == (0, 0, 0)
+
+
+def test_parameters_and_modules_of_any_number_are_put_back(data):
+    model = made(written.Written)
+    model.many = nn.ParameterList(nn.Parameter(torch.zeros(1)) for _ in range(600))
+    model.layers = nn.ModuleList(Shift() for _ in range(600))
+    hidden = nn.Module()
+    hidden.register_buffer("late", torch.zeros(()))
+    hidden.layers = nn.ModuleList(Shift() for _ in range(600))
+    model.hidden = [hidden]
+
+    def forward(x):
+        with torch.no_grad():
+            for each in (model.many[599], model.layers[599].shift, hidden.late, hidden.layers[0].shift):
+                each += 1
+        return model.layer(x)
+
+    model.forward = forward
+    adapter.mean_gradients(model, LOSS, *data, batch_size=2, params=["layer"])
+    for each in (model.many[599], model.layers[599].shift, hidden.late, hidden.layers[0].shift):
+        assert not torch.any(each)
+
+
+# --- attributes that are not what they say ----------------------------------------------------------------------------
+
+
+class NoTruth(list):
+    """A list that answers nothing."""
+
+    def __bool__(self):
+        raise RuntimeError
+
+    __iter__ = list.__iter__
+
+
+class Raising(dict):
+    """A dictionary that answers nothing."""
+
+    def __len__(self):
+        raise RuntimeError
+
+    __bool__ = keys = values = items = __iter__ = __getitem__ = __len__
+
+
+class RaisingList(list):
+    def __len__(self):
+        raise RuntimeError
+
+    __bool__ = __iter__ = __getitem__ = __len__
+
+
+class Unnamed:
+    __module__ = None
+
+
+class NoAttributes:
+    def __getattribute__(self, name):
+        if name != "__class__":
+            raise RuntimeError
+        return object
+
+    def __bool__(self):
+        raise RuntimeError
+
+    __len__ = __eq__ = __bool__
+    __hash__ = object.__hash__
+
+
+class NoDictionary(NoAttributes):
+    @property
+    def __dict__(self):
+        raise RuntimeError
+
+
+def odd_objects():
+    """Those whose class is not what `isinstance` says, and those that answer nothing, by what they are."""
+    alive = {"dict": written.Limited(), "list": written.Counted([1]), "tensor": torch.zeros(2)}
+    alive |= {"object": written.Cache(), "module": made(written.Written)}
+    odd = {f"proxy of {name}": (weakref.proxy(each), each) for name, each in alive.items()}
+    odd |= {"dead proxy": weakref.proxy(written.Counted()), "reference": weakref.ref(alive["dict"])}
+    for kind in (torch.Tensor, nn.Module, nn.Parameter, dict, list, deque, np.ndarray):
+        odd[f"mock of {kind.__name__}"] = MagicMock(spec=kind)
+    odd |= {"raising": Raising(), "raising dict": Raising(a=1), "raising list": RaisingList([1])}
+    odd |= {"no entries": RaisingList(), "no truth": NoTruth([1]), "unnamed": Unnamed()}
+    return odd | {"no attributes": NoAttributes(), "no dictionary": NoDictionary()}
+
+
+@pytest.mark.parametrize("name", odd_objects())
+@pytest.mark.parametrize("place", ["attribute", "list", "closure", "batches", "loss"])
+def test_attributes_that_are_not_what_they_say_are_left_alone(name, place, data):
+    odd, model = odd_objects()[name], made(written.Written)
+    odd, _kept = odd if type(odd) is tuple else (odd, None)
+    expected = adapter.mean_gradients(model, LOSS, *data, batch_size=2)[0]
+    batches, loss = Loader(data, 1), LOSS
+    if place == "batches":
+        batches.odd = [odd]
+    elif place == "closure":
+        model.layer.register_forward_hook(lambda *_: type(odd) and None)
+    elif place == "loss":
+        loss = partial(lambda outputs, targets, odd: LOSS(outputs, targets), odd=odd)
+    else:
+        vars(model)["odd"] = odd if place == "attribute" else [odd]  # PyTorch itself asks some for what they have not
+    torch.testing.assert_close(adapter.mean_gradients(model, loss, *data, batch_size=2)[0], expected)
+    assert len(list(adapter.iter_gradients(model, loss, batches))) == 1
+    adapter.prune_model(model, loss, Loader(data, 1), 0.4, damping=1e-2)
 
 
 # --- parameters that are held elsewhere too ---------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def check_fraction(name: str, value: Any, cure: str) -> float:
     if not isinstance(value, numbers.Real) or isinstance(value, bool | np.bool_):
         msg = f"`{name}` must be a float in (0, 1]; got {describe(value)}. {cure}"
         raise TypeError(msg)
-    if not 0 < float(value) <= 1:
+    if not (0 < value <= 1 and float(value)):  # type: ignore[operator]  # of a Real; some round to zero
         msg = f"`{name}` must be in (0, 1]; got {describe(value)}. {cure}"
         raise ValueError(msg)
     return float(value)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _validation as check
+from .model_state import reached
 from .parameters import Selection, Unravel, chosen_parameters, selected_names, unravel_of
 from .rows import Loss, Rows
 from .samples import Batches, Samples, each_batch
@@ -72,12 +73,19 @@ def per_sample_gradients(
     Cost: one forward and one backward pass a sample, in batches by `torch.func.vmap`; O(md) memory for the rows, and
     activations and gradients of `chunk_size` samples beside them, and a copy of what the model holds.
     Random layers, as dropout in train mode, draw anew for each sample, from PyTorch's generators, which move on.
-    What a call writes is put back in modules, hooks and losses; in tensors, arrays and containers that they hold; in
-    objects of classes that are defined in the same packages, with slots and class attributes; in functions that the
-    model holds, as attributes, defaults and closures; and in the modules that functions name. It stays as the call
-    leaves it in the closure of `loss_fn` itself (a list to which it appends) and in global variables, in objects of
-    other packages, iterators, caches of `functools`, and in the values of sparse, nested and quantised tensors that are
-    not buffers.
+    What a call writes is put back in modules and hooks, and in a loss that is a module, the method of one, or a
+    function that names one; in tensors, arrays and containers that they hold; in objects of classes that are defined in
+    the same packages, with slots and class attributes; in functions that the model holds, as attributes, defaults and
+    closures; and in the modules that functions name. It stays as the call leaves it
+
+    - in all else of `loss_fn`: its closure (a list to which it appends), the object whose method it is;
+    - in batches, and in what they hold, that are asked for one after the other (`iter_gradients`, `prune_model`): what
+      they change in a model on their way counts from the next row on, and stays;
+    - in what containers of more than 500 entries hold (their entries are put back, and beyond 10,000 entries only where
+      the number of them, the first or the last has changed; those of `ModuleList` and its like always), and in tensors
+      and arrays of more than 2²² entries that are neither parameters nor buffers nor attributes of a module;
+    - in global variables, in objects of other packages, behind proxies and mocks, in iterators, caches of `functools`,
+      and in the values of sparse, nested and quantised tensors that are not buffers.
 
     Row i is the gradient of ``loss_fn(model(x_i), y_i)`` with that sample alone in the batch. What a loss divides by is
     therefore that of the one sample. Whether it is a mean or a sum over samples makes no difference. But
@@ -183,8 +191,9 @@ def iter_gradients(
     check.flag("per_sample", per_sample)
     size = None if chunk_size is None else check.size("chunk_size", chunk_size)
     selection = selected_names(params)
+    apart = reached(batches)
     for batch in each_batch(batches):
-        rows = Rows.of(model, loss_fn, selection)
+        rows = Rows.of(model, loss_fn, selection, apart)
         if per_sample:
             yield from rows.of_samples(batch, size)
         else:

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as masks
 from torch.nn.utils.prune import BasePruningMethod
 
+from .model_state import forget_cached_weights
+from .previous_values import ContainerValues, TensorValues
+
 
 def put_mask(model: nn.Module, name: str, mask: Tensor | None = None) -> str:
     """Give a parameter a mask, one of ones unless given, and return the name that it has then.
@@ -80,6 +83,36 @@ def calls_required(model: nn.Module, names: Mapping[str, str]) -> Iterator[None]
             msg = f"`params` must choose parameters of modules that the model calls; got {names[name]!r}, of a module "
             msg += "that none of the batches calls. Its gradients are all zero, and say nothing of its weights. "
             raise ValueError(msg + "Leave the parameter out by `params`, or add `batches` that need it.")
+
+
+@contextmanager
+def restoring_masks(model: nn.Module, chosen: Mapping[str, Tensor]) -> Iterator[None]:
+    """Give chosen parameters back with the values and masks that they have now, and leave all else alone."""
+    places = [place(model, name) for name in {*chosen, *masked_parameters(model)}]
+    with torch._C.DisableTorchFunctionSubclass():
+        tensors = [TensorValues.of(parameter) for parameter in chosen.values()]
+    registries = [ContainerValues.of(module._parameters) for module, _ in places]
+    weights = [vars(module).get(tensor) for module, tensor in places]
+    for module, tensor in places:  # recurrent layers list their weights
+        weight, lists = getattr(module, tensor), [x for x in vars(module).values() if type(x) is list]
+        registries += [ContainerValues.of(x) for x in lists if any(each is weight for each in x)]
+    new = [(module, tensor) for module, tensor in places if not has_mask(module, tensor)]
+    try:
+        yield
+    finally:
+        for module, tensor in new:
+            module._buffers.pop(f"{tensor}_mask", None)
+            for key in [key for key, hook in module._forward_pre_hooks.items() if _is_mask_of(hook, tensor)]:
+                del module._forward_pre_hooks[key]
+        for registered in registries:
+            registered.restore()
+        for (module, tensor), weight in zip(places, weights, strict=True):
+            vars(module).pop(tensor, None) if weight is None else vars(module).update({tensor: weight})
+        with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+            for values in tensors:
+                values.restore()
+                values.show_gradient()
+        forget_cached_weights()
 
 
 def place(model: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .hooks import calls_required, masked_parameters, put_mask, refresh
-from .model_state import ModelState, unchanged
+from .model_state import Apart, ModelState
 from .parameters import Unravel, unravel_of
 from .rows import Loss, Rows, check_scalar
 from .samples import Batches, Samples, arguments_of, each_batch
@@ -26,15 +26,23 @@ class MaskedModel:
     chosen: dict[str, nn.Parameter]  # by the names that masks give them
     names: dict[str, str]  # those names, and without masks
     source: "Source"
+    apart: Apart = field(default_factory=dict)  # what batches hold, which is not put back
     needs_graph: bool = False  # to be called: a model that differentiates on its way
 
     @classmethod
-    def of(cls, model: nn.Module, loss_fn: Loss, chosen: dict[str, nn.Parameter], source: "Source") -> "MaskedModel":
+    def of(
+        cls,
+        model: nn.Module,
+        loss_fn: Loss,
+        chosen: dict[str, nn.Parameter],
+        source: "Source",
+        apart: Apart,
+    ) -> "MaskedModel":
         """Give masks of ones to chosen parameters that have none, so that what masks do not reach is found."""
         has_mask = masked_parameters(model)
         names = {name if name in has_mask else put_mask(model, name): name for name in chosen}
         refresh(model)
-        return cls(model, loss_fn, {name: model.get_parameter(name) for name in names}, names, source)
+        return cls(model, loss_fn, {name: model.get_parameter(name) for name in names}, names, source, apart)
 
     @property
     def _unravel(self) -> Unravel:
@@ -46,8 +54,11 @@ class MaskedModel:
         if step:
             self.refuse_undefined(weights)
         with contextlib.nullcontext() if step else calls_required(self.model, self.names):
-            rows = Rows.by(self.model, self.loss_fn, self.chosen)  # whose state has the hooks that note the calls
-            found = [rows.of_batch(*batch.whole) for batch in self.source.of_step()]
+            rows, found = None, []
+            for batch in self.source.of_step():
+                if rows is None or not (self.source.is_plain or rows.state.is_current()):
+                    rows = Rows.by(self.model, self.loss_fn, self.chosen, self.apart)
+                found.append(rows.of_batch(*batch.whole))
             gradients = torch.stack(found) if found else _refuse_none("batches")
         self._refuse_nonfinite(gradients)
         return gradients
@@ -55,18 +66,19 @@ class MaskedModel:
     def mean_loss(self, weights: Tensor, batches: Batches) -> float:
         """The mean of the losses of other batches, each weighted by its number of samples."""
         self._write(weights)
-        total, count = 0.0, 0
-        with unchanged(self.model, self.loss_fn) as state:
-            for batch in each_batch(batches, "validation"):
+        total, count, state = 0.0, 0, None
+        for batch in each_batch(batches, "validation"):
+            if state is None or not (_is_plain(batches) or state.is_current()):
+                state = self._state()
+            with state.kept():
                 total += self._loss(batch, state) * batch.count
-                count += batch.count
-                state.restore()
+            count += batch.count
         return total / count if count else _refuse_none("validation")
 
     def refuse_undefined(self, weights: Tensor) -> None:
         """Refuse weights of which a layer divides by the norm, and which are all gone."""
         self._write(weights)
-        with unchanged(self.model, self.loss_fn) as state:
+        with self._state().kept() as state:
             loss = self._loss(self.source.last, state)
             undefined = next(_undefined_weights(self.model), None)
         if undefined or not np.isfinite(loss):
@@ -74,6 +86,9 @@ class MaskedModel:
             msg = f"`sparsity` must leave the model defined; got {where} after pruning. Where a layer divides by the "
             msg += "norm of weights that are all gone, as weight normalisation does, fold it into the weights by "
             raise ValueError(msg + "remove_parametrizations, leave the parameter out by `params`, or prune less.")
+
+    def _state(self) -> ModelState:
+        return ModelState.of(self.model, self.loss_fn, self.apart)
 
     def _refuse_nonfinite(self, gradients: Tensor) -> None:
         """Refuse gradients that are nan or infinite though losses are not, where they can be read."""
@@ -110,12 +125,22 @@ class Source:
         self._batches, self._count, self._endless = batches, count, _cycle(batches)
         self.last: Samples = Samples((), (), 0)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether batches change nothing on their way."""
+        return _is_plain(self._batches)
+
     def of_step(self) -> Iterator[Samples]:
         """The batches of a step; `last` is that which came last."""
         taken = self._batches if self._count is None else itertools.islice(self._endless, self._count)
         for batch in each_batch(taken):
             self.last = batch
             yield batch
+
+
+def _is_plain(batches: Batches) -> bool:
+    """Whether nobody else's code runs where a batch is asked for, which may change the model."""
+    return type(batches) in (list, tuple)
 
 
 def _cycle(batches: Batches) -> Iterator[tuple[Any, Any]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 CONTAINERS = (OrderedDict, dict, list, set, deque)  # whose own methods are called, not those of classes derived
+COMPARED = 10_000  # entries of a container, beyond which only its length and ends are compared
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ContainerValues:
 
     def restore(self) -> None:
         """Put the very objects back."""
-        if self._is_same():
+        if self.is_same():
             return
         itself, base = self.itself, self.base
         base.clear(itself)
@@ -45,13 +46,24 @@ class ContainerValues:
         else:
             base.extend(itself, self.values)
 
-    def _is_same(self) -> bool:
-        itself, base = self.itself, self.base
-        if base.__len__(itself) != len(self.values):
+    def is_same(self) -> bool:
+        """Whether it holds the very objects; of very many their number, and the first and last of them."""
+        itself, base, count = self.itself, self.base, len(self.values)
+        if base.__len__(itself) != count:
             return False
+        if count > COMPARED:
+            return base is set or self._has_ends()
         if self.keys is None:
             return all(map(is_, base.__iter__(itself), self.values))
         return all(map(is_, base.keys(itself), self.keys)) and all(map(is_, base.values(itself), self.values))
+
+    def _has_ends(self) -> bool:
+        itself, base = self.itself, self.base
+        views = [itself] if self.keys is None else [base.keys(itself), base.values(itself)]
+        before = [self.values] if self.keys is None else [self.keys, self.values]
+        forward, back = (base.__iter__, base.__reversed__) if self.keys is None else (iter, reversed)
+        same = (next(forward(x)) is y[0] and next(back(x)) is y[-1] for x, y in zip(views, before, strict=True))
+        return all(same)
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,11 @@ class AttributeValues:
         """What they are."""
         return list(self.before.values())
 
+    def is_same(self) -> bool:
+        """Whether they are the very objects."""
+        now = self.read()
+        return now.keys() == self.before.keys() and all(now[name] is value for name, value in self.before.items())
+
     def restore(self) -> None:
         """Write what is another, and delete what is new."""
         now = self.read()
@@ -123,6 +140,26 @@ class TensorValues:
         gradient = tensor.grad if tensor.is_leaf else None
         return cls(tensor, memory, values, tensor.requires_grad, tensor.grad_fn, gradient)
 
+    def is_current(self) -> bool:
+        """Whether it is the same; values on a device are copied anew."""
+        tensor = self.tensor
+        if (tensor.requires_grad, tensor.grad_fn) != (self.requires_grad, self.grad_fn):
+            return False
+        if tensor.is_leaf and tensor.grad is not self.grad:
+            return False
+        if self.memory is None or self.values is None:
+            return True
+        if not self._has_memory():
+            return False
+        if self.memory.device.type != "cpu":
+            self.values.copy_(self.memory)
+            return True
+        return _is_equal(self.memory, self.values)
+
+    def _has_memory(self) -> bool:
+        tensor, memory = self.tensor, self.memory
+        return memory is not None and tensor.data_ptr() == memory.data_ptr() and tensor.shape == memory.shape
+
     def hide_gradient(self) -> None:
         """Have no `.grad`."""
         if self.tensor.is_leaf and self.tensor.grad is not None:
@@ -140,7 +177,7 @@ class TensorValues:
             return
         if tensor.grad_fn is not self.grad_fn and not tensor._is_view():
             tensor.detach_()
-        if tensor.data_ptr() != self.memory.data_ptr() or tensor.shape != self.memory.shape:
+        if not self._has_memory():
             tensor.data = self.memory
         if self.memory.device.type != "cpu" or not _is_equal(self.memory, self.values):  # no read from a device
             self.memory.copy_(self.values)
@@ -171,4 +208,13 @@ def _is_filled(owner: Any, slot: Any) -> bool:
 
 def base_of(container: Any) -> Any:
     """The class whose methods read and write a container, whatever classes derived from it make of them."""
-    return type(container) if type(container) in CONTAINERS else next(b for b in CONTAINERS if isinstance(container, b))
+    kind = type(container)
+    return kind if kind in CONTAINERS else next(base for base in CONTAINERS if issubclass(kind, base))
+
+
+def attributes_of(item: Any) -> Any:
+    """The dictionary of an object's attributes, past its own methods; None where it has none."""
+    try:
+        return object.__getattribute__(item, "__dict__")
+    except Exception:  # no attribute, or a property that raises
+        return None

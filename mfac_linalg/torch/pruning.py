@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from .. import _validation as check
 from ..pruning import Pruned, prune
 from ..pruning.loop import NoFiniteLossError
-from .hooks import has_mask, place, put_mask, refresh, refuse_own_names
+from .hooks import has_mask, place, put_mask, refresh, refuse_own_names, restoring_masks
 from .masked_model import MaskedModel, Source
-from .model_state import unchanged
+from .model_state import reached
 from .parameters import Selection, Unravel, chosen_parameters, places_of, unravel_of
 from .rows import Loss, check_differentiable
 from .samples import Batches, check_batches
@@ -45,7 +45,8 @@ def prune_model(
     model : torch.nn.Module
         In eval mode where it has batch normalisation, and float32 or float64: ``model.float()`` makes it so. Masks that
         it has already stay. But for its weights and masks it is given back as it was: every batch is met by what the
-        model held before the call (buffers, attributes, hidden states; `per_sample_gradients` says which).
+        model held before the call (buffers, attributes, hidden states; `per_sample_gradients` says which), but for
+        what batches change in it on their way, which stays.
     loss_fn : callable
         ``loss_fn(outputs, targets)`` of a batch, as a scalar.
     batches : iterable of (inputs, targets)
@@ -123,8 +124,8 @@ def prune_model(
     count = None if num_gradients is None else check.size("num_gradients", num_gradients)
     before = unravel.ravel({name: parameter.detach() for name, parameter in chosen.items()})
     mask = unravel.ravel({name: _mask(model, name) for name in chosen})
-    with unchanged(model, loss_fn):
-        masked = MaskedModel.of(model, loss_fn, chosen, Source(batches, count))
+    with restoring_masks(model, chosen):
+        masked = MaskedModel.of(model, loss_fn, chosen, Source(batches, count), reached(batches, validation))
         with _named_by_validation(masked):
             found = prune(
                 before,

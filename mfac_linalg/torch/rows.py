@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from .. import _validation as check
 from .hooks import check_not_used_stale, masked_parameters, stale_masked_weights
-from .model_state import ModelState
+from .model_state import Apart, ModelState
 from .parameters import Selection, Unravel, chosen_parameters, places_of, tensors_of, unravel_of
 from .samples import ONE_BY_ONE, NotBatchedError, Samples, alone, arguments_of
 from .user_hooks import has_backward_hooks, refuse_gradient_hooks
@@ -33,13 +33,13 @@ class Rows:
     state: ModelState  # of model and loss, to which they come back after every row
 
     @classmethod
-    def of(cls, model: nn.Module, loss_fn: Loss, params: Selection) -> "Rows":
-        """Of the parameters that `params` chooses, in the model's order."""
+    def of(cls, model: nn.Module, loss_fn: Loss, params: Selection, apart: Apart | None = None) -> "Rows":
+        """Of the parameters that `params` chooses, in the model's order; what is `apart` is not put back."""
         check_differentiable(model, loss_fn)
-        return cls.by(model, loss_fn, chosen_parameters(model, params))
+        return cls.by(model, loss_fn, chosen_parameters(model, params), apart)
 
     @classmethod
-    def by(cls, model: nn.Module, loss_fn: Loss, chosen: dict[str, nn.Parameter]) -> "Rows":
+    def by(cls, model: nn.Module, loss_fn: Loss, chosen: dict[str, nn.Parameter], apart: Apart | None = None) -> "Rows":
         """Of these parameters, in their order."""
         check_differentiable(model, loss_fn)
         _refuse_batch_statistics(model)
@@ -49,7 +49,7 @@ class Rows:
         held = {place: tensor for place, tensor in tensors_of(model) if place not in known}
         others = {place: _without_graph(tensor) for place, tensor in held.items() if isinstance(tensor, nn.Parameter)}
         buffers = {place: tensor for place, tensor in held.items() if place not in others}
-        state = ModelState.of(model, loss_fn)
+        state = ModelState.of(model, loss_fn, apart)
         return cls(model, loss_fn, chosen, places, others, buffers, unravel_of(chosen), state)
 
     def empty(self, count: int) -> Tensor:
