@@ -50,7 +50,7 @@ def _counted(loop: Iterable[Any], bar: Any, text: str, total: int | None) -> Ite
     steps = itertools.repeat(None) if size is None else range(size)
     count: Iterator[Any] = iter(())
     with _unseen():
-        count = iter(bar(steps, desc=text, total=size, leave=False))
+        count = iter(bar(steps, desc=text, total=size, leave=False, file=_Stream(sys.stderr)))
     try:
         for item in loop:
             with _unseen():
@@ -61,6 +61,26 @@ def _counted(loop: Iterable[Any], bar: Any, text: str, total: int | None) -> Ite
     finally:
         with _unseen():
             getattr(count, "close", bool)()
+
+
+class _Stream:
+    """A stream whose failures are nobody's: a bar that fails while it is made leaves a message when it is deleted."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """As the stream's, where that can be written to."""
+        with _unseen():
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """As the stream's."""
+        with _unseen():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _unseen() -> contextlib.AbstractContextManager[None]:

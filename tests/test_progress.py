@@ -23,8 +23,9 @@ class Bars:
     def __init__(self):
         self.seen = []
 
-    def __call__(self, loop, *, desc, total, leave):
+    def __call__(self, loop, *, desc, total, leave, file):
         assert not leave
+        assert file.isatty() == sys.stderr.isatty()
         bar = {"text": desc, "total": len(loop) if total is None else total, "done": 0}
         self.seen.append(bar)
         return self.counted(loop, bar)
