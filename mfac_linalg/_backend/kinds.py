@@ -218,7 +218,9 @@ def is_differentiated(x: Array) -> bool:
 def _is_dual(x: Array) -> bool:
     """Whether a tensor carries a tangent of PyTorch's forward mode."""
     forward = sys.modules["torch"].autograd.forward_ad
-    return forward._current_level >= 0 and forward.unpack_dual(x).tangent is not None
+    if forward._current_level < 0 or x.is_inference():  # which carries nothing, and cannot be asked
+        return False
+    return forward.unpack_dual(x).tangent is not None
 
 
 def is_writable(x: Array) -> bool:
