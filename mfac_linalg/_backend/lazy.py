@@ -47,7 +47,7 @@ def as_lazy(x: Array, *, like: Array) -> Array:
     """Return an answer of size d, in the chunks of like where that is lazy."""
     if not is_lazy(like) or is_lazy(x):
         return x
-    return sys.modules["dask.array"].from_array(x, chunks=like.chunks[1:])
+    return sys.modules["dask.array"].from_array(x, chunks=like.chunks[-1:])
 
 
 def zeros(shape: tuple[int, ...], *, like: Array, dtype: Any) -> Array:
@@ -57,7 +57,7 @@ def zeros(shape: tuple[int, ...], *, like: Array, dtype: Any) -> Array:
 
 def unit_columns(j: np.ndarray, *, like: Array, dtype: Any) -> Array:
     """Return the unit vectors e_j as columns (d, len(j)) in the chunks of like (…, d)."""
-    positions = sys.modules["dask.array"].arange(like.shape[1], chunks=like.chunks[1:])
+    positions = sys.modules["dask.array"].arange(like.shape[-1], chunks=like.chunks[-1:])
     return (positions[:, None] == j[None, :]).astype(dtype)
 
 
@@ -133,9 +133,9 @@ def align_chunks(x: Array, *, like: Array) -> Array:
     """Return a lazy x (d, …) in the chunks of like (…, d); another without empty chunks, one in memory as it is."""
     if not is_lazy(x):
         return x
-    if x.ndim == 0 or x.shape[0] != like.shape[1]:
+    if x.ndim == 0 or x.shape[0] != like.shape[-1]:
         return without_empty_chunks(x)
-    return x.rechunk((like.chunks[1], *((size,) for size in x.shape[1:])))
+    return x.rechunk((like.chunks[-1], *((size,) for size in x.shape[1:])))
 
 
 def optimize_graph(x: Array) -> Array:
