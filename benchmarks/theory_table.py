@@ -111,7 +111,10 @@ class Problem:
         """F⁻¹; with `float64_gram` the choice of the Gram matrix's precision is taken from the library."""
         if float64_gram is None:
             return WoodburyRankOneInverse(self.gradients, self.damping, whiten=whiten)
-        with mock.patch.object(_static.build, "_wants_float64", return_value=float64_gram):
+        with (
+            mock.patch.object(_static.measure, "float32_gram_shows", return_value=float64_gram),
+            mock.patch.object(_static.plan, "float32_gram_shows", return_value=float64_gram),
+        ):
             return WoodburyRankOneInverse(self.gradients, self.damping, whiten=whiten)
 
 

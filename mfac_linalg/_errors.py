@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ._condition import largest_kappa
+
 INNER = (__package__, "torch")  # whose frames are no user's: PyTorch has some between two of ours
 
 
@@ -77,11 +79,6 @@ def refuse_nonfinite_values(name: str) -> None:
     """Refuse an array for a nan or an infinity in it."""
     msg = f"`{name}` must be finite; got nan or infinity. Check the computation that made it."
     raise ValueError(msg)
-
-
-def largest_kappa(dtype: str) -> float:
-    """Return the κ = 0.1/eps up to which answers computed in dtype keep their backward error."""
-    return 0.1 / float(np.finfo(np.dtype(dtype)).eps)
 
 
 def warn_if_unresolved(kappa: float, dtype: str) -> None:

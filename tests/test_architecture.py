@@ -30,6 +30,7 @@ LAYERS = (
     ("_backend",),
     ("_progress",),
     ("_errors", "_typing", "_version"),
+    ("_condition",),
 )
 """The rooms from the top down. A module imports from its own room and from rooms below, not from those beside it."""
 

@@ -9,6 +9,8 @@ import numpy as np
 from .. import _backend
 from .._backend.pytree import Part
 from .._capacitance.system import Capacitance, float32_gram_shows, sum_loses_digits
+from .._condition import kappa_of
+from .._progress import SILENT
 from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
 from .._rows.whitened import WhitenedRows, complement, whitened_blocks
@@ -100,7 +102,7 @@ class DualForm(Part):
             largest = float(np.max(norm))
         else:
             norm, largest = self.norm * steps[0, :] ** 0.5, np.inf
-        sweeps = sweeps_for(1 + largest**2, self.arithmetic, float64_gram=False)
+        sweeps = sweeps_for(kappa_of(largest), self.arithmetic, float64_gram=False)
         return DualSweeps(rows, lambda b: q @ (shrink * (q.mT @ b)), norm, sweeps).from_zero(u)[0]
 
     @property
@@ -128,7 +130,7 @@ class DualForm(Part):
 
     def _with_float64_gram(self) -> Capacitance:
         rows = self._unwhitened.astype_float64()
-        gram = rows.row_scale * rows.rows.gram(rows.column_scale, lambda panels, text: panels) * rows.row_scale.T
+        gram = rows.row_scale * rows.rows.gram(rows.column_scale, SILENT) * rows.row_scale.T
         return Capacitance.factor(gram) or self.capacitance
 
     def columns(self, j: Array) -> Array:

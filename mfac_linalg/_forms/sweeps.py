@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .._errors import largest_kappa
+from .._condition import largest_kappa
 from .._typing import Array
 
 MAX_SWEEPS = 24  # duplicated rows at κ = 0.1/eps need up to twenty

@@ -11,6 +11,7 @@ from .. import _backend
 from .. import _validation as check
 from .._backend.pytree import Part
 from .._capacitance.system import triangle_above
+from .._progress import SILENT
 from .._typing import Array
 from .dense import DenseRows
 from .panels import descend, panel_width, stretched
@@ -142,7 +143,7 @@ def _rows_of(height: int, widths: frozenset[int], declared: Any, block: np.ndarr
 
 
 def _gram(make: Make, block: np.ndarray, column_scale: np.ndarray | None) -> np.ndarray:
-    return make(block).gram(column_scale, lambda panels, text: panels)
+    return make(block).gram(column_scale, SILENT)
 
 
 def _project(make: Make, block: np.ndarray, v: np.ndarray) -> np.ndarray:

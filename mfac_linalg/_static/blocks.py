@@ -10,12 +10,13 @@ from .._backend.pytree import register
 from .._files.saveable import Saveable
 from .._forms.state import State
 from .._inverse import Inverse
-from .._progress import reporter
 from .._rows.kinds import rows_of
 from .._rows.protocol import GivenRows
+from .._scaling.normalization import divisor_of
 from .._typing import Array
-from .build import Options
 from .build_blocks import build_blocks
+from .options import Options
+from .problem import Problem
 from .serialize import arguments_as_arrays, arguments_of
 
 
@@ -61,7 +62,7 @@ class BlockDiagonalInverse(Inverse, Saveable):
     Notes
     -----
     Cost: build O(d m min(m, B)) and O(d min(m, B)²/B · min(m, B)) for the factors, O(d min(m, B)²/B) memory beside G;
-    `matvec` O(d m), and O(d B) for B ≤ m. Neighbours of one size share their calls while m B ≤ 2²⁰.
+    `matvec` O(d m), and O(d B) for B ≤ m. Neighbours of one size share their calls while m B ≤ 2¹⁸.
     Accuracy: as `WoodburyRankOneInverse`, block by block; `kappa` is the largest of them.
     `dual_coefficients` has one row for each block, shape (n, m).
 
@@ -103,10 +104,9 @@ class BlockDiagonalInverse(Inverse, Saveable):
 
     def _built(self, rows: Any) -> State:
         dtype = _backend.result_dtype(rows.like)
-        options = Options(dtype, self._precision, whiten=False, overwrite=False, progress=reporter(False))
-        divisor = rows.shape[0] if self._normalization == "mean" else 1
-        arguments = (rows, self._damping, self._weights, divisor, self._block_sizes, options)
-        return _backend.with_x64(build_blocks, *arguments)
+        options = Options(dtype, self._precision, whiten=False, overwrite=False)
+        arguments = (rows, self._damping, self._weights, self._normalization, self._block_sizes, options)
+        return _backend.with_x64(_build, *arguments)
 
     @property
     def _current(self) -> State:
@@ -168,3 +168,10 @@ class BlockDiagonalInverse(Inverse, Saveable):
 
     def _describe(self) -> dict[str, str]:
         return {"blocks": f"{len(self._block_sizes)}", **super()._describe()}
+
+
+def _build(
+    rows: Any, damping: Any, weights: Any, normalization: str, sizes: tuple[int, ...], options: Options
+) -> State:
+    problem = Problem(rows, damping, weights, divisor_of(normalization, rows.shape[0]))
+    return build_blocks(problem, sizes, options)

@@ -1,15 +1,15 @@
-"""From checked arguments to a State of blocks: runs of small equal blocks are built in one call each."""
+"""From a problem to a State of blocks: runs of small equal blocks are built in one call each."""
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 
 from .. import _backend
-from .._capacitance.system import largest_eigenvalue
+from .._condition import kappa_of
 from .._errors import breakdown
 from .._forms.blocks import BlockForm, Run
 from .._forms.state import State
@@ -17,59 +17,78 @@ from .._rows.batched import BatchedRows
 from .._rows.dense import DenseRows
 from .._rows.panels import slices
 from .._rows.protocol import GivenRows
-from .._rows.scaled import ScaledRows, scaled_rows
-from .._typing import Array
-from .build import choose_form, measures, read_checked, scaled_gram_of, wants_float64
-from .extent import exponent_of_finite, extent_of, fits_unscaled, is_resolved, traced_exponent
+from .._rows.scaled import ScaledRows
+from .assemble import assemble
+from .measure import System, measure, measure_rescaled
 from .options import Options
+from .plan import LARGEST_ENTRY, Measured, SystemPlan, plan_system
+from .problem import Problem, ScaledProblem
 
 TOGETHER, TOGETHER_ON_DEVICE = 2**19, 2**26  # numbers that blocks of one call have: what fits into a cache
 
 
-def build_blocks(
-    gradient_rows: Any, damping: Any, weights: Array | None, divisor: int, sizes: Sequence[int], options: Options
-) -> State:
-    """Build the State of the inverse of Λ + the blocks on the diagonal of Σ c_i g_i g_iᵀ with c = weights / divisor."""
-    spread = _for_each_column(damping, sizes)
-    options = options.for_span(spread, gradient_rows.like)
-    unscaled, scaling, row_scale = measures(gradient_rows, spread, weights, divisor, options)
-    traced = not (_backend.is_concrete(unscaled.like) and _backend.is_concrete(row_scale))
-    power = traced_exponent(unscaled, scaling.column_scale) if traced else None
-    rows = scaled_rows(unscaled, power, row_scale, scaling.column_scale)
-    systems = list(_systems(rows, sizes, options))
-    numbers = None
-    if not traced:
-        extent, numbers = _read(systems, extent_of(row_scale, spread), {"damping": damping, "weights": weights})
-        power = 0
-        if not all(fits_unscaled(rows, heaviest, extent) for heaviest, _ in numbers):
-            power = exponent_of_finite(rows, scaling)
-            rows = scaled_rows(unscaled, power, row_scale, scaling.column_scale)
-            systems = list(_systems(rows, sizes, options))
-            _, numbers = _read(systems, [], {})
-        largest = [max(norms) for _, norms in numbers]
-        if math.isfinite(max(largest) ** 2) and not is_resolved(rows, extent + largest, power, wide=options.wide):
-            return build_blocks(gradient_rows, damping, weights, divisor, sizes, options.widened())
-    form, kappa = _factored(rows, systems, numbers, options)
-    return State(form, scaling, row_scale, cast(GivenRows, rows.rows), kappa, options.dtype, float64_gram=True)
-
-
-def block_form(rows: ScaledRows, sizes: Sequence[int], options: Options) -> tuple[BlockForm, Any]:
-    """The blocks of S as it stands, factored, and κ."""
-    systems = list(_systems(rows, sizes, options))
-    numbers = _read(systems, [], {})[1] if _backend.is_concrete(systems[0].heaviest) else None
-    return _factored(rows, systems, numbers, options)
-
-
-def _factored(
-    rows: ScaledRows, systems: list["_System"], numbers: list[tuple[float, list[float]]] | None, options: Options
-) -> tuple[BlockForm, Any]:
-    """The form of all blocks, and κ; `numbers` are None where they are traced."""
-    if numbers is None:
-        norm = _traced_norm(systems)
+def build_blocks(problem: Problem, sizes: Sequence[int], options: Options) -> State:
+    """Build the State of the inverse of Λ + the blocks on the diagonal of Σ c_i g_i g_iᵀ."""
+    damping = _for_each_column(problem.damping, sizes)
+    options = options.for_span(damping, problem.gradients.like)
+    scaled = replace(problem, damping=damping).scaled(options)
+    if scaled.is_traced:
+        rows = scaled.rows(scaled.traced_exponent())
+        systems = block_systems(rows, sizes)
     else:
-        systems = [system.with_norm(norm, options) for system, (_, norm) in zip(systems, numbers, strict=True)]
-        norm = max(float(np.max(system.norm)) for system in systems)
-    return BlockForm(rows, tuple(system.run(options, numbers is None) for system in systems)), 1 + norm * norm
+        rows, systems, plans = _measured_systems(problem, scaled, sizes, options)
+        if any(plan.widen for plan in plans):
+            return build_blocks(problem, sizes, options.widened())
+        for system, plan in zip(systems, plans, strict=True):
+            if not math.isfinite(plan.kappa):
+                raise breakdown(size=system.scaled_gram.shape[-1], kappa=math.inf, dtype="float64")
+    form, kappa = assemble_blocks(rows, systems, options)
+    given = cast(GivenRows, rows.rows)
+    return State(form, scaled.scaling, scaled.row_scale, given, kappa, options.dtype, float64_gram=True)
+
+
+def assemble_blocks(rows: ScaledRows, systems: Sequence[System], options: Options) -> tuple[BlockForm, Any]:
+    """The form of all blocks, in the order of the columns, and the largest κ."""
+    runs, start = [], 0
+    for system in systems:
+        size = system.rows.shape[1]
+        runs.append(Run(assemble(system, options), start, system.count, size))
+        start = runs[-1].stop
+    return BlockForm(rows, tuple(runs)), kappa_of(_largest([system.norm for system in systems]))
+
+
+def block_systems(rows: ScaledRows, sizes: Sequence[int]) -> list[System]:
+    """The small matrices of all blocks: those of small equal neighbours together."""
+    m, start, systems = rows.shape[0], 0, []
+    numbers = TOGETHER if _backend.on_host(rows.like) else TOGETHER_ON_DEVICE
+    for size, run in itertools.groupby(sizes):
+        most = max(1, numbers // (m * size)) if rows.is_dense else 1
+        for blocks in slices(len(list(run)), most):
+            count = blocks.stop - blocks.start
+            part = rows.select_columns(slice(start, start + count * size))
+            systems.append(System.of(part) if count == 1 else System.of_batch(_batch(part, count, size)))
+            start += count * size
+    return systems
+
+
+def _measured_systems(
+    problem: Problem, scaled: ScaledProblem, sizes: Sequence[int], options: Options
+) -> tuple[ScaledRows, list[System], list[SystemPlan]]:
+    """S and the small matrices of its blocks as good as elements need; the plans say whether all has to be wider."""
+    rows = scaled.rows()
+    systems, measured = measure(block_systems(rows, sizes), problem, scaled)
+    plans = _plans(systems, measured, options)
+    if any(plan.exponent == LARGEST_ENTRY for plan in plans):
+        power = scaled.largest_exponent()
+        rows = scaled.rows(power)
+        systems, measured = measure_rescaled(block_systems(rows, sizes), measured[0], power)
+        plans = _plans(systems, measured, options)
+    pairs = zip(systems, plans, strict=True)
+    return rows, [s.with_float64_gram() if p.gram_dtype != s.gram_dtype else s for s, p in pairs], plans
+
+
+def _plans(systems: list[System], measured: list[Measured], options: Options) -> list[SystemPlan]:
+    return [plan_system(s.facts, numbers, wide=options.wide) for s, numbers in zip(systems, measured, strict=True)]
 
 
 def _for_each_column(damping: Any, sizes: Sequence[int]) -> Any:
@@ -80,80 +99,17 @@ def _for_each_column(damping: Any, sizes: Sequence[int]) -> Any:
     return _backend.namespace(damping).take(damping, block)
 
 
-def _traced_norm(systems: list["_System"]) -> Array:
-    xp = _backend.namespace(systems[0].scaled_gram)
-    return xp.max(xp.concat([xp.reshape(system.norm, (-1,)) for system in systems]))
+def _batch(rows: ScaledRows, count: int, size: int) -> BatchedRows:
+    """The same columns as `count` blocks."""
+    scale = rows.column_scale
+    if scale is not None:
+        scale = _backend.namespace(scale).reshape(scale, (count, size, 1))
+    return BatchedRows(cast(DenseRows, rows.rows), rows.row_scale, scale, size)
 
 
-def _systems(rows: ScaledRows, sizes: Sequence[int], options: Options) -> Iterator["_System"]:
-    """The small matrices of all blocks: those of small equal neighbours together."""
-    m = rows.shape[0]
-    numbers = TOGETHER if _backend.on_host(rows.like) else TOGETHER_ON_DEVICE
-    start = 0
-    for size, run in itertools.groupby(sizes):
-        most = max(1, numbers // (m * size)) if rows.is_dense else 1
-        for blocks in slices(len(list(run)), most):
-            count = blocks.stop - blocks.start
-            part = rows.select_columns(slice(start, start + count * size))
-            yield _single(part, start, options) if count == 1 else _batch(part, start, count, size)
-            start += count * size
-
-
-def _single(rows: ScaledRows, start: int, options: Options) -> "_System":
-    return _System(rows, *scaled_gram_of(rows, None, options), start, 1, rows.shape[1])
-
-
-def _batch(part: ScaledRows, start: int, count: int, size: int) -> "_System":
-    column_scale = (
-        part.column_scale
-        if part.column_scale is None
-        else _backend.namespace(part.column_scale).reshape(part.column_scale, (count, size, 1))
-    )
-    rows = BatchedRows(cast(DenseRows, part.rows), part.row_scale, column_scale, size)
-    scaled_gram = rows.scaled_gram()
-    xp = _backend.namespace(scaled_gram)
-    norm = xp.sqrt(largest_eigenvalue(scaled_gram))[:, None]
-    return _System(rows, scaled_gram, xp.max(xp.linalg.diagonal(scaled_gram)), norm, start, count, size)
-
-
-def _read(
-    systems: list["_System"], others: list[Array], entries: dict[str, Any]
-) -> tuple[list[float], list[tuple[float, list[float]]]]:
-    """Other numbers, and the heaviest row and the norms of every system: one read of a device."""
-    asked = others + [x for system in systems for x in (system.heaviest, system.norm)]
-    numbers = iter(read_checked(asked, entries))
-    extent = list(itertools.islice(numbers, len(others)))
-    return extent, [(next(numbers), list(itertools.islice(numbers, system.count))) for system in systems]
-
-
-@dataclass(frozen=True)
-class _System:
-    """What `count` blocks of `size` columns are factored from."""
-
-    rows: ScaledRows | BatchedRows
-    scaled_gram: Array  # S_bᵀS_b or S_b S_bᵀ, with a leading axis for batched rows
-    heaviest: Any  # largest squared row, or largest diagonal entry
-    norm: Any  # ‖S_b‖₂, (count, 1) for batched rows
-    start: int
-    count: int
-    size: int
-
-    def with_norm(self, norm: list[float], options: Options) -> "_System":
-        """The same with ‖S_b‖₂ as the numbers that were read; a float32 Gram matrix that they ask more of made anew."""
-        if not math.isfinite(max(norm) ** 2):
-            raise breakdown(size=self.scaled_gram.shape[-1], kappa=math.inf, dtype="float64")
-        if isinstance(self.rows, BatchedRows):
-            return replace(self, norm=np.array(norm)[:, None])
-        if not wants_float64(self.rows, norm[0]):
-            return replace(self, norm=norm[0])
-        return replace(self, norm=norm[0], scaled_gram=scaled_gram_of(self.rows.astype_float64(), None, options)[0])
-
-    def run(self, options: Options, traced: bool) -> Run:
-        """Factor the small matrices, and hold them in the form that fits their shape."""
-        kappa = math.inf if traced else 1 + float(np.max(self.norm)) ** 2
-        float64_gram = isinstance(self.rows, BatchedRows) or (not traced and wants_float64(self.rows, self.norm))
-        accurate = (
-            self.rows.astype_float64() if float64_gram and _backend.supports_float64(self.rows.like) else self.rows
-        )
-        form = choose_form(self.rows, accurate, self.scaled_gram, self.norm, kappa, options)
-        return Run(form, self.start, self.count, self.size)
+def _largest(norms: Sequence[Any]) -> Any:
+    """The largest of numbers and (count, 1) arrays; traced where these are."""
+    if all(isinstance(norm, float | np.ndarray) for norm in norms):
+        return max(float(np.max(norm)) for norm in norms)
+    xp = _backend.namespace(norms[0])
+    return xp.max(xp.concat([xp.reshape(norm, (-1,)) for norm in norms]))

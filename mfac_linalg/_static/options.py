@@ -1,10 +1,10 @@
-"""How to build: what the caller chose, and what dampings and rows that span much ask for beside it."""
+"""How to build: what the caller chose, and the float64 that widely spread dampings and rows need."""
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import _backend
-from .._progress import Progress
+from .._progress import SILENT, Progress
 from .._scaling.damping import NARROW_SPAN, span
 from .._typing import Array
 
@@ -17,7 +17,7 @@ class Options:
     precision: str
     whiten: bool
     overwrite: bool
-    progress: Progress
+    progress: Progress = SILENT
     wide: bool = False  # compute in float64, for dampings or rows that span too much for float32
     out: Any = None  # what W is written to where that is not in memory: a Target or a Folder
 

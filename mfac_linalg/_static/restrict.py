@@ -1,17 +1,17 @@
 """F among some of the parameters: the same rows, whose other columns count as zero."""
 
-import math
 from dataclasses import replace
 
 from .. import _backend
+from .._condition import kappa_of
 from .._forms.blocks import BlockForm
 from .._forms.state import State
-from .._progress import reporter
 from .._rows.dense import DenseRows
 from .._rows.scaled import ScaledRows, scaled_rows
 from .._typing import Array
-from .build import choose_form, scaled_gram_of
-from .build_blocks import block_form
+from .assemble import assemble
+from .build_blocks import assemble_blocks, block_systems
+from .measure import System, read_norms
 from .options import Options
 
 
@@ -22,18 +22,14 @@ def restrict(state: State, kept: Array) -> State:
     """
     if state.form.shape[0] == 0:  # an empty window: F = Λ
         return state
-    options = Options(state.dtype, "default", whiten=False, overwrite=False, progress=reporter(False))
+    options = Options(state.dtype, "default", whiten=False, overwrite=False)
     if isinstance(state.form, BlockForm):
+        rows = _mask_columns(state.form.rows, kept)
         sizes = [run.size for run in state.form.runs for _ in range(run.count)]
-        blocks, kappa = block_form(_mask_columns(state.form.rows, kept), sizes, options)
+        blocks, kappa = assemble_blocks(rows, read_norms(block_systems(rows, sizes)), options)
         return replace(state, form=blocks, kappa=kappa)
-    rows = _mask_columns(_scaled_rows_of(state), kept)
-    scaled_gram, _, norm = scaled_gram_of(rows, None, options)
-    traced = not _backend.is_concrete(norm)
-    norm = norm if traced else float(_backend.read(norm))
-    kappa = 1 + norm * norm
-    form = choose_form(rows, rows, scaled_gram, norm, math.inf if traced else kappa, options)
-    return replace(state, form=form, kappa=kappa)
+    (system,) = read_norms([System.of(_mask_columns(_scaled_rows_of(state), kept))])
+    return replace(state, form=assemble(system, options), kappa=kappa_of(system.norm))
 
 
 def _mask_columns(rows: ScaledRows, kept: Array) -> ScaledRows:

@@ -24,16 +24,16 @@ from .._forms.dual import DualForm
 from .._forms.primal import PrimalForm
 from .._forms.state import State
 from .._forms.sweeps import MAX_SWEEPS, sweeps_for
-from .._progress import reporter
 from .._rows.dense import DenseRows
 from .._rows.kinds import ComputePlace, rows_of
 from .._rows.protocol import GivenRows
 from .._rows.scaled import scaled_rows
 from .._rows.streamed import StreamedRows
 from .._rows.whitened import WhitenedRows, complement
+from .._scaling.normalization import divisor_of
 from .._typing import Array
-from .build import measures
 from .options import Options
+from .problem import Problem
 
 CSR = ("data", "indices", "indptr")
 
@@ -103,11 +103,11 @@ def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], 
     """
     kept = _rows_of_whitened(facts, arrays) if gradients is None else rows_of(gradients)
     dtype = _backend.named_dtype(facts["dtype"], like=kept.like)
-    options = Options(dtype, facts["precision"], whiten=False, overwrite=False, progress=reporter(False))
+    options = Options(dtype, facts["precision"], whiten=False, overwrite=False)
     options = replace(options, wide=facts.get("wide", False))
-    divisor = kept.shape[0] if facts["normalization"] == "mean" else 1
-    unscaled, scaling, row_scale = measures(kept, damping, weights, divisor, options)
-    rows = scaled_rows(unscaled, facts["exponent"], row_scale, scaling.column_scale)
+    divisor = divisor_of(facts["normalization"], kept.shape[0])
+    scaled = Problem(kept, damping, weights, divisor).scaled(options)
+    rows = scaled.rows(facts["exponent"])
     m, d = rows.shape
     from_rows = sum_loses_digits(facts["norm"]) and (m >= d or "whitened" in arrays)
     capacitance = _capacitance_of(facts, arrays, from_rows=from_rows)
@@ -134,7 +134,9 @@ def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], 
     else:
         form = DualForm(rows, whitened, capacitance, facts["norm"], facts["sweeps"], float64_gram=facts["sharp"])
     kept = cast(GivenRows, rows.rows) if form.rows is rows else None
-    return State(form, scaling, row_scale, kept, facts["kappa"], options.dtype, facts["sharp"], wide=options.wide)
+    return State(
+        form, scaled.scaling, scaled.row_scale, kept, facts["kappa"], options.dtype, facts["sharp"], wide=options.wide
+    )
 
 
 def _rows_of_whitened(facts: dict[str, Any], arrays: dict[str, Array]) -> Any:

@@ -17,8 +17,11 @@ from .._inverse import Inverse
 from .._progress import reporter
 from .._rows.fingerprint import require_unchanged
 from .._rows.kinds import ComputePlace, rows_of
+from .._scaling.normalization import divisor_of
 from .._typing import Array
-from .build import Options, build
+from .build import build
+from .options import Options
+from .problem import Problem
 from .serialize import arguments_as_arrays, arguments_of, is_whitened_from, parts_of, state_of
 
 
@@ -228,7 +231,7 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         if state.rows is None and state.form.rows.is_streamed:
             msg = f"`gradients` must be at hand for another damping; got {damping!r:.60} and whitened rows in a file. "
             raise ValueError(msg + "Build anew from the gradients.")
-        options = Options(self.dtype, self._precision, whiten, whiten and state.rows is None, reporter(False))
+        options = Options(self.dtype, self._precision, whiten, whiten and state.rows is None)
         new._state = _backend.with_x64(_rebuild, state, new._damping, self._weights, self._normalization, options)
         return new
 
@@ -268,16 +271,16 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         )
 
 
-def _divisor(rows: Any, normalization: str) -> int:
-    """n: the number of gradients held, or 1."""
-    return rows.shape[0] if normalization == "mean" else 1
+def _problem(rows: Any, damping: Any, weights: Any, normalization: str) -> Problem:
+    return Problem(rows, damping, weights, divisor_of(normalization, rows.shape[0]))
 
 
 def _build(rows: Any, damping: Any, weights: Any, normalization: str, options: Options) -> State:
-    return build(rows, damping, weights, _divisor(rows, normalization), options)
+    return build(_problem(rows, damping, weights, normalization), options)
 
 
 def _rebuild(state: State, damping: Any, weights: Any, normalization: str, options: Options) -> State:
     gram = None if _backend.is_vector(damping) else state.gram()
     rows = rows_of(state.gradients()) if state.rows is None else state.rows.unscaled()
-    return build(rows, damping, weights, _divisor(rows, normalization), options, gram, state.float64_gram)
+    problem = _problem(rows, damping, weights, normalization)
+    return build(problem, options, gram, float64_gram=state.float64_gram)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from .._condition import kappa_of
 from .._errors import InvalidFileError
 from .arrays import FLOATING
 from .memory import total_memory
@@ -163,7 +164,7 @@ def _check_system(facts: dict[str, Any], arrays: Arrays, n: int) -> None:
 def _check_numbers(facts: dict[str, Any]) -> None:
     norm, kappa, sweeps, power = (facts[name] for name in ("norm", "kappa", "sweeps", "exponent"))
     _need(_is_number(norm) and 0 <= norm < 1e154, "norm", "a finite number ≥ 0")
-    _need(_is_number(kappa) and math.isclose(kappa, 1 + norm * norm, rel_tol=1e-6), "kappa", "1 + norm²")
+    _need(_is_number(kappa) and math.isclose(kappa, kappa_of(norm), rel_tol=1e-6), "kappa", "1 + norm²")
     _need(type(sweeps) is int and sweeps >= 1, "sweeps", "an integer ≥ 1")
     for name in ("sharp", "wide"):
         _need(type(facts.get(name, False)) is bool, name, "true or false")

@@ -6,7 +6,8 @@ from typing import Any, Self
 
 from .. import _backend
 from .. import _validation as check
-from .._errors import largest_kappa, warn_if_unresolved
+from .._condition import largest_kappa
+from .._errors import warn_if_unresolved
 from .._files.saveable import Saveable
 from .._forms.state import State
 from .._inverse import Inverse

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from .. import _validation as check
+from .._scaling.normalization import divisor_of
 from .topk import TopK, check_compression
 
 LEAST_WEIGHT = 1e-250  # of a decayed row: its reciprocal is still a number
@@ -62,9 +63,8 @@ class WindowOptions:
     def coefficients(self, ages: np.ndarray) -> np.ndarray:
         """c_i of each position, for positions listed by age, oldest first."""
         m = len(ages)
-        divisor = {"mean": max(1, m), "sum": 1, "window": self.window}[self.normalization]
         c = np.empty(m)
-        c[ages] = self.weights(m) / divisor
+        c[ages] = self.weights(m) / divisor_of(self.normalization, max(1, m), self.window)
         return c
 
     def as_dict(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from .. import _backend
 from .._capacitance.system import Capacitance
 from .._capacitance.update import CurrentCholesky
+from .._condition import kappa_of
 from .._errors import breakdown, unresolved_rows
 from .._files.consistency import is_factor, refuse_mixed_state
 from .._forms.dual import DualForm
@@ -78,7 +79,7 @@ class WindowState:
     @property
     def kappa(self) -> float:
         """κ = 1 + ‖S‖²."""
-        return 1 + self.factor.norm**2
+        return float(kappa_of(self.factor.norm))
 
     @property
     def is_primal(self) -> bool:
@@ -186,7 +187,7 @@ class WindowState:
 
     def _needs_float64(self, factor: CurrentCholesky) -> bool:
         """Whether κ ε is too large for sweeps to contract well with a float32 Gram matrix; float64 is for good."""
-        risky = (1 + factor.norm**2) * float(np.finfo(np.float32).eps) > FLOAT64_GRAM_KAPPA_EPS
+        risky = kappa_of(factor.norm) * float(np.finfo(np.float32).eps) > FLOAT64_GRAM_KAPPA_EPS
         return risky and not self.ring.has_float64_gram and _backend.supports_float64(self.ring.like)
 
     @property

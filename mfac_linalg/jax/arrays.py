@@ -12,15 +12,17 @@ from jax.custom_batching import custom_vmap
 
 from .. import _backend
 from .._capacitance.system import Capacitance, largest_eigenvalue, sum_loses_digits
+from .._condition import kappa_of
 from .._forms.dual import DualForm
 from .._forms.primal import PrimalForm
 from .._forms.state import State
 from .._forms.sweeps import sweeps_for
-from .._progress import reporter
+from .._progress import SILENT
 from .._rows.dense import DenseRows
 from .._rows.panels import weighted
 from .._rows.scaled import ScaledRows
 from .._scaling.damping import DampingScaling
+from .._scaling.normalization import divisor_of
 from .._scaling.powers import exponent, ldexp
 from .._typing import Array
 from .._window.options import WindowOptions
@@ -141,7 +143,7 @@ def measured(rules: WindowOptions, arrays: Arrays, damping: Any) -> Arrays:
     damping = damping if _backend.is_vector(damping) else jnp.asarray(damping, jnp.float64)
     arrays = replace(arrays, damping=damping)
     rows = DenseRows(arrays.rows, None, _computing(rules, arrays.rows))
-    return _factored(rules, replace(arrays, gram=rows.gram(_metric(rules, arrays).column_scale, reporter(False))))
+    return _factored(rules, replace(arrays, gram=rows.gram(_metric(rules, arrays).column_scale, SILENT)))
 
 
 def _factored(rules: WindowOptions, arrays: Arrays) -> Arrays:
@@ -162,7 +164,7 @@ def _scaled_rows(rules: WindowOptions, arrays: Arrays) -> ScaledRows:
     """S, in the order of slots: row s has age index (s − steps) mod window, 0 for the oldest."""
     window, scaling = rules.window, _metric(rules, arrays)
     held = jnp.clip(arrays.steps, 1, window)
-    divisor: Any = {"mean": held, "sum": 1, "window": window}[rules.normalization]
+    divisor = divisor_of(rules.normalization, held, window)
     by_age = jnp.asarray(rules.weights(window))
     weights = by_age[(jnp.arange(window) - arrays.steps) % window] / divisor
     scale = ldexp(jnp.sqrt(weights) / jnp.sqrt(scaling.scale), arrays.exponents)[:, None]
@@ -180,7 +182,7 @@ def inverse_of(rules: WindowOptions, arrays: Arrays) -> State:
     """The inverse as a value; its numbers are floats where they can be read, so that products stop when done."""
     norm = known_norm(arrays)
     read = isinstance(norm, float) and np.isfinite(norm)
-    kappa = 1 + norm * norm
+    kappa = kappa_of(norm)
     rows, scaling = _scaled_rows(rules, arrays), _metric(rules, arrays)
     float64_gram = _backend.dtype_name(rows.dtype) == "float64"
     capacitance = Capacitance(arrays.scaled_gram, arrays.cholesky)

@@ -12,6 +12,7 @@ from jax import numpy as jnp
 from .. import _backend
 from .. import _validation as check
 from .._backend.pytree import register
+from .._condition import kappa_of
 from .._errors import warn_if_unresolved
 from .._forms.state import State
 from .._inverse import Inverse
@@ -284,7 +285,7 @@ class SlidingWindowState(Inverse):
         norm = known_norm(self._arrays)
         if isinstance(norm, float):
             primal = self.window >= self.dim or self._options.precision == "high"
-            warn_if_unresolved(1 + norm * norm, "float64" if primal else _backend.dtype_name(self.dtype))
+            warn_if_unresolved(kappa_of(norm), "float64" if primal else _backend.dtype_name(self.dtype))
         return self
 
     def _describe(self) -> dict[str, str]:
@@ -300,7 +301,7 @@ class SlidingWindowState(Inverse):
             "damping": f"{damping:.6g}" if isinstance(damping, float) else check.describe(damping),
             **dtype,
             "device": f"{self.device}",
-            "kappa": f"{1 + norm * norm:.3g}" if isinstance(norm, float) else "array",
+            "kappa": f"{kappa_of(norm):.3g}" if isinstance(norm, float) else "array",
         }
 
     def _with(self, arrays: Arrays) -> Self:

@@ -1,0 +1,171 @@
+"""The small matrix of a problem, S Sᵀ or SᵀS, and the numbers that are read of it."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+
+from .. import _backend
+from .. import _validation as check
+from .._capacitance.system import float32_gram_shows, largest_eigenvalue
+from .._progress import SILENT, Progress
+from .._rows.batched import BatchedRows
+from .._rows.protocol import PanelRows
+from .._rows.scaled import ScaledRows
+from .._scaling.damping import span
+from .._typing import Array
+from .plan import Facts, Measured
+from .problem import Problem, ScaledProblem
+
+GUESS_COLUMNS = 512  # enough for the size of κ
+
+
+@dataclass(frozen=True)
+class System:
+    """Scaled rows S and the small matrix that is to be factored; of a batch of blocks with a leading axis."""
+
+    rows: ScaledRows | BatchedRows
+    scaled_gram: Array  # S Sᵀ for m < d, SᵀS for m ≥ d
+    heaviest: Any  # largest squared row of G diag(column_scale), largest diagonal entry for m ≥ d and of a batch
+    norm: Any  # ‖S‖₂, (count, 1) of a batch
+    gram_dtype: str  # that scaled_gram was computed in
+
+    @classmethod
+    def of(
+        cls, rows: ScaledRows, progress: Progress = SILENT, *, gram: Array | None = None, float64_gram: bool = False
+    ) -> "System":
+        """That of rows, by one pass over them, or of their Gram matrix G Gᵀ where it is known."""
+        source = rows.astype_float64() if float64_gram and gram is None else rows
+        gram_dtype = "float64" if float64_gram else _backend.dtype_name(rows.dtype)
+        m, d = rows.shape
+        if m >= d:
+            gram = scaled_gram = source.normal_matrix()
+        else:
+            gram = source.rows.gram(source.column_scale, progress) if gram is None else gram
+            scaled_gram = rows.row_scale * gram * rows.row_scale.T
+        xp = _backend.namespace(rows.row_scale)
+        heaviest = xp.max(xp.linalg.diagonal(gram))
+        return cls(rows, scaled_gram, heaviest, xp.sqrt(largest_eigenvalue(scaled_gram)), gram_dtype)
+
+    @classmethod
+    def of_batch(cls, rows: BatchedRows) -> "System":
+        """Those of equal blocks, in float64 where there is one."""
+        scaled_gram = rows.scaled_gram()
+        xp = _backend.namespace(scaled_gram)
+        gram_dtype = "float64" if _backend.supports_float64(rows.like) else _backend.dtype_name(rows.dtype)
+        norm = xp.sqrt(largest_eigenvalue(scaled_gram))[:, None]
+        return cls(rows, scaled_gram, xp.max(xp.linalg.diagonal(scaled_gram)), norm, gram_dtype)
+
+    @property
+    def count(self) -> int:
+        """Number of small matrices."""
+        return self.rows.count if isinstance(self.rows, BatchedRows) else 1
+
+    @property
+    def facts(self) -> Facts:
+        """What a plan has to know of the rows."""
+        m, d = self.rows.shape
+        dtype = _backend.dtype_name(self.rows.dtype)
+        if isinstance(self.rows, BatchedRows):
+            return Facts(m, d, dtype, self.gram_dtype, can_widen=False, has_row_squares=False)
+        return Facts(
+            m,
+            d,
+            dtype,
+            self.gram_dtype,
+            is_scalable=self.rows.is_dense or self.rows.is_sparse,
+            can_widen=self.rows.is_dense and _backend.supports_float64(self.rows.like),
+            has_row_squares=m < d and self.rows.column_scale is None,
+        )
+
+    @property
+    def gram_rows(self) -> ScaledRows | BatchedRows:
+        """S in the dtype of the small matrix."""
+        return self.rows if self.gram_dtype == _backend.dtype_name(self.rows.dtype) else self.rows.astype_float64()
+
+    def with_rows(self, rows: ScaledRows) -> "System":
+        """The same of rows that a power of two was taken out of, which leaves S Sᵀ unchanged."""
+        return replace(self, rows=rows)
+
+    def with_float64_gram(self, progress: Progress = SILENT) -> "System":
+        """The same with S Sᵀ in float64, by another pass; the numbers that were read of it stay."""
+        other = System.of(cast(ScaledRows, self.rows), progress, float64_gram=True)
+        return replace(self, scaled_gram=other.scaled_gram, gram_dtype=other.gram_dtype)
+
+
+def measure(systems: Sequence[System], problem: Problem, scaled: ScaledProblem) -> tuple[list[System], list[Measured]]:
+    """The systems with their norms as floats, and the numbers of each: one read of a device.
+
+    Arguments that only a device knows are checked by the same read.
+    """
+    arguments = {"damping": problem.damping, "weights": problem.weights}
+    unread = {name: x for name, x in arguments.items() if _backend.is_vector(x) and not _backend.on_host(x)}
+    row_scale = scaled.row_scale
+    xp = _backend.namespace(row_scale)
+    flags = [_backend.to_float64(check.has_bad_entry(x)) for x in unread.values()]
+    extent = [xp.max(row_scale), xp.min(row_scale)]
+    if "damping" in unread:
+        extent.append(_backend.to_device_of(span(problem.damping), like=row_scale))
+    numbers = _read(flags + extent + _numbers_of(systems))
+    for name, x in unread.items():
+        if next(numbers):
+            check.refuse_entries(name, x)
+    largest, smallest, *spans = itertools.islice(numbers, len(extent))
+    return _with_numbers(systems, numbers, Measured(0.0, 0.0, largest, smallest, sum(spans)))
+
+
+def measure_rescaled(systems: Sequence[System], before: Measured, exponent: int) -> tuple[list[System], list[Measured]]:
+    """As `measure`, for the same arguments and gradients that were divided by 2^exponent."""
+    return _with_numbers(systems, _read(_numbers_of(systems)), replace(before, exponent=exponent))
+
+
+def read_norms(systems: Sequence[System]) -> list[System]:
+    """The systems with their norms as floats where these can be read."""
+    if not _backend.is_concrete(systems[0].heaviest):
+        return list(systems)
+    return _with_numbers(systems, _read(_numbers_of(systems)), Measured(0.0, 0.0, 0.0, 0.0))[0]
+
+
+def expects_float64_gram(rows: ScaledRows) -> bool:
+    """Guess from the first panel whether the small matrix has to be in float64, which saves one in float32.
+
+    Rows that are streamed are not read once more for a guess that was wrong.
+    """
+    m, d = rows.shape
+    if _backend.dtype_name(rows.dtype) == "float64" or not _backend.supports_float64(rows.like):
+        return False
+    if rows.is_streamed:
+        return True
+    if m >= d or not (rows.is_dense and _backend.on_host(rows.like)):
+        return False
+    first, *rest = cast(PanelRows, rows.rows).column_slices()
+    if not rest:
+        return False
+    sample = np.arange(0, first.stop, max(1, first.stop // GUESS_COLUMNS))
+    columns = rows.columns(_backend.index_like(sample, like=rows.like))
+    squared_norm = float(_backend.read(largest_eigenvalue(columns @ columns.T))) * d / len(sample)
+    return float32_gram_shows(squared_norm**0.5)
+
+
+def _numbers_of(systems: Sequence[System]) -> list[Array]:
+    return [x for system in systems for x in (system.heaviest, system.norm)]
+
+
+def _read(values: list[Array]) -> Iterator[float]:
+    xp = _backend.namespace(values[-1])  # the library of small matrices
+    return iter(_backend.read(xp.concat([xp.reshape(x, (-1,)) for x in values])).tolist())
+
+
+def _with_numbers(
+    systems: Sequence[System], numbers: Iterator[float], common: Measured
+) -> tuple[list[System], list[Measured]]:
+    """Each system with its norm, and `common` with its heaviest row and its largest norm."""
+    read, measured = [], []
+    for system in systems:
+        heaviest, norms = next(numbers), list(itertools.islice(numbers, system.count))
+        norm: Any = np.array(norms)[:, None] if isinstance(system.rows, BatchedRows) else norms[0]
+        read.append(replace(system, norm=norm))
+        measured.append(replace(common, heaviest=heaviest, norm=max(norms)))
+    return read, measured

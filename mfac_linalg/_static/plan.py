@@ -1,0 +1,125 @@
+"""What a build decides from a few numbers: scale, dtypes, form and sweeps. Nothing here touches an array."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._capacitance.system import float32_gram_shows
+from .._condition import kappa_of
+from .._errors import unresolved_rows
+from .._forms.sweeps import sweeps_for
+from .._scaling.damping import NARROW_SPAN
+from .._scaling.powers import squares_in_safe_range
+
+LARGEST_ENTRY = "largest entry"
+UNDERFLOW_ERROR = 16.0  # eps that an element may be off by what underflows
+LARGEST_NORM = {"float32": 2.0**30, "float64": math.inf}  # ‖S‖ in products
+LARGEST_RATIO = 2.0**60  # of row scales whose products float32 sums
+FLOAT32_WHITENING = 1e-3  # κ ε of float32 up to which W is computed in float32
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of S (m, d) and of its small matrix before any value is read."""
+
+    m: int
+    d: int
+    dtype: str  # of products with S
+    gram_dtype: str  # that the small matrix was computed in
+    is_scalable: bool = True  # whether a power of two can be taken out of the rows
+    can_widen: bool = True  # whether the small matrix can be computed in float64
+    has_row_squares: bool = True  # whether `heaviest` is the largest squared row of G itself
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The numbers that are read of S."""
+
+    heaviest: float  # the largest squared row, or column for m ≥ d
+    norm: float  # ‖S‖₂
+    largest_row_scale: float
+    smallest_row_scale: float
+    damping_span: float = 0.0  # of a vector damping that only the device knows
+    exponent: int | None = None  # of the power of two that G was divided by; None: G as given
+
+
+@dataclass(frozen=True)
+class SystemPlan:
+    """What the small matrix is to be computed from."""
+
+    exponent: int | str | None  # as in Measured; LARGEST_ENTRY: that of G's largest entry, and measure again
+    widen: bool  # compute everything in float64, and measure again
+    gram_dtype: str
+    kappa: float
+
+
+@dataclass(frozen=True)
+class FormPlan:
+    """The form of M, and what its arithmetic asks for."""
+
+    is_primal: bool
+    arithmetic: str  # dtype whose precision bounds κ
+    sweeps: int  # of a product whose values cannot be read
+    whitening_dtype: str  # that W is computed in
+
+
+def plan_system(facts: Facts, measured: Measured, *, wide: bool) -> SystemPlan:
+    """Decide how G is scaled, and in what the small matrix is computed; refuse what float64 does not hold either.
+
+    `wide` says whether everything is in float64 already, where there is one.
+    """
+    power = _exponent(facts, measured)
+    kappa = kappa_of(measured.norm)
+    if power == LARGEST_ENTRY or not math.isfinite(kappa):
+        return SystemPlan(power, False, facts.gram_dtype, kappa)
+    widen = not _is_resolved(facts, measured, 0 if power is None else int(power), wide=wide)
+    shows = facts.m < facts.d and facts.can_widen and facts.dtype != "float64" and float32_gram_shows(measured.norm)
+    return SystemPlan(power, widen, "float64" if shows else facts.gram_dtype, kappa)
+
+
+def plan_form(facts: Facts, kappa: float) -> FormPlan:
+    """Decide on the form; κ is infinite where it cannot be read."""
+    arithmetic = "float64" if facts.m >= facts.d else facts.dtype
+    resolved = math.isfinite(kappa) and kappa * float(np.finfo(np.float32).eps) <= FLOAT32_WHITENING
+    return FormPlan(
+        is_primal=facts.m >= facts.d,
+        arithmetic=arithmetic,
+        sweeps=sweeps_for(kappa, arithmetic, float64_gram=facts.gram_dtype == "float64"),
+        whitening_dtype=facts.dtype if resolved else facts.gram_dtype,
+    )
+
+
+def _exponent(facts: Facts, measured: Measured) -> int | str | None:
+    """The exponent of the largest row where the squares of G or its small rows leave the range of their dtype."""
+    holds = not facts.is_scalable or _holds(facts, measured.largest_row_scale)
+    fits = squares_in_safe_range(measured.heaviest, facts.dtype) and holds
+    if measured.exponent is not None or fits:
+        return measured.exponent
+    is_known = facts.gram_dtype != facts.dtype and facts.has_row_squares
+    if is_known and squares_in_safe_range(measured.heaviest, "float64"):
+        return math.frexp(math.sqrt(measured.heaviest))[1]
+    return LARGEST_ENTRY
+
+
+def _holds(facts: Facts, largest: float) -> bool:
+    """Whether what underflows in products of rows is below the error of an element, for the largest row scale."""
+    limits = np.finfo(facts.dtype)
+    return max(1.0, largest) * largest * facts.d * float(limits.tiny) <= UNDERFLOW_ERROR * float(limits.eps)
+
+
+def _is_resolved(facts: Facts, measured: Measured, power: int, *, wide: bool) -> bool:
+    """Whether products of G in their dtype hold all that S does; of what float64 does not hold either: an error.
+
+    What underflows in them counts row_scale² times in S Sᵀ, and row_scale times in S u.
+    """
+    scales = (measured.largest_row_scale, measured.smallest_row_scale)
+    largest, smallest = (float(np.ldexp(scale, power)) for scale in scales)
+    holds = _holds(facts, largest)
+    alike = facts.dtype == "float64" or largest <= LARGEST_RATIO * smallest
+    if wide:
+        if not (holds and alike):
+            raise unresolved_rows(facts.dtype)
+        return True
+    narrow = measured.damping_span <= NARROW_SPAN[facts.dtype] and measured.norm <= LARGEST_NORM[facts.dtype]
+    return holds and alike and narrow
