@@ -120,7 +120,7 @@ class SymmetricOperator(abc.ABC):
         wider than `dtype` is computed in `dtype`, scaled so that nothing overflows or underflows. It answers for the
         operator as it is when asked: that of a window slides with it.
         """
-        return _backend.linear_operator(self)
+        return _backend.linear_operator(self, self._like)
 
     def _vector_product(self, function: Any, v: Array, name: str) -> Array:
         """`function` of one vector (d,) or (d, 1); of a complex one by parts."""

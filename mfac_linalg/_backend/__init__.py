@@ -14,12 +14,6 @@ from .entries import scattered_product as scattered_product
 from .entries import sparse_rows as sparse_rows
 from .entries import spread as spread
 from .entries import wide_index as wide_index
-from .float64 import CACHED as CACHED
-from .float64 import dynamic_slice as dynamic_slice
-from .float64 import picklable as picklable
-from .float64 import register_pytrees as register_pytrees
-from .float64 import scan_sum as scan_sum
-from .float64 import scan_until as scan_until
 from .float64 import with_x64 as with_x64
 from .graphs import methods_outside_graphs as methods_outside_graphs
 from .graphs import outside_graphs as outside_graphs
@@ -98,6 +92,10 @@ from .products import long_matmul as long_matmul
 from .products import matmul as matmul
 from .products import may_be_cast as may_be_cast
 from .products import vecdot as vecdot
+from .pytree import picklable as picklable
+from .scans import dynamic_slice as dynamic_slice
+from .scans import scan_sum as scan_sum
+from .scans import scan_until as scan_until
 from .sparse import canonical_rows as canonical_rows
 from .sparse import compressed_rows as compressed_rows
 from .sparse import has_sparse as has_sparse

@@ -1,6 +1,7 @@
 """Operators for other libraries' solvers: complex arrays by their parts, and SciPy's and CuPy's LinearOperator."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import array_api_compat as compat
@@ -33,17 +34,17 @@ def from_parts(parts: Array) -> Array:
     return cast(parts[:, :k], wide) + 1j * cast(parts[:, k:], wide)
 
 
-def linear_operator(operator: Any) -> Any:
-    """Return SciPy's LinearOperator over an operator, for NumPy vectors, or CuPy's for CuPy arrays."""
+def linear_operator(operator: Any, like: Array) -> Any:
+    """Return SciPy's LinearOperator over an operator, for NumPy vectors, or CuPy's where its arrays are CuPy's."""
     products: HostProducts | DeviceProducts
-    if compat.is_cupy_array(operator._like):
+    if compat.is_cupy_array(like):
         from cupyx.scipy.sparse.linalg import LinearOperator
 
-        products = DeviceProducts(operator)
+        products = DeviceProducts(operator, like)
     else:
         from scipy.sparse.linalg import LinearOperator
 
-        products = HostProducts(operator)
+        products = HostProducts(operator, like)
     vector, matrix = products.matvec, products.matmat
     name = dtype_name(operator.dtype)
     return LinearOperator(operator.shape, matvec=vector, rmatvec=vector, matmat=matrix, rmatmat=matrix, dtype=name)
@@ -52,8 +53,8 @@ def linear_operator(operator: Any) -> Any:
 class DeviceProducts:
     """Products of an operator with arrays of its own library, of any real or complex dtype."""
 
-    def __init__(self, operator: Any) -> None:
-        self.operator = operator
+    def __init__(self, operator: Any, like: Array) -> None:
+        self.operator, self.like = operator, like
 
     def matvec(self, v: Array) -> Array:
         """The product with one vector, (d,) or (d, 1)."""
@@ -89,13 +90,13 @@ class HostProducts(DeviceProducts):
 
     def _product_in_library(self, function: Callable[[Array], Array], v: np.ndarray) -> np.ndarray:
         """The product with v, which is sent to the operator's library; the answer comes back."""
-        like = self.operator._like
+        like = self.like
         if not is_numpy(like):
             plain = v.flags.c_contiguous and v.flags.writeable  # others are not taken by every library
             dtype = getattr(namespace(like), v.dtype.name)
             v = v if plain else np.array(v, order="C")
             with no_grad_constants(like):
-                v = with_x64(lambda like: asarray(v, like=like, dtype=dtype), like)
+                v = with_x64(partial(asarray, like=like, dtype=dtype), v, like=like)
         return read(function(v))
 
 

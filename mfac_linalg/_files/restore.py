@@ -55,7 +55,7 @@ def restore(path: Any, kinds: dict[str, Any], *, xp: Any, device: Any) -> Any:
     check.loadable(facts, arrays, like)
     facts = {**facts, "runs": runs, "xp": xp, "device": device}
     try:
-        return _backend.with_x64(lambda _: kinds[kind]._restored(facts, check.to_library(arrays, like)), like)
+        return _backend.with_x64(lambda: kinds[kind]._restored(facts, check.to_library(arrays, like)), like=like)
     except InvalidFileError:
         raise
     except (ValueError, TypeError, OverflowError) as refused:  # what the constructor says of it

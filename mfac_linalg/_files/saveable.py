@@ -59,7 +59,7 @@ class Saveable(abc.ABC):
         """
         check.values("gradients", self.kappa)
         facts, arrays = self._stored()
-        _backend.with_x64(lambda *_: save_archive(path, type(self).__name__, facts, arrays), *arrays.values())
+        _backend.with_x64(save_archive, path, type(self).__name__, facts, arrays)
 
     @classmethod
     def load(cls, path: Any, *, xp: Any = None, device: Any = None) -> Self:

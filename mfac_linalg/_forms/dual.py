@@ -1,13 +1,13 @@
 """The dual form: M = I − Sᵀ A⁻¹ S with A = I + S Sᵀ (Woodbury), by dual sweeps."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 
 from .. import _backend
-from .._backend.pytree import Part
+from .._backend.pytree import ESTIMATE, Part
 from .._capacitance.system import Capacitance, float32_gram_shows, sum_loses_digits
 from .._condition import kappa_of
 from .._progress import SILENT
@@ -30,7 +30,7 @@ class DualForm(Part):
     rows: ScaledRows | WhitenedRows | BatchedRows
     whitened: WhitenedRows | None
     capacitance: Capacitance
-    norm: Any  # ‖S‖₂
+    norm: Any = field(metadata=ESTIMATE)  # ‖S‖₂
     sweeps: int
     cancellation: float = CANCELLATION
     float64_gram: bool = False  # whether the Gram matrix was computed in float64

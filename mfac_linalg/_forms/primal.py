@@ -1,10 +1,10 @@
 """The primal form, for m ≥ d: the d × d matrix I + SᵀS is small, and its Cholesky factor serves everything."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .. import _backend
-from .._backend.pytree import Part
+from .._backend.pytree import ESTIMATE, Part
 from .._capacitance.system import Capacitance, add_identity
 from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
@@ -21,7 +21,7 @@ class PrimalForm(Part):
 
     rows: ScaledRows | BatchedRows
     capacitance: Capacitance
-    norm: Any  # ‖S‖₂
+    norm: Any = field(metadata=ESTIMATE)  # ‖S‖₂
     sweeps: int = 1
 
     @property

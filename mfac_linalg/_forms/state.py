@@ -1,13 +1,13 @@
 """An inverse as a value: the form, the metric and the weights that make it, and every query as a function of them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 
 from .. import _backend
-from .._backend.pytree import Part
+from .._backend.pytree import ESTIMATE, Part
 from .._rows.protocol import GivenRows
 from .._rows.whitened import WhitenedRows
 from .._scaling.damping import DampingScaling, require_digits, scalar_like, settle, settle_positive
@@ -29,7 +29,7 @@ class State(Part):
     scaling: DampingScaling
     row_scale: Array  # √(c_i / λ₀), (m, 1) float64: S = row_scale ∘ G ∘ column_scale
     rows: GivenRows | None  # the caller's G where it is kept
-    kappa: Any
+    kappa: Any = field(metadata=ESTIMATE)
     dtype: Any  # of results
     float64_gram: bool  # whether the Gram matrix was computed in float64
     order: Array | None = None  # position in `form` of each of the caller's rows; None as they stand

@@ -18,13 +18,13 @@ def empty_state(options: WindowOptions, like: Array, damping: Any) -> WindowStat
     with _backend.no_grad_constants(like):
         like = _backend.writable_zeros((0, options.dim), like=like)
         damping = own_damping(damping, like)
-        return _backend.with_x64(lambda like: WindowState.empty(options, damping, like), like)
+        return _backend.with_x64(WindowState.empty, options, damping, like)
 
 
 def restore_state(options: WindowOptions, state: dict[str, Any]) -> WindowState:
     """What `WindowState.as_dict` described, copied: it may be read-only, or memory of another process."""
     empty = empty_state(options, gradients_like(state), state["damping"])
-    return with_x64(lambda: empty.restore(state), empty.ring.like)
+    return with_x64(empty.restore, state, like=empty.ring.like)
 
 
 def gradients_like(state: dict[str, Any]) -> Array:
@@ -42,7 +42,7 @@ def own_damping(damping: Any, like: Array) -> Any:
     return _backend.stop_gradient(damping) if _backend.is_array(damping) else damping
 
 
-def with_x64(function: Callable[..., Any], like: Array, *arguments: Any) -> Any:
-    """Call a function where float64 exists, whether or not an argument shows that JAX is in use; `like` shows it."""
+def with_x64(function: Callable[..., Any], *arguments: Any, like: Array) -> Any:
+    """Call a function where float64 exists, for arrays like one, and no tape records what becomes state."""
     with _backend.no_grad_constants(like):
-        return _backend.with_x64(lambda _, *rest: function(*rest), like, *arguments)
+        return _backend.with_x64(function, *arguments, like=like)

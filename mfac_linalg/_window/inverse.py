@@ -163,7 +163,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
     def _current(self) -> State:
         held = self._known
         with _backend.no_grad_constants(held.ring.like):
-            return _backend.with_x64(lambda _: held.device_state, held.ring.like)
+            return _backend.with_x64(lambda: held.device_state, like=held.ring.like)
 
     @property
     def _known(self) -> WindowState:
@@ -334,7 +334,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function where float64 exists; the last argument is beside the rows where there are none yet."""
         like = self._state.ring.like if self._state is not None else arguments[-1]
-        return with_x64(function, like, *arguments)
+        return with_x64(function, *arguments, like=like)
 
     def _commit(self, held: WindowState, *, moved: bool = True) -> None:
         """Make a finished change, of the rows if `moved`, visible by one assignment, after all that can fail."""
@@ -390,7 +390,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
             made.damping = state["damping"]
             return made
         held = restore_state(made._options, state)
-        made._state = with_x64(held.require_consistent, held.ring.like)
+        made._state = with_x64(held.require_consistent, like=held.ring.like)
         return made
 
     # --- other windows ----------------------------------------------------------------------------------------------
@@ -415,5 +415,5 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         before, damping = self._known, self.damping
         damping = move(damping) if _backend.is_vector(damping) else damping
         empty = empty_state(made._options, move(before.ring.like[:0, :]), damping)
-        made._commit(with_x64(lambda: empty.import_rows(before, move), empty.ring.like))
+        made._commit(with_x64(empty.import_rows, before, move, like=empty.ring.like))
         return made

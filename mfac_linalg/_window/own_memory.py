@@ -38,9 +38,7 @@ class OwnMemory(abc.ABC):
     def _own_copy(self, made: Self, copied: Callable[[Any], Any]) -> Self:
         """The same window in `made`, with memory of its own for what is written in place."""
         vars(made).update({name: copied(value) for name, value in vars(self).items() if name != "_state"})
-        made._state = (
-            None if self._state is None else with_x64(lambda: copy.deepcopy(self._state), self._state.ring.like)
-        )
+        made._state = None if self._state is None else with_x64(copy.deepcopy, self._state, like=self._state.ring.like)
         return made
 
     def __getstate__(self) -> dict[str, Any]:
