@@ -34,7 +34,7 @@ def filled(count=6, window=4, dtype="float64", compression=None, **options):
 
 def error(window):
     """The vector that the next gradient meets."""
-    kept = window._state.ring.stored.error
+    kept = window._state.ring.storage.error
     return np.zeros(window.dim) if kept is None else kept
 
 
@@ -591,6 +591,6 @@ def test_an_error_that_overflows_is_not_called_a_gradient_that_is_not_finite():
     window = SlidingWindowInverse(4, DIM, 1e76, dtype="float32", compression=TopK(0.1))
     g = np.full(DIM, 2e38, np.float32)
     window.append(g)
-    with pytest.raises(ValueError, match="what is left of earlier gradients must have a finite sum"):
+    with pytest.raises(ValueError, match="the error of earlier gradients must have a finite sum"):
         window.append(g)
     assert len(window) == 1

@@ -1,4 +1,4 @@
-"""The state that a window begins with: empty for gradients like some array, or restored from a dictionary."""
+"""The first state of a window: empty, or restored from a dictionary."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,17 +12,17 @@ from .state import WindowState
 
 
 def empty_state(options: WindowOptions, like: Array, damping: Any) -> WindowState:
-    """No rows, of the library, device and dtype of an array, under a damping, which is checked and copied."""
+    """A state without rows, for gradients like an array, under a damping that is checked and copied."""
     check.precision_available(options.precision, like)
     register(like)
     with _backend.no_grad_constants(like):
         like = _backend.writable_zeros((0, options.dim), like=like)
-        damping = own_damping(damping, like)
+        damping = copied_damping(damping, like)
         return _backend.with_x64(WindowState.empty, options, damping, like)
 
 
 def restore_state(options: WindowOptions, state: dict[str, Any]) -> WindowState:
-    """What `WindowState.as_dict` described, copied: it may be read-only, or memory of another process."""
+    """The state that `WindowState.as_dict` described, copied: its arrays may be read-only, or shared."""
     empty = empty_state(options, gradients_like(state), state["damping"])
     return with_x64(empty.restore, state, like=empty.ring.like)
 
@@ -35,14 +35,14 @@ def gradients_like(state: dict[str, Any]) -> Array:
         return _backend.empty((0, state["dim"]), like=rows, dtype=_backend.named_dtype(name, like=rows))
 
 
-def own_damping(damping: Any, like: Array) -> Any:
-    """A checked damping, a constant of differentiation that nobody else can write to."""
+def copied_damping(damping: Any, like: Array) -> Any:
+    """A checked damping: a copy, and a constant of differentiation."""
     check.values("damping", damping)
     damping = check.damping(damping, like, _backend.result_dtype(like))
     return _backend.stop_gradient(damping) if _backend.is_array(damping) else damping
 
 
 def with_x64(function: Callable[..., Any], *arguments: Any, like: Array) -> Any:
-    """Call a function where float64 exists, for arrays like one, and no tape records what becomes state."""
+    """Call a function where float64 exists, for arrays like one, without recording it for differentiation."""
     with _backend.no_grad_constants(like):
         return _backend.with_x64(function, *arguments, like=like)

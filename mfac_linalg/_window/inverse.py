@@ -12,7 +12,7 @@ from .._files.saveable import Saveable
 from .._forms.state import State
 from .._inverse import Inverse
 from .._typing import Array
-from .initial import empty_state, own_damping, restore_state, with_x64
+from .initial import copied_damping, empty_state, restore_state, with_x64
 from .options import STATE_ON_HOST, STATE_OPTIONS, WindowOptions, arguments_of
 from .own_memory import OwnMemory
 from .state import WindowState
@@ -25,19 +25,19 @@ STATE_VERSION = 1
 class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
     """F⁻¹ for F = Λ + Σ_i c_i g_i g_iᵀ over the newest gradients, kept current in O(dm + m²) a step.
 
-    With m gradients held, c_i = decay^a / n for one of age a steps; n is m for "mean", 1 for "sum", and the capacity
+    With m gradients stored, c_i = decay^a / n for one of age a steps; n is m for "mean", 1 for "sum", and the capacity
     for "window". Choose this class where gradients keep coming; `WoodburyRankOneInverse` where all are there.
 
     Parameters
     ----------
     window : int
-        Capacity ≥ 1: the most gradients held. When it is full, a new one takes the place of the oldest.
+        Capacity ≥ 1: the largest number of gradients. When it is full, a new one replaces the oldest.
     dim : int
         d ≥ 1, the number of parameters.
     damping : float or array, shape (d,)
         λ > 0, or one λ per parameter. Unit: that of squared gradients. It can be set again.
     normalization : {"mean", "sum", "window"}
-        What the sum is divided by: the number of gradients held, 1, or the capacity.
+        What the sum is divided by: the number of gradients stored, 1, or the capacity.
     decay : float
         In (0, 1]: a gradient of age a (0 for the newest) counts decay^a times. Below 1 a step costs O(m³).
     dtype, device, xp : optional
@@ -64,13 +64,13 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
     Notes
     -----
     Cost: O(dm) memory for a ring of window + 1 rows, O(m²) on the host; a step two passes over the rows and O(m²).
-    While a "mean" window fills or shrinks, and under decay, a step factors the m × m system anew, O(m³).
+    While a "mean" window fills or shrinks, and under decay, a step refactors the m × m system, O(m³).
     With compression: O(density · dm) memory and a vector of d numbers, products in time proportional to the entries
     that are kept and O(d); a step three passes over these and two more for each further sweep, O(m²), and O(d) to find
     the largest entries.
     Accuracy: ‖v − Fx‖ ≤ 30 eps ‖F‖ ‖x‖, as the static class; elements are right to about κ/4 eps/λ, with
     ``precision="high"`` in float32 to 30 eps/λ. Where κ of float32 rows passes 8e4 the Gram matrix is computed in
-    float64 from then on, which makes a step some three times as dear.
+    float64 from then on, which makes a step about three times as expensive.
     Gradients and damping are constants of differentiation; answers are differentiable by v and by coefficients.
     A call that raises leaves the window as it was. Several threads may ask at once; one may change it while none asks.
     Copies (`copy.copy` as well), pickles, files and state dictionaries share no memory with the window; `forward` and
@@ -108,7 +108,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         compression: TopK | None = None,
     ) -> None:
         self._options = WindowOptions.checked(window, dim, normalization, decay, precision, compression)
-        self._state, self._unplaced, self._changes = None, 1.0, 0
+        self._state, self._initial_damping, self._changes = None, 1.0, 0
         if not (xp is None and dtype is None and device is None):
             self._state = empty_state(self._options, check.empty_array(xp, dtype, device), damping)
         else:
@@ -152,21 +152,21 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
             "precision": precision,
             "compression": compression,
         }
-        made = cls(capacity, gradients.shape[1], 1.0, **options)
-        made._state = empty_state(made._options, gradients, damping)
-        made.extend(gradients)
-        return made
+        new = cls(capacity, gradients.shape[1], 1.0, **options)
+        new._state = empty_state(new._options, gradients, damping)
+        new.extend(gradients)
+        return new
 
     # --- what it is -------------------------------------------------------------------------------------------------
 
     @property
     def _current(self) -> State:
-        held = self._known
-        with _backend.no_grad_constants(held.ring.like):
-            return _backend.with_x64(lambda: held.device_state, like=held.ring.like)
+        state = self._known_state
+        with _backend.no_grad_constants(state.ring.like):
+            return _backend.with_x64(lambda: state.device_state, like=state.ring.like)
 
     @property
-    def _known(self) -> WindowState:
+    def _known_state(self) -> WindowState:
         if self._state is None:
             msg = (
                 "The window has not seen a gradient yet; got a query. Append one, or construct it with `xp` or `dtype`."
@@ -176,10 +176,10 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
 
     @property
     def _like(self) -> Array:
-        return self._known.ring.like
+        return self._known_state.ring.like
 
     def __len__(self) -> int:
-        """Return the number of gradients held."""
+        """Return the number of gradients stored."""
         return 0 if self._state is None else self._state.count
 
     @property
@@ -189,7 +189,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
 
     @property
     def num_gradients(self) -> int:
-        """Number m of gradients held, as `len`."""
+        """Number m of gradients stored, as `len`."""
         return len(self)
 
     @property
@@ -219,39 +219,39 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
 
     @property
     def gradients(self) -> Array:
-        """The gradients held, shape (m, d), oldest first: a copy; with compression the rows of F, in `dtype`."""
-        return self._run(WindowState.rows_by_age, self._known)
+        """The stored gradients, shape (m, d), oldest first: a copy; with compression the rows of F, in `dtype`."""
+        return self._run(WindowState.rows_by_age, self._known_state)
 
     @property
     def damping(self) -> Any:
         """λ as a float, or a copy of the (d,) array it was given as; settable at the cost of a factorisation, O(m³)."""
         if self._state is None:
-            return self._unplaced
+            return self._initial_damping
         return _backend.copy_of(self._state.damping) if _backend.is_array(self._state.damping) else self._state.damping
 
     @damping.setter
     def damping(self, damping: Any) -> None:
-        held = self._state
-        if held is not None:
-            checked = own_damping(damping, held.ring.like)
-            self._commit(self._run(lambda: held.with_damping(checked)), moved=False)
+        state = self._state
+        if state is not None:
+            checked = copied_damping(damping, state.ring.like)
+            self._commit(self._run(lambda: state.with_damping(checked)), rows_changed=False)
         elif _backend.is_vector(damping):
             self._state = empty_state(self._options, check.computing("damping", damping), damping)
         else:
-            self._unplaced = check.scalar_damping(damping, self.dim)
+            self._initial_damping = check.scalar_damping(damping, self.dim)
 
     def _describe(self) -> dict[str, str]:
         facts = {"m": f"{len(self)}", "window": f"{self.window}"}
         if self._options.compression is not None:
             facts["compression"] = f"{self._options.compression}"
         if self._state is None:
-            return facts | {"d": f"{self.dim}", "damping": f"{self._unplaced:.6g}"}
+            return facts | {"d": f"{self.dim}", "damping": f"{self._initial_damping:.6g}"}
         return facts | {name: fact for name, fact in super()._describe().items() if name != "m"}
 
     # --- changes ----------------------------------------------------------------------------------------------------
 
     def append(self, g: Array) -> None:
-        """Take in a gradient g, shape (d,); a full window lets go of its oldest.
+        """Add a gradient g, shape (d,); a full window drops its oldest.
 
         Raises
         ------
@@ -266,8 +266,8 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         -----
         Cost: one pass over the rows and O(m²).
         """
-        held, g = self._received(g)
-        self._commit(self._run(WindowState.append_row, held, g))
+        state, g = self._accept(g)
+        self._commit(self._run(WindowState.append_row, state, g))
 
     def append_matvec(self, g: Array) -> Array:
         """Append g, then return F⁻¹ g, by push-through, in the two passes over the rows that both need.
@@ -282,13 +282,13 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         Accuracy: as `matvec_gradients`: nothing is lost to the damping.
         With compression F has the compressed gradient in it, and the answer is the product with g itself, as `matvec`.
         """
-        held, g = self._received(g)
-        held, x = self._run(WindowState.append_and_solve, held, g)
-        self._commit(held)
+        state, g = self._accept(g)
+        state, x = self._run(WindowState.append_and_solve, state, g)
+        self._commit(state)
         return x
 
     def extend(self, gradients: Array) -> None:
-        """Take in many gradients at once, by matrix products.
+        """Add many gradients at once, by matrix products.
 
         Parameters
         ----------
@@ -297,56 +297,56 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
 
         Notes
         -----
-        Cost: 2dmk + dk² flops and O(km²), O(m³) for k > m/8; the ring is copied, so that O(dm) memory more is taken.
+        Cost: 2dmk + dk² flops and O(km²), O(m³) for k > m/8; the ring is copied, which takes O(dm) memory more.
         With compression gradients are compressed one after the other, as by `append`.
         """
-        held, rows = self._received(gradients, "gradients", ("k", self.dim))
+        state, rows = self._accept(gradients, "gradients", ("k", self.dim))
         if rows.shape[0]:
-            change = WindowState.append_rows if rows.shape[0] > 1 else (lambda held, rows: held.append_row(rows[0, :]))
-            self._commit(self._run(change, held, rows))
+            one = rows.shape[0] == 1
+            self._commit(self._run(*((state.append_row, rows[0, :]) if one else (state.append_rows, rows))))
 
     def replace(self, age: int, g: Array) -> None:
-        """Put g in the place of the gradient of an age, 0 for the oldest, −1 for the newest. Cost: as `append`."""
+        """Replace the gradient of an age, 0 for the oldest, −1 for the newest, by g. Cost: as `append`."""
         age = check.age(age, len(self))
-        held, g = self._received(g)
-        self._commit(self._run(WindowState.replace_row, held, age, g))
+        state, g = self._accept(g)
+        self._commit(self._run(WindowState.replace_row, state, age, g))
 
     def remove(self, age: int) -> None:
-        """Let go of the gradient of an age, 0 for the oldest. Cost: O(m²); O(m³) under "mean": the divisor changes."""
+        """Remove the gradient of an age, 0 for the oldest. Cost: O(m²); O(m³) under "mean": the divisor changes."""
         age = check.age(age, len(self))
-        self._commit(self._run(WindowState.remove_row, self._known, age))
+        self._commit(self._run(WindowState.remove_row, self._known_state, age))
 
     def clear(self) -> None:
-        """Let go of all gradients, and of what compression has not kept of them."""
+        """Remove all gradients, and the error that compression feeds back."""
         if self._state is not None:
             self._state = self._state.without_rows()
             self._changes += 1
 
-    def _received(self, g: Any, name: str = "g", shape: tuple[int | str, ...] = ()) -> tuple[WindowState, Array]:
-        """The window, placed by g where it had no place yet, and g, checked."""
+    def _accept(self, g: Any, name: str = "g", shape: tuple[int | str, ...] = ()) -> tuple[WindowState, Array]:
+        """The state, which the first gradient decides where nothing did before, and g, checked."""
         shape = shape or (self.dim,)
         check.gradient_values(name, g)
-        held = self._state or empty_state(self._options, g, self._unplaced)
-        g = check.stored(name, _backend.stop_gradient(g), held.ring.like)
+        state = self._state or empty_state(self._options, g, self._initial_damping)
+        g = check.stored(name, _backend.stop_gradient(g), state.ring.like)
         check.shape(name, g, shape, f"Pass flattened gradients of {self.dim} entries.")
-        return held, g
+        return state, g
 
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function where float64 exists; the last argument is beside the rows where there are none yet."""
+        """Call a function where float64 exists; before the first gradient the last argument shows the library."""
         like = self._state.ring.like if self._state is not None else arguments[-1]
         return with_x64(function, *arguments, like=like)
 
-    def _commit(self, held: WindowState, *, moved: bool = True) -> None:
-        """Make a finished change, of the rows if `moved`, visible by one assignment, after all that can fail."""
-        if self.kappa <= largest_kappa(held.arithmetic):
-            warn_if_unresolved(held.kappa, held.arithmetic)
-        self._state = held
-        self._changes += moved
+    def _commit(self, state: WindowState, *, rows_changed: bool = True) -> None:
+        """Make a finished change visible by one assignment, after everything that can fail."""
+        if self.kappa <= largest_kappa(state.arithmetic):
+            warn_if_unresolved(state.kappa, state.arithmetic)
+        self._state = state
+        self._changes += rows_changed
 
-    # --- kept elsewhere -------------------------------------------------------------------------------------------
+    # --- saved states -------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the window is, copied: arrays, numbers and words, by name.
+        """Return the whole state of the window, copied: arrays, numbers and words, by name.
 
         A window made from it by `from_state_dict` gives the same answers, and takes the same steps, to the bit. The
         float64 arrays must be kept as float64.
@@ -359,9 +359,9 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         pickle, but for tensors of bfloat16, which PyTorch refuses to NumPy ("unsupported ScalarType"): use `save` or
         ``torch.save``, or put ``x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)`` in the place of such a tensor x.
         """
-        held = {} if self._state is None else self._run(WindowState.as_dict, self._state)
-        held |= {name: _backend.host_array(held[name], like=self._like) for name in STATE_ON_HOST if name in held}
-        return {"version": STATE_VERSION, "damping": self.damping, **self._options.as_dict(), **held}
+        parts = {} if self._state is None else self._run(WindowState.as_dict, self._state)
+        parts |= {name: _backend.host_array(parts[name], like=self._like) for name in STATE_ON_HOST if name in parts}
+        return {"version": STATE_VERSION, "damping": self.damping, **self._options.as_dict(), **parts}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Self:
@@ -385,18 +385,18 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         """
         state = check.as_window_state(state, STATE_ON_HOST)
         check.window_state(state, STATE_VERSION, STATE_OPTIONS)
-        made = cls(damping=1.0, **arguments_of(state))
+        new = cls(damping=1.0, **arguments_of(state))
         if "slots" not in state:
-            made.damping = state["damping"]
-            return made
-        held = restore_state(made._options, state)
-        made._state = with_x64(held.require_consistent, like=held.ring.like)
-        return made
+            new.damping = state["damping"]
+            return new
+        restored = restore_state(new._options, state)
+        new._state = with_x64(restored.require_consistent, like=restored.ring.like)
+        return new
 
     # --- other windows ----------------------------------------------------------------------------------------------
 
     def with_damping(self, damping: Any) -> "SlidingWindowInverse":
-        """Return a window of its own with the same gradients and another damping. Cost: a copy, and O(m³)."""
+        """Return another window with the same gradients and another damping. Cost: a copy, and O(m³)."""
         other = copy.deepcopy(self)
         other.damping = damping
         return other
@@ -411,9 +411,9 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         return cls.from_state_dict({**facts, **arrays})
 
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
-        made = type(self)(damping=1.0, **vars(self._options))
-        before, damping = self._known, self.damping
+        new = type(self)(damping=1.0, **vars(self._options))
+        before, damping = self._known_state, self.damping
         damping = move(damping) if _backend.is_vector(damping) else damping
-        empty = empty_state(made._options, move(before.ring.like[:0, :]), damping)
-        made._commit(with_x64(empty.import_rows, before, move, like=empty.ring.like))
-        return made
+        empty = empty_state(new._options, move(before.ring.like[:0, :]), damping)
+        new._commit(with_x64(empty.import_rows, before, move, like=empty.ring.like))
+        return new

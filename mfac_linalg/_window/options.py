@@ -10,21 +10,15 @@ from .._scaling.normalization import divisor_of
 from .topk import TopK, check_compression
 
 LEAST_WEIGHT = 1e-250  # of a decayed row: its reciprocal is still a number
-NARROW_WEIGHTS = 1e-30  # decays down to this leave float32 the rows of every age
-STATE_OPTIONS = (
-    "window",
-    "dim",
-    "normalization",
-    "decay",
-    "precision",
-)  # of a state dictionary, beside its compression
-STATE_ON_HOST = ("slots", "ages", "exponents", "gram", "factor", "direction")  # its arrays that are no rows
-COMPRESSION = "compression."  # what the arguments of a TopK begin with in it
+NARROW_WEIGHTS = 1e-30  # smallest weight of a row that float32 products keep
+STATE_OPTIONS = ("window", "dim", "normalization", "decay", "precision")  # in a state dictionary
+STATE_ON_HOST = ("slots", "ages", "exponents", "gram", "factor", "direction")  # its small arrays
+COMPRESSION = "compression."  # prefix of the arguments of a TopK in it
 
 
 @dataclass(frozen=True)
 class WindowOptions:
-    """The arguments of a window that stay as they are while it slides."""
+    """The arguments of a window that do not change while it slides."""
 
     window: int
     dim: int
@@ -37,7 +31,7 @@ class WindowOptions:
     def checked(
         cls, window: Any, dim: Any, normalization: Any, decay: Any, precision: Any, compression: Any = None
     ) -> "WindowOptions":
-        """From arguments of a user."""
+        """From the arguments of a constructor."""
         window, dim = check.size("window", window), check.size("dim", dim)
         check.window_memory(window, dim)
         return cls(
@@ -68,7 +62,7 @@ class WindowOptions:
         return c
 
     def as_dict(self) -> dict[str, Any]:
-        """Numbers and words for a state dictionary, in no dictionary of their own and none of them None."""
+        """Numbers and words for a state dictionary, flat, without entries that are None."""
         compression = {} if self.compression is None else self.compression._as_dict()
         flat = {COMPRESSION + name: value for name, value in compression.items() if value is not None}
         return {name: getattr(self, name) for name in STATE_OPTIONS} | flat

@@ -1,46 +1,49 @@
 """The rows of a window in a ring of slots, and their Gram matrix by slot: what is d-sized in a window."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from .. import _backend
+from .._progress import SILENT
 from .._rows.panels import weighted
 from .._rows.selected import SelectedRows
 from .._typing import Array
+from .slots import DenseSlots
+from .topk_slots import TopKSlots
 
 
 @dataclass(frozen=True)
 class Ring:
-    """Rows 2^exponent_i times those in slots_i, in the order of their positions; one slot more than there can be rows.
+    """Rows 2^exponent_i times those in slots_i, in the order of their positions; there is one slot more than rows.
 
     A change writes to a slot that was free before it, or to a new ring: `WindowState` says how long one is valid.
     """
 
-    stored: Any  # DenseSlots or CompressedSlots
+    storage: DenseSlots | TopKSlots
     gram_by_slot: np.ndarray  # rows diag(column_scale)² rowsᵀ by slot, in float64, on the host; meaningful between rows
     slots: np.ndarray  # (m,)
-    exponents: np.ndarray  # (m,), 0 unless the squares of a row leave the comfortable range
+    exponents: np.ndarray  # (m,), 0 unless the squares of a row leave the safe range
     dtype: Any  # that products of the rows are computed in
     gram_dtype: Any  # the same for the Gram matrix
 
     @classmethod
-    def empty(cls, stored: Any, dtype: Any, gram_dtype: Any) -> "Ring":
+    def empty(cls, storage: DenseSlots | TopKSlots, dtype: Any, gram_dtype: Any) -> "Ring":
         """No rows, in empty slots."""
         none = np.zeros(0, dtype=int)
-        return cls(stored, np.zeros((stored.count, stored.count)), none, none, dtype, gram_dtype)
+        return cls(storage, np.zeros((storage.count, storage.count)), none, none, dtype, gram_dtype)
 
     @classmethod
     def restore(cls, state: dict[str, Any], slots: np.ndarray, exponents: np.ndarray, empty: "Ring") -> "Ring":
-        """What `as_dict` described, put back into its slots of an empty ring."""
+        """Fill an empty ring from what `as_dict` returned, slot by slot."""
         empty.gram_by_slot[np.ix_(slots, slots)] = np.array(state["gram"])
-        return replace(empty, stored=empty.stored.restore(state, slots), slots=slots, exponents=exponents)
+        return replace(empty, storage=empty.storage.restore(state, slots), slots=slots, exponents=exponents)
 
     def as_dict(self) -> dict[str, Any]:
-        """Copies of the rows as they are stored, of their places, and of their Gram matrix."""
+        """Copies of the stored rows, of their slots, and of their Gram matrix."""
         return {
-            **self.stored.as_dict(self.slots),
+            **self.storage.as_dict(self.slots),
             "exponents": self.exponents.copy(),
             "slots": self.slots.copy(),
             "gram": self.gram(np.ones(len(self.slots))).rows(slice(None)),
@@ -50,55 +53,55 @@ class Ring:
     @property
     def like(self) -> Array:
         """An array (·, d) of the library, device and dtype of the gradients."""
-        return self.stored.like
+        return self.storage.like
 
     def without_rows(self) -> "Ring":
         """The same memory without rows."""
-        return replace(self, stored=self.stored.cleared(), slots=self.slots[:0], exponents=self.exponents[:0])
+        return replace(self, storage=self.storage.without_rows(), slots=self.slots[:0], exponents=self.exponents[:0])
 
     def _free_slot(self) -> int:
         """The first slot without a row."""
-        used = np.zeros(self.stored.count, dtype=bool)
+        used = np.zeros(self.storage.count, dtype=bool)
         used[self.slots] = True
         return int(np.argmin(used))
 
     def import_rows(self, other: "Ring", column_scale: Array | None, move: Any) -> "Ring":
-        """The rows of another ring, and all that it holds beside them, brought here by `move`; one Gram pass."""
-        stored, powers = self.stored.import_rows(other.stored, other.slots, move)
+        """The rows of another ring, and its compression error, transferred by `move`; one Gram pass."""
+        storage, powers = cast(TopKSlots, self.storage).import_rows(cast(TopKSlots, other.storage), other.slots, move)
         slots, exponents = np.arange(len(other.slots)), other.exponents + powers
-        return replace(self, stored=stored, slots=slots, exponents=exponents).with_gram(column_scale, float64=False)
+        return replace(self, storage=storage, slots=slots, exponents=exponents).with_gram(column_scale, float64=False)
 
     def select_rows(self, positions: np.ndarray) -> "Ring":
         """The rows at some positions, in their order."""
         return replace(self, slots=self.slots[positions], exponents=self.exponents[positions])
 
-    def write_row(self, stays: np.ndarray, g: Array, column_scale: Array | None) -> "Ring":
-        """The rows that stay, and g (d,) as the last, in a slot that was free before; one pass over the rows."""
+    def write_row(self, keep: np.ndarray, g: Array, column_scale: Array | None) -> "Ring":
+        """Keep some rows, and write g (d,) as the last to a free slot; one pass over the rows."""
         slot = self._free_slot()
-        stored, column, power = self.stored.write_row(g, slot)
-        slots = np.append(self.slots[stays], slot)
-        done = replace(self, stored=stored, slots=slots, exponents=np.append(self.exponents[stays], power))
-        row = _backend.read(done.span(self.gram_dtype).project(weighted(column, column_scale, self.gram_dtype)))[:, 0]
+        storage, column, power = self.storage.write_row(g, slot)
+        slots = np.append(self.slots[keep], slot)
+        ring = replace(self, storage=storage, slots=slots, exponents=np.append(self.exponents[keep], power))
+        row = _backend.read(ring.span(self.gram_dtype).project(weighted(column, column_scale, self.gram_dtype)))[:, 0]
         self.gram_by_slot[slot, : len(row)] = self.gram_by_slot[: len(row), slot] = row
-        return done
+        return ring
 
     def skip_rows(self, block: Array) -> "Ring":
-        """As if the rows of a block (k, d) had come and gone."""
-        return replace(self, stored=self.stored.skip_rows(block)) if block.shape[0] else self
+        """Let the rows of a block (k, d) pass through the window: only a compression error remains of them."""
+        return replace(self, storage=self.storage.skip_rows(block)) if block.shape[0] else self
 
     def append_block(self, block: Array, column_scale: Array | None) -> "Ring":
-        """With the rows of a block (k, d) as the last, all of them copied to a new ring in the order of positions."""
-        stored, powers = self.stored.append_block(self.slots, block)
+        """Add the rows of a block (k, d) as the last; all rows are copied to a new ring in the order of positions."""
+        storage, powers = self.storage.append_block(self.slots, block)
         m, total = len(self.slots), len(self.slots) + block.shape[0]
-        old, new = (stored.rows(slots, self.gram_dtype) for slots in (slice(0, m), slice(m, total)))
+        old, new = (storage.rows(slots, self.gram_dtype) for slots in (slice(0, m), slice(m, total)))
         gram_by_slot = np.zeros_like(self.gram_by_slot)
         gram_by_slot[:m, :m] = self.gram_by_slot[np.ix_(self.slots, self.slots)]
-        gram_by_slot[m:total, m:total] = _symmetric(new.gram(column_scale, _silent))
+        gram_by_slot[m:total, m:total] = _symmetric(new.gram(column_scale, SILENT))
         if m:
-            cross = _backend.read(old.cross(new, column_scale))
+            cross = _backend.read(cast(Any, old).cross(new, column_scale))
             gram_by_slot[:m, m:total], gram_by_slot[m:total, :m] = cross, cross.T
         slots, exponents = np.arange(total), np.append(self.exponents, powers)
-        return replace(self, stored=stored, gram_by_slot=gram_by_slot, slots=slots, exponents=exponents)
+        return replace(self, storage=storage, gram_by_slot=gram_by_slot, slots=slots, exponents=exponents)
 
     @property
     def has_float64_gram(self) -> bool:
@@ -106,18 +109,16 @@ class Ring:
         return _backend.dtype_name(self.gram_dtype) == "float64"
 
     def with_gram(self, column_scale: Array | None, *, float64: bool) -> "Ring":
-        """The same rows with their Gram matrix made anew, in another metric or in float64; one Gram pass."""
+        """Recompute the Gram matrix, for another column scale or in float64; one Gram pass."""
         gram_dtype = _backend.namespace(self.like).float64 if float64 else self.gram_dtype
-        gram_by_slot = np.zeros(self.gram_by_slot.shape)  # which takes no memory before it is written to
-        gram = (
-            _symmetric(self.span(gram_dtype).gram(column_scale, _silent)) if len(self.slots) else gram_by_slot[:0, :0]
-        )
+        gram_by_slot = np.zeros(self.gram_by_slot.shape)  # takes no memory until it is written to
+        gram = _symmetric(self.span(gram_dtype).gram(column_scale, SILENT)) if len(self.slots) else gram_by_slot[:0, :0]
         gram_by_slot[: len(gram), : len(gram)] = gram
         return replace(self, gram_by_slot=gram_by_slot, gram_dtype=gram_dtype)
 
     def span(self, dtype: Any) -> Any:
-        """The leading slots, up to the last that holds a row, as rows computed in dtype."""
-        return self.stored.rows(slice(0, int(self.slots.max()) + 1 if len(self.slots) else 0), dtype)
+        """The leading slots, up to the last with a row, as rows computed in dtype."""
+        return self.storage.rows(slice(0, int(self.slots.max()) + 1 if len(self.slots) else 0), dtype)
 
     def rows(self, *, on_host: bool) -> SelectedRows:
         """The rows, for products."""
@@ -129,7 +130,7 @@ class Ring:
 
     def copy_rows(self, positions: np.ndarray) -> Array:
         """A copy of the rows at some positions, shape (k, d)."""
-        return self.stored.copy_rows(self.slots[positions], self.exponents[positions])
+        return self.storage.copy_rows(self.slots[positions], self.exponents[positions])
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,3 @@ def _symmetric(gram: Array) -> np.ndarray:
     """A Gram matrix on the host, its upper triangle that of the lower: matrix products need not round them alike."""
     lower = np.tril(_backend.read(gram))
     return lower + np.tril(lower, -1).T
-
-
-def _silent(loop: Any, text: str) -> Any:
-    del text
-    return loop

@@ -1,4 +1,4 @@
-"""What a window stores of its gradients, slot by slot: here the rows as they are."""
+"""Slots of whole gradients, and the powers of two that keep their squares in range."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +14,10 @@ from .._typing import Array
 
 @dataclass(frozen=True)
 class DenseSlots:
-    """Rows times powers of two in a (slots, d) array that is finite everywhere.
+    """Rows times powers of two in a (slots, d) array whose entries are all finite.
 
-    What `write_row` writes to was free before it; every other change makes new slots or writes nothing. `WindowState`
-    says how long a value is valid.
+    `write_row` writes to a free slot; every other change allocates new slots or writes nothing. `WindowState` says how
+    long a value is valid.
     """
 
     buffer: Array
@@ -29,7 +29,7 @@ class DenseSlots:
 
     @property
     def count(self) -> int:
-        """How many slots there are."""
+        """Number of slots."""
         return self.buffer.shape[0]
 
     @property
@@ -38,30 +38,30 @@ class DenseSlots:
         return self.buffer
 
     @property
-    def holds_gradients(self) -> bool:
-        """Whether a row is the gradient that came, to the last bit."""
+    def is_exact(self) -> bool:
+        """Whether a stored row is the gradient itself, to the last bit."""
         return True
 
-    def cleared(self) -> "DenseSlots":
-        """The same memory, of whose rows none matters any more."""
+    def without_rows(self) -> "DenseSlots":
+        """The same memory, free for other rows."""
         return self
 
     def write_row(self, g: Array, slot: int) -> tuple["DenseSlots", Array, np.ndarray]:
-        """With g (d,) times 2^−power in a free slot; that row as a column (d, 1), and power (1,)."""
-        g, power = normalised("g", g[None, :])
+        """Write g (d,) times 2^−power to a free slot; return that row as a column (d, 1) and power (1,) too."""
+        g, power = divide_by_powers("g", g[None, :])
         return DenseSlots(_backend.write_row(self.buffer, slot, g[0, :])), g.T, power
 
     def skip_rows(self, block: Array) -> "DenseSlots":
-        """As if the rows of a block had come and gone."""
+        """Nothing remains of rows that pass through the window."""
         del block
         return self
 
-    def append_block(self, kept: np.ndarray, block: Array) -> tuple["DenseSlots", np.ndarray]:
-        """As many slots: those kept, in their order, the rows of a block (k, d), spare ones; powers of the block."""
-        block, powers = normalised("gradients", block)
-        spare = self.count - len(kept) - block.shape[0]
+    def append_block(self, old: np.ndarray, block: Array) -> tuple["DenseSlots", np.ndarray]:
+        """New slots: some old rows, then those of a block (k, d), then spare ones; and the powers of the block."""
+        block, powers = divide_by_powers("gradients", block)
+        spare = self.count - len(old) - block.shape[0]
         zeros = _backend.zeros((spare, block.shape[1]), like=block, dtype=block.dtype)
-        parts = [self._take_rows(kept), block, zeros]
+        parts = [self._take_rows(old), block, zeros]
         return DenseSlots(_backend.namespace(block).concat(parts, axis=0)), powers
 
     def rows(self, slots: slice, dtype: Any) -> DenseRows:
@@ -74,14 +74,14 @@ class DenseSlots:
         rows = self._take_rows(slots)
         if not np.any(powers):
             return rows
-        return _backend.cast(scaled(_backend.cast(rows, _backend.result_dtype(rows)), powers), rows.dtype)
+        return _backend.cast(multiply_by_powers(_backend.cast(rows, _backend.result_dtype(rows)), powers), rows.dtype)
 
     def as_dict(self, slots: np.ndarray) -> dict[str, Any]:
-        """Copies of what is in some slots."""
+        """Copies of the rows in some slots."""
         return {"rows": self._take_rows(slots)}
 
     def restore(self, state: dict[str, Any], slots: np.ndarray) -> "DenseSlots":
-        """With what `as_dict` gave in slots of these, which are empty."""
+        """Fill some of these slots, which are empty, from what `as_dict` returned."""
         rows, place = state["rows"], places(slots, self.count)
         padded = _backend.namespace(rows).concat([rows, _backend.zeros_like(rows, rows=1)], axis=0)
         return DenseSlots(_backend.take_rows(padded, _backend.index_like(place, like=rows)))
@@ -90,29 +90,29 @@ class DenseSlots:
         return _backend.take_rows(self.buffer, _backend.index_like(slots, like=self.buffer))
 
 
-def normalised(name: str, rows: Array) -> tuple[Array, np.ndarray]:
-    """Rows times 2^−power, and power: 0 unless a row's squares would leave the comfortable range."""
+def divide_by_powers(name: str, rows: Array) -> tuple[Array, np.ndarray]:
+    """Rows times 2^−power, and power: 0 unless a row's squares would leave the safe range."""
     computing = _backend.cast(rows, _backend.result_dtype(rows))
-    powers = powers_of(name, computing, _backend.dtype_name(computing.dtype))
+    powers = row_exponents(name, computing, _backend.dtype_name(computing.dtype))
     if not np.any(powers):
         return rows, powers
-    return _backend.cast(scaled(computing, -powers), rows.dtype), powers
+    return _backend.cast(multiply_by_powers(computing, -powers), rows.dtype), powers
 
 
-def powers_of(name: str, rows: Array, dtype: str) -> np.ndarray:
-    """Exponents of rows: 0 where their squares, in a dtype, stay in the comfortable range."""
+def row_exponents(name: str, rows: Array, dtype: str) -> np.ndarray:
+    """Exponents of rows: 0 where their squares stay in the safe range of a dtype."""
     squares = _backend.read(_backend.column_squares(rows.T))
-    usual = squares_in_safe_range(squares, dtype)
-    if np.all(usual):
+    is_safe = squares_in_safe_range(squares, dtype)
+    if np.all(is_safe):
         return np.zeros(len(squares), dtype=int)
     xp = _backend.namespace(rows)
     largest = _backend.read(xp.max(xp.abs(rows), axis=1))
     if not np.all(np.isfinite(largest)):
         msg = f"`{name}` must be finite; got nan or infinity. Skip the step whose loss overflowed."
         raise ValueError(msg)
-    return np.where(usual | (largest == 0), 0, _backend.read(exponent(rows, axis=1)))
+    return np.where(is_safe | (largest == 0), 0, _backend.read(exponent(rows, axis=1)))
 
 
-def scaled(rows: Array, powers: np.ndarray) -> Array:
+def multiply_by_powers(rows: Array, powers: np.ndarray) -> Array:
     """Rows times 2^powers, themselves where all of these are 0."""
     return ldexp(rows, _backend.index_like(powers[:, None], like=rows)) if np.any(powers) else rows

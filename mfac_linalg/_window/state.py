@@ -26,21 +26,21 @@ from .slots import DenseSlots
 from .topk_slots import TopKSlots
 
 FLOAT64_GRAM_KAPPA_EPS = 0.01  # κ ε of float32
-FOLLOWED = CANCELLATION / 2  # in float64, where the factor has some roundings of the steps that led to it
+UPDATED_CANCELLATION = CANCELLATION / 2  # in float64, where an updated factor has rounding of earlier steps
 
 
 @dataclass(frozen=True)
 class WindowState:
-    """m rows, known by their position in the factor of A = I + S Sᵀ; each change returns another WindowState.
+    """The state of a window of m rows, by their position in A = I + S Sᵀ; each change returns another WindowState.
 
-    How long a state is valid: its rows, their Gram matrix and the factor stand on memory that is written in place. A
-    change writes only to what the state that it starts from does not use. So of one line of changes the newest state
-    and the one before it are valid, and no older one; a new damping takes memory of its own and does not count. Two
-    changes that start from the same state spoil each other: a copy of a window is always a deep one.
+    How long a state is valid: its rows, their Gram matrix and the factor are in memory that is written in place. A
+    change writes only to memory that the state it starts from does not use. So of a sequence of changes the newest
+    state and the one before it are valid, and no older one. A new damping allocates its own memory and does not count.
+    Two changes that start from the same state overwrite each other: a copy of a window is always a deep one.
     """
 
     options: WindowOptions
-    damping: Any  # as the user gave it, an array of one's own
+    damping: Any  # as given, an array copied
     scaling: DampingScaling
     ring: Ring
     ages: np.ndarray  # (m,) position of each age, oldest first
@@ -53,17 +53,17 @@ class WindowState:
         computing = _computing(options, damping, like)
         count, compression, gram_dtype = options.window + 1, options.compression, computing
         if compression is None:
-            stored: Any = DenseSlots.empty(count, like)
+            storage: DenseSlots | TopKSlots = DenseSlots.empty(count, like)
         else:
-            stored = TopKSlots.empty(count, like, compression)
-            if _backend.supports_float64(like):  # which costs sums over few entries nothing
+            storage = TopKSlots.empty(count, like, compression)
+            if _backend.supports_float64(like):  # free for sums over few entries
                 gram_dtype = _backend.namespace(like).float64
-        none, ring = np.zeros(0), Ring.empty(stored, computing, gram_dtype)
+        none, ring = np.zeros(0), Ring.empty(storage, computing, gram_dtype)
         factor = CurrentCholesky.empty(options.window)
         return cls(options, damping, DampingScaling.on_host(damping, computing), ring, none.astype(int), none, factor)
 
     def without_rows(self) -> "WindowState":
-        """The same place without rows."""
+        """The same memory and options without rows."""
         factor = replace(CurrentCholesky.empty(self.options.window), num_factorizations=self.factor.num_factorizations)
         none = self.row_scale[:0]
         return replace(self, ring=self.ring.without_rows(), ages=self.ages[:0], row_scale=none, factor=factor)
@@ -73,7 +73,7 @@ class WindowState:
 
     @property
     def count(self) -> int:
-        """Number of rows held."""
+        """Number m of rows."""
         return len(self.ages)
 
     @property
@@ -94,42 +94,41 @@ class WindowState:
     # --- changes --------------------------------------------------------------------------------------------------
 
     def append_row(self, g: Array) -> "WindowState":
-        """With g (d,) as the newest row, without the oldest where the window was full."""
+        """Add g (d,) as the newest row; drop the oldest where the window was full."""
         full = self.count == self.options.window
         return self._exchange_row(self.ages[:1] if full else self.ages[:0], g, age=self.count - full)
 
     def append_and_solve(self, g: Array) -> tuple["WindowState", Array]:
-        """With g (d,) as the newest row, and F⁻¹ g."""
+        """Add g (d,) as the newest row, and return F⁻¹ g too."""
         after = self.append_row(g)
         state = after.device_state if after.is_primal else after.host_state
-        if not after.ring.stored.holds_gradients:
+        if not after.ring.storage.is_exact:
             return after, state.solve(_backend.cast(g, state.dtype)[:, None], "g")[:, 0]
-        newest = np.zeros((after.count, 1))
-        newest[-1] = 1.0
+        newest = np.eye(after.count, 1, 1 - after.count)
         c = _backend.asarray(newest, like=state.row_scale, dtype=state.row_scale.dtype)
         return after, state.solve_gradients(c, "g")[:, 0]
 
     def replace_row(self, age: int, g: Array) -> "WindowState":
-        """With g (d,) in place of the row of that age."""
+        """Replace the row of an age by g (d,)."""
         return self._exchange_row(self.ages[age : age + 1], g, age=age)
 
     def remove_row(self, age: int) -> "WindowState":
-        """Without the row of that age."""
-        stays, ages = self._drop(self.ages[age : age + 1])
-        return self._with_rows(self.ring.select_rows(stays), ages)._with_updated_cholesky(self, stays)
+        """Remove the row of an age."""
+        keep, ages = self._drop(self.ages[age : age + 1])
+        return self._with_rows(self.ring.select_rows(keep), ages)._with_updated_cholesky(self, keep)
 
     def append_rows(self, block: Array) -> "WindowState":
-        """With the rows of a block (k, d), the last `window` of them, as the newest, in a ring of its own."""
-        passing = max(0, block.shape[0] - self.options.window)
-        k = block.shape[0] - passing
-        stays, ages = self._drop(self.ages[: max(0, self.count + k - self.options.window)])
-        ring = self.ring.select_rows(stays).skip_rows(block[:passing, :])
-        ring = ring.append_block(block[passing:, :], self.scaling.column_scale)
+        """Add the rows of a block (k, d), the last `window` of them, as the newest, in a new ring."""
+        num_skipped = max(0, block.shape[0] - self.options.window)
+        k = block.shape[0] - num_skipped
+        keep, ages = self._drop(self.ages[: max(0, self.count + k - self.options.window)])
+        ring = self.ring.select_rows(keep).skip_rows(block[:num_skipped, :])
+        ring = ring.append_block(block[num_skipped:, :], self.scaling.column_scale)
         ages = np.concatenate([ages, np.arange(len(ages), len(ages) + k)])
-        return self._with_rows(ring, ages)._with_updated_cholesky(self, stays)
+        return self._with_rows(ring, ages)._with_updated_cholesky(self, keep)
 
     def import_rows(self, other: "WindowState", move: Any) -> "WindowState":
-        """An empty state with all that another holds, brought here by `move`."""
+        """Fill an empty state with the rows of another, transferred by `move`."""
         if self.options.compression is None:
             return self.append_rows(move(other.rows_by_age())) if other.count else self
         ring = self.ring.import_rows(other.ring, self.scaling.column_scale, move)
@@ -138,7 +137,7 @@ class WindowState:
         return self._with_rows(ring, other.ages)._refactor(np.zeros(0, dtype=bool))
 
     def with_damping(self, damping: Any) -> "WindowState":
-        """The same rows under another, checked damping, with memory for factors of its own."""
+        """The same rows under another, checked damping, with new memory for the factor."""
         ring = replace(self.ring, dtype=_computing(self.options, damping, self.ring.like))
         scaling = DampingScaling.on_host(damping, ring.dtype)
         if not (scaling.column_scale is None and self.scaling.column_scale is None):
@@ -147,48 +146,50 @@ class WindowState:
         return replace(self, damping=damping, scaling=scaling, factor=factor)._with_rows(ring, self.ages)._refactor()
 
     def _exchange_row(self, dropped: np.ndarray, g: Array, *, age: int) -> "WindowState":
-        """Without some positions, and with g in a slot that was free before, as the row of that age."""
-        stays, ages = self._drop(dropped)
-        ring = self.ring.write_row(stays, g, self.scaling.column_scale)
+        """Drop the rows at some positions, and write g to a free slot, as the row of an age."""
+        keep, ages = self._drop(dropped)
+        ring = self.ring.write_row(keep, g, self.scaling.column_scale)
         ages = np.concatenate([ages[:age], [len(ages)], ages[age:]])
-        return self._with_rows(ring, ages)._with_updated_cholesky(self, stays)
+        return self._with_rows(ring, ages)._with_updated_cholesky(self, keep)
 
     def _drop(self, dropped: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which positions stay, and what remains of `ages` when the others are gone."""
-        stays = np.ones(self.count, dtype=bool)
-        stays[dropped] = False
-        return stays, (np.cumsum(stays) - 1)[self.ages[stays[self.ages]]]
+        """The mask of the positions that stay, and the ages of these, renumbered."""
+        keep = np.ones(self.count, dtype=bool)
+        keep[dropped] = False
+        return keep, (np.cumsum(keep) - 1)[self.ages[keep[self.ages]]]
 
     def _with_rows(self, ring: Ring, ages: np.ndarray) -> "WindowState":
-        """With other rows, weighted by their ages, and still the factor of before."""
+        """Replace rows and row scales; the factor is still the old one."""
         scale = np.ldexp(np.sqrt(self.options.coefficients(ages)) / np.sqrt(self.scaling.scale), ring.exponents)
         largest, limits = float(np.max(scale, initial=0.0)), np.finfo(np.float64)
         if self.scaling.wide and not largest * largest * self.options.dim * limits.tiny <= limits.eps:
-            raise unresolved_rows(_backend.dtype_name(ring.dtype))  # what underflows in products of rows would show
+            raise unresolved_rows(
+                _backend.dtype_name(ring.dtype)
+            )  # entries that underflow in products of rows would show
         return replace(self, ring=ring, ages=ages, row_scale=scale)
 
-    def _with_updated_cholesky(self, before: "WindowState", stays: np.ndarray) -> "WindowState":
-        """With a factor of its own: from that of before where the rows that stay kept their scales, else made anew."""
-        kept = self.row_scale[: np.count_nonzero(stays)]
-        if np.array_equal(kept, before.row_scale[stays]):
-            factor = self.factor.update(stays, self.gram, self.count)
+    def _with_updated_cholesky(self, before: "WindowState", keep: np.ndarray) -> "WindowState":
+        """Update the factor from the one before; refactor where the rows that stay have other scales than before."""
+        scales = self.row_scale[: np.count_nonzero(keep)]
+        if np.array_equal(scales, before.row_scale[keep]):
+            factor = self.factor.update(keep, self.gram, self.count)
             if factor is not None and not self._needs_float64(factor):
                 return replace(self, factor=factor)
-        return self._refactor(stays)
+        return self._refactor(keep)
 
-    def _refactor(self, stays: np.ndarray | None = None) -> "WindowState":
-        """With a factor of its own; all rows of the factor of before stay unless said otherwise."""
-        stays = np.ones(self.count, dtype=bool) if stays is None else stays
-        factor = self.factor.refactor(stays, self.gram, self.count)
-        done = replace(self, factor=factor)
+    def _refactor(self, keep: np.ndarray | None = None) -> "WindowState":
+        """Factor A from its Gram matrix; `keep` tells the factor which of its old rows stay, all by default."""
+        keep = np.ones(self.count, dtype=bool) if keep is None else keep
+        factor = self.factor.refactor(keep, self.gram, self.count)
+        updated = replace(self, factor=factor)
         if not self._needs_float64(factor):
-            return done
-        return replace(done, ring=self.ring.with_gram(self.scaling.column_scale, float64=True))._refactor()
+            return updated
+        return replace(updated, ring=self.ring.with_gram(self.scaling.column_scale, float64=True))._refactor()
 
     def _needs_float64(self, factor: CurrentCholesky) -> bool:
-        """Whether κ ε is too large for sweeps to contract well with a float32 Gram matrix; float64 is for good."""
-        risky = kappa_of(factor.norm) * float(np.finfo(np.float32).eps) > FLOAT64_GRAM_KAPPA_EPS
-        return risky and not self.ring.has_float64_gram and _backend.supports_float64(self.ring.like)
+        """Whether κ ε is too large for sweeps to contract well with a float32 Gram matrix; float64 is then kept."""
+        is_risky = kappa_of(factor.norm) * float(np.finfo(np.float32).eps) > FLOAT64_GRAM_KAPPA_EPS
+        return is_risky and not self.ring.has_float64_gram and _backend.supports_float64(self.ring.like)
 
     @property
     def gram(self) -> SlotGram:
@@ -204,15 +205,15 @@ class WindowState:
 
     @cached_property
     def device_state(self) -> State:
-        """The inverse with its small system beside the rows, brought there once for all queries."""
+        """The inverse with its small system on the device of the rows, transferred once for all queries."""
         like = self.ring.like
         if _backend.is_numpy(like) or not _backend.supports_float64(like):
             return self.host_state
         float64 = _backend.namespace(like).float64
         return self._state(lambda x: _backend.asarray(x, like=like, dtype=float64), on_host=False)
 
-    def _state(self, bring: Callable[[np.ndarray], Array], *, on_host: bool) -> State:
-        scale = bring(self.row_scale[:, None])
+    def _state(self, transfer: Callable[[np.ndarray], Array], *, on_host: bool) -> State:
+        scale = transfer(self.row_scale[:, None])
         rows = ScaledRows(self.ring.rows(on_host=on_host), scale, self.scaling.column_scale)
         float64_gram = self.ring.has_float64_gram
         if self.is_primal:
@@ -222,19 +223,19 @@ class WindowState:
             form: Any = PrimalForm(rows, capacitance, self.factor.norm)
         else:
             sweeps = sweeps_for(self.kappa, self.arithmetic, float64_gram=float64_gram)
-            gram = self.gram  # not this state, which holds the State: a circle would keep its arrays for longer
-            capacitance = Capacitance(lambda: bring(gram.rows(slice(None))), bring(self.factor.cholesky))
-            cancellation = CANCELLATION if self.arithmetic == "float32" else FOLLOWED
+            gram = self.gram  # not self, which caches the State: a reference cycle would keep its arrays for longer
+            capacitance = Capacitance(lambda: transfer(gram.rows(slice(None))), transfer(self.factor.cholesky))
+            cancellation = CANCELLATION if self.arithmetic == "float32" else UPDATED_CANCELLATION
             form = DualForm(rows, None, capacitance, self.factor.norm, sweeps, cancellation, float64_gram)
         order = None if np.array_equal(self.ages, np.arange(self.count)) else self.ages
         dtype = _backend.result_dtype(self.ring.like)
-        unscaled = bring(np.ldexp(self.row_scale, -self.ring.exponents)[:, None])
+        unscaled = transfer(np.ldexp(self.row_scale, -self.ring.exponents)[:, None])
         return State(form, self.scaling, unscaled, None, self.kappa, dtype, float64_gram, order)
 
     # --- as a dictionary ------------------------------------------------------------------------------------------
 
     def as_dict(self) -> dict[str, Any]:
-        """Copies of all that makes the next step the same to the bit."""
+        """Copies of everything that the next step depends on, to the bit."""
         return {
             **self.ring.as_dict(),
             "ages": self.ages.copy(),
@@ -245,7 +246,7 @@ class WindowState:
         }
 
     def restore(self, state: dict[str, Any]) -> "WindowState":
-        """An empty state with what `as_dict` gave."""
+        """Fill an empty state from what `as_dict` returned."""
         slots, ages, exponents = (np.array(state[name], dtype=int) for name in ("slots", "ages", "exponents"))
         empty = self.ring.with_gram(None, float64=bool(state["sharp"]))
         ring = Ring.restore(state, slots, exponents, empty)
@@ -259,7 +260,7 @@ class WindowState:
         return replace(self, factor=factor)._with_rows(ring, ages)
 
     def require_consistent(self) -> "WindowState":
-        """Itself; refused where its parts do not belong together, factored anew where its factor is a poor one."""
+        """Refuse parts that do not belong together; refactor where the factor is inaccurate."""
         if not self.count:
             return self
         ones = np.ones((self.count, 1))

@@ -1,4 +1,4 @@
-"""What a window stores of its gradients where it keeps their largest entries, and the error that it feeds back."""
+"""Slots of the largest entries of gradients, and the error that is fed back."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +11,7 @@ from .._rows.panels import slices
 from .._rows.selected import places
 from .._rows.topk import Layout, TopKRows
 from .._typing import Array
-from .slots import powers_of, scaled
+from .slots import multiply_by_powers, row_exponents
 from .topk import TopK
 
 SELECTED = 2**20  # entries among which the largest are looked for at a time
@@ -20,10 +20,10 @@ HALF_EXPONENT = 15  # of the largest entry of a row in float16: in [2^14, 2^15),
 
 @dataclass(frozen=True)
 class TopKSlots:
-    """The same interface as DenseSlots for rows c = topk(g + e), and the e that the next gradient meets.
+    """The interface of DenseSlots for rows c = topk(g + e), and the error e that is added to the next gradient.
 
-    Rows are stored times powers of two; the error is kept as it is, in the dtype of the answers. Values are valid for
-    as long as those of `DenseSlots`; the error is never written in place.
+    Rows are stored times powers of two, the error unscaled, in the dtype of the answers. Values are valid for as long
+    as those of `DenseSlots`; the error is never written in place.
     """
 
     compression: TopK
@@ -51,7 +51,7 @@ class TopKSlots:
 
     @property
     def count(self) -> int:
-        """How many slots there are."""
+        """Number of slots."""
         return self.index.shape[0]
 
     @property
@@ -60,77 +60,77 @@ class TopKSlots:
         return _backend.result_dtype(self.like)
 
     @property
-    def holds_gradients(self) -> bool:
-        """Whether a row is the gradient that came, to the last bit."""
+    def is_exact(self) -> bool:
+        """Whether a stored row is the gradient itself, to the last bit."""
         return self.layout.entries == self.layout.dim and self.values.dtype == self.like.dtype
 
     @property
     def feeds_back(self) -> bool:
-        """Whether there is an error to keep."""
-        return self.compression.error_feedback and not self.holds_gradients
+        """Whether the error is stored."""
+        return self.compression.error_feedback and not self.is_exact
 
-    def cleared(self) -> "TopKSlots":
-        """The same memory, of whose rows none matters any more, and no error."""
+    def without_rows(self) -> "TopKSlots":
+        """The same memory, free for other rows, and no error."""
         return replace(self, error=None)
 
     # --- changes ----------------------------------------------------------------------------------------------------
 
     def write_row(self, g: Array, slot: int) -> tuple["TopKSlots", Array, np.ndarray]:
-        """With the c of g (d,) times 2^−power in a free slot; that row as a column (d, 1), and power (1,)."""
-        index, values, power, after = self._compressed("g", g)
+        """Write the c of g (d,) times 2^−power to a free slot; return it as a column (d, 1) and power (1,) too."""
+        index, values, power, after = self._compress("g", g)
         index_rows = _backend.write_row(self.index, slot, index)
-        done = replace(after, index=index_rows, values=_backend.write_row(self.values, slot, values))
+        slots = replace(after, index=index_rows, values=_backend.write_row(self.values, slot, values))
         column = TopKRows(index[None, :], values[None, :], self.layout, self.dtype).panel(slice(0, self.layout.dim)).T
-        return done, column, power
+        return slots, column, power
 
     def skip_rows(self, block: Array) -> "TopKSlots":
-        """As if the rows of a block had come and gone: what is left of them is the error."""
+        """Let the rows of a block pass through the window: only their error remains."""
         after = self
         for i in range(block.shape[0] if self.feeds_back else 0):
-            after = after._compressed("gradients", block[i, :])[-1]
+            after = after._compress("gradients", block[i, :])[-1]
         return after
 
-    def append_block(self, kept: np.ndarray, block: Array) -> tuple["TopKSlots", np.ndarray]:
-        """As many slots: those kept, in their order, the rows of a block (k, d), spare ones; the powers of the block.
+    def append_block(self, old: np.ndarray, block: Array) -> tuple["TopKSlots", np.ndarray]:
+        """New slots: some old rows, then those of a block (k, d), then spare ones; and the powers of the block.
 
-        Row by row, since each meets what is left of those before it.
+        Row by row, since each is added to the error of those before it.
         """
         after, indices, values, powers = self, [], [], []
         for i in range(block.shape[0]):
-            index, value, power, after = after._compressed("gradients", block[i, :])
+            index, value, power, after = after._compress("gradients", block[i, :])
             indices.append(index)
             values.append(value)
             powers.append(power)
-        spare = self.count - len(kept) - len(powers)
-        xp, done = _backend.namespace(block), []
-        for old, new in zip(self._take_rows(kept), (indices, values), strict=True):
-            done.append(xp.concat([old, xp.stack(new), _backend.zeros_like(old, rows=spare)], axis=0))
-        return replace(after, index=done[0], values=done[1]), np.concatenate(powers)
+        spare = self.count - len(old) - len(powers)
+        xp, parts = _backend.namespace(block), []
+        for before, new in zip(self._take_rows(old), (indices, values), strict=True):
+            parts.append(xp.concat([before, xp.stack(new), _backend.zeros_like(before, rows=spare)], axis=0))
+        return replace(after, index=parts[0], values=parts[1]), np.concatenate(powers)
 
-    def _compressed(self, name: str, g: Array) -> tuple[Array, Array, np.ndarray, "TopKSlots"]:
-        """Index (n,) and values (n,) of c times 2^−power, power (1,), and the same slots with the error after it."""
+    def _compress(self, name: str, g: Array) -> tuple[Array, Array, np.ndarray, "TopKSlots"]:
+        """Index (n,) and values (n,) of c times 2^−power, power (1,), and the same slots with the new error."""
         total = _backend.cast(g, self.dtype)
         total = total if self.error is None else total + self.error
         try:
-            power = self._powers(name, total[None, :])
+            power = self._exponents(name, total[None, :])
         except ValueError:
             check.finite(name, g)
-            msg = f"`{name}` and what is left of earlier gradients must have a finite sum; got one that overflows. "
+            msg = f"`{name}` and the error of earlier gradients must have a finite sum; got one that overflows. "
             raise ValueError(msg + "Scale the gradients down, or `clear` the window.") from None
         index = self._largest(total)
         columns = _backend.wide_index(index[None, :], self.layout.starts)[0, :]
         chosen = _backend.take_rows(total, columns)[None, :]
-        values = _backend.cast(scaled(chosen, -power), self.values.dtype)
+        values = _backend.cast(multiply_by_powers(chosen, -power), self.values.dtype)
         if not self.feeds_back:
             return index, values[0, :], power, self
-        lost = chosen - scaled(_backend.cast(values, self.dtype), power)
+        lost = chosen - multiply_by_powers(_backend.cast(values, self.dtype), power)
         error = _backend.replace_entries(total, columns, lost[0, :])
         return index, values[0, :], power, replace(self, error=error)
 
-    def _powers(self, name: str, rows: Array) -> np.ndarray:
-        """Of two by which rows are divided for the dtype in which values are stored, (m,)."""
+    def _exponents(self, name: str, rows: Array) -> np.ndarray:
+        """Exponents of the powers of two that rows are divided by before they are stored, (m,)."""
         stored = _backend.dtype_name(self.values.dtype)
-        powers = powers_of(name, rows, stored)
+        powers = row_exponents(name, rows, stored)
         return powers - HALF_EXPONENT if stored == "float16" else powers
 
     def _largest(self, x: Array) -> Array:
@@ -150,25 +150,25 @@ class TopKSlots:
         return TopKRows(self.index[slots, :], self.values[slots, :], self.layout, dtype)
 
     def copy_rows(self, slots: np.ndarray, powers: np.ndarray) -> Array:
-        """Some rows times 2^powers as they are in F, dense, shape (k, d), in the dtype of the answers."""
+        """Some rows of F, times 2^powers, dense, shape (k, d), in the dtype of the answers."""
         rows = TopKRows(*self._take_rows(slots), self.layout, self.dtype)
-        return scaled(rows.panel(slice(0, self.layout.dim)), powers)
+        return multiply_by_powers(rows.panel(slice(0, self.layout.dim)), powers)
 
     def _take_rows(self, slots: np.ndarray) -> tuple[Array, Array]:
         i = _backend.index_like(slots, like=self.index)
         return _backend.take_rows(self.index, i), _backend.take_rows(self.values, i)
 
-    # --- elsewhere --------------------------------------------------------------------------------------------------
+    # --- saved states -------------------------------------------------------------------------------------------------
 
     def as_dict(self, slots: np.ndarray) -> dict[str, Any]:
-        """Copies of what is in some slots, and of the error."""
+        """Copies of the rows in some slots, and of the error."""
         index, values = self._take_rows(slots)
         error = {} if self.error is None else {"error": _backend.copy_of(self.error)}
         return {"values": values, "indices": index, "gradient_dtype": _backend.dtype_name(self.like.dtype), **error}
 
     def restore(self, state: dict[str, Any], slots: np.ndarray) -> "TopKSlots":
-        """With what `as_dict` gave in slots of these, which are empty."""
-        self._require_fit(state, len(slots))
+        """Fill some of these slots, which are empty, from what `as_dict` returned."""
+        self._check_layout(state, len(slots))
         place = _backend.index_like(places(slots, self.count), like=self.like)
         padded = []
         for x in (state["indices"], state["values"]):
@@ -179,8 +179,8 @@ class TopKSlots:
             self, index=padded[0], values=padded[1], error=None if error is None else _backend.copy_of(error)
         )
 
-    def _require_fit(self, state: dict[str, Any], count: int) -> None:
-        """Refuse entries that are not those of this layout: products would read beside their vectors."""
+    def _check_layout(self, state: dict[str, Any], count: int) -> None:
+        """Refuse entries of another layout: products would read outside their vectors."""
         wanted = {"indices": self.index, "values": self.values}
         for name, mine in wanted.items():
             shape = (count, self.layout.entries)
@@ -193,7 +193,7 @@ class TopKSlots:
                 )
                 raise TypeError(msg + "Keep it out of casts.")
         if count and self.feeds_back and state.get("error") is None:
-            msg = "`state['error']` must hold what compression has not kept of the gradients; got none. "
+            msg = "`state['error']` must be there, for `compression` feeds it back; got none. "
             raise ValueError(msg + "Pass what `state_dict` returned.")
         if state.get("error") is not None:
             check.compatible("state['error']", state["error"], self.like, self.dtype)
@@ -207,11 +207,11 @@ class TopKSlots:
             raise ValueError(msg)
 
     def import_rows(self, other: "TopKSlots", slots: np.ndarray, move: Any) -> tuple["TopKSlots", np.ndarray]:
-        """The rows in some slots of others, and their error, brought here by `move`; further powers of the rows."""
+        """The rows in some slots of others, and their error, transferred by `move`; and further powers of the rows."""
         index, values = other._take_rows(slots)
         rows = _backend.cast(values, other.dtype)
-        powers = self._powers("gradients", rows)
-        rows = _backend.cast(move(scaled(rows, -powers)), self.values.dtype)
+        powers = self._exponents("gradients", rows)
+        rows = _backend.cast(move(multiply_by_powers(rows, -powers)), self.values.dtype)
         state: dict[str, Any] = {"indices": _backend.to_device(index, _backend.device(rows)), "values": rows}
         if other.error is not None and self.feeds_back:
             state["error"] = move(other.error)
@@ -220,7 +220,7 @@ class TopKSlots:
 
 
 def _stored_dtype(compression: TopK, like: Array) -> Any:
-    """The dtype of the values beside like."""
+    """The dtype that values are stored in, in the library of like."""
     if compression.dtype is None:
         return like.dtype
     try:
