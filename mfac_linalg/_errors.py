@@ -9,7 +9,7 @@ import numpy as np
 
 from ._condition import largest_kappa
 
-INNER = (__package__, "torch")  # whose frames are no user's: PyTorch has some between two of ours
+INNER = (__package__, "torch")  # packages whose frames are not the user's: PyTorch has some between two of ours
 
 
 class FactorizationError(np.linalg.LinAlgError):
@@ -21,7 +21,7 @@ class IllConditionedWarning(RuntimeWarning):
 
 
 class InvalidFileError(ValueError):
-    """A file that `save` did not write, that is no longer whole, or that a newer version of the library wrote."""
+    """A file that `save` did not write, that is damaged, or that a newer version of the library wrote."""
 
 
 class FolderInUseError(ValueError):
@@ -29,14 +29,14 @@ class FolderInUseError(ValueError):
 
 
 class UnreadableRowsError(ValueError):
-    """What holds gradients, or takes W, raised something of its own, or gave something else than it was asked for."""
+    """A source of gradients, or the target of W, raised an error of its own or returned something else than asked."""
 
 
 @contextlib.contextmanager
 def naming(argument: str) -> Iterator[None]:
-    """Raise what a user's object raises as said of that argument, but for errors of the system, which keep their class.
+    """Name an argument in an error that a user's object raises; errors of the system keep their class.
 
-    So do those that name an argument already, and memory that is spent, on whatever device.
+    So do errors that name an argument already, and exhausted memory of any device.
     """
     try:
         yield
@@ -94,8 +94,8 @@ def warn_if_unresolved(kappa: float, dtype: str) -> None:
 
 
 def warn_unsynced(folder: object, failed: OSError) -> None:
-    """Warn where a file is in its place, and its folder could not be brought to the disk."""
-    msg = f"What was written to {folder} is there, whole, but a loss of power may undo it: {failed.strerror}. "
+    """Warn of a file that is in place but whose folder could not be synced to the disk."""
+    msg = f"The file in {folder} is complete, but a loss of power may undo it: {failed.strerror}. "
     warnings.warn(msg + "Check the disk.", RuntimeWarning, stacklevel=_caller_depth())
 
 

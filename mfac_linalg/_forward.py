@@ -1,4 +1,4 @@
-"""F itself, beside its inverse: the same rows, the same metric, no factorisation needed."""
+"""F itself: the same rows and scalings as its inverse, no factorisation."""
 
 from typing import Any
 
@@ -11,15 +11,14 @@ from ._operator import SymmetricOperator
 from ._repr import as_call, as_table
 from ._typing import Array
 
-SHOWN = ("m", "window", "d", "blocks", "damping", "dtype", "device")  # of an inverse's facts those that are F's too
+SHOWN = ("m", "window", "d", "blocks", "damping", "dtype", "device")  # the facts of an inverse that hold for F
 
 
 @_backend.methods_outside_graphs
 class Forward(SymmetricOperator):
-    """F = Λ + Σ c_i g_i g_iᵀ as an operator of shape (d, d); made by the `forward` property of an inverse.
+    """F = Λ + Σ c_i g_i g_iᵀ as an operator of shape (d, d): the `forward` property of an inverse.
 
-    It answers for the inverse as it is when asked: that of a window slides with it. A copy, or a pickle, holds a copy
-    of the inverse.
+    It follows its inverse: that of a window slides with it. A copy or a pickle has a copy of the inverse.
     """
 
     def __init__(self, inverse: Any) -> None:

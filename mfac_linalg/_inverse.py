@@ -25,7 +25,7 @@ class Inverse(SymmetricOperator):
     @property
     @abc.abstractmethod
     def gradients(self) -> Array:
-        """The gradients held, shape (m, d)."""
+        """The gradients, shape (m, d)."""
 
     @property
     @abc.abstractmethod
@@ -41,7 +41,7 @@ class Inverse(SymmetricOperator):
 
     @property
     def num_gradients(self) -> int:
-        """Number m of gradients held."""
+        """Number m of gradients."""
         return self._current.form.shape[0]
 
     @property
@@ -51,12 +51,12 @@ class Inverse(SymmetricOperator):
 
     @property
     def sweeps(self) -> int:
-        """Dual sweeps of a product where values cannot be read; on the host as many as it needs are done."""
+        """Dual sweeps of a product whose values cannot be read; on the host as many as needed are done."""
         return self._current.form.sweeps
 
     @property
     def forward(self) -> Forward:
-        """F itself, as an operator: of a window as it is when the operator is asked."""
+        """F itself, as an operator; that of a window follows it."""
         return Forward(self)
 
     # --- products ---------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ class Inverse(SymmetricOperator):
         Notes
         -----
         Cost: O(m) each on whitened rows, O(m²) where rows are not whitened.
-        Accuracy: 30 eps/λ absolute for float32 where float64 is at hand; else about κ/4 eps/λ, and then `columns` is
+        Accuracy: 30 eps/λ absolute for float32 where float64 exists; else about κ/4 eps/λ, and then `columns` is
         better (docs/theory.md, section 6).
         """
         i = check.indices("i", i, self.dim, like=self._like)
@@ -362,7 +362,7 @@ class Inverse(SymmetricOperator):
 
     @abc.abstractmethod
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
-        """The same inverse, built anew from arrays that `move` made of its own."""
+        """Rebuild the inverse from its arrays, transferred or cast by `move`."""
 
     def _describe(self) -> dict[str, str]:
         """What a repr shows: never a value of an array, never a wait for a device."""

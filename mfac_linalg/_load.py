@@ -21,7 +21,7 @@ def load(path: Any, *, xp: Any = None, device: Any = None) -> Inverse:
     path : str or path-like
         The file, or the folder that was built with `out`.
     xp : module, optional
-        The array library to hold it in; NumPy unless given, whatever library it was saved from.
+        The array library to load it into; NumPy unless given, whichever library it was saved from.
     device : object, optional
         A device of that library.
 
@@ -32,7 +32,7 @@ def load(path: Any, *, xp: Any = None, device: Any = None) -> Inverse:
     Raises
     ------
     InvalidFileError
-        The file is cut off, changed by as little as one bit, of another kind, of a newer schema, or made up: its parts
+        The file is cut off, changed by as little as one bit, of another kind, of a newer schema, or forged: its parts
         are not those of one inverse.
     OSError
         The file cannot be read, which says nothing of what is in it; or it is no regular file.

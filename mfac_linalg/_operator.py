@@ -1,4 +1,4 @@
-"""What any real symmetric d × d operator of this library is: its products with vectors, and ways into SciPy."""
+"""The abstract real symmetric d × d operator: products with vectors, and SciPy's LinearOperator."""
 
 import abc
 from functools import partial
@@ -25,7 +25,7 @@ class SymmetricOperator(abc.ABC):
 
     @property
     def _unchanged(self) -> State:
-        """The same for a query: the one place where memory that the user has, too, is compared with what it was."""
+        """The same for a query, after the one check that memory shared with the user is unchanged."""
         state = self._current
         rows, whitened = state.form.rows, getattr(state.form, "whitened", None)
         require_unchanged(rows, None if whitened is rows else whitened)
@@ -115,10 +115,10 @@ class SymmetricOperator(abc.ABC):
     def as_linear_operator(self) -> Any:
         """A scipy.sparse.linalg.LinearOperator (CuPy's for CuPy), with matmat; it can be pickled.
 
-        SciPy's takes and gives NumPy arrays whatever the library: vectors of another travel there and back. Vectors and
+        SciPy's takes and gives NumPy arrays for any library: vectors of another travel there and back. Vectors and
         matrices of any real or complex dtype are answered in the dtype that a matrix of `dtype` would give; what is
-        wider than `dtype` is computed in `dtype`, scaled so that nothing overflows or underflows. It answers for the
-        operator as it is when asked: that of a window slides with it.
+        wider than `dtype` is computed in `dtype`, scaled so that nothing overflows or underflows. It follows the
+        operator: that of a window slides with it.
         """
         return _backend.linear_operator(self, self._like)
 

@@ -12,36 +12,36 @@ from ._typing import Array
 
 
 class Checkpoint(Protocol):
-    """How far each pass has come, kept where a killed build can be taken up again."""
+    """A record of how far each pass has come, from which a killed build can be resumed."""
 
     def restore(self, stage: str) -> tuple[int, dict[str, Array]]:
-        """Columns that a pass of an earlier build has behind it, and the arrays that it had found by then."""
+        """The number of columns that a pass of an earlier build has done, and its partial results."""
         ...
 
-    def save(self, stage: str, columns: int, found: Callable[[], dict[str, Array]]) -> None:
-        """Take down where a pass stands, or wait until there is more to take down."""
+    def save(self, stage: str, columns: int, results: Callable[[], dict[str, Array]]) -> None:
+        """Record how far a pass has come, unless the last record is recent."""
         ...
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Called with a loop and its name, it returns the loop, with tqdm's bar where that is wanted."""
+    """A function of a loop and its name that returns the loop, with tqdm's bar if there is one."""
 
     bar: Any = None  # tqdm
     journal: Checkpoint | None = None
 
     def __call__(self, loop: Iterable[Any], text: str, total: int | None = None) -> Iterable[Any]:
-        """The loop; `total` is its length where it does not know it."""
+        """The loop; `total` is its length where it has none."""
         return loop if self.bar is None else _counted(loop, self.bar, text, total)
 
     def restore(self, stage: str) -> tuple[int, dict[str, Array]]:
-        """As the journal's; nothing where there is none."""
+        """As the journal's; nothing without one."""
         return (0, {}) if self.journal is None else self.journal.restore(stage)
 
-    def save(self, stage: str, columns: int, found: Callable[[], dict[str, Array]]) -> None:
+    def save(self, stage: str, columns: int, results: Callable[[], dict[str, Array]]) -> None:
         """As the journal's."""
         if self.journal is not None:
-            self.journal.save(stage, columns, found)
+            self.journal.save(stage, columns, results)
 
 
 SILENT = Progress()
@@ -52,47 +52,47 @@ def _counted(loop: Iterable[Any], bar: Any, text: str, total: int | None) -> Ite
     size = len(loop) if total is None and isinstance(loop, Sized) else total
     steps = itertools.repeat(None) if size is None else range(size)
     count: Iterator[Any] = iter(())
-    with _unseen():
+    with _errors_ignored():
         count = iter(bar(steps, desc=text, total=size, leave=False, file=_Stream(sys.stderr)))
     try:
         for item in loop:
-            with _unseen():
+            with _errors_ignored():
                 next(count, None)
             yield item
-        with _unseen():
+        with _errors_ignored():
             next(count, None)
     finally:
-        with _unseen():
+        with _errors_ignored():
             getattr(count, "close", bool)()
 
 
 class _Stream:
-    """A stream whose failures are nobody's: a bar that fails while it is made leaves a message when it is deleted."""
+    """A stream that never fails: a bar that failed while it was made would print a message when it is deleted."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> None:
         """As the stream's, where that can be written to."""
-        with _unseen():
+        with _errors_ignored():
             self._stream.write(text)
 
     def flush(self) -> None:
         """As the stream's."""
-        with _unseen():
+        with _errors_ignored():
             self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
-def _unseen() -> contextlib.AbstractContextManager[None]:
-    """Go on without a bar whose stream is gone, whatever the stream says to that: what is computed does not need it."""
+def _errors_ignored() -> contextlib.AbstractContextManager[None]:
+    """Ignore the errors of a bar whose stream is closed: the computation does not need it."""
     return contextlib.suppress(Exception)
 
 
 def reporter(wanted: bool, journal: Checkpoint | None = None) -> Progress:
-    """Return what a call tells of its loops to."""
+    """Return the progress bar of a call, if wanted."""
     if not wanted:
         return Progress(None, journal)
     try:

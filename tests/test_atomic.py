@@ -394,7 +394,7 @@ def test_a_folder_that_cannot_be_synced_where_none_can_is_no_error(number, path,
 def test_a_folder_that_fails_to_be_synced_is_a_warning_since_the_file_is_there(beside, number, path, monkeypatch):
     pytest.importorskip(beside, reason=f"needs {beside}")  # PyTorch puts frames of its own between ours
     folders_fail(number, monkeypatch)
-    with pytest.warns(RuntimeWarning, match="is there, whole, but a loss of power may undo it") as caught:
+    with pytest.warns(RuntimeWarning, match="is complete, but a loss of power may undo it") as caught:
         inverse(2.0).save(path)
     assert caught[0].filename == __file__
     assert ml.load(path).damping == 2.0

@@ -459,7 +459,7 @@ def test_another_damping_reads_the_gradients_while_they_are_there(tmp_path):
     g = gradients()
     other = ml.WoodburyRankOneInverse(g, DAMPING, out=tmp_path / "folder").with_damping(2.0)
     assert np.allclose(other.diagonal(), ml.WoodburyRankOneInverse(g, 2.0).diagonal())
-    with pytest.raises(ValueError, match="`gradients` must be at hand for another damping"):
+    with pytest.raises(ValueError, match="`gradients` must be available for another damping"):
         ml.load(tmp_path / "folder").with_damping(2.0)
 
 

@@ -350,5 +350,5 @@ def test_an_inverse_that_has_only_whitened_rows_in_a_file_says_so(tmp_path):
     g = np.random.default_rng(0).standard_normal((3, 8))
     built = ml.WoodburyRankOneInverse(g, 0.1, out=tmp_path / "inverse")
     assert np.allclose(joint_update(W, built, mask_of(8, 1)), joint_update(W, INVERSE, mask_of(8, 1)))
-    with pytest.raises(ValueError, match="`gradients` must be at hand"):
+    with pytest.raises(ValueError, match="`gradients` must be available"):
         joint_update(W, ml.load(tmp_path / "inverse"), mask_of(8, 1))

@@ -24,15 +24,15 @@ class Part:
         return {name: picklable(value) for name, value in vars(self).items() if not name.startswith(CACHED)}
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
-        """Make something once, where it holds for good: not fields, so that no pytree and no pickle carries them."""
+        """Compute something once where values are concrete; it is no field, so that no pytree and no pickle has it."""
         name = CACHED + name
         if name in vars(self):
             return vars(self)[name]
-        made = make()
-        first = made[0] if isinstance(made, tuple) else made
+        value = make()
+        first = value[0] if isinstance(value, tuple) else value
         if is_concrete(first) and not is_differentiated(first):
-            vars(self)[name] = made
-        return made
+            vars(self)[name] = value
+        return value
 
 
 def register(like: Any, *public: type) -> None:

@@ -1,4 +1,4 @@
-"""From a measured system to a form of M: factor the small matrix, and whiten the rows where that is asked."""
+"""From a measured system to a form of M: factor the small matrix, and whiten the rows on request."""
 
 import math
 from dataclasses import replace

@@ -25,13 +25,13 @@ class BlockDiagonalInverse(Inverse, Saveable):
     """F⁻¹ for the blocks on the diagonal of Λ + Σ_i c_i g_i g_iᵀ, zero elsewhere: c_i = w_i/m, or w_i for "sum".
 
     Choose this class where the curvature between layers, or between groups of parameters, is to be ignored. A block of
-    B ≤ m columns is held by a B × B factor, a wider one by an m × m factor, whichever is smaller and keeps its digits.
+    B ≤ m columns has a B × B factor, a wider one an m × m factor: the smaller one, which also keeps its digits.
 
     Parameters
     ----------
     gradients : array, shape (m, d), real floating
         One gradient per row, of any array-API library, or a sparse matrix of SciPy or CuPy; kept by reference, and
-        not to be changed: queries raise ValueError for a buffer on the host that was filled anew
+        not to be changed: queries raise ValueError for a buffer on the host that was refilled
         (`WoodburyRankOneInverse`, Notes, "Shared memory"), and do not see a change of few entries.
     damping : float or array, shape (d,) or (n,)
         λ > 0, one λ per parameter, or one per block where n, the number of blocks, is not d. Unit: that of squared
@@ -61,7 +61,7 @@ class BlockDiagonalInverse(Inverse, Saveable):
 
     Notes
     -----
-    Cost: build O(d m min(m, B)) and O(d min(m, B)²/B · min(m, B)) for the factors, O(d min(m, B)²/B) memory beside G;
+    Cost: build O(d m min(m, B)) and O(d min(m, B)²/B · min(m, B)) for the factors, O(d min(m, B)²/B) memory besides G;
     `matvec` O(d m), and O(d B) for B ≤ m. Neighbours of one size share their calls while m B ≤ 2¹⁸.
     Accuracy: as `WoodburyRankOneInverse`, block by block; `kappa` is the largest of them.
     `dual_coefficients` has one row for each block, shape (n, m).

@@ -1,4 +1,4 @@
-"""The small matrix of a problem, S Sᵀ or SᵀS, and the numbers that are read of it."""
+"""The small matrix of a problem, S Sᵀ or SᵀS, and the numbers that a plan is made from."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ class System:
     def of(
         cls, rows: ScaledRows, progress: Progress = SILENT, *, gram: Array | None = None, float64_gram: bool = False
     ) -> "System":
-        """That of rows, by one pass over them, or of their Gram matrix G Gᵀ where it is known."""
+        """The system of rows, by one pass over them, or from their Gram matrix G Gᵀ where it is known."""
         source = rows.astype_float64() if float64_gram and gram is None else rows
         gram_dtype = "float64" if float64_gram else _backend.dtype_name(rows.dtype)
         m, d = rows.shape
@@ -51,7 +51,7 @@ class System:
 
     @classmethod
     def of_batch(cls, rows: BatchedRows) -> "System":
-        """Those of equal blocks, in float64 where there is one."""
+        """The systems of equal blocks, in float64 where it exists."""
         scaled_gram = rows.scaled_gram()
         xp = _backend.namespace(scaled_gram)
         gram_dtype = "float64" if _backend.supports_float64(rows.like) else _backend.dtype_name(rows.dtype)
@@ -86,11 +86,11 @@ class System:
         return self.rows if self.gram_dtype == _backend.dtype_name(self.rows.dtype) else self.rows.astype_float64()
 
     def with_rows(self, rows: ScaledRows) -> "System":
-        """The same of rows that a power of two was taken out of, which leaves S Sᵀ unchanged."""
+        """The same for rows divided by a power of two, which leaves S Sᵀ unchanged."""
         return replace(self, rows=rows)
 
     def with_float64_gram(self, progress: Progress = SILENT) -> "System":
-        """The same with S Sᵀ in float64, by another pass; the numbers that were read of it stay."""
+        """Recompute S Sᵀ in float64, by another pass; the norm is unchanged."""
         other = System.of(cast(ScaledRows, self.rows), progress, float64_gram=True)
         return replace(self, scaled_gram=other.scaled_gram, gram_dtype=other.gram_dtype)
 
@@ -129,7 +129,7 @@ def read_norms(systems: Sequence[System]) -> list[System]:
 
 
 def expects_float64_gram(rows: ScaledRows) -> bool:
-    """Guess from the first panel whether the small matrix has to be in float64, which saves one in float32.
+    """Guess from the first panel whether the small matrix needs float64, which saves one in float32.
 
     Rows that are streamed are not read once more for a guess that was wrong.
     """

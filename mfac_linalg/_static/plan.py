@@ -1,4 +1,4 @@
-"""What a build decides from a few numbers: scale, dtypes, form and sweeps. Nothing here touches an array."""
+"""The decisions of a build, from a few numbers: scale, dtypes, form and sweeps. No arrays."""
 
 import math
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Facts:
     d: int
     dtype: str  # of products with S
     gram_dtype: str  # that the small matrix was computed in
-    is_scalable: bool = True  # whether a power of two can be taken out of the rows
+    is_scalable: bool = True  # whether the rows can be divided by a power of two
     can_widen: bool = True  # whether the small matrix can be computed in float64
     has_row_squares: bool = True  # whether `heaviest` is the largest squared row of G itself
 

@@ -1,4 +1,4 @@
-"""What F is made of, and the scalings that make S = C^½ G Λ^-½ of it."""
+"""The arguments that define F, and the scalings with which S = C^½ G Λ^-½."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""F among some of the parameters: the same rows, whose other columns count as zero."""
+"""F restricted to some of the parameters: the other columns of its rows count as zero."""
 
 from dataclasses import replace
 
@@ -15,8 +15,8 @@ from .measure import System, read_norms
 from .options import Options
 
 
-def restrict(state: State, kept: Array) -> State:
-    """The State of F among the parameters where `kept` (d,) is True: elsewhere the columns of S count as zero.
+def restrict(state: State, active: Array) -> State:
+    """The State of F among the parameters where `active` (d,) is True: elsewhere the columns of S count as zero.
 
     For products alone: elements would ask for a Gram matrix in float64 where κ is large.
     """
@@ -24,29 +24,29 @@ def restrict(state: State, kept: Array) -> State:
         return state
     options = Options(state.dtype, "default", whiten=False, overwrite=False)
     if isinstance(state.form, BlockForm):
-        rows = _mask_columns(state.form.rows, kept)
+        rows = _mask_columns(state.form.rows, active)
         sizes = [run.size for run in state.form.runs for _ in range(run.count)]
         blocks, kappa = assemble_blocks(rows, read_norms(block_systems(rows, sizes)), options)
         return replace(state, form=blocks, kappa=kappa)
-    (system,) = read_norms([System.of(_mask_columns(_scaled_rows_of(state), kept))])
+    (system,) = read_norms([System.of(_mask_columns(_scaled_rows_of(state), active))])
     return replace(state, form=assemble(system, options), kappa=kappa_of(system.norm))
 
 
-def _mask_columns(rows: ScaledRows, kept: Array) -> ScaledRows:
-    """S with its columns zero where `kept` (d,) is False."""
-    chosen = _backend.cast(kept, rows.dtype)[:, None]
-    return replace(rows, column_scale=chosen if rows.column_scale is None else rows.column_scale * chosen)
+def _mask_columns(rows: ScaledRows, active: Array) -> ScaledRows:
+    """S with its columns zero where `active` (d,) is False."""
+    mask = _backend.cast(active, rows.dtype)[:, None]
+    return replace(rows, column_scale=mask if rows.column_scale is None else rows.column_scale * mask)
 
 
 def _scaled_rows_of(state: State) -> ScaledRows:
-    """S, made again where only W is held."""
+    """S, recomputed where only W is stored."""
     rows = state.form.rows
     if isinstance(rows, ScaledRows):
         return rows
     if state.rows is not None:
         return scaled_rows(state.rows.unscaled(), state.rows.exponent, state.row_scale, state.scaling.column_scale)
     if rows.is_streamed:
-        msg = "`gradients` must be at hand for this; got whitened rows in a file. Build anew from the gradients."
+        msg = "`gradients` must be available for this; got whitened rows in a file. Build from the gradients again."
         raise ValueError(msg)
     ones = _backend.namespace(state.row_scale).ones_like(state.row_scale)
     return ScaledRows(DenseRows(rows.unwhitened(), None, rows.dtype), ones, None)

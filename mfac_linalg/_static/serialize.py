@@ -1,4 +1,4 @@
-"""A static State as facts and arrays, and back: what a file holds beside the constructor's arguments."""
+"""A static State as facts and arrays for a file, and back."""
 
 from dataclasses import replace
 from typing import Any, cast
@@ -61,7 +61,7 @@ def arguments_as_arrays(gradients: Any, damping: Any, weights: Any) -> tuple[dic
 
 
 def arguments_of(facts: dict[str, Any], arrays: dict[str, Array]) -> tuple[Any, Any, Any]:
-    """The gradients, None where they were not kept, damping and weights that `arguments_as_arrays` was given."""
+    """The gradients (None where they were not saved), damping and weights that `arguments_as_arrays` was given."""
     if facts["sparse"] is None:
         gradients = arrays.get("gradients")
     else:
@@ -71,7 +71,7 @@ def arguments_of(facts: dict[str, Any], arrays: dict[str, Array]) -> tuple[Any, 
 
 
 def parts_of(state: State) -> tuple[dict[str, Any], dict[str, Array]]:
-    """What a static State is restored from beside the arguments of its constructor."""
+    """What a static State is restored from, apart from the arguments of its constructor."""
     form, whitened = cast(DualForm | PrimalForm, state.form), state.whitened
     if whitened is not None and not _backend.is_array(whitened.rows):
         kind = type(whitened.rows).__name__
@@ -97,16 +97,16 @@ def parts_of(state: State) -> tuple[dict[str, Any], dict[str, Array]]:
 
 
 def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], arrays: dict[str, Array]) -> State:
-    """The State that `parts_of` was asked for, of gradients or, where these were not kept, of their whitened rows.
+    """The State that `parts_of` described, of gradients or, where these were not saved, of their whitened rows.
 
-    Refused where its parts do not belong together, which no checksum tells.
+    Parts that do not belong together are refused, which no checksum can do.
     """
-    kept = _rows_of_whitened(facts, arrays) if gradients is None else rows_of(gradients)
-    dtype = _backend.named_dtype(facts["dtype"], like=kept.like)
+    given = _rows_of_whitened(facts, arrays) if gradients is None else rows_of(gradients)
+    dtype = _backend.named_dtype(facts["dtype"], like=given.like)
     options = Options(dtype, facts["precision"], whiten=False, overwrite=False)
     options = replace(options, wide=facts.get("wide", False))
-    divisor = divisor_of(facts["normalization"], kept.shape[0])
-    scaled = Problem(kept, damping, weights, divisor).scaled(options)
+    divisor = divisor_of(facts["normalization"], given.shape[0])
+    scaled = Problem(given, damping, weights, divisor).scaled(options)
     rows = scaled.rows(facts["exponent"])
     m, d = rows.shape
     from_rows = sum_loses_digits(facts["norm"]) and (m >= d or "whitened" in arrays)
@@ -140,17 +140,17 @@ def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], 
 
 
 def _rows_of_whitened(facts: dict[str, Any], arrays: dict[str, Array]) -> Any:
-    """W: in memory where it was, or streamed from its file to where the rest lives."""
+    """W: in memory if it was, or streamed from its file to the device of the other arrays."""
     whitened = arrays["whitened"]
     if not _backend.is_on_disk(whitened):
-        return replace(cast(DenseRows, rows_of(whitened)), fingerprint=None)  # nobody else has it
+        return replace(cast(DenseRows, rows_of(whitened)), fingerprint=None)  # its memory is not shared
     rows = rows_of(whitened, ComputePlace(facts["xp"], facts["device"]))
-    # the panels that answers were rounded in, of a file of the library's own
+    # panels as wide as before, so that answers round alike
     return replace(cast(StreamedRows, rows), width=facts["width"], fingerprint=None)
 
 
 def _capacitance_of(facts: dict[str, Any], arrays: dict[str, Array], *, from_rows: bool) -> Capacitance:
-    """B and the factor of I + B, which is made anew where the one that is stored was made from eigenvalues."""
+    """B and the factor of I + B, recomputed where the stored one came from eigenvalues."""
     gram, factor = (_backend.read(arrays[name]) for name in ("gram", "factor"))
     _require(is_norm(facts["norm"], gram, within=SAME_STEPS), "norm", "that of its Gram matrix")
     _require(factor_error(gram, factor) <= BROKEN, "factor", "that of its Gram matrix")
@@ -159,7 +159,7 @@ def _capacitance_of(facts: dict[str, Any], arrays: dict[str, Array], *, from_row
 
 
 def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
-    """Refuse rows that are not whitened by the factor, and W in a file with another bit than was written there."""
+    """Refuse rows that are not whitened by the factor, and a W whose file has changed by as little as one bit."""
 
     def multiply(probes: np.ndarray) -> np.ndarray:
         z = _backend.asarray(probes, like=whitened.capacitance.cholesky, dtype=whitened.capacitance.cholesky.dtype)
@@ -168,7 +168,7 @@ def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
     def multiply_file(probes: np.ndarray) -> np.ndarray:
         runs, product = intact(whitened.rows, facts["runs"], probes)
         if runs != facts["runs"] or runs[-1][0] != whitened.shape[1]:
-            msg = f"`path` must be a whole folder; {whitened.rows.filename} is not what was written there. Build again."
+            msg = f"`path` must be a whole folder; {whitened.rows.filename} is not as it was written. Build again."
             raise InvalidFileError(msg)
         return product
 
@@ -179,21 +179,21 @@ def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
     _require(is_fine, "whitened", "whitened by its factor, and finite")
     if whitened.exact_diagonal is not None and len(whitened.exact_diagonal[0]):
         index = _backend.index_like(whitened.exact_diagonal[0], like=whitened.like)
-        found = _backend.read(complement([whitened.held.columns(index)]))
-        fine = np.all(np.abs(found - whitened.exact_diagonal[1]) <= roundings + 1e-5)
-        _require(bool(fine), "small.values", "those of the diagonal")
+        diagonal = _backend.read(complement([whitened.held.columns(index)]))
+        is_near = np.all(np.abs(diagonal - whitened.exact_diagonal[1]) <= roundings + 1e-5)
+        _require(bool(is_near), "small.values", "those of the diagonal")
 
 
 def is_whitened_from(state: State, columns: np.ndarray) -> bool:
-    """Whether some columns of the W that a State holds are whitened from those of its gradients."""
+    """Whether some columns of W in a State are those of its gradients, whitened."""
     whitened, given = cast(WhitenedRows, state.whitened), cast(GivenRows, state.rows)
     rows = scaled_rows(given.unscaled(), given.exponent, state.row_scale, state.scaling.column_scale)
     index = _backend.index_like(columns, like=rows.like)
-    held, wanted = (_backend.read(x.columns(index)) for x in (whitened.held, rows))
-    return are_whitened_columns(held, whitened.capacitance, wanted)
+    w, s = (_backend.read(x.columns(index)) for x in (whitened.held, rows))
+    return are_whitened_columns(w, whitened.capacitance, s)
 
 
-def _require(fine: bool, name: str, wanted: str) -> None:
-    if not fine:
+def _require(is_fine: bool, name: str, wanted: str) -> None:
+    if not is_fine:
         msg = f"`path` must hold parts of one inverse; its `{name}` must be {wanted}. Save again."
         raise InvalidFileError(msg)

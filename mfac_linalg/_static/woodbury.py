@@ -59,7 +59,7 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         Array library and device to compute with where the gradients stay elsewhere and travel by panels: those of
         vectors and answers. Unless given they are the gradients' own, and NumPy for what is no array.
     memory_limit : int, optional
-        Bytes that the build and any query of one vector may take beside the gradients, which are then read by panels
+        Bytes that the build and any query of one vector may use in addition to the gradients, which are read by panels
         as wide as that allows. Gradients in a file (`numpy.memmap`, datasets of h5py and zarr) are so without it, too.
     out : path-like, array or dataset, optional
         Where to write W, which is then read from there by panels: a folder, which becomes an inverse that
@@ -88,12 +88,12 @@ class WoodburyRankOneInverse(Inverse, Saveable):
 
     Notes
     -----
-    Cost: build 2dm² + m³/3 flops (half without whitening), O(m²) memory beside W; `matvec` O(dm + m²).
+    Cost: build 2dm² + m³/3 flops (half without whitening), O(m²) memory and W; `matvec` O(dm + m²).
     Accuracy: ‖v − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ in float32 for κ ≤ 0.1/eps, in float64 for κ ≤ 4.5e14, 0.1/eps too.
     Under JAX tracing values are not checked; under `vmap` the sweeps are those of the worst κ.
     Shared memory: of an array in the host's memory (NumPy's, a mapped file, a PyTorch tensor, the arrays of a SciPy
     matrix) that answers are read from, 32 entries are remembered, 8 of a file. Every query compares them and raises
-    ValueError for a buffer that was filled anew. A change of few entries is not seen, nor one on a device, in a dataset
+    ValueError for a buffer that was refilled. A change of few entries is not seen, nor one on a device, in a dataset
     of h5py or zarr, in `GradientRows` or behind Dask.
 
     References
@@ -161,7 +161,7 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         return _backend.with_x64(_build, *arguments)
 
     def _built_in(self, path: Path, rows: Any, options: Options, *, resume: bool) -> State:
-        """With W in a folder, which becomes an inverse at last; one that is there already where it is resumed."""
+        """Build with W in a folder, which becomes a saved inverse; `resume` loads one that is finished."""
         facts, arrays = arguments_as_arrays(None, self._damping, self._weights)
         rules = {"normalization": self._normalization, "precision": self._precision}
         asked = asked_of(rows, {**rules, **facts}, arrays)
@@ -182,7 +182,7 @@ class WoodburyRankOneInverse(Inverse, Saveable):
             self._state = self._built(rows, options)
             facts, arrays = self._stored()
             folder.finish(type(self).__name__, facts, {name: x for name, x in arrays.items() if name != "whitened"})
-        except UnreadableRowsError:  # which may be others when they are read again
+        except UnreadableRowsError:  # reading again may give others
             raise
         except (ValueError, FactorizationError):
             folder.discard()  # whoever resumes would be refused again
@@ -229,8 +229,9 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         state = self._unchanged
         whiten = state.whitened is not None and not state.form.rows.is_streamed
         if state.rows is None and state.form.rows.is_streamed:
-            msg = f"`gradients` must be at hand for another damping; got {damping!r:.60} and whitened rows in a file. "
-            raise ValueError(msg + "Build anew from the gradients.")
+            got = f"{damping!r:.60} and whitened rows in a file"
+            msg = f"`gradients` must be available for another damping; got {got}. "
+            raise ValueError(msg + "Build from the gradients again.")
         options = Options(self.dtype, self._precision, whiten, whiten and state.rows is None)
         new._state = _backend.with_x64(_rebuild, state, new._damping, self._weights, self._normalization, options)
         return new
@@ -256,9 +257,9 @@ class WoodburyRankOneInverse(Inverse, Saveable):
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
         rows = self._state.rows
         if not (rows.is_movable if rows is not None else not self._state.form.rows.is_streamed):
-            held = "whitened rows in a file" if rows is None else type(rows.gradients).__name__
-            msg = f"`gradients` must be in memory here; got {held}. "
-            msg += "Build anew, from other rows or with another `xp` and `device`."
+            kind = "whitened rows in a file" if rows is None else type(rows.gradients).__name__
+            msg = f"`gradients` must be in memory here; got {kind}. "
+            msg += "Build again, from other rows or with another `xp` and `device`."
             raise TypeError(msg)
         damping, weights = (move(x) if _backend.is_vector(x) else x for x in (self._damping, self._weights))
         return type(self)(
