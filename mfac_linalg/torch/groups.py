@@ -195,8 +195,8 @@ def check_plain(wanted: str, p: Tensor) -> None:
 def check_writable(p: Tensor) -> None:
     """Refuse a parameter that a step cannot write to, before anything else is written."""
     if p.is_inference() and not torch.is_inference_mode_enabled():
-        msg = f"`params` must be tensors that can be written; got one of shape {tuple(p.shape)}, made in "
-        raise ValueError(msg + "torch.inference_mode(). Make the model outside of it.")
+        msg = f"`params` must be tensors that can be written; got one of shape {tuple(p.shape)}, created in "
+        raise ValueError(msg + "torch.inference_mode(). Create the model outside of it.")
     if any(stride == 0 and length > 1 for stride, length in zip(p.stride(), p.shape, strict=True)):
         msg = f"`params` must have memory for each of their entries; got one of shape {tuple(p.shape)} that was "
         raise ValueError(msg + "expanded. Call contiguous() on it before it becomes a parameter.")
