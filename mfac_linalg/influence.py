@@ -1,4 +1,4 @@
-"""Influence functions: what a training sample does to a test loss, to first order, as products with F⁻¹."""
+"""Influence functions: the first-order effect of a training sample on a test loss, as products with F⁻¹."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -35,9 +35,9 @@ def influence(
 
     - leaving sample i out changes θ by + F⁻¹ r_i / n, and a test loss by + t_jᵀ F⁻¹ r_i / n;
     - giving it the weight (1 + ε)/n instead changes the test loss by − ε t_jᵀ F⁻¹ r_i / n;
-    - for a group left out its columns are added up.
+    - leaving out a group changes it by the sum of their columns.
 
-    A positive entry is a sample without which the test loss is larger: a helpful one.
+    A positive entry means that the sample helps: without it the test loss is larger.
 
     Parameters
     ----------
@@ -46,9 +46,9 @@ def influence(
     test_gradients : array, shape (t, d)
         T, one gradient of a test loss per row, of the library, device and dtype of the inverse.
     train_gradients : array, shape (n, d), optional
-        R, likewise. Unless given it is the G that the inverse holds, in its order (of a window: oldest first).
+        R, likewise. Unless given it is the G of the inverse, in its order (of a window: oldest first).
     block_size : int
-        Gradients that are put through the inverse at a time: it bounds memory and changes no answer beyond rounding.
+        Gradients multiplied by F⁻¹ at a time: it bounds memory, and changes results by rounding only.
     progress : bool
         Show a progress bar over these blocks (needs tqdm).
 
@@ -64,15 +64,16 @@ def influence(
     ValueError
         Another shape, no rows, or non-finite values in host arrays.
     OverflowError
-        The answer does not fit into `dtype` (host arrays).
+        The result does not fit into `dtype` (host arrays).
 
     Notes
     -----
-    Cost: the fewer of the t and n gradients are put through the inverse, 4sdm flops each for s sweeps, and meet the
-    others in a product of 2tnd flops; O(d · block_size) memory beside arguments and answer. For the stored rows that
-    product is saved: G F⁻¹ t = C⁻¹ a with a the `dual_coefficients(t)`; for t > m these are pushed through, F⁻¹ Gᵀ.
+    Cost: F⁻¹ is applied to the fewer of the t and n gradients, 4sdm flops each for s sweeps; the product with the
+    others takes 2tnd flops. O(d · block_size) memory in addition to arguments and result. For the stored rows the
+    second product is not needed: G F⁻¹ t = C⁻¹ a with a the `dual_coefficients(t)`; for t > m it is T (F⁻¹ Gᵀ), by
+    push-through.
     Accuracy: |error| ≤ 30 eps ‖F‖ ‖F⁻¹t‖ ‖F⁻¹r‖, and the rounding of the product, eps ‖r‖ ‖F⁻¹t‖ (‖t‖ ‖F⁻¹r‖ where
-    the r are put through).
+    F⁻¹ is applied to the r).
 
     References
     ----------
@@ -94,13 +95,13 @@ def influence(
     state = check_inverse(inverse)._unchanged
     size = check.size("block_size", block_size)
     bar = _progress_bar(progress)
-    tests = _checked("test_gradients", test_gradients, inverse)
+    tests = _check_rows("test_gradients", test_gradients, inverse)
     if train_gradients is None:
-        return _on_stored(state, tests, size, bar)
-    trains = _checked("train_gradients", train_gradients, inverse)
+        return _influence_of_stored_rows(state, tests, size, bar)
+    trains = _check_rows("train_gradients", train_gradients, inverse)
     if tests.shape[0] <= trains.shape[0]:
-        return _side_by_side(partial(_solved, "test_gradients"), state, trains, _columns(tests, size, bar)).T
-    return _side_by_side(partial(_solved, "train_gradients"), state, tests, _columns(trains, size, bar))
+        return _multiply_blocks(partial(_apply_inverse, "test_gradients"), state, trains, _columns(tests, size, bar)).T
+    return _multiply_blocks(partial(_apply_inverse, "train_gradients"), state, tests, _columns(trains, size, bar))
 
 
 @_backend.outside_graphs
@@ -109,15 +110,15 @@ def self_influence(
 ) -> Array:
     """g_iᵀ F⁻¹ g_i, the influence of each sample on its own loss, as sums of squares: never negative.
 
-    What is large is an outlier, or a sample that the model has learnt by heart. c_i g_iᵀ F⁻¹ g_i = h_i in [0, 1] is the
-    leverage of a stored row: without it in F its self-influence is g_iᵀ F⁻¹ g_i/(1 − h_i).
+    Large values are outliers, or samples that the model has memorised. c_i g_iᵀ F⁻¹ g_i = h_i in [0, 1] is the leverage
+    of a stored row: without it in F its self-influence is g_iᵀ F⁻¹ g_i/(1 − h_i).
 
     Parameters
     ----------
     inverse : Inverse
         As in `influence`.
     gradients : array, shape (n, d), optional
-        One gradient per row. Unless given they are those that the inverse holds, which needs no pass over them.
+        One gradient per row. Unless given they are the stored rows, which needs no pass over them.
     block_size, progress
         As in `influence`.
 
@@ -134,9 +135,9 @@ def self_influence(
     -----
     Cost: as n products, O(dmn), with O(d · block_size) memory. For the stored rows O(m³) from the m × m system alone
     (for m ≥ d and in blocks of B ≤ m columns O(dm min(d, B)), one pass over the rows).
-    Accuracy: of rows that are put through √κ eps relative, at worst. For the stored rows that of `element`: the error
-    of h_i is that of the Gram matrix, some ½ κ eps at worst, with the eps of float64 where κ is large; for κ → 1,
-    where h_i is small, it is relative. Pass the rows where that is not enough.
+    Accuracy: of rows that are passed, √κ eps relative, at worst. For the stored rows that of `element`: the error of
+    h_i is that of the Gram matrix, some ½ κ eps at worst, with the eps of float64 where κ is large; for κ → 1, where
+    h_i is small, it is relative. Pass the rows where that is not enough.
 
     Examples
     --------
@@ -153,44 +154,45 @@ def self_influence(
     bar = _progress_bar(progress)
     if gradients is None:
         return _backend.with_x64(State.row_quadratics, state)
-    blocks = _columns(_checked("gradients", gradients, inverse), size, bar)
+    blocks = _columns(_check_rows("gradients", gradients, inverse), size, bar)
     quadratics = partial(State.quadratics, name="gradients")
     parts = [_backend.with_x64(quadratics, state, v) for v in blocks]
     return _backend.namespace(parts[0]).concat(parts)
 
 
-def _on_stored(state: State, tests: Array, size: int, bar: Progress) -> Array:
-    """T F⁻¹ Gᵀ: the tests into F⁻¹, or the m unit vectors into F⁻¹ Gᵀ where they are fewer."""
+def _influence_of_stored_rows(state: State, tests: Array, size: int, bar: Progress) -> Array:
+    """T F⁻¹ Gᵀ: F⁻¹ times the rows of T, or T times F⁻¹ Gᵀ where m is smaller."""
     if tests.shape[0] > state.form.shape[0]:
-        return _side_by_side(_pushed, state, tests, bar(slices(state.form.shape[0], size), "influence"))
+        blocks = bar(slices(state.form.shape[0], size), "influence")
+        return _multiply_blocks(_apply_inverse_to_stored, state, tests, blocks)
     project = partial(State.project, name="test_gradients")
-    return _joined([_backend.with_x64(project, state, v) for v in _columns(tests, size, bar)]).T
+    return _concatenate_columns([_backend.with_x64(project, state, v) for v in _columns(tests, size, bar)]).T
 
 
-def _side_by_side(product: Callable[..., Array], state: State, many: Array, blocks: Iterable[Any]) -> Array:
+def _multiply_blocks(product: Callable[..., Array], state: State, many: Array, blocks: Iterable[Any]) -> Array:
     """H F⁻¹ V for the rows H of `many` and the columns V of all blocks, (rows, columns)."""
     rows = rows_of(many, streams=False)
-    return _joined([_backend.with_x64(product, state, rows, block) for block in blocks])
+    return _concatenate_columns([_backend.with_x64(product, state, rows, block) for block in blocks])
 
 
-def _solved(name: str, state: State, rows: Any, v: Array) -> Array:
-    """H F⁻¹ V, summed over d as gradients are, in float64."""
-    return _home(name, state, rows.project(state.solve(v, name)))
+def _apply_inverse(name: str, state: State, rows: Any, v: Array) -> Array:
+    """H F⁻¹ V, with float64 sums over d."""
+    return _to_result(name, state, rows.project(state.solve(v, name)))
 
 
-def _pushed(state: State, rows: Any, block: slice) -> Array:
+def _apply_inverse_to_stored(state: State, rows: Any, block: slice) -> Array:
     """H F⁻¹ g_i for some of the rows of G, as F⁻¹ Gᵀ E with columns E of the identity."""
     units = np.eye(state.form.shape[0], block.stop - block.start, -block.start)
     like = state.row_scale
     units = _backend.asarray(units, like=like, dtype=like.dtype)
-    return _home("test_gradients", state, rows.project(state.solve_gradients(units, "test_gradients")))
+    return _to_result("test_gradients", state, rows.project(state.solve_gradients(units, "test_gradients")))
 
 
-def _home(name: str, state: State, values: Array) -> Array:
+def _to_result(name: str, state: State, values: Array) -> Array:
     return settle(_backend.evaluate(values), name, like=state.form.rows.like, dtype=state.dtype)
 
 
-def _joined(parts: list[Array]) -> Array:
+def _concatenate_columns(parts: list[Array]) -> Array:
     return parts[0] if len(parts) == 1 else _backend.namespace(parts[0]).concat(parts, axis=1)
 
 
@@ -200,13 +202,13 @@ def _progress_bar(progress: Any) -> Progress:
 
 
 def _columns(rows: Array, size: int, bar: Progress) -> Iterator[Array]:
-    """Some rows at a time, as columns (d, k)."""
+    """Blocks of rows as columns, (d, k)."""
     for block in bar(slices(rows.shape[0], size), "influence"):
         yield rows[block, :].T
 
 
-def _checked(name: str, gradients: Any, inverse: Inverse) -> Array:
-    """Rows (k, d) beside the inverse's, in its dtype."""
+def _check_rows(name: str, gradients: Any, inverse: Inverse) -> Array:
+    """Accept rows (k, d) of the inverse's library, device and dtype."""
     gradients = check.compatible(name, gradients, inverse._like, inverse.dtype)
     if gradients.ndim != 2 or gradients.shape[0] == 0 or gradients.shape[1] != inverse.dim:
         msg = f"`{name}` must have shape (k, {inverse.dim}) with k ≥ 1; got {check.describe(gradients)}. "

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import mfac_linalg as ml
 from mfac_linalg.pruning import joint_update, obs_scores, obs_update, prune, relative_damping
-from mfac_linalg.pruning.select import largest
+from mfac_linalg.pruning.select import keep_largest
 
 M, D = 7, 20
 X = np.random.default_rng(0).standard_normal((M, D))
@@ -50,7 +50,7 @@ def test_the_largest_scores_stay_and_just_as_many_as_asked(scores, data):
     scores = np.array(scores, float)
     mask = np.array(data.draw(st.lists(st.booleans(), min_size=len(scores), max_size=len(scores))))
     stays = data.draw(st.integers(0, int(mask.sum())))
-    kept = largest(scores, mask, stays)
+    kept = keep_largest(scores, mask, stays)
     assert kept.sum() == stays
     assert not np.any(kept & ~mask)
     assert scores[kept].sum() == np.sort(scores[mask])[::-1][:stays].sum()

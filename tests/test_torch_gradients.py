@@ -633,7 +633,7 @@ def test_a_tied_parameter_is_known_by_all_its_names():
     ("make", "words"),
     [
         (lambda m: nn.DataParallel(m), "got DataParallel. Pass model.module"),
-        (lambda m: torch.jit.ScriptModule(), "got ScriptModule. Pass the one that it was made from"),
+        (lambda m: torch.jit.ScriptModule(), "got ScriptModule. Pass the original"),
         (lambda m: lambda x: x, "`model` must be a torch.nn.Module; got function"),
     ],
     ids=["wrapped", "scripted", "function"],
@@ -986,8 +986,8 @@ def test_what_no_vector_can_be_made_of_is_refused_by_name(call, error, words):
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        (lambda name, parameter: parameter, "`params` must answer (name, parameter) with True or False; got an array"),
-        (lambda name, parameter: parameter.detach().numpy() > 0, "with True or False; got an array"),
+        (lambda name, parameter: parameter, "`params` must return True or False for (name, parameter); got an array"),
+        (lambda name, parameter: parameter.detach().numpy() > 0, "must return True or False for (name, parameter)"),
         (nn.Linear(2, 2), "`params` must be names or a function of (name, parameter); got Linear"),
     ],
 )

@@ -597,9 +597,9 @@ def test_what_batches_reach_is_not_put_back_while_a_row_is_computed(data):
 def test_batches_are_not_looked_through_without_end(data):
     model, loader = made(written.Written), Loader(data)
     loader.tree = [[[[i, j]] for j in range(300)] for i in range(300)]
-    apart = model_state.reached(loader)
-    assert id(loader.given) in apart
-    assert len(apart) <= model_state.NEAREST
+    excluded = model_state.reachable_objects(loader)
+    assert id(loader.given) in excluded
+    assert len(excluded) <= model_state.NEAREST
     assert len(list(adapter.iter_gradients(model, LOSS, loader))) == 6
 
 

@@ -926,7 +926,7 @@ def of_inference():
         return nn.Parameter(torch.zeros(3).double(), requires_grad=False)
 
 
-@pytest.mark.parametrize(("make", "words"), [(expanded, "that was expanded"), (of_inference, "made in torch.infer")])
+@pytest.mark.parametrize(("make", "words"), [(expanded, "that was expanded"), (of_inference, "created in torch.infer")])
 @pytest.mark.parametrize("beta2", [None, 0.9])
 def test_a_parameter_that_cannot_be_written_is_refused_before_another_is(make, words, beta2):
     params = [*parameters()[:2], make()]

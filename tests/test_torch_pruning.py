@@ -596,7 +596,7 @@ def test_an_iterator_that_would_not_do_is_refused_before_it_is_used(model, optio
     arguments = {"damping": 1e-2} | options
     if "validation" in arguments:
         arguments["validation"] = validation
-    with pytest.raises(ValueError, match="an iterator, which is used up once"):
+    with pytest.raises(ValueError, match="an iterator, which is exhausted after one"):
         adapter.prune_model(model, LOSS, batches, 0.5, **arguments)
     assert len(list(batches)) == len(list(validation)) == 3
 
@@ -615,14 +615,14 @@ def test_steps_are_shown(model, batches, capsys):
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"batches": iter(Recorded(3)), "steps": 2}, ValueError, "`batches` must hold batches each time"),
-        ({"batches": []}, ValueError, "`batches` must hold batches"),
-        ({"batches": [], "num_gradients": 2}, ValueError, "`batches` must hold batches"),
-        ({"batches": iter(Recorded(3)), "steps": 2}, ValueError, "2 times here; got generator, an iterator, which is"),
+        ({"batches": iter(Recorded(3)), "steps": 2}, ValueError, "`batches` must have batches in each"),
+        ({"batches": []}, ValueError, "`batches` must have batches"),
+        ({"batches": [], "num_gradients": 2}, ValueError, "`batches` must have batches"),
+        ({"batches": iter(Recorded(3)), "steps": 2}, ValueError, "2 passes; got generator, an iterator, which is"),
         (
             {"damping": [1e-2, 1.0], "validation": iter(Recorded(3))},
             ValueError,
-            "`validation` must hold batches each time they are asked for, 2 times here; got generator",
+            "`validation` must have batches in each of 2 passes; got generator",
         ),
         ({"batches": None}, TypeError, "`batches` must be an iterable"),
         ({"batches": {"x": 1}}, TypeError, "`batches` must be an iterable"),
@@ -647,7 +647,7 @@ def test_steps_are_shown(model, batches, capsys):
         ({"lengths": (0.5, 1.0)}, TypeError, "several values of `lengths`"),
         ({"sparsity": [0.5, 0.9]}, TypeError, "Pass by_layer=True"),
         ({"batches": (torch.ones(2, 1), torch.ones(2))}, TypeError, "`batches` must be pairs"),
-        ({"damping": [1e-2, 1e-1], "validation": []}, ValueError, "`validation` must hold batches"),
+        ({"damping": [1e-2, 1e-1], "validation": []}, ValueError, "`validation` must have batches"),
         ({"damping": [1e-2, 1e-1], "validation": [torch.ones(3)]}, TypeError, "`validation` must be pairs"),
         ({"sparsity": 1.5}, ValueError, "`sparsity`"),
     ],

@@ -1,4 +1,4 @@
-"""Optimal brain surgeon with F⁻¹: what each weight costs, what is best done about it, and pruning step by step."""
+"""Optimal brain surgeon with F⁻¹: scores of weights, updates of those that remain, and pruning in steps."""
 
 from .loop import Pruned, Step, prune, relative_damping
 from .scores import group_scores, n_m_mask, obs_scores

@@ -1,4 +1,4 @@
-"""Pruning in steps: gradients at the weights that are left, their inverse, the cheapest weights out, the rest moved."""
+"""Pruning in steps: gradients at the remaining weights, F⁻¹, a sparser mask by scores, and the update of the others."""
 
 import functools
 import math
@@ -16,8 +16,8 @@ from .._scaling.powers import exponent, ldexp
 from .._static.blocks import BlockDiagonalInverse
 from .._static.woodbury import WoodburyRankOneInverse
 from .._typing import Array
-from .scores import ranks
-from .select import Budget, count
+from .scores import score_roots
+from .select import Budget, count_active
 from .updates import joint_update, obs_update
 
 Cut = Callable[[Array, Array], Array]
@@ -27,18 +27,18 @@ UPDATES: dict[str, Callable[..., Array]] = {"joint": joint_update, "single": obs
 
 @dataclass(frozen=True)
 class Step:
-    """What one step did.
+    """The record of one step.
 
     Parameters
     ----------
     sparsity : float
         Of all weights, after the step.
     damping : float
-        λ that it used.
+        λ of the step.
     length : float
-        By which the change of the weights that stay was multiplied.
+        The factor by which the change of the remaining weights was multiplied.
     loss : float or None
-        What `loss_fn` said of the result.
+        `loss_fn` of the result.
     """
 
     sparsity: float
@@ -58,7 +58,7 @@ class Pruned:
     mask : array of bool, shape (d,)
         True where a weight stays.
     steps : tuple of Step
-        What was done.
+        A record of each step.
     """
 
     weights: Array = field(repr=False)
@@ -124,9 +124,12 @@ def prune(
 ) -> Pruned:
     """Remove the weights that F⁻¹ says cost least, and move the others, in steps with gradients of their own.
 
-    Step j of k leaves a fraction (1 − sparsity)^(j/k) of the weights; with a `mask` it goes as evenly from what that
-    leaves. A step asks for gradients at the weights as they are, counts them as zero where weights are gone, scores the
-    rest by `obs_scores`, and applies `joint_update` or `obs_update`. What is gone stays zero.
+    Step j of k leaves a fraction (1 − sparsity)^(j/k) of the weights; with a `mask` the first fraction is that of the
+    mask, and the ratios are equal too. A step
+
+    - computes gradients at the current weights by `gradients_fn`, and sets those of removed weights to zero;
+    - scores the remaining weights by `obs_scores`;
+    - applies `joint_update` or `obs_update`. Removed weights stay zero.
 
     Parameters
     ----------
@@ -140,41 +143,41 @@ def prune(
     steps : int
         k ≥ 1; more steps follow the loss more closely.
     damping : float or sequence of float
-        λ > 0, in units of squared gradients. Of several, each step takes the one whose result `loss_fn` likes best;
-        what is nan or infinite never is.
+        λ > 0, in units of squared gradients. Of several, each step takes the one whose result has the smallest
+        `loss_fn`; nan and infinity are never chosen.
     relative : bool
-        `damping` is in units of mean ‖g‖²/d instead, as of `relative_damping`, of the weights that are left.
+        `damping` is in units of mean ‖g‖²/d over the remaining weights, as in `relative_damping`.
     update : {"joint", "single"}
-        The best change for all removed weights at once, or the sum of those for each by itself: the paper's.
+        The best change for all removed weights at once, or, as in the paper, the sum of those for each by itself.
     layer_sizes : int or sequence of int, optional
         Every layer keeps its own share; all weights compete unless given.
     block_sizes : int or sequence of int, optional
         Invert the blocks on the diagonal of F only (`BlockDiagonalInverse`).
     mask : array of bool, shape (d,), optional
-        Where it is False weights are gone already.
+        False where a weight is removed already.
     lengths : sequence of float
-        Factors of the change of the weights that stay, of which `loss_fn` chooses: a line search.
+        Factors of the change of the remaining weights, of which `loss_fn` chooses: a line search.
     loss_fn : callable, optional
-        ``loss_fn(weights)`` → float, to be small: the loss on data that the gradients have not seen. Needed for several
-        dampings or lengths.
+        ``loss_fn(weights)`` → float, the loss on data that the gradients have not seen, which is minimised. Needed for
+        several dampings or lengths.
     progress : bool
         Show a progress bar over the steps, and one over the candidates of each where there are several (needs tqdm).
 
     Returns
     -------
     Pruned
-        `weights`, `mask`, and what each step did.
+        `weights`, `mask`, and a record of each step.
 
     Raises
     ------
     TypeError, ValueError
         Arguments of another kind or out of range; gradients of another shape, library or dtype than the weights; a step
-        of which no candidate has a finite loss.
+        in which no candidate has a finite loss.
 
     Notes
     -----
     Cost: a step O(dm²) for each damping, and a copy of its gradients.
-    It is for eager use: how many weights are left is read.
+    For eager use only: the number of remaining weights is read.
 
     References
     ----------
@@ -182,7 +185,7 @@ def prune(
 
     Examples
     --------
-    A quadratic loss, ½ ‖X w − y‖², of which single samples have the gradients (x_iᵀw − y_i) x_i:
+    A quadratic loss, ½ ‖X w − y‖², with per-sample gradients (x_iᵀw − y_i) x_i:
 
     >>> import numpy as np
     >>> from mfac_linalg.pruning import prune
@@ -190,8 +193,8 @@ def prune(
     >>> x, true = rng.standard_normal((50, 20)), rng.permutation(20) < 5.0
     >>> y = x @ true + 0.1 * rng.standard_normal(50)
     >>> w = np.linalg.lstsq(x, y)[0]
-    >>> found = prune(w, lambda w, step: (x @ w - y)[:, None] * x, 0.75, steps=3, damping=1e-3)
-    >>> bool(np.all(found.mask == true)), found.steps[-1].sparsity
+    >>> pruned = prune(w, lambda w, step: (x @ w - y)[:, None] * x, 0.75, steps=3, damping=1e-3)
+    >>> bool(np.all(pruned.mask == true)), pruned.steps[-1].sparsity
     (True, 0.75)
     """
     check.function("gradients_fn", gradients_fn, "Pass (weights, step) → gradients.")
@@ -205,25 +208,25 @@ def prune(
     check.not_empty("weights", weights)
     check.finite("weights", weights)
     if mask is None:
-        mask = _whole(weights)
+        mask = _full_mask(weights)
     mask = check.mask("mask", mask, weights[None, :], weights.shape[0])
     budget = Budget.checked(sparsity, layer_sizes, weights.shape[0])
     plan = budget.plan(mask, steps)
     check.flag("progress", progress)
     bar = reporter(progress)
-    dampings, lengths = _factors("damping", damping), _factors("lengths", lengths)
+    dampings, lengths = _positive_floats("damping", damping), _positive_floats("lengths", lengths)
     search = _Search(dampings, relative, update, lengths, block_sizes, loss_fn, bar)
     search.require_choice()
-    weights, done = _kept(weights, mask), []
-    for step, stays in enumerate(bar(plan, "prune")):
-        gradients = _checked(gradients_fn(_backend.copy_of(weights), step), weights)
-        weights, mask, taken = search.step(weights, gradients, mask, functools.partial(budget.cut, stays=stays))
-        done.append(taken)
-    return Pruned(weights, mask, tuple(done))
+    weights, records = _zero_outside(mask, weights), []
+    for step, counts in enumerate(bar(plan, "prune")):
+        gradients = _check_gradients(gradients_fn(_backend.copy_of(weights), step), weights)
+        weights, mask, record = search.step(weights, gradients, mask, functools.partial(budget.cut, counts=counts))
+        records.append(record)
+    return Pruned(weights, mask, tuple(records))
 
 
-def _checked(gradients: Array, weights: Array) -> Array:
-    """Gradients of the weights."""
+def _check_gradients(gradients: Array, weights: Array) -> Array:
+    """Accept what `gradients_fn` returned."""
     name = "gradients_fn(weights, step)"
     if _backend.is_array(gradients) and not _backend.same_library(gradients, weights):
         msg = f"`{name}` must be of the weights' library; got {type(gradients).__module__}.{type(gradients).__name__}. "
@@ -244,7 +247,7 @@ def _refuse_overflow(weights: Array) -> None:
 
 @dataclass(frozen=True)
 class _Search:
-    """What a step chooses from, and by what."""
+    """The candidates of a step, and the loss that chooses among them."""
 
     dampings: tuple[float, ...]
     relative: bool
@@ -255,7 +258,7 @@ class _Search:
     bar: Progress
 
     def require_choice(self) -> None:
-        """Refuse several possibilities that nothing chooses among."""
+        """Refuse several candidates without a loss to choose among them."""
         dampings, lengths = len(self.dampings), len(self.lengths)
         if self.loss_fn is None and dampings * lengths > 1:
             choice = f"{dampings} of `damping` and {lengths} of `lengths`"
@@ -263,36 +266,36 @@ class _Search:
             raise TypeError(msg + "Pass the loss on other data as a function of the weights.")
 
     def step(self, weights: Array, gradients: Array, mask: Array, cut: Cut) -> tuple[Array, Array, Step]:
-        """The best of the weights and masks that one step can lead to."""
-        possible = len(self.dampings) * len(self.lengths)
-        found: Iterable[Any] = self._candidates(weights, _kept(gradients, mask), mask, cut)
-        found = found if possible == 1 else self.bar(found, "candidates", possible)
-        best = min(map(self._judged, found), key=lambda candidate: _rank(candidate[2].loss))
-        if _rank(best[2].loss) == math.inf:
+        """The best candidate of one step: weights, mask and record."""
+        number = len(self.dampings) * len(self.lengths)
+        candidates: Iterable[Any] = self._candidates(weights, _zero_outside(mask, gradients), mask, cut)
+        candidates = candidates if number == 1 else self.bar(candidates, "candidates", number)
+        best = min(map(self._with_loss, candidates), key=lambda candidate: _sort_key(candidate[2].loss))
+        if _sort_key(best[2].loss) == math.inf:
             raise NoFiniteLossError(best[2].loss, best[0])
         return best
 
-    def _judged(self, candidate: tuple[Array, Array, Step]) -> tuple[Array, Array, Any]:
+    def _with_loss(self, candidate: tuple[Array, Array, Step]) -> tuple[Array, Array, Any]:
         weights, mask, step = candidate
         if self.loss_fn is None:
             return weights, mask, step
-        return weights, mask, replace(step, loss=_number(self.loss_fn(_backend.copy_of(weights))))
+        return weights, mask, replace(step, loss=_as_float(self.loss_fn(_backend.copy_of(weights))))
 
     def _candidates(
         self, weights: Array, gradients: Array, mask: Array, cut: Cut
     ) -> Iterator[tuple[Array, Array, Step]]:
-        unit = relative_damping(gradients, weights.shape[0] / count(mask)) if self.relative else 1.0
+        unit = relative_damping(gradients, weights.shape[0] / count_active(mask)) if self.relative else 1.0
         inverse = self._inverse(gradients, self.dampings[0] * unit)
         for damping in self.dampings:
             if damping * unit != inverse.damping:  # without another Gram matrix
                 inverse = inverse.with_damping(damping * unit)
-            stays = _backend.with_x64(cut, mask, ranks(weights, inverse))
-            change = UPDATES[self.update](weights, inverse, stays)
-            sparsity = 1 - count(stays) / weights.shape[0]
+            sparser = _backend.with_x64(cut, mask, score_roots(weights, inverse))
+            change = UPDATES[self.update](weights, inverse, sparser)
+            sparsity = 1 - count_active(sparser) / weights.shape[0]
             for length in self.lengths:
-                moved = _moved(weights, change, length, stays)
-                _refuse_overflow(moved)
-                yield moved, stays, Step(sparsity, damping * unit, length, None)
+                changed = _apply_change(weights, change, length, sparser)
+                _refuse_overflow(changed)
+                yield changed, sparser, Step(sparsity, damping * unit, length, None)
 
     def _inverse(self, gradients: Array, damping: float) -> WoodburyRankOneInverse | BlockDiagonalInverse:
         if self.block_sizes is None:
@@ -301,13 +304,13 @@ class _Search:
 
 
 @_backend.in_plain_modes
-def _kept(x: Array, mask: Array) -> Array:
-    """x, shape (…, d), with zeros where the mask is False."""
+def _zero_outside(mask: Array, x: Array) -> Array:
+    """A copy of x, shape (…, d), with zeros where the mask is False."""
     return _backend.namespace(x).where(mask, x, _backend.namespace(x).zeros_like(x))
 
 
 class NoFiniteLossError(ValueError):
-    """Candidates of which no loss is a number, so that none can be chosen."""
+    """No candidate of a step has a finite loss."""
 
     def __init__(self, loss: float, weights: Array) -> None:
         wanted = "`loss_fn(weights)` must be finite for one candidate of each step at least"
@@ -315,15 +318,15 @@ class NoFiniteLossError(ValueError):
         self.loss, self.weights = loss, weights
 
 
-def _rank(loss: float | None) -> float:
-    """A loss as it is compared: what is no number, of either sign, is last."""
+def _sort_key(loss: float | None) -> float:
+    """A loss for comparison: nan and infinity, of either sign, come last."""
     if loss is None:  # of the only candidate
         return 0.0
     return loss if math.isfinite(loss) else math.inf
 
 
-def _number(loss: Any) -> float:
-    """What `loss_fn` returned, as a float."""
+def _as_float(loss: Any) -> float:
+    """The result of `loss_fn`, as a float."""
     try:
         return float(loss)
     except (TypeError, ValueError, RuntimeError) as refused:  # of None, text, arrays with axes
@@ -332,17 +335,17 @@ def _number(loss: Any) -> float:
 
 
 @_backend.in_plain_modes
-def _whole(weights: Array) -> Array:
-    """The mask that keeps all."""
+def _full_mask(weights: Array) -> Array:
+    """The mask that is True everywhere."""
     xp = _backend.namespace(weights)
     return xp.ones_like(weights, dtype=xp.bool)
 
 
 @_backend.in_plain_modes
-def _moved(weights: Array, change: Array, length: float, stays: Array) -> Array:
-    return _kept(weights + length * change, stays)
+def _apply_change(weights: Array, change: Array, length: float, mask: Array) -> Array:
+    return _zero_outside(mask, weights + length * change)
 
 
-def _factors(name: str, values: Any) -> tuple[float, ...]:
-    """A number > 0 or several of them."""
+def _positive_floats(name: str, values: Any) -> tuple[float, ...]:
+    """Accept a number > 0 or several of them."""
     return tuple(check.dampings([values] if isinstance(values, numbers.Real) else values, name).tolist())

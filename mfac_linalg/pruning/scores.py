@@ -1,4 +1,4 @@
-"""What it costs to remove weights: the increase of the quadratic model of the loss."""
+"""Saliencies: the least increase of the quadratic model of the loss when weights are removed."""
 
 import itertools
 from typing import Any
@@ -12,9 +12,9 @@ from .._inverse import Inverse
 from .._scaling.damping import scalar_like, settle
 from .._scaling.powers import ldexp, mantissa
 from .._typing import Array
-from .groups import balanced, checked_groups, checked_weights, group_systems, placed, solved
+from .groups import check_groups, check_weights, group_systems, scale_to_order_one, scatter, solve_groups
 
-MOST_OF_A_PATTERN = 16
+LARGEST_PATTERN = 16
 
 
 @_backend.outside_graphs
@@ -33,7 +33,7 @@ def obs_scores(weights: Array, inverse: Inverse) -> Array:
     -------
     array, shape (d,)
         In the units of the loss, where F is the curvature of the loss; in any case the order in which to prune. A score
-        below the smallest number of its dtype is zero; `prune` orders by their roots, and sees such weights apart.
+        below the smallest number of its dtype is zero; `prune` orders by square roots, which tells such weights apart.
 
     Raises
     ------
@@ -61,12 +61,12 @@ def obs_scores(weights: Array, inverse: Inverse) -> Array:
     >>> scores.argmin()  # the weight that the loss depends on least
     np.int64(1)
     """
-    w = checked_weights(weights, inverse)
+    w = check_weights(weights, inverse)
     return _backend.with_x64(_obs_scores, inverse._unchanged, w)
 
 
 def _obs_scores(state: State, weights: Array) -> Array:
-    roots, power = _score_roots(state, weights)
+    roots, power = _scaled_score_roots(state, weights)
     fraction, shift = mantissa(state.scaling.scale)
     odd = shift % 2  # √λ₀ 2^power is √(fraction 2^odd) 2^((shift − odd)/2 + power)
     half = _backend.like_small_system((shift - odd) // 2) + _backend.like_small_system(power)
@@ -76,22 +76,22 @@ def _obs_scores(state: State, weights: Array) -> Array:
     return settle(values, "weights", like=weights, dtype=state.dtype, unscaled=roots)
 
 
-def ranks(weights: Array, inverse: Inverse) -> Array:
-    """What orders weights as `obs_scores` does, for weights and dampings of any size: √score in units of its own.
+def score_roots(weights: Array, inverse: Inverse) -> Array:
+    """√score up to a common factor, which orders weights as `obs_scores` does, for weights and dampings of any size.
 
-    Float64 where the weights' library has that.
+    Float64 where the weights' library has it.
     """
-    return _backend.with_x64(_ranks, inverse._unchanged, checked_weights(weights, inverse))
+    return _backend.with_x64(_score_roots_as_wide, inverse._unchanged, check_weights(weights, inverse))
 
 
-def _ranks(state: State, weights: Array) -> Array:
-    roots, _ = _score_roots(state, weights)
+def _score_roots_as_wide(state: State, weights: Array) -> Array:
+    roots, _ = _scaled_score_roots(state, weights)
     wide = _backend.namespace(weights).float64 if _backend.supports_float64(weights) else weights.dtype
     return _backend.from_float64(_backend.as_lazy(roots, like=state.form.rows.like), like=weights, dtype=wide)
 
 
-def _score_roots(state: State, weights: Array) -> tuple[Array, Any]:
-    """|z_i|/√M_ii · 2^−power, (d,) float64, and power: the roots of scores, times √(2/level)."""
+def _scaled_score_roots(state: State, weights: Array) -> tuple[Array, Any]:
+    """|z_i|/√M_ii · 2^−power, (d,) float64, and power: the roots of scores, times √(2/λ₀)."""
     z, power = state.scaled(weights)
     return _backend.namespace(z).abs(z) / state.bounded_diagonal() ** 0.5, power
 
@@ -127,15 +127,15 @@ def group_scores(weights: Array, inverse: Inverse, groups: Any) -> Array:
     ----------
     .. [1] E. Kurtic et al., "The Optimal BERT Surgeon", EMNLP 2022, arXiv:2203.07259, section 3.1.
     """
-    w = checked_weights(weights, inverse)
-    groups = checked_groups(groups, inverse)
+    w = check_weights(weights, inverse)
+    groups = check_groups(groups, inverse)
     return _backend.with_x64(_group_scores, inverse._unchanged, w, groups)
 
 
 def _group_scores(state: State, weights: Array, groups: Array) -> Array:
     blocks, z, power = group_systems(state, weights, groups)
-    z, powers = balanced(z)
-    doubled = solved(blocks, z, state.floor())[1]
+    z, powers = scale_to_order_one(z)
+    doubled = solve_groups(blocks, z, state.floor())[1]
     fraction, shift = mantissa(state.scaling.scale)
     powers = 2 * (powers[:, 0] + _backend.like_small_system(power)) + _backend.like_small_system(shift)
     values = ldexp(doubled * scalar_like(fraction, doubled) / 2, powers)
@@ -144,7 +144,7 @@ def _group_scores(state: State, weights: Array, groups: Array) -> Array:
 
 @_backend.outside_graphs
 def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = None) -> Array:
-    """Return the mask that keeps those n of every m weights whose removal of the others costs least, as a whole.
+    """Return the mask that keeps n of every m weights, such that removing the other m − n together costs least.
 
     Of each group, every subset Q of m − n weights is scored by ½ w_Qᵀ ([F⁻¹]_QQ)⁻¹ w_Q.
 
@@ -166,15 +166,15 @@ def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = 
     -----
     Cost: as `group_scores`, and an eigendecomposition for each of the m over n subsets of a group.
     """
-    w = checked_weights(weights, inverse)
+    w = check_weights(weights, inverse)
     n, m = check.size("n", n), check.size("m", m)
-    if not n < m <= MOST_OF_A_PATTERN:
-        msg = f"`n` must be less than `m`, and m ≤ {MOST_OF_A_PATTERN}; got {n} of {m}. Pass 2 and 4 for 2:4."
+    if not n < m <= LARGEST_PATTERN:
+        msg = f"`n` must be less than `m`, and m ≤ {LARGEST_PATTERN}; got {n} of {m}. Pass 2 and 4 for 2:4."
         raise ValueError(msg)
     if groups is None and inverse.dim % m:
         msg = f"`m` must divide d = {inverse.dim}; got {m}. Pass `groups`, the indices of {m} weights each."
         raise ValueError(msg)
-    groups = checked_groups(m if groups is None else groups, inverse)
+    groups = check_groups(m if groups is None else groups, inverse)
     if groups.shape[1] != m:
         msg = f"`groups` must have shape (k, {m}); got {tuple(groups.shape)}. Give the indices of {m} weights a group."
         raise ValueError(msg)
@@ -183,17 +183,17 @@ def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = 
 
 def _n_m_mask(state: State, weights: Array, groups: Array, n: int) -> Array:
     blocks, z, _ = group_systems(state, weights, groups)
-    z, _ = balanced(z)
+    z, _ = scale_to_order_one(z)
     xp, m = _backend.namespace(z), groups.shape[1]
     least = xp.full_like(z[:, :1], xp.inf)
-    kept = z != z
+    mask = z != z
     for subset in itertools.combinations(range(m), m - n):
-        chosen = _backend.index_like(np.array(subset), like=z)
-        part = xp.take(xp.take(blocks, chosen, axis=1), chosen, axis=2)
-        score = solved(part, xp.take(z, chosen, axis=1), state.floor())[1][:, None]
-        stays = _backend.asarray(~np.isin(np.arange(m), subset), like=z)
-        kept = xp.where(score < least, stays, kept)
+        removed = _backend.index_like(np.array(subset), like=z)
+        block = xp.take(xp.take(blocks, removed, axis=1), removed, axis=2)
+        score = solve_groups(block, xp.take(z, removed, axis=1), state.floor())[1][:, None]
+        remaining = _backend.asarray(~np.isin(np.arange(m), subset), like=z)
+        mask = xp.where(score < least, remaining, mask)
         least = xp.minimum(score, least)
-    ones = _backend.namespace(weights).ones_like(weights, dtype=kept.dtype)
+    ones = _backend.namespace(weights).ones_like(weights, dtype=mask.dtype)
     flat = _backend.namespace(groups).reshape(groups, (-1,))
-    return placed(_backend.namespace(kept).reshape(kept, (-1,)), flat, ones)
+    return scatter(_backend.namespace(mask).reshape(mask, (-1,)), flat, ones)

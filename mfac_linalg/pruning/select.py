@@ -1,4 +1,4 @@
-"""How many weights stay after each step, and which."""
+"""How many weights remain after each step, and which."""
 
 import numbers
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from .._typing import Array
 
 @dataclass(frozen=True)
 class Budget:
-    """One part of the weights and its sparsity, or several side by side."""
+    """The sizes of parts of the weights, layers or all together, and the sparsity of each."""
 
     sizes: tuple[int, ...]
     sparsities: tuple[float, ...]
@@ -41,7 +41,7 @@ class Budget:
             start += size
 
     def plan(self, mask: Array, steps: int) -> list[tuple[int, ...]]:
-        """How many weights stay in each part after each step, at even distances on a logarithmic scale.
+        """How many weights remain in each part after each step, evenly spaced on a logarithmic scale.
 
         Raises
         ------
@@ -50,19 +50,22 @@ class Budget:
         """
         parts = []
         for part, sparsity in self._parts():
-            held, stays, wanted = count(mask[part]), _stays(part, sparsity), (1 - sparsity) * (part.stop - part.start)
-            if held < stays:
+            present, last = count_active(mask[part]), _count_at(sparsity, part)
+            exact = (1 - sparsity) * (part.stop - part.start)
+            if present < last:
                 msg = f"`sparsity` must be at least that of `mask`; got {sparsity:g} of weights "
-                msg += f"{part.start}:{part.stop}, of which {held} are left. Raise it."
+                msg += f"{part.start}:{part.stop}, of which {present} are left. Raise it."
                 raise ValueError(msg)
-            between = [round(held * (wanted / held) ** (step / steps)) if held else 0 for step in range(1, steps)]
-            parts.append([*(min(held, max(stays, some)) for some in between), stays])
+            between = [
+                round(present * (exact / present) ** (step / steps)) if present else 0 for step in range(1, steps)
+            ]
+            parts.append([*(min(present, max(last, number)) for number in between), last])
         return list(zip(*parts, strict=True))
 
-    def cut(self, mask: Array, scores: Array, stays: tuple[int, ...]) -> Array:
-        """The mask that keeps so many of the largest scores in each part."""
-        parts = zip(self._parts(), stays, strict=True)
-        masks = [largest(scores[part], mask[part], some) for (part, _), some in parts]
+    def cut(self, mask: Array, scores: Array, counts: tuple[int, ...]) -> Array:
+        """The mask that keeps the largest scores of each part, in these numbers."""
+        parts = zip(self._parts(), counts, strict=True)
+        masks = [keep_largest(scores[part], mask[part], number) for (part, _), number in parts]
         return masks[0] if len(masks) == 1 else _backend.namespace(mask).concat(masks)
 
 
@@ -78,31 +81,31 @@ def check_sparsity(value: Any) -> float:
 
 
 @_backend.in_plain_modes
-def count(mask: Array) -> int:
-    """The number of weights that stay."""
+def count_active(mask: Array) -> int:
+    """The number of weights where the mask is True."""
     xp = _backend.namespace(mask)
-    return int(_backend.read(xp.sum(xp.astype(mask, _count_dtype(mask)), dtype=_count_dtype(mask))))
+    return int(_backend.read(xp.sum(xp.astype(mask, _integer_dtype(mask)), dtype=_integer_dtype(mask))))
 
 
 @_backend.in_plain_modes
-def largest(scores: Array, mask: Array, stays: int) -> Array:
-    """The mask that keeps the `stays` largest scores among those that the mask keeps; of equal ones the first."""
+def keep_largest(scores: Array, mask: Array, number: int) -> Array:
+    """The mask of the `number` largest scores among those in the mask; of equal ones the first."""
     xp = _backend.namespace(scores)
-    if stays == 0:
+    if number == 0:
         return mask & ~mask
     ranked = xp.where(mask, scores, xp.full_like(scores, -xp.inf))
-    least = xp.sort(ranked)[ranked.shape[0] - stays]
+    least = xp.sort(ranked)[ranked.shape[0] - number]
     above, equal = ranked > least, ranked == least
-    order = xp.cumulative_sum(xp.astype(equal, _count_dtype(mask)), dtype=_count_dtype(mask))
-    return above | (equal & (order <= stays - count(above)))
+    order = xp.cumulative_sum(xp.astype(equal, _integer_dtype(mask)), dtype=_integer_dtype(mask))
+    return above | (equal & (order <= number - count_active(above)))
 
 
-def _count_dtype(x: Array) -> Any:
+def _integer_dtype(x: Array) -> Any:
     xp = _backend.namespace(x)
     return xp.int64 if _backend.has_int64(x) else xp.int32
 
 
-def _stays(part: slice, sparsity: float) -> int:
-    """How many weights of a part are left, one at least: without any a layer passes nothing on."""
+def _count_at(sparsity: float, part: slice) -> int:
+    """How many weights of a part remain, at least one: without any a layer passes nothing on."""
     size = part.stop - part.start
     return max(1, size - round(sparsity * size))

@@ -1,4 +1,4 @@
-"""What is best done about weights that are removed: the changes δ of all weights, w + δ being pruned."""
+"""The change δ of all weights that compensates best for those removed; w + δ is pruned."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from .._forms.state import State
 from .._inverse import Inverse
 from .._static.restrict import restrict
 from .._typing import Array
-from .groups import checked_groups, checked_weights, group_solutions, placed
+from .groups import check_groups, check_weights, group_solutions, scatter
 
 
 @_backend.outside_graphs
@@ -16,8 +16,8 @@ from .groups import checked_groups, checked_weights, group_solutions, placed
 def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     """Return the sum of the best changes for each removed weight by itself, −Σ_i w_i/[F⁻¹]_ii F⁻¹ e_i: the paper's.
 
-    Where several weights are removed it is not the best change, because each removes its weight as if the others
-    stayed; `joint_update` is. Removed weights become zero all the same.
+    For several removed weights it is not the best change, because each term assumes that the other weights stay;
+    `joint_update` is. Removed weights become zero all the same.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     Returns
     -------
     array, shape (d,)
-        δ, with δ_i = −w_i for what is removed.
+        δ, with δ_i = −w_i for removed weights.
 
     Notes
     -----
@@ -39,13 +39,13 @@ def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     ----------
     .. [1] E. Frantar, E. Kurtic, D. Alistarh, arXiv:2107.03356, section 2 and equation (2).
     """
-    w, mask = _checked(weights, inverse, mask)
+    w, mask = _check_weights_and_mask(weights, inverse, mask)
     xp = _backend.namespace(w)
     return xp.where(mask, -_backend.with_x64(_single_changes, inverse._unchanged, w, mask), -w)
 
 
 def _single_changes(state: State, w: Array, mask: Array) -> Array:
-    """Λ^-½ M applied to z_i/M_ii for what is removed."""
+    """Λ^-½ M applied to z_i/M_ii of the removed weights."""
     z, power = state.scaled(_backend.namespace(w).where(mask, _backend.namespace(w).zeros_like(w), w))
     return state.change(z / state.bounded_diagonal(), power)
 
@@ -65,14 +65,14 @@ def group_update(weights: Array, inverse: Inverse, groups: Any) -> Array:
     Returns
     -------
     array, shape (d,)
-        δ, with δ_i = −w_i for what is removed.
+        δ, with δ_i = −w_i for removed weights.
 
     Notes
     -----
     Cost: as `group_scores`, and a product with F⁻¹.
     """
-    w = checked_weights(weights, inverse)
-    groups = checked_groups(groups, inverse)
+    w = check_weights(weights, inverse)
+    groups = check_groups(groups, inverse)
     change, removed = _backend.with_x64(_group_changes, inverse._unchanged, w, groups)
     return _backend.namespace(w).where(removed, -w, -change)
 
@@ -82,8 +82,11 @@ def group_update(weights: Array, inverse: Inverse, groups: Any) -> Array:
 def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     """Return the best change with all weights outside the mask removed: the minimum of ½ δᵀFδ under δ_S = −w_S.
 
-    With R for what stays and S for what goes, F_RR δ_R = F_RS w_S, that is δ_R = Λ_R⁻¹ G_Rᵀ (C⁻¹ + G_R Λ_R⁻¹ G_Rᵀ)⁻¹
-    G_S w_S; for scalar damping δ_R = G_Rᵀ (G_R G_Rᵀ + mλI)⁻¹ G_S w_S (docs/pruning.md).
+    With R for the weights that stay and S for those removed, F_RR δ_R = F_RS w_S, so that
+
+        δ_R = Λ_R⁻¹ G_Rᵀ (C⁻¹ + G_R Λ_R⁻¹ G_Rᵀ)⁻¹ G_S w_S,
+
+    for scalar damping δ_R = G_Rᵀ (G_R G_Rᵀ + mλI)⁻¹ G_S w_S (docs/pruning.md).
 
     Parameters
     ----------
@@ -100,12 +103,12 @@ def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     Raises
     ------
     ValueError
-        An inverse that holds whitened rows in a file and nothing else.
+        An inverse that has whitened rows in a file and nothing else.
 
     Notes
     -----
     Cost: the Gram matrix of the columns that stay, dm² flops, its factorisation, and two passes over G.
-    Accuracy: by push-through: nothing is lost to the damping.
+    Accuracy: by push-through: no digits are lost to the damping.
 
     Examples
     --------
@@ -117,7 +120,7 @@ def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     >>> (w + delta)[3:], bool(np.allclose(gradients @ delta, 0, atol=1e-4))  # G δ = 0: the gradients see no change
     (array([0., 0.]), True)
     """
-    w, mask = _checked(weights, inverse, mask)
+    w, mask = _check_weights_and_mask(weights, inverse, mask)
     removed = _backend.namespace(w).where(mask, _backend.namespace(w).zeros_like(w), w)
     change = _backend.with_x64(_compensation, inverse, removed, mask)
     return _backend.namespace(w).where(mask, change, -w)
@@ -128,13 +131,13 @@ def _compensation(inverse: Inverse, removed: Array, mask: Array) -> Array:
 
 
 def _group_changes(state: State, w: Array, groups: Array) -> tuple[Array, Array]:
-    """Λ^-½ M applied to the solutions of all groups, and where these are."""
+    """Λ^-½ M applied to the solutions of all groups, and the mask of the removed weights."""
     xp = _backend.namespace(w)
     flat = _backend.namespace(groups).reshape(groups, (-1,))
-    removed = placed(xp.ones_like(xp.take(w, flat)), flat, xp.zeros_like(w)) > 0
+    removed = scatter(xp.ones_like(xp.take(w, flat)), flat, xp.zeros_like(w)) > 0
     return state.change(*group_solutions(state, w, groups)), removed
 
 
-def _checked(weights: Any, inverse: Inverse, mask: Any) -> tuple[Array, Array]:
-    w = checked_weights(weights, inverse)
+def _check_weights_and_mask(weights: Any, inverse: Inverse, mask: Any) -> tuple[Array, Array]:
+    w = check_weights(weights, inverse)
     return w, check.mask("mask", mask, inverse._like, inverse.dim)

@@ -1,4 +1,4 @@
-"""The library for PyTorch's models: rows of gradients, pruning, and an optimizer."""
+"""Rows of gradients, pruning and an optimizer for models of PyTorch."""
 
 from .._errors import not_installed
 

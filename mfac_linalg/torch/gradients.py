@@ -1,4 +1,4 @@
-"""Rows of gradients of a model, by `torch.func`; those that BackPACK and Opacus have made, gathered."""
+"""Rows of gradients of a model, by `torch.func`, or from the results of BackPACK and Opacus."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import _validation as check
-from .model_state import reached
-from .parameters import Selection, Unravel, chosen_parameters, selected_names, unravel_of
+from .model_state import reachable_objects
+from .parameters import Selection, Unravel, chosen_parameters, selected_names, unravel_for
 from .rows import Loss, Rows
 from .samples import Batches, Samples, each_batch
 
@@ -27,18 +27,18 @@ def per_sample_gradients(
     Parameters
     ----------
     model : torch.nn.Module
-        It is not changed: what its forward writes (buffers, attributes, lists, hidden states; see Notes) is put back,
-        and every sample is met by the model as it is before the call. Layers of batch normalisation, and others with
-        running statistics, must be in eval mode.
+        It is not changed: buffers, attributes, lists and hidden states that its forward writes are restored (see
+        Notes), so that every sample sees the model as it is before the call. Layers of batch normalisation, and others
+        with running statistics, must be in eval mode.
     loss_fn : callable
         ``loss_fn(outputs, targets)`` of a batch of one sample, as a scalar: `torch.nn.CrossEntropyLoss()` or any
-        function, which may ask the model too, as for a penalty of its parameters. See Notes on means.
+        function, which may use the model too, for a penalty of its parameters, say. See Notes on means.
     inputs, targets : tensors, shape (m, …)
-        Or tuples, lists or dictionaries of tensors, beside which None, flags and words are the same for all samples.
-        A tuple or list is passed as positional, a dictionary as keyword arguments of the model; so a model of one
-        list takes ``([a, b],)``. Targets are passed to `loss_fn` as they are.
+        Or tuples, lists or dictionaries of tensors. None, booleans and strings among them are the same for all samples.
+        A tuple or list is passed as positional, a dictionary as keyword arguments of the model; so a model with
+        one list as its argument takes ``([a, b],)``. Targets are passed to `loss_fn` unchanged.
     params : iterable of str or callable, optional
-        Names of parameters, or of layers whose parameters are all meant; or a function ``(name, parameter) → bool``.
+        Names of parameters, or of layers for all of their parameters; or a function ``(name, parameter) → bool``.
         All that require a gradient unless given.
     chunk_size : int, optional
         Samples that are differentiated at a time; all at once unless given.
@@ -58,37 +58,41 @@ def per_sample_gradients(
         `torch.nn.MultiheadAttention` does with that of `out_proj`; hooks on the gradient of a chosen parameter
         (`Tensor.register_hook`; those of modules, and on what a call computes, take effect); a loss that is not a
         scalar, or (on the host) not finite; no samples, or inputs and targets of different length; names that the model
-        has not.
+        does not have.
     TypeError
         Chosen parameters of several dtypes or devices, or not real and floating; a complex loss; a model that
         PyTorch cannot call with other parameters, as `torch.nn.DataParallel`.
     RuntimeError
-        A model that `torch.func.vmap` can not batch, as one with `torch.nn.GRU`, or that uses a parameter which a list
-        or a function holds beside its module: `mean_gradients` of one sample a row gives the same rows. Checkpoints of
+        A model that `torch.func.vmap` cannot batch, as one with `torch.nn.GRU`, or that uses a parameter by a list or
+        a function instead of its module: `mean_gradients` of one sample a row gives the same rows. Checkpoints of
         activations with ``use_reentrant=True``. A call under `torch.inference_mode()`; under `torch.no_grad()`
         gradients are the same.
 
     Notes
     -----
     Cost: one forward and one backward pass a sample, in batches by `torch.func.vmap`; O(md) memory for the rows, and
-    activations and gradients of `chunk_size` samples beside them, and a copy of what the model holds.
-    Random layers, as dropout in train mode, draw anew for each sample, from PyTorch's generators, which move on.
-    What a call writes is put back in modules and hooks, and in a loss that is a module, the method of one, or a
-    function that names one; in tensors, arrays and containers that they hold; in objects of classes that are defined in
-    the same packages, with slots and class attributes; in functions that the model holds, as attributes, defaults and
-    closures; and in the modules that functions name. It stays as the call leaves it
+    activations and gradients of `chunk_size` samples, and a copy of the state of the model.
+    Random layers, as dropout in train mode, draw new numbers for each sample, from PyTorch's generators, which advance.
+    What a call writes is restored
 
-    - in all else of `loss_fn`: its closure (a list to which it appends), the object whose method it is;
-    - in batches, and in what they hold, that are asked for one after the other (`iter_gradients`, `prune_model`): what
-      they change in a model on their way counts from the next row on, and stays;
-    - in what containers of more than 500 entries hold (their entries are put back, and beyond 10,000 entries only where
-      the number of them, the first or the last has changed; those of `ModuleList` and its like always), and in tensors
-      and arrays of more than 2²² entries that are neither parameters nor buffers nor attributes of a module;
+    - in modules and hooks, and in a loss that is a module, the method of one, or a function that names one;
+    - in tensors, arrays and containers that these refer to;
+    - in objects of classes of the same packages, with slots and class attributes;
+    - in functions that the model refers to: their attributes, defaults and closures, and modules that they name.
+
+    It is not restored
+
+    - in other parts of `loss_fn`: its closure (a list to which it appends), the object whose method it is;
+    - in batches that are iterated over (`iter_gradients`, `prune_model`), and in objects that they refer to: a change
+      that a loader makes in a model holds from the next row on;
+    - in objects in containers of more than 500 entries (the entries are restored, beyond 10,000 only where their
+      number, the first or the last has changed; those of `ModuleList` and its like always), and in tensors and arrays
+      of more than 2²² entries that are neither parameters nor buffers nor attributes of a module;
     - in global variables, in objects of other packages, behind proxies and mocks, in iterators, caches of `functools`,
       and in the values of sparse, nested and quantised tensors that are not buffers.
 
-    Row i is the gradient of ``loss_fn(model(x_i), y_i)`` with that sample alone in the batch. What a loss divides by is
-    therefore that of the one sample. Whether it is a mean or a sum over samples makes no difference. But
+    Row i is the gradient of ``loss_fn(model(x_i), y_i)`` with that sample alone in the batch. The divisor of a mean is
+    therefore that of the one sample, and a mean and a sum over samples give the same rows. But
 
     - `CrossEntropyLoss` and `NLLLoss` with a `weight` divide a mean by the sum of the weights of its targets: by w_y
       here, so that the weight drops out, g_i = ∇ℓ_i. With ``reduction="sum"`` it stays: g_i = w_y ∇ℓ_i. (A weight of
@@ -119,17 +123,17 @@ def per_sample_gradients(
 def mean_gradients(
     model: nn.Module, loss_fn: Loss, inputs: Any, targets: Any, *, batch_size: int, params: Selection = None
 ) -> tuple[Tensor, Unravel]:
-    """Return G with one row for each `batch_size` samples in turn, the gradient of their loss, as M-FAC's authors do.
+    """Return G with one row for each `batch_size` consecutive samples, the gradient of their loss, as in M-FAC.
 
     Parameters
     ----------
     model, inputs, targets, params
         As in `per_sample_gradients`.
     loss_fn : callable
-        As there, of `batch_size` samples: a mean over the batch makes the rows means. What it divides by is counted in
-        each batch by itself: the samples of the last, shorter one, and with a `weight` the sum of the weights there.
+        As there, of `batch_size` samples: a mean over the batch makes the rows means. Each batch has its own divisor:
+        the last, shorter one its number of samples, and with a `weight` the sum of the weights of its targets.
     batch_size : int
-        Samples a row; the last row is of those that are left.
+        Samples a row; the last row is of the remaining ones.
 
     Returns
     -------
@@ -159,18 +163,18 @@ def iter_gradients(
 ) -> Iterator[Tensor]:
     """Yield gradients, shape (d,), one after the other: for a window, or to be written to a file.
 
-    The model is looked at when each batch comes, so that gradients follow it while it is trained. It is given back as
-    it was before a gradient is yielded.
+    Gradients are of the model at the time of each batch, and follow it while it is trained. It is restored before a
+    gradient is yielded.
 
     Parameters
     ----------
     model, loss_fn, params, chunk_size
         As in `per_sample_gradients`.
     batches : iterable of (inputs, targets)
-        A `torch.utils.data.DataLoader`, for example. Of samples ``((a, b), y)`` it makes batches ``[[a, b], y]``, and
-        the model is called with a and b.
+        A `torch.utils.data.DataLoader`, for example. From samples ``((a, b), y)`` it makes batches ``[[a, b], y]``,
+        and the model is called with a and b.
     per_sample : bool
-        One gradient for each sample; one for each batch unless so.
+        One gradient for each sample; False for one for each batch.
 
     Yields
     ------
@@ -191,9 +195,9 @@ def iter_gradients(
     check.flag("per_sample", per_sample)
     size = None if chunk_size is None else check.size("chunk_size", chunk_size)
     selection = selected_names(params)
-    apart = reached(batches)
+    excluded = reachable_objects(batches)
     for batch in each_batch(batches):
-        rows = Rows.of(model, loss_fn, selection, apart)
+        rows = Rows.of(model, loss_fn, selection, excluded)
         if per_sample:
             yield from rows.of_samples(batch, size)
         else:
@@ -203,13 +207,13 @@ def iter_gradients(
 def gathered_gradients(
     model: nn.Module, *, params: Selection = None, reduction: str = "mean"
 ) -> tuple[Tensor, Unravel]:
-    """Return G from the per-sample gradients that BackPACK or Opacus have left on the parameters.
+    """Return G from the per-sample gradients that BackPACK or Opacus have stored on the parameters.
 
     Parameters
     ----------
     model : torch.nn.Module
-        After a backward pass under `backpack(BatchGrad())`, which leaves `grad_batch`, or of Opacus's
-        `GradSampleModule`, which leaves `grad_sample`.
+        After a backward pass under `backpack(BatchGrad())`, which sets `grad_batch`, or of Opacus's
+        `GradSampleModule`, which sets `grad_sample`.
     params
         As in `per_sample_gradients`.
     reduction : {"mean", "sum"}
@@ -229,27 +233,28 @@ def gathered_gradients(
     """
     check.choice("reduction", reduction, ("mean", "sum"))
     chosen = chosen_parameters(model, params)
-    each = {name: _left_on(name, p, reduction) for name, p in chosen.items()}
-    counts = {name: len(gradients) for name, gradients in each.items()}
+    parts = {name: _per_sample_gradients_on(name, p, reduction) for name, p in chosen.items()}
+    counts = {name: len(part) for name, part in parts.items()}
     if len(set(counts.values())) > 1:
         first, other = next(iter(counts)), next(name for name in counts if counts[name] != next(iter(counts.values())))
         msg = f"`model` must have gradients of as many samples on every chosen parameter; got {counts[first]} on "
-        msg += f"{first!r} and {counts[other]} on {other!r}. Run one backward pass over all, after those of another "
-        raise ValueError(msg + "batch are deleted.")
-    unravel = unravel_of(chosen)
-    return unravel.ravel(each).detach(), unravel
+        msg += f"{first!r} and {counts[other]} on {other!r}. Delete those of another batch, and run one "
+        raise ValueError(msg + "backward pass over all.")
+    unravel = unravel_for(chosen)
+    return unravel.ravel(parts).detach(), unravel
 
 
-def _left_on(name: str, parameter: nn.Parameter, reduction: str) -> Tensor:
+def _per_sample_gradients_on(name: str, parameter: nn.Parameter, reduction: str) -> Tensor:
     """The per-sample gradients on one parameter, (m, *shape)."""
-    ours, theirs = getattr(parameter, "grad_sample", None), getattr(parameter, "grad_batch", None)
-    if ours is None and theirs is None:
+    of_opacus, of_backpack = getattr(parameter, "grad_sample", None), getattr(parameter, "grad_batch", None)
+    if of_opacus is None and of_backpack is None:
         msg = f"`model` must have `grad_batch` or `grad_sample` on every chosen parameter; got neither on {name!r}. "
         raise ValueError(msg + "Run the backward pass under BackPACK's BatchGrad() or Opacus's GradSampleModule.")
-    attribute = "grad_batch" if ours is None else "grad_sample"
-    parts: list[Any] = [theirs if ours is None else ours]
-    if isinstance(ours, list):  # of several backward passes
-        parts = ours
+    is_backpack = of_opacus is None
+    attribute = "grad_batch" if is_backpack else "grad_sample"
+    parts: list[Any] = [of_backpack if is_backpack else of_opacus]
+    if isinstance(of_opacus, list):  # of several backward passes
+        parts = of_opacus
     for part in parts:
         if not isinstance(part, Tensor) or part.ndim == 0 or part.shape[1:] != parameter.shape:
             shape = ", ".join(map(str, ("m", *parameter.shape)))
@@ -259,5 +264,5 @@ def _left_on(name: str, parameter: nn.Parameter, reduction: str) -> Tensor:
     if not parts:
         msg = f"`model` must have `{attribute}` on {name!r}; got an empty list. Run the backward pass again."
         raise ValueError(msg)
-    found = torch.cat(parts)
-    return found * len(found) if ours is None and reduction == "mean" else found
+    gradients = torch.cat(parts)
+    return gradients * len(gradients) if is_backpack and reduction == "mean" else gradients

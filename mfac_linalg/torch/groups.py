@@ -1,4 +1,4 @@
-"""What a group of parameters may be, and what groups that share a window have in common."""
+"""Checks of parameter groups and their options, and the values that groups with one window share."""
 
 import math
 import numbers
@@ -16,8 +16,8 @@ Group = dict[str, Any]
 NUMBERS = {"lr": math.inf, "momentum": 1.0, "weight_decay": math.inf, "damping": math.inf, "beta2": 1.0}  # in [0, end)
 OPTIONS = (*NUMBERS, "window", "decoupled_weight_decay", "maximize")
 FOREIGN = ("betas", "eps", "nesterov", "dampening", "amsgrad", "foreach", "fused", "capturable", "differentiable")
-"""Options of PyTorch's optimizers that would be passed over; other entries of a group are the user's own."""
-OF_ALL = ("normalization", "precision", "compression", "masks", "shared_window")  # groups, not of one
+"""Options of PyTorch's optimizers that would have no effect; other entries of a group belong to the user."""
+OF_OPTIMIZER = ("normalization", "precision", "compression", "masks", "shared_window")  # not of a group
 PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -31,15 +31,12 @@ def agreed(name: str, groups: list[Group]) -> float:
 
 
 def has_moments(groups: list[Group]) -> list[bool]:
-    """Whether each group has a damping in the shape of Adam's denominator."""
+    """Whether each group has a damping λ√v̂, in proportion to Adam's denominator."""
     return [group["beta2"] is not None for group in groups]
 
 
 def check_group(group: Any, known: set[Tensor]) -> Group:
-    """Accept a group by its kind, as a dictionary of one's own, without options that all groups share.
-
-    Its parameters are in no other group.
-    """
+    """Accept a dictionary of parameters that are in no other group, without options of the optimizer; return a copy."""
     if not isinstance(group, Mapping) or "params" not in group:
         given = f"entries {list(group)!r:.100}" if isinstance(group, Mapping) else f"a {type(group).__name__}"
         msg = f"`param_group` must be a dictionary with the entry params; got {given}. Pass {{'params': parameters}}."
@@ -57,7 +54,7 @@ def check_group(group: Any, known: set[Tensor]) -> Group:
 
 
 def require_groups(groups: list[Any], names: tuple[str, ...] = OPTIONS) -> None:
-    """Refuse what are no longer groups, or lack their parameters or some of these options."""
+    """Accept dictionaries with a list of parameters and these options, which users may have changed."""
     for group in groups:
         if not isinstance(group, Mapping) or not isinstance(group.get("params", []), list):
             given = f"params={check.describe(group['params'])}" if isinstance(group, Mapping) else check.describe(group)
@@ -69,8 +66,8 @@ def require_groups(groups: list[Any], names: tuple[str, ...] = OPTIONS) -> None:
 
 
 def _refuse_foreign(group: Mapping[str, Any]) -> None:
-    """Refuse options of other optimizers that ask for something, and those that all groups share."""
-    if clash := [name for name in OF_ALL if name in group]:
+    """Refuse options of other optimizers that are set, and options of the optimizer in a group."""
+    if clash := [name for name in OF_OPTIMIZER if name in group]:
         msg = f"`{clash[0]}` must be the same for all groups; got one in a group. Pass it to the optimizer."
         raise ValueError(msg)
     if foreign := [name for name in FOREIGN if group.get(name)]:
@@ -78,20 +75,20 @@ def _refuse_foreign(group: Mapping[str, Any]) -> None:
         raise ValueError(msg + f"{', '.join(OPTIONS)}.")
 
 
-def settle_options(groups: list[Group]) -> None:
-    """Accept the options of groups, and make numbers Python's: those alone are safe in a file."""
+def normalize_options(groups: list[Group]) -> None:
+    """Accept the options of groups, and convert numbers to Python's, which files can store safely."""
     require_groups(groups)
     for group in groups:
         check_options(group)
-        for name, _ in _given(group):
+        for name, _ in _numbers(group):
             group[name] = group[name] if isinstance(group[name], Tensor) else float(group[name])
         group["window"] = check.size("window", group["window"])
 
 
 def check_options(group: Group) -> None:
-    """Accept what is in a group, also what a scheduler or a user has left there, before anything is written."""
+    """Accept the options of a group, which schedulers and users write, before anything is changed."""
     _refuse_foreign(group)
-    for name, end in _given(group):
+    for name, end in _numbers(group):
         value, positive = _number(name, group[name]), name == "damping"
         if not 0 <= value < end or (positive and value == 0):
             interval = f"{'(' if positive else '['}0, {end:g})"
@@ -102,13 +99,13 @@ def check_options(group: Group) -> None:
     check.size("window", group["window"])
 
 
-def _given(group: Group) -> list[tuple[str, float]]:
+def _numbers(group: Group) -> list[tuple[str, float]]:
     """The numbers of a group, with the ends of their ranges; beta2 may be None."""
     return [(name, end) for name, end in NUMBERS.items() if name != "beta2" or group[name] is not None]
 
 
 def _number(name: str, value: Any) -> float:
-    """The value of a number, or of a tensor of one."""
+    """The value of a number, or of a tensor of one entry."""
     scalar = isinstance(value, Tensor) and value.numel() == 1 and not (value.is_complex() or value.is_meta)
     if (
         isinstance(value, bool)
@@ -124,7 +121,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def check_params(params: Any) -> list[Any]:
-    """Accept an iterable of parameters, named or not, or of groups, as a list; it is not empty."""
+    """Accept a non-empty iterable of parameters, named or not, or of groups; return a list."""
     if not isinstance(params, Iterable) or isinstance(params, Tensor | Mapping | str | bytes | Set):
         msg = f"`params` must be an ordered iterable of parameters or of groups; got a {type(params).__name__}. Pass "
         raise TypeError(msg + "model.parameters().")
@@ -142,7 +139,7 @@ def check_params(params: Any) -> list[Any]:
 
 
 def check_tensors(listed: list[Any]) -> None:
-    """Accept parameters, or pairs of names and parameters, that no gradient has to flow through."""
+    """Accept leaves of the graph, or tensors that retain their gradient, with names or without."""
     named = [isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str) for one in listed]
     if any(named) and not all(named):
         msg = f"`params` must all have names or none; got {sum(named)} names for {len(named)}. Pass "
@@ -179,11 +176,11 @@ def _check_once(parameters: list[Tensor], known: set[Tensor]) -> None:
 
 
 def check_plain(wanted: str, p: Tensor) -> None:
-    """Refuse tensors that are not one dense array in memory, and what is none."""
+    """Accept a tensor that is one dense array in memory."""
     if not isinstance(p, Tensor):
         msg = f"{wanted} tensors; got {check.describe(p)}. Pass model.parameters()."
         raise TypeError(msg)
-    if hasattr(type(p), "__tensor_flatten__"):  # made of others, as DTensor of shards
+    if hasattr(type(p), "__tensor_flatten__"):  # composed of others, as DTensor of shards
         msg = f"{wanted} plain tensors; got a {type(p).__name__}. Construct the optimizer on a model that is not "
         raise TypeError(msg + "sharded or quantised: its windows hold whole gradients.")
     if is_lazy(p):
@@ -198,17 +195,17 @@ def check_plain(wanted: str, p: Tensor) -> None:
 def check_writable(p: Tensor) -> None:
     """Refuse a parameter that a step cannot write to, before anything else is written."""
     if p.is_inference() and not torch.is_inference_mode_enabled():
-        msg = f"`params` must be tensors that can be written; got one of shape {tuple(p.shape)}, made in "
-        raise ValueError(msg + "torch.inference_mode(). Make the model outside of it.")
+        msg = f"`params` must be tensors that can be written; got one of shape {tuple(p.shape)}, created in "
+        raise ValueError(msg + "torch.inference_mode(). Create the model outside of it.")
     if any(stride == 0 and length > 1 for stride, length in zip(p.stride(), p.shape, strict=True)):
         msg = f"`params` must have memory for each of their entries; got one of shape {tuple(p.shape)} that was "
-        raise ValueError(msg + "expanded. Call contiguous() on it before it is made a parameter.")
+        raise ValueError(msg + "expanded. Call contiguous() on it before it becomes a parameter.")
 
 
 def check_one_kind(tensors: list[Tensor]) -> None:
-    """Refuse what would make a vector of several dtypes or devices."""
+    """Refuse tensors of several dtypes or devices."""
     kinds = {(tensor.dtype, tensor.device) for tensor in tensors}
     if len(kinds) > 1:
-        held = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
-        msg = f"`params` of one window must have one dtype on one device; got {held}. Make them groups of their own."
+        names = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
+        msg = f"`params` of one window must have one dtype on one device; got {names}. Make them groups of their own."
         raise TypeError(msg)

@@ -1,4 +1,4 @@
-"""What a call of a model may change beside its outputs, and the way back: attributes, containers, tensors."""
+"""A snapshot of all that a call of a model may change (attributes, containers, tensors), which can be restored."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -14,46 +14,52 @@ from torch.nn.utils import parametrize
 
 from .previous_values import CONTAINERS, AttributeValues, ContainerValues, TensorValues, attributes_of
 
-Apart = Mapping[int, Any]  # objects by identity that are not put back
-IN_CLOSURES = (*CONTAINERS, Tensor, np.ndarray, nn.Module, FunctionType, MethodType, partial)  # what is looked into
-ATOMS = (str, int, float, type(None))  # of which long lists may be kept, as vocabularies
-MANY = 500  # entries of a container, beyond which none is looked into
-NEAREST = 10_000  # objects that batches hold
-LARGE = 2**22  # entries of a tensor or array, beyond which it is copied only where modules hold it themselves
+Excluded = Mapping[int, Any]  # objects by identity that are not restored
+IN_CLOSURES = (*CONTAINERS, Tensor, np.ndarray, nn.Module, FunctionType, MethodType, partial)  # are searched
+ATOMS = (str, int, float, type(None))  # need not be remembered; vocabularies are long lists of them
+MANY = 500  # entries of a container, beyond which they are not searched
+NEAREST = 10_000  # objects that are searched from batches
+LARGE = 2**22  # entries of a tensor or array, beyond which it is copied only as an attribute of a module
 
 
 @dataclass(frozen=True)
 class ModelState:
-    """What modules hold, down to the values of their tensors, so that it can be put back in place.
+    """All that modules refer to, down to the values of their tensors, for a later restore in place.
 
-    A dense tensor is copied, a container or a module remembers the objects that it holds. That reaches what registered
-    and unregistered submodules hold, through lists, dictionaries, sets and objects of the classes that are defined
-    beside the modules' own (a cache, a counter), in attributes, slots and those classes themselves; what the objects
-    hold that are hooks, or whose methods are; what functions have in their closures, and the modules that they name.
+    Dense tensors are copied. Of a container or a module the objects in it are remembered. The search follows
 
-    Of a loss only modules: that which it is, or whose method, or those that it names. All else of it is its user's, and
-    so is what batches reach. Containers of more than `MANY` entries (but those of modules) remember these entries, not
-    what they hold, and beyond `COMPARED` notice only a change of their length or ends; tensors and arrays of more than
-    `LARGE` entries are copied where they are parameters, buffers or attributes of modules. Global variables otherwise,
-    other objects, caches of functools, random generators, and the values of sparse, nested and quantised tensors stay
-    as the call leaves them.
+    - registered and unregistered submodules;
+    - lists, dictionaries, sets, and objects of classes in the packages of the modules' classes (a cache, a counter):
+      their attributes and slots, and those classes themselves;
+    - hooks, and the objects whose methods are hooks;
+    - closures of functions, and the global modules that functions name.
+
+    Limits:
+
+    - Of a loss only modules are remembered: the loss itself, the owner of the method, or those that it names. Its
+      other objects belong to the user, and so do those that batches refer to.
+    - Containers of more than `MANY` entries, other than those of modules, are restored, but not searched. Beyond
+      `COMPARED` entries only a change of their length or ends is noticed.
+    - Tensors and arrays of more than `LARGE` entries are copied only as parameters, buffers or attributes of modules.
+    - Other global variables and objects, caches of functools, random generators, and the values of sparse, nested and
+      quantised tensors are not restored.
     """
 
     containers: list["ContainerValues | AttributeValues"] = field(default_factory=list)
-    empty: list[Any] = field(default_factory=list)  # plain containers, most of them for hooks that a module has not
+    empty: list[Any] = field(default_factory=list)  # plain containers without entries, such as those for hooks
     tensors: list["TensorValues"] = field(default_factory=list)
     arrays: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-    large: list[Any] = field(default_factory=list)  # tensors and arrays found past their modules
+    large: list[Any] = field(default_factory=list)  # tensors and arrays of more than `LARGE` entries
 
     @classmethod
-    def of(cls, model: nn.Module, loss_fn: Any = None, apart: Apart | None = None) -> "ModelState":
-        """Of a model, and of the modules of a loss; of nothing that is `apart`, as `reached` finds it."""
-        state, seen = cls(), dict[int, Any](apart or {})
+    def of(cls, model: nn.Module, loss_fn: Any = None, excluded: Excluded | None = None) -> "ModelState":
+        """The state of a model and of the modules of a loss, without the objects in `excluded`."""
+        state, seen = cls(), dict[int, Any](excluded or {})
         waiting = [model, *_modules_of_loss(loss_fn, seen)]
         modules = {id(part): part for owner in waiting for part in owner.modules()}
-        packages = {"types", "collections"}  # namespaces, and containers that hold one of the above
+        packages = {"types", "collections"}  # namespaces and containers of the standard library
         packages |= _packages(modules.values())
-        with torch._C.DisableTorchFunctionSubclass():  # those of users may answer anything
+        with torch._C.DisableTorchFunctionSubclass():  # tensor subclasses of users may return anything
             while waiting:
                 item = waiting.pop()
                 key = id(item)
@@ -65,9 +71,9 @@ class ModelState:
         return state
 
     def _remember(self, item: Any, packages: set[str]) -> Iterable[Any]:
-        """Remember one object, and return those that it holds.
+        """Remember one object, and return those that it refers to.
 
-        Only its type says what it is: a proxy or a mock answers `isinstance` as what it stands for.
+        Only `type` is asked: a proxy or a mock answers `isinstance` as the object that it imitates.
         """
         kind = type(item)
         if issubclass(kind, CONTAINERS):
@@ -79,18 +85,18 @@ class ModelState:
                 self._copy(item)
             return self._attributes(item, packages) if issubclass(kind, np.ndarray) else [attributes_of(item)]
         if issubclass(kind, nn.Module):
-            held = vars(item)
-            hooks = [x for name, x in held.items() if name.endswith("_hooks") and isinstance(x, dict)]
-            called = [owner for each in hooks if each for owner in _owners(each.values())]
-            if called:
-                packages |= _packages(called)
-            registered = [held, *(held[name] for name in ("_modules", "_parameters", "_buffers") if name in held)]
-            long = [x for each in registered if len(each) > MANY for x in each.values()]
-            return [held, *called, *long, *self._attributes(item, packages)]
+            attributes = vars(item)
+            hooks = [x for name, x in attributes.items() if name.endswith("_hooks") and isinstance(x, dict)]
+            owners = [owner for each in hooks if each for owner in _owners(each.values())]
+            if owners:
+                packages |= _packages(owners)
+            registries = (attributes[name] for name in ("_modules", "_parameters", "_buffers") if name in attributes)
+            long = [x for each in (attributes, *registries) if len(each) > MANY for x in each.values()]
+            return [attributes, *owners, *long, *self._attributes(item, packages)]
         if issubclass(kind, FunctionType):
-            beside = AttributeValues.in_closure(item)
-            self.containers.extend([beside] if beside.before else [])
-            return [*_held_by_function(item), *(x for x in beside.values if issubclass(type(x), IN_CLOSURES))]
+            closure = AttributeValues.in_closure(item)
+            self.containers.extend([closure] if closure.before else [])
+            return [*_contents_of_function(item), *(x for x in closure.values if issubclass(type(x), IN_CLOSURES))]
         if issubclass(kind, staticmethod | classmethod):
             return [item.__func__]
         if issubclass(kind, MethodType | partial):
@@ -110,15 +116,15 @@ class ModelState:
 
     def _remember_large(self, seen: dict[int, Any]) -> None:
         """Copy those large tensors and arrays that are parameters, buffers or attributes of modules."""
-        registered = [vars(item) for item in seen.values() if issubclass(type(item), nn.Module)]
-        registered += [held[name] for held in registered for name in ("_parameters", "_buffers") if name in held]
-        direct = {id(x) for held in registered for x in held.values()}
+        registries = [vars(item) for item in seen.values() if issubclass(type(item), nn.Module)]
+        registries += [each[name] for each in registries for name in ("_parameters", "_buffers") if name in each]
+        direct = {id(x) for each in registries for x in each.values()}
         for item in self.large:
             if id(item) in direct:
                 self._copy(item)
 
     def _contents(self, container: Any) -> list[Any]:
-        """Remember what a container holds, and return it where that is not too much."""
+        """Remember the entries of a container, and return them unless they are too many."""
         if type(container) in CONTAINERS and not container:
             self.empty.append(container)
             return []
@@ -127,38 +133,38 @@ class ModelState:
         return [x for x in values if type(x) not in ATOMS] if len(values) <= MANY else []
 
     def _attributes(self, item: Any, packages: set[str]) -> list[Any]:
-        """Remember the slots of an object of these packages, and return what it has there, its attributes and class."""
+        """Remember the slots of an object of these packages, and return their values, its attributes and its class."""
         if type(item) in CONTAINERS or _package(type(item)) not in packages:
             return []
-        own = [cls for cls in type(item).__mro__ if _package(cls) in packages]
-        slots = [slot for cls in own for slot in vars(cls).values() if type(slot) is MemberDescriptorType]
-        held: list[Any] = [type(item), attributes_of(item)]
+        classes = [cls for cls in type(item).__mro__ if _package(cls) in packages]
+        slots = [slot for cls in classes for slot in vars(cls).values() if type(slot) is MemberDescriptorType]
+        contents: list[Any] = [type(item), attributes_of(item)]
         if slots:
-            self.containers.append(AttributeValues.at([(item, slot) for slot in slots]))
-            held += self.containers[-1].values
-        return held
+            self.containers.append(AttributeValues.of_slots([(item, slot) for slot in slots]))
+            contents += self.containers[-1].values
+        return contents
 
     def _attributes_of_class(self, cls: type, packages: set[str]) -> list[Any]:
-        """Remember the attributes of a class of these packages, and return them and the classes that it is made of."""
+        """Remember the attributes of a class of these packages, and return them and its base classes."""
         if _package(cls) not in packages:
             return []
         self.containers.append(AttributeValues.of_class(cls))
         return [*self.containers[-1].values, *cls.__bases__]
 
     def is_current(self) -> bool:
-        """Whether all is as it is remembered. Values on a device are remembered anew, and not read.
+        """Whether nothing has changed. Values on a device are not read: they are copied again.
 
-        To be asked wherever others had their say: a loader that was asked for its next batch.
+        For use after code of others has run: a loader that returned its next batch.
         """
         with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
-            same = all(container.is_same() for container in self.containers)
-            same = same and not any(self.empty)
-            same = same and all(tensor.is_current() for tensor in self.tensors)
-            return same and all(np.array_equal(array, values) for array, values in self.arrays)
+            is_same = all(container.is_same() for container in self.containers)
+            is_same = is_same and not any(self.empty)
+            is_same = is_same and all(tensor.is_current() for tensor in self.tensors)
+            return is_same and all(np.array_equal(array, values) for array, values in self.arrays)
 
     @contextmanager
-    def kept(self) -> Iterator["ModelState"]:
-        """Put everything back at the end; in between parameters have no `.grad`, so that nothing is added to it."""
+    def restoring(self) -> Iterator["ModelState"]:
+        """Restore everything at the end; inside, parameters have no `.grad`, so that nothing is added to it."""
         forget_cached_weights()
         try:
             for tensor in self.tensors:
@@ -170,11 +176,11 @@ class ModelState:
                 tensor.show_gradient()
 
     def restore(self) -> None:
-        """Put everything back but the gradients."""
+        """Restore everything except the gradients."""
         for container in self.containers:
             container.restore()
-        for filled in filter(None, self.empty):
-            filled.clear()
+        for container in filter(None, self.empty):
+            container.clear()
         with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
             for tensor in self.tensors:
                 tensor.restore()
@@ -183,25 +189,26 @@ class ModelState:
         forget_cached_weights()
 
 
-def unchanged(model: nn.Module) -> AbstractContextManager[ModelState]:
-    """Give a model back as it is now, whatever is done with it inside."""
-    return ModelState.of(model).kept()
+def restoring_model(model: nn.Module) -> AbstractContextManager[ModelState]:
+    """Restore a model at the end to its current state."""
+    return ModelState.of(model).restoring()
 
 
 def forget_cached_weights() -> None:
-    """Have weights cast and parametrised anew, after they were written in place or stood in for.
+    """Clear PyTorch's caches of casts and parametrised weights, after parameters were written in place or replaced.
 
-    PyTorch keeps the casts of an autocast region, and the weights of `parametrize.cached()`, by the tensor they were
-    computed from, and does not look at its values again.
+    PyTorch caches the casts of an autocast region, and the weights of `parametrize.cached()`, by the tensor that they
+    were computed from, and does not notice new values in it.
     """
     torch.clear_autocast_cache()
     parametrize._cache.clear()
 
 
-def reached(*sources: Any) -> dict[int, Any]:
-    """What batches are and hold, by identity: loaders, datasets, samplers, variables of generators; but no modules.
+def reachable_objects(*sources: Any) -> dict[int, Any]:
+    """Objects that batches refer to, by identity: loaders, datasets, samplers, variables of generators; no modules.
 
-    The nearest `NEAREST` objects: what lies farther away, and is changed between rows, stays as it is found there.
+    The nearest `NEAREST` objects only. Others that the model refers to are restored after each row to what they were
+    before it.
     """
     seen, waiting = dict[int, Any](), list(sources)
     for item in waiting:
@@ -220,12 +227,12 @@ def reached(*sources: Any) -> dict[int, Any]:
         waiting.append(attributes_of(item))
         slots = [slot for cls in kind.__mro__ for slot in vars(cls).values() if type(slot) is MemberDescriptorType]
         if slots and kind.__module__ != "builtins":
-            waiting += AttributeValues.at([(item, slot) for slot in slots]).values
+            waiting += AttributeValues.of_slots([(item, slot) for slot in slots]).values
     return seen
 
 
 def _entries(container: Any) -> list[Any]:
-    """What a container holds, where that is not too much."""
+    """The entries of a container; none if they are too many."""
     base: Any = next(base for base in (*CONTAINERS, tuple, frozenset) if issubclass(type(container), base))
     if base.__len__(container) > MANY:
         return []
@@ -233,7 +240,7 @@ def _entries(container: Any) -> list[Any]:
 
 
 def _owners(callables: Iterable[Any]) -> Iterator[Any]:
-    """The modules that are called, or whose methods are; functions; other such objects, and their attributes."""
+    """The owners of callables: modules, functions, and other objects with their attributes."""
     for each in callables:
         if issubclass(type(each), partial):
             yield from _owners((each.func, *each.args, *each.keywords.values()))
@@ -244,7 +251,7 @@ def _owners(callables: Iterable[Any]) -> Iterator[Any]:
             yield attributes_of(owner)
 
 
-def _held_by_function(function: FunctionType) -> Iterator[Any]:
+def _contents_of_function(function: FunctionType) -> Iterator[Any]:
     """Attributes and defaults of a function, and the modules that it names, global or in its closure."""
     yield from (vars(function), function.__defaults__, function.__kwdefaults__)
     yield from _global_modules(function)
@@ -261,7 +268,10 @@ def _global_modules(function: FunctionType) -> Iterator[Any]:
 
 
 def _modules_of_loss(loss_fn: Any, seen: dict[int, Any]) -> Iterator[Any]:
-    """That which a loss is, or whose method, and those that its functions name; the functions are seen."""
+    """The modules of a loss: itself, the owner of its method, those that its functions name.
+
+    The functions are added to `seen`.
+    """
     waiting: list[Any] = [loss_fn]
     for each in waiting:
         kind: type = type(each)
@@ -278,7 +288,7 @@ def _modules_of_loss(loss_fn: Any, seen: dict[int, Any]) -> Iterator[Any]:
 
 
 def _packages(items: Iterable[Any]) -> set[str]:
-    """Those of the classes of objects, but PyTorch and what is built in."""
+    """The packages of the classes of objects, without PyTorch and builtins."""
     return {_package(cls) for cls in set(map(type, items))} - {"torch", "builtins"}
 
 

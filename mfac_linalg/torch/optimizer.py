@@ -1,4 +1,4 @@
-"""Descent along F⁻¹g, F over the newest gradients, as an optimizer of PyTorch."""
+"""Preconditioning of gradients by F⁻¹, F over the newest gradients, as an optimizer of PyTorch."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from .. import SlidingWindowInverse, TopK, _backend
 from .. import _validation as check
 from .checkpoints import Loaded, complete_state, read_state
-from .descent import descent, move
+from .descent import apply_step, scaled_gradient
 from .groups import (
     Group,
     agreed,
@@ -20,15 +20,15 @@ from .groups import (
     check_parameters,
     check_params,
     has_moments,
+    normalize_options,
     require_groups,
-    settle_options,
 )
-from .layout import Served
+from .layout import WindowLayout
 from .masks import ActiveWeights, Masks
 from .model_state import forget_cached_weights
 from .window_state import unpack_window
 
-NOTHING: dict[str, Any] = {}
+NO_STATE: dict[str, Any] = {}
 
 
 @_backend.methods_outside_graphs
@@ -38,43 +38,43 @@ class MFAC(Optimizer):
     Parameters
     ----------
     params : iterable
-        Parameters, or dictionaries that describe groups of them, as for every optimizer of PyTorch. A group has a
-        window of its own, and so one dtype on one device. Sharded parameters (DTensor) are refused; what replaces the
-        parameters of a model later, as fully_shard does, is not optimised.
+        Parameters, or dictionaries that describe groups of them, as for every optimizer of PyTorch. Each group
+        has its own window, and so one dtype on one device. Sharded parameters (DTensor) are refused; parameters that
+        replace those of a model later, as fully_shard does, are not optimised.
     lr : float
         Learning rate ≥ 0.
     window : int
-        Capacity m ≥ 1 of a window: gradients that F is made of. It holds m + 1 vectors of the parameters' size.
+        Capacity m ≥ 1 of a window: the number of gradients in F. It stores m + 1 vectors of the parameters' size.
     damping : float
-        λ > 0. Unit: that of gradients, without `beta2` that of squared gradients. A group's may be set anew between
-        steps, at the cost of O(m³).
+        λ > 0. Unit: that of gradients, without `beta2` that of squared gradients. That of a group may be changed
+        between steps, at the cost of O(m³).
     beta2 : float, optional
-        In [0, 1): F has λ√v̂ on its diagonal, v̂ the mean of squared gradients that Adam has under this name, with
-        weights that decay by β₂ a step; None for λ itself. λ is from 0.1 to 1 then, and lr λ/1000 to λ/300,
-        or λ/100 where it rises at the start and falls to zero. None or a number for good: gradients held have other
-        units with it.
+        In [0, 1): F has λ√v̂ on its diagonal, v̂ being Adam's running mean of squared gradients, with weights that decay
+        by β₂ a step; None for λ itself. With a number, λ is from 0.1 to 1, and lr λ/1000 to λ/300, or λ/100 where it
+        rises at the start and falls to zero. It cannot change between None and a number: the units of the stored
+        gradients depend on it.
     momentum : float
-        In [0, 1), as in `torch.optim.SGD`. Where others write v ← momentum v + (1 − momentum) F⁻¹g, as M-FAC's authors
-        did at first, pass their lr times 1 − momentum for the same path.
+        In [0, 1), as in `torch.optim.SGD`. For v ← momentum v + (1 − momentum) F⁻¹g, as in the first version by M-FAC's
+        authors, pass their lr times 1 − momentum for the same path.
     weight_decay : float
         ≥ 0, times the weights: an addition to the step.
     decoupled_weight_decay : bool
-        True adds weight_decay p to the step, as `torch.optim.AdamW`: λ and F do not change how fast weights decay, and
-        F is of gradients of the loss alone. False adds it to the gradient before all else, so that it is in F too, as
-        M-FAC's authors did at first: directions without gradients then decay 1/λ times as fast.
+        True adds weight_decay p to the step, as `torch.optim.AdamW`: weights decay at a rate independent of λ and F,
+        and F is of gradients of the loss only. False adds it to the gradient first, so that it is in F too, as in the
+        first version by M-FAC's authors: directions without gradients then decay 1/λ times as fast.
     maximize : bool
-        Whether to go up instead.
+        Whether to maximise instead.
     masks : mapping of parameter to tensor, or torch.nn.Module, optional
         For sparse models: True, or 1, where a weight may move. The others are never written to, and neither windows
-        nor momentum hold memory for them. A module that `torch.nn.utils.prune` has pruned stands for its own masks.
-        They are read once: construct a new optimizer after the next pruning.
+        nor momentum have memory for them. A module that `torch.nn.utils.prune` has pruned may be passed for its
+        masks. They are read once: construct a new optimizer after the next pruning.
     shared_window : bool
         One window over all groups, whose `window` and `damping` then have to agree; the other options may differ.
     normalization : {"mean", "sum", "window"}
-        What the sum in F is divided by: the number of gradients held, 1, or the capacity, as M-FAC's authors do: first
-        steps are as long as later ones then, with "mean" they are shorter.
+        Divisor of the sum in F: the number of stored gradients, 1, or the capacity, as M-FAC's authors do. With
+        "window" the first steps are as long as later ones, with "mean" they are shorter.
     precision : {"default", "high"}
-        "high" computes in float64 by panels whatever the dtype of the gradients.
+        "high" computes in float64 by panels, for gradients of any dtype.
     compression : TopK, optional
         Keep the largest entries of each gradient instead of the whole.
 
@@ -89,23 +89,23 @@ class MFAC(Optimizer):
     Warns
     -----
     IllConditionedWarning
-        A step takes κ beyond what the arithmetic in use resolves.
+        A step makes κ larger than the arithmetic in use resolves.
 
     Notes
     -----
-    A parameter without a gradient counts as zero in g and is left alone; a group without any takes no step. A step that
-    raises leaves parameters, momenta and windows as they were.
+    A parameter without a gradient counts as zero in g and is not changed; a group without any gradient takes no step. A
+    step that raises changes no parameters, momenta or windows.
     Cost: two passes over the m gradients and O(m²) a step, and a few passes over the parameters; a window that is not
-    full factors its m × m system anew each time. (m + 1) d numbers of memory, d more for momentum; with `compression`
-    as `SlidingWindowInverse`; d more with `beta2`.
-    With `beta2`, D = √v̂ + 1e-8, the windows hold D^−½g, each with the D of its step, and the step is D^−½F̂⁻¹D^−½g with
+    full factors its m × m system from scratch in each step. (m + 1) d numbers of memory, d more for momentum; with
+    `compression` as `SlidingWindowInverse`; d more with `beta2`.
+    With `beta2`, D = √v̂ + 1e-8, the windows store D^−½g, each with the D of its step, and the step is D^−½F̂⁻¹D^−½g with
     F̂ = λI + (1/m)Σ D^−½g gᵀD^−½: that is F⁻¹g for F = λD + (1/m)Σ g gᵀ as long as D changes little within a window.
-    Accuracy: ‖g − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ for the x = F⁻¹g that is taken. Windows of 16-bit parameters hold 16-bit
-    gradients; F⁻¹g, momentum and √v̂ are float32.
-    A gradient of zeros is a gradient: it takes a place in the window, and changes F only by what the sum is divided by.
-    `state_dict` holds all that the next step depends on, in tensors, numbers and words that `torch.load` takes with
+    Accuracy: ‖g − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ for x = F⁻¹g. Windows of 16-bit parameters store 16-bit gradients;
+    F⁻¹g, momentum and √v̂ are float32.
+    A gradient of zeros counts: it is stored in the window, and changes F by the divisor only.
+    `state_dict` has all that the next step depends on, in tensors, numbers and strings that `torch.load` accepts with
     ``weights_only=True``; training resumed from it is the same to the bit. Windows are in the state of parameters, so
-    that `torch.distributed.checkpoint` and hooks of state dictionaries have them too.
+    that `torch.distributed.checkpoint` and hooks of state dictionaries include them.
 
     References
     ----------
@@ -151,13 +151,13 @@ class MFAC(Optimizer):
     ) -> None:
         check.flag("shared_window", shared_window)
         self._shared_window = shared_window
-        self._rules: dict[str, Any] = {
+        self._window_options: dict[str, Any] = {
             "normalization": normalization,
             "precision": precision,
             "compression": compression,
         }
-        self._kept = ActiveWeights(masks)
-        self._scaled: list[bool] = []  # whether a group has moments, as its window's gradients are scaled by
+        self._active = ActiveWeights(masks)
+        self._has_moments: list[bool] = []  # of each group: moments scale the gradients in its window
         defaults = {
             "lr": lr,
             "window": window,
@@ -169,85 +169,85 @@ class MFAC(Optimizer):
             "maximize": maximize,
         }
         super().__init__(check_params(params), defaults)
-        self._kept.check_all_optimized(chain.from_iterable(group["params"] for group in self.param_groups))
+        self._active.check_all_optimized(chain.from_iterable(group["params"] for group in self.param_groups))
 
     @property
     def windows(self) -> tuple[SlidingWindowInverse, ...]:
-        """The inverse of each group, or the one of all, to be asked; what is appended to it is in the next step's F.
+        """The window of each group, or the shared one, for queries; a gradient appended to it is in F of the next step.
 
-        With `beta2` in coordinates in which the damping is λ: F̂ of the notes.
+        With `beta2` it is F̂⁻¹ of the notes, in coordinates in which the damping is λ.
         """
         require_groups(self.param_groups)
-        return tuple(self._window(groups) for groups in self._served())
+        return tuple(self._window(groups) for groups in self._groups_by_window())
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add a group with a window of its own, or to the shared window as long as that has not taken in a gradient."""
+        """Add a group with a window of its own, or to the shared window as long as that has no gradients."""
         require_groups(self.param_groups)
         if self._shared_window and self.param_groups and len(self._window(self.param_groups)):
-            msg = "`param_group` must come before the first step of a shared window; got one after it. The gradients "
-            raise ValueError(
-                msg + "held have no entries for it. Construct a new optimizer, or leave shared_window out."
-            )
+            msg = "`param_group` must come before the first step of a shared window; got one after it. Its "
+            msg += "gradients have no entries for it. Construct a new optimizer, or leave shared_window out."
+            raise ValueError(msg)
         known = {p for group in self.param_groups for p in group["params"]}
         super().add_param_group(check_group(param_group, known))
         try:
-            settle_options(self.param_groups[-1:])
-            groups = self._served()[-1]
+            normalize_options(self.param_groups[-1:])
+            groups = self._groups_by_window()[-1]
             window = self._empty_window(groups)
         except BaseException:
             self.param_groups.pop()
             raise
-        self._hold(groups, window)
-        self._scaled = has_moments(self.param_groups)
+        self._store_window(groups, window)
+        self._has_moments = has_moments(self.param_groups)
 
-    def _served(self) -> list[list[Group]]:
-        """For each window the groups whose gradients it holds."""
+    def _groups_by_window(self) -> list[list[Group]]:
+        """For each window the groups whose gradients it stores."""
         return [self.param_groups] if self._shared_window else [[group] for group in self.param_groups]
 
-    def _part(self, groups: list[Group]) -> Served:
-        return Served([p for group in groups for p in group["params"]], self._kept)
+    def _layout(self, groups: list[Group]) -> WindowLayout:
+        return WindowLayout([p for group in groups for p in group["params"]], self._active)
 
     def _window(self, groups: list[Group]) -> SlidingWindowInverse:
         """The window of these groups, which is in the state of one of their parameters."""
         for p in (p for group in groups for p in group["params"]):
-            if "window" in (state := self.state.get(p, NOTHING)):
-                if not isinstance(state["window"], SlidingWindowInverse):  # put there as it is in a state dictionary
-                    part = self._part(groups)
-                    state["window"] = unpack_window(state["window"], part.like, part.dim, self._rules)
+            if "window" in (state := self.state.get(p, NO_STATE)):
+                if not isinstance(state["window"], SlidingWindowInverse):  # packed, as in a state dictionary
+                    layout = self._layout(groups)
+                    state["window"] = unpack_window(state["window"], layout.like, layout.dim, self._window_options)
                 return state["window"]
         window = self._empty_window(groups)
-        self._hold(groups, window)
+        self._store_window(groups, window)
         return window
 
     def _empty_window(self, groups: list[Group]) -> SlidingWindowInverse:
-        """A window for groups that agree in what it has one of."""
+        """A new window for groups with the same `window` and `damping`."""
         for name in ("window", "damping"):
             agreed(name, groups)
-        part = self._part(groups)
-        check_parameters(part.parameters)
-        return SlidingWindowInverse(groups[0]["window"], part.dim, float(groups[0]["damping"]), **self._rules)
+        layout = self._layout(groups)
+        check_parameters(layout.parameters)
+        capacity, damping = groups[0]["window"], float(groups[0]["damping"])
+        return SlidingWindowInverse(capacity, layout.dim, damping, **self._window_options)
 
-    def _hold(self, groups: list[Group], window: SlidingWindowInverse) -> None:
-        """Put a window where a state dictionary has it, with a place for all that steps will make.
+    def _store_window(self, groups: list[Group], window: SlidingWindowInverse) -> None:
+        """Put a window into the state of one parameter, and add all keys of later steps to the state of all.
 
-        PyTorch's distributed checkpoints step with gradients of zeros where there is no state, and read what has a
-        place in the state of a parameter.
+        PyTorch's distributed checkpoints step with gradients of zeros where there is no state, and read the keys that
+        the state of a parameter has.
         """
-        part = self._part(groups)
-        for p, offset in part.offsets.items():
+        layout = self._layout(groups)
+        for p, offset in layout.offsets.items():
             self.state[p].pop("window", None)
             self.state[p].update({"offset": offset, "momentum_buffer": self.state[p].get("momentum_buffer")})
         for p in (p for group in groups if group["beta2"] is not None for p in group["params"]):
             self.state[p].setdefault("root_mean_square", None)
             self.state[p].setdefault("share", 0.0)
-        if part.parameters:
-            self.state[part.holder]["window"] = window
+        if layout.parameters:
+            self.state[layout.holder]["window"] = window
 
     # --- a step -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step; return what the closure returns, which may evaluate the model anew.
+        """Take one step; return what the closure returns, which may evaluate the model again.
 
         Parameters
         ----------
@@ -261,34 +261,35 @@ class MFAC(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        settle_options(self.param_groups)
-        if len(self.param_groups) != len(self._scaled):
-            msg = f"`param_groups` must be those of the constructor and add_param_group, {len(self._scaled)}; got "
+        normalize_options(self.param_groups)
+        if len(self.param_groups) != len(self._has_moments):
+            msg = f"`param_groups` must be those of the constructor and add_param_group, {len(self._has_moments)}; got "
             raise ValueError(msg + f"{len(self.param_groups)}. Construct a new optimizer.")
-        if has_moments(self.param_groups) != self._scaled:
-            msg = "`beta2` must stay None, or a number; got a group in which it does not. The gradients held have "
-            raise ValueError(msg + "other units then. Construct a new optimizer.")
-        found = [(groups, descent(groups, self._kept, self.state)) for groups in self._served()]
-        moving = [(self._window(groups), groups, direction) for groups, direction in found if direction]
-        with _together([window for window, _, _ in moving]):
-            answers = [
-                (groups, direction, _answer(window, groups, direction.g)) for window, groups, direction in moving
+        if has_moments(self.param_groups) != self._has_moments:
+            msg = "`beta2` must stay None, or a number; got a group in which it does not. The stored gradients "
+            raise ValueError(msg + "would have other units. Construct a new optimizer.")
+        pairs = [(groups, scaled_gradient(groups, self._active, self.state)) for groups in self._groups_by_window()]
+        moving = [(self._window(groups), groups, gradient) for groups, gradient in pairs if gradient]
+        with _all_or_none([window for window, _, _ in moving]):
+            solutions = [_append_and_solve(window, groups, gradient.g) for window, groups, gradient in moving]
+            updates = [
+                apply_step(groups, self._active, self.state, gradient, x)
+                for (_, groups, gradient), x in zip(moving, solutions, strict=True)
             ]
-            after = [move(groups, self._kept, self.state, direction, x) for groups, direction, x in answers]
-        for p, entries in chain.from_iterable(part.items() for part in after):
+        for p, entries in chain.from_iterable(update.items() for update in updates):
             self.state[p].update(entries)
         forget_cached_weights()
         return loss
 
-    # --- kept elsewhere ---------------------------------------------------------------------------------------------
+    # --- state dictionaries -----------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all that the next step depends on, in PyTorch's form.
 
         The state of a parameter has its momentum and moment, and that of one in each group its window, in tensors and
-        numbers whose shapes stay the same. ``"windows"`` says in words what they must fit.
+        numbers whose shapes never change. ``"windows"`` describes the parameters and options of each window.
         """
-        settle_options(self.param_groups)
+        normalize_options(self.param_groups)
         # after the hooks that run before, and before those that see the dictionary
         handle = self.register_state_dict_post_hook(lambda _, packed: self._complete(packed), prepend=True)
         try:
@@ -298,28 +299,28 @@ class MFAC(Optimizer):
 
     def _complete(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """PyTorch's dictionary with the windows."""
-        parts: list[tuple[Served, SlidingWindowInverse | None]] = []
-        for groups in self._served():
-            part, window = self._part(groups), self._window(groups)
-            self._hold(groups, window)  # another parameter may be trained now
-            parts.append((part, window if part.parameters else None))
-        return complete_state(state_dict, self.param_groups, parts, self._rules)
+        pairs: list[tuple[WindowLayout, SlidingWindowInverse | None]] = []
+        for groups in self._groups_by_window():
+            layout, window = self._layout(groups), self._window(groups)
+            self._store_window(groups, window)  # another parameter may be trained now
+            pairs.append((layout, window if layout.parameters else None))
+        return complete_state(state_dict, self.param_groups, pairs, self._window_options)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Become what `state_dict` described: the options of groups, the momenta and moments, the windows.
+        """Restore what `state_dict` returned: the options of groups, the momenta and moments, the windows.
 
         Raises
         ------
         TypeError, ValueError
             Not such a dictionary, or one of other parameters, masks, or options that groups do not have. The
-            optimizer stays as it was.
+            optimizer is unchanged.
         """
         loaded: list[Loaded] = []
 
         def read(_: Optimizer, given: Any) -> dict[str, Any]:
-            parts = [self._part(groups) for groups in self._served()]
-            loaded.append(read_state(given, self.param_groups, parts, self._rules))
-            return loaded[-1].rest  # the others are not to be cast to the dtype of the parameters
+            layouts = [self._layout(groups) for groups in self._groups_by_window()]
+            loaded.append(read_state(given, self.param_groups, layouts, self._window_options))
+            return loaded[-1].rest  # PyTorch would cast the others to the dtype of the parameters
 
         if not isinstance(state_dict, Mapping):
             msg = f"`state_dict` must be a dictionary; got {check.describe(state_dict)}. Pass what state_dict returned."
@@ -328,7 +329,7 @@ class MFAC(Optimizer):
         # after the hooks that may change the dictionary, and before those that see the optimizer loaded
         handles = (
             self.register_load_state_dict_pre_hook(read),
-            self.register_load_state_dict_post_hook(lambda _: self._become(loaded[-1]), prepend=True),
+            self.register_load_state_dict_post_hook(lambda _: self._adopt(loaded[-1]), prepend=True),
         )
         try:
             super().load_state_dict(dict(state_dict))
@@ -336,26 +337,26 @@ class MFAC(Optimizer):
             for handle in handles:
                 handle.remove()
 
-    def _become(self, loaded: Loaded) -> None:
-        """Take over what was loaded, beside what PyTorch has cast."""
+    def _adopt(self, loaded: Loaded) -> None:
+        """Add the checked buffers and windows to the state that PyTorch has loaded."""
         for p, buffers in loaded.buffers.items():
             self.state[p].update(buffers)
-        for groups, window in zip(self._served(), loaded.windows, strict=True):
+        for groups, window in zip(self._groups_by_window(), loaded.windows, strict=True):
             if window is not None:
-                self._hold(groups, window)
-        self._scaled = has_moments(self.param_groups)
+                self._store_window(groups, window)
+        self._has_moments = has_moments(self.param_groups)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {name: vars(self)[name] for name in ("_shared_window", "_rules", "_kept", "_scaled")}
+        own = {name: vars(self)[name] for name in ("_shared_window", "_window_options", "_active", "_has_moments")}
         return {**super().__getstate__(), **own}
 
 
-def _answer(window: SlidingWindowInverse, groups: list[Group], g: Tensor) -> Tensor:
-    """F⁻¹g with g in F, under the damping that the groups have now."""
+def _append_and_solve(window: SlidingWindowInverse, groups: list[Group], g: Tensor) -> Tensor:
+    """Append g, then F⁻¹g, with the current damping of the groups."""
     if agreed("window", groups) != window.window:
         msg = f"`window` must stay {window.window}; got {groups[0]['window']}. Construct a new optimizer."
         raise ValueError(msg)
-    if g.shape[0] != window.dim or (window._state is not None and g.dtype != window._like.dtype):
+    if g.shape[0] != window.dim or (window.dtype is not None and g.dtype != window._like.dtype):
         msg = f"`params` must stay as they were at construction; got {g.shape[0]} weights in {g.dtype} for a window of "
         raise ValueError(msg + f"{window.dim}. Construct a new optimizer.")
     damping = agreed("damping", groups)
@@ -371,12 +372,12 @@ def _answer(window: SlidingWindowInverse, groups: list[Group], g: Tensor) -> Ten
 
 
 @contextmanager
-def _together(windows: list[SlidingWindowInverse]) -> Iterator[None]:
-    """All windows change, or none: a step is a new damping at most, and one gradient, which a snapshot survives."""
-    before = [window._snapshot() for window in windows]
+def _all_or_none(windows: list[SlidingWindowInverse]) -> Iterator[None]:
+    """Restore all windows if a step fails: it changes the damping and one gradient at most, as snapshots allow."""
+    snapshots = [window._snapshot() for window in windows]
     try:
         yield
     except BaseException:
-        for window, snapshot in zip(windows, before, strict=True):
+        for window, snapshot in zip(windows, snapshots, strict=True):
             window._restore(snapshot)
         raise

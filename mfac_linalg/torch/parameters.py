@@ -1,4 +1,4 @@
-"""Which parameters of a model make a gradient row, and the way between the row and their shapes."""
+"""The parameters of a model that gradient rows are of, and conversion between rows and their shapes."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,12 +17,12 @@ Selection = Iterable[str] | Callable[[str, nn.Parameter], bool] | None
 
 @dataclass(frozen=True)
 class Unravel:
-    """The way from vectors over all chosen parameters to tensors of their shapes: ``unravel(v)["fc.weight"]``.
+    """Conversion of vectors over all chosen parameters to tensors of their shapes: ``unravel(v)["fc.weight"]``.
 
     Parameters
     ----------
     shapes : dict of str to tuple of int
-        The chosen parameters by name, in the order in which they lie in a vector.
+        The chosen parameters by name, in their order in a vector.
 
     Examples
     --------
@@ -39,11 +39,11 @@ class Unravel:
     shapes: dict[str, tuple[int, ...]]
 
     def __post_init__(self) -> None:
-        named = isinstance(self.shapes, Mapping) and self.shapes and all(isinstance(name, str) for name in self.shapes)
-        if not named:
+        shapes = self.shapes
+        if not (isinstance(shapes, Mapping) and shapes and all(isinstance(name, str) for name in shapes)):
             msg = f"`shapes` must be a dictionary of names to shapes; got {check.describe(self.shapes)}. Pass "
             raise TypeError(msg + "{name: tuple(parameter.shape)} for each parameter.")
-        object.__setattr__(self, "shapes", {name: _checked_shape(name, x) for name, x in self.shapes.items()})
+        object.__setattr__(self, "shapes", {name: _check_shape(name, x) for name, x in self.shapes.items()})
 
     @property
     def names(self) -> list[str]:
@@ -65,7 +65,7 @@ class Unravel:
         _check_tensor("vectors", vectors)
         if vectors.shape[-1:] != (self.dim,):
             msg = f"`vectors` must have shape (…, {self.dim}); got {tuple(vectors.shape)}. "
-            raise ValueError(msg + "Pass what has an entry for each chosen parameter.")
+            raise ValueError(msg + "Pass one entry for each weight.")
         parts = vectors.split(self.sizes, dim=-1)
         leading = vectors.shape[:-1]
         return {
@@ -73,7 +73,7 @@ class Unravel:
         }
 
     def ravel(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Return the way back: tensors (…, *shape) by name as one (…, d); names that were not chosen are passed over.
+        """Return the inverse: tensors (…, *shape) by name as one (…, d); names that were not chosen are ignored.
 
         Raises
         ------
@@ -103,15 +103,15 @@ class Unravel:
         for name, parameter in chosen.items():
             if tuple(parameter.shape) != self.shapes[name]:
                 msg = f"`model` must have {name!r} of shape {self.shapes[name]}; got {tuple(parameter.shape)}. "
-                raise ValueError(msg + "Pass the model that the vector is of.")
+                raise ValueError(msg + "Pass the model of the vector.")
         with torch.no_grad():
             for name, parameter in chosen.items():
                 parameter.copy_(tensors[name])
         forget_cached_weights()
 
 
-def _checked_shape(name: str, shape: Any) -> tuple[int, ...]:
-    """A shape, without negative lengths, as a tuple."""
+def _check_shape(name: str, shape: Any) -> tuple[int, ...]:
+    """Accept a shape without negative lengths; return a tuple."""
     if isinstance(shape, str) or not isinstance(shape, Iterable):
         msg = (
             f"`shapes` must have a tuple of integers as shape; got {check.describe(shape)} for {name!r}. Pass () for a "
@@ -130,7 +130,7 @@ def _as_rows(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _check_alike(parts: list[Tensor]) -> None:
-    """Accept tensors that can be joined along their last axis as they are."""
+    """Accept tensors that can be concatenated along their last axis."""
     if len(axes := {tuple(part.shape[:-1]) for part in parts}) > 1:
         msg = f"`tensors` must have the same leading axes; got {', '.join(map(str, sorted(axes)))}. Expand them."
         raise ValueError(msg)
@@ -163,14 +163,14 @@ def chosen_parameters(model: nn.Module, params: Selection) -> dict[str, nn.Param
     elif _is_function(params):
         chosen = {name: parameter for name, parameter in named.items() if _chooses(params, name, parameter)}
     else:
-        wanted, names = _names(params), places_of(model, named)
-        for name in wanted:
-            if not any(_belongs(place, name) for places in names.values() for place in places):
+        selected, paths = _names(params), paths_of(model, named)
+        for name in selected:
+            if not any(_belongs(path, name) for several in paths.values() for path in several):
                 known = ", ".join(named)
                 msg = f"`params` must name parameters or layers of the model; got {name!r}. It has {known:.400}."
                 raise ValueError(msg)
-        meant = {n for n, places in names.items() if any(_belongs(place, w) for place in places for w in wanted)}
-        chosen = {name: parameter for name, parameter in named.items() if name in meant}
+        names = {n for n, several in paths.items() if any(_belongs(path, s) for path in several for s in selected)}
+        chosen = {name: parameter for name, parameter in named.items() if name in names}
     if not chosen:
         msg = f"`params` must choose at least one parameter; got none of {len(named)}. Name some, or set requires_grad."
         raise ValueError(msg)
@@ -180,45 +180,45 @@ def chosen_parameters(model: nn.Module, params: Selection) -> dict[str, nn.Param
             raise TypeError(msg)
     kinds = {(parameter.dtype, parameter.device) for parameter in chosen.values()}
     if len(kinds) > 1:
-        held = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
-        msg = f"`params` must choose parameters of one dtype on one device; got {held}. Make rows for each."
+        several = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
+        msg = f"`params` must choose parameters of one dtype on one device; got {several}. Make rows for each."
         raise TypeError(msg)
     return chosen
 
 
-def places_of(model: nn.Module, chosen: Mapping[str, nn.Parameter]) -> dict[str, list[str]]:
-    """The names of each chosen parameter: one for every module that holds it, also where a module has several names."""
-    found: dict[Tensor, list[str]] = {}
-    for name, tensor in tensors_of(model):
-        found.setdefault(tensor, []).append(name)
-    return {name: found[parameter] for name, parameter in chosen.items()}
+def paths_of(model: nn.Module, chosen: Mapping[str, nn.Parameter]) -> dict[str, list[str]]:
+    """The names of each chosen parameter: one for every module that has it, and for every name of a module."""
+    paths: dict[Tensor, list[str]] = {}
+    for path, tensor in tensors_of(model):
+        paths.setdefault(tensor, []).append(path)
+    return {name: paths[parameter] for name, parameter in chosen.items()}
 
 
 def tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers of a model by name, once for every module that holds them."""
+    """Parameters and buffers of a model by name, once for every module that has them."""
     for path, module in model.named_modules():
-        for held in (module.named_parameters, module.named_buffers):
-            for name, tensor in held(recurse=False, remove_duplicate=False):
+        for named_tensors in (module.named_parameters, module.named_buffers):
+            for name, tensor in named_tensors(recurse=False, remove_duplicate=False):
                 yield f"{path}.{name}".removeprefix("."), tensor
 
 
 def selected_names(params: Selection) -> Selection:
-    """A selection that can be asked for more than once, as an iterator of names can not."""
+    """A selection that can be used more than once; an iterator of names becomes a list."""
     return params if params is None or _is_function(params) else _names(params)
 
 
 def _is_function(params: Selection) -> TypeGuard[Callable[[str, nn.Parameter], bool]]:
-    """Whether a selection is to be asked for each parameter; a module is none."""
+    """Whether a selection is a function; a module is not."""
     return callable(params) and not isinstance(params, nn.Module)
 
 
 def _chooses(params: Callable[[str, nn.Parameter], Any], name: str, parameter: nn.Parameter) -> bool:
     """Whether a function chooses a parameter."""
-    answer = params(name, parameter)
-    if getattr(answer, "ndim", 0):
-        msg = f"`params` must answer (name, parameter) with True or False; got {check.describe(answer)} for {name!r}. "
-        raise TypeError(msg + "Ask for a property of the name or of the parameter.")
-    return bool(answer)
+    chooses = params(name, parameter)
+    if getattr(chooses, "ndim", 0):
+        msg = f"`params` must return True or False for (name, parameter); got {check.describe(chooses)} for {name!r}. "
+        raise TypeError(msg + "Test a property of the name or of the parameter.")
+    return bool(chooses)
 
 
 def _names(params: Any) -> list[str]:
@@ -234,10 +234,10 @@ def _names(params: Any) -> list[str]:
 
 
 def _belongs(parameter: str, name: str) -> bool:
-    """Whether a parameter is the named one, or in the named layer."""
+    """Whether `name` is that of the parameter or of its layer."""
     return parameter == name or parameter.startswith(f"{name}.")
 
 
-def unravel_of(parameters: Mapping[str, Tensor]) -> Unravel:
-    """The way back to the shapes of these parameters."""
+def unravel_for(parameters: Mapping[str, Tensor]) -> Unravel:
+    """The `Unravel` of these parameters."""
     return Unravel({name: tuple(parameter.shape) for name, parameter in parameters.items()})

@@ -1,4 +1,4 @@
-"""What containers, attributes and tensors hold at one time, to be put back."""
+"""Snapshots of the contents of containers, attributes and tensors, which can be restored."""
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CONTAINERS = (OrderedDict, dict, list, set, deque)  # whose own methods are called, not those of classes derived
+CONTAINERS = (OrderedDict, dict, list, set, deque)  # called by their own methods, not by those of subclasses
 COMPARED = 10_000  # entries of a container, beyond which only its length and ends are compared
 
 
 @dataclass(frozen=True)
 class ContainerValues:
-    """A container, and the objects in it."""
+    """A container, and the objects that it contains."""
 
     itself: Any
     base: Any
@@ -26,14 +26,14 @@ class ContainerValues:
 
     @classmethod
     def of(cls, itself: Any) -> "ContainerValues":
-        """As they are now."""
-        base = base_of(itself)
+        """The current contents."""
+        base = builtin_base(itself)
         if issubclass(base, dict):
             return cls(itself, base, list(base.keys(itself)), list(base.values(itself)))
         return cls(itself, base, None, list(base.__iter__(itself)))
 
     def restore(self) -> None:
-        """Put the very objects back."""
+        """Put the same objects back."""
         if self.is_same():
             return
         itself, base = self.itself, self.base
@@ -47,17 +47,17 @@ class ContainerValues:
             base.extend(itself, self.values)
 
     def is_same(self) -> bool:
-        """Whether it holds the very objects; of very many their number, and the first and last of them."""
+        """Whether it contains the same objects; of more than `COMPARED` only their number and the ends are compared."""
         itself, base, count = self.itself, self.base, len(self.values)
         if base.__len__(itself) != count:
             return False
         if count > COMPARED:
-            return base is set or self._has_ends()
+            return base is set or self._has_same_ends()
         if self.keys is None:
             return all(map(is_, base.__iter__(itself), self.values))
         return all(map(is_, base.keys(itself), self.keys)) and all(map(is_, base.values(itself), self.values))
 
-    def _has_ends(self) -> bool:
+    def _has_same_ends(self) -> bool:
         itself, base = self.itself, self.base
         views = [itself] if self.keys is None else [base.keys(itself), base.values(itself)]
         before = [self.values] if self.keys is None else [self.keys, self.values]
@@ -68,7 +68,7 @@ class ContainerValues:
 
 @dataclass(frozen=True)
 class AttributeValues:
-    """Attributes that are in no dictionary: what they are by name or slot, and how one is written and deleted."""
+    """Attributes that are in no dictionary: their values by name or slot, and functions that write and delete one."""
 
     read: Callable[[], dict[Any, Any]]
     write: Callable[[Any, Any], None]
@@ -76,8 +76,8 @@ class AttributeValues:
     before: dict[Any, Any]
 
     @classmethod
-    def at(cls, places: list[tuple[Any, Any]]) -> "AttributeValues":
-        """Of objects with their slots, past their own methods; of the cells of closures."""
+    def of_slots(cls, places: list[tuple[Any, Any]]) -> "AttributeValues":
+        """The slots of objects, read without calling their own methods; the cells of closures."""
 
         def read() -> dict[Any, Any]:
             return {index: slot.__get__(owner) for index, (owner, slot) in enumerate(places) if _is_filled(owner, slot)}
@@ -89,12 +89,12 @@ class AttributeValues:
 
     @classmethod
     def in_closure(cls, function: FunctionType) -> "AttributeValues":
-        """Of the variables that a function has from those around it."""
-        return cls.at([(cell, CellType.__dict__["cell_contents"]) for cell in function.__closure__ or ()])
+        """The variables in the closure of a function."""
+        return cls.of_slots([(cell, CellType.__dict__["cell_contents"]) for cell in function.__closure__ or ()])
 
     @classmethod
     def of_class(cls, owner: type) -> "AttributeValues":
-        """Of a class itself."""
+        """The attributes of a class itself."""
 
         def read() -> dict[Any, Any]:
             return {name: x for name, x in vars(owner).items() if not name.startswith("__")}
@@ -103,16 +103,16 @@ class AttributeValues:
 
     @property
     def values(self) -> list[Any]:
-        """What they are."""
+        """The values at the time of the snapshot."""
         return list(self.before.values())
 
     def is_same(self) -> bool:
-        """Whether they are the very objects."""
+        """Whether they are the same objects."""
         now = self.read()
         return now.keys() == self.before.keys() and all(now[name] is value for name, value in self.before.items())
 
     def restore(self) -> None:
-        """Write what is another, and delete what is new."""
+        """Write the values that have changed, and delete those that are new."""
         now = self.read()
         for name in now.keys() - self.before.keys():
             self.delete(name)
@@ -123,7 +123,7 @@ class AttributeValues:
 
 @dataclass(frozen=True)
 class TensorValues:
-    """A tensor, its memory, a copy of its values, and what autograd knows of it."""
+    """A tensor, its memory, a copy of its values, and its state in autograd."""
 
     tensor: Tensor
     memory: Tensor | None
@@ -134,14 +134,14 @@ class TensorValues:
 
     @classmethod
     def of(cls, tensor: Tensor) -> "TensorValues":
-        """As they are now."""
+        """The current values."""
         memory = tensor.data if _has_values(tensor) else None
         values = None if memory is None else memory.clone()
         gradient = tensor.grad if tensor.is_leaf else None
         return cls(tensor, memory, values, tensor.requires_grad, tensor.grad_fn, gradient)
 
     def is_current(self) -> bool:
-        """Whether it is the same; values on a device are copied anew."""
+        """Whether it is unchanged; values on a device are not compared, but copied again."""
         tensor = self.tensor
         if (tensor.requires_grad, tensor.grad_fn) != (self.requires_grad, self.grad_fn):
             return False
@@ -161,17 +161,17 @@ class TensorValues:
         return memory is not None and tensor.data_ptr() == memory.data_ptr() and tensor.shape == memory.shape
 
     def hide_gradient(self) -> None:
-        """Have no `.grad`."""
+        """Set `.grad` to None."""
         if self.tensor.is_leaf and self.tensor.grad is not None:
             self.tensor.grad = None
 
     def show_gradient(self) -> None:
-        """Have the one of before."""
+        """Set `.grad` to its value at the time of the snapshot."""
         if self.grad is not None:
             self.tensor.grad = self.grad
 
     def restore(self) -> None:
-        """Put values, memory and history back, but no gradient."""
+        """Restore values, memory and history, but not the gradient."""
         tensor = self.tensor
         if self.memory is None or self.values is None:
             return
@@ -187,14 +187,14 @@ class TensorValues:
 
 
 def _has_values(tensor: Tensor) -> bool:
-    """Whether a tensor has entries of its own that may be copied and written."""
-    plain = type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__ and tensor.layout == torch.strided
-    written = plain and not (tensor.is_quantized or tensor.is_inference() or tensor.is_meta or tensor.is_nested)
-    return written and not any(s == 0 and n > 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True))
+    """Whether a tensor has entries in its own memory that can be copied and written."""
+    is_plain = type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__ and tensor.layout == torch.strided
+    is_writable = is_plain and not (tensor.is_quantized or tensor.is_inference() or tensor.is_meta or tensor.is_nested)
+    return is_writable and not any(s == 0 and n > 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 def _is_equal(x: Tensor, y: Tensor) -> bool:
-    """Whether tensors of one dtype are equal, by bytes where PyTorch compares no such floats."""
+    """Whether tensors of one dtype are equal; by bytes for 8-bit floats, which PyTorch does not compare."""
     return torch.equal(x.view(torch.uint8), y.view(torch.uint8)) if x.dtype.itemsize == 1 else torch.equal(x, y)
 
 
@@ -206,14 +206,14 @@ def _is_filled(owner: Any, slot: Any) -> bool:
     return True
 
 
-def base_of(container: Any) -> Any:
-    """The class whose methods read and write a container, whatever classes derived from it make of them."""
+def builtin_base(container: Any) -> Any:
+    """The class in `CONTAINERS` whose methods read and write a container, whatever a subclass overrides."""
     kind = type(container)
     return kind if kind in CONTAINERS else next(base for base in CONTAINERS if issubclass(kind, base))
 
 
 def attributes_of(item: Any) -> Any:
-    """The dictionary of an object's attributes, past its own methods; None where it has none."""
+    """The dictionary of an object's attributes, read without calling its own methods; None without one."""
     try:
         return object.__getattribute__(item, "__dict__")
     except Exception:  # no attribute, or a property that raises

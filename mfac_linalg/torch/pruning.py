@@ -1,4 +1,4 @@
-"""Pruning of PyTorch models, which leaves the masks of `torch.nn.utils.prune`."""
+"""Pruning of PyTorch models by F⁻¹, with the masks of `torch.nn.utils.prune`."""
 
 import numbers
 from collections.abc import Iterator, Sequence
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from .. import _validation as check
 from ..pruning import Pruned, prune
 from ..pruning.loop import NoFiniteLossError
-from .hooks import has_mask, place, put_mask, refresh, refuse_own_names, restoring_masks
+from .hooks import has_mask, locate, put_mask, refresh, refuse_own_names, restoring_masks
 from .masked_model import MaskedModel, Source
-from .model_state import reached
-from .parameters import Selection, Unravel, chosen_parameters, places_of, unravel_of
+from .model_state import reachable_objects
+from .parameters import Selection, Unravel, chosen_parameters, paths_of, unravel_for
 from .rows import Loss, check_differentiable
 from .samples import Batches, check_batches
 
@@ -38,20 +38,19 @@ def prune_model(
     validation: Batches | None = None,
     progress: bool = False,
 ) -> Pruned:
-    """Prune a model by F⁻¹ in place: the weights are moved, and `torch.nn.utils.prune` holds the masks.
+    """Prune a model by F⁻¹ in place: update its weights, and add masks of `torch.nn.utils.prune`.
 
     Parameters
     ----------
     model : torch.nn.Module
-        In eval mode where it has batch normalisation, and float32 or float64: ``model.float()`` makes it so. Masks that
-        it has already stay. But for its weights and masks it is given back as it was: every batch is met by what the
-        model held before the call (buffers, attributes, hidden states; `per_sample_gradients` says which), but for
-        what batches change in it on their way, which stays.
+        In eval mode where it has batch normalisation, and float32 or float64: call ``model.float()``. Masks that it has
+        already stay. Its other state (buffers, attributes, hidden states; `per_sample_gradients` lists it) is restored:
+        every batch sees the model as before the call. Changes that batches themselves make in it stay.
     loss_fn : callable
         ``loss_fn(outputs, targets)`` of a batch, as a scalar.
     batches : iterable of (inputs, targets)
-        A DataLoader or a list: each batch makes one gradient row. An iterator will do for one pass, or for
-        `num_gradients` a step as long as it lasts.
+        A DataLoader or a list: each batch gives one gradient row. An iterator suffices for one pass, or for
+        `num_gradients` a step until it is exhausted.
     sparsity : float or sequence of float
         As in `mfac_linalg.pruning.prune`; one for each parameter with `by_layer`.
     steps : int
@@ -60,14 +59,14 @@ def prune_model(
     relative : bool
         As in `prune`.
     num_gradients : int, optional
-        Rows a step: each step goes on in `batches` where the last one stopped, and from the start when they are used
-        up. All batches, each step, unless given.
+        Rows a step: each step continues in `batches` where the last one stopped, and starts again at their end. All
+        batches in each step unless given.
     params : iterable of str or callable, optional
-        What to prune, as in `per_sample_gradients`; all parameters of two or more axes unless given, with the gains of
-        weight normalisation among them. The mask is that of the parameter: it leaves zeros in a weight that is computed
-        from it by weight or spectral normalisation, not by an orthogonal parametrisation.
+        Parameters to prune, as in `per_sample_gradients`; all parameters of two or more axes unless given, the
+        gains of weight normalisation among them. The mask is that of the parameter: a weight computed from it by weight
+        or spectral normalisation has the same zeros, one by an orthogonal parametrisation has not.
     by_layer : bool
-        Every parameter keeps its own share of weights, instead of all weights competing.
+        Prune every parameter to the sparsity, instead of all weights together.
     block_sizes : int, sequence of int, "layers" or "filters", optional
         Blocks of F, as in `prune`; "layers" for one for each parameter, "filters" for one for each index of its first
         axis: the weights of an output channel, or of an output of a linear layer.
@@ -75,8 +74,8 @@ def prune_model(
     lengths : sequence of float
         As in `prune`.
     validation : iterable of (inputs, targets), optional
-        Other batches, on whose mean loss several dampings or `lengths` are judged: a list, or a DataLoader. The loss of
-        a batch is taken for a mean, and counts by its number of samples.
+        Other batches, whose mean loss chooses among several dampings or `lengths`: a list, or a DataLoader. The loss of
+        a batch is understood as a mean, and is weighted by its number of samples.
     progress : bool
         As in `prune`.
 
@@ -88,11 +87,15 @@ def prune_model(
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        As `prune` and `per_sample_gradients`; batches that are used up for good; a chosen parameter that is used
-        without a call of its module or before it, so that a mask would have no effect there, that several modules
-        share, of a module that no batch calls (an expert to which nothing is routed), or of one with an attribute of
-        its own where the mask goes (``weight_mask``, ``weight_orig``); a layer that divides by the norm of weights
-        which are all gone: weight normalisation of an output channel without weights. The model is as it was then.
+        As `prune` and `per_sample_gradients`; batches that are exhausted; a layer that divides by the norm of weights
+        that are all removed (weight normalisation of an output channel). A chosen parameter
+
+        - that is used without a call of its module or before it, so that a mask would have no effect there;
+        - that several modules share;
+        - of a module that no batch calls (an expert to which nothing is routed);
+        - of a module with its own attribute in the place of the mask (``weight_mask``, ``weight_orig``).
+
+        The model is then restored.
 
     Notes
     -----
@@ -105,17 +108,17 @@ def prune_model(
     >>> from mfac_linalg.torch import prune_model
     >>> model = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
     >>> batches = [(torch.randn(4, 8), torch.randint(3, (4,))) for _ in range(10)]
-    >>> found = prune_model(model, torch.nn.functional.cross_entropy, batches, 0.5, steps=2, damping=1e-3)
-    >>> found.mask.sum(), model[0].weight_mask.sum() + model[2].weight_mask.sum()
+    >>> pruned = prune_model(model, torch.nn.functional.cross_entropy, batches, 0.5, steps=2, damping=1e-3)
+    >>> pruned.mask.sum(), model[0].weight_mask.sum() + model[2].weight_mask.sum()
     (tensor(33), tensor(33.))
     """
     chosen = _prunable(model, loss_fn, params)
-    unravel = unravel_of(chosen)
+    unravel = unravel_for(chosen)
     if isinstance(block_sizes, str):
         check.choice("block_sizes", block_sizes, ("layers", "filters"))
         block_sizes = unravel.sizes if block_sizes == "layers" else _filter_sizes(chosen)
-    judged = validation is not None
-    candidates = _check_choices(sparsity, damping, lengths, by_layer=by_layer, judged=judged)
+    has_validation = validation is not None
+    candidates = _check_choices(sparsity, damping, lengths, by_layer=by_layer, has_validation=has_validation)
     check.flag("progress", progress)
     steps = check.size("steps", steps)
     check_batches("batches", batches, steps if num_gradients is None else 1)
@@ -125,9 +128,9 @@ def prune_model(
     before = unravel.ravel({name: parameter.detach() for name, parameter in chosen.items()})
     mask = unravel.ravel({name: _mask(model, name) for name in chosen})
     with restoring_masks(model, chosen):
-        masked = MaskedModel.of(model, loss_fn, chosen, Source(batches, count), reached(batches, validation))
-        with _named_by_validation(masked):
-            found = prune(
+        masked = MaskedModel.of(model, loss_fn, chosen, Source(batches, count), reachable_objects(batches, validation))
+        with _name_validation_in_errors(masked):
+            pruned = prune(
                 before,
                 masked.gradients,
                 sparsity,
@@ -142,22 +145,22 @@ def prune_model(
                 loss_fn=None if validation is None else lambda weights: masked.mean_loss(weights, validation),
                 progress=progress,
             )
-        masked.refuse_undefined(found.weights)
-    _apply(model, unravel, found)
-    return found
+        masked.refuse_undefined(pruned.weights)
+    _write_pruned(model, unravel, pruned)
+    return pruned
 
 
-def _apply(model: nn.Module, unravel: Unravel, found: Pruned) -> None:
-    """Write weights and masks."""
-    unravel.write(model, found.weights)
-    for name, part in unravel(found.mask).items():
+def _write_pruned(model: nn.Module, unravel: Unravel, pruned: Pruned) -> None:
+    """Write weights and masks into a model."""
+    unravel.write(model, pruned.weights)
+    for name, part in unravel(pruned.mask).items():
         put_mask(model, name, part)
     refresh(model)
 
 
 @contextmanager
-def _named_by_validation(masked: MaskedModel) -> Iterator[None]:
-    """Where no candidate has a finite loss, name the cause in the words of `prune_model`."""
+def _name_validation_in_errors(masked: MaskedModel) -> Iterator[None]:
+    """Where no candidate has a finite loss, name the argument of `prune_model` in the error."""
     try:
         yield
     except NoFiniteLossError as none:
@@ -168,43 +171,43 @@ def _named_by_validation(masked: MaskedModel) -> Iterator[None]:
         raise ValueError(msg + "nan and inf in these batches, or pass smaller `lengths`.") from none
 
 
-def _check_choices(sparsity: Any, damping: Any, lengths: Any, *, by_layer: Any, judged: bool) -> int:
-    """Refuse, in the words of `prune_model`, what `prune` would refuse in its own; how many candidates a step has."""
+def _check_choices(sparsity: Any, damping: Any, lengths: Any, *, by_layer: Any, has_validation: bool) -> int:
+    """Check arguments of `prune` by their names in `prune_model`; return the number of candidates of a step."""
     check.flag("by_layer", by_layer)
     if not by_layer and not isinstance(sparsity, numbers.Real):
         msg = f"`sparsity` must be one float; got {check.describe(sparsity)}. Pass by_layer=True for one a parameter."
         raise TypeError(msg)
     sizes = {"damping": np.size(damping), "lengths": np.size(lengths)}
     several = [name for name, size in sizes.items() if size > 1]
-    if several and not judged:
+    if several and not has_validation:
         msg = f"`validation` must be given to choose among several values of `{several[0]}`; got None. Pass other "
         raise TypeError(msg + "batches.")
     return sizes["damping"] * sizes["lengths"]
 
 
-def _weights(name: str, parameter: nn.Parameter) -> bool:
+def _is_weight(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1
 
 
 def _prunable(model: nn.Module, loss_fn: Loss, params: Selection) -> dict[str, nn.Parameter]:
-    """The chosen parameters; refused where they cannot be pruned, or several modules share one."""
+    """The chosen parameters, each of one module and fit for pruning."""
     check_differentiable(model, loss_fn)
-    chosen = chosen_parameters(model, _weights if params is None else params)
+    chosen = chosen_parameters(model, _is_weight if params is None else params)
     dtype = next(iter(chosen.values())).dtype
     if dtype not in (torch.float32, torch.float64):
         msg = f"`model` must be float32 or float64 where it is pruned; got {dtype}. Call model.float()."
         raise TypeError(msg)
     for name, parameter in chosen.items():
         if parameter.is_inference():
-            msg = f"`model` must have parameters that can be written; got {name!r}, made in torch.inference_mode(). "
-            raise ValueError(msg + "Make the model outside of it.")
+            msg = f"`model` must have parameters that can be written; got {name!r}, created in torch.inference_mode(). "
+            raise ValueError(msg + "Create the model outside of it.")
         if parameter.is_meta:
             msg = f"`model` must have values; got {name!r} on the device meta. Move the model to a device first."
             raise ValueError(msg)
-        if isinstance(module := place(model, name)[0], torch.jit.ScriptModule):
+        if isinstance(module := locate(model, name)[0], torch.jit.ScriptModule):
             msg = f"`model` must be of modules of Python where it is pruned; got {name!r} of {type(module).__name__}. "
-            raise TypeError(msg + "Put the module there that it was made from.")
-    for shared in places_of(model, chosen).values():
+            raise TypeError(msg + "Use the original module instead.")
+    for shared in paths_of(model, chosen).values():
         if len(shared) > 1:
             msg = f"`params` must choose parameters of one module each; got {' = '.join(shared)}. A mask of "
             msg += "torch.nn.utils.prune would untie them. Leave the parameter out by `params`."
@@ -214,8 +217,8 @@ def _prunable(model: nn.Module, loss_fn: Loss, params: Selection) -> dict[str, n
 
 
 def _mask(model: nn.Module, name: str) -> Tensor:
-    """Where a parameter may be other than zero, of its shape."""
-    module, tensor = place(model, name)
+    """The mask of a parameter, True without one."""
+    module, tensor = locate(model, name)
     if has_mask(module, tensor):
         return getattr(module, f"{tensor}_mask") > 0
     return torch.ones_like(model.get_parameter(name), dtype=torch.bool)

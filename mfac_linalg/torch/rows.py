@@ -1,4 +1,4 @@
-"""Gradients of a model's loss as rows: each from the model as it is, which it stays."""
+"""Gradients of a model's loss as rows; the model is restored after each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from torch.nn.parameter import is_lazy
 
 from .. import _validation as check
 from .hooks import check_not_used_stale, masked_parameters, stale_masked_weights
-from .model_state import Apart, ModelState
-from .parameters import Selection, Unravel, chosen_parameters, places_of, tensors_of, unravel_of
-from .samples import ONE_BY_ONE, NotBatchedError, Samples, alone, arguments_of
+from .model_state import Excluded, ModelState
+from .parameters import Selection, Unravel, chosen_parameters, paths_of, tensors_of, unravel_for
+from .samples import ONE_BY_ONE, NotBatchedError, Samples, arguments_of, batch_of_one
 from .user_hooks import has_backward_hooks, refuse_gradient_hooks
 
 Loss = Callable[[Any, Any], Tensor]
@@ -21,96 +21,98 @@ Loss = Callable[[Any, Any], Tensor]
 
 @dataclass(frozen=True)
 class Rows:
-    """Gradients of a model's loss by the parameters that were chosen, as rows."""
+    """Gradients of a model's loss with respect to chosen parameters, as rows."""
 
     model: nn.Module
     loss_fn: Loss
     chosen: dict[str, nn.Parameter]
-    places: dict[str, list[str]]  # names of each, one for every module that holds it
-    others: dict[str, Tensor]  # parameters that were not chosen, by place
-    buffers: dict[str, Tensor]  # by place
+    paths: dict[str, list[str]]  # of each parameter, one for every module that has it
+    others: dict[str, Tensor]  # parameters that were not chosen, by path
+    buffers: dict[str, Tensor]  # by path
     unravel: Unravel
-    state: ModelState  # of model and loss, to which they come back after every row
+    state: ModelState  # of model and loss, restored after every row
 
     @classmethod
-    def of(cls, model: nn.Module, loss_fn: Loss, params: Selection, apart: Apart | None = None) -> "Rows":
-        """Of the parameters that `params` chooses, in the model's order; what is `apart` is not put back."""
+    def of(cls, model: nn.Module, loss_fn: Loss, params: Selection, excluded: Excluded | None = None) -> "Rows":
+        """For the parameters that `params` chooses, in the model's order; `excluded` objects are not restored."""
         check_differentiable(model, loss_fn)
-        return cls.by(model, loss_fn, chosen_parameters(model, params), apart)
+        return cls.by(model, loss_fn, chosen_parameters(model, params), excluded)
 
     @classmethod
-    def by(cls, model: nn.Module, loss_fn: Loss, chosen: dict[str, nn.Parameter], apart: Apart | None = None) -> "Rows":
+    def by(
+        cls, model: nn.Module, loss_fn: Loss, chosen: dict[str, nn.Parameter], excluded: Excluded | None = None
+    ) -> "Rows":
         """Of these parameters, in their order."""
         check_differentiable(model, loss_fn)
         _refuse_batch_statistics(model)
         refuse_gradient_hooks(chosen)
-        places = places_of(model, chosen)
-        known = {place for several in places.values() for place in several}
-        held = {place: tensor for place, tensor in tensors_of(model) if place not in known}
-        others = {place: _without_graph(tensor) for place, tensor in held.items() if isinstance(tensor, nn.Parameter)}
-        buffers = {place: tensor for place, tensor in held.items() if place not in others}
-        state = ModelState.of(model, loss_fn, apart)
-        return cls(model, loss_fn, chosen, places, others, buffers, unravel_of(chosen), state)
+        paths = paths_of(model, chosen)
+        known = {path for several in paths.values() for path in several}
+        rest = {path: tensor for path, tensor in tensors_of(model) if path not in known}
+        others = {path: _without_graph(tensor) for path, tensor in rest.items() if isinstance(tensor, nn.Parameter)}
+        buffers = {path: tensor for path, tensor in rest.items() if path not in others}
+        state = ModelState.of(model, loss_fn, excluded)
+        return cls(model, loss_fn, chosen, paths, others, buffers, unravel_for(chosen), state)
 
     def empty(self, count: int) -> Tensor:
-        """Memory for so many rows."""
+        """Uninitialised memory for `count` rows."""
         return next(iter(self.chosen.values())).detach().new_empty((count, self.unravel.dim))
 
     def of_samples(self, samples: Samples, chunk_size: int | None) -> Tensor:
         """The rows of all samples, (m, d)."""
         size = chunk_size or samples.count
         rows = self.empty(samples.count)
-        if has_backward_hooks(self.model):  # BackPACK's, say: torch.func does not run them
-            return self.of_each(samples)
+        if has_backward_hooks(self.model):  # such as BackPACK's: torch.func does not run them
+            return self.of_samples_one_by_one(samples)
         for start in range(0, samples.count, size):
             part = slice(start, start + size)
             if size >= samples.count:
                 rows = self._of_chunk(samples, part)
             else:
                 rows[part] = self._of_chunk(samples, part)
-        if not rows.is_meta and not torch.any(rows):  # is there a graph at all?
+        if not rows.is_meta and not torch.any(rows):  # raises without a graph
             self.of_batch(*samples.at(slice(1)))
         return rows
 
-    def of_each(self, samples: Samples) -> Tensor:
-        """The same rows by one pass after the other, which any model can do."""
+    def of_samples_one_by_one(self, samples: Samples) -> Tensor:
+        """The same rows, one backward pass at a time, for any model."""
         rows = self.empty(samples.count)
         for index in range(samples.count):
             rows[index] = self.of_batch(*samples.at(slice(index, index + 1)))
         return rows
 
     def of_batch(self, x: Any, y: Any) -> Tensor:
-        """The row of a batch, (d,): quicker than `torch.func.grad`, which keeps what second derivatives need."""
-        with self.state.kept(), torch.enable_grad():
+        """The row of a batch, (d,): faster than `torch.func.grad`, which prepares for second derivatives."""
+        with self.state.restoring(), torch.enable_grad():
             leaves = {name: _without_graph(value).requires_grad_() for name, value in self.chosen.items()}
-            standing = stale_masked_weights(self.model, leaves)
+            stale = stale_masked_weights(self.model, leaves)
             direct = self._direct()
-            by = [*leaves.values(), *standing.values(), *direct.values()]
-            found = iter(self._loss(leaves, x, y, lambda loss: _gradients(loss, by)))
-        parts, past, beside = (dict(zip(d, found, strict=False)) for d in (leaves, standing, direct))
+            tensors = [*leaves.values(), *stale.values(), *direct.values()]
+            gradients = iter(self._loss(leaves, x, y, lambda loss: _gradients(loss, tensors)))
+        of_leaves, of_stale, of_direct = (dict(zip(d, gradients, strict=False)) for d in (leaves, stale, direct))
         masked = masked_parameters(self.model)
-        check_not_used_stale(past)
-        check_not_used_stale({name: g for name, g in beside.items() if name in masked})
-        return self.unravel.ravel({n: _sum(v, parts[n], beside.get(n)) for n, v in self.chosen.items()}).detach()
+        check_not_used_stale(of_stale)
+        check_not_used_stale({name: g for name, g in of_direct.items() if name in masked})
+        return self.unravel.ravel({n: _sum(v, of_leaves[n], of_direct.get(n)) for n, v in self.chosen.items()}).detach()
 
     def _of_chunk(self, samples: Samples, part: slice) -> Tensor:
         """The rows of samples that are differentiated at a time."""
-        each = torch.func.vmap(self._of_sample, samples.axes, randomness="different")
+        of_samples = torch.func.vmap(self._of_sample, samples.axes, randomness="different")
         try:
-            with self.state.kept(), torch.enable_grad():
-                past = [*stale_masked_weights(self.model, self.chosen).values(), *self._direct().values()]
-                rows, losses = each(*samples.at(part))
-                past_modules = _depends(losses, past)
+            with self.state.restoring(), torch.enable_grad():
+                unseen = [*stale_masked_weights(self.model, self.chosen).values(), *self._direct().values()]
+                rows, losses = of_samples(*samples.at(part))
+                bypasses_modules = _depends_on(losses, unseen)
         except RuntimeError as error:
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
-            self.of_batch(*samples.at(slice(1)))  # raises what is wrong without vmap too
+            self.of_batch(*samples.at(slice(1)))  # raises an error that does not come from vmap
             words = str(error).partition("\n")[0].rstrip(".")
             msg = f"`model` must be one that torch.func.vmap can batch; got {words:.300}. {ONE_BY_ONE}"
             raise NotBatchedError(msg) from error
-        if past_modules:
-            self.of_batch(*samples.at(slice(1)))  # refuses those that have a mask
-            msg = "`model` must use its parameters by their modules; got one that a list or a function holds too. "
+        if bypasses_modules:
+            self.of_batch(*samples.at(slice(1)))  # refuses parameters with a mask
+            msg = "`model` must use its parameters by their modules; got one that a list or a function has too. "
             raise NotBatchedError(msg + ONE_BY_ONE)
         _check_finite(losses, part.start)
         return rows.detach()
@@ -118,34 +120,34 @@ class Rows:
     def _of_sample(self, x: Any, y: Any) -> tuple[Tensor, Tensor]:
         """The row of one sample, (d,), and its loss, under `vmap`."""
         values = {name: _without_graph(value) for name, value in self.chosen.items()}
-        gradients, loss = torch.func.grad_and_value(self._loss)(values, alone(x), alone(y))
+        gradients, loss = torch.func.grad_and_value(self._loss)(values, batch_of_one(x), batch_of_one(y))
         return self.unravel.ravel(gradients), loss
 
     def _loss(self, values: dict[str, Tensor], x: Any, y: Any, then: Callable[[Tensor], Any] | None = None) -> Any:
-        """The loss of a batch with other values of the parameters, and buffers that may be written to.
+        """The loss of a batch with other values of the parameters, and copies of the buffers.
 
-        Or what `then` makes of it while the model has these: a backward pass may call parts of it again.
+        With `then` its result for the loss, while the model has these values: a backward pass may call parts of it.
         """
-        each = {place: values[name] for name, places in self.places.items() for place in places}
-        each |= self.others | _copies(self.buffers)
-        each = {f"model.{place}": value for place, value in each.items()}
-        # tie_weights=True would not give back the parameters of a module that has several names
+        tensors = {path: values[name] for name, paths in self.paths.items() for path in paths}
+        tensors |= self.others | _copies(self.buffers)
+        tensors = {f"model.{path}": value for path, value in tensors.items()}
+        # tie_weights=True would not restore the parameters of a module that has several names
         model = _ModelWithLoss(self.model)
-        return torch.func.functional_call(model, each, (self.loss_fn, x, y, then), tie_weights=False)
+        return torch.func.functional_call(model, tensors, (self.loss_fn, x, y, then), tie_weights=False)
 
     def _direct(self) -> dict[str, Tensor]:
-        """The chosen parameters themselves, which a list or a function may hold beside their modules.
+        """The chosen parameters themselves, which a list or a function may use without their modules.
 
-        Those that are not trained are watched as well, until the model is put back.
+        Those that are not trained require gradients too, until the model is restored.
         """
         watched = {n: p for n, p in self.chosen.items() if p.requires_grad or not (p.is_inference() or p.grad_fn)}
         return {name: p if p.requires_grad else p.requires_grad_() for name, p in watched.items()}
 
 
 class _ModelWithLoss(nn.Module):
-    """A model with its loss as one module, so that a loss which asks the model sees the same parameters.
+    """A model with its loss as one module, so that a loss that calls the model uses the same parameters.
 
-    Global hooks of modules, on calls or on submodules that are set, are not for it.
+    Global hooks of modules, on calls or on new submodules, do not run for it.
     """
 
     model: nn.Module
@@ -160,46 +162,47 @@ class _ModelWithLoss(nn.Module):
         return loss if then is None else then(loss)
 
 
-def _gradients(loss: Tensor, by: list[Tensor]) -> list[Tensor | None]:
-    """Those of a loss by tensors, with what a backward pass adds to `.grad` of those that it computes anew."""
+def _gradients(loss: Tensor, tensors: list[Tensor]) -> list[Tensor | None]:
+    """The gradients of a loss with respect to tensors, with the part that checkpoints of activations add to `.grad`."""
     _check_loss(loss)
-    for x in by:  # of what the model has differentiated itself
+    for x in tensors:  # left by a backward pass within the model
         if x.grad is not None:
             x.grad = None
     try:
-        found = torch.autograd.grad(loss, by, allow_unused=True)
+        gradients = torch.autograd.grad(loss, tensors, allow_unused=True)
     except RuntimeError as error:
         if "use_reentrant=True" not in str(error):
             raise
-        msg = "`model` must recompute its activations without entering autograd anew; got a call of "
+        msg = "`model` must recompute its activations without entering autograd again; got a call of "
         msg += "torch.utils.checkpoint with use_reentrant=True. Pass use_reentrant=False there."
         raise RuntimeError(msg) from error
-    both = [[g for g in (gradient, x.grad) if g is not None] for gradient, x in zip(found, by, strict=True)]
-    return [sum(parts[1:], parts[0]) if parts else None for parts in both]
+    pairs = zip(gradients, tensors, strict=True)
+    parts = [[g for g in (gradient, x.grad) if g is not None] for gradient, x in pairs]
+    return [sum(part[1:], part[0]) if part else None for part in parts]
 
 
 def _copies(buffers: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies by place, one for each tensor."""
+    """Copies by path, one for each tensor."""
     copies = {id(tensor): tensor.detach().clone() for tensor in buffers.values()}
-    return {place: copies[id(tensor)] for place, tensor in buffers.items()}
+    return {path: copies[id(tensor)] for path, tensor in buffers.items()}
 
 
 def _without_graph(tensor: Tensor) -> Tensor:
-    """The values of a tensor; a copy of one that was made in inference mode, which no graph may hold."""
+    """The values of a tensor; a copy of an inference tensor, which autograd cannot save."""
     return tensor.detach().clone() if tensor.is_inference() else tensor.detach()
 
 
 def _sum(like: Tensor, *gradients: Tensor | None) -> Tensor:
-    """The gradients that there are, added up."""
-    found = [gradient.to_dense() for gradient in gradients if gradient is not None]
-    return sum(found[1:], found[0]) if found else torch.zeros_like(like)
+    """The sum of the gradients that are not None; zeros without any."""
+    terms = [gradient.to_dense() for gradient in gradients if gradient is not None]
+    return sum(terms[1:], terms[0]) if terms else torch.zeros_like(like)
 
 
-def _depends(losses: Tensor, by: list[Tensor]) -> bool:
-    """Whether there is a graph, beside that of torch.func, from losses to tensors."""
-    if not (losses.requires_grad and by):
+def _depends_on(losses: Tensor, tensors: list[Tensor]) -> bool:
+    """Whether there is a graph from losses to tensors outside of torch.func."""
+    if not (losses.requires_grad and tensors):
         return False
-    return any(g is not None for g in torch.autograd.grad(losses.sum(), by, allow_unused=True))
+    return any(g is not None for g in torch.autograd.grad(losses.sum(), tensors, allow_unused=True))
 
 
 def check_scalar(loss: Any) -> Tensor:
@@ -222,7 +225,7 @@ def _check_loss(loss: Tensor) -> None:
 
 
 def _check_finite(losses: Tensor, start: int | None = None) -> None:
-    """Refuse nan and inf, where losses are on the host: their gradients are none."""
+    """Refuse nan and inf, where losses are on the host: they have no gradients."""
     if losses.device.type == "cpu" and not torch.all(torch.isfinite(losses)):
         index = int(torch.nonzero(~torch.isfinite(losses))[0])
         where = "" if start is None else f" of sample {start + index}"
@@ -245,7 +248,7 @@ def check_differentiable(model: Any, loss_fn: Any) -> None:
 
 
 def refuse_inference_mode() -> None:
-    """Refuse calls for which PyTorch keeps no graph, whatever is switched on within."""
+    """Refuse calls in inference mode, in which PyTorch records no graph."""
     if torch.is_inference_mode_enabled():
         msg = (
             "`model` must be differentiated outside of torch.inference_mode(); got a call within it. Leave it for this "
@@ -254,15 +257,15 @@ def refuse_inference_mode() -> None:
 
 
 def _refuse_wrappers(model: nn.Module) -> None:
-    """Refuse what PyTorch cannot call with other parameters than its own."""
+    """Refuse modules that PyTorch cannot call with other parameters than their own."""
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         msg = f"`model` must not be wrapped for several devices; got {type(model).__name__}. Pass model.module."
         raise TypeError(msg)
     if getattr(model, "hooks_enabled", False) is True:  # Opacus's GradSampleModule
-        msg = f"`model` must not take per-sample gradients by hooks of its own; got {type(model).__name__}. Call "
-        raise TypeError(msg + "model.disable_hooks() for this call, or take those that it makes by gathered_gradients.")
+        msg = f"`model` must not compute per-sample gradients by its own hooks; got {type(model).__name__}. Call "
+        raise TypeError(msg + "model.disable_hooks() for this call, or collect them by gathered_gradients.")
     if isinstance(model, torch.jit.ScriptModule):
-        msg = f"`model` must be a module of Python; got {type(model).__name__}. Pass the one that it was made from."
+        msg = f"`model` must be a module of Python; got {type(model).__name__}. Pass the original."
         raise TypeError(msg)
 
 

@@ -1,4 +1,4 @@
-"""A window as tensors and numbers whose shapes do not change as it fills, and the way back.
+"""Pack a window into tensors and numbers whose shapes do not change as it fills, and unpack it.
 
 Distributed checkpoints are read into the tensors of a new optimizer, whose windows are empty.
 """
@@ -15,17 +15,18 @@ from .. import SlidingWindowInverse, TopK
 from .. import _validation as check
 
 HOST_AXES = {"slots": 1, "ages": 1, "exponents": 1, "direction": 1, "gram": 2, "factor": 2}  # of the window's length
-FLOAT64 = ("direction", "gram", "factor")  # the others of these are int64
+FLOAT64 = ("direction", "gram", "factor")  # the other host arrays are int64
 NUMBERS = ("version", "count", "placed", "damping", "norm", "sharp", "factorizations", "has_error")
+COMPRESSION = ("density", "block_size", "dtype", "error_feedback")  # the arguments of a TopK
 Options = dict[str, Any]
-"""normalization, precision and compression: what all windows of an optimizer have in common."""
+"""normalization, precision and compression: the options of all windows of an optimizer."""
 
 
-def pack_window(window: SlidingWindowInverse, like: Tensor) -> dict[str, Any]:
+def pack_window(window: SlidingWindowInverse, like: Tensor, options: Options) -> dict[str, Any]:
     """Return a copy of a window of gradients like an empty tensor: tensors padded to its capacity, ints and floats."""
-    placed = window._state is not None
-    state = (window if placed else _placed_window(window, like)).state_dict()
-    compression = None if window._options.compression is None else window._options.compression._as_dict()
+    placed = window.dtype is not None
+    state = (window if placed else _empty_window_like(window, like, options)).state_dict()
+    compression = arguments_of_compression(options["compression"])
     rows = {name: state[name] for name in _row_names(compression)}
     small = {name: _on_device(state[name], like.device) for name in HOST_AXES}
     padded = {name: _pad(x, window.window, HOST_AXES.get(name, 1)) for name, x in (rows | small).items()}
@@ -45,14 +46,14 @@ def pack_window(window: SlidingWindowInverse, like: Tensor) -> dict[str, Any]:
 
 
 def unpack_window(entry: Any, like: Tensor, dim: int, options: Options) -> SlidingWindowInverse:
-    """Return the window that `pack_window` was given, beside an empty tensor like its gradients.
+    """Return the window that `pack_window` was given; `like` is an empty tensor like its gradients.
 
     Raises
     ------
     TypeError, ValueError
         Entries that are missing or of another kind, shape or dtype.
     """
-    compression = None if options["compression"] is None else options["compression"]._as_dict()
+    compression = arguments_of_compression(options["compression"])
     count, capacity = _check_entries(entry, like, dim, compression)
     if not entry["placed"]:
         return SlidingWindowInverse(capacity, dim, float(entry["damping"]), **options)
@@ -78,7 +79,7 @@ def unpack_window(entry: Any, like: Tensor, dim: int, options: Options) -> Slidi
 
 
 def require_entries(names: tuple[str, ...], part: Any) -> None:
-    """Refuse what is not a dictionary with these entries, such as the state of another optimizer."""
+    """Refuse anything but a dictionary with these entries, such as the state of another optimizer."""
     given = ", ".join(map(str, part)) if isinstance(part, Mapping) else check.describe(part)
     if not (isinstance(part, Mapping) and part.keys() >= set(names)):
         msg = f"`state_dict` must have the entries {', '.join(names)}; got {given:.200}. "
@@ -86,7 +87,7 @@ def require_entries(names: tuple[str, ...], part: Any) -> None:
 
 
 def _check_entries(entry: Any, like: Tensor, dim: int, compression: Options | None) -> tuple[int, int]:
-    """Accept the entries of a window; return how many gradients it holds, and may hold."""
+    """Accept the entries of a window; return its number of gradients and its capacity."""
     rows = _row_names(compression)
     error = ("error",) if _feeds_back(compression) else ()
     require_entries((*NUMBERS, *rows, *error, *HOST_AXES), entry)
@@ -100,14 +101,14 @@ def _check_entries(entry: Any, like: Tensor, dim: int, compression: Options | No
     gram = entry["gram"]
     capacity = len(gram) if has_values(gram) and gram.ndim else 0
     dtypes = dict.fromkeys(HOST_AXES, torch.int64) | dict.fromkeys(FLOAT64, torch.float64)
-    wanted: dict[str, tuple[tuple[int, ...], torch.dtype | None]] = {
+    expected: dict[str, tuple[tuple[int, ...], torch.dtype | None]] = {
         name: ((capacity,) * HOST_AXES[name], dtypes[name]) for name in ("gram", *HOST_AXES)
     }
     if compression is None:
-        wanted["rows"] = ((capacity, dim), like.dtype)
+        expected["rows"] = ((capacity, dim), like.dtype)
     if error:
-        wanted["error"] = ((dim,), _error_dtype(like))
-    for name, (shape, dtype) in wanted.items():
+        expected["error"] = ((dim,), _error_dtype(like))
+    for name, (shape, dtype) in expected.items():
         _check_tensor(name, entry[name], shape, dtype)
     for name in rows:
         _check_tensor(name, entry[name], (capacity, *entry[name].shape[1:]) if _is_matrix(entry[name]) else (), None)
@@ -135,7 +136,7 @@ def has_values(x: Any) -> bool:
 
 
 def require_values(name: str, x: Any) -> None:
-    """Refuse what is no dense tensor."""
+    """Accept a dense tensor with values."""
     if not has_values(x):
         kind = "of the device meta" if isinstance(x, Tensor) and x.is_meta else "sparse or nested"
         given = f"a tensor that is {kind}" if isinstance(x, Tensor) else check.describe(x)
@@ -161,34 +162,24 @@ def _feeds_back(compression: Options | None) -> bool:
 
 
 def _error_dtype(like: Tensor) -> torch.dtype:
-    """That of the answers of a window."""
+    """The dtype of F⁻¹g."""
     return torch.promote_types(like.dtype, torch.float32)
 
 
-def _placed_window(window: SlidingWindowInverse, like: Tensor) -> SlidingWindowInverse:
-    """An empty window like one that has not seen a gradient; the shapes of its rows are all that matters."""
-    options = window._options
-    return SlidingWindowInverse(
-        1,
-        window.dim,
-        window.damping,
-        normalization=options.normalization,
-        precision=options.precision,
-        compression=options.compression,
-        dtype=like.dtype,
-        device=like.device,
-        xp=torch,
-    )
+def _empty_window_like(window: SlidingWindowInverse, like: Tensor, options: Options) -> SlidingWindowInverse:
+    """An empty window on the device of the gradients; only the shapes of its rows are used."""
+    place: dict[str, Any] = {"dtype": like.dtype, "device": like.device, "xp": torch}
+    return SlidingWindowInverse(1, window.dim, window.damping, **options, **place)
 
 
 def _on_device(x: Tensor, device: torch.device) -> Tensor:
-    """A small tensor beside the gradients, as distributed checkpoints want it; on the host for MPS."""
+    """A small tensor on the device of the gradients, as distributed checkpoints need it; on the host for MPS."""
     x = x.contiguous()
     return x if device.type == "mps" else x.to(device)
 
 
 def _pad(x: Tensor, count: int, axes: int) -> Tensor:
-    """X with zeros up to a length along its first axes; x itself where it has that length."""
+    """A tensor padded with zeros to a length along its first axes; itself where it has that length."""
     if len(x) == count:
         return x
     padded = x.new_zeros((*(count,) * axes, *x.shape[axes:]))
@@ -200,7 +191,7 @@ def _pad(x: Tensor, count: int, axes: int) -> Tensor:
 
 
 def unpack_version_1(entry: Any, like: Tensor) -> SlidingWindowInverse:
-    """Return the window of an entry in ``state_dict["windows"]`` as they were at first: whole, with its options."""
+    """Return the window of an entry in ``state_dict["windows"]`` of version 1: whole, with its options."""
     require_entries(("shapes", "dtypes", "kept", "host", "window"), entry)
     if not isinstance(entry["window"], Mapping):
         msg = f"`state_dict` must have windows that are dictionaries; got {check.describe(entry['window'])}. "
@@ -219,12 +210,22 @@ def unpack_version_1(entry: Any, like: Tensor) -> SlidingWindowInverse:
     return SlidingWindowInverse.from_state_dict(state)
 
 
-def options_of(window: SlidingWindowInverse) -> Options:
-    """The options of a window that it shares with others."""
-    return {name: getattr(window._options, name) for name in ("normalization", "precision", "compression")}
+def options_of_version_1(entry: Any) -> Options:
+    """The options of the window in such an entry, which `unpack_version_1` has accepted."""
+    compression = check.compression_of(entry["window"])
+    options = {name: entry["window"][name] for name in ("normalization", "precision")}
+    return options | {"compression": TopK(**compression) if compression else None}
 
 
-def compression_of(described: Any) -> Any:
-    """A TopK from its arguments, as a state dictionary has them; anything else as it is."""
-    complete = isinstance(described, Mapping) and described.keys() == TopK(1.0)._as_dict().keys()
-    return TopK(**described) if complete else described
+# --- compression ------------------------------------------------------------------------------------------------------
+
+
+def arguments_of_compression(compression: TopK | None) -> dict[str, Any] | None:
+    """The arguments of a TopK by name."""
+    return None if compression is None else {name: getattr(compression, name) for name in COMPRESSION}
+
+
+def compression_of(description: Any) -> Any:
+    """A TopK from its arguments, as a state dictionary has them; anything else unchanged."""
+    complete = isinstance(description, Mapping) and description.keys() == set(COMPRESSION)
+    return TopK(**description) if complete else description
