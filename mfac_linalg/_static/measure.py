@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -37,16 +38,11 @@ class System:
         cls, rows: ScaledRows, progress: Progress = SILENT, *, gram: Array | None = None, float64_gram: bool = False
     ) -> "System":
         """The system of rows, by one pass over them, or from their Gram matrix G Gᵀ where it is known."""
-        source = rows.astype_float64() if float64_gram and gram is None else rows
         gram_dtype = "float64" if float64_gram else _backend.dtype_name(rows.dtype)
-        m, d = rows.shape
-        if m >= d:
-            gram = scaled_gram = source.normal_matrix()
-        else:
-            gram = source.rows.gram(source.column_scale, progress) if gram is None else gram
-            scaled_gram = rows.row_scale * gram * rows.row_scale.T
+        source = rows.astype_float64() if float64_gram and gram is None else rows
+        scaled_gram, squares = _small_matrix(source, gram, progress)
         xp = _backend.namespace(rows.row_scale)
-        heaviest = xp.max(xp.linalg.diagonal(gram))
+        heaviest = xp.max(xp.linalg.diagonal(squares))
         return cls(rows, scaled_gram, heaviest, xp.sqrt(largest_eigenvalue(scaled_gram)), gram_dtype)
 
     @classmethod
@@ -63,7 +59,7 @@ class System:
         """Number of small matrices."""
         return self.rows.count if isinstance(self.rows, BatchedRows) else 1
 
-    @property
+    @cached_property
     def facts(self) -> Facts:
         """What a plan has to know of the rows."""
         m, d = self.rows.shape
@@ -91,8 +87,18 @@ class System:
 
     def with_float64_gram(self, progress: Progress = SILENT) -> "System":
         """Recompute S Sᵀ in float64, by another pass; the norm is unchanged."""
-        other = System.of(cast(ScaledRows, self.rows), progress, float64_gram=True)
-        return replace(self, scaled_gram=other.scaled_gram, gram_dtype=other.gram_dtype)
+        scaled_gram, _ = _small_matrix(cast(ScaledRows, self.rows).astype_float64(), None, progress)
+        return replace(self, scaled_gram=scaled_gram, gram_dtype="float64")
+
+
+def _small_matrix(rows: ScaledRows, gram: Array | None, progress: Progress) -> tuple[Array, Array]:
+    """S Sᵀ and the Gram matrix that it is scaled from; SᵀS twice for m ≥ d."""
+    m, d = rows.shape
+    if m >= d:
+        scaled_gram = rows.normal_matrix()
+        return scaled_gram, scaled_gram
+    gram = rows.rows.gram(rows.column_scale, progress) if gram is None else gram
+    return rows.row_scale * gram * rows.row_scale.T, gram
 
 
 def measure(systems: Sequence[System], problem: Problem, scaled: ScaledProblem) -> tuple[list[System], list[Measured]]:
@@ -112,20 +118,20 @@ def measure(systems: Sequence[System], problem: Problem, scaled: ScaledProblem) 
     for name, x in unread.items():
         if next(numbers):
             check.refuse_entries(name, x)
-    largest, smallest, *spans = itertools.islice(numbers, len(extent))
-    return _with_numbers(systems, numbers, Measured(0.0, 0.0, largest, smallest, sum(spans)))
+    return _with_numbers(systems, numbers, tuple(itertools.islice(numbers, len(extent))))
 
 
 def measure_rescaled(systems: Sequence[System], before: Measured, exponent: int) -> tuple[list[System], list[Measured]]:
     """As `measure`, for the same arguments and gradients that were divided by 2^exponent."""
-    return _with_numbers(systems, _read(_numbers_of(systems)), replace(before, exponent=exponent))
+    extent = (before.largest_row_scale, before.smallest_row_scale, before.damping_span)
+    return _with_numbers(systems, _read(_numbers_of(systems)), extent, exponent)
 
 
 def read_norms(systems: Sequence[System]) -> list[System]:
     """The systems with their norms as floats where these can be read."""
     if not _backend.is_concrete(systems[0].heaviest):
         return list(systems)
-    return _with_numbers(systems, _read(_numbers_of(systems)), Measured(0.0, 0.0, 0.0, 0.0))[0]
+    return _with_numbers(systems, _read(_numbers_of(systems)), (0.0, 0.0))[0]
 
 
 def expects_float64_gram(rows: ScaledRows) -> bool:
@@ -159,13 +165,14 @@ def _read(values: list[Array]) -> Iterator[float]:
 
 
 def _with_numbers(
-    systems: Sequence[System], numbers: Iterator[float], common: Measured
+    systems: Sequence[System], numbers: Iterator[float], extent: tuple[float, ...], exponent: int | None = None
 ) -> tuple[list[System], list[Measured]]:
-    """Each system with its norm, and `common` with its heaviest row and its largest norm."""
+    """Each system with its norm, and its numbers: of itself, and the extent of row scales and damping, of all."""
+    largest, smallest, damping_span = (*extent, 0.0)[:3]
     read, measured = [], []
     for system in systems:
         heaviest, norms = next(numbers), list(itertools.islice(numbers, system.count))
         norm: Any = np.array(norms)[:, None] if isinstance(system.rows, BatchedRows) else norms[0]
-        read.append(replace(system, norm=norm))
-        measured.append(replace(common, heaviest=heaviest, norm=max(norms)))
+        read.append(System(system.rows, system.scaled_gram, system.heaviest, norm, system.gram_dtype))
+        measured.append(Measured(heaviest, max(norms), largest, smallest, damping_span, exponent))
     return read, measured

@@ -13,6 +13,8 @@ from .._scaling.damping import NARROW_SPAN
 from .._scaling.powers import squares_in_safe_range
 
 LARGEST_ENTRY = "largest entry"
+EPS = {name: float(np.finfo(name).eps) for name in ("float32", "float64")}
+TINY = {name: float(np.finfo(name).tiny) for name in EPS}
 UNDERFLOW_ERROR = 16.0  # eps that an element may be off by what underflows
 LARGEST_NORM = {"float32": 2.0**30, "float64": math.inf}  # ‖S‖ in products
 LARGEST_RATIO = 2.0**60  # of row scales whose products float32 sums
@@ -81,7 +83,7 @@ def plan_system(facts: Facts, measured: Measured, *, wide: bool) -> SystemPlan:
 def plan_form(facts: Facts, kappa: float) -> FormPlan:
     """Decide on the form; κ is infinite where it cannot be read."""
     arithmetic = "float64" if facts.m >= facts.d else facts.dtype
-    resolved = math.isfinite(kappa) and kappa * float(np.finfo(np.float32).eps) <= FLOAT32_WHITENING
+    resolved = math.isfinite(kappa) and kappa * EPS["float32"] <= FLOAT32_WHITENING
     return FormPlan(
         is_primal=facts.m >= facts.d,
         arithmetic=arithmetic,
@@ -104,8 +106,7 @@ def _exponent(facts: Facts, measured: Measured) -> int | str | None:
 
 def _holds(facts: Facts, largest: float) -> bool:
     """Whether what underflows in products of rows is below the error of an element, for the largest row scale."""
-    limits = np.finfo(facts.dtype)
-    return max(1.0, largest) * largest * facts.d * float(limits.tiny) <= UNDERFLOW_ERROR * float(limits.eps)
+    return max(1.0, largest) * largest * facts.d * TINY[facts.dtype] <= UNDERFLOW_ERROR * EPS[facts.dtype]
 
 
 def _is_resolved(facts: Facts, measured: Measured, power: int, *, wide: bool) -> bool:
@@ -114,7 +115,7 @@ def _is_resolved(facts: Facts, measured: Measured, power: int, *, wide: bool) ->
     What underflows in them counts row_scale² times in S Sᵀ, and row_scale times in S u.
     """
     scales = (measured.largest_row_scale, measured.smallest_row_scale)
-    largest, smallest = (float(np.ldexp(scale, power)) for scale in scales)
+    largest, smallest = (scale if power == 0 else float(np.ldexp(scale, power)) for scale in scales)
     holds = _holds(facts, largest)
     alike = facts.dtype == "float64" or largest <= LARGEST_RATIO * smallest
     if wide:
