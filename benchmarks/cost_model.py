@@ -1,6 +1,6 @@
-"""The cost model of docs/scaling.md beside measurements: ``python -m benchmarks.cost_model``.
+"""The cost model of docs/scaling.md, and measurements: ``python -m benchmarks.cost_model``.
 
-Unit costs come from three shapes of some 700 MB, measured in the same run; the model then says what others take:
+Unit costs come from three shapes of some 700 MB, measured in the same run; the model then predicts the costs of others:
 
     build          d (c₂ m² + c₁ m)   a Gram matrix, rows kept by reference
     whiten         d (c₂ m² + c₁ m)   the same and W in place of G
@@ -48,7 +48,7 @@ def best(call: Callable[[], object], rounds: int) -> float:
 
 
 def gaussian(m: int, d: int) -> np.ndarray:
-    """Rows of random numbers: a block of them, again and again, shifted."""
+    """Random rows: one block of them, repeated with shifts."""
     rows = np.empty((m, d), np.float32)
     block = np.random.default_rng(SEED).standard_normal((m, min(d, 2**18)), dtype=np.float32)
     for turn, start in enumerate(range(0, d, block.shape[1])):

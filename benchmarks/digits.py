@@ -1,4 +1,4 @@
-"""What is left of the digits of F⁻¹g for the newest gradient g of a window, beside the paper's dynamic algorithm.
+"""Accurate digits of F⁻¹g for the newest gradient g of a window, and by the paper's dynamic algorithm.
 
 ``python -m benchmarks.digits`` prints, for rows with a strong common mean, repeated and nearly dependent ones, float32,
 κ from 1e2 to 1e7: the error ‖x − F⁻¹g‖/‖F⁻¹g‖ by default, with precision="high", and of the recursion in float32; and
@@ -37,7 +37,7 @@ class Digits(NamedTuple):
 
     @property
     def kept(self) -> bool:
-        """Whether the library did what it promises."""
+        """Whether the errors of the library are within their bounds."""
         exact = self.kind != "common mean" or (self.default <= LARGEST_ERROR and self.high <= LARGEST_ERROR_HIGH)
         return exact and max(self.ratio, self.ratio_high) <= PROMISED
 
@@ -59,7 +59,7 @@ def gradients(kind: str) -> np.ndarray:
 
 
 def after(stream: np.ndarray, kind: str, kappa: float) -> Digits:
-    """Slide both over the stream, and look at the last step."""
+    """Slide both over the stream, and measure the last step."""
     held, newest = stream[-WINDOW:], stream[-1]
     damping = float(np.linalg.norm(held.astype(float), 2) ** 2 / WINDOW / kappa)
     steps = []
@@ -78,7 +78,7 @@ def after(stream: np.ndarray, kind: str, kappa: float) -> Digits:
 
 
 def main() -> int:
-    """Print the table; the exit status says whether all promises were kept."""
+    """Print the table; the exit status says whether all bounds hold."""
     argparse.ArgumentParser(prog="python -m benchmarks.digits", description=__doc__).parse_args()
     warnings.simplefilter("ignore", IllConditionedWarning)
     print(f"float32, window {WINDOW}, dim {DIM}, the last of {STEPS} steps")

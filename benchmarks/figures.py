@@ -38,7 +38,7 @@ class Figure:
 
 
 class Figures:
-    """All figures of one run, and the limits that were measured beside them.
+    """All figures of one run, and the limits measured with them.
 
     Only ratios within one run mean anything: a shared machine is never twice the same.
     """
@@ -52,7 +52,7 @@ class Figures:
         return bool(self._figures)
 
     def add_limits(self, problem: Problem, limits: Limits) -> None:
-        """Record the limits at a problem; of several measurements the best of each stands."""
+        """Record the limits at a problem; of several measurements the best of each is kept."""
         known = self._limits.get(problem)
         self._limits[problem] = known.better(limits) if known else limits
 
@@ -61,7 +61,7 @@ class Figures:
         self._figures.append(figure)
 
     def over_limit(self, figure: Figure) -> float:
-        """Return the time as a multiple of what the machine's own speed allows."""
+        """Return the time as a multiple of the machine's limit."""
         return figure.seconds / figure.case.limit.seconds(figure.problem, self._limits[figure.problem])
 
     def speedups(self, figure: Figure) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Gradients that are no one dense array: ``python -m benchmarks.scale blocks sparse disk topk``.
+"""Gradients that are not one dense array: ``python -m benchmarks.scale blocks sparse disk topk``.
 
 - blocks: a build of 268,336 parameters in blocks of 128 from 256 gradients, beside the paper's recursion on all blocks
   at once (PyTorch's batched products).
@@ -44,7 +44,7 @@ def median_seconds(call: Callable[[], object], rounds: int = ROUNDS) -> float:
 
 
 def require(fine: bool, what: str) -> None:
-    """Refuse to time what is wrong."""
+    """Raise if a result is wrong, before it is timed."""
     if not fine:
         raise ArithmeticError(what)
 
@@ -151,7 +151,7 @@ def make_file(folder: Path, gigabytes: float) -> Path:
 
 
 class Counted:
-    """A mapped file that counts the bytes that are taken from it."""
+    """A mapped file that counts the bytes read from it."""
 
     def __init__(self, path: Path) -> None:
         self.rows = np.load(path, mmap_mode="r")
@@ -164,7 +164,7 @@ class Counted:
 
 
 def task(name: str, path: Path) -> dict[str, float]:
-    """One figure of `disk`, in a process that has done nothing else."""
+    """One figure of `disk`, in a new process."""
     rows = np.load(path, mmap_mode="r")
     if name == "read":
         with open(path, "rb", buffering=0) as file:
@@ -252,7 +252,7 @@ def timed_steps(window: SlidingWindowInverse, fresh: np.ndarray) -> float:
 
 
 def main() -> None:
-    """Run what is asked for."""
+    """Run the chosen parts."""
     parts = {"blocks": blocks, "sparse": sparse, "disk": disk, "topk": topk}
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*parts, []], help="some of blocks, sparse, disk, topk")
