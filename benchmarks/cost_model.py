@@ -63,7 +63,7 @@ def damping_for(gradients: np.ndarray) -> float:
     return float(norm / len(gradients) / KAPPA)
 
 
-def measured(gradients: np.ndarray, rounds: int) -> dict[str, float]:
+def measure_costs(gradients: np.ndarray, rounds: int) -> dict[str, float]:
     """Seconds of each operation, checked."""
     damping, m = damping_for(gradients), len(gradients)
     inverse = WoodburyRankOneInverse(gradients, damping, whiten=False)
@@ -98,17 +98,17 @@ def unit_costs(shapes: tuple[tuple[int, int], ...], rounds: int) -> dict[str, np
     costs: dict[str, list[tuple[int, float]]] = {}
     for m, d in shapes:
         gradients = gaussian(m, d)
-        for name, seconds in measured(gradients, rounds).items():
+        for name, seconds in measure_costs(gradients, rounds).items():
             costs.setdefault(name, []).append((m, seconds / d))
-    found = {}
+    coefficients = {}
     for name, points in costs.items():
         m, seconds = (np.array(x, float) for x in zip(*points, strict=True))
         terms = np.stack([m**power for power in POWERS.get(name, PASSES)], axis=1) / seconds[:, None]
-        found[name] = np.linalg.lstsq(terms, np.ones(len(m)), rcond=None)[0]
-    return found
+        coefficients[name] = np.linalg.lstsq(terms, np.ones(len(m)), rcond=None)[0]
+    return coefficients
 
 
-def predicted(name: str, m: int, d: int, costs: dict[str, np.ndarray]) -> float:
+def predict_seconds(name: str, m: int, d: int, costs: dict[str, np.ndarray]) -> float:
     """Seconds of an operation by the model."""
     return d * sum(c * m**power for c, power in zip(costs[name], POWERS.get(name, PASSES), strict=True))
 
@@ -118,8 +118,8 @@ def case(m: int, d: int, costs: dict[str, np.ndarray], rounds: int) -> dict[str,
     gradients = gaussian(m, d)
     print(f"m = {m}, d = {d:,}, {gradients.nbytes / 1e9:.2f} GB", flush=True)
     shown = {}
-    for name, seconds in measured(gradients, rounds).items():
-        model = predicted(name, m, d, costs)
+    for name, seconds in measure_costs(gradients, rounds).items():
+        model = predict_seconds(name, m, d, costs)
         shown[name] = {"measured": seconds, "model": model}
         print(f"  {name:13} {seconds:9.4f} s, model {model:9.4f} s, ratio {seconds / model:.2f}", flush=True)
     return {"m": m, "d": d, "seconds": shown}
@@ -137,13 +137,13 @@ def main(arguments: list[str] | None = None) -> None:
         powers = POWERS.get(name, PASSES)
         text = " + ".join(f"{1e9 * c:.3g} m^{p}" for c, p in zip(values, powers, strict=True))
         print(f"{name:13} {text} ns a parameter")
-    found = [case(*map(int, text.split(",")), costs, options.rounds) for text in options.cases]
-    ratios = [row["measured"] / row["model"] for c in found for row in c["seconds"].values()]
+    cases = [case(*map(int, text.split(",")), costs, options.rounds) for text in options.cases]
+    ratios = [row["measured"] / row["model"] for c in cases for row in c["seconds"].values()]
     print(f"measured over model: from {min(ratios):.2f} to {max(ratios):.2f}, ", end="")
     print(f"geometric mean {math.exp(np.mean(np.log(ratios))):.2f}")
     if options.json:
-        kept = {name: list(values) for name, values in costs.items()}
-        result = {"machine": describe(), "seed": SEED, "unit costs": kept, "cases": found}
+        coefficients = {name: list(values) for name, values in costs.items()}
+        result = {"machine": describe(), "seed": SEED, "unit costs": coefficients, "cases": cases}
         options.json.write_text(json.dumps(result, indent=1) + "\n")
 
 

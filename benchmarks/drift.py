@@ -81,7 +81,7 @@ def follow(stream_of: tuple[str, float, str], *, updates: int, window: int, dim:
     warnings.simplefilter("ignore", IllConditionedWarning)
     rng = np.random.default_rng(SEED)
     left = sorted(set(np.geomspace(window, updates, SAMPLES).astype(int).tolist()))
-    inverse, found, step = SlidingWindowInverse(window, dim, damping), [], 0
+    inverse, results, step = SlidingWindowInverse(window, dim, damping), [], 0
     gradients = (g.astype(dtype) for g in stream(kind, dim, rng))
     while left:
         if block > 1:
@@ -92,9 +92,9 @@ def follow(stream_of: tuple[str, float, str], *, updates: int, window: int, dim:
             inverse.append(g)
             continue
         x = inverse.append_matvec(g)
-        found.append((step, *compare(inverse, x, [g, rng.standard_normal(dim).astype(dtype)])))
+        results.append((step, *compare(inverse, x, [g, rng.standard_normal(dim).astype(dtype)])))
         left = [at for at in left if at > step]
-    steps, ours, fresh = map(list, zip(*found, strict=True))
+    steps, ours, fresh = map(list, zip(*results, strict=True))
     return Curve(dtype, damping, kind, steps, ours, fresh, inverse.kappa, inverse.factorizations)
 
 
@@ -165,8 +165,8 @@ def main() -> int:
             options.output.write_text(json.dumps([asdict(curve) for curve in curves]) + "\n")
     if options.picture:
         draw(curves, options.picture)
-    kept = all(max(curve.window) <= PROMISED and curve.times_fresh <= TIMES_FRESH for curve in curves)
-    return int(not kept)
+    is_within_bounds = all(max(curve.window) <= PROMISED and curve.times_fresh <= TIMES_FRESH for curve in curves)
+    return int(not is_within_bounds)
 
 
 if __name__ == "__main__":

@@ -79,12 +79,12 @@ class Figures:
         if m < target.least_gradients:
             return []
         slowest, most_seconds = min(self.speedups(figure).values(), default=math.inf), target.most_seconds * m / 512
-        found = [
+        targets = [
             (f"≤ {target.ceiling:.3g} limits", self.over_limit(figure) <= target.ceiling, target.ceiling < math.inf),
             (f"≥ {target.speedup:.3g}x recursion", slowest >= target.speedup, target.speedup > 0),
             (f"≤ {most_seconds:.3g} s", figure.seconds <= most_seconds, most_seconds < math.inf),
         ]
-        return [(words, met) for words, met, wanted in found if wanted]
+        return [(words, met) for words, met, wanted in targets if wanted]
 
     def all_met(self) -> bool:
         """Whether no figure misses a target."""
