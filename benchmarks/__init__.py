@@ -1,1 +1,1 @@
-"""Timings of mfac_linalg beside the paper's recursion and the machine's own limits; see README.md."""
+"""Timings of mfac_linalg, the paper's recursion and the limits of the machine; see README.md."""

@@ -30,7 +30,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 class Runner:
-    """Times cases in rounds, each round beside the machine's limits.
+    """Times cases in rounds, each with the machine's limits.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a timed call is: what it computes, who computes it, how it is checked, what bounds it, what it should reach."""
+"""A timed call: its operation, owner, check, limit and target."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NUMPY, TORCH = RECURSIONS = ("recursion, NumPy", "recursion, PyTorch")
 
 @dataclass(frozen=True)
 class Limit:
-    """The time that the machine's own speed allows for an operation.
+    """The time of an operation at the speed of the machine.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Target:
-    """What a case should reach; the defaults ask for nothing.
+    """The target of a case; the defaults require nothing.
 
     Parameters
     ----------

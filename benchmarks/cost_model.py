@@ -1,6 +1,6 @@
-"""The cost model of docs/scaling.md beside measurements: ``python -m benchmarks.cost_model``.
+"""The cost model of docs/scaling.md, and measurements: ``python -m benchmarks.cost_model``.
 
-Unit costs come from three shapes of some 700 MB, measured in the same run; the model then says what others take:
+Unit costs come from three shapes of some 700 MB, measured in the same run; the model then predicts the costs of others:
 
     build          d (c₂ m² + c₁ m)   a Gram matrix, rows kept by reference
     whiten         d (c₂ m² + c₁ m)   the same and W in place of G
@@ -48,7 +48,7 @@ def best(call: Callable[[], object], rounds: int) -> float:
 
 
 def gaussian(m: int, d: int) -> np.ndarray:
-    """Rows of random numbers: a block of them, again and again, shifted."""
+    """Random rows: one block of them, repeated with shifts."""
     rows = np.empty((m, d), np.float32)
     block = np.random.default_rng(SEED).standard_normal((m, min(d, 2**18)), dtype=np.float32)
     for turn, start in enumerate(range(0, d, block.shape[1])):
@@ -63,7 +63,7 @@ def damping_for(gradients: np.ndarray) -> float:
     return float(norm / len(gradients) / KAPPA)
 
 
-def measured(gradients: np.ndarray, rounds: int) -> dict[str, float]:
+def measure_costs(gradients: np.ndarray, rounds: int) -> dict[str, float]:
     """Seconds of each operation, checked."""
     damping, m = damping_for(gradients), len(gradients)
     inverse = WoodburyRankOneInverse(gradients, damping, whiten=False)
@@ -98,17 +98,17 @@ def unit_costs(shapes: tuple[tuple[int, int], ...], rounds: int) -> dict[str, np
     costs: dict[str, list[tuple[int, float]]] = {}
     for m, d in shapes:
         gradients = gaussian(m, d)
-        for name, seconds in measured(gradients, rounds).items():
+        for name, seconds in measure_costs(gradients, rounds).items():
             costs.setdefault(name, []).append((m, seconds / d))
-    found = {}
+    coefficients = {}
     for name, points in costs.items():
         m, seconds = (np.array(x, float) for x in zip(*points, strict=True))
         terms = np.stack([m**power for power in POWERS.get(name, PASSES)], axis=1) / seconds[:, None]
-        found[name] = np.linalg.lstsq(terms, np.ones(len(m)), rcond=None)[0]
-    return found
+        coefficients[name] = np.linalg.lstsq(terms, np.ones(len(m)), rcond=None)[0]
+    return coefficients
 
 
-def predicted(name: str, m: int, d: int, costs: dict[str, np.ndarray]) -> float:
+def predict_seconds(name: str, m: int, d: int, costs: dict[str, np.ndarray]) -> float:
     """Seconds of an operation by the model."""
     return d * sum(c * m**power for c, power in zip(costs[name], POWERS.get(name, PASSES), strict=True))
 
@@ -118,8 +118,8 @@ def case(m: int, d: int, costs: dict[str, np.ndarray], rounds: int) -> dict[str,
     gradients = gaussian(m, d)
     print(f"m = {m}, d = {d:,}, {gradients.nbytes / 1e9:.2f} GB", flush=True)
     shown = {}
-    for name, seconds in measured(gradients, rounds).items():
-        model = predicted(name, m, d, costs)
+    for name, seconds in measure_costs(gradients, rounds).items():
+        model = predict_seconds(name, m, d, costs)
         shown[name] = {"measured": seconds, "model": model}
         print(f"  {name:13} {seconds:9.4f} s, model {model:9.4f} s, ratio {seconds / model:.2f}", flush=True)
     return {"m": m, "d": d, "seconds": shown}
@@ -137,13 +137,13 @@ def main(arguments: list[str] | None = None) -> None:
         powers = POWERS.get(name, PASSES)
         text = " + ".join(f"{1e9 * c:.3g} m^{p}" for c, p in zip(values, powers, strict=True))
         print(f"{name:13} {text} ns a parameter")
-    found = [case(*map(int, text.split(",")), costs, options.rounds) for text in options.cases]
-    ratios = [row["measured"] / row["model"] for c in found for row in c["seconds"].values()]
+    cases = [case(*map(int, text.split(",")), costs, options.rounds) for text in options.cases]
+    ratios = [row["measured"] / row["model"] for c in cases for row in c["seconds"].values()]
     print(f"measured over model: from {min(ratios):.2f} to {max(ratios):.2f}, ", end="")
     print(f"geometric mean {math.exp(np.mean(np.log(ratios))):.2f}")
     if options.json:
-        kept = {name: list(values) for name, values in costs.items()}
-        result = {"machine": describe(), "seed": SEED, "unit costs": kept, "cases": found}
+        coefficients = {name: list(values) for name, values in costs.items()}
+        result = {"machine": describe(), "seed": SEED, "unit costs": coefficients, "cases": cases}
         options.json.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""What is left of the digits of F⁻¹g for the newest gradient g of a window, beside the paper's dynamic algorithm.
+"""Accurate digits of F⁻¹g for the newest gradient g of a window, and by the paper's dynamic algorithm.
 
 ``python -m benchmarks.digits`` prints, for rows with a strong common mean, repeated and nearly dependent ones, float32,
 κ from 1e2 to 1e7: the error ‖x − F⁻¹g‖/‖F⁻¹g‖ by default, with precision="high", and of the recursion in float32; and
@@ -36,8 +36,8 @@ class Digits(NamedTuple):
     ratio_high: float
 
     @property
-    def kept(self) -> bool:
-        """Whether the library did what it promises."""
+    def is_within_bounds(self) -> bool:
+        """Whether the errors of the library are within their bounds."""
         exact = self.kind != "common mean" or (self.default <= LARGEST_ERROR and self.high <= LARGEST_ERROR_HIGH)
         return exact and max(self.ratio, self.ratio_high) <= PROMISED
 
@@ -50,18 +50,18 @@ def gradients(kind: str) -> np.ndarray:
     """A stream of float32 rows (STEPS, DIM)."""
     rng = np.random.default_rng(SEED)
     noise = rng.standard_normal((STEPS, DIM))
-    made = {
+    kinds = {
         "common mean": lambda: 10 * rng.standard_normal(DIM) + noise,
         "repeated": lambda: noise[np.arange(STEPS) // 4],
         "nearly dependent": lambda: noise[np.arange(STEPS) % 8] + 1e-4 * noise,
     }
-    return made[kind]().astype(np.float32)
+    return kinds[kind]().astype(np.float32)
 
 
-def after(stream: np.ndarray, kind: str, kappa: float) -> Digits:
-    """Slide both over the stream, and look at the last step."""
-    held, newest = stream[-WINDOW:], stream[-1]
-    damping = float(np.linalg.norm(held.astype(float), 2) ** 2 / WINDOW / kappa)
+def measure_last_step(stream: np.ndarray, kind: str, kappa: float) -> Digits:
+    """Slide both over the stream, and measure the last step."""
+    rows, newest = stream[-WINDOW:], stream[-1]
+    damping = float(np.linalg.norm(rows.astype(float), 2) ** 2 / WINDOW / kappa)
     steps = []
     for precision in ("default", "high"):
         window = SlidingWindowInverse.from_gradients(stream[:WINDOW], damping, precision=precision)
@@ -72,23 +72,23 @@ def after(stream: np.ndarray, kind: str, kappa: float) -> Digits:
     for g in stream[WINDOW:-1]:
         recursion.append(g)
     steps.append(recursion.append_matvec(newest))
-    exact = Oracle(held, damping).solve(newest)
+    exact = Oracle(rows, damping).solve(newest)
     errors = [float(np.linalg.norm((x - exact).astype(float)) / np.linalg.norm(exact.astype(float))) for x in steps]
-    return Digits(kind, kappa, *errors, *(backward_ratio(held, damping, newest, x) for x in steps[:2]))
+    return Digits(kind, kappa, *errors, *(backward_ratio(rows, damping, newest, x) for x in steps[:2]))
 
 
 def main() -> int:
-    """Print the table; the exit status says whether all promises were kept."""
+    """Print the table; the exit status says whether all bounds hold."""
     argparse.ArgumentParser(prog="python -m benchmarks.digits", description=__doc__).parse_args()
     warnings.simplefilter("ignore", IllConditionedWarning)
     print(f"float32, window {WINDOW}, dim {DIM}, the last of {STEPS} steps")
     print("rows               kappa   default      high  recursion         R    R, high")
-    found = []
+    results = []
     for kind in ("common mean", "repeated", "nearly dependent"):
         for kappa in KAPPAS:
-            found.append(after(gradients(kind), kind, kappa))
-            print(found[-1], flush=True)
-    return int(not all(digits.kept for digits in found))
+            results.append(measure_last_step(gradients(kind), kind, kappa))
+            print(results[-1], flush=True)
+    return int(not all(digits.is_within_bounds for digits in results))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whether a window drifts: its backward error over many steps, beside that of a fresh inverse of the same rows.
+"""Whether a window drifts: its backward error over many steps, and that of a fresh inverse of the same rows.
 
 ``python -m benchmarks.drift --updates 1000000`` takes hours; the default some minutes. Prints a table, writes the
 curves, draws them (``--from`` draws what was written). Fails where R > 30, or more than three times that of a fresh
@@ -55,7 +55,7 @@ class Curve:
 
 
 def stream(kind: str, dim: int, rng: np.random.Generator):
-    """Yield gradients without end: independent, each close to the one before, or most of them the one before."""
+    """Yield gradients forever: independent, close to the previous one, or mostly equal to it."""
     g = rng.standard_normal(dim)
     for step in itertools.count():
         fresh = rng.standard_normal(dim)
@@ -81,7 +81,7 @@ def follow(stream_of: tuple[str, float, str], *, updates: int, window: int, dim:
     warnings.simplefilter("ignore", IllConditionedWarning)
     rng = np.random.default_rng(SEED)
     left = sorted(set(np.geomspace(window, updates, SAMPLES).astype(int).tolist()))
-    inverse, found, step = SlidingWindowInverse(window, dim, damping), [], 0
+    inverse, results, step = SlidingWindowInverse(window, dim, damping), [], 0
     gradients = (g.astype(dtype) for g in stream(kind, dim, rng))
     while left:
         if block > 1:
@@ -92,9 +92,9 @@ def follow(stream_of: tuple[str, float, str], *, updates: int, window: int, dim:
             inverse.append(g)
             continue
         x = inverse.append_matvec(g)
-        found.append((step, *compare(inverse, x, [g, rng.standard_normal(dim).astype(dtype)])))
+        results.append((step, *compare(inverse, x, [g, rng.standard_normal(dim).astype(dtype)])))
         left = [at for at in left if at > step]
-    steps, ours, fresh = map(list, zip(*found, strict=True))
+    steps, ours, fresh = map(list, zip(*results, strict=True))
     return Curve(dtype, damping, kind, steps, ours, fresh, inverse.kappa, inverse.factorizations)
 
 
@@ -111,7 +111,7 @@ def compare(inverse: SlidingWindowInverse, step: np.ndarray, vectors: list[np.nd
 
 
 def draw(curves: list[Curve], path: Path) -> None:
-    """One panel per dtype: R(t) of every stream, the promise, and the worst fresh inverse."""
+    """One panel per dtype: R(t) of every stream, the bound, and the worst fresh inverse."""
     import matplotlib.pyplot as plt
 
     dtypes = sorted({curve.dtype for curve in curves})
@@ -143,7 +143,7 @@ def curves_of(options: argparse.Namespace) -> Iterator[Curve]:
 
 
 def main() -> int:
-    """Run every stream; the exit status says whether all of them kept what is promised."""
+    """Run every stream; the exit status says whether all of them are within the bound."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.drift", description=__doc__)
     parser.add_argument("--updates", type=int, default=20_000)
     parser.add_argument("--window", type=int, default=32)
@@ -165,8 +165,8 @@ def main() -> int:
             options.output.write_text(json.dumps([asdict(curve) for curve in curves]) + "\n")
     if options.picture:
         draw(curves, options.picture)
-    kept = all(max(curve.window) <= PROMISED and curve.times_fresh <= TIMES_FRESH for curve in curves)
-    return int(not kept)
+    is_within_bounds = all(max(curve.window) <= PROMISED and curve.times_fresh <= TIMES_FRESH for curve in curves)
+    return int(not is_within_bounds)
 
 
 if __name__ == "__main__":

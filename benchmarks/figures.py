@@ -38,7 +38,7 @@ class Figure:
 
 
 class Figures:
-    """All figures of one run, and the limits that were measured beside them.
+    """All figures of one run, and the limits measured with them.
 
     Only ratios within one run mean anything: a shared machine is never twice the same.
     """
@@ -52,7 +52,7 @@ class Figures:
         return bool(self._figures)
 
     def add_limits(self, problem: Problem, limits: Limits) -> None:
-        """Record the limits at a problem; of several measurements the best of each stands."""
+        """Record the limits at a problem; of several measurements the best of each is kept."""
         known = self._limits.get(problem)
         self._limits[problem] = known.better(limits) if known else limits
 
@@ -61,7 +61,7 @@ class Figures:
         self._figures.append(figure)
 
     def over_limit(self, figure: Figure) -> float:
-        """Return the time as a multiple of what the machine's own speed allows."""
+        """Return the time as a multiple of the machine's limit."""
         return figure.seconds / figure.case.limit.seconds(figure.problem, self._limits[figure.problem])
 
     def speedups(self, figure: Figure) -> dict[str, float]:
@@ -79,12 +79,12 @@ class Figures:
         if m < target.least_gradients:
             return []
         slowest, most_seconds = min(self.speedups(figure).values(), default=math.inf), target.most_seconds * m / 512
-        found = [
+        targets = [
             (f"≤ {target.ceiling:.3g} limits", self.over_limit(figure) <= target.ceiling, target.ceiling < math.inf),
             (f"≥ {target.speedup:.3g}x recursion", slowest >= target.speedup, target.speedup > 0),
             (f"≤ {most_seconds:.3g} s", figure.seconds <= most_seconds, most_seconds < math.inf),
         ]
-        return [(words, met) for words, met, wanted in found if wanted]
+        return [(words, met) for words, met, wanted in targets if wanted]
 
     def all_met(self) -> bool:
         """Whether no figure misses a target."""

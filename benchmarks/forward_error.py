@@ -31,7 +31,7 @@ def textbook(gradients: np.ndarray, damping: float, system: np.ndarray, v: np.nd
     return (v - gradients.T @ a) / np.float32(damping)
 
 
-def measured(kappa: float, shape: tuple[int, int] = SHAPE) -> Iterator[dict[str, Any]]:
+def measure_errors(kappa: float, shape: tuple[int, int] = SHAPE) -> Iterator[dict[str, Any]]:
     """Both errors of every way to F⁻¹v, at a condition number."""
     m = shape[0]
     gradients = np.random.default_rng(SEED).standard_normal(shape, dtype=np.float32)
@@ -61,14 +61,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args(arguments)
-    found = [figure for kappa in KAPPAS for figure in measured(kappa)]
-    for figure in found:
+    figures = [figure for kappa in KAPPAS for figure in measure_errors(kappa)]
+    for figure in figures:
         words = f"kappa {figure['kappa']:.0e}, {figure['v']:8} by {figure['way']:16}"
         print(f"{words} forward error {figure['forward']:.1e}, R = {figure['R']:.2g}")
     if options.json:
-        figures = ",\n".join(json.dumps(figure) for figure in found)
+        text = ",\n".join(json.dumps(figure) for figure in figures)
         facts = json.dumps({"seed": SEED, "shape": SHAPE, "numpy": np.__version__})
-        options.json.write_text(f'{facts[:-1]}, "figures": [\n{figures}\n]}}\n')
+        options.json.write_text(f'{facts[:-1]}, "figures": [\n{text}\n]}}\n')
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The machine's own limits, measured beside what they judge, and a description of the machine."""
+"""The limits of the machine, measured in the same run as the cases, and a description of the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of the machine other processes use: a time taken beside busy neighbours says little about the code."""
+"""The share of the machine that other processes use, which makes timings unreliable."""
 
 from __future__ import annotations
 

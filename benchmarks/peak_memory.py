@@ -51,27 +51,27 @@ def rise(problem: Problem, mode: str) -> int:
     return after - before
 
 
-def measured_peak(problem: Problem, mode: str) -> float:
+def measure_peak(problem: Problem, mode: str) -> float:
     """Return the peak of a build in a fresh process over the memory that it is allowed: G + W, or G alone."""
     command = [sys.executable, "-m", "benchmarks.peak_memory", "--rise", mode, str(PROBLEMS.index(problem))]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    held = 4 * problem.num_gradients * problem.dim
-    return (held + int(output)) / (2 * held if mode == "W kept" else held)
+    baseline = 4 * problem.num_gradients * problem.dim
+    return (baseline + int(output)) / (2 * baseline if mode == "W kept" else baseline)
 
 
 def peaks() -> Iterator[dict[str, object]]:
     """Yield the peak of every problem and mode, ready for JSON."""
     for problem in PROBLEMS:
         for mode in MODES:
-            held, peak = "G + W" if mode == "W kept" else "G", measured_peak(problem, mode)
-            yield {"problem": str(problem), "subject": mode, "peak": peak, "over": held, "met": peak <= CEILING}
+            baseline, peak = "G + W" if mode == "W kept" else "G", measure_peak(problem, mode)
+            yield {"problem": str(problem), "subject": mode, "peak": peak, "over": baseline, "met": peak <= CEILING}
 
 
 def line(peak: dict[str, object]) -> str:
     """Return a peak in words."""
     verdict = "met" if peak["met"] else "MISSED"
-    held = f"{peak['peak']:.3f} x ({peak['over']})"
-    return f"{peak['problem']:>15}  {peak['subject']:<15}  peak {held}, target ≤ {CEILING}: {verdict}"
+    text = f"{peak['peak']:.3f} x ({peak['over']})"
+    return f"{peak['problem']:>15}  {peak['subject']:<15}  peak {text}, target ≤ {CEILING}: {verdict}"
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Gradients that are no one dense array: ``python -m benchmarks.scale blocks sparse disk topk``.
+"""Gradients that are not one dense array: ``python -m benchmarks.scale blocks sparse disk topk``.
 
 - blocks: a build of 268,336 parameters in blocks of 128 from 256 gradients, beside the paper's recursion on all blocks
   at once (PyTorch's batched products).
@@ -44,7 +44,7 @@ def median_seconds(call: Callable[[], object], rounds: int = ROUNDS) -> float:
 
 
 def require(fine: bool, what: str) -> None:
-    """Refuse to time what is wrong."""
+    """Raise if a result is wrong, before it is timed."""
     if not fine:
         raise ArithmeticError(what)
 
@@ -107,25 +107,25 @@ def sparse(options: argparse.Namespace) -> None:
     pairs = zip(ask(rows), ask(dense), strict=True)
     require(all(np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) for a, b in pairs), "The products differ.")
     fast, slow = median_seconds(lambda: ask(rows)), median_seconds(lambda: ask(dense))
-    small, large = (held_bytes(lambda g=g: WoodburyRankOneInverse(g, 1e-4)) for g in (rows, dense))
+    small, large = (memory_of(lambda g=g: WoodburyRankOneInverse(g, 1e-4)) for g in (rows, dense))
     small, large = small + sum(part.nbytes for part in parts), large + dense.nbytes
     print(f"sparse {rows.shape[0]} x {rows.shape[1]}, {rows.nnz:,} entries: build + 100 products {1e3 * fast:.0f} ms, ")
     print(f"  dense {1e3 * slow:.0f} ms: x faster {slow / fast:.1f}")
     print(f"  gradients and inverse {small / 1e6:.0f} MB, dense {large / 1e6:.0f} MB: x smaller {large / small:.1f}")
 
 
-def held_bytes(make: Callable[[], object]) -> int:
+def memory_of(make: Callable[[], object]) -> int:
     """Return what an object holds once it is made."""
-    return held_and_made(make)[0]
+    return memory_and_object(make)[0]
 
 
-def held_and_made(make: Callable[[], Any]) -> tuple[int, Any]:
+def memory_and_object(make: Callable[[], Any]) -> tuple[int, Any]:
     """Return what an object holds once it is made, and the object."""
     tracemalloc.start()
-    made = make()
-    held, _ = tracemalloc.get_traced_memory()
+    built = make()
+    size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return held, made
+    return size, built
 
 
 def disk(options: argparse.Namespace) -> None:
@@ -133,8 +133,8 @@ def disk(options: argparse.Namespace) -> None:
     path = make_file(options.folder, options.gigabytes)
     for task in ("read", "streamed", "in memory"):
         command = [sys.executable, "-m", "benchmarks.scale", "--task", task, str(path)]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        print(f"{task:>10}  " + "  ".join(f"{name} {value:.4g}" for name, value in found.items()))
+        figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(f"{task:>10}  " + "  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
 
 
 def make_file(folder: Path, gigabytes: float) -> Path:
@@ -151,20 +151,20 @@ def make_file(folder: Path, gigabytes: float) -> Path:
 
 
 class Counted:
-    """A mapped file that counts the bytes that are taken from it."""
+    """A mapped file that counts the bytes read from it."""
 
     def __init__(self, path: Path) -> None:
         self.rows = np.load(path, mmap_mode="r")
         self.shape, self.dtype, self.read = self.rows.shape, self.rows.dtype, 0
 
     def __getitem__(self, part: object) -> np.ndarray:
-        found = np.array(self.rows[part])
-        self.read += found.nbytes
-        return found
+        panel = np.array(self.rows[part])
+        self.read += panel.nbytes
+        return panel
 
 
 def task(name: str, path: Path) -> dict[str, float]:
-    """One figure of `disk`, in a process that has done nothing else."""
+    """One figure of `disk`, in a new process."""
     rows = np.load(path, mmap_mode="r")
     if name == "read":
         with open(path, "rb", buffering=0) as file:
@@ -214,18 +214,18 @@ def topk(_: argparse.Namespace) -> None:
         rows = rng.standard_normal((window, dim), dtype=np.float32)
         damping = dim * (1 + np.sqrt(window / dim)) ** 2 / window / KAPPA
         fresh = rng.standard_normal((steps, dim), dtype=np.float32)
-        a, found = np.ones(window, np.float32), []
+        a, results = np.ones(window, np.float32), []
         reads = median_seconds(lambda rows=rows, a=a: (rows @ rows[0], a @ rows))
         for compression in (TopK(0.01), TopK(0.01, dtype="float16"), TopK(0.01, block_size=4096), None):
-            held, full = held_and_made(partial(filled_window, rows, damping, compression))
-            found.append((compression, held, timed_steps(full, fresh)))
+            size, full = memory_and_object(partial(filled_window, rows, damping, compression))
+            results.append((compression, size, timed_steps(full, fresh)))
             del full
-        *_, (_, whole, dense) = found
+        *_, (_, whole, dense) = results
         print(f"window {window}, d = {dim:,}: {whole / 1e6:,.0f} MB, a step {1e3 * dense:.0f} ms, ")
         print(f"  two plain reads {1e3 * reads:.0f} ms")
-        for compression, held, seconds in found[:-1]:
+        for compression, size, seconds in results[:-1]:
             print(
-                f"  {compression}: {held / 1e6:.1f} MB, x smaller {whole / held:.1f}; a step {1e3 * seconds:.1f} ms, "
+                f"  {compression}: {size / 1e6:.1f} MB, x smaller {whole / size:.1f}; a step {1e3 * seconds:.1f} ms, "
             )
             print(f"    x faster {dense / seconds:.1f}, two reads in {reads / seconds:.1f} steps")
 
@@ -252,7 +252,7 @@ def timed_steps(window: SlidingWindowInverse, fresh: np.ndarray) -> float:
 
 
 def main() -> None:
-    """Run what is asked for."""
+    """Run the chosen parts."""
     parts = {"blocks": blocks, "sparse": sparse, "disk": disk, "topk": topk}
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*parts, []], help="some of blocks, sparse, disk, topk")

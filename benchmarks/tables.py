@@ -1,6 +1,6 @@
 """Write the figures of ``benchmarks/results`` into the pages that show them: ``python -m benchmarks.tables``.
 
-A table stands between ``<!-- figures: NAME -->`` and ``<!-- end of figures -->`` and is made anew by the function of
+A table stands between ``<!-- figures: NAME -->`` and ``<!-- end of figures -->`` and is written by the function of
 that name in `contents`. A sentence is found by its words, and the numbers in it are replaced. ``--check`` writes
 nothing, names the pages that would change, and fails if there are any.
 """
@@ -22,16 +22,16 @@ REGION = re.compile(r"(<!-- figures: (.*?) -->\n\n)(.*?)(\n<!-- end of figures -
 
 def with_tables(text: str) -> str:
     """The text with every table as the results have it."""
-    return REGION.sub(lambda found: found[1] + TABLES[found[2]]() + found[4], text)
+    return REGION.sub(lambda match: match[1] + TABLES[match[2]]() + match[4], text)
 
 
 def with_numbers(text: str, sentence: str, numbers: tuple[str, ...]) -> str:
     """The text with these numbers in a sentence whose numbers are written {}; line breaks in it are free."""
     parts = [r"\s+".join(map(re.escape, re.split(r"\s+", part))) for part in sentence.split("{}")]
     pattern = re.compile("".join(f"{part}{NUMBER}" for part in parts[:-1]) + parts[-1])
-    found = pattern.findall(text)
-    if len(found) != 1 or len(parts) != len(numbers) + 1:
-        msg = f"The sentence must be there once, with a number for each {{}}; got {len(found)} times {sentence!r}."
+    matches = pattern.findall(text)
+    if len(matches) != 1 or len(parts) != len(numbers) + 1:
+        msg = f"The sentence must be there once, with a number for each {{}}; got {len(matches)} times {sentence!r}."
         raise ValueError(msg)
 
     def filled(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a step of the window costs, beside two plain reads of the rows and the paper's dynamic algorithm.
+"""The cost of a step of the window, of two plain reads of the rows, and of the paper's dynamic algorithm.
 
 ``python -m benchmarks.window`` prints steps with their products, and the m × m part alone with the power of m that it
 grows by. Every answer is checked before it is timed.

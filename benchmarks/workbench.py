@@ -1,4 +1,4 @@
-"""Everything that the cases of one problem share: inverses, recursions and a float64 reference, each made once."""
+"""Objects that the cases of one problem share: inverses, recursions and a float64 reference, each built once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONTRACT = 30
 
 
 class WrongAnswerError(ArithmeticError):
-    """A call that was about to be timed gave an answer outside its bound."""
+    """A result before timing has an error over its bound."""
 
 
 class Workbench:

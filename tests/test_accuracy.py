@@ -111,7 +111,7 @@ def test_larger_problems_keep_the_contract(kind, dtype, whiten):
 @pytest.mark.parametrize("kappa", [1e3, 4e5])
 def test_in_the_span_of_the_gradients_push_through_keeps_the_digits_that_a_product_loses(kappa):
     """What README.md says: both have a small backward error, one of them a forward error of κ eps."""
-    figures = {(f["v"], f["way"]): f for f in forward_error.measured(kappa, shape=(8, 500))}
+    figures = {(f["v"], f["way"]): f for f in forward_error.measure_errors(kappa, shape=(8, 500))}
     for v in ("a row", "the mean"):
         textbook, product, push = (figures[v, way] for way in ("textbook", "matvec", "matvec_gradients"))
         assert product["R"] <= LIMIT < textbook["R"]

@@ -163,13 +163,13 @@ def test_a_bar_is_drawn_on_a_terminal_only(monkeypatch):
     pytest.importorskip("tqdm", reason="needs tqdm")
     steps = [1, 2, 3]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
-    assert progress.tracked(steps, "working") is steps
+    assert progress.with_progress(steps, "working") is steps
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert progress.tracked(steps, "working") is not steps
-    assert list(progress.tracked(steps, "working")) == steps
+    assert progress.with_progress(steps, "working") is not steps
+    assert list(progress.with_progress(steps, "working")) == steps
     for stream in (None, closed_stream()):
         monkeypatch.setattr(sys, "stderr", stream)
-        assert progress.tracked(steps, "working") is steps
+        assert progress.with_progress(steps, "working") is steps
 
 
 def closed_stream():

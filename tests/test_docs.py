@@ -157,7 +157,7 @@ CLAIMS = {
     "README.md-0": lambda page: page.printed.startswith("True"),
     "docs/optimizer.md-0": lambda page: len(page.names["optimizer"].windows[0]) == 8,
     "docs/optimizer.md-1": lambda page: float(page.names["params"]["w"].max()) < 1,
-    "docs/pruning.md-0": lambda page: page.names["found"].steps[-1].sparsity == 0.5,
+    "docs/pruning.md-0": lambda page: page.names["pruned"].steps[-1].sparsity == 0.5,
     "docs/pruning.md-1": lambda page: page.names["two_of_four"].sum() == (page.names["pruned"] == 0).sum() == 500,
     "docs/recipes.md-0": lambda page: (
         page.names["variances"][1] > 10 * page.names["variances"][0]

@@ -289,7 +289,7 @@ def test_a_state_that_was_cast_is_refused():
 def test_several_states_are_refused_outside_of_vmap(beta2):
     transform = scale_by_mfac(3, 0.5, beta2=beta2)
     states = jax.tree.map(lambda x: np.stack([np.asarray(x)] * 2), transform.init(tree(0)))
-    with pytest.raises(ValueError, match=r"rows of shape \(window, d\); got \(2, 3, .*several states"):
+    with pytest.raises(ValueError, match=r"rows of shape \(window, d\); got \(2, 3, .*a batch"):
         transform.update(tree(1), states)
 
 

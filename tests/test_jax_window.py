@@ -335,7 +335,7 @@ QUERIES = {
 @pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
 def test_several_states_are_refused_outside_of_vmap_with_the_cure(query):
     states = stacked(*(taken(rows(4, seed=seed)) for seed in (0, 1, 2)))
-    with pytest.raises(ValueError, match=r"rows of shape \(window, d\); got \(3, 4, 7\), several states\. .*jax\.vmap"):
+    with pytest.raises(ValueError, match=r"rows of shape \(window, d\); got \(3, 4, 7\), a batch\. .*jax\.vmap"):
         query(states, jax.numpy.ones(7))
     assert "SlidingWindowState(m=4, d=7" in repr(states)
 

@@ -17,8 +17,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "optimizer, default weights": partial(training.training, training.BY_DEFAULT, "default-"),
     "optimizer, first steps": training.first_steps,
     "optimizer, small batches": partial(training.training, training.SMALL, "small-"),
-    "influence, last layer": partial(influence.foretold, "last layer"),
-    "influence, network": partial(influence.foretold, "network"),
+    "influence, last layer": partial(influence.predicted, "last layer"),
+    "influence, network": partial(influence.predicted, "network"),
     "cost model": theory.cost_model,
     "forward error": theory.forward_error,
 }

@@ -19,7 +19,7 @@ def decimals(x: float) -> str:
     return "0.00" if text == "−0.00" else text
 
 
-def foretold(gradients: str) -> str:
+def predicted(gradients: str) -> str:
     rows = []
     for kind, label in FISHERS.items():
         facts = {"gradients": gradients, "fisher": kind}

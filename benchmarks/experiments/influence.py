@@ -1,8 +1,8 @@
-"""What influence functions foretell, against retraining: ``python -m benchmarks.experiments.influence --data FOLDER``.
+"""What influence functions predict, against retraining: ``python -m benchmarks.experiments.influence --data FOLDER``.
 
 Groups of training digits are left out of the last layer of a trained MLP, 784-40-20-10 without biases, which is
 softmax regression on 20 features: convex, and with L2 damping fitted by Newton's method to its last digits, first on
-all digits, then without each group. The actual change of a test loss is compared with the foretold one, + (1/n) Σ tᵀ
+all digits, then without each group. The actual change of a test loss is compared with the predicted one, + (1/n) Σ tᵀ
 F⁻¹ g_i over the group, for several F with the λ of the L2 damping: the true Fisher, whose rows are the gradients of all
 labels weighted by their probabilities (for this layer the Hessian itself), the Fisher of one sampled label a digit,
 the empirical Fisher of the true labels, its diagonal, and λI. Then the same by gradients of the whole network.
@@ -63,9 +63,9 @@ class Data:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How well one F foretells, over all groups of one size: rank correlation with its 95 % interval, and scale.
+    """How well one F predicts, over all groups of one size: rank correlation with its 95 % interval, and scale.
 
-    `error` is ‖foretold − actual‖/‖actual‖ over the groups.
+    `error` is ‖predicted − actual‖/‖actual‖ over the groups.
     """
 
     damping: float
@@ -100,7 +100,7 @@ def tests_of(data: Data, digits: np.ndarray) -> Callable[[np.ndarray], np.ndarra
     return evaluate
 
 
-# --- what is foretold ---------------------------------------------------------------------------------------------
+# --- what is predicted ---------------------------------------------------------------------------------------------
 
 Rows = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -187,24 +187,24 @@ def ranks(values: np.ndarray) -> np.ndarray:
     return found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-300)
 
 
-def spearman(foretold: np.ndarray, actual: np.ndarray) -> np.ndarray:
+def spearman(predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
     """Spearman's rank correlation along the last axis."""
-    return np.sum(ranks(foretold) * ranks(actual), axis=-1)
+    return np.sum(ranks(predicted) * ranks(actual), axis=-1)
 
 
-def interval(foretold: np.ndarray, actual: np.ndarray, seed: int = 0) -> tuple[float, float]:
+def interval(predicted: np.ndarray, actual: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """The 95 % bootstrap interval, over groups, of the mean correlation of some losses, (losses, groups)."""
-    count = foretold.shape[1]
+    count = predicted.shape[1]
     drawn = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
-    found = np.mean([spearman(f[drawn], a[drawn]) for f, a in zip(foretold, actual, strict=True)], axis=0)
+    found = np.mean([spearman(f[drawn], a[drawn]) for f, a in zip(predicted, actual, strict=True)], axis=0)
     low, high = np.quantile(found, [0.025, 0.975])
     return float(low), float(high)
 
 
-def outcomes(foretold: np.ndarray, actual: np.ndarray, num_seeds: int, **facts) -> Iterator[Outcome]:
+def outcomes(predicted: np.ndarray, actual: np.ndarray, num_seeds: int, **facts) -> Iterator[Outcome]:
     """For the mean test loss and for single digits, both (1 + digits, groups), the groups of one seed side by side."""
     for loss, part in (("mean", slice(0, 1)), ("digits", slice(1, None))):
-        f, a = foretold[part], actual[part]
+        f, a = predicted[part], actual[part]
         low, high = interval(f, a)
         seeds = zip(np.split(f, num_seeds, axis=1), np.split(a, num_seeds, axis=1), strict=True)
         by_seed = [float(spearman(*pair).mean()) for pair in seeds]
@@ -226,7 +226,7 @@ def groups_of(size: int, count: int, num_samples: int, seeds: list[int]) -> np.n
 def experiment(
     data: Data, damping: float, seeds: list[int], count: int, sizes: tuple[int, ...], whole: bool
 ) -> Iterator[tuple[Outcome, np.ndarray, np.ndarray]]:
-    """Outcomes under one damping, with the foretold and the actual changes of the mean test loss."""
+    """Outcomes under one damping, with the predicted and the actual changes of the mean test loss."""
     model = Softmax(data.features(data.inputs), data.labels, data.num_classes, damping)
     optimum = model.fitted()
     digits = np.random.default_rng(0).permutation(len(data.test_labels))[:DIGITS]
@@ -278,7 +278,7 @@ def draw(points: list[tuple[Outcome, np.ndarray, np.ndarray]], path: Path) -> No
         panel(axis, outcome, 1e3 * found, 1e3 * actual)
     figure.suptitle(
         f"Change of the mean test loss (× 1000) where {SHOWN[1]} of 1,000 digits are left out and the last layer is "
-        f"retrained, λ = {SHOWN[0]:g}; dashed: foretold = actual",
+        f"retrained, λ = {SHOWN[0]:g}; dashed: predicted = actual",
         fontsize=10,
     )
     figure.tight_layout()
@@ -290,7 +290,7 @@ def panel(axis, outcome: Outcome, found: np.ndarray, actual: np.ndarray) -> None
     axis.scatter(found, actual, s=9, color="#0b6e99", alpha=0.6, lw=0)
     limits = axis.get_xlim(), axis.get_ylim()
     axis.axline((0, 0), slope=1, color="0.4", ls="--", lw=0.9)
-    axis.set(xlim=limits[0], ylim=limits[1], xlabel="foretold")
+    axis.set(xlim=limits[0], ylim=limits[1], xlabel="predicted")
     axis.set_title(
         f"{outcome.fisher}, {outcome.gradients}\nρ = {outcome.spearman:.2f} [{outcome.low:.2f}, {outcome.high:.2f}]",
         fontsize=9,

@@ -1,1 +1,1 @@
-"""The library at work on a small real network: ``python -m mfac_linalg.demo``."""
+"""The library applied to a small real network: ``python -m mfac_linalg.demo``."""

@@ -1,4 +1,4 @@
-"""Train, invert, report, prune, draw; with ``--window``: train by preconditioned SGD, beside SGD and Adam."""
+"""Train, invert, report, prune, draw; with ``--window``: train by SGD, Adam, and SGD preconditioned by a window."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ import numpy as np
 from .. import WoodburyRankOneInverse
 from . import descent, digits, network, picture, pruning, report
 from .network import Array
-from .progress import visible
+from .progress import is_visible
 
 T = TypeVar("T")
 
@@ -21,22 +21,22 @@ EXTRA = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the demo, printing each section of the report as soon as it is known."""
+    """Run the demo, printing each section of the report as soon as it is computed."""
     options = parse(arguments)
     require_extra()
-    (slide if options.window else invert)(options)
+    (compare_descent if options.window else invert_and_prune)(options)
     print(f"Picture: {options.output}")
 
 
-def slide(options: argparse.Namespace) -> None:
+def compare_descent(options: argparse.Namespace) -> None:
     """Train by SGD, Adam, and SGD preconditioned by a sliding window."""
     training, test = digits.load(options.seed)
-    found = descent.compare(training, test, damping=options.damping, epochs=options.epochs, seed=options.seed)
-    print(report.descent_table(found, epochs=options.epochs, damping=options.damping))
-    picture.draw_descent(options.output, found)
+    comparisons = descent.compare(training, test, damping=options.damping, epochs=options.epochs, seed=options.seed)
+    print(report.descent_table(comparisons, epochs=options.epochs, damping=options.damping))
+    picture.draw_descent(options.output, comparisons)
 
 
-def invert(options: argparse.Namespace) -> None:
+def invert_and_prune(options: argparse.Namespace) -> None:
     """Train, invert the Fisher matrix, and prune by it."""
     training, test = digits.load(options.seed)
     parameters, training_time = timed(lambda: network.train(training, seed=options.seed))
@@ -44,7 +44,7 @@ def invert(options: argparse.Namespace) -> None:
     print(report.network_facts(training, test, parameters, seconds=training_time))
 
     sample = training.take(slice(options.gradients))
-    inverse = study(network.per_sample_gradients(parameters, sample), options.damping, seed=options.seed)
+    inverse = report_inverse(network.per_sample_gradients(parameters, sample), options.damping, seed=options.seed)
 
     curves = pruning.compare(parameters, inverse, sample, test, steps=options.steps)
     print(report.pruning_table(curves, before=before))
@@ -54,7 +54,7 @@ def invert(options: argparse.Namespace) -> None:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser("python -m mfac_linalg.demo", description="The inverse Fisher of a small network.")
-    parser.add_argument("--window", action="store_true", help="train by a sliding window, beside SGD and Adam, instead")
+    parser.add_argument("--window", action="store_true", help="train by SGD, Adam, and a sliding window instead")
     parser.add_argument("--output", help="where the picture goes (default: mfac_demo.png, or mfac_window.png)")
     parser.add_argument("--seed", type=int, default=0, help="of the split and of the training (default: %(default)s)")
     parser.add_argument("--damping", type=float, help="added to the Fisher (default: 1e-4, or 0.01 for --window)")
@@ -77,15 +77,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def require_extra() -> None:
-    """Stop with the command that installs what is missing."""
+    """Exit with an install command if a library is missing."""
     missing = [name for module, name in EXTRA.items() if find_spec(module) is None]
     if missing:
         sys.exit(f'The demo needs {" and ".join(missing)}. Install with: pip install "mfac_linalg[demo]"')
 
 
-def study(gradients: Array, damping: float, *, seed: int) -> WoodburyRankOneInverse:
-    """Build the inverse; print what it is, how accurate its products are and what other dampings would do."""
-    inverse, build = timed(lambda: WoodburyRankOneInverse(gradients, damping, progress=visible()))
+def report_inverse(gradients: Array, damping: float, *, seed: int) -> WoodburyRankOneInverse:
+    """Build the inverse; print its sizes, the accuracy of its products, and the steps of other dampings."""
+    inverse, build = timed(lambda: WoodburyRankOneInverse(gradients, damping, progress=is_visible()))
     dense, dense_time = timed(lambda: dense_inverse(gradients, damping))
     random = np.random.default_rng(seed).standard_normal(inverse.dim, gradients.dtype)
     product, product_time = timed(lambda: inverse @ random, repeats=10)
@@ -105,13 +105,13 @@ def study(gradients: Array, damping: float, *, seed: int) -> WoodburyRankOneInve
 
 
 def dense_inverse(gradients: Array, damping: float) -> Array:
-    """F⁻¹ in float64 the obvious way, every element of it."""
+    """F⁻¹ in float64, as a dense matrix."""
     wide = gradients.astype(np.float64)
     return np.linalg.inv(damping * np.eye(wide.shape[1]) + wide.T @ wide / len(wide))
 
 
 def timed(function: Callable[[], T], *, repeats: int = 1) -> tuple[T, float]:
-    """Return what `function` returns and the seconds that its fastest run took."""
+    """The result of `function`, and the seconds of its fastest run."""
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Three ways down the same hill: SGD, Adam, and SGD preconditioned by the inverse of a sliding window."""
+"""Three methods of training: SGD, Adam, and SGD preconditioned by the inverse of a sliding window."""
 
 import time
 import warnings
@@ -11,7 +11,7 @@ from .. import IllConditionedWarning, SlidingWindowInverse
 from . import network
 from .digits import Images
 from .network import Array
-from .progress import tracked
+from .progress import with_progress
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 MOMENTUM = 0.9
@@ -42,7 +42,7 @@ class Comparison(NamedTuple):
 
 
 def sgd() -> Direction:
-    """Momentum: a sum of the gradients so far, each older one weighted 0.9 times as much."""
+    """SGD with momentum: v ← 0.9 v + g."""
     velocity: Array = np.zeros(network.DIM, dtype=np.float32)
 
     def direction(gradient: Array) -> Array:
@@ -77,7 +77,7 @@ def window(damping: float) -> Direction:
 
 
 def descend(rule: Direction, training: Images, test: Images, *, rate: float, epochs: int, seed: int) -> Run:
-    """Follow a rule from the start and over the batches that `seed` draws, with a rate that falls linearly to zero."""
+    """Train by a rule, with initial weights and batches drawn by `seed`, and a rate that falls linearly to zero."""
     rng = np.random.default_rng(seed)
     parameters, losses = network.initial(rng), np.full(epochs, np.inf)
     schedule = [network.batches(len(training.labels), rng) for _ in range(epochs)]
@@ -95,12 +95,12 @@ def descend(rule: Direction, training: Images, test: Images, *, rate: float, epo
 
 
 def compare(training: Images, test: Images, *, damping: float, epochs: int, seed: int) -> list[Comparison]:
-    """Each method at every learning rate of the grid, all from the same start and over the same batches."""
+    """Each method at every learning rate of the grid, all with the same initial weights and batches."""
     methods: dict[str, Callable[[], Direction]] = {"SGD": sgd, "Adam": adam, "M-FAC window": lambda: window(damping)}
     jobs = [(name, rate) for name in methods for rate in RATES]
     runs: dict[str, list[Run]] = {name: [] for name in methods}
     with np.errstate(all="ignore"), warnings.catch_warnings():  # rates that are too large diverge
         warnings.simplefilter("ignore", IllConditionedWarning)
-        for name, rate in tracked(jobs, "training"):
+        for name, rate in with_progress(jobs, "training"):
             runs[name].append(descend(methods[name](), training, test, rate=rate, epochs=epochs, seed=seed))
-    return [Comparison(name, tuple(found)) for name, found in runs.items()]
+    return [Comparison(name, tuple(of_name)) for name, of_name in runs.items()]

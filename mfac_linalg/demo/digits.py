@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn carries with it."""
+"""The handwritten digits of scikit-learn."""
 
 from typing import NamedTuple
 

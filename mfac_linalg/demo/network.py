@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
 from .digits import Images
-from .progress import tracked
+from .progress import with_progress
 
 Array = NDArray[np.floating[Any]]
 
@@ -52,7 +52,7 @@ def cross_entropy(parameters: Array, images: Images) -> Array:
 
 
 def accuracy(parameters: Array, images: Images) -> float:
-    """Fraction of the images that the network gets right."""
+    """Fraction of the images that the network classifies correctly."""
     return float(np.mean(forward(parameters, images.pixels)[1].argmax(axis=1) == images.labels))
 
 
@@ -74,7 +74,7 @@ def train(images: Images, *, seed: int, epochs: int = 60, batch: int = 32, rate:
     parameters = initial(rng)
     mean, square = np.zeros_like(parameters), np.zeros_like(parameters)
     steps = [rows for _ in range(epochs) for rows in batches(len(images.labels), rng, size=batch)]
-    for step, rows in enumerate(tracked(steps, "training"), start=1):
+    for step, rows in enumerate(with_progress(steps, "training"), start=1):
         gradient = per_sample_gradients(parameters, images.take(rows)).mean(axis=0)
         mean += 0.1 * (gradient - mean)
         square += 0.001 * (gradient**2 - square)

@@ -1,4 +1,4 @@
-"""A progress bar where somebody can see it."""
+"""A progress bar, on terminals only."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -10,14 +10,14 @@ from .._progress import reporter
 T = TypeVar("T")
 
 
-def visible() -> bool:
+def is_visible() -> bool:
     """Whether tqdm is installed and standard error is a terminal."""
     try:
         return find_spec("tqdm") is not None and sys.stderr.isatty()
-    except (AttributeError, ValueError):  # it is None, as in a program without a console, or closed
+    except (AttributeError, ValueError):  # standard error is None, as in a program without a console, or closed
         return False
 
 
-def tracked(steps: Sequence[T], description: str) -> Iterable[T]:
-    """Return `steps` behind a progress bar that vanishes at its end, or as they are where it would not be seen."""
-    return reporter(visible())(steps, description)
+def with_progress(steps: Sequence[T], description: str) -> Iterable[T]:
+    """Return `steps` with a progress bar that vanishes at its end, on a terminal; else unchanged."""
+    return reporter(is_visible())(steps, description)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from .. import WoodburyRankOneInverse
 from .digits import Images
 from .network import Array, accuracy, per_sample_gradients, weight_mask
-from .progress import tracked
+from .progress import with_progress
 
 TARGETS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
 
@@ -34,11 +34,11 @@ def schedule(steps: int) -> Array:
 
 
 def lowest(scores: Array, removable: Mask, count: int) -> Mask:
-    """Mark the `count` lowest scores among the removable parameters."""
+    """The mask of the `count` lowest scores among the removable parameters."""
     order = np.argsort(np.where(removable, scores, np.inf), kind="stable")
-    marked = np.zeros_like(removable)
-    marked[order[:count]] = True
-    return marked
+    mask = np.zeros_like(removable)
+    mask[order[:count]] = True
+    return mask
 
 
 def prune_by_magnitude(parameters: Array, removable: Mask, count: int) -> Array:
@@ -49,10 +49,10 @@ def prune_by_magnitude(parameters: Array, removable: Mask, count: int) -> Array:
 def prune_by_curvature(
     parameters: Array, removable: Mask, count: int, inverse: WoodburyRankOneInverse
 ) -> tuple[Array, Mask]:
-    """Remove the `count` weights that cost least under F and let the others make up for them.
+    """Remove the `count` weights that cost least under F, and update the others to compensate.
 
     Weight i costs w_i² / (2 [F⁻¹]_ii). The update is -F⁻¹u with u_i = w_i / [F⁻¹]_ii on the removed weights,
-    which adds up the best updates for removing each alone (M-FAC, arXiv 2107.03356).
+    the sum of the best updates for removing each alone (M-FAC, arXiv 2107.03356).
     """
     diagonal = inverse.diagonal()
     removed = lowest(parameters**2 / (2 * diagonal), removable, count)
@@ -61,9 +61,9 @@ def prune_by_curvature(
 
 
 def prune_gradually(parameters: Array, images: Images, counts: Sequence[int], *, damping: float) -> Iterator[Array]:
-    """Remove more and more weights, with new gradients of the parameters that remain before each step."""
+    """Remove weights up to each of `counts`, with new gradients of the remaining parameters before each step."""
     weights, alive = weight_mask(), np.arange(len(parameters))
-    for count in tracked(counts, "pruning"):
+    for count in with_progress(counts, "pruning"):
         gradients = per_sample_gradients(parameters, images)[:, alive]
         inverse = WoodburyRankOneInverse(gradients, damping)
         more = count - (len(parameters) - len(alive))

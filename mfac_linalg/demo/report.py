@@ -44,7 +44,7 @@ def inverse_facts(inverse: WoodburyRankOneInverse, *, build: float, product: flo
         "gradients": f"{m:,} x {inverse.dim:,} {inverse.dtype}",
         "build": f"{1e3 * build:.0f} ms (the dense float64 inverse: {1e3 * dense:.0f} ms)",
         "one product": f"{1e3 * product:.1f} ms",
-        "kappa": f"{inverse.kappa:.3g}, answered by {inverse.sweeps} dual sweep(s) a product",
+        "kappa": f"{inverse.kappa:.3g}, with {inverse.sweeps} dual sweep(s) a product",
         "condition number": f"{inverse.condition_number():.3g}",
         "effective rank": f"{inverse.forward.effective_rank():.1f} of {m:,}",
     }
@@ -52,7 +52,7 @@ def inverse_facts(inverse: WoodburyRankOneInverse, *, build: float, product: flo
 
 
 def accuracy_table(inverse: WoodburyRankOneInverse, products: Iterable[tuple[str, Array, Array]], dense: Array) -> str:
-    """Each product's error against the dense inverse, beside the certificate that needs none."""
+    """Each product's error against the dense inverse, and its backward error, which needs no dense inverse."""
     bound = 30 * np.finfo(inverse.dtype).eps
     rows = []
     for name, v, x in products:
@@ -77,7 +77,7 @@ def damping_table(inverse: WoodburyRankOneInverse, gradient: Array) -> str:
 
 
 def pruning_table(curves: Curves, *, before: float) -> str:
-    """Test accuracy of each method at the sparsities that were aimed at."""
+    """Test accuracy of each method at the target sparsities."""
     steps = len(curves.sparsity) // len(TARGETS)
     at_targets = [100 * np.asarray(curve[steps - 1 :: steps]) for curve in curves]
     rows = [[f"{row[0]:.0f} %", *(f"{value:.1f} %" for value in row[1:])] for row in zip(*at_targets, strict=True)]

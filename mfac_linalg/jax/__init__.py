@@ -1,4 +1,4 @@
-"""The library under JAX's transformations: the window, rows of gradients, and a transformation for Optax."""
+"""The window as a pytree, rows of gradients, and a transformation for Optax, for use under `jit` and `vmap`."""
 
 from .._errors import not_installed
 

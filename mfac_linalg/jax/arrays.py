@@ -1,4 +1,4 @@
-"""The arrays of a window under JAX, and the pure functions that take one step of it to the next."""
+"""The arrays of a window under JAX, and pure functions that compute the arrays of the next step."""
 
 import functools
 from collections.abc import Callable
@@ -31,23 +31,23 @@ from .._window.options import WindowOptions
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Arrays:
-    """What changes from step to step; every shape and dtype stays. The small arrays are float64."""
+    """The arrays of a window, of the same shapes and dtypes at every step. The small arrays are float64."""
 
-    rows: Array  # (window, d) in slots, each times 2^−exponent
+    rows: Array  # (window, d), by slot, each times 2^−exponent
     exponents: Array  # (window,) int32
     gram: Array  # (window, window): rows diag(column_scale)² rowsᵀ
     scaled_gram: Array  # B = S Sᵀ, or SᵀS where window ≥ d
     cholesky: Array  # the Cholesky factor of I + B
     norm: Array  # ‖S‖₂
     damping: Array  # () float64, or (d,)
-    steps: Array  # () int32: gradients taken in so far, less multiples of the window that leave it full
+    steps: Array  # () int32: gradients appended so far, reduced to less than two windows
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: _backend.picklable(value) for name, value in vars(self).items()}
 
 
-def wide(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with float64 switched on, in plain modes."""
+def with_float64(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with float64 enabled, outside of ambient modes of JAX."""
 
     @functools.wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
@@ -58,46 +58,47 @@ def wide(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function compiled for each set of rules, in float64 and plain modes, also where JAX batches it later on."""
+def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function compiled for each set of options, with float64 enabled, under `vmap` too."""
     compiled = jax.jit(function, static_argnums=0)
 
-    def run(rules: WindowOptions, *arguments: Any) -> Any:
-        call = custom_vmap(functools.partial(compiled, rules))
+    def run(options: WindowOptions, *arguments: Any) -> Any:
+        call = custom_vmap(functools.partial(compiled, options))
 
         @call.def_vmap
         def batched(size: int, in_batched: Any, *arguments: Any) -> Any:
-            axes = jax.tree.map(lambda yes: 0 if yes else None, in_batched)
-            made = wide(jax.vmap(functools.partial(compiled, rules), in_axes=axes, axis_size=size))(*arguments)
-            return made, jax.tree.map(lambda _: True, made)
+            axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, in_batched)
+            mapped = jax.vmap(functools.partial(compiled, options), in_axes=axes, axis_size=size)
+            results = with_float64(mapped)(*arguments)
+            return results, jax.tree.map(lambda _: True, results)
 
         return call(*arguments)
 
-    return wide(run)
+    return with_float64(run)
 
 
-@wide
-def in_slots(rows: Array, window: int, count: int) -> Array:
-    """The newest of `count` rows, (k, d), in the slots of a window: that of step t in slot t modulo the capacity."""
+@with_float64
+def to_slots(rows: Array, window: int, count: int) -> Array:
+    """The newest of `count` rows, (k, d), by slot: the row of step t is in slot t modulo the capacity."""
     missing = jnp.zeros((window - rows.shape[0], rows.shape[1]), rows.dtype)
     return jnp.roll(jnp.concatenate([rows, missing]), count % window if count > window else 0, axis=0)
 
 
-def _computing(rules: WindowOptions, rows: Array) -> Any:
-    return jnp.float64 if rules.precision == "high" else _backend.result_dtype(rows)
+def _compute_dtype(options: WindowOptions, rows: Array) -> Any:
+    return jnp.float64 if options.precision == "high" else _backend.result_dtype(rows)
 
 
-@_compiled
-def build(rules: WindowOptions, rows: Array, damping: Any, count: int) -> Arrays:
-    """All arrays from rows in their slots."""
-    rows, exponents = _normalised(rows)
+@_compile
+def build(options: WindowOptions, rows: Array, damping: Any, count: int) -> Arrays:
+    """All arrays from rows by slot."""
+    rows, exponents = _normalize_rows(rows)
     none, scalar = jnp.zeros((0, 0), jnp.float64), jnp.zeros((), jnp.float64)
-    steps = _counted(rules, jnp.asarray(count, jnp.int32))
-    return measured(rules, Arrays(rows, exponents, none, none, none, scalar, scalar, steps), damping)
+    steps = _wrap_steps(options, jnp.asarray(count, jnp.int32))
+    return compute_gram(options, Arrays(rows, exponents, none, none, none, scalar, scalar, steps), damping)
 
 
-def _normalised(rows: Array) -> tuple[Array, Array]:
-    """Rows times 2^−exponent, and the exponents: 0 for float16, whose squares fit float32 and whose range is short."""
+def _normalize_rows(rows: Array) -> tuple[Array, Array]:
+    """Rows times 2^−exponent, and the exponents; 0 for float16, whose squares fit into float32."""
     if rows.dtype == jnp.float16:
         return rows, jnp.zeros(rows.shape[0], jnp.int32)
     wide = _backend.cast(rows, _backend.result_dtype(rows))
@@ -105,93 +106,93 @@ def _normalised(rows: Array) -> tuple[Array, Array]:
     return _backend.cast(ldexp(wide, -powers[:, None]), rows.dtype), powers
 
 
-def _counted(rules: WindowOptions, steps: Array) -> Array:
-    """A number of steps, kept under two windows so that it never overflows."""
-    return jnp.where(steps < 2 * rules.window, steps, rules.window + steps % rules.window)
+def _wrap_steps(options: WindowOptions, steps: Array) -> Array:
+    """A number of steps, reduced to less than two windows so that it never overflows."""
+    return jnp.where(steps < 2 * options.window, steps, options.window + steps % options.window)
 
 
-@_compiled
-def appended(rules: WindowOptions, arrays: Arrays, g: Array) -> Arrays:
-    """The row of the oldest gradient, and its products, overwritten."""
-    slot = arrays.steps % rules.window
-    block, powers = _normalised(g[None, :])
+@_compile
+def append_row(options: WindowOptions, arrays: Arrays, g: Array) -> Arrays:
+    """The arrays with g in the slot of the oldest gradient, and its new row and column of the Gram matrix."""
+    slot = arrays.steps % options.window
+    block, powers = _normalize_rows(g[None, :])
     rows = arrays.rows.at[slot].set(block[0, :])
-    computing = _computing(rules, rows)
-    g, column_scale = _backend.cast(block, computing).T, _metric(rules, arrays).column_scale
-    gram = DenseRows(rows, None, computing).project(weighted(g, column_scale, computing))[:, 0]
-    changed = replace(
+    dtype = _compute_dtype(options, rows)
+    g, column_scale = _backend.cast(block, dtype).T, _scaling(options, arrays).column_scale
+    gram = DenseRows(rows, None, dtype).project(weighted(g, column_scale, dtype))[:, 0]
+    arrays = replace(
         arrays,
         rows=rows,
         exponents=arrays.exponents.at[slot].set(powers[0]),
         gram=arrays.gram.at[slot, :].set(gram).at[:, slot].set(gram),
-        steps=_counted(rules, arrays.steps + 1),
+        steps=_wrap_steps(options, arrays.steps + 1),
     )
-    return _factored(rules, changed)
+    return _factor(options, arrays)
 
 
-@_compiled
-def damped(rules: WindowOptions, arrays: Arrays, damping: Any) -> Arrays:
-    """Under another, checked damping."""
+@_compile
+def replace_damping(options: WindowOptions, arrays: Arrays, damping: Any) -> Arrays:
+    """The arrays with another, checked damping."""
     if arrays.damping.ndim or _backend.is_vector(damping):
-        return measured(rules, arrays, damping)
-    return _factored(rules, replace(arrays, damping=jnp.asarray(damping, jnp.float64)))
+        return compute_gram(options, arrays, damping)
+    return _factor(options, replace(arrays, damping=jnp.asarray(damping, jnp.float64)))
 
 
-@_compiled
-def measured(rules: WindowOptions, arrays: Arrays, damping: Any) -> Arrays:
-    """The same with the Gram matrix made anew, in the metric of that damping."""
+@_compile
+def compute_gram(options: WindowOptions, arrays: Arrays, damping: Any) -> Arrays:
+    """The arrays with another damping, and the Gram matrix computed from scratch with its column scale."""
     damping = damping if _backend.is_vector(damping) else jnp.asarray(damping, jnp.float64)
     arrays = replace(arrays, damping=damping)
-    rows = DenseRows(arrays.rows, None, _computing(rules, arrays.rows))
-    return _factored(rules, replace(arrays, gram=rows.gram(_metric(rules, arrays).column_scale, SILENT)))
+    rows = DenseRows(arrays.rows, None, _compute_dtype(options, arrays.rows))
+    return _factor(options, replace(arrays, gram=rows.gram(_scaling(options, arrays).column_scale, SILENT)))
 
 
-def _factored(rules: WindowOptions, arrays: Arrays) -> Arrays:
-    """With the small system of these rows and this damping."""
-    scaled = _scaled_rows(rules, arrays)
+def _factor(options: WindowOptions, arrays: Arrays) -> Arrays:
+    """The arrays with the capacitance matrix and its Cholesky factor computed from the Gram matrix."""
+    scaled = _scaled_rows(options, arrays)
     scale = scaled.row_scale
-    scaled_gram = scaled.normal_matrix() if rules.window >= rules.dim else scale * arrays.gram * scale.T
+    scaled_gram = scaled.normal_matrix() if options.window >= options.dim else scale * arrays.gram * scale.T
     capacitance = Capacitance.factor(scaled_gram)
     cholesky = jnp.full_like(scaled_gram, jnp.nan) if capacitance is None else capacitance.cholesky
     return replace(arrays, scaled_gram=scaled_gram, cholesky=cholesky, norm=jnp.sqrt(largest_eigenvalue(scaled_gram)))
 
 
-def _metric(rules: WindowOptions, arrays: Arrays) -> DampingScaling:
-    return DampingScaling.of(arrays.damping, _computing(rules, arrays.rows))
+def _scaling(options: WindowOptions, arrays: Arrays) -> DampingScaling:
+    return DampingScaling.of(arrays.damping, _compute_dtype(options, arrays.rows))
 
 
-def _scaled_rows(rules: WindowOptions, arrays: Arrays) -> ScaledRows:
+def _scaled_rows(options: WindowOptions, arrays: Arrays) -> ScaledRows:
     """S, in the order of slots: row s has age index (s − steps) mod window, 0 for the oldest."""
-    window, scaling = rules.window, _metric(rules, arrays)
-    held = jnp.clip(arrays.steps, 1, window)
-    divisor = divisor_of(rules.normalization, held, window)
-    by_age = jnp.asarray(rules.weights(window))
+    window, scaling = options.window, _scaling(options, arrays)
+    count = jnp.clip(arrays.steps, 1, window)
+    divisor = divisor_of(options.normalization, count, window)
+    by_age = jnp.asarray(options.weights(window))
     weights = by_age[(jnp.arange(window) - arrays.steps) % window] / divisor
     scale = ldexp(jnp.sqrt(weights) / jnp.sqrt(scaling.scale), arrays.exponents)[:, None]
-    return ScaledRows(DenseRows(arrays.rows, None, _computing(rules, arrays.rows)), scale, scaling.column_scale)
+    return ScaledRows(DenseRows(arrays.rows, None, _compute_dtype(options, arrays.rows)), scale, scaling.column_scale)
 
 
-def known_norm(arrays: Arrays) -> Any:
-    """‖S‖₂ as a float where reading it costs nothing."""
-    known = arrays.norm.ndim == 0 and _backend.on_host(arrays.norm)
-    return float(arrays.norm) if known else arrays.norm
+def norm_as_float(arrays: Arrays) -> Any:
+    """‖S‖₂, as a float where it is on the host."""
+    is_known = arrays.norm.ndim == 0 and _backend.on_host(arrays.norm)
+    return float(arrays.norm) if is_known else arrays.norm
 
 
-@wide
-def inverse_of(rules: WindowOptions, arrays: Arrays) -> State:
-    """The inverse as a value; its numbers are floats where they can be read, so that products stop when done."""
-    norm = known_norm(arrays)
-    read = isinstance(norm, float) and np.isfinite(norm)
+@with_float64
+def state_of(options: WindowOptions, arrays: Arrays) -> State:
+    """The `State` of a window, with floats for scalars on the host, so that sweeps can stop at convergence."""
+    norm = norm_as_float(arrays)
+    is_known = isinstance(norm, float) and np.isfinite(norm)
     kappa = kappa_of(norm)
-    rows, scaling = _scaled_rows(rules, arrays), _metric(rules, arrays)
+    rows, scaling = _scaled_rows(options, arrays), _scaling(options, arrays)
     float64_gram = _backend.dtype_name(rows.dtype) == "float64"
     capacitance = Capacitance(arrays.scaled_gram, arrays.cholesky)
-    if rules.window >= rules.dim:
-        if read and sum_loses_digits(norm):
+    if options.window >= options.dim:
+        if is_known and sum_loses_digits(norm):
             capacitance = Capacitance.of_rows(arrays.scaled_gram, rows.row_blocks())
         form: Any = PrimalForm(rows, capacitance, norm)
     else:
-        sweeps = sweeps_for(kappa if read else np.inf, _backend.dtype_name(rows.dtype), float64_gram=float64_gram)
+        sweeps = sweeps_for(kappa if is_known else np.inf, _backend.dtype_name(rows.dtype), float64_gram=float64_gram)
         form = DualForm(rows, None, capacitance, norm, sweeps)
     dtype = _backend.result_dtype(arrays.rows)
     row_scale = ldexp(rows.row_scale, -arrays.exponents[:, None])
@@ -199,13 +200,13 @@ def inverse_of(rules: WindowOptions, arrays: Arrays) -> State:
 
 
 def _slots_by_age(arrays: Arrays) -> Array:
-    """The slot of each row, the oldest first: the next one to be overwritten holds the oldest."""
+    """The slot of each row, oldest first: the oldest is in the slot that is overwritten next."""
     return (arrays.steps + jnp.arange(arrays.rows.shape[0], dtype=jnp.int32)) % arrays.rows.shape[0]
 
 
-@wide
+@with_float64
 def rows_by_age(arrays: Arrays) -> Array:
-    """The gradients held, oldest first."""
+    """The stored gradients, oldest first."""
     slots = _slots_by_age(arrays)
     rows = _backend.cast(arrays.rows[slots], _backend.result_dtype(arrays.rows))
     return _backend.cast(ldexp(rows, arrays.exponents[slots][:, None]), arrays.rows.dtype)

@@ -1,4 +1,4 @@
-"""Rows of a classifier's true Fisher matrix: the gradient of every class's log-probability, times its root."""
+"""Rows of a classifier's true Fisher matrix: √p_y ∇log p_y for the probability p_y of every class y."""
 
 import math
 from collections.abc import Callable
@@ -24,27 +24,27 @@ def fisher_gradients(
 ) -> tuple[Array, Unravel]:
     """Return G of which Gᵀ G = (1/N) Σ_i Σ_y p_iy ∇log p_iy (∇log p_iy)ᵀ is the Fisher matrix of a classifier.
 
-    Row i C + y is √(p_iy/N) ∇log p_iy, with p_i = softmax(logits_fn(params, x_i)): `mfac_linalg.torch.fisher_gradients`
-    says more of it.
+    Row i C + y is √(p_iy/N) ∇log p_iy, with p_i = softmax(logits_fn(params, x_i)). See also
+    `mfac_linalg.torch.fisher_gradients`.
 
     Parameters
     ----------
     logits_fn : callable
         ``logits_fn(params, x)`` of one sample, without a leading axis → logits, shape (C,) with C ≥ 2 classes.
     params : pytree of arrays
-        What to differentiate by.
+        The parameters to differentiate by.
     inputs : pytree of arrays, shape (N, …)
         The samples.
     reduction : {"mean", "sum"}
-        "sum" leaves out the factor 1/N. In either case pass ``normalization="sum"`` to the inverse, for the rows hold
-        all factors: F = Λ + Gᵀ G.
+        "sum" leaves out the factor 1/N. In either case pass ``normalization="sum"`` to the inverse: the rows
+        include all factors, F = Λ + Gᵀ G.
     chunk_size : int, optional
         Samples that are differentiated at a time; all at once unless given.
 
     Returns
     -------
     rows : array, shape (N C, d)
-        A sample's classes one after the other.
+        The C classes of a sample are consecutive.
     unravel : callable
         As in `per_sample_gradients`.
 
@@ -79,18 +79,18 @@ def fisher_gradients(
     def rows_of(x: Any) -> Array:
         return _class_rows(logits_fn, params, x) * factor
 
-    each = jax.vmap(rows_of)(inputs) if size >= count else lax.map(rows_of, inputs, batch_size=size)
-    check.finite("logits_fn(params, x)", each)
-    return each.reshape(-1, each.shape[-1]), ravel_pytree(params)[1]
+    rows = jax.vmap(rows_of)(inputs) if size >= count else lax.map(rows_of, inputs, batch_size=size)
+    check.finite("logits_fn(params, x)", rows)
+    return rows.reshape(-1, rows.shape[-1]), ravel_pytree(params)[1]
 
 
 def _class_rows(logits_fn: Callable[[Any, Any], Array], params: Any, x: Any) -> Array:
-    """√p_y ∇log p_y of one sample, (C, d): pulled back from the logits, where it is √p_y (e_y − p)."""
+    """√p_y ∇log p_y of one sample, (C, d), as the vector-Jacobian products of √p_y (e_y − p) at the logits."""
     logits, pull_back = jax.vjp(lambda values: logits_fn(values, x), params)
     check_real_result("logits_fn", logits, "Cast them to float32.")
     if not isinstance(logits, jax.Array) or logits.ndim != 1 or logits.shape[0] < 2:
         msg = "`logits_fn` must return the logits of one sample, shape (classes,), two classes at least; got "
-        raise ValueError(msg + f"{check.describe(logits)}. Of one logit z, [0, z] are the two.")
+        raise ValueError(msg + f"{check.describe(logits)}. For one logit z return [0, z].")
     log_p = jax.nn.log_softmax(logits)
     root = jnp.exp(log_p / 2)
     errors = jnp.eye(logits.shape[0], dtype=logits.dtype) - jnp.exp(log_p)[None, :]

@@ -24,16 +24,16 @@ CLOSE_OVER = "Let `loss_fn` close over what is not to be differentiated by."
 def per_sample_gradients(
     loss_fn: Loss, params: Any, inputs: Any, targets: Any, *, chunk_size: int | None = None
 ) -> tuple[Array, Unravel]:
-    """Return G with one row for each sample, g_i = ∇ loss_fn(params, x_i, y_i), and the way back to the pytree.
+    """Return G with one row for each sample, g_i = ∇ loss_fn(params, x_i, y_i), and the function from rows to pytrees.
 
     Parameters
     ----------
     loss_fn : callable
-        ``loss_fn(params, x, y)`` of one sample, without a leading axis, as a scalar. What it closes over is held fixed.
-        Row i is its gradient as it is. A weight that the loss multiplies by is in the row, and squared in F: pass
+        ``loss_fn(params, x, y)`` of one sample, without a leading axis, as a scalar. The variables that it closes over
+        are constants. Row i is its gradient. A weight in the loss is a factor of the row, and squared in F: pass
         ``weights=`` to the inverse to have it there once. A mean over tokens divides by the number in that sample.
     params : pytree of arrays
-        What to differentiate by: a part of the model's parameters where only that is wanted.
+        The parameters to differentiate by: all of the model's, or some.
     inputs, targets : pytrees of arrays, shape (m, …)
         The samples.
     chunk_size : int, optional
@@ -43,7 +43,7 @@ def per_sample_gradients(
     -------
     rows : array, shape (m, d)
     unravel : callable
-        ``unravel(v)`` for v of shape (d,): the pytree, as `jax.flatten_util.ravel_pytree` gives it.
+        ``unravel(v)`` for v of shape (d,): the pytree, as `jax.flatten_util.ravel_pytree` returns it.
 
     Raises
     ------
@@ -51,12 +51,12 @@ def per_sample_gradients(
         No samples, inputs and targets of different length, or losses that are not scalar, or not finite (eager calls on
         the host).
     TypeError
-        A loss that is no function; parameters or losses that are not real and floating; samples of another library.
+        A loss that is not a function; parameters or losses that are not real and floating; samples of another library.
 
     Notes
     -----
     Cost: one forward and one backward pass a sample; O(md) memory for the rows, and activations and gradients of
-    `chunk_size` samples beside them. It can be compiled: ``jax.jit`` a function that returns the rows.
+    `chunk_size` samples. It can be compiled: ``jax.jit`` a function that returns the rows.
 
     Examples
     --------
@@ -85,15 +85,15 @@ def per_sample_gradients(
 
 
 def mean_gradients(loss_fn: Loss, params: Any, inputs: Any, targets: Any, *, batch_size: int) -> tuple[Array, Unravel]:
-    """Return G with one row for each `batch_size` samples in turn, the gradient of their mean loss, and the way back.
+    """Return G with one row for each `batch_size` consecutive samples, the gradient of their mean loss, and unravel.
 
     Parameters
     ----------
     loss_fn, params, inputs, targets
-        As in `per_sample_gradients`: the loss of one sample. The mean divides by the number of samples: not by the sum
-        of weights in the losses, nor by a number of tokens.
+        As in `per_sample_gradients`: the loss of one sample. The mean divides by the number of samples, not by the
+        sum of weights in the losses or a number of tokens.
     batch_size : int
-        Samples a row; the last row is of those that are left.
+        Samples a row; the last row is of the remaining ones.
 
     Returns
     -------
@@ -129,7 +129,7 @@ def iter_gradients(
     batches : iterable of (inputs, targets)
         Batches of one shape are compiled once.
     per_sample : bool
-        One gradient for each sample; that of the mean loss of each batch unless so.
+        One gradient for each sample; False for that of the mean loss of each batch.
 
     Yields
     ------
@@ -140,13 +140,13 @@ def iter_gradients(
     if isinstance(batches, str | Mapping) or not isinstance(batches, Iterable):
         msg = f"`batches` must be an iterable of (inputs, targets); got {check.describe(batches)}. Pass a list."
         raise TypeError(msg)
-    one_each = jax.jit(jax.vmap(partial(_row, loss_fn), (None, 0, 0)))
+    of_samples = jax.jit(jax.vmap(partial(_row, loss_fn), (None, 0, 0)))
     of_batch = jax.jit(lambda params, x, y: _mean_row(loss_fn, params, x, y))
     for batch in batches:
         inputs, targets = check.pair("batches", batch)
         count_samples(inputs, targets)
         if per_sample:
-            rows, losses = one_each(params, inputs, targets)
+            rows, losses = of_samples(params, inputs, targets)
             _refuse_nonfinite(losses)
             yield from rows
         else:
@@ -181,7 +181,7 @@ def _mean_row(loss_fn: Loss, params: Any, inputs: Any, targets: Any) -> tuple[Ar
 
 
 def _refuse_nonfinite(losses: Array) -> None:
-    """Refuse losses of nan and inf, where they can be read: their gradients are none."""
+    """Refuse nan and inf, where losses are on the host: they have no gradients."""
     if _backend.on_host(losses) and not bool(jnp.all(jnp.isfinite(losses))):
         worst = float(jnp.ravel(losses)[jnp.argmin(jnp.isfinite(jnp.ravel(losses)))])
         msg = f"`loss_fn` must return finite losses; got {worst}. Look for nan and inf in the inputs and parameters."
@@ -199,6 +199,6 @@ def count_samples(inputs: Any, targets: Any = ()) -> int:
         msg = f"`inputs` and `targets` must have as many samples; got {counts}. Pass one target for each input."
         raise ValueError(msg)
     if counts[0] == 0:
-        msg = "`inputs` and `targets` must have at least one sample; got none, of which there is no gradient. "
+        msg = "`inputs` and `targets` must have at least one sample; got none, which have no gradient. "
         raise ValueError(msg + "Leave the batch out.")
     return counts[0]

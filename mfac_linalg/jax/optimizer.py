@@ -1,4 +1,4 @@
-"""Descent along F⁻¹g, F over the newest gradients, as a gradient transformation of Optax."""
+"""Preconditioning of gradients by F⁻¹, F over the newest gradients, as a gradient transformation of Optax."""
 
 import numbers
 from collections.abc import Callable
@@ -20,35 +20,35 @@ Tree = Any
 
 
 class GradientTransformation(NamedTuple):
-    """Optax's pair of pure functions, without Optax."""
+    """Optax's pair of pure functions; Optax is not imported."""
 
     init: Callable[[Tree], Any]
     update: Callable[..., tuple[Tree, Any]]
 
 
 class SecondMoment(NamedTuple):
-    """The root of the running mean of squared gradients, and the weight that gradients have in the mean."""
+    """√v of the running mean v of squared gradients, and its bias correction 1 − β₂ᵗ."""
 
     root_mean_square: jax.Array  # (d,)
-    share: jax.Array  # ()
+    share: jax.Array  # (): the bias correction
 
     @classmethod
     def empty(cls, like: jax.Array) -> "SecondMoment":
-        """That of no gradients; float32 at least."""
+        """The moment before the first gradient; float32 at least."""
         dtype = jnp.promote_types(like.dtype, jnp.float32)
         return cls(jnp.zeros_like(like, dtype), jnp.zeros((), dtype))
 
     def update_rms(self, g: jax.Array, beta2: Any) -> "SecondMoment":
-        """That with one more gradient, in the same dtype; the same where an entry is nan or infinite."""
+        """The moment with one more gradient, in the same dtype; unchanged for a gradient with nan or infinity."""
         after = SecondMoment(*_second_moment.update_rms(*self, g.astype(self.root_mean_square.dtype), beta2))
-        sound = jnp.all(jnp.isfinite(g))
-        return lax.stop_gradient(jax.tree.map(lambda x, y: jnp.where(sound, x, y).astype(y.dtype), after, self))
+        is_finite = jnp.all(jnp.isfinite(g))
+        return lax.stop_gradient(jax.tree.map(lambda x, y: jnp.where(is_finite, x, y).astype(y.dtype), after, self))
 
 
 class ScaleByMFACState(NamedTuple):
-    """What a step hands to the next."""
+    """The state of the transformation."""
 
-    inverse: SlidingWindowState  # of one entry, which no step looks at, where there are no parameters
+    inverse: SlidingWindowState  # of d = 1, and unused, without parameters
     moment: SecondMoment | None = None  # None without beta2
 
 
@@ -65,24 +65,24 @@ def scale_by_mfac(
     Parameters
     ----------
     window : int
-        Capacity m ≥ 1: gradients that F is made of.
+        Capacity m ≥ 1: the number of gradients in F.
     damping : float or array, shape ()
         λ > 0. Unit: that of gradients, without `beta2` that of squared gradients. An array may be traced, and is the
-        damping from its step on, so that it can follow a schedule:
+        damping of its step and later ones, so that it can follow a schedule:
         ``optax.inject_hyperparams(scale_by_mfac, static_args="window")(window=64, damping=schedule)``.
     beta2 : float, optional
-        In [0, 1): F has λ(√v̂ + 1e-8) on its diagonal, v̂ the mean of squared gradients that Adam has under this name;
-        None for λ itself. `mfac_linalg.torch.MFAC` has the particulars.
+        In [0, 1): F has λ(√v̂ + 1e-8) on its diagonal, v̂ being Adam's running mean of squared gradients; None for λ
+        itself. Details are in `mfac_linalg.torch.MFAC`.
     normalization : {"mean", "sum", "window"}
-        What the sum in F is divided by: the number of gradients held, 1, or the capacity.
+        Divisor of the sum in F: the number of stored gradients, 1, or the capacity.
     precision : {"default", "high"}
-        "high" computes in float64 by panels whatever the dtype of the gradients.
+        "high" computes in float64 by panels, for gradients of any dtype.
 
     Returns
     -------
     GradientTransformation
-        A named tuple of ``init(params)`` and ``update(updates, state, params=None)``, as Optax has them; Optax is not
-        imported. Updates come back in the dtypes in which gradients went in.
+        A named tuple of ``init(params)`` and ``update(updates, state, params=None)``, as in Optax, which is not
+        imported. Updates have the dtypes of the gradients.
 
     Raises
     ------
@@ -94,18 +94,18 @@ def scale_by_mfac(
 
     Notes
     -----
-    Cost: that of `SlidingWindowState.append_matvec` on the raveled gradients; m d numbers of memory, no more where the
-    state is donated to a compiled step; d more with `beta2`. A damping that is an array costs a factorisation more,
-    m³/3 flops.
+    Cost: that of `SlidingWindowState.append_matvec` on the raveled gradients; m d numbers of memory in total
+    where the state is donated to a compiled step; d more with `beta2`. A damping that is an array costs one more
+    factorisation, m³/3 flops.
     Accuracy: ‖g − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ for the x = F⁻¹g that is returned, before it is cast to 16-bit dtypes.
-    Updates are constants of differentiation: `jax.grad` through `update` is zero, by gradients, state and damping
-    alike. What is applied to them afterwards, as a learned rate, has its derivative.
+    Updates are constants of differentiation: derivatives of `update` by gradients, state and damping are zero. Later
+    operations on them, as a learned rate, have their derivatives.
     Under `jit` a gradient with nan or infinity makes updates nan until it has left the window: wrap the chain in
-    `optax.apply_if_finite`, which goes on from the state before it.
+    `optax.apply_if_finite`, which returns to the state before it.
     The state has small float64 arrays whether or not `jax_enable_x64` is set. Keep it out of casts: restore a saved
-    one, and use `optax.MultiSteps`, which casts, within ``jax.enable_x64(True)``. One restored in NumPy goes on outside
-    of `jit` as it is. Its arrays have names (`jax.tree_util.tree_leaves_with_path`); none of them is a tree like
-    `params`, so that `optax.tree_map_params` takes all for the rest.
+    one, and use `optax.MultiSteps`, which casts, within ``jax.enable_x64(True)``. A state restored as NumPy arrays can
+    be used outside of `jit`. Its arrays have names (`jax.tree_util.tree_leaves_with_path`); none of them is a tree like
+    `params`, so that `optax.tree_map_params` treats all of them as non-parameters.
     The defaults are for `optax.chain(scale_by_mfac(), optax.trace(0.9), optax.scale(-0.001))`: docs/optimizer.md.
     All parameters share a window, in the dtype to which theirs promote; `optax.multi_transform` makes one per label.
 
@@ -127,18 +127,18 @@ def scale_by_mfac(
     True
     """
     if beta2 is not None:
-        beta2 = _checked_beta2(beta2)
+        beta2 = _check_beta2(beta2)
     WindowOptions.checked(window, 1, normalization, 1.0, precision)
-    known = isinstance(damping, numbers.Real | jax.Array | np.ndarray) and not isinstance(damping, bool)
-    if not known or jnp.ndim(damping) != 0:
+    is_number = isinstance(damping, numbers.Real | jax.Array | np.ndarray) and not isinstance(damping, bool)
+    if not is_number or jnp.ndim(damping) != 0:
         msg = f"`damping` must be a number; got {check.describe(damping)}. Pass one λ for all parameters."
         raise TypeError(msg)
     check.damping(damping, jnp.zeros((0, 1)), jnp.float32)
 
     @_backend.in_plain_modes
     def init(params: Tree) -> ScaleByMFACState:
-        flat = _raveled("params", params)[0]
-        if not flat.size:  # the same structure whatever the parameters are: Optax asks for it with a placeholder
+        flat = _ravel("params", params)[0]
+        if not flat.size:  # the same structure for any parameters: Optax calls init with a placeholder
             flat = jnp.zeros(1)
         inverse = SlidingWindowState(
             window, flat.size, damping, normalization=normalization, dtype=flat.dtype, precision=precision
@@ -148,11 +148,11 @@ def scale_by_mfac(
     @_backend.in_plain_modes
     def update(updates: Tree, state: ScaleByMFACState, params: Tree = None) -> tuple[Tree, ScaleByMFACState]:
         del params
-        g, unravel = _raveled("updates", updates)
-        inverse = _inverse(state)
+        g, unravel = _ravel("updates", updates)
+        inverse = _window_of(state)
         if not g.size and inverse.dim == 1:
             return updates, state
-        inverse = _fitting(inverse, g)
+        _check_gradient(inverse, g)
         if isinstance(damping, jax.Array):
             inverse = inverse.with_damping(damping)
         if state.moment is None:
@@ -167,8 +167,8 @@ def scale_by_mfac(
     return GradientTransformation(init, update)
 
 
-def _inverse(state: Any) -> SlidingWindowState:
-    """The window of a state; arrays that were restored in NumPy are brought back as they are."""
+def _window_of(state: Any) -> SlidingWindowState:
+    """The window of a state; NumPy arrays, of a restored one, are converted to JAX without a cast."""
     if not (isinstance(state, ScaleByMFACState) and isinstance(state.inverse, SlidingWindowState)):
         given = type(state).__name__ if isinstance(state, tuple) else check.describe(state)
         msg = f"`state` must be what `init` or `update` returned; got {given}. Pass the state of this transformation."
@@ -180,9 +180,9 @@ def _inverse(state: Any) -> SlidingWindowState:
         return jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in leaves])
 
 
-def _fitting(inverse: SlidingWindowState, g: jax.Array) -> SlidingWindowState:
-    """The window, which may take in g."""
-    own = inverse._sound.rows.dtype
+def _check_gradient(inverse: SlidingWindowState, g: jax.Array) -> None:
+    """Accept a gradient of the window's size and dtype."""
+    own = inverse._checked_arrays.rows.dtype
     if g.size != inverse.dim:
         msg = f"`updates` must have the {inverse.dim} entries of the parameters; got {g.size}. Pass their gradients."
         raise ValueError(msg)
@@ -190,19 +190,18 @@ def _fitting(inverse: SlidingWindowState, g: jax.Array) -> SlidingWindowState:
     if jnp.promote_types(g.dtype, own) != own:
         msg = f"`updates` must have the parameters' dtype, {own}, or a shorter one; got {g.dtype}. Cast them."
         raise TypeError(msg)
-    return inverse
 
 
-def _raveled(name: str, tree: Tree) -> tuple[jax.Array, Callable[[jax.Array], Tree]]:
-    """The leaves as one vector, and the way back; they are real floating numbers."""
+def _ravel(name: str, tree: Tree) -> tuple[jax.Array, Callable[[jax.Array], Tree]]:
+    """The leaves, real floating numbers, as one vector, and the function that unravels it."""
     check_real_leaves(name, tree, "Leave it out with optax.masked.")
     return ravel_pytree(tree)
 
 
-def _checked_beta2(beta2: Any) -> Any:
-    """Accept a number in [0, 1), as a float, or one that is traced."""
-    known = isinstance(beta2, numbers.Real | np.ndarray | jax.Array) and not isinstance(beta2, bool)
-    if not known or jnp.ndim(beta2) != 0 or not _is_real(beta2):
+def _check_beta2(beta2: Any) -> Any:
+    """Accept a number in [0, 1), as a float, or a traced one."""
+    is_number = isinstance(beta2, numbers.Real | np.ndarray | jax.Array) and not isinstance(beta2, bool)
+    if not is_number or jnp.ndim(beta2) != 0 or not _is_real(beta2):
         msg = f"`beta2` must be a number; got {check.describe(beta2)}. Pass a float."
         raise TypeError(msg)
     if not _backend.is_traced(beta2) and not 0 <= beta2 < 1:
@@ -212,6 +211,6 @@ def _checked_beta2(beta2: Any) -> Any:
 
 
 def _is_real(x: Any) -> bool:
-    """Whether x is a number that is neither complex nor a flag."""
+    """Whether x is a number that is neither complex nor a boolean."""
     dtype = jnp.result_type(x)
     return bool(jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer))

@@ -1,4 +1,4 @@
-"""Which leaves of pytrees can be differentiated by, and which results can be differentiated."""
+"""Checks that leaves of pytrees and results of functions are real floating numbers, which JAX differentiates."""
 
 import numbers
 from typing import Any
@@ -25,7 +25,7 @@ def check_real_leaves(name: str, tree: Any, cure: str) -> None:
 
 
 def check_real_result(name: str, x: Any, cure: str) -> None:
-    """Accept what a function has returned as real floating: zero is the derivative of integers, unseen."""
+    """Accept a real floating result of a function; the derivative of integers would silently be zero."""
     if not is_real_floating(x):
         msg = f"`{name}` must return real floating numbers; got {check.describe(x)}. {cure}"
         raise TypeError(msg)

@@ -1,4 +1,4 @@
-"""The sliding window as a pytree."""
+"""The sliding window as an immutable pytree."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,57 +19,67 @@ from .._inverse import Inverse
 from .._scaling.damping import spans_widely
 from .._typing import Array
 from .._window.options import WindowOptions
-from .arrays import Arrays, appended, build, damped, in_slots, inverse_of, known_norm, measured, rows_by_age
+from .arrays import (
+    Arrays,
+    append_row,
+    build,
+    compute_gram,
+    norm_as_float,
+    replace_damping,
+    rows_by_age,
+    state_of,
+    to_slots,
+)
 
-ANY = 1  # in options: the number of parameters is that of the rows
+ANY = 1  # dim in the options of a pytree: d is the number of columns of the rows
 
 
 @jax.tree_util.register_pytree_with_keys_class
 class SlidingWindowState(Inverse):
     """F⁻¹ over the newest gradients as an immutable pytree, for use under `jit`, `vmap` and `lax.scan`.
 
-    F = Λ + Σ_i c_i g_i g_iᵀ as in `SlidingWindowInverse`, which is the better choice outside of JAX's transformations.
-    A step returns a new state of the same shapes: ``state = state.append(g)``. All queries of an inverse are methods
-    here too. A window that is not full holds rows of zeros as its oldest, which change nothing.
+    F = Λ + Σ_i c_i g_i g_iᵀ as in `SlidingWindowInverse`, which is faster outside of JAX's transformations. A step
+    returns a new state of the same shapes: ``state = state.append(g)``. All queries of an inverse are methods here too.
+    A window that is not full has rows of zeros as its oldest, which change nothing.
 
     Parameters
     ----------
     window : int
-        Capacity ≥ 1: the most gradients held.
+        Capacity ≥ 1: the largest number of gradients.
     dim : int
         d ≥ 1, the number of parameters.
     damping : float or array, shape (d,)
         λ > 0, or one λ per parameter; it may be traced. Unit: that of squared gradients.
     normalization : {"mean", "sum", "window"}
-        What the sum is divided by: the number of gradients held, 1, or the capacity.
+        Divisor of the sum: the number of stored gradients, 1, or the capacity.
     decay : float
         In (0, 1]: a gradient of age a (0 for the newest) counts decay^a times.
     dtype : dtype
         Of the gradients: float32, bfloat16, float16, or float64 where JAX has it enabled.
     precision : {"default", "high"}
-        "high" computes in float64 by panels whatever the dtype of the gradients.
+        "high" computes in float64 by panels, for gradients of any dtype.
 
     Raises
     ------
     TypeError, ValueError
-        Arguments of another kind or out of range. Values that are traced are not looked at.
+        Arguments of another kind or out of range. Traced values are not checked.
 
     Warns
     -----
     IllConditionedWarning
-        κ is beyond what the arithmetic in use resolves, where it can be read.
+        κ is larger than the arithmetic in use resolves, where it can be read.
 
     Notes
     -----
-    Cost: a step one pass over the rows, O(window²), and a Cholesky factorisation of the small system, window³/3 flops:
-    XLA has no update of a factor that is quicker (`cholesky_update` takes 7 times as long at 512 and 1,024 rows on
+    Cost: a step is one pass over the rows, O(window²), and a Cholesky factorisation of the small system, window³/3
+    flops: XLA has no faster update of a factor (`cholesky_update` takes 7 times as long at 512 and 1,024 rows on
     a CPU). O(d · window) memory; under `jit` with a donated state the rows are written to in place.
     Accuracy: as `SlidingWindowInverse`; under `jit` a product does as many dual sweeps as it needs, under `vmap` as
     many as the worst κ needs. The small arrays are float64 whether or not `jax_enable_x64` is set: keep them out of
     casts, and restore saved ones within ``jax.enable_x64(True)``.
-    Several states as one, as `jax.vmap` returns them, are asked under `jax.vmap`.
-    Gradients taken in and damping are constants of differentiation; answers are differentiable by v. A gradient with
-    nan or infinity is refused where values can be read; under `jit` it makes answers nan until it has left the window.
+    A batch of states, as `jax.vmap` returns it, is queried under `jax.vmap`.
+    Stored gradients and damping are constants of differentiation; results are differentiable by v. A gradient with nan
+    or infinity is refused where values can be read; under `jit` results are nan until it has left the window.
 
     References
     ----------
@@ -83,9 +93,9 @@ class SlidingWindowState(Inverse):
     >>> gradients = jax.random.normal(jax.random.key(0), (9, 6))
     >>> state = SlidingWindowState(window=4, dim=6, damping=0.1)
     >>> state, steps = jax.lax.scan(SlidingWindowState.append_matvec, state, gradients)
-    >>> held = np.asarray(gradients[-4:], dtype=float)
-    >>> dense = np.linalg.inv(0.1 * np.eye(6) + held.T @ held / 4)
-    >>> bool(np.allclose(steps[-1], dense @ held[-1], rtol=1e-4))
+    >>> newest = np.asarray(gradients[-4:], dtype=float)
+    >>> dense = np.linalg.inv(0.1 * np.eye(6) + newest.T @ newest / 4)
+    >>> bool(np.allclose(steps[-1], dense @ newest[-1], rtol=1e-4))
     True
     """
 
@@ -101,11 +111,11 @@ class SlidingWindowState(Inverse):
         dtype: Any = jnp.float32,
         precision: str = "default",
     ) -> None:
-        rules = WindowOptions.checked(window, dim, normalization, decay, precision)
+        options = WindowOptions.checked(window, dim, normalization, decay, precision)
         if check.name_of_dtype(dtype) == "float64":
             check.result_dtype(dtype, jnp.zeros(0))
-        rows = jnp.zeros((rules.window, rules.dim), check.empty_array(jnp, dtype, None).dtype)
-        self._become(rules, rows, damping, 0)
+        rows = jnp.zeros((options.window, options.dim), check.empty_array(jnp, dtype, None).dtype)
+        self._initialize(options, rows, damping, 0)
 
     @classmethod
     @_backend.in_plain_modes
@@ -119,12 +129,12 @@ class SlidingWindowState(Inverse):
         decay: float = 1.0,
         precision: str = "default",
     ) -> Self:
-        """Return a state that has taken in the rows of an array (k, d), the oldest first.
+        """Return a state with the last rows of an array (k, d), the oldest first.
 
         Parameters
         ----------
         gradients : array, shape (k, d), real floating
-            One gradient per row, of JAX.
+            One gradient per row, an array of JAX.
         damping : float or array, shape (d,)
             As in the constructor.
         window : int, optional
@@ -134,43 +144,43 @@ class SlidingWindowState(Inverse):
 
         Notes
         -----
-        Cost: dk² + k³/3 flops for the k ≤ window rows that are kept.
+        Cost: dk² + k³/3 flops for the k ≤ window rows that are stored.
         """
         check.gradients(gradients)
         check.same_library("gradients", gradients, jnp.zeros(0))
         count, dim = gradients.shape
-        rules = WindowOptions.checked(count if window is None else window, dim, normalization, decay, precision)
-        kept = lax.stop_gradient(gradients[max(0, count - rules.window) :, :])
-        check.finite("gradients", kept)
-        made = object.__new__(cls)
-        made._become(rules, in_slots(kept, rules.window, count), damping, count)
-        return made
+        options = WindowOptions.checked(count if window is None else window, dim, normalization, decay, precision)
+        newest = lax.stop_gradient(gradients[max(0, count - options.window) :, :])
+        check.finite("gradients", newest)
+        state = object.__new__(cls)
+        state._initialize(options, to_slots(newest, options.window, count), damping, count)
+        return state
 
-    def _become(self, rules: WindowOptions, rows: Array, damping: Any, count: int) -> None:
-        """Hold unscaled rows in their slots, of which `count` have been taken in."""
-        check.precision_available(rules.precision, rows)
+    def _initialize(self, options: WindowOptions, rows: Array, damping: Any, count: int) -> None:
+        """Set the options and arrays, from unscaled rows by slot, after `count` appended gradients."""
+        check.precision_available(options.precision, rows)
         damping = check.damping(damping, rows, _backend.result_dtype(rows))
-        rules = _computable(rules, damping, rows)
-        self._options = replace(rules, dim=ANY)
-        self._arrays = build(rules, rows, _constant(damping), count)
+        options = _widen_if_needed(options, damping, rows)
+        self._options = replace(options, dim=ANY)
+        self._arrays = build(options, rows, _stop_gradient(damping), count)
         register(rows)
         self._warn()
 
-    # --- what it is -----------------------------------------------------------------------------------------------
+    # --- properties -----------------------------------------------------------------------------------------------
 
     @property
     def _current(self) -> State:
-        return inverse_of(self._rules, self._sound)
+        return state_of(self._full_options, self._checked_arrays)
 
     @property
-    def _sound(self) -> Arrays:
-        """The arrays, none of which was cast."""
+    def _checked_arrays(self) -> Arrays:
+        """The arrays of one state, none of which was cast."""
         if self._arrays.gram.dtype != np.float64:
             msg = f"The small arrays of a state must be float64; got {self._arrays.gram.dtype}. Keep them out of "
             raise TypeError(msg + "casts, and restore them within jax.enable_x64(True).")
         if self._arrays.rows.ndim != 2:
-            msg = f"A state must have rows of shape (window, d); got {tuple(self._arrays.rows.shape)}, several states. "
-            raise ValueError(msg + "Ask them under jax.vmap, or take one: jax.tree.map(lambda x: x[0], states).")
+            msg = f"A state must have rows of shape (window, d); got {tuple(self._arrays.rows.shape)}, a batch. "
+            raise ValueError(msg + "Query it under jax.vmap, or select one: jax.tree.map(lambda x: x[0], states).")
         return self._arrays
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -178,18 +188,18 @@ class SlidingWindowState(Inverse):
         register(self._like)
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Arrays]], WindowOptions]:
-        """The arrays as children, what stays beside: not d, which the shapes of the arrays say."""
+        """The arrays as children, the options as static data, without d, which is a shape of the arrays."""
         return ((jax.tree_util.GetAttrKey("arrays"), self._arrays),), self._options
 
     @classmethod
     def tree_unflatten(cls, options: WindowOptions, children: tuple[Arrays]) -> Self:
-        """The way back."""
-        made = object.__new__(cls)
-        made._options, (made._arrays,) = options, children
-        return made
+        """The state of these arrays and options."""
+        state = object.__new__(cls)
+        state._options, (state._arrays,) = options, children
+        return state
 
     @property
-    def _rules(self) -> WindowOptions:
+    def _full_options(self) -> WindowOptions:
         return replace(self._options, dim=self.dim)
 
     @property
@@ -208,18 +218,18 @@ class SlidingWindowState(Inverse):
 
     @property
     def dtype(self) -> Any:
-        """Dtype of the answers."""
+        """Dtype of the results."""
         return _backend.result_dtype(self._arrays.rows)
 
     @property
     def num_gradients(self) -> int:
-        """Number of rows, `window`: those that are still missing are zero."""
+        """Number of rows, `window`; missing ones are zero."""
         return self._options.window
 
     @property
     @_backend.in_plain_modes
     def count(self) -> Array:
-        """Gradients taken in and not let go of, a () integer array."""
+        """Number of stored gradients, at most `window`, a () integer array."""
         return jnp.minimum(self._arrays.steps, self.window)
 
     @property
@@ -230,13 +240,13 @@ class SlidingWindowState(Inverse):
 
     @property
     def gradients(self) -> Array:
-        """The gradients held, shape (window, d), oldest first, after rows of zeros for those that are missing."""
-        return rows_by_age(self._sound)
+        """The stored gradients, shape (window, d), oldest first, after rows of zeros for missing ones."""
+        return rows_by_age(self._checked_arrays)
 
     # --- steps ----------------------------------------------------------------------------------------------------
 
     def append(self, g: Array) -> Self:
-        """Return the state with a gradient g, shape (d,), as its newest; a full window lets go of its oldest.
+        """Return the state with a gradient g, shape (d,), as its newest; a full window drops its oldest.
 
         Raises
         ------
@@ -249,11 +259,11 @@ class SlidingWindowState(Inverse):
         -----
         Cost: one pass over the rows, O(window²), and window³/3 flops.
         """
-        sound = self._sound
+        arrays = self._checked_arrays
         g = check.stored("g", g, self._like)
         check.shape("g", g, (self.dim,), f"Pass flattened gradients of {self.dim} entries.")
         check.finite("g", g)
-        return self._with(appended(self._rules, *lax.stop_gradient((sound, g))))._warn()
+        return self._with(append_row(self._full_options, *lax.stop_gradient((arrays, g))))._warn()
 
     def append_matvec(self, g: Array) -> tuple[Self, Array]:
         """Return the state with g, and F⁻¹ g, by push-through: the body of a `lax.scan` over gradients.
@@ -272,30 +282,30 @@ class SlidingWindowState(Inverse):
 
         Notes
         -----
-        Cost: window³/3 flops; a Gram matrix more, d · window² flops, from or to a vector of dampings.
+        Cost: window³/3 flops; from or to a vector of dampings also a Gram matrix, d · window² flops.
         """
-        sound = self._sound
+        arrays = self._checked_arrays
         damping = check.damping(damping, self._like, self.dtype)
-        rules = _computable(self._rules, damping, self._like)
-        arrays = damped(rules, lax.stop_gradient(sound), _constant(damping))
-        return self.tree_unflatten(replace(rules, dim=ANY), (arrays,))._warn()
+        options = _widen_if_needed(self._full_options, damping, self._like)
+        arrays = replace_damping(options, lax.stop_gradient(arrays), _stop_gradient(damping))
+        return self.tree_unflatten(replace(options, dim=ANY), (arrays,))._warn()
 
     def _warn(self) -> Self:
-        """Warn where κ can be read and is beyond the arithmetic in use."""
-        norm = known_norm(self._arrays)
+        """Warn where κ can be read and is too large for the arithmetic in use."""
+        norm = norm_as_float(self._arrays)
         if isinstance(norm, float):
             primal = self.window >= self.dim or self._options.precision == "high"
             warn_if_unresolved(kappa_of(norm), "float64" if primal else _backend.dtype_name(self.dtype))
         return self
 
     def _describe(self) -> dict[str, str]:
-        """Nothing that has to be computed: a state may be traced, a batch of states, shapes alone, or anything else."""
-        if not hasattr(self._like, "shape"):  # of a tree that something was mapped over
+        """Facts that need no computation: a state may be traced, a batch, shapes only, or a tree of other objects."""
+        if not hasattr(self._like, "shape"):  # after jax.tree.map to other objects
             return {"m": f"{self.window}"}
         size, dtype = {"m": f"{self.window}", "d": f"{self.dim}"}, {"dtype": _backend.dtype_name(self.dtype)}
         if not isinstance(self._like, jax.Array):
             return size | dtype
-        norm, damping = known_norm(self._arrays), self.damping
+        norm, damping = norm_as_float(self._arrays), self.damping
         return {
             **size,
             "damping": f"{damping:.6g}" if isinstance(damping, float) else check.describe(damping),
@@ -308,21 +318,21 @@ class SlidingWindowState(Inverse):
         return self.tree_unflatten(self._options, (arrays,))
 
     def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
-        arrays = self._sound
+        arrays = self._checked_arrays
         rows, damping = move(arrays.rows), move(arrays.damping) if arrays.damping.ndim else arrays.damping
-        beside = _backend.device(rows)
-        scaled_gram = {} if beside is None else {n: jax.device_put(x, beside) for n, x in vars(arrays).items()}
-        moved = replace(arrays, **{**scaled_gram, "rows": rows})
-        return self._with(measured(self._rules, moved, damping))
+        device = _backend.device(rows)
+        others = {} if device is None else {name: jax.device_put(x, device) for name, x in vars(arrays).items()}
+        arrays = replace(arrays, **{**others, "rows": rows})
+        return self._with(compute_gram(self._full_options, arrays, damping))
 
 
-def _computable(rules: WindowOptions, damping: Any, rows: Array) -> WindowOptions:
-    """The rules, in float64 where decays, or dampings that can be read, span more than the dtype of rows computes."""
-    known = not _backend.is_vector(damping) or _backend.is_concrete(damping)
-    wide = rules.decays_widely or (known and spans_widely(damping, _backend.result_dtype(rows)))
-    return replace(rules, precision="high") if wide else rules
+def _widen_if_needed(options: WindowOptions, damping: Any, rows: Array) -> WindowOptions:
+    """The options, with precision "high" where weights or known dampings span more than the dtype of rows resolves."""
+    is_known = not _backend.is_vector(damping) or _backend.is_concrete(damping)
+    is_wide = options.decays_widely or (is_known and spans_widely(damping, _backend.result_dtype(rows)))
+    return replace(options, precision="high") if is_wide else options
 
 
-def _constant(damping: Any) -> Any:
-    """A damping without a derivative; a float stays one, in float64."""
+def _stop_gradient(damping: Any) -> Any:
+    """A damping without a derivative; a float stays a float."""
     return lax.stop_gradient(damping) if _backend.is_array(damping) else damping

@@ -127,7 +127,8 @@ def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
 
 
 def _compensation(inverse: Inverse, removed: Array, mask: Array) -> Array:
-    return State.coupled(restrict(inverse._unchanged, mask), inverse._current, removed[:, None])[:, 0]
+    state = inverse._unchanged
+    return State.coupled(restrict(state, mask), state, removed[:, None])[:, 0]
 
 
 def _group_changes(state: State, w: Array, groups: Array) -> tuple[Array, Array]:

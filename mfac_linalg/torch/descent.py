@@ -36,10 +36,10 @@ def scaled_gradient(groups: list[Group], active: ActiveWeights, state: State) ->
     parts = {p: _active_gradient(group, p, active) for group, p in pairs}
     check_one_kind(list(parts.values()))
     g = _concatenate(parts.values())
-    scaled = [(group, p) for group, p in pairs if group["beta2"] is not None and p.grad is not None]
-    if not scaled:
+    with_moments = [(group, p) for group, p in pairs if group["beta2"] is not None and p.grad is not None]
+    if not with_moments:
         return ScaledGradient(g, None, {})
-    moments = {p: _update_moment(state.get(p, {}), parts[p], float(group["beta2"])) for group, p in scaled}
+    moments = {p: _update_moment(state.get(p, {}), parts[p], float(group["beta2"])) for group, p in with_moments}
     scale = _concatenate(
         _second_moment.inverse_sqrt_damping(moments[p]["root_mean_square"], moments[p]["share"])
         if p in moments

@@ -24,8 +24,8 @@ Options = dict[str, Any]
 
 def pack_window(window: SlidingWindowInverse, like: Tensor, options: Options) -> dict[str, Any]:
     """Return a copy of a window of gradients like an empty tensor: tensors padded to its capacity, ints and floats."""
-    placed = window.dtype is not None
-    state = (window if placed else _empty_window_like(window, like, options)).state_dict()
+    has_backend = window.dtype is not None
+    state = (window if has_backend else _empty_window_like(window, like, options)).state_dict()
     compression = arguments_of_compression(options["compression"])
     rows = {name: state[name] for name in _row_names(compression)}
     small = {name: _on_device(state[name], like.device) for name in HOST_AXES}
@@ -36,7 +36,7 @@ def pack_window(window: SlidingWindowInverse, like: Tensor, options: Options) ->
     return padded | {
         "version": int(state["version"]),
         "count": len(window),
-        "placed": int(placed),
+        "placed": int(has_backend),
         "damping": float(window.damping),
         "norm": float(state["norm"]),
         "sharp": int(state["sharp"]),
