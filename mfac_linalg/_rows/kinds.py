@@ -1,4 +1,4 @@
-"""Which rows a user's gradients are."""
+"""The class of rows for a user's gradients."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ AnyRows = DenseRows | SparseRows | ProvidedRows | StreamedRows | ChunkedRows
 
 @dataclass(frozen=True)
 class ComputePlace:
-    """Where to compute, within how many bytes, in what precision, and where to write W, where the user says so."""
+    """The user's choice of library, device, memory limit, precision and target of W; None for the default."""
 
     xp: Any = None
     device: Any = None
@@ -29,7 +29,7 @@ class ComputePlace:
 
     @property
     def is_chosen(self) -> bool:
-        """Whether the user says anything."""
+        """Whether the user chose a place."""
         return any(choice is not None for choice in (self.xp, self.device, self.memory_limit, self.out))
 
 

@@ -154,7 +154,7 @@ def read_checked(values: list[Array], entries: dict[str, Any]) -> list[float]:
 def wants_float64(rows: ScaledRows, norm: float) -> bool:
     """Whether the rounding of a float32 Gram matrix, κ ε of A, would show in the elements of F⁻¹."""
     m, d = rows.shape
-    if m >= d or not (rows.is_dense and _backend.supports_float64(rows.like)):
+    if m >= d or not (rows.can_change_dtype and _backend.supports_float64(rows.like)):
         return False
     if _backend.dtype_name(rows.dtype) == "float64":
         return False
@@ -168,7 +168,7 @@ def _expects_float64(rows: ScaledRows) -> bool:
     """
     if rows.is_streamed:
         return _backend.supports_float64(rows.like) and _backend.dtype_name(rows.dtype) != "float64"
-    if not (rows.is_dense and _backend.on_host(rows.like)) or _backend.dtype_name(rows.dtype) == "float64":
+    if not (rows.can_change_dtype and _backend.on_host(rows.like)) or _backend.dtype_name(rows.dtype) == "float64":
         return False
     first, *rest = cast(PanelRows, rows.rows).column_slices()
     if not rest:

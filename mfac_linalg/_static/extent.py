@@ -33,7 +33,7 @@ def extent_of(row_scale: Array, damping: Any) -> list[Array]:
 
 def fits_unscaled(rows: ScaledRows, heaviest: float, extent: list[float]) -> bool:
     """Whether G can stay as it stands: its squares are within the dtype, and small rows do not need their last ones."""
-    can_be_scaled = rows.is_dense or rows.is_sparse
+    can_be_scaled = rows.can_change_dtype or rows.multiplies_by_entries
     return squares_in_safe_range(heaviest, rows.dtype) and not (can_be_scaled and not _holds(rows, extent[0]))
 
 

@@ -91,7 +91,7 @@ def parts_of(state: State) -> tuple[dict[str, Any], dict[str, Array]]:
         arrays["whitened"] = whitened.rows
         if whitened.exact_diagonal is not None:
             if whitened.is_streamed:
-                facts["width"] = cast(StreamedRows, whitened.held).width
+                facts["width"] = cast(StreamedRows, whitened.matrix).width
             arrays.update(zip(("small.index", "small.values"), whitened.exact_diagonal, strict=True))
     return facts, arrays
 
@@ -161,7 +161,7 @@ def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
 
     def multiply(probes: np.ndarray) -> np.ndarray:
         z = _backend.asarray(probes, like=whitened.capacitance.cholesky, dtype=whitened.capacitance.cholesky.dtype)
-        return _backend.read(whitened.held.project(whitened.held.combine(z)))
+        return _backend.read(whitened.matrix.project(whitened.matrix.combine(z)))
 
     def multiply_file(probes: np.ndarray) -> np.ndarray:
         runs, product = intact(whitened.rows, facts["runs"], probes)
@@ -177,7 +177,7 @@ def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
     _require(is_fine, "whitened", "whitened by its factor, and finite")
     if whitened.exact_diagonal is not None and len(whitened.exact_diagonal[0]):
         index = _backend.index_like(whitened.exact_diagonal[0], like=whitened.like)
-        found = _backend.read(complement([whitened.held.columns(index)]))
+        found = _backend.read(complement([whitened.matrix.columns(index)]))
         fine = np.all(np.abs(found - whitened.exact_diagonal[1]) <= roundings + 1e-5)
         _require(bool(fine), "small.values", "those of the diagonal")
 
@@ -187,7 +187,7 @@ def is_whitened_from(state: State, columns: np.ndarray) -> bool:
     whitened, given = cast(WhitenedRows, state.whitened), cast(GivenRows, state.rows)
     rows = scaled_rows(given.unscaled(), given.exponent, state.row_scale, state.scaling.column_scale)
     index = _backend.index_like(columns, like=rows.like)
-    held, wanted = (_backend.read(x.columns(index)) for x in (whitened.held, rows))
+    held, wanted = (_backend.read(x.columns(index)) for x in (whitened.matrix, rows))
     return are_whitened_columns(held, whitened.capacitance, wanted)
 
 

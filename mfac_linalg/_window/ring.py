@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .._rows.panels import weighted
+from .._rows.panels import weigh
 from .._rows.selected import SelectedRows
 from .._typing import Array
 
@@ -78,7 +78,7 @@ class Ring:
         stored, column, power = self.stored.write_row(g, slot)
         slots = np.append(self.slots[stays], slot)
         done = replace(self, stored=stored, slots=slots, exponents=np.append(self.exponents[stays], power))
-        row = _backend.read(done.span(self.gram_dtype).project(weighted(column, column_scale, self.gram_dtype)))[:, 0]
+        row = _backend.read(done.span(self.gram_dtype).project(weigh(column, column_scale, self.gram_dtype)))[:, 0]
         self.gram_by_slot[slot, : len(row)] = self.gram_by_slot[: len(row), slot] = row
         return done
 

@@ -18,7 +18,7 @@ from .._forms.state import State
 from .._forms.sweeps import sweeps_for
 from .._progress import reporter
 from .._rows.dense import DenseRows
-from .._rows.panels import weighted
+from .._rows.panels import weigh
 from .._rows.scaled import ScaledRows
 from .._scaling.damping import DampingScaling
 from .._scaling.powers import exponent, ldexp
@@ -116,7 +116,7 @@ def appended(rules: WindowOptions, arrays: Arrays, g: Array) -> Arrays:
     rows = arrays.rows.at[slot].set(block[0, :])
     computing = _computing(rules, rows)
     g, column_scale = _backend.cast(block, computing).T, _metric(rules, arrays).column_scale
-    gram = DenseRows(rows, None, computing).project(weighted(g, column_scale, computing))[:, 0]
+    gram = DenseRows(rows, None, computing).project(weigh(g, column_scale, computing))[:, 0]
     changed = replace(
         arrays,
         rows=rows,

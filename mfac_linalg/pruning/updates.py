@@ -46,8 +46,8 @@ def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
 
 def _single_changes(state: State, w: Array, mask: Array) -> Array:
     """Λ^-½ M applied to z_i/M_ii for what is removed."""
-    z, power = state.scaled(_backend.namespace(w).where(mask, _backend.namespace(w).zeros_like(w), w))
-    return state.change(z / state.bounded_diagonal(), power)
+    z, power = state.to_scaled(_backend.namespace(w).where(mask, _backend.namespace(w).zeros_like(w), w))
+    return state.solve_scaled(z / state.bounded_diagonal(), power)
 
 
 @_backend.outside_graphs
@@ -124,7 +124,7 @@ def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
 
 
 def _compensation(inverse: Inverse, removed: Array, mask: Array) -> Array:
-    return State.coupled(restrict(inverse._unchanged, mask), inverse._current, removed[:, None])[:, 0]
+    return State.solve_cross(restrict(inverse._unchanged, mask), inverse._current, removed[:, None])[:, 0]
 
 
 def _group_changes(state: State, w: Array, groups: Array) -> tuple[Array, Array]:
@@ -132,7 +132,7 @@ def _group_changes(state: State, w: Array, groups: Array) -> tuple[Array, Array]
     xp = _backend.namespace(w)
     flat = _backend.namespace(groups).reshape(groups, (-1,))
     removed = placed(xp.ones_like(xp.take(w, flat)), flat, xp.zeros_like(w)) > 0
-    return state.change(*group_solutions(state, w, groups)), removed
+    return state.solve_scaled(*group_solutions(state, w, groups)), removed
 
 
 def _checked(weights: Any, inverse: Inverse, mask: Any) -> tuple[Array, Array]:
