@@ -51,11 +51,11 @@ def restore(path: Any, kinds: dict[str, Any], *, xp: Any, device: Any) -> Any:
         msg = f"`path` must hold {' or '.join(kinds)}; got {kind}. Load it by mfac_linalg.load, or update mfac_linalg."
         raise InvalidFileError(msg)
     check.contents(kind, facts, arrays)
-    like = check.empty_array(xp, "float32", device)
+    like = check.as_empty_array(xp, "float32", device)
     check.loadable(facts, arrays, like)
     facts = {**facts, "runs": runs, "xp": xp, "device": device}
     try:
-        return _backend.with_x64(lambda _: kinds[kind]._restored(facts, check.to_library(arrays, like)), like)
+        return _backend.with_x64(lambda _: kinds[kind]._restored(facts, check.as_library_arrays(arrays, like)), like)
     except InvalidFileError:
         raise
     except (ValueError, TypeError, OverflowError) as refused:  # what the constructor says of it

@@ -60,7 +60,7 @@ def rows_of(gradients: Any, place: ComputePlace = ComputePlace(), *, streams: bo
 def _streamed(gradients: Any, place: ComputePlace) -> StreamedRows:
     shape, name = tuple(gradients.shape), _backend.dtype_name(gradients.dtype)
     answers = "float64" if name == "float64" else "float32"
-    like = check.compute_array(place.xp, answers, place.device, gradients)
+    like = check.as_compute_array(place.xp, answers, place.device, gradients)
     like = _backend.zeros((0, shape[1]), like=like, dtype=like.dtype)
     itemsize = {"float64": 8, "float32": 4}.get(name if place.out is None else answers, 2)
     if place.memory_limit is None:

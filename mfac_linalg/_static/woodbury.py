@@ -126,7 +126,7 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         resume: bool = False,
     ) -> None:
         check.flag("progress", progress)
-        out = check.out_path(out)
+        out = check.as_out_path(out)
         rows = rows_of(gradients, ComputePlace(xp, device, memory_limit, out, precision, progress))
         dtype = _backend.result_dtype(rows.like)
         self._damping = check.damping(damping, rows.like, dtype)
@@ -137,7 +137,7 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         check.flag("overwrite_gradients", overwrite_gradients)
         check.precision_available(precision, rows.like)
         if rows.is_streamed or not rows.can_change_dtype:
-            check.kept(whiten and out is None, overwrite_gradients)
+            check.no_dense_copy(whiten and out is None, overwrite_gradients)
         check.flag("resume", resume)
         check.out(out, resume, gradients, dtype, whiten=whiten, precision=precision)
         if not rows.can_change_dtype:

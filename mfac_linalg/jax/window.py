@@ -102,8 +102,8 @@ class SlidingWindowState(Inverse):
     ) -> None:
         rules = WindowOptions.checked(window, dim, normalization, decay, precision)
         if check.name_of_dtype(dtype) == "float64":
-            check.result_dtype(dtype, jnp.zeros(0))
-        rows = jnp.zeros((rules.window, rules.dim), check.empty_array(jnp, dtype, None).dtype)
+            check.as_result_dtype(dtype, jnp.zeros(0))
+        rows = jnp.zeros((rules.window, rules.dim), check.as_empty_array(jnp, dtype, None).dtype)
         self._become(rules, rows, damping, 0)
 
     @classmethod
@@ -249,7 +249,7 @@ class SlidingWindowState(Inverse):
         Cost: one pass over the rows, O(window²), and window³/3 flops.
         """
         sound = self._sound
-        g = check.stored("g", g, self._like)
+        g = check.as_window_dtype("g", g, self._like)
         check.shape("g", g, (self.dim,), f"Pass flattened gradients of {self.dim} entries.")
         check.finite("g", g)
         return self._with(appended(self._rules, *lax.stop_gradient((sound, g))))._warn()
