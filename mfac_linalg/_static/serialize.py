@@ -19,7 +19,7 @@ from .._files.consistency import (
     is_whitened,
     whitened_roundings,
 )
-from .._files.matrix_file import intact
+from .._files.matrix_file import verify_runs
 from .._forms.dual import DualForm
 from .._forms.primal import PrimalForm
 from .._forms.state import State
@@ -164,7 +164,7 @@ def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
         return _backend.read(whitened.matrix.project(whitened.matrix.combine(z)))
 
     def multiply_file(probes: np.ndarray) -> np.ndarray:
-        runs, product = intact(whitened.rows, facts["runs"], probes)
+        runs, product = verify_runs(whitened.rows, facts["runs"], probes)
         if runs != facts["runs"] or runs[-1][0] != whitened.shape[1]:
             msg = f"`path` must be a whole folder; {whitened.rows.filename} is not what was written there. Build again."
             raise InvalidFileError(msg)
