@@ -337,7 +337,7 @@ class Inverse(SymmetricOperator):
         -----
         Cost: a build, and a copy of the gradients.
         """
-        return self._rebuilt(lambda x: check.to_device(x, device))
+        return self._rebuilt(lambda x: check.as_device(x, device))
 
     @_backend.in_plain_modes
     def astype(self, dtype: Any) -> Self:
@@ -357,7 +357,7 @@ class Inverse(SymmetricOperator):
         -----
         Cost: a build, and a copy of the gradients.
         """
-        dtype = check.result_dtype(dtype, self._like)
+        dtype = check.as_result_dtype(dtype, self._like)
         return self._rebuilt(lambda x: _backend.cast(x, dtype))
 
     @abc.abstractmethod

@@ -161,7 +161,7 @@ def test_the_diagonal_keeps_its_bounds_where_there_is_no_float64(kind):
 
 def test_small_entries_are_redone_few_columns_at_a_time(monkeypatch):
     """Also where no small system has their digits: columns of d numbers for each of m would be a matrix of d × m."""
-    monkeypatch.setattr("mfac_linalg._forms.diagonal._left_out", lambda *_: None)
+    monkeypatch.setattr("mfac_linalg._forms.diagonal._by_downdates", lambda *_: None)
     rng, widths, solve = np.random.default_rng(0), [], DualForm.solve_with_dual
     monkeypatch.setattr(DualForm, "solve_with_dual", lambda form, v: (widths.append(v.shape[1]), solve(form, v))[1])
     g = rng.standard_normal((200, 400))

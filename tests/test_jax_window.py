@@ -267,7 +267,7 @@ def test_a_gradient_that_overflowed_leaves_with_its_row():
 def test_an_overflowed_gradient_is_named_where_answers_can_be_read():
     state = jax.jit(State.append)(taken(rows(4)), np.full(7, np.nan, "float32"))
     assert "kappa=nan" in repr(state)
-    with pytest.raises(ValueError, match="a gradient that is held, is not finite"):
+    with pytest.raises(ValueError, match="a stored gradient, is not finite"):
         state.matvec(jax.numpy.ones(7))
 
 

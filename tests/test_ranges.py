@@ -399,7 +399,7 @@ def test_an_answer_that_does_not_fit_names_the_argument_that_it_is_an_answer_to(
     gradients = (10.0 ** (-15 * sign) * np.random.default_rng(0).standard_normal((4, 6))).astype("float32")
     inverse = make(gradients, 10.0 ** (-30 * sign))
     for query in queries_to_blame(10.0 ** (26 * sign))[argument]:
-        with pytest.raises(OverflowError, match=f"Scale {argument}, or the gradients that are held"):
+        with pytest.raises(OverflowError, match=f"Scale {argument}, or the stored gradients"):
             query(inverse)
 
 
@@ -416,7 +416,7 @@ def test_an_answer_that_does_not_fit_names_the_argument_that_it_is_an_answer_to(
 @pytest.mark.parametrize("size", [1e24, 1e-24])
 def test_an_answer_without_an_argument_names_none(size, query):
     gradients = (size * np.random.default_rng(0).standard_normal((3, 6))).astype("float32")
-    with pytest.raises(OverflowError, match="Scale the gradients that are held") as refusal:
+    with pytest.raises(OverflowError, match="Scale the stored gradients") as refusal:
         query(ml.WoodburyRankOneInverse(gradients, size**2))
     assert "`v`" not in str(refusal.value)
 

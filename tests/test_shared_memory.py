@@ -20,7 +20,7 @@ from tests.modes import BLOCKS, QUERIES, SHAPE, TALL, Asked, gradients, same
 from tests.modes import answer as answer_or_refusal
 
 LIMIT = 10**5
-REFUSED = r"`{}` must not change while an inverse stands on its values; got others"
+REFUSED = r"`{}` must not change while an inverse uses its memory; got other values"
 WITHOUT_VALUES = {"kappa", "repr"}  # which read no array
 TORCH = next((backend for backend in AVAILABLE if backend.name == "torch:cpu"), None)
 STRICT = next((backend for backend in AVAILABLE if backend.name == "strict:CPU_DEVICE"), None)
@@ -195,7 +195,7 @@ def test_a_query_that_was_never_asked_before_refuses_too(case):
     backend, _, inverse, _ = case
     v = backend.asarray(np.ones(inverse.dim, "float32" if str(inverse.dtype).endswith("32") else "float64"))
     refill_anew(case)
-    with pytest.raises(ValueError, match="must not change while an inverse stands on its values"):
+    with pytest.raises(ValueError, match="must not change while an inverse uses its memory"):
         inverse.matvec(v)
 
 

@@ -278,7 +278,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(saved, monkeypatch):
 def test_a_library_without_the_dtype_is_refused(path):
     jax = pytest.importorskip("jax", reason="needs jax")
     ml.WoodburyRankOneInverse(G, 1.0).save(path)
-    with pytest.raises(TypeError, match=r"`xp` must hold float64"):
+    with pytest.raises(TypeError, match=r"`xp` must have float64"):
         ml.load(path, xp=jax.numpy)
 
 
@@ -322,7 +322,7 @@ def test_a_device_that_holds_no_values_is_nowhere_to_move():
         window(rows, 1.0, compression=ml.TopK(0.5)),
         ml.SlidingWindowInverse(3, 5, 1.0, xp=torch),
     ):
-        with pytest.raises(TypeError, match=r"`device` must be .* holds no values"):
+        with pytest.raises(TypeError, match=r"`device` must be .* arrays have no values"):
             made.to_device("meta")
 
 

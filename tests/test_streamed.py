@@ -370,7 +370,7 @@ def test_traced_gradients_are_refused_by_name():
 
 def test_a_library_without_the_dtype_of_the_answers_is_refused():
     jax = pytest.importorskip("jax", reason="needs jax")
-    with pytest.raises(TypeError, match="`xp` must hold float64"):
+    with pytest.raises(TypeError, match="`xp` must have float64"):
         WoodburyRankOneInverse(np.ones((3, 9)), 0.1, xp=jax.numpy)
 
 

@@ -1,1 +1,1 @@
-"""The m × m capacitance matrix A = I + S Sᵀ: its factor, its spectrum, its updates. It knows nothing of d."""
+"""The m × m capacitance matrix A = I + S Sᵀ: its Cholesky factor, spectrum and updates. No array here is d-sized."""

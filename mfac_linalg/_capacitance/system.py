@@ -1,4 +1,4 @@
-"""The m × m system A = I + S Sᵀ, or a batch of them, in float64. It knows nothing of d."""
+"""The capacitance matrix A = I + S Sᵀ, m × m in float64, or a batch of them: factor, solves, spectrum."""
 
 import math
 from collections.abc import Iterable
@@ -12,47 +12,44 @@ from .._backend.pytree import Part
 from .._typing import Array
 
 POWER_STEPS = 12
-SUM_RESOLVED = 1e10  # κ up to which the rounding of a sum S Sᵀ or SᵀS, κ eps of float64, does not show in M
+SUM_RESOLVED = 1e10  # κ up to which the rounding of a sum S Sᵀ or SᵀS, κ eps of float64, is negligible in M
 
 
-# κ ε of float32 up to which elements stay within 30 eps/λ (docs/theory.md, section 6) with a Gram matrix of that ε
+# κ ε of float32 up to which a float32 Gram matrix leaves elements within 30 eps/λ (docs/theory.md, section 6)
 ELEMENTS_RESOLVED = 3e-5
 
 
 def float32_gram_shows(norm: float) -> bool:
-    """Whether the rounding of a float32 Gram matrix shows in the elements of M."""
+    """Whether the rounding of a float32 Gram matrix is visible in the elements of M."""
     return norm**2 * float(np.finfo(np.float32).eps) > ELEMENTS_RESOLVED
 
 
 def sum_loses_digits(norm: Any) -> bool:
-    """Whether ‖S‖₂, where it is known, asks for a factor that is made of the rows themselves."""
+    """Whether ‖S‖₂ is so large that the factor must come from the rows and not from S Sᵀ; False where it is unknown."""
     largest = norm if isinstance(norm, float) else float(np.max(norm)) if isinstance(norm, np.ndarray) else 0.0
     return SUM_RESOLVED < largest * largest < math.inf
 
 
 @dataclass(frozen=True)
 class Capacitance(Part):
-    """A = I + B for a positive semidefinite B (S Sᵀ, or SᵀS in the primal form), held by its factor A = L Lᵀ.
+    """A = I + B for a positive semidefinite B (S Sᵀ, or SᵀS in the primal form), with its factor A = L Lᵀ.
 
-    The diagonal of L may have any signs. All of it may have a leading axis: one system each.
+    The diagonal of L may have any signs. All arrays may have a leading axis, for a batch.
     """
 
-    scaled_gram_source: Any  # B, or a function that makes it when it is asked for
+    scaled_gram_source: Any  # B, or a function that computes it on first use
     cholesky: Array  # L
-    is_from_rows: bool = False  # whether L has digits that B has lost
+    is_from_rows: bool = False  # whether L was computed from the rows of S and is more accurate than B
 
     @property
     def scaled_gram(self) -> Array:
         """B."""
-        return (
-            self._once("scaled_gram", self.scaled_gram_source)
-            if callable(self.scaled_gram_source)
-            else self.scaled_gram_source
-        )
+        source = self.scaled_gram_source
+        return self._once("scaled_gram", source) if callable(source) else source
 
     @classmethod
     def factor(cls, scaled_gram: Array) -> "Capacitance | None":
-        """Factor I + scaled_gram; None where it has no factor, even from its eigenvalues."""
+        """Factor I + scaled_gram; None if that fails, also by its eigenvalues."""
         lower = _backend.cholesky(add_identity(scaled_gram))
         if lower is None:
             lower = _factor_from_spectrum(scaled_gram)
@@ -60,16 +57,16 @@ class Capacitance(Part):
 
     @classmethod
     def of_rows(cls, scaled_gram: Array, blocks: Iterable[Array]) -> "Capacitance":
-        """Factor I + SᵀS by QR of [I; S], for blocks of the rows of S, each of them (…, n, d); I + S Sᵀ by those of Sᵀ.
+        """Factor I + SᵀS by QR of [I; S], for blocks (…, n, d) of the rows of S; I + S Sᵀ by blocks of Sᵀ.
 
-        An eigenvalue 1 + s is right to √κ eps times itself; a sum SᵀS that was rounded leaves κ eps.
+        An eigenvalue 1 + s has a relative error of √κ eps; from a rounded sum SᵀS it would be κ eps.
         """
         identity = add_identity(_backend.namespace(scaled_gram).zeros_like(scaled_gram))
         return cls(scaled_gram, triangle_above(identity, blocks).mT, is_from_rows=True)
 
     @classmethod
     def primal(cls, rows: Any, scaled_gram: Array, norm: Any) -> "Capacitance | None":
-        """Factor I + SᵀS for small = SᵀS, or for the rows of S themselves where that has lost what is asked of it."""
+        """Factor I + SᵀS, from scaled_gram = SᵀS or, for a large ‖S‖, from the rows of S."""
         return cls.of_rows(scaled_gram, rows.row_blocks()) if sum_loses_digits(norm) else cls.factor(scaled_gram)
 
     def half_solve(self, b: Array) -> Array:
@@ -81,12 +78,12 @@ class Capacitance(Part):
         return factor_solve(self.cholesky, b)
 
     def inverse_factor(self, growth: float) -> Array | None:
-        """L⁻¹, or None where L (L⁻¹S) might miss S by more than `growth` roundings: ‖|L| |L⁻¹| |S|‖ > growth ‖S‖."""
+        """L⁻¹, or None if ‖|L| |L⁻¹| |S|‖ > growth ‖S‖: L (L⁻¹S) may then miss S by more than `growth` roundings."""
         xp = _backend.namespace(self.cholesky)
         inverse = _backend.solve_triangular(self.cholesky, add_identity(xp.zeros_like(self.cholesky)))
-        rows = xp.sqrt(xp.linalg.diagonal(self.scaled_gram))
-        grown = xp.abs(self.cholesky) @ (xp.abs(inverse) @ rows)
-        return inverse if xp.linalg.vector_norm(grown) <= growth * xp.linalg.vector_norm(rows) else None
+        row_norms = xp.sqrt(xp.linalg.diagonal(self.scaled_gram))
+        bound = xp.abs(self.cholesky) @ (xp.abs(inverse) @ row_norms)
+        return inverse if xp.linalg.vector_norm(bound) <= growth * xp.linalg.vector_norm(row_norms) else None
 
     def inverse(self) -> Array:
         """A⁻¹ = L⁻ᵀL⁻¹, computed once."""
@@ -99,7 +96,7 @@ class Capacitance(Part):
     def leverages(self) -> Array:
         """The diagonal of B A⁻¹ = I − A⁻¹, (m,): yᵀB y + ‖e_i − y‖² for each column y of A⁻¹.
 
-        1 − yᵢ would cancel where that is small; eᵢᵀB y may be negative, and an error of y counts squared here.
+        1 − y_i cancels where it is small, and e_iᵀB y may be negative; in this form the error of y is squared.
         """
         xp = _backend.namespace(self.cholesky)
         identity = add_identity(xp.zeros_like(self.cholesky))
@@ -135,7 +132,7 @@ def factor_solve(lower: Array, b: Array) -> Array:
 
 
 def triangle_above(upper: Array, blocks: Iterable[Array]) -> Array:
-    """The triangle of the QR factorisation of [U; blocks], one block after the other."""
+    """The triangle of the QR factorisation of [U; blocks], by one block at a time."""
     for block in blocks:
         upper = _backend.triangle(_backend.namespace(upper).concat([upper, block], axis=-2))
     return upper
@@ -148,14 +145,14 @@ def add_identity(scaled_gram: Array) -> Array:
 
 
 def nonnegative_spectrum(scaled_gram: Array) -> tuple[Array, Array]:
-    """Eigenvalues, clipped at the zero that rounding may miss, and eigenvectors of a positive semidefinite B."""
+    """Eigenvalues, clipped at zero, and eigenvectors of a positive semidefinite B."""
     xp = _backend.namespace(scaled_gram)
     values, vectors = xp.linalg.eigh(scaled_gram)
     return xp.where(values > 0, values, xp.zeros_like(values)), vectors
 
 
 def _factor_from_spectrum(scaled_gram: Array) -> Array | None:
-    """Factor I + Q s Qᵀ where Cholesky failed by rounding: A has no eigenvalue below 1, so none is lost by s ≥ 0."""
+    """Factor I + Q diag(s) Qᵀ, s ≥ 0, where Cholesky failed by rounding: no eigenvalue of A is below 1."""
     xp = _backend.namespace(scaled_gram)
     if not math.isfinite(float(_backend.read(xp.sum(scaled_gram)))):
         return None

@@ -1,4 +1,4 @@
-"""The Cholesky factor of a window's A = I + S Sᵀ, on the host in float64, kept current in O(m²) a change."""
+"""The Cholesky factor of a window's A = I + S Sᵀ, on the host in float64, updated in O(m²) per change."""
 
 import math
 from dataclasses import dataclass, replace
@@ -11,11 +11,11 @@ from .. import _backend
 from .._errors import breakdown
 from .system import POWER_STEPS, Capacitance, factor_solve
 
-QR_BLOCK = 16  # columns, the most that SciPy treats in one thread where there are many
-SMALL = 64  # rows, so few that it treats all of them in one
-DRIFT = 256 * float(np.finfo(np.float64).eps)  # backward error of the m × m solve that asks for a new factorisation
-SETTLED = 0.1  # relative change of ‖S‖² that asks for no further power step
-BLOCK_SHARE = 8  # to exchange more than an eighth of the rows at once is dearer than to factor anew
+QR_BLOCK = 16  # columns: the most for which SciPy uses one thread
+SMALL = 64  # rows: the most for which it uses one thread for any number of columns
+DRIFT = 256 * float(np.finfo(np.float64).eps)  # largest backward error of the m × m solve without refactorisation
+SETTLED = 0.1  # largest relative change of ‖S‖² without a further power step
+BLOCK_SHARE = 8  # exchanging more than an eighth of the rows at once costs more than a new factorisation
 
 
 class ScaledGram(Protocol):
@@ -34,20 +34,20 @@ class ScaledGram(Protocol):
 
 @dataclass(frozen=True)
 class CurrentCholesky:
-    """L with A = L Lᵀ, and ‖S‖, followed from change to change; each gives another CurrentCholesky.
+    """L with A = L Lᵀ, and ‖S‖, as an immutable value; each change returns another one.
 
-    L may stand on one of two arrays that changes write to in turns: see `WindowState` for how long it is valid.
+    L may use one of two arrays that changes overwrite in turns: see `WindowState` for how long it is valid.
     """
 
     cholesky: np.ndarray  # L, (m, m)
     direction: np.ndarray  # (m,) towards the largest eigenvalue of A
-    memory: tuple[np.ndarray, ...]  # for the factors of a full window, one step after the other
+    memory: tuple[np.ndarray, ...]  # two arrays for the factors of a full window, used in turns
     norm: float = 0.0  # ‖S‖₂, from below
     num_factorizations: int = 0  # full factorisations so far
 
     @classmethod
     def empty(cls, window: int) -> "CurrentCholesky":
-        """No rows, and memory for the factors of a full window, which takes none before it is written to."""
+        """The factor of no rows, with memory for the factors of a full window, which is allocated on first use."""
         return cls(np.zeros((0, 0)), np.zeros(0), _memory(window))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -57,33 +57,33 @@ class CurrentCholesky:
         vars(self).update(state, memory=_memory(state["memory"]))
 
     def with_own_memory(self) -> "CurrentCholesky":
-        """The same, whose changes never write to where this L is."""
+        """The same with memory of its own, so that changes never overwrite this L."""
         return replace(self, memory=_memory(len(self.memory[0])))
 
-    def update(self, stays: np.ndarray, scaled_gram: ScaledGram, count: int) -> "CurrentCholesky | None":
-        """The factor of `count` rows: those of this one that stay, then others; None where it has to be made anew.
+    def update(self, is_kept: np.ndarray, scaled_gram: ScaledGram, count: int) -> "CurrentCholesky | None":
+        """The factor of `count` rows: those of this one where `is_kept`, then new ones; None if it must be refactored.
 
-        That is where many rows change, or where the residual of a solve is more than that of rounding.
+        That is so if many rows change, or if the residual of a solve is more than rounding.
         """
-        kept = int(np.count_nonzero(stays))
-        added = count - kept
-        if max(len(stays) - kept, added) * BLOCK_SHARE > max(count, BLOCK_SHARE):
+        num_kept = int(np.count_nonzero(is_kept))
+        num_added = count - num_kept
+        if max(len(is_kept) - num_kept, num_added) * BLOCK_SHARE > max(count, BLOCK_SHARE):
             return None
-        padded = factor_without(self.cholesky, stays, added, self.memory)
-        new = scaled_gram.rows(slice(kept, None))
-        lower = factor_with(padded, new[:, :kept].T, np.eye(added) + new[:, kept:])
+        padded = factor_without(self.cholesky, is_kept, num_added, self.memory)
+        new = scaled_gram.rows(slice(num_kept, None))
+        lower = factor_with(padded, new[:, :num_kept].T, np.eye(num_added) + new[:, num_kept:])
         if lower is None:
             return None
-        done, drift = self._with_norm(lower, self._start_directions(stays, added), scaled_gram)
-        return done if drift <= DRIFT else None
+        updated, drift = self._with_norm(lower, self._start_directions(is_kept, num_added), scaled_gram)
+        return updated if drift <= DRIFT else None
 
-    def refactor(self, stays: np.ndarray, scaled_gram: ScaledGram, count: int) -> "CurrentCholesky":
-        """The same, made from the Gram matrix in O(m³)."""
+    def refactor(self, is_kept: np.ndarray, scaled_gram: ScaledGram, count: int) -> "CurrentCholesky":
+        """The same factor, computed from the Gram matrix in O(m³)."""
         whole = scaled_gram.rows(slice(None))
         capacitance = Capacitance.factor(whole) if np.all(np.isfinite(whole)) else None
         if capacitance is None:
             raise breakdown(size=count, kappa=float(1 + np.trace(whole)), dtype="float64")
-        directions = self._start_directions(stays, count - int(np.count_nonzero(stays)))
+        directions = self._start_directions(is_kept, count - int(np.count_nonzero(is_kept)))
         direction = np.sum(directions, axis=1, keepdims=True)
         for _ in range(POWER_STEPS):
             direction = _unit(whole @ direction)
@@ -91,11 +91,11 @@ class CurrentCholesky:
             capacitance.cholesky, direction, scaled_gram
         )[0]
 
-    def _start_directions(self, stays: np.ndarray, added: int) -> np.ndarray:
-        """Two orthonormal columns (or zeros): the direction of before, and the rows that came."""
-        kept = self.direction[stays]
-        columns = np.zeros((len(kept) + added, 2))
-        columns[: len(kept), 0], columns[len(kept) :, 1] = _unit(kept), 1 / math.sqrt(added or 1)
+    def _start_directions(self, is_kept: np.ndarray, num_added: int) -> np.ndarray:
+        """Two orthonormal columns (or zeros): the previous direction, and the new rows."""
+        previous = self.direction[is_kept]
+        columns = np.zeros((len(previous) + num_added, 2))
+        columns[: len(previous), 0], columns[len(previous) :, 1] = _unit(previous), 1 / math.sqrt(num_added or 1)
         return columns
 
     def _with_norm(
@@ -103,9 +103,9 @@ class CurrentCholesky:
     ) -> tuple["CurrentCholesky", float]:
         """With another L, ‖S‖ from one more power step, and the drift of L: ‖A y − z‖ / (‖A‖ ‖y‖) for y = A⁻¹ z.
 
-        The step starts from the Ritz vector of the directions: a new row counts for as much as it turns out to. z holds
-        signs without a pattern, the same ones each time. One product with the Gram matrix serves both; where ‖S‖² is
-        not what it was, more power steps follow.
+        The power step starts from the Ritz vector of the directions, so that a new row has its right weight. z is a
+        fixed vector of random signs. One product with the Gram matrix serves both. If ‖S‖² changes, more power steps
+        follow.
         """
         if not len(lower):
             return replace(self, cholesky=lower, direction=np.zeros(0), norm=0.0), 0.0
@@ -142,17 +142,17 @@ def _memory(window: int) -> tuple[np.ndarray, ...]:
 
 
 def factor_without(
-    lower: np.ndarray, stays: np.ndarray, spare: int = 0, memory: tuple[np.ndarray, ...] = ()
+    lower: np.ndarray, is_kept: np.ndarray, spare: int = 0, memory: tuple[np.ndarray, ...] = ()
 ) -> np.ndarray:
-    """Return the factor of the rows and columns of A that stay (m,), with `spare` rows of the identity below it.
+    """Return the factor of the rows and columns of A where `is_kept` (m,), with `spare` rows of the identity below it.
 
-    It is written to the array in `memory` that has its shape and does not hold L: new memory may cost more than all
-    the rest.
+    It is written to the array in `memory` that has its shape and is not that of L: allocating memory may cost more
+    than the update.
 
-    With K the rows that stay, A_KK = L_KK L_KKᵀ + C Cᵀ, C what they have in the columns that go: a positive change,
-    made by a QR factorisation of [L_KKᵀ; Cᵀ], which is stable however often it is made.
+    With K the kept rows and R the others, A_KK = L_KK L_KKᵀ + C Cᵀ, C = L_KR. This positive update is a QR
+    factorisation of [L_KKᵀ; Cᵀ], which is stable for any number of updates.
     """
-    kept, dropped = np.flatnonzero(stays), np.flatnonzero(~stays)
+    kept, dropped = np.flatnonzero(is_kept), np.flatnonzero(~is_kept)
     size = len(kept)
     shape = (size + spare,) * 2
     free = (array for array in memory if array.shape == shape and not np.may_share_memory(array, lower))
@@ -168,16 +168,16 @@ def factor_without(
 
 
 def _kept_block(lower: np.ndarray, kept: np.ndarray, dropped: np.ndarray) -> np.ndarray:
-    """L_KK: a view where the rows that go are the first."""
+    """L_KK: a view if the dropped rows are the first."""
     start = len(dropped)
     return lower[start:, start:] if start == 0 or dropped.max() < start else lower[np.ix_(kept, kept)]
 
 
 def _absorb(upper: np.ndarray, rest: np.ndarray) -> None:
-    """Make U the triangle of the QR factorisation of [U; rest], signs as they come; `rest` is used up.
+    """Overwrite U with the triangle of the QR factorisation of [U; rest], of any signs; `rest` is overwritten too.
 
-    A few columns at a time by LAPACK's tpqrt, what follows by products: tpqrt on all of U wakes the threads of SciPy's
-    BLAS, which then stand in the way of NumPy's for milliseconds.
+    LAPACK's tpqrt factors a few columns at a time, and products update the others: tpqrt on all of U would wake the
+    threads of SciPy's BLAS, which delay NumPy's for milliseconds.
     """
     from scipy.linalg.lapack import dtpqrt
 
@@ -194,9 +194,9 @@ def _absorb(upper: np.ndarray, rest: np.ndarray) -> None:
 
 
 def factor_with(padded: np.ndarray, cross: np.ndarray, corner: np.ndarray) -> np.ndarray | None:
-    """Return the factor of [[A, C], [Cᵀ, D]] in the place of that of A, with rows of the identity below it, C (m, k).
+    """Return the factor of [[A, C], [Cᵀ, D]] for C (m, k), written over that of A with rows of the identity below.
 
-    None where rounding leaves D − CᵀA⁻¹C without one.
+    None if by rounding D − CᵀA⁻¹C has no factor.
     """
     from scipy.linalg.lapack import dpotrf  # on first use, as all of SciPy's linear algebra
 

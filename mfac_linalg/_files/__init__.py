@@ -1,1 +1,1 @@
-"""Files and folders: nothing damaged is read, nothing half-written takes the place of what was there."""
+"""Files and folders of inverses, written atomically and checked when they are read."""

@@ -1,8 +1,8 @@
-"""One file for one inverse: an .npz without compression or pickle, checked to the last bit, put in place when whole.
+"""The file of an inverse: an .npz without compression or pickle, written atomically, with checksums of all bits.
 
-Members are `header.json` and one .npy file for each array. The header holds the schema, the library's version, the
-facts that are no arrays, and of every array its shape, its dtype and the SHA-256 of its .npy file. The archive's
-comment is the SHA-256 of all other bytes, so that no bit of the file is without a check.
+Members are `header.json` and one .npy file for each array. The header has the schema, the library's version, the
+facts that JSON can represent, and for every array its shape, its dtype and the SHA-256 of its .npy file. The comment
+of the archive is the SHA-256 of all other bytes, so that every bit of the file is covered.
 """
 
 import errno
@@ -39,9 +39,9 @@ MAGIC, LARGEST_LAYOUT = b"\x93NUMPY\x02\x00", 10_000  # of a .npy file: how it b
 
 
 def save(path: Any, kind: str, facts: dict[str, Any], arrays: dict[str, Array], argument: str = "path") -> None:
-    """Write a file beside `path`, bring it to the disk, and rename it: at any moment the old or the new one is whole.
+    """Write a temporary file, sync it to the disk, and rename it to `path`: the old or the new file is always complete.
 
-    `facts` is what JSON can hold; `arrays` are of any library.
+    `facts` must be valid in JSON; `arrays` may be of any library.
     """
     header = {"schema": SCHEMA, "version": __version__, "kind": kind, "facts": facts}
     atomic.replace(path, lambda file: _write(file, header, arrays), argument)
@@ -66,7 +66,7 @@ def _write(file: IO[bytes], header: dict[str, Any], arrays: dict[str, Array]) ->
 
 
 def _write_array(member: IO[bytes], x: Array) -> dict[str, Any]:
-    """Write an array as a .npy file, some rows at a time, and describe it."""
+    """Write an array as a .npy file, by blocks of rows, and return its description."""
     name = _backend.dtype_name(x.dtype)
     dtype = np.dtype(DTYPES.get(name, name)).newbyteorder("<")
     digest = hashlib.sha256()
@@ -96,7 +96,7 @@ def _chunks(shape: tuple[int, ...], itemsize: int) -> Iterator[slice]:
 
 
 def _digest_around(file: IO[bytes], members: list[zipfile.ZipInfo]) -> bytes:
-    """The SHA-256 of all that is neither the content of an array, which has its own, nor this digest."""
+    """The SHA-256 of all bytes but the contents of arrays, which have their own, and this digest."""
     arrays = sorted((m.header_offset, m.compress_size) for m in members if m.filename != HEADER)
     size = file.seek(0, os.SEEK_END) - DIGEST
     digest, at = hashlib.sha256(), 0
@@ -111,7 +111,7 @@ def _digest_around(file: IO[bytes], members: list[zipfile.ZipInfo]) -> bytes:
 
 
 def _content_of(file: IO[bytes], offset: int) -> int:
-    """Where the content of a member begins whose local header is at an offset."""
+    """The offset of the content of a member, from that of its local header."""
     file.seek(offset + 26)  # of the header: the lengths of its name and of its extra field
     name, extra = struct.unpack("<HH", file.read(4))
     return offset + 30 + name + extra
@@ -130,7 +130,7 @@ def _update(digest: Any, file: IO[bytes], start: int, stop: int) -> None:
 def load(path: Any) -> tuple[str, dict[str, Any], dict[str, tuple[np.ndarray, str]]]:
     """Read a file that `save` wrote: the kind of object, its facts, and of every array the values and the dtype's name.
 
-    Every size is checked before memory is taken for it. What the facts and the arrays mean is not checked here.
+    Every size is checked before memory is allocated. The meaning of facts and arrays is not checked here.
     """
     name = check.path(path)
     check.regular(name)
@@ -170,7 +170,7 @@ def _read(file: IO[bytes]) -> tuple[str, dict[str, Any], dict[str, tuple[np.ndar
 
 
 def _read_header(archive: zipfile.ZipFile) -> dict[str, Any]:
-    """The header, whose parts have the right types."""
+    """The header, checked for the types of its parts."""
     member = archive.getinfo(HEADER)
     _require(member.compress_type == zipfile.ZIP_STORED, "its header is compressed")
     _require(member.file_size <= LARGEST_HEADER, "its header is too long")
@@ -239,9 +239,9 @@ def _layout(file: IO[bytes]) -> bytes:
     return start + file.read(length)
 
 
-def _require(fine: bool, else_because: str) -> None:
-    if not fine:
-        raise zipfile.BadZipFile(else_because)
+def _require(is_valid: bool, reason: str) -> None:
+    if not is_valid:
+        raise zipfile.BadZipFile(reason)
 
 
 def _fill(file: IO[bytes], out: np.ndarray, digest: Any) -> None:

@@ -1,7 +1,7 @@
-"""Atomic writes: a file is written aside, brought to the disk, and renamed into its place.
+"""Atomic writes: a temporary file is written, synced to the disk, and renamed to its target.
 
-It is written to `.PID-RANDOM-HOST-TARGET.part` beside its place, under a lock (flock) that ends with its process. Who
-writes the same target later removes such files that nobody has locked: their writers were killed.
+Its name is `.PID-RANDOM-HOST-TARGET.part`, in the folder of the target. It has a lock (flock) that ends with its
+process. The next write of the same target removes such files without a lock: their writers were killed.
 """
 
 import contextlib
@@ -35,10 +35,10 @@ PRIVATE, PUBLIC = 0o600, 0o666  # of a file that takes the place of another unti
 
 
 def replace(path: Any, write: Callable[[IO[bytes]], None], argument: str = "path") -> None:
-    """Call `write` with a new file, and put it in place of `path` when it is on the disk, whole.
+    """Call `write` with a new file, sync it to the disk, and rename it to `path`.
 
-    A file that was there gives it its mode and, where that is allowed, its owner; a link stays one. An OSError means
-    that what was there is as it was. `write` is called again where the new file was removed by others.
+    It gets the mode and, where allowed, the owner of the file that it replaces; a link stays a link. After an OSError
+    the old file is unchanged. `write` is called again if another process removed the new file.
     """
     name = check.path(path, argument)
     before = check.regular(name, argument)
@@ -53,7 +53,7 @@ def replace(path: Any, write: Callable[[IO[bytes]], None], argument: str = "path
 
 
 def _is_replaced(target: Path, write: Callable[[IO[bytes]], None], before: os.stat_result | None) -> bool:
-    """Whether the new file was still there when it was to be renamed."""
+    """Whether the file was written and renamed; False if another process removed it."""
     handle, aside = _created(target, PUBLIC if before is None else PRIVATE)
     file = os.fdopen(handle, "w+b")
     try:
@@ -87,7 +87,7 @@ def _is_renamed(aside: Path, target: Path) -> bool:
 
 
 def _created(target: Path, mode: int) -> tuple[int, Path]:
-    """A new file, locked, and its name: a later one where somebody took it for stale before it was locked."""
+    """A new, locked file and its name; another one if it was removed as stale before it was locked."""
     for attempt in range(1, ATTEMPTS + 1):
         aside = target.with_name(f".{os.getpid()}-{secrets.token_hex(8)}-{_host()}-{_digest(target.name)}.part")
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -109,7 +109,7 @@ def _discard(handle: int, aside: Path) -> None:
 
 
 def _adopt(handle: int, before: os.stat_result) -> None:
-    """Give a file the owner and the mode of that before it; a group that it cannot have takes no rights with it."""
+    """Give a file the owner and the mode of the old one, without group rights if the group cannot be set."""
     if not hasattr(os, "fchown"):
         return
     for owner in ((before.st_uid, before.st_gid), (-1, before.st_gid)):
@@ -126,7 +126,7 @@ def _adopt(handle: int, before: os.stat_result) -> None:
 
 
 def lock(handle: int) -> bool | None:
-    """Lock an open file or folder: False where somebody else has, None where its file system has no locks."""
+    """Lock an open file or folder: False if another process has it, None if the file system has no locks."""
     if not HAS_LOCKS:
         return None
     try:
@@ -143,7 +143,7 @@ def lock(handle: int) -> bool | None:
 
 
 def is_part(name: str) -> bool:
-    """Whether a name is that of a file that is written here."""
+    """Whether a name is that of a temporary file of this module."""
     return PART.fullmatch(name) is not None
 
 
@@ -182,9 +182,9 @@ def _digest(text: str) -> str:
 
 
 def make_folder(path: Path) -> list[Path]:
-    """Make a folder, and those above it that are not there, each of which is on the disk then.
+    """Make a folder and its missing parents, synced to the disk.
 
-    Return what was made, lowest first; none of it stays where something is raised.
+    Return the new folders, lowest first; they are removed if anything is raised.
     """
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
@@ -200,16 +200,16 @@ def make_folder(path: Path) -> list[Path]:
 
 
 def remove_empty(folders: list[Path]) -> None:
-    """Remove those of the folders that are there and hold nothing, in this order."""
+    """Remove the empty ones of these folders, in this order."""
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, and warn where that fails: the file is in its place by then.
+    """Sync the names in a folder to the disk, and warn if that fails: the file has been renamed already.
 
-    Silent where a file system does not do this (it says so), or where the folder may be written to and not read.
+    No warning if the file system does not support this, or if the folder may be written to and not read.
     """
     if not HAS_LOCKS:
         return  # a folder cannot be opened there, and a rename is in its journal

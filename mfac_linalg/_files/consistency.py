@@ -1,7 +1,7 @@
-"""Whether what was stored belongs together: rows, their Gram matrix B = S Sᵀ, its factor, and ‖S‖.
+"""Consistency of stored parts: rows, their Gram matrix B = S Sᵀ, its factor, and ‖S‖.
 
-One vector of signs is sent through each; that costs one product with the rows, and O(m²). It is scaled so that rows of
-any size count alike: products, factors and solves are right to rounding in each row, whatever κ.
+Each is multiplied with one vector of signs, at the cost of one product with the rows, and O(m²). The vector is scaled
+so that rows of any size count equally: products, factors and solves are accurate to rounding in each row for any κ.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from .._capacitance.system import SUM_RESOLVED, Capacitance, factor_solve, large
 from .._typing import Array
 from .matrix_file import signs
 
-SOLVED, BROKEN = 1e-9, 1e-5  # backward errors of a factor: of any that was computed well, and of none that was
-SAME_ROWS = 1e-3  # of a product with rows, relative to ‖B‖ ‖z‖ for rows scaled alike
+SOLVED, BROKEN = 1e-9, 1e-5  # backward errors of a factor: at most that of a correct one, and surely that of none
+SAME_ROWS = 1e-3  # error of a product with rows, relative to ‖B‖ ‖z‖ for rows scaled to equal size
 SAME_STEPS, OTHER_STEPS = (0.9, 1.1), (0.1, 1.5)  # by which ‖S‖² may differ, by the steps of a build or of a window
 
 
 def factor_error(gram: np.ndarray, factor: np.ndarray) -> float:
-    """‖A y − z‖ / ((1 + ‖B‖) ‖y‖) for y = A⁻¹z by the factor of A = I + B; infinite where that is none."""
+    """‖A y − z‖ / ((1 + ‖B‖) ‖y‖) for y = A⁻¹z by the factor of A = I + B; infinite if it is no number."""
     z = signs(len(gram))
     if not len(gram):
         return 0.0
@@ -31,7 +31,7 @@ def factor_error(gram: np.ndarray, factor: np.ndarray) -> float:
 
 
 def is_factor(gram: np.ndarray, factor: np.ndarray) -> bool:
-    """Whether each row of the factor is right to many digits; one that was made of eigenvalues need not be."""
+    """Whether each row of the factor is accurate; a factor from eigenvalues need not be."""
     scale, z = _row_units(gram, 1.0), signs(len(gram))
     with np.errstate(all="ignore"):
         product = factor @ (factor.T @ (scale * z))
@@ -40,7 +40,7 @@ def is_factor(gram: np.ndarray, factor: np.ndarray) -> bool:
 
 
 def _row_units(gram: np.ndarray, least: float) -> np.ndarray:
-    """1/√(B_ii + least²), (m, 1), of rows in units of which none is long, and none of those above `least` short."""
+    """1/√(B_ii + least²), (m, 1): the scale by which rows longer than `least` get a norm near one."""
     return 1 / np.hypot(np.sqrt(np.diagonal(gram)), least)[:, None]
 
 
@@ -76,8 +76,8 @@ def is_whitened(
 ) -> bool:
     """Whether W Wᵀ is I − L⁻¹L⁻ᵀ, and L W Wᵀ Lᵀ is B, for W Wᵀ times signs z, and times Lᵀz in units of the rows.
 
-    The first is missed by so many roundings of W, more the larger κ is, which would hide anything at last; the second
-    by roundings of each row alone, which hide nothing but what is small in B.
+    The first has an error of `roundings`, which grows with κ until it hides any inconsistency. The second has an error
+    of the rounding of each row, which hides only small entries of B.
     """
     gram, factor = _backend.read(capacitance.scaled_gram), _backend.read(capacitance.cholesky)
     z, scale = signs(len(gram)), _row_units(gram, min(1.0, norm) or 1.0)
@@ -100,9 +100,9 @@ def are_whitened_columns(whitened: np.ndarray, capacitance: Capacitance, columns
 
 
 def whitened_roundings(kappa: float, dtype: Any, *, float64_gram: bool) -> float:
-    """What rounding may miss in a product with W, relative to its vector: √κ roundings of W, κ of the Gram matrix.
+    """The rounding of a product with W, relative to its vector: √κ roundings of W, κ of the Gram matrix.
 
-    Where κ is large that is in float64, and the factor is better than it (`SmallSystem.of_rows`).
+    For a large κ that matrix is float64, and the factor is more accurate (`Capacitance.of_rows`).
     """
     eps = float(np.finfo(dtype).eps)
     of_gram = min(kappa, SUM_RESOLVED) * float(np.finfo(np.float64).eps) if float64_gram else kappa * eps
@@ -110,7 +110,7 @@ def whitened_roundings(kappa: float, dtype: Any, *, float64_gram: bool) -> float
 
 
 def _is_product(found: np.ndarray, gram: np.ndarray, scale: np.ndarray) -> bool:
-    """Whether this is B times the signs that were scaled so, in each row."""
+    """Whether `found` is B times the scaled signs, in each row."""
     z = signs(len(gram))
     with np.errstate(all="ignore"):
         missed = _size(scale * (found.astype(np.float64) - gram @ (scale * z)))
@@ -118,13 +118,13 @@ def _is_product(found: np.ndarray, gram: np.ndarray, scale: np.ndarray) -> bool:
 
 
 def refuse_mixed_state(rows: Any, plain: np.ndarray, gram: np.ndarray, factor: np.ndarray, norm: float) -> None:
-    """Refuse the state of a window whose parts do not belong together: `plain` is the Gram matrix of these rows."""
-    fine = {
+    """Refuse the state of a window with inconsistent parts; `plain` is the Gram matrix of its rows."""
+    checks = {
         "norm": is_norm(norm, gram, within=OTHER_STEPS),
         "factor": factor_error(gram, factor) <= BROKEN,
         "gram": is_gram_of(rows, plain, float(np.sqrt(np.trace(plain))), primal=False),
     }
-    if wrong := [name for name, is_fine in fine.items() if not is_fine]:
+    if wrong := [name for name, is_valid in checks.items() if not is_valid]:
         msg = f"`state` must hold parts of one window, finite ones; its {', '.join(wrong)} are of no window with its "
         msg += "rows (or values and indices), exponents, damping, decay and normalization. "
         raise ValueError(msg + "Pass what `state_dict` returned.")
@@ -135,6 +135,6 @@ def _array_like(z: np.ndarray, like: Array, dtype: Any) -> Array:
 
 
 def _size(x: np.ndarray) -> float:
-    """‖x‖, whose squares need not be numbers."""
+    """‖x‖, without overflow of its squares."""
     unit = float(np.max(np.abs(x), initial=0.0))
     return unit * float(np.linalg.norm(x / unit)) if 0 < unit < np.inf else unit

@@ -1,10 +1,10 @@
-"""A folder for an inverse whose whitened rows do not fit into memory, written by passes that can be taken up again.
+"""The folder of an inverse whose whitened rows are on disk, written by a build that can be resumed.
 
     whitened.npy   W, column by column
-    build.npz      until all is there: what the build was asked, how far each pass has come, and what it has found
-    inverse.npz    put in place last: all else of the inverse, and the SHA-256 of each run of columns of W
+    build.npz      during the build: its arguments, and the progress and results of each pass
+    inverse.npz    written last: the rest of the inverse, and the SHA-256 of each run of columns of W
 
-Without the last one the folder is not an inverse. Both archives are files as `save` writes them.
+Without inverse.npz the folder is not an inverse. Both archives are files as `save` writes them.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ SECONDS = 30.0  # between two entries of the journal
 
 @dataclass(frozen=True)
 class Target:
-    """A matrix of the user's that W is written to, with no journal."""
+    """A matrix of the user to which W is written, without a journal."""
 
     matrix: Any
     is_shared = True
@@ -43,7 +43,7 @@ class Target:
 
 
 class Folder:
-    """The folder of one build: the matrix that W is written to, and the journal of its passes."""
+    """The folder of one build: the file of W, and the journal of its passes."""
 
     is_shared = False
 
@@ -61,21 +61,21 @@ class Folder:
             self._lock = _locked(path)
             require_own(path)  # another build may have ended in between
             if resume and self._journal.exists():
-                self._remember()
+                self._read_journal()
             else:
-                self._save_journal()  # before anything else: it tells whose the folder is
-            self.matrix = self._opened()
-        except FolderInUseError:  # whose it is
+                self._save_journal()  # before anything else: it marks the folder as that of a build
+            self.matrix = self._open_matrix()
+        except FolderInUseError:  # it belongs to another build
             raise
         except BaseException:
-            self._leave()
+            self._release()
             raise
 
     @property
     def _journal(self) -> Path:
         return self._path / JOURNAL
 
-    def _remember(self) -> None:
+    def _read_journal(self) -> None:
         self.is_resumed = True
         facts, arrays = read_journal(self._journal)
         require_same(self._asked, facts["asked"], self._path)
@@ -88,14 +88,14 @@ class Folder:
         facts = {"asked": self._asked, "stages": self._stages, "runs": self._runs}
         archive.save(self._journal, "build", facts, self._found, "out")
 
-    def _opened(self) -> np.memmap:
-        """W's file: that of an earlier build with the columns that are as they were written, or a new one."""
+    def _open_matrix(self) -> np.memmap:
+        """The file of W: that of an earlier build with its intact columns, or a new one."""
         file, found, m_by_d = self._path / WHITENED, None, self._asked["shape"]
         if self._stages.pop("whiten", 0):
             with contextlib.suppress(InvalidFileError):
-                found = matrix_file.opened(file, m_by_d, self._dtype.name, "r+")
+                found = matrix_file.open_matrix(file, m_by_d, self._dtype.name, "r+")
         nothing = np.zeros((m_by_d[0], 0))
-        self._runs = matrix_file.intact(found, self._runs, nothing)[0] if found is not None else []
+        self._runs = matrix_file.verify_runs(found, self._runs, nothing)[0] if found is not None else []
         if found is not None and self._runs:
             columns = self._stages["whiten"] = self._runs[-1][0]
             small = self._found["whiten: small"]
@@ -103,7 +103,7 @@ class Folder:
             return found
         self._found.pop("whiten: small", None)
         try:
-            return matrix_file.created(file, tuple(m_by_d), self._dtype)
+            return matrix_file.create(file, tuple(m_by_d), self._dtype)
         except OSError:
             if not self._stages:  # no pass is lost
                 self.discard()
@@ -112,32 +112,32 @@ class Folder:
     def product(self, probes: np.ndarray) -> np.ndarray:
         """W Wᵀ times the probes, read from the file."""
         self.matrix.flush()
-        return matrix_file.intact(self.matrix, self._runs, probes)[1]
+        return matrix_file.verify_runs(self.matrix, self._runs, probes)[1]
 
     def refused(self) -> InvalidFileError:
-        """The error of a resumed build that ends with a W which is none of these gradients."""
+        """The error of a resumed build whose W does not belong to these gradients."""
         return journal.of_others(self._path)
 
     def close(self) -> None:
-        """Let another build have the folder."""
+        """Unlock the folder."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def write(self, columns: slice, block: Array) -> None:
-        """Write columns of W, which follow those written last."""
+        """Write the next columns of W."""
         _backend.write_columns(self.matrix, columns, block)
         columns_as_rows = np.ascontiguousarray(_backend.to_bits(block).T)
         self._open_run.update(columns_as_rows.data)
 
     def restore(self, stage: str) -> tuple[int, dict[str, Array]]:
-        """Columns that a pass of an earlier build has behind it, and the arrays that it had found by then."""
+        """The number of columns that a pass of an earlier build has finished, and its arrays at that point."""
         prefix = f"{stage}: "
         found = {name.removeprefix(prefix): x for name, x in self._found.items() if name.startswith(prefix)}
         return self._stages.get(stage, 0), found
 
     def save(self, stage: str, columns: int, found: Callable[[], dict[str, Array]]) -> None:
-        """Take down where a pass stands: at its end, and every half minute."""
+        """Write the progress of a pass to the journal: at its end, and every half minute."""
         is_last = columns == self._asked["shape"][1]
         since = self._runs[-1][0] if self._runs else 0
         is_run = stage == "whiten" and (columns - since) * self._asked["shape"][0] * self._dtype.itemsize >= RUN_BYTES
@@ -149,23 +149,23 @@ class Folder:
             return
         self._stages[stage] = columns
         self._found.update({f"{stage}: {name}": np.asarray(x) for name, x in found().items()})
-        self.matrix.flush()  # what the journal says to be there is on the disk before it is
+        self.matrix.flush()  # columns are on the disk before the journal lists them
         self._save_journal()
         self._written = time.monotonic()
 
     def discard(self) -> None:
-        """Leave nothing of a build that cannot be finished."""
+        """Remove the files of a build that cannot be finished."""
         for name in (WHITENED, JOURNAL):
             (self._path / name).unlink(missing_ok=True)
-        self._leave()
+        self._release()
 
-    def _leave(self) -> None:
-        """Remove the folders that were made for this build, where nothing is in them, before others can have them."""
+    def _release(self) -> None:
+        """Remove the empty folders that this build made, and unlock."""
         atomic.remove_empty(self._made)
         self.close()
 
     def finish(self, kind: str, facts: dict[str, Any], arrays: dict[str, Array]) -> None:
-        """Make the folder an inverse: W to the disk, then the rest in one file, renamed into its place."""
+        """Complete the folder: sync W to the disk, then write the rest to one file."""
         self.matrix.flush()
         outside = {"runs": self._runs, "shape": self._asked["shape"], "dtype": self._dtype.name}
         archive.save(self._path / MANIFEST, kind, {**facts, "asked": self._asked, "whitened": outside}, arrays, "out")
@@ -175,9 +175,9 @@ class Folder:
 
 
 def _locked(path: Path) -> int | None:
-    """A handle of a folder that only one build has at a time, and that nobody has once its process is gone.
+    """A handle of a folder with a lock, which ends with the process.
 
-    None where the file system has no locks: nobody else can be told then.
+    None if the file system has no locks.
     """
     if not atomic.HAS_LOCKS:
         return None
@@ -200,7 +200,7 @@ def _locked(path: Path) -> int | None:
 
 
 def asked_of(rows: Any, facts: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
-    """What tells two builds apart: their facts, and the SHA-256 of their arrays and of some columns of G."""
+    """The identity of a build: its facts, and the SHA-256 of its arrays and of some columns of G."""
     m, d = rows.shape
     arrays = {**{name: rows.columns(j) for name, j in journal.compared_columns(d).items()}, **arrays}
     digests = {name: _digest(_backend.read(x)) for name, x in arrays.items()}
@@ -208,7 +208,7 @@ def asked_of(rows: Any, facts: dict[str, Any], arrays: dict[str, Array]) -> dict
 
 
 def require_same(asked: dict[str, Any], before: dict[str, Any], path: Path) -> None:
-    """Refuse to go on with a build that was asked something else."""
+    """Refuse to resume a build with other arguments."""
     names = {*asked, *before} - ({journal.SAMPLE} - {*before})  # which earlier versions did not write
     if changed := sorted(name for name in names if asked.get(name) != before.get(name)):
         msg = f"`out` must be the folder of the same build to resume it; {path} was asked for other {changed}. "
@@ -220,12 +220,12 @@ def _digest(x: np.ndarray) -> str:
 
 
 def is_whole(path: Path, argument: str = "path") -> bool:
-    """Whether there is a folder that holds an inverse."""
+    """Whether there is a folder with a finished inverse."""
     return check.is_folder(path, argument) and os.path.lexists(path / MANIFEST)
 
 
 def asked_before(path: Path) -> dict[str, Any]:
-    """What the build of a whole folder was asked."""
+    """The arguments of the build of a finished folder."""
     asked = archive.load(path / MANIFEST)[1].get("asked")
     if not isinstance(asked, dict):
         msg = f"`out` must hold what a build wrote; {path / MANIFEST} is another's. Pass another folder."

@@ -1,4 +1,4 @@
-"""What is in a folder before a build: nothing, or a build that was begun, whose journal is whole and makes sense."""
+"""The contents of a folder before a build: none, or an unfinished build with a valid journal."""
 
 import contextlib
 import os
@@ -13,11 +13,11 @@ from .._errors import InvalidFileError
 from . import archive, atomic, matrix_file
 
 MANIFEST, JOURNAL, WHITENED = "inverse.npz", "build.npz", "whitened.npy"
-SAMPLE, SAMPLED = "sampled gradients", 16  # columns of G that are compared, and how many
+SAMPLE, SAMPLED = "sampled gradients", 16  # compared columns of G, and their number
 
 
 def _foreign(path: Path) -> list[str]:
-    """The names in a folder, or of a file, that no build wrote; W is a build's where its journal is beside it."""
+    """The names in a folder, or of a file, that no build wrote; W belongs to a build if there is a journal."""
     if not check.is_folder(path, "out"):
         return [path.name] if os.path.lexists(path) else []
     try:
@@ -29,7 +29,7 @@ def _foreign(path: Path) -> list[str]:
 
 
 def require_own(path: Path) -> None:
-    """Refuse a place that holds anything but a build that was begun."""
+    """Refuse a folder with anything but an unfinished build."""
     if others := _foreign(path):
         got = f"holds {others[:3]}" if path.is_dir() else "is no folder"
         msg = f"`out` must be a new or empty folder, or hold a build that was not finished; {path} {got}. "
@@ -39,7 +39,7 @@ def require_own(path: Path) -> None:
 
 
 def read_journal(file: Path) -> tuple[dict[str, Any], dict[str, tuple[np.ndarray, str]]]:
-    """Facts and arrays of a journal."""
+    """The facts and arrays of a journal."""
     try:
         kind, facts, arrays = archive.load(file)
     except InvalidFileError as broken:
@@ -56,14 +56,14 @@ def damaged(file: Path) -> InvalidFileError:
 
 
 def of_others(path: Path) -> InvalidFileError:
-    """The error of a resumed build that ends with a W which is none of its gradients."""
+    """The error of a resumed build whose W does not belong to its gradients."""
     msg = f"`out` must hold a build of these gradients to be resumed; what {path} had of them was of others, and is "
     return InvalidFileError(msg + "removed. Build again.")
 
 
 @contextlib.contextmanager
 def naming_out(path: Path) -> Iterator[None]:
-    """Raise what `load` says of a folder as said of `out`."""
+    """Raise errors of `load` with `out` as their argument."""
     try:
         yield
     except InvalidFileError as broken:
@@ -74,7 +74,7 @@ def naming_out(path: Path) -> Iterator[None]:
 
 
 def is_sound(shape: list[int], stages: dict[str, Any], runs: Any, found: dict[str, np.ndarray]) -> bool:
-    """Whether a journal for this shape says what builds write: a partial sum for each pass, and the runs of W."""
+    """Whether a journal is valid for this shape: a partial sum for each pass, and the runs of W."""
     m, d = shape
     if not (matrix_file.are_runs(runs, d) and all(type(n) is int and 0 <= n <= d for n in stages.values())):
         return False
@@ -82,11 +82,11 @@ def is_sound(shape: list[int], stages: dict[str, Any], runs: Any, found: dict[st
         return False
     small = found.get("whiten: small", np.zeros(0, np.int64))
     sums = [x for name, x in found.items() if name != "whiten: small"]
-    fine = all(x.shape == (m, m) and x.dtype == np.float64 and np.all(np.isfinite(x)) for x in sums)
-    return fine and check.are_increasing(small, d) and len(small) <= 2 * m  # 1 − ‖w_j‖² is small for hardly more than m
+    is_valid = all(x.shape == (m, m) and x.dtype == np.float64 and np.all(np.isfinite(x)) for x in sums)
+    return is_valid and check.are_increasing(small, d) and len(small) <= 2 * m  # hardly more than m can be small
 
 
 def compared_columns(dim: int) -> dict[str, np.ndarray]:
-    """The columns of G that tell builds apart, by name; the first and the last ones are often zero."""
+    """The columns of G that are compared, by name; the first and the last ones are often zero."""
     sample = np.unique(np.random.default_rng(2).integers(0, dim, SAMPLED))
     return {"gradients": np.array(sorted({0, dim // 2, dim - 1})), SAMPLE: sample}

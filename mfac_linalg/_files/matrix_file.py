@@ -1,4 +1,4 @@
-"""A matrix in a .npy file, column by column: made, opened, and compared with the digests of its runs of columns."""
+"""A matrix in a .npy file by columns: create and open it, and verify the digests of its runs of columns."""
 
 import contextlib
 import hashlib
@@ -14,15 +14,15 @@ from .._errors import InvalidFileError
 from . import atomic
 
 Runs = list[list[Any]]
-"""[one past its last column, SHA-256] of each run of columns, in their order."""
+"""[one past its last column, SHA-256] of each run of columns, in order."""
 CHUNK = 2**24  # bytes read and hashed at a time
 DIGEST = re.compile("[0-9a-f]{64}")
 
 
-def created(file: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> np.memmap:
-    """A new file, of zeros, with all of its room on the disk taken: a mapped file that finds none ends the process.
+def create(file: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> np.memmap:
+    """A new file of zeros with its space on the disk allocated: a mapped file on a full disk ends the process.
 
-    What was there before is no longer, but stays behind its other names, or a link.
+    An old file is unlinked, and stays under its other names.
     """
     file.unlink(missing_ok=True)
     try:
@@ -47,8 +47,8 @@ def _reserve(handle: int, size: int) -> None:
             raise
 
 
-def opened(file: Path, shape: list[int], dtype: str, mode: Any) -> np.memmap:
-    """The matrix in a file, if that is as long as it has to be: NumPy would make it longer."""
+def open_matrix(file: Path, shape: list[int], dtype: str, mode: Any) -> np.memmap:
+    """The matrix in a file, whose length is checked: NumPy would extend it."""
     is_there = check.regular(str(file)) is not None
     try:
         if not is_there:
@@ -69,7 +69,7 @@ def opened(file: Path, shape: list[int], dtype: str, mode: Any) -> np.memmap:
 
 
 def are_runs(runs: Any, columns: int) -> bool:
-    """Whether these are runs of columns, none of them beyond the last."""
+    """Whether these are valid runs for a number of columns."""
     if not isinstance(runs, list) or not all(isinstance(run, list) and len(run) == 2 for run in runs):
         return False
     stops = [stop for stop, _ in runs]
@@ -79,10 +79,10 @@ def are_runs(runs: Any, columns: int) -> bool:
     return fine and all(isinstance(digest, str) and DIGEST.fullmatch(digest) for _, digest in runs)
 
 
-def intact(matrix: np.memmap, runs: Runs, probes: np.ndarray) -> tuple[Runs, np.ndarray]:
-    """The runs up to the first that has not the digest taken when it was written, and their W Wᵀ times the probes.
+def verify_runs(matrix: np.memmap, runs: Runs, probes: np.ndarray) -> tuple[Runs, np.ndarray]:
+    """The runs before the first whose digest differs, and W Wᵀ times the probes for their columns.
 
-    Read as a file and not through the map, in which an error of the disk would end the process.
+    The file is read and not mapped: in a map an error of the disk would end the process.
     """
     rows, itemsize = matrix.shape[0], matrix.dtype.itemsize
     name, column_bytes = str(matrix.filename), rows * itemsize
@@ -123,5 +123,5 @@ def _read(file: Any, size: int) -> bytearray:
 
 
 def signs(count: int) -> np.ndarray:
-    """A vector of ±1 without a pattern, (count, 1), the same each time: what is stored is tried with it."""
+    """A fixed vector of random ±1, (count, 1), to test stored matrices with."""
     return np.random.default_rng(1).choice([-1.0, 1.0], (count, 1))

@@ -1,4 +1,4 @@
-"""An inverse from a file or a folder: read, checked whole, and only then made."""
+"""An inverse from a file or a folder, whose contents are all checked before it is built."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from .journal import MANIFEST, WHITENED
 
 
 def read_parts(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[np.ndarray, str]], list[list[Any]] | None]:
-    """What `archive.load` gives, of a file or of a folder, whose W is mapped; with the runs that are to be in it."""
+    """The result of `archive.load` for a file or a folder, whose W is mapped, and the runs of that W."""
     if not check.is_folder(path):
         kind, facts, arrays = archive.load(path)
         if "whitened" in facts:
@@ -30,12 +30,12 @@ def read_parts(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[np.ndar
         msg = f"`path` must be a folder as `out` makes them; {path / MANIFEST} was written over. Pass that file."
         raise InvalidFileError(msg)
     _require_described(outside, path)
-    matrix = matrix_file.opened(path / WHITENED, outside["shape"], outside["dtype"], "r")
+    matrix = matrix_file.open_matrix(path / WHITENED, outside["shape"], outside["dtype"], "r")
     return kind, facts, {**arrays, "whitened": (matrix, outside["dtype"])}, outside["runs"]
 
 
 def _require_described(outside: Any, path: Path) -> None:
-    """Refuse what does not say of W what `Folder.finish` says."""
+    """Refuse a description of W that `Folder.finish` would not write."""
     fine = isinstance(outside, dict) and set(outside) == {"runs", "shape", "dtype"}
     fine = fine and outside["dtype"] in ("float32", "float64") and isinstance(outside["shape"], list)
     fine = fine and len(outside["shape"]) == 2 and all(type(n) is int and 0 < n < 2**62 for n in outside["shape"])
@@ -51,11 +51,11 @@ def restore(path: Any, kinds: dict[str, Any], *, xp: Any, device: Any) -> Any:
         msg = f"`path` must hold {' or '.join(kinds)}; got {kind}. Load it by mfac_linalg.load, or update mfac_linalg."
         raise InvalidFileError(msg)
     check.contents(kind, facts, arrays)
-    like = check.empty_array(xp, "float32", device)
+    like = check.as_empty_array(xp, "float32", device)
     check.loadable(facts, arrays, like)
     facts = {**facts, "runs": runs, "xp": xp, "device": device}
     try:
-        return _backend.with_x64(lambda: kinds[kind]._restored(facts, check.to_library(arrays, like)), like=like)
+        return _backend.with_x64(lambda: kinds[kind]._restored(facts, check.as_library_arrays(arrays, like)), like=like)
     except InvalidFileError:
         raise
     except (ValueError, TypeError, OverflowError) as refused:  # what the constructor says of it

@@ -1,4 +1,4 @@
-"""What can be kept in a file: an inverse as what JSON can hold and as arrays, and made again from these."""
+"""`save` and `load` of an inverse, as facts that JSON can represent and as arrays."""
 
 import abc
 from typing import Any, Self
@@ -12,7 +12,7 @@ from .restore import restore
 
 @_backend.methods_outside_graphs
 class Saveable(abc.ABC):
-    """The side of an inverse that files see: two hooks, and what follows from them."""
+    """An inverse that can be saved, by two hooks: `_stored` and `_restored`."""
 
     @property
     @abc.abstractmethod
@@ -21,12 +21,12 @@ class Saveable(abc.ABC):
 
     @abc.abstractmethod
     def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
-        """All that the inverse is, as what JSON can hold and as arrays."""
+        """The inverse as facts for JSON and as arrays."""
 
     @classmethod
     @abc.abstractmethod
     def _restored(cls, facts: dict[str, Any], arrays: dict[str, Array]) -> Self:
-        """The inverse that `_stored` was asked of."""
+        """The inverse with these facts and arrays, as `_stored` returned them."""
 
     def save(self, path: Any) -> None:
         """Write the inverse to a file, from which `load` gives the same answers.

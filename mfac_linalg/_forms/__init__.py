@@ -1,1 +1,1 @@
-"""Two ways to hold M = (I + SᵀS)⁻¹: by the m × m dual system, or for m ≥ d by the d × d matrix itself."""
+"""Three forms of M = (I + SᵀS)⁻¹: dual (an m × m system), primal (d × d, for m ≥ d), and block-diagonal."""

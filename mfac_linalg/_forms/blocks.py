@@ -1,4 +1,4 @@
-"""The block form: M with one form for each run of columns, and zeros between blocks."""
+"""The block form: M is block-diagonal, with a dual or primal form for each run of equal blocks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ Form = DualForm | PrimalForm
 
 @dataclass(frozen=True)
 class Run(Part):
-    """`count` blocks of `size` columns each from `start` on: one form, or one with a leading axis for all of them."""
+    """`count` blocks of `size` columns each, beginning at column `start`: one form, with a leading axis for a batch."""
 
     form: Form
     start: int
@@ -37,24 +37,24 @@ class Run(Part):
         """Whether the form has a leading axis."""
         return self.form.capacitance.cholesky.ndim > 2
 
-    def fold(self, x: Array) -> Array:
-        """The part of x (d, k) that is this run's, with a leading axis for the form where it has one."""
+    def slice_rows(self, x: Array) -> Array:
+        """The entries of x (d, k) in this run, (n, k), or (count, n, k) for a batch."""
         x = x[self.start : self.stop, :]
         return _backend.namespace(x).reshape(x, (self.count, self.size, x.shape[1])) if self.is_batch else x
 
-    def spread(self, b: Array) -> Array:
-        """The same b (m, k) for every block."""
+    def broadcast(self, b: Array) -> Array:
+        """B (m, k) for every block, (count, m, k) for a batch."""
         return _backend.namespace(b).broadcast_to(b, (self.count, *b.shape)) if self.is_batch else b
 
-    def flat(self, x: Array) -> Array:
-        """Block after block: (count, n, k) as (count · n, k)."""
+    def flatten(self, x: Array) -> Array:
+        """The blocks of x one below the other: (count, n, k) as (count · n, k)."""
         if not self.is_batch:
             return x
         count, size, k = x.shape
         return _backend.namespace(x).reshape(x, (count * size, k))
 
-    def summed(self, x: Array) -> Array:
-        """The sum over its blocks."""
+    def sum_blocks(self, x: Array) -> Array:
+        """The sum over the blocks."""
         return _backend.namespace(x).sum(x, axis=0) if self.is_batch else x
 
     def block(self, index: int) -> Form:
@@ -62,18 +62,18 @@ class Run(Part):
         if not self.is_batch:
             return self.form
         rows = cast(BatchedRows, self.form.rows).block(index)
-        whole = self.form.capacitance
+        batch = self.form.capacitance
         capacitance = replace(
-            whole, scaled_gram_source=whole.scaled_gram[index, :, :], cholesky=whole.cholesky[index, :, :]
+            batch, scaled_gram_source=batch.scaled_gram[index, :, :], cholesky=batch.cholesky[index, :, :]
         )
         return replace(self.form, rows=rows, capacitance=capacitance, norm=self.form.norm[index, 0])
 
 
 @dataclass(frozen=True)
 class BlockForm(Part):
-    """M = diag(M_1, M_2, …); vectors are cut, answers put together again."""
+    """M = diag(M_1, M_2, …); vectors are split, results concatenated."""
 
-    rows: ScaledRows  # S, whole
+    rows: ScaledRows  # S of all columns
     runs: tuple[Run, ...]
 
     @property
@@ -88,7 +88,7 @@ class BlockForm(Part):
 
     @property
     def sweeps(self) -> int:
-        """The most that any block takes."""
+        """The largest number of sweeps of a block."""
         return max(run.form.sweeps for run in self.runs)
 
     @property
@@ -97,24 +97,24 @@ class BlockForm(Part):
         names = [run.form.arithmetic for run in self.runs]
         return "float32" if "float32" in names else "float64"
 
-    def _over_runs(self, function: Callable[[Run], Array]) -> Array:
+    def _concatenate_runs(self, function: Callable[[Run], Array]) -> Array:
         parts = [function(run) for run in self.runs]
         return _backend.namespace(parts[0]).concat(parts)
 
     def solve(self, u: Array) -> Array:
         """M u."""
-        return self._over_runs(lambda run: run.flat(run.form.solve(run.fold(u))))
+        return self._concatenate_runs(lambda run: run.flatten(run.form.solve(run.slice_rows(u))))
 
     def solve_with_dual(self, u: Array) -> tuple[Array, Array]:
         """M u, and the duals a_b = S_b M_b u_b of all blocks, (blocks, m, k) float64."""
-        answers = [(run, *run.form.solve_with_dual(run.fold(u))) for run in self.runs]
-        r = _backend.namespace(u).concat([run.flat(r) for run, r, _ in answers])
+        answers = [(run, *run.form.solve_with_dual(run.slice_rows(u))) for run in self.runs]
+        r = _backend.namespace(u).concat([run.flatten(r) for run, r, _ in answers])
         duals = [a if run.is_batch else a[None, :, :] for run, _, a in answers]
         return r, _backend.namespace(duals[0]).concat(duals)
 
     def quadratics(self, u: Array) -> Array:
         """The uᵀM u of each column u, float64."""
-        return sum(run.summed(run.form.quadratics(run.fold(u))) for run in self.runs)
+        return sum(run.sum_blocks(run.form.quadratics(run.slice_rows(u))) for run in self.runs)
 
     def dual(self, u: Array) -> Array:
         """S M u, Σ_b S_b M_b u_b (float64)."""
@@ -122,71 +122,73 @@ class BlockForm(Part):
 
     def solve_in_span(self, b: Array) -> Array:
         """M Sᵀ b."""
-        return self._over_runs(lambda run: run.flat(run.form.solve_in_span(run.spread(b))))
+        return self._concatenate_runs(lambda run: run.flatten(run.form.solve_in_span(run.broadcast(b))))
 
-    def coupled(self, whole: "BlockForm", z: Array) -> Array:
+    def solve_cross(self, other: "BlockForm", z: Array) -> Array:
         """M Sᵀ T z block by block, where T are the rows of another form of the same gradients and blocks."""
-        pairs = zip(self.runs, whole.runs, strict=True)
-        parts = [run.flat(run.form.coupled(other.form, run.fold(z))) for run, other in pairs]
+        pairs = zip(self.runs, other.runs, strict=True)
+        parts = [run.flatten(run.form.solve_cross(run_of_other.form, run.slice_rows(z))) for run, run_of_other in pairs]
         return _backend.namespace(z).concat(parts)
 
     def apply_square_root(self, u: Array) -> Array:
         """M^½ u."""
-        return self._over_runs(lambda run: run.flat(run.form.apply_square_root(run.fold(u))))
+        return self._concatenate_runs(lambda run: run.flatten(run.form.apply_square_root(run.slice_rows(u))))
 
     def path(self, u: Array, ratios: Array) -> Array:
         """Column k: (I + t_k diag(S_bᵀS_b))⁻¹ u for ratios t (k,)."""
-        return self._over_runs(lambda run: run.flat(run.form.path(run.fold(u), ratios)))
+        return self._concatenate_runs(lambda run: run.flatten(run.form.path(run.slice_rows(u), ratios)))
 
     def gram_matvec(self, z: Array, power: int = 0) -> Array:
         """diag(S_bᵀS_b) z · 2^−power."""
-        return self._over_runs(lambda run: run.flat(run.form.gram_matvec(run.fold(z), power)))
+        return self._concatenate_runs(lambda run: run.flatten(run.form.gram_matvec(run.slice_rows(z), power)))
 
     def diagonal(self) -> Array:
         """The diagonal of M, float64."""
-        return self._over_runs(self._diagonal)
+        return self._concatenate_runs(self._diagonal)
 
     def _diagonal(self, run: Run) -> Array:
         if not (run.is_batch and isinstance(run.form, DualForm)):
-            return _flat(run.form.diagonal())
+            return _flatten(run.form.diagonal())
         form, xp = run.form, _backend.namespace(run.form.capacitance.scaled_gram)
         if not _backend.on_host(form.capacitance.scaled_gram):
             return xp.concat([run.block(b).diagonal() for b in range(run.count)])
-        values = 1 - _backend.column_squares(form.float64_capacitance.half_solve(cast(BatchedRows, form.rows).scaled()))
+        scaled = cast(BatchedRows, form.rows).to_array()
+        values = 1 - _backend.column_squares(form.float64_capacitance.half_solve(scaled))
         cancelled = _backend.read(xp.any(values < REDO_BELOW, axis=-1))
         parts = [run.block(b).diagonal() if cancelled[b] else values[b, :] for b in range(run.count)]
         return xp.concat(parts)
 
     def element(self, i: Array, j: Array) -> Array:
         """M_ij for flat index arrays; zero between blocks."""
-        rows, cols = _known(i), _known(j)
-        row_block, column_block = self._blocks_of(rows), self._blocks_of(cols)
+        rows, columns = _read_index(i), _read_index(j)
+        row_block, column_block = self._blocks_of(rows), self._blocks_of(columns)
         pieces, order = [], []
         for block in np.unique(row_block):
             places = np.flatnonzero((row_block == block) & (column_block == block))
             if len(places):
                 form, start = self._block(block)
-                local = (_backend.index_like(k[places] - start, like=i) for k in (rows, cols))
+                local = (_backend.index_like(k[places] - start, like=i) for k in (rows, columns))
                 pieces.append(form.element(*local))
                 order.append(places)
         between = np.flatnonzero(row_block != column_block)
         pieces.append(self._zeros(between.shape))
-        return _in_order(pieces, [*order, between])
+        return _concatenate_at(pieces, [*order, between])
 
     def submatrix(self, i: Array, j: Array) -> Array:
         """M[i][:, j]."""
-        rows, cols = _known(i), _known(j)
-        row_block, column_block = self._blocks_of(rows), self._blocks_of(cols)
-        strips, order = [self._zeros((0, len(cols)))], [np.zeros(0, np.int64)]
+        rows, columns = _read_index(i), _read_index(j)
+        row_block, column_block = self._blocks_of(rows), self._blocks_of(columns)
+        strips, order = [self._zeros((0, len(columns)))], [np.zeros(0, np.int64)]
         for block in np.unique(row_block):
             form, start = self._block(block)
-            above, across = np.flatnonzero(row_block == block), np.flatnonzero(column_block == block)
-            local = [_backend.index_like(k - start, like=i) for k in (rows[above], cols[across])]
-            rest = np.flatnonzero(column_block != block)
-            inside = form.submatrix(*local) if len(across) else self._zeros((len(above), 0))
-            strips.append(_in_order([inside, self._zeros((len(above), len(rest)))], [across, rest], axis=1))
-            order.append(above)
-        return _in_order(strips, order)
+            row_places, column_places = np.flatnonzero(row_block == block), np.flatnonzero(column_block == block)
+            local = [_backend.index_like(k - start, like=i) for k in (rows[row_places], columns[column_places])]
+            outside = np.flatnonzero(column_block != block)
+            inside = form.submatrix(*local) if len(column_places) else self._zeros((len(row_places), 0))
+            zeros = self._zeros((len(row_places), len(outside)))
+            strips.append(_concatenate_at([inside, zeros], [column_places, outside], axis=1))
+            order.append(row_places)
+        return _concatenate_at(strips, order)
 
     def _zeros(self, shape: tuple[int, ...]) -> Array:
         like = self.rows.row_scale
@@ -213,14 +215,14 @@ class BlockForm(Part):
         return sum(run.form.logdet() for run in self.runs)
 
     def spectrum(self) -> Array:
-        """Eigenvalues of diag(S_bᵀS_b) that the rows move, descending."""
-        values = self._over_runs(lambda run: _flat(run.form.spectrum()))
+        """The min(m, n) eigenvalues of each S_bᵀS_b, together, descending."""
+        values = self._concatenate_runs(lambda run: _flatten(run.form.spectrum()))
         xp = _backend.namespace(values)
         return xp.flip(xp.sort(values))
 
     def leverages(self) -> Array:
         """The diagonal of S M Sᵀ, the sum of that of S_b M_b S_bᵀ over the blocks, float64."""
-        return sum(run.summed(run.form.leverages()) for run in self.runs)
+        return sum(run.sum_blocks(run.form.leverages()) for run in self.runs)
 
     def trace_bound(self) -> Array:
         """A bound of ‖SᵀS‖: the largest trace of a block."""
@@ -228,8 +230,8 @@ class BlockForm(Part):
         return _backend.namespace(bounds[0]).max(_backend.namespace(bounds[0]).stack(bounds))
 
 
-def _known(index: Array) -> np.ndarray:
-    """Indices on the host, which say what blocks they are in."""
+def _read_index(index: Array) -> np.ndarray:
+    """Indices on the host, where their blocks are found."""
     index = _backend.unwrapped(index)
     if not _backend.is_concrete(index):
         msg = "`i`, `j`, `rows` and `cols` must have values now, since they choose among blocks; got traced ones. "
@@ -238,12 +240,12 @@ def _known(index: Array) -> np.ndarray:
     return _backend.read(index)
 
 
-def _flat(x: Array) -> Array:
+def _flatten(x: Array) -> Array:
     return _backend.namespace(x).reshape(x, (-1,))
 
 
-def _in_order(pieces: list[Array], places: list[np.ndarray], *, axis: int = 0) -> Array:
-    """Pieces side by side, each entry where `places` says."""
-    joined = _backend.namespace(pieces[0]).concat(pieces, axis=axis)
+def _concatenate_at(pieces: list[Array], places: list[np.ndarray], *, axis: int = 0) -> Array:
+    """The concatenation of pieces, with the entries of each at its `places`."""
+    x = _backend.namespace(pieces[0]).concat(pieces, axis=axis)
     order = np.argsort(np.concatenate(places))
-    return _backend.namespace(joined).take(joined, _backend.index_like(order, like=joined), axis=axis)
+    return _backend.namespace(x).take(x, _backend.index_like(order, like=x), axis=axis)

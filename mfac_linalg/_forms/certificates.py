@@ -1,4 +1,4 @@
-"""Residuals of x as F⁻¹v, in units in which neither overflows."""
+"""Backward error and residual of x as F⁻¹v, computed without overflow."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ from .._scaling.damping import scalar_like
 from .._scaling.powers import ldexp, mantissa
 from .._typing import Array
 
-LARGE_KAPPA = 2.0**60  # whose products with numbers of order one are not of float32 for long
+LARGE_KAPPA = 2.0**60  # above it, products of κ with numbers of order one may overflow float32
 
 
 def backward_error(state: Any, v: Array, x: Array) -> Array:
@@ -28,13 +28,13 @@ def relative_residual(state: Any, v: Array, x: Array) -> Array:
 
 
 def _residual(state: Any, v: Array, x: Array) -> tuple[Array, Array, Array, int]:
-    """Λ^-½(v − Fx) · 2^−power, Λ^-½v and Λ^½x, the larger of these two of order one, and power, about that of κ."""
+    """Λ^-½(v − Fx) · 2^−power, Λ^-½v and Λ^½x, the larger of order one, and power, near log₂ κ if that is large."""
     check.finite("x", x)
     form, scaling = state.form, state.scaling
     u, power = scaling.to_scaled(v, form.dtype)
     z, other = scaling.solution_to_scaled(x, form.dtype)
     fraction, shift = mantissa(scaling.scale)
-    more = other + shift - power  # powers of two by which z is larger than u
+    more = other + shift - power  # z is larger than u by 2^more
     above = max(more, 0) if isinstance(more, int) else _backend.namespace(more).clip(more, 0)
     z, u = ldexp(z * scalar_like(fraction, z), more - above), ldexp(u, -above)
     power = math.frexp(state.kappa)[1] if isinstance(state.kappa, float) and state.kappa > LARGE_KAPPA else 0
@@ -42,7 +42,7 @@ def _residual(state: Any, v: Array, x: Array) -> tuple[Array, Array, Array, int]
 
 
 def _ratio(state: Any, above: Array, below: Array) -> Array:
-    """Return above / below for each column, 0 for 0/0, infinity for a residual beside nothing."""
+    """Return above / below for each column: 0 for 0/0, infinity for any other residual over 0."""
     xp = _backend.namespace(above)
     ratio = above / xp.where(below == 0, xp.ones_like(below), below)
     ratio = xp.where((below == 0) & (above > 0), xp.full_like(ratio, xp.inf), ratio)

@@ -1,4 +1,4 @@
-"""One vector and many dampings: F(λ_k)⁻¹v from one eigendecomposition."""
+"""The damping path F(λ_k)⁻¹v of one vector, for many dampings by one eigendecomposition."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from .._typing import Array
 
 
 def damping_path(state: Any, v: Array, dampings: np.ndarray) -> Array:
-    """F(λ_k)⁻¹ v for v (d, 1) as columns, for an inverse of scalar damping, with a warning where a λ_k is too small."""
+    """F(λ_k)⁻¹ v for v (d, 1), (d, k), for an inverse of scalar damping; it warns where a λ_k is too small."""
     form, scale = state.form, state.scaling.scale
     u, power = state.scaling.to_scaled(v, form.dtype)
     ratios = scale / (dampings if isinstance(scale, float) else _backend.asarray(dampings, like=scale))

@@ -1,4 +1,4 @@
-"""The diagonal of M = I − WᵀW, with its digits: entries that cancel are redone as sums of squares."""
+"""The diagonal of M = I − WᵀW: entries that lose digits by cancellation are computed again as sums of squares."""
 
 from typing import Any
 
@@ -12,35 +12,35 @@ from .._typing import Array
 
 REDO_COLUMNS = 64  # columns solved at a time
 GATHERED = 2**23  # numbers of small matrices factored at a time
-LEFT_OUT_RESOLVED = 1e10  # κ up to which A − s sᵀ keeps what it needs: its relative error is κ eps of float64
+DOWNDATE_RESOLVED = 1e10  # κ up to which A − s sᵀ is accurate enough: its relative error is κ eps of float64
 
 
 def refine(form: Any, diagonal: Array, *, like: Array, norm: Any) -> Array:
-    """Redo the small entries by one of two formulas in which nothing is subtracted."""
-    chosen = _small_entries(diagonal, like=like, norm=norm, num_rows=form.shape[0])
-    if chosen.shape[0] == 0:
+    """Compute the small entries again by one of two formulas without subtraction."""
+    small = _small_entries(diagonal, like=like, norm=norm, num_rows=form.shape[0])
+    if small.shape[0] == 0:
         return diagonal
-    index = _backend.index_like(chosen, like=like)
-    return _backend.replace_entries(diagonal, chosen, exact_entries(form, index, like=like, norm=norm))
+    index = _backend.index_like(small, like=like)
+    return _backend.replace_entries(diagonal, small, exact_entries(form, index, like=like, norm=norm))
 
 
 def exact_entries(form: Any, j: Array, *, like: Array, norm: Any) -> Array:
-    """M_jj for sorted columns j, by a small system of their own where that has the digits, else by products."""
-    float64_gram = form.float64_gram and form.whitened is None  # A and s agree to float64's last digits
-    resolved = float64_gram and _backend.on_host(like) and isinstance(norm, float) and norm**2 <= LEFT_OUT_RESOLVED
+    """M_jj for sorted columns j, by an m × m system for each where that is accurate enough, else by products."""
+    float64_gram = form.float64_gram and form.whitened is None  # A and s are consistent to float64 rounding
+    resolved = float64_gram and _backend.on_host(like) and isinstance(norm, float) and norm**2 <= DOWNDATE_RESOLVED
     if not resolved:
-        return _solved(form, j)
+        return _by_products(form, j)
     parts = []
     for chunk in slices(j.shape[0], max(1, GATHERED // form.shape[0] ** 2)):
-        part = _left_out(form, j[chunk])
-        parts.append(_solved(form, j[chunk]) if part is None else part)
+        part = _by_downdates(form, j[chunk])
+        parts.append(_by_products(form, j[chunk]) if part is None else part)
     return _backend.namespace(parts[0]).concat(parts)
 
 
-def _left_out(form: Any, j: Array) -> Array | None:
-    """M_jj = 1/(1 + s_jᵀ A_j⁻¹ s_j) with A_j = A − s_j s_jᵀ, of the columns of S without s_j: O(m³), no pass over G.
+def _by_downdates(form: Any, j: Array) -> Array | None:
+    """M_jj = 1/(1 + s_jᵀ A_j⁻¹ s_j) with A_j = A − s_j s_jᵀ, for S without its column s_j: O(m³), no pass over G.
 
-    None where rounding made an A_j indefinite.
+    None if rounding makes an A_j indefinite.
     """
     s = form.capacitance.cholesky @ _backend.to_float64(form.columns(j))
     others = add_identity(form.capacitance.scaled_gram) - s.T[:, :, None] * s.T[:, None, :]
@@ -50,8 +50,8 @@ def _left_out(form: Any, j: Array) -> Array | None:
     return 1 / (1 + _backend.column_squares(_backend.solve_triangular(lower, s.T[:, :, None]))[:, 0])
 
 
-def _solved(form: Any, j: Array) -> Array:
-    """M_jj = ‖r‖² + ‖a‖² with r = M e_j and a = S r: a product each, of few columns at a time, which are of size d."""
+def _by_products(form: Any, j: Array) -> Array:
+    """M_jj = ‖r‖² + ‖a‖² with r = M e_j and a = S r: one product for each j, in chunks of columns."""
     one_by_one = form.rows.is_streamed and not _backend.is_lazy(form.rows.like)  # within `memory_limit`
     parts = []
     for chunk in slices(j.shape[0], 1 if one_by_one else REDO_COLUMNS):
@@ -63,7 +63,7 @@ def _solved(form: Any, j: Array) -> Array:
 
 
 def _small_entries(diagonal: Array, *, like: Array, norm: Any, num_rows: int) -> Array:
-    """Sorted indices to redo. Where values cannot be read: as many as there can be, since Σ‖w_j‖² ≤ m."""
+    """Sorted indices of small entries; where values cannot be read, of as many as there can be, since Σ‖w_j‖² ≤ m."""
     if _backend.on_host(like) and _backend.is_concrete(diagonal):
         return _backend.asarray(np.flatnonzero(_backend.read(diagonal) < REDO_BELOW), like=diagonal)
     if _backend.is_lazy(diagonal):

@@ -14,17 +14,17 @@ from .._progress import SILENT
 from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
 from .._rows.whitened import WhitenedRows, complement, whitened_blocks
-from .._scaling.powers import ldexp
 from .._typing import Array
 from .diagonal import refine
+from .one_system import OneSystem
 from .sweeps import CANCELLATION, DualSweeps, sweeps_for
 
 
 @dataclass(frozen=True)
-class DualForm(Part):
-    """M for m < d. Products go through `rows`; elements through W where it is held.
+class DualForm(OneSystem, Part):
+    """M for m < d. Products use `rows`; elements use W where it is stored.
 
-    Products and spectrum: of a batch of blocks too, with a leading axis.
+    Products and spectrum are also those of a batch of blocks, with a leading axis.
     """
 
     rows: ScaledRows | WhitenedRows | BatchedRows
@@ -36,23 +36,13 @@ class DualForm(Part):
     float64_gram: bool = False  # whether the Gram matrix was computed in float64
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(m, d)."""
-        return self.rows.shape
-
-    @property
-    def dtype(self) -> Any:
-        """The computing dtype of d-sized arrays."""
-        return self.rows.dtype
-
-    @property
     def arithmetic(self) -> str:
         """Name of the dtype whose precision bounds κ."""
         return _backend.dtype_name(self.dtype)
 
     def solve_with_dual(self, u: Array) -> tuple[Array, Array]:
         """M u and the dual a = S M u (float64)."""
-        return self._products.from_zero(u)
+        return self._dual_sweeps.from_zero(u)
 
     def solve(self, u: Array) -> Array:
         """M u alone."""
@@ -67,21 +57,13 @@ class DualForm(Part):
         r, a = self.solve_with_dual(u)
         return _backend.column_squares(_backend.to_float64(r)) + _backend.column_squares(a)
 
-    def gram_matvec(self, z: Array, power: int = 0) -> Array:
-        """SᵀS z · 2^−power."""
-        return self.rows.combine(ldexp(self.rows.project(z), -power))
-
     @property
-    def _products(self) -> DualSweeps:
+    def _dual_sweeps(self) -> DualSweeps:
         return DualSweeps(self.rows, self.capacitance.solve, self.norm, self.sweeps, self.cancellation)
 
     def solve_in_span(self, b: Array) -> Array:
-        """M Sᵀ b by push-through, Sᵀ A⁻¹ b, swept on where Sᵀ a itself cancels."""
-        return self._products.from_dual(self.capacitance.solve(b), b)[0]
-
-    def coupled(self, whole: Any, z: Array) -> Array:
-        """M Sᵀ T z, where T are the rows of another form of the same gradients."""
-        return self.solve_in_span(whole.rows.project(z))
+        """M Sᵀ b by push-through, Sᵀ A⁻¹ b, with further sweeps if the sum Sᵀ a cancels."""
+        return self._dual_sweeps.from_dual(self.capacitance.solve(b), b)[0]
 
     def apply_square_root(self, u: Array) -> Array:
         """M^½ u = u − Sᵀ Q diag(1/(√(1+s)(1+√(1+s)))) Qᵀ S u."""
@@ -92,7 +74,7 @@ class DualForm(Part):
         return u - self.rows.combine(q @ (weights * (q.mT @ self.rows.project(u))))
 
     def path(self, u: Array, ratios: Array) -> Array:
-        """Column k: (I + t_k SᵀS)⁻¹ u for ratios t (k,), each swept in its own metric, by one eigendecomposition."""
+        """Column k: (I + t_k SᵀS)⁻¹ u for ratios t (k,), by one eigendecomposition and sweeps in each metric."""
         s, q = self.capacitance.spectrum()
         steps = _backend.to_device_of(ratios, like=self.capacitance.scaled_gram)[None, :]
         shrink = 1 / (1 + s[..., None] * steps)
@@ -107,26 +89,29 @@ class DualForm(Part):
 
     @property
     def float64_capacitance(self) -> Capacitance:
-        """What entries, log det and spectrum are made of: of another pass over G where A is not good enough for them.
+        """The capacitance matrix for entries, log det and spectrum: by another pass over G if A is not accurate enough.
 
-        Rows are whitened with such a factor from the start.
+        Rows are whitened with such a factor in the build.
         """
         if self.whitened or not isinstance(self.norm, float | np.ndarray):
             return self.capacitance
         if sum_loses_digits(self.norm):
-            rows = cast(ScaledRows | BatchedRows, self.rows)
-            return self._once(
-                "exact_system", lambda: Capacitance.of_rows(self.capacitance.scaled_gram, rows.column_blocks())
-            )
-        return self._once("exact_system", self._with_float64_gram) if self._lacks_float64_gram else self.capacitance
+            return self._once("float64_capacitance", self._capacitance_of_rows)
+        if self._lacks_float64_gram:
+            return self._once("float64_capacitance", self._with_float64_gram)
+        return self.capacitance
+
+    def _capacitance_of_rows(self) -> Capacitance:
+        rows = cast(ScaledRows | BatchedRows, self.rows)
+        return Capacitance.of_rows(self.capacitance.scaled_gram, rows.column_blocks())
 
     @property
     def _lacks_float64_gram(self) -> bool:
-        """Whether a Gram matrix in float32, as windows have them for products, would show."""
+        """Whether the Gram matrix is float32, as for products of windows, and its rounding shows in entries."""
         if self.float64_gram or self.arithmetic == "float64" or not isinstance(self.norm, float):
             return False
-        widens = self._unwhitened.is_dense and not _backend.is_lazy(self.rows.like)
-        return float32_gram_shows(self.norm) and widens and _backend.supports_float64(self.rows.like)
+        can_widen = self._unwhitened.can_change_dtype and not _backend.is_lazy(self.rows.like)
+        return float32_gram_shows(self.norm) and can_widen and _backend.supports_float64(self.rows.like)
 
     def _with_float64_gram(self) -> Capacitance:
         rows = self._unwhitened.astype_float64()
@@ -135,15 +120,13 @@ class DualForm(Part):
 
     def columns(self, j: Array) -> Array:
         """w_j = L⁻¹ S e_j as columns."""
-        return (
-            self.whitened.whitened(j)
-            if self.whitened
-            else self.float64_capacitance.half_solve(self._unwhitened.columns(j))
-        )
+        if self.whitened:
+            return self.whitened.columns(j)
+        return self.float64_capacitance.half_solve(self._unwhitened.columns(j))
 
     @property
     def _unwhitened(self) -> ScaledRows:
-        return cast(ScaledRows, self.rows)  # what `rows` is where there is no W
+        return cast(ScaledRows, self.rows)  # the class of `rows` if there is no W
 
     def element(self, i: Array, j: Array) -> Array:
         """M_ij = δ_ij − w_iᵀw_j for flat index arrays."""
@@ -159,12 +142,12 @@ class DualForm(Part):
         return _backend.to_float64(i[:, None] == j[None, :]) - _backend.to_float64(products)
 
     def diagonal(self) -> Array:
-        """M_jj = 1 − ‖w_j‖², and ‖r‖² + ‖a‖² of the swept solution where that cancels; float64."""
+        """M_jj = 1 − ‖w_j‖², or ‖r‖² + ‖a‖² of the swept solution where that cancels; float64."""
         if _backend.is_lazy(self.rows.like):
             values = self._unwhitened.map_parts(_diagonal_of_part, self.float64_capacitance)
-            if not sum_loses_digits(self.norm):  # which takes passes now
+            if not sum_loses_digits(self.norm):  # else entries are computed again, at once
                 return values
-        elif self.rows.is_sparse and not sum_loses_digits(self.norm):  # A⁻¹ has no more digits than S Sᵀ
+        elif self.rows.multiplies_by_entries and not sum_loses_digits(self.norm):  # A⁻¹ is as accurate as S Sᵀ
             values = 1 - self._unwhitened.column_quadratic_forms(self.float64_capacitance.inverse())
         else:
             values = complement(self._whitened_panels())
@@ -179,7 +162,7 @@ class DualForm(Part):
 
     def _whitened_panels(self) -> Iterator[Array]:
         if self.whitened:
-            yield from self.whitened.whitened_panels()
+            yield from self.whitened.panels()
             return
         rows = self._unwhitened.astype_float64() if _backend.supports_float64(self.rows.like) else self._unwhitened
         for _, block in whitened_blocks(rows, self.float64_capacitance, rows.unscaled_blocks(), dtype=rows.dtype):
@@ -189,21 +172,17 @@ class DualForm(Part):
         """The diagonal of S M Sᵀ = I − A⁻¹, float64."""
         return self.float64_capacitance.leverages()
 
-    def trace_bound(self) -> Array:
-        """A bound of ‖SᵀS‖: its trace."""
-        return self.capacitance.trace()
-
     def logdet(self) -> Array:
         """The logarithm of det M."""
         return -self.float64_capacitance.logdet()
 
     def spectrum(self) -> Array:
-        """Eigenvalues of SᵀS that the rows move, descending."""
+        """The m eigenvalues of S Sᵀ, descending: those of SᵀS but for zeros."""
         return _backend.namespace(self.capacitance.scaled_gram).flip(self.float64_capacitance.spectrum()[0], axis=-1)
 
 
 def _diagonal_of_part(rows: ScaledRows, capacitance: Capacitance) -> Array:
-    """The diagonal of M in some columns, under the system of all: in float64, to lose no more than κ eps of that."""
+    """The diagonal of M in some columns, by the capacitance matrix of all; float64, with an error of κ eps."""
     wide = rows.astype_float64()
     return complement(
         block for _, block in whitened_blocks(wide, capacitance, wide.unscaled_blocks(), dtype=wide.dtype)
@@ -212,7 +191,7 @@ def _diagonal_of_part(rows: ScaledRows, capacitance: Capacitance) -> Array:
 
 @dataclass(frozen=True)
 class StretchedRows(Part):
-    """t_k S for column k: one set of rows in several metrics."""
+    """t_k S for column k: the rows in several metrics."""
 
     is_streamed = False  # two passes a sweep
 
@@ -220,7 +199,7 @@ class StretchedRows(Part):
     stretch: Array  # t, (1, k)
 
     def project(self, u: Array) -> Array:
-        """t_k S u_k; one u of shape (d, 1) serves all k."""
+        """t_k S u_k; u of shape (d, 1) is used for all k."""
         return self.stretch * self.rows.project(u)
 
     def combine(self, a: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The primal form, for m ≥ d: the d × d matrix I + SᵀS is small, and its Cholesky factor serves everything."""
+"""The primal form, for m ≥ d: every query uses the Cholesky factor of the d × d matrix I + SᵀS."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,31 +8,21 @@ from .._backend.pytree import ESTIMATE, Part
 from .._capacitance.system import Capacitance, add_identity
 from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
-from .._scaling.powers import ldexp
 from .._typing import Array
+from .one_system import OneSystem
 
 
 @dataclass(frozen=True)
-class PrimalForm(Part):
+class PrimalForm(OneSystem, Part):
     """M = (I + SᵀS)⁻¹ = UᵀU with U = L⁻¹, I + SᵀS = L Lᵀ: a diagonal entry is a sum of squares.
 
-    Products, diagonal, spectrum: of a batch of blocks too, with a leading axis.
+    Products, diagonal and spectrum are also those of a batch of blocks, with a leading axis.
     """
 
     rows: ScaledRows | BatchedRows
     capacitance: Capacitance
     norm: Any = field(metadata=ESTIMATE)  # ‖S‖₂
     sweeps: int = 1
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(m, d)."""
-        return self.rows.shape
-
-    @property
-    def dtype(self) -> Any:
-        """The computing dtype of d-sized arrays."""
-        return self.rows.dtype
 
     def _to_rows_dtype(self, x: Array) -> Array:
         return _backend.from_float64(x, like=self.rows.like, dtype=self.dtype)
@@ -59,17 +49,9 @@ class PrimalForm(Part):
         """The ‖U u‖² = uᵀM u of each column u, float64."""
         return _backend.column_squares(self.capacitance.half_solve(_backend.to_float64(u)))
 
-    def gram_matvec(self, z: Array, power: int = 0) -> Array:
-        """SᵀS z · 2^−power."""
-        return self.rows.combine(ldexp(self.rows.project(z), -power))
-
     def solve_in_span(self, b: Array) -> Array:
         """M Sᵀ b."""
         return self._to_rows_dtype(self.capacitance.solve(_backend.to_float64(self.rows.combine(b))))
-
-    def coupled(self, whole: Any, z: Array) -> Array:
-        """M Sᵀ T z, where T are the rows of another form of the same gradients."""
-        return self.solve_in_span(whole.rows.project(z))
 
     def apply_square_root(self, u: Array) -> Array:
         """M^½ u = Q (I + s)^-½ Qᵀ u."""
@@ -108,10 +90,6 @@ class PrimalForm(Part):
     def leverages(self) -> Array:
         """The diagonal of S M Sᵀ, ‖U s_i‖² for each row s_i, float64."""
         return self.rows.row_squares(self.capacitance.half_solve)
-
-    def trace_bound(self) -> Array:
-        """A bound of ‖SᵀS‖: its trace."""
-        return self.capacitance.trace()
 
     def logdet(self) -> Array:
         """The logarithm of det M."""

@@ -1,4 +1,4 @@
-"""What every form of M offers: the interface between an inverse as a value and the way its M is held."""
+"""The protocol of all forms of M: the queries that `State` puts to one."""
 
 from typing import Any, Protocol
 
@@ -8,13 +8,12 @@ from .._typing import Array
 class Form(Protocol):
     """M = (I + SᵀS)⁻¹ for scaled rows S (m, d).
 
-    Vectors u are columns (d, k) in `dtype`, and so are answers of that size; what is m-sized is float64, and so are
-    entries and scalars.
+    Vectors u, and results of their size, are columns (d, k) in `dtype`; m-sized ones, entries and scalars are float64.
     """
 
     @property
     def rows(self) -> Any:
-        """S: `project`, `combine`, `column_squares`, `like`, and what its class adds."""
+        """S: `project`, `combine`, `column_squares`, `like`, and the other members of its class."""
         ...
 
     @property
@@ -34,7 +33,7 @@ class Form(Protocol):
 
     @property
     def sweeps(self) -> int:
-        """Dual sweeps of a product where values cannot be read."""
+        """Number of dual sweeps of a product where values cannot be read."""
         ...
 
     # --- products ---
@@ -44,7 +43,7 @@ class Form(Protocol):
         ...
 
     def solve_with_dual(self, u: Array) -> tuple[Array, Array]:
-        """M u, (d, k), and the dual a = S M u, (m, k); of blocks theirs, (blocks, m, k)."""
+        """M u, (d, k), and the dual a = S M u, (m, k); for blocks one for each, (blocks, m, k)."""
         ...
 
     def dual(self, u: Array) -> Array:
@@ -55,8 +54,8 @@ class Form(Protocol):
         """M Sᵀ b, (d, k), for b (m, k), by push-through."""
         ...
 
-    def coupled(self, whole: Any, z: Array) -> Array:
-        """M Sᵀ T z, (d, k), where T are the rows of another form of the same kind and gradients."""
+    def solve_cross(self, other: Any, z: Array) -> Array:
+        """M Sᵀ T z, (d, k), where T are the rows of another form of the same class and gradients."""
         ...
 
     def gram_matvec(self, z: Array, power: int = 0) -> Array:
@@ -104,5 +103,5 @@ class Form(Protocol):
         ...
 
     def spectrum(self) -> Array:
-        """The min(m, d) eigenvalues of SᵀS that the rows move, descending."""
+        """The min(m, d) largest eigenvalues of SᵀS, descending."""
         ...

@@ -1,4 +1,4 @@
-"""An inverse as a value: the form, the metric and the weights that make it, and every query as a function of them."""
+"""An inverse as an immutable value: a form of M and the scalings around it; every query is a function of these."""
 
 import math
 from dataclasses import dataclass, field
@@ -16,29 +16,29 @@ from .._typing import Array
 from .dual import DualForm
 from .protocol import Form
 
-LEAST_LEVEL = 1e-60  # of λ and 1/λ at which S Sᵀ has all of G Gᵀ
+LEAST_SCALE = 1e-60  # of λ and 1/λ, up to which G Gᵀ can be recovered from S Sᵀ
 ORDINARY_KAPPA = 2.0**50
-HARMLESS_REACH = 20  # powers of two by which float64 coefficients may differ from one, whatever dtype they meet
+HARMLESS_REACH = 20  # powers of two between float64 coefficients and one that fit into any dtype
 
 
 @dataclass(frozen=True)
 class State(Part):
-    """Everything an inverse holds. Immutable; a registered pytree under JAX."""
+    """The data of an inverse. Immutable; a registered pytree under JAX."""
 
     form: Form
     scaling: DampingScaling
     row_scale: Array  # √(c_i / λ₀), (m, 1) float64: S = row_scale ∘ G ∘ column_scale
-    rows: GivenRows | None  # the caller's G where it is kept
+    rows: GivenRows | None  # the caller's G, if it is referenced
     kappa: Any = field(metadata=ESTIMATE)
     dtype: Any  # of results
     float64_gram: bool  # whether the Gram matrix was computed in float64
-    order: Array | None = None  # position in `form` of each of the caller's rows; None as they stand
-    wide: bool = False  # whether rows, weights or dampings span so much that float32 rows are computed in float64
+    order: Array | None = None  # position in `form` of each of the caller's rows; None for the same order
+    wide: bool = False  # whether rows, weights or dampings span too much for float32 arithmetic
 
     # --- products ---
 
     def solve(self, v: Array, name: str | None = "v") -> Array:
-        """F⁻¹ v for v (d, k), which the caller knows by a name, here and below."""
+        """F⁻¹ v for v (d, k); `name`, here and below, is that of the argument in errors."""
         u, power = self.scaling.to_scaled(v, self.form.dtype, name or "v")
         return self._from_scaled(self.form.solve(u), power, name)
 
@@ -56,7 +56,7 @@ class State(Part):
         return self._from_scaled(r, _backend.index_like(power, like=r), name, least=self._rounding(b))
 
     def _rounding(self, b: Array | None = None) -> float:
-        """What rounding makes of an S b or Sᵀ b that vanishes, for b of order one or in host memory."""
+        """The rounding of an S b or Sᵀ b that vanishes in exact arithmetic, for b of order one or in host memory."""
         size = float(np.max(np.abs(_backend.read(b)), initial=0.0)) if b is not None and _backend.on_host(b) else 1.0
         kappa = self.kappa if isinstance(self.kappa, float) else 1.0
         return size * float(np.finfo(_backend.dtype_name(self.dtype)).eps) * math.sqrt(kappa - 1)
@@ -71,43 +71,45 @@ class State(Part):
     def project(self, v: Array, name: str = "v") -> Array:
         """G F⁻¹ v for v (d, k), shape (m, k): C⁻¹ times the dual, C^-½ S M Λ^-½ v."""
         u, power = self.scaling.to_scaled(v, self.form.dtype, name)
-        image = self.form.dual(u)
-        values = image / (self.row_scale * self._sqrt_scale_like(self.row_scale))
+        dual = self.form.dual(u)
+        values = dual / (self.row_scale * self._sqrt_scale_like(self.row_scale))
         values = ldexp(values / self._sqrt_scale_like(values), _backend.like_small_system(power))
-        return self._result(self._by_row(values), name, self._by_row(image), least=self._rounding())
+        return self._result(self._by_row(values), name, self._by_row(dual), least=self._rounding())
 
     @property
-    def _watched(self) -> bool:
-        """Whether κ is so large that no answer is surely of the order of what is asked."""
+    def _may_leave_range(self) -> bool:
+        """Whether κ is so large that results may leave the range of their dtype."""
         return not (isinstance(self.kappa, float) and self.kappa < ORDINARY_KAPPA)
 
     def _from_scaled(self, r: Array, power: Any, name: str | None, *, scale: Any = None, least: float = 0.0) -> Array:
-        return self.scaling.from_scaled(r, power, self.dtype, name, scale=scale, watched=self._watched, least=least)
+        return self.scaling.from_scaled(
+            r, power, self.dtype, name, scale=scale, check_range=self._may_leave_range, least=least
+        )
 
     def _by_row(self, values: Array) -> Array:
-        """Values (…, m, k) or (m,) of the form's rows, in the order of the caller's."""
+        """Values (…, m, k) or (m,), reordered from the form's rows to the caller's."""
         if self.order is None:
             return values
         return _backend.take_rows(values, _backend.index_like(self.order, like=values))
 
-    def coupled(self, whole: "State", x: Array) -> Array:
-        """F⁻¹ Gᵀ C Ĝ x for x (d, k), where Ĝ are the gradients of another state of the same metric, by push-through.
+    def solve_cross(self, other: "State", x: Array) -> Array:
+        """F⁻¹ Gᵀ C Ĝ x for x (d, k), where Ĝ are the gradients of another state with the same damping, by push-through.
 
-        It is added to x, beside which it may vanish.
+        The result is added to x, so that it may underflow.
         """
         z, power = self.scaling.solution_to_scaled(x, self.form.dtype, "weights")
-        return self._from_scaled(self.form.coupled(whole.form, z), power, "weights", scale=1.0, least=math.inf)
+        return self._from_scaled(self.form.solve_cross(other.form, z), power, "weights", scale=1.0, least=math.inf)
 
-    def scaled(self, x: Array) -> tuple[Array, Any]:
-        """Λ^½ x/√λ₀ · 2^−power for x (d,), float64, and power; of columns of order one."""
+    def to_scaled(self, x: Array) -> tuple[Array, Any]:
+        """Λ^½ x/√λ₀ · 2^−power for x (d,), float64, of order one; and power."""
         wide = _backend.namespace(x).float64 if _backend.supports_float64(x) else self.form.dtype
         z, power = self.scaling.solution_to_scaled(x[:, None], wide, "weights")
         return _backend.to_float64(z[:, 0]), power
 
-    def change(self, y: Array, power: Any) -> Array:
-        """√λ₀ Λ^-½ M y · 2^power for y (d,), float64: F⁻¹ in the units of `scaled` on both sides.
+    def solve_scaled(self, y: Array, power: Any) -> Array:
+        """√λ₀ Λ^-½ M y · 2^power for y (d,), float64: F⁻¹ in the units of `to_scaled` on both sides.
 
-        It is added to x, beside which it may vanish.
+        The result is added to x, so that it may underflow.
         """
         y = _backend.from_float64(y, like=self.form.rows.like, dtype=self.form.dtype)
         return self._from_scaled(self.form.solve(y[:, None]), power, "weights", scale=1.0, least=math.inf)[:, 0]
@@ -140,9 +142,9 @@ class State(Part):
     # --- entries ---
 
     def floor(self) -> Array:
-        """Half of what no eigenvalue of a block of M is below, 1/(1 + ‖S‖²_F); `kappa` is known from below only.
+        """Half of 1/(1 + ‖S‖²_F), a lower bound of the eigenvalues of each block of M; `kappa` may be too small.
 
-        Half: no value comes near it but by rounding, so no derivative is lost to it.
+        Half of it: only rounding brings a value near, so that clipping loses no derivative.
         """
         return 0.5 / (1 + self.form.trace_bound())
 
@@ -180,19 +182,19 @@ class State(Part):
         return self.scaling.sqrt_damping(_backend.entries(self.scaling.column_scale[:, 0], j))
 
     def _scaled_entries(self, values: Array, on_diagonal: Array, left: Any, right: Any) -> Array:
-        """M_ij / √(λ_i λ_j), within the bounds that M has whatever κ is.
+        """M_ij / √(λ_i λ_j), clipped to the bounds of M.
 
-        Zero is refused for what is on the diagonal, or more than the rounding of M.
+        A result that underflows is refused on the diagonal, or where M_ij is larger than its rounding.
         """
         xp = _backend.namespace(values)
         on_diagonal = _backend.index_like(on_diagonal, like=values)
         least = xp.where(on_diagonal, self.floor(), -xp.ones_like(values))
         values = xp.where(values > 1, xp.ones_like(values), xp.where(values < least, least, values))
         scaled = values / self._scale_like(values) if self.scaling.column_scale is None else values / left / right
-        settled = self._result(scaled, None, values, least=float(np.finfo(_backend.dtype_name(self.dtype)).eps))
-        if _backend.on_host(settled):
-            require_digits(_backend.read(settled)[_backend.read(on_diagonal)], self.dtype, None)
-        return settled
+        result = self._result(scaled, None, values, least=float(np.finfo(_backend.dtype_name(self.dtype)).eps))
+        if _backend.on_host(result):
+            require_digits(_backend.read(result)[_backend.read(on_diagonal)], self.dtype, None)
+        return result
 
     def _scale_like(self, like: Array) -> Any:
         """λ₀ for products with `like`."""
@@ -202,18 +204,18 @@ class State(Part):
         return scalar_like(self.scaling.scale**0.5, like)
 
     def _result(self, values: Array, name: str | None = None, unscaled: Any = None, *, least: float = 0.0) -> Array:
-        """A small answer, which is computed now, in the user's library and dtype."""
+        """A small result, evaluated at once, in the user's library and dtype."""
         unscaled = None if unscaled is None else _backend.evaluate(unscaled)
         like = self.form.rows.like
         return settle(_backend.evaluate(values), name, like=like, dtype=self.dtype, unscaled=unscaled, least=least)
 
     def _positive_result(self, values: Array, name: str | None = None, unscaled: Array | None = None) -> Array:
-        """The same for numbers ≥ 0, all of which are asked for."""
+        """The same for numbers ≥ 0, each of which needs its digits."""
         unscaled, like = None if unscaled is None else _backend.evaluate(unscaled), self.form.rows.like
         return settle_positive(_backend.evaluate(values), name, like=like, dtype=self.dtype, unscaled=unscaled)
 
     def _lazy_result(self, values: Array) -> Array:
-        """Positive numbers, d of them, in the user's library and dtype, lazy where the rows are."""
+        """Positive numbers (d,) in the user's library and dtype, lazy for lazy rows."""
         like = self.form.rows.like
         return settle_positive(_backend.as_lazy(values, like=like), None, like=like, dtype=self.dtype)
 
@@ -231,9 +233,11 @@ class State(Part):
     # --- F itself ---
 
     def multiply(self, x: Array, name: str = "x") -> Array:
-        """F x for x (d, k), which the caller knows by a name."""
+        """F x for x (d, k)."""
         z, power = self.scaling.solution_to_scaled(x, self.form.dtype, name)
-        return self.scaling.apply_damping(z + self.form.gram_matvec(z), power, self.dtype, name, watched=self._watched)
+        return self.scaling.apply_damping(
+            z + self.form.gram_matvec(z), power, self.dtype, name, check_range=self._may_leave_range
+        )
 
     def forward_diagonal(self) -> Array:
         """The diagonal of F."""
@@ -265,34 +269,34 @@ class State(Part):
         s = self.form.spectrum()
         return self._result(_backend.namespace(s).sum(s / (1 + s)))
 
-    # --- what it was built from ---
+    # --- its parts ---
 
     def require_scalar(self, name: str) -> None:
-        """Refuse a query that has a meaning for scalar damping only."""
+        """Refuse a query that is defined for scalar damping only."""
         if self.scaling.column_scale is not None:
             msg = f"`{name}` must have scalar damping; got an array of shape ({self.form.shape[1]},). "
             raise ValueError(msg + "Build with one float λ.")
 
     @property
     def whitened(self) -> WhitenedRows | None:
-        """W, where it is held."""
+        """W, if it is stored."""
         return self.form.whitened if isinstance(self.form, DualForm) else None
 
     def gram(self) -> Array | None:
-        """G Gᵀ in float64, where it can be had from the form: for scalar damping, m < d and plain G."""
+        """G Gᵀ in float64, if it can be recovered from the form: for scalar damping, m < d and unscaled G."""
         m, d = self.form.shape
         rescaled = self.rows is not None and self.rows.exponent is not None
         scale = self.scaling.scale
-        extreme = isinstance(scale, float) and not LEAST_LEVEL < scale < 1 / LEAST_LEVEL
+        extreme = isinstance(scale, float) and not LEAST_SCALE < scale < 1 / LEAST_SCALE
         if m >= d or rescaled or extreme or self.scaling.column_scale is not None:
             return None
         return cast(DualForm, self.form).capacitance.scaled_gram / self.row_scale / self.row_scale.T
 
     def gradients(self) -> Array:
-        """The caller's G, or S undone."""
+        """The caller's G, or diag(row_scale)⁻¹ S diag(column_scale)⁻¹."""
         if self.rows is not None:
             return self.rows.gradients
         rows = self.form.rows
         scale = _backend.from_float64(self.row_scale, like=rows.like, dtype=rows.dtype)
-        block = rows.unwhitened() / scale
+        block = rows.unwhiten() / scale
         return block if self.scaling.column_scale is None else block / self.scaling.column_scale[:, 0]

@@ -16,11 +16,11 @@ CANCELLATION = 4.0  # stop where rounding is amplified by no more than this
 
 
 def sweeps_for(kappa: float, dtype: str, *, float64_gram: bool) -> int:
-    """Return the number of sweeps that bring the amplification κ down to order one where it cannot be watched.
+    """Return the number of sweeps that bring the amplification κ down to order one where values cannot be read.
 
-    The first amplifies by 2κ at most, and stands alone where that is harmless. Another multiplies the error left by
-    γ κ ε, ε of the dtype of the products. γ is 2 for float32, 0.2 with a Gram matrix in float64; in
-    float64 it is 4, since the factor of A rounds too (docs/theory.md).
+    The first sweep amplifies rounding by at most 2κ. Each further one multiplies the remaining error by γ κ ε, with ε
+    of the dtype of the products. γ is 2 for float32, 0.2 with a Gram matrix in float64, and 4 for float64, where the
+    factor of A is rounded in the same dtype (docs/theory.md).
     """
     if 2 * kappa <= CANCELLATION:
         return 1
@@ -33,10 +33,10 @@ def sweeps_for(kappa: float, dtype: str, *, float64_gram: bool) -> int:
 
 @dataclass(frozen=True)
 class DualSweeps:
-    """Sweeps of r and a towards a = S r, each of which keeps r + Sᵀa: at the end r = (I + SᵀS)⁻¹(r + Sᵀa).
+    """Sweeps of r and a towards a = S r. Each keeps r + Sᵀa, so that at the end r = (I + SᵀS)⁻¹(r + Sᵀa).
 
     Where values can be read, and under `jit`, they end when q = (‖r‖ + ‖S‖ ‖δ‖)/‖r_after‖ ≤ `cancellation` in every
-    column; on a device, which nothing is read from, and in a batch of torch.func their number is the one given.
+    column. On a device, and in a batch of torch.func, there are always `sweeps` of them.
     """
 
     rows: Any
@@ -49,16 +49,16 @@ class DualSweeps:
         """From r = u, a = 0: (I + SᵀS)⁻¹u and its dual."""
         delta = self.solve(self.rows.project(u))
         r, y = self._descend(u, delta)
-        return self._onwards(r, delta, y, self._settled(_norms(u), delta, r))
+        return self._continue(r, delta, y, self._is_done(_norms(u), delta, r))
 
     def from_dual(self, y: Array, b: Array) -> tuple[Array, Array]:
-        """From r = Sᵀy, y = A⁻¹b, which is (I + SᵀS)⁻¹Sᵀb already, swept on where Sᵀy itself cancels."""
+        """From r = Sᵀy, y = A⁻¹b, which is (I + SᵀS)⁻¹Sᵀb: further sweeps follow if the sum Sᵀy cancels."""
         if self.rows.is_streamed:
-            nothing = _backend.zeros((self.rows.shape[1], y.shape[1]), like=self.rows.like, dtype=self.rows.dtype)
-            r, projection = self._descend(nothing, -y)
+            zero = _backend.zeros((self.rows.shape[1], y.shape[1]), like=self.rows.like, dtype=self.rows.dtype)
+            r, projection = self._descend(zero, -y)
         else:
             r, projection = self.rows.combine(y), None
-        return self._onwards(r, b - y, projection, self._settled(0.0, y, r))
+        return self._continue(r, b - y, projection, self._is_done(0.0, y, r))
 
     def _descend(self, r: Array, delta: Array) -> tuple[Array, Array | None]:
         """Return r − Sᵀδ, and S times that where the rows give it in the same pass."""
@@ -66,35 +66,36 @@ class DualSweeps:
             return self.rows.descend(r, delta)
         return r - self.rows.combine(delta), None
 
-    def _onwards(self, r: Array, a: Array, y: Array | None, settled: Any) -> tuple[Array, Array]:
-        if _backend.is_traced(settled):
-            return _backend.scan_until(settled, self._traced_sweep, (r, a), self.sweeps - 1)
-        for _ in range(1, self.sweeps if settled is None else MAX_SWEEPS):
-            if settled:
+    def _continue(self, r: Array, a: Array, y: Array | None, is_done: Any) -> tuple[Array, Array]:
+        if _backend.is_traced(is_done):
+            return _backend.scan_until(is_done, self._traced_sweep, (r, a), self.sweeps - 1)
+        for _ in range(1, self.sweeps if is_done is None else MAX_SWEEPS):
+            if is_done:
                 break
-            r, a, y, settled = self._sweep(r, a, y)
+            r, a, y, is_done = self._sweep(r, a, y)
         return r, a
 
     def _sweep(self, r: Array, a: Array, y: Array | None) -> tuple[Array, Array, Array | None, Any]:
         delta = self.solve((self.rows.project(r) if y is None else y) - a)
         after, y = self._descend(r, delta)
-        return after, a + delta, y, self._settled(_norms(r), delta, after)
+        return after, a + delta, y, self._is_done(_norms(r), delta, after)
 
     def _traced_sweep(self, r: Array, a: Array) -> tuple[Array, Array, Any]:
-        r, a, _, settled = self._sweep(r, a, None)
-        return r, a, settled
+        r, a, _, is_done = self._sweep(r, a, None)
+        return r, a, is_done
 
-    def _settled(self, before: Any, delta: Array, after: Array) -> Any:
-        """Whether q is small in every column; None where that cannot be known."""
+    def _is_done(self, before: Any, delta: Array, after: Array) -> Any:
+        """Whether q is small in every column; None where values cannot be read."""
         size = _norms(after)
         if size is None:
             return None
-        grown = before + self.norm * _norms(delta) <= self.cancellation * size
-        return _backend.namespace(grown).all(grown) if _backend.is_traced(grown) else np.all(_backend.read(grown))
+        is_small = before + self.norm * _norms(delta) <= self.cancellation * size
+        traced = _backend.is_traced(is_small)
+        return _backend.namespace(is_small).all(is_small) if traced else np.all(_backend.read(is_small))
 
 
 def _norms(x: Array) -> Any:
-    """Column norms in float64: on the host, or traced; None where they would have to be waited for."""
+    """Column norms in float64: on the host, or traced; None on a device, where reading them would wait for it."""
     norms = _backend.column_norms(_backend.stop_gradient(x)) if _backend.on_host(x) or _backend.is_traced(x) else None
     if norms is None:
         return None

@@ -1,4 +1,4 @@
-"""S of many equal blocks of columns at once: small matrices side by side, one call for all of them."""
+"""S of many equal blocks of columns: a batch of small matrices, with one call for all of them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from .scaled import ScaledRows
 class BatchedRows(Part):
     """S_b = diag(row_scale) Ĝ_b diag(column_scale_b) for blocks b of `size` columns; vectors are (count, size, k)."""
 
-    rows: DenseRows  # of these blocks' columns alone, (m, count · size)
+    rows: DenseRows  # in the columns of these blocks, (m, count · size)
     row_scale: Array  # (m, 1) float64
     column_scale: Array | None  # (count, size, 1)
     size: int
 
-    is_sparse = False
+    multiplies_by_entries = False
     is_streamed = False
 
     @property
@@ -36,7 +36,7 @@ class BatchedRows(Part):
 
     @property
     def like(self) -> Array:
-        """An array of the library and device that d-sized results live on."""
+        """An array of the library and on the device of d-sized results."""
         return self.rows.like
 
     @property
@@ -62,28 +62,28 @@ class BatchedRows(Part):
         xp, m = _backend.namespace(rows), self.shape[0]
         return xp.permute_dims(xp.reshape(rows, (m, self.count, self.size)), (1, 0, 2))
 
-    def scaled(self) -> Array:
+    def to_array(self) -> Array:
         """S_b of every block, (count, m, size), float64."""
         block = self.row_scale * _backend.to_float64(self._gradients())
         return block if self.column_scale is None else block * _backend.to_float64(self.column_scale).mT
 
     def row_blocks(self) -> Iterator[Array]:
-        """S_b of every block, in one piece."""
-        yield self.scaled()
+        """S_b of every block, as a single block of rows."""
+        yield self.to_array()
 
     def column_blocks(self) -> Iterator[Array]:
-        """The columns of S_b as rows, of every block, in one piece."""
-        yield self.scaled().mT
+        """The columns of S_b as rows, of every block, as a single block."""
+        yield self.to_array().mT
 
     def scaled_gram(self) -> Array:
         """S_bᵀS_b for size ≤ m, else S_b S_bᵀ, of every block, float64."""
         m, size = self.shape
-        block = self.scaled()
+        block = self.to_array()
         return block.mT @ block if size <= m else block @ block.mT
 
     def row_squares(self, function: Callable[[Array], Array]) -> Array:
         """‖function(s_i)‖² for each row s_i of every block, shape (count, m), float64."""
-        return _backend.column_squares(function(self.scaled().mT))
+        return _backend.column_squares(function(self.to_array().mT))
 
     def project(self, u: Array) -> Array:
         """S_b u_b, shape (count, m, k), float64."""

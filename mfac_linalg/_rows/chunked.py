@@ -1,4 +1,4 @@
-"""Rows that a task graph makes chunk by chunk: every product is a pass over the chunks, computed where they are."""
+"""Rows of a task graph of Dask: every product is a pass over the chunks, computed by the workers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,23 +14,23 @@ from .._capacitance.system import triangle_above
 from .._progress import SILENT
 from .._typing import Array
 from .dense import DenseRows
-from .panels import descend, panel_width, stretched
+from .panels import descend, panel_width, scale_columns
 
 Make = Callable[[Array], DenseRows]  # the rows of a chunk
 
 
 @dataclass(frozen=True)
 class ChunkedRows(Part):
-    """The same protocol as DenseRows, lazily: what is d-sized stays a graph, as does what a product of it needs."""
+    """`Rows` of a Dask array: d-sized results, and the m-sized ones that lead to them, are lazy."""
 
     gradients: Any  # the caller's
-    matrix: Any  # the same, in chunks along d alone
+    matrix: Any  # the same, in chunks along d only
     exponent: int | None
     dtype: Any
 
     is_plain = False
-    is_sparse = False
-    is_dense = True
+    multiplies_by_entries = False
+    can_change_dtype = True
     is_streamed = True
     is_movable = True
     source = None
@@ -38,7 +38,7 @@ class ChunkedRows(Part):
 
     @classmethod
     def of(cls, gradients: Any) -> "ChunkedRows":
-        """Take in a checked lazy array; one that is not wider than high is small, and one chunk."""
+        """The rows of a checked lazy array; for m ≥ d it becomes one chunk, since it is small."""
         check.chunked(gradients)
         m, d = gradients.shape
         matrix = _backend.without_empty_chunks(gradients)
@@ -62,11 +62,11 @@ class ChunkedRows(Part):
         return replace(self, dtype=dtype)
 
     def divide_by_power(self, exponent: int) -> "ChunkedRows":
-        """The rows of 2^−exponent G, for G as it stands."""
+        """The rows of 2^−exponent G."""
         return replace(self, exponent=exponent)
 
     def unscaled(self) -> "ChunkedRows":
-        """The rows of G as it stands, computed in the dtype of the answers."""
+        """The rows of G without scaling, computed in the dtype of the answers."""
         return replace(self, exponent=None, dtype=_backend.result_dtype(self.matrix))
 
     def largest(self) -> float:
@@ -79,7 +79,7 @@ class ChunkedRows(Part):
         return partial(_rows_of, self.shape[0], widths, self.matrix.dtype, exponent=self.exponent, dtype=self.dtype)
 
     def gram(self, column_scale: Array | None, progress: Any) -> np.ndarray:
-        """K = Ĝ diag(column_scale)² Ĝᵀ, shape (m, m), float64, computed now: the pass of a build."""
+        """K = Ĝ diag(column_scale)² Ĝᵀ, shape (m, m), float64, evaluated at once: the pass of a build."""
         m = self.shape[0]
         total = _backend.sum_blocks(partial(_gram, self._make), self.matrix, [column_scale], shape=(m, m))
         return _backend.compute(total, progress, "gram")
@@ -108,33 +108,33 @@ class ChunkedRows(Part):
         """Σ_i (row_scale_i Ĝ_ij)² for each column j, shape (d,), float64."""
         return self.map_parts(_squares, row_scale)
 
-    def map_parts(self, function: Callable[..., Array], *given: Any) -> Array:
-        """function(rows of a chunk, *given), (width,) in float64, of all chunks side by side: a pass."""
+    def map_parts(self, function: Callable[..., Array], *arguments: Any) -> Array:
+        """function(rows of a chunk, *arguments), (width,) in float64, concatenated over the chunks: a pass."""
         step = partial(_with_rows, self._make, function)
-        return _backend.map_blocks(step, self.matrix, given, tail=(), dtype=np.float64)
+        return _backend.map_blocks(step, self.matrix, arguments, tail=(), dtype=np.float64)
 
-    def triangle(self, function: Callable[..., Array], *given: Any) -> np.ndarray:
-        """The triangle of all function(rows of a chunk, *given), (m, m), one above the other, computed now: a pass."""
+    def triangle(self, function: Callable[..., Array], *arguments: Any) -> np.ndarray:
+        """The triangle of the stacked function(rows of a chunk, *arguments), (m, m), evaluated at once: a pass."""
         m, step = self.shape[0], partial(_with_rows, self._make, function)
-        return _backend.read(_backend.sum_blocks(step, self.matrix, given, shape=(m, m), add=_triangle))
+        return _backend.read(_backend.sum_blocks(step, self.matrix, arguments, shape=(m, m), add=_triangle))
 
     def columns(self, j: Array) -> np.ndarray:
-        """Ĝ[:, j], shape (m, len(j)), computed now from the chunks that they lie in."""
+        """Ĝ[:, j], shape (m, len(j)), evaluated at once from the chunks that contain them."""
         wanted, place = np.unique(j, return_inverse=True)
         return DenseRows(_backend.read(self.matrix[:, wanted])[:, place], self.exponent, self.dtype).panel(slice(None))
 
     @property
     def block_rows(self) -> int:
-        """Rows computed at a time where all columns are."""
+        """Number of rows of a block that has all columns."""
         return panel_width(self.shape[1], np.float64)
 
     def row_block(self, rows: slice) -> np.ndarray:
-        """Ĝ[rows, :], computed now: asked for where there are no more columns than rows."""
+        """Ĝ[rows, :], evaluated at once: used for m ≥ d only."""
         return DenseRows(_backend.read(self.matrix[rows, :]), self.exponent, self.dtype).panel(slice(None))
 
 
 def _rows_of(height: int, widths: frozenset[int], declared: Any, block: np.ndarray, **options: Any) -> DenseRows:
-    """The rows of a chunk, which is as the graph declares it."""
+    """The rows of a chunk, which must be as the graph declares it."""
     _backend.chunk_of_dtype(declared, "gradients", block)
     if block.shape[0] != height or block.shape[1] not in widths:
         msg = f"`gradients` must have chunks of the shape that they declare; got one of {block.shape}. "
@@ -158,7 +158,7 @@ def _descend(
     make: Make, block: np.ndarray, r: np.ndarray, a: np.ndarray, column_scale: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     rows = make(block)
-    return descend(stretched(rows.blocks(), column_scale), r, _backend.cast(a, rows.dtype))
+    return descend(scale_columns(rows.blocks(), column_scale), r, _backend.cast(a, rows.dtype))
 
 
 def _squares(rows: DenseRows, row_scale: np.ndarray) -> np.ndarray:
@@ -169,5 +169,5 @@ def _triangle(parts: list[np.ndarray]) -> np.ndarray:
     return triangle_above(parts[0], parts[1:])
 
 
-def _with_rows(make: Make, function: Callable[..., Array], block: np.ndarray, *given: Any) -> Array:
-    return function(make(block), *given)
+def _with_rows(make: Make, function: Callable[..., Array], block: np.ndarray, *arguments: Any) -> Array:
+    return function(make(block), *arguments)

@@ -9,7 +9,7 @@ from .._backend.pytree import Part
 from .._scaling.powers import ldexp
 from .._typing import Array
 from .fingerprint import Fingerprint, require_unchanged
-from .panels import column_slices, combination, gram, long_product, scaled_squares, weighted
+from .panels import column_slices, combination, gram, long_product, scaled_squares, weigh
 
 
 @dataclass(frozen=True)
@@ -19,21 +19,21 @@ class DenseRows(Part):
     gradients: Array
     exponent: Any
     dtype: Any
-    fingerprint: Fingerprint | None = None  # of a G that others can write to
+    fingerprint: Fingerprint | None = None  # of a G that the user can write to
 
-    is_sparse = False
-    is_dense = True
+    multiplies_by_entries = False
+    can_change_dtype = True
     is_streamed = False
     is_movable = True
 
     @property
     def like(self) -> Array:
-        """An array of the library and device that d-sized results live on."""
+        """An array of the library and on the device of d-sized results."""
         return self.gradients
 
     @property
     def source(self) -> Any:
-        """G, which blocks may be views of."""
+        """G, of which blocks may be views."""
         return self.gradients
 
     @property
@@ -43,12 +43,12 @@ class DenseRows(Part):
 
     @property
     def is_plain(self) -> bool:
-        """Whether Ĝ is the caller's G as it stands, so that nothing of its size need be made."""
+        """Whether Ĝ is the caller's G itself, so that no array of its size is needed."""
         return self.exponent is None and self.gradients.dtype == self.dtype
 
     @property
-    def _is_multiplied(self) -> bool:
-        """Whether products take the caller's G as it stands."""
+    def _needs_no_copy(self) -> bool:
+        """Whether products use the caller's G itself."""
         return self.is_plain and _backend.is_blas_ready(self.gradients)
 
     def with_dtype(self, dtype: Any) -> "DenseRows":
@@ -56,11 +56,11 @@ class DenseRows(Part):
         return replace(self, dtype=dtype)
 
     def select_columns(self, columns: slice) -> "DenseRows":
-        """The rows of some columns alone."""
+        """The same rows in some columns."""
         return DenseRows(self.gradients[:, columns], self.exponent, self.dtype)
 
     def unscaled(self) -> "DenseRows":
-        """The rows of G as it stands, computed in the dtype of the answers."""
+        """The rows of G without scaling, computed in the dtype of the answers."""
         require_unchanged(self)
         return replace(self, exponent=None, dtype=_backend.result_dtype(self.gradients))
 
@@ -70,21 +70,21 @@ class DenseRows(Part):
         return float(_backend.read(xp.max(xp.abs(self.gradients))))
 
     def divide_by_power(self, exponent: Any) -> "DenseRows":
-        """The rows of 2^−exponent G, for G as it stands."""
+        """The rows of 2^−exponent G."""
         return replace(self, exponent=exponent)
 
     def column_slices(self) -> list[slice]:
-        """Column slices of the panels; a traced array is one panel, which its compiler cuts as it likes."""
+        """Column slices of the panels; a traced array is one panel, which its compiler divides."""
         m, d = self.shape
         return column_slices(m, d, self.dtype) if _backend.is_concrete(self.gradients) else [slice(0, d)]
 
-    def _computed(self, block: Array) -> Array:
+    def _to_computed(self, block: Array) -> Array:
         block = _backend.as_blas_ready(_backend.cast(block, self.dtype))
         return block if self.exponent is None else ldexp(block, -self.exponent)
 
     def panel(self, columns: slice) -> Array:
         """Ĝ[:, columns] in the computing dtype."""
-        return self._computed(self.gradients[:, columns])
+        return self._to_computed(self.gradients[:, columns])
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """Column slices and Ĝ[:, columns]."""
@@ -97,15 +97,15 @@ class DenseRows(Part):
 
     def row_block(self, rows: slice) -> Array:
         """Ĝ[rows, :] in the computing dtype."""
-        return self._computed(self.gradients[rows, :])
+        return self._to_computed(self.gradients[rows, :])
 
     def take_rows(self, i: Array) -> Array:
         """Ĝ[i, :] for an index array, in the computing dtype."""
-        return self._computed(_backend.take_rows(self.gradients, i))
+        return self._to_computed(_backend.take_rows(self.gradients, i))
 
     def columns(self, j: Array) -> Array:
         """Ĝ[:, j], shape (m, len(j))."""
-        return self._computed(_backend.take_columns(self.gradients, j))
+        return self._to_computed(_backend.take_columns(self.gradients, j))
 
     def gram(self, column_scale: Array | None, progress: Any) -> Array:
         """K = Ĝ diag(column_scale)² Ĝᵀ, shape (m, m), float64: panels in the computing dtype, float64 across panels."""
@@ -119,15 +119,15 @@ class DenseRows(Part):
 
     def cross(self, other: "DenseRows", column_scale: Array | None) -> Array:
         """Ĝ diag(column_scale)² Ĥᵀ for the rows of another H, shape (m, k), float64."""
-        return self.project(weighted(other.gradients.T, column_scale, self.dtype))
+        return self.project(weigh(other.gradients.T, column_scale, self.dtype))
 
     def project(self, v: Array) -> Array:
         """Ĝ v, shape (m, k), float64."""
-        return long_product(self.gradients, v, None if self._is_multiplied else self._computed)
+        return long_product(self.gradients, v, None if self._needs_no_copy else self._to_computed)
 
     def combine(self, a: Array) -> Array:
         """Ĝᵀ a, shape (d, k), for float64 a of shape (m, k)."""
         a = _backend.from_float64(a, like=self.gradients, dtype=self.dtype)
-        if self._is_multiplied:
+        if self._needs_no_copy:
             return combination(self.gradients, a)
         return _backend.namespace(a).concat([combination(self.panel(c), a) for c in self.column_slices()], axis=0)

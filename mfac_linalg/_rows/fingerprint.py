@@ -1,4 +1,4 @@
-"""Whether memory of the user's that an inverse reads anew still has the values that it had when that was built."""
+"""A test whether an array of the user has changed since an inverse was built from it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,26 +9,26 @@ import numpy as np
 
 from .. import _backend
 
-COUNT, COUNT_IN_FILE = 32, 8  # entries of an array; in a mapped file each of them is a page that has to be read
-CANDIDATES = 1024  # looked at in a build, for enough of them that are not zero
+COUNT, COUNT_IN_FILE = 32, 8  # entries of an array, and of a mapped file, where each needs a page to be read
+CANDIDATES = 1024  # read in a build to find enough non-zeros
 
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """The bits of some entries of an array in the host's memory: another filling of it has others.
+    """The bits of some entries of an array in the host's memory, which differ when the array is filled again.
 
-    The entries are the corners, and others by a fixed seed, of which those that are not zero come first: what most
-    rows have no number at would tell little. A change of few entries is not seen.
+    The entries are the corners and others by a fixed seed, non-zeros first: zeros are likely to stay zero. A change of
+    few entries is not detected.
     """
 
     source: Any  # the user's array or sparse matrix
     name: str  # of the argument
-    positions: tuple[np.ndarray, ...]  # in each array that `source` is made of, counted row by row
+    positions: tuple[np.ndarray, ...]  # in each array of `source`, counted row by row
     bits: bytes
 
     @classmethod
     def of(cls, source: Any, name: str = "gradients") -> "Fingerprint | None":
-        """None for what is not in the host's memory, or cannot be written to."""
+        """The fingerprint of an array; None if it is not in the host's memory or cannot be written to."""
         arrays = _backend.host_memory(source)
         if not arrays:
             return None
@@ -41,49 +41,49 @@ class Fingerprint:
 
     @cached_property
     def _read(self) -> Callable[[], bytes]:
-        """What reads the entries. No circle, which would keep the array for longer."""
+        """A function that reads the entries; it has no reference to self, which would keep the array alive."""
         source, positions = self.source, self.positions
-        if _backend.is_sparse(source):  # whose arrays its user can exchange
-            return partial(_bits_anew, source, positions)
+        if _backend.is_sparse(source):  # whose arrays its user can replace
+            return partial(_current_bits, source, positions)
         memory = _backend.host_memory(source)
-        if not memory:  # a copy that was made in a transform, of which nothing can be read there
+        if not memory:  # a copy that was made in a transform, where it cannot be read
             return partial(bytes, self.bits)
         read = partial(_bits, [_reader(*memory, *positions)])
         address = _backend.address(source)
         return read if address is None else partial(_bits_at, address, read, source, positions)
 
     def require_same(self) -> None:
-        """Refuse to answer for values that are no longer there."""
+        """Raise if the values have changed."""
         try:
             same = self._read() == self.bits
         except (IndexError, ValueError):  # a sparse matrix, or a tensor, that has fewer entries now
             same = False
         if not same:
-            msg = f"`{self.name}` must not change while an inverse stands on its values; got others in its memory than "
-            raise ValueError(msg + "when the inverse was built. Build it again, or pass a copy.")
+            msg = f"`{self.name}` must not change while an inverse uses its memory; got other values than when "
+            raise ValueError(msg + "the inverse was built. Build it again, or pass a copy.")
 
 
 def require_unchanged(*holders: Any) -> None:
-    """Refuse rows, where there are any, whose memory has been filled anew."""
+    """Refuse rows whose memory has been filled again; None is accepted."""
     for holder in holders:
         if holder is not None and holder.fingerprint is not None:
             holder.fingerprint.require_same()
 
 
 def _bits(readers: list[Callable[[], np.ndarray]]) -> bytes:
-    return b"".join([_backend.native(read()).tobytes() for read in readers])  # a pickle changes the order of bytes
+    return b"".join([_backend.native(read()).tobytes() for read in readers])  # a pickle changes the byte order
 
 
-def _bits_anew(source: Any, positions: tuple[np.ndarray, ...]) -> bytes:
+def _current_bits(source: Any, positions: tuple[np.ndarray, ...]) -> bytes:
     return _bits([_reader(*pair) for pair in zip(_backend.host_memory(source), positions, strict=True)])
 
 
 def _bits_at(address: int, read: Callable[[], bytes], source: Any, positions: tuple[np.ndarray, ...]) -> bytes:
-    return read() if _backend.address(source) == address else _bits_anew(source, positions)
+    return read() if _backend.address(source) == address else _current_bits(source, positions)
 
 
 def _reader(array: np.ndarray, positions: np.ndarray) -> Callable[[], np.ndarray]:
-    """What reads the entries of an array at positions, and touches no others: `take` would copy a view whole."""
+    """A function that reads the entries at positions and no others: `take` would copy a whole view."""
     if array.flags.c_contiguous and array.flags.aligned:
         return partial(array.reshape(-1).take, positions)
     return partial(array.__getitem__, np.unravel_index(positions, array.shape))

@@ -1,4 +1,4 @@
-"""Which rows a user's gradients are."""
+"""The class of rows for a user's gradients."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ AnyRows = DenseRows | SparseRows | ProvidedRows | StreamedRows | ChunkedRows
 
 @dataclass(frozen=True)
 class ComputePlace:
-    """Where to compute, within how many bytes, in what precision, and where to write W, where the user says so."""
+    """The user's choice of library, device, memory limit, precision and target of W; None for the default."""
 
     xp: Any = None
     device: Any = None
@@ -29,7 +29,7 @@ class ComputePlace:
 
     @property
     def is_chosen(self) -> bool:
-        """Whether the user says anything."""
+        """Whether the user chose a place."""
         return any(choice is not None for choice in (self.xp, self.device, self.memory_limit, self.out))
 
 
@@ -60,7 +60,7 @@ def rows_of(gradients: Any, place: ComputePlace = ComputePlace(), *, streams: bo
 def _streamed(gradients: Any, place: ComputePlace) -> StreamedRows:
     shape, name = tuple(gradients.shape), _backend.dtype_name(gradients.dtype)
     answers = "float64" if name == "float64" else "float32"
-    like = check.compute_array(place.xp, answers, place.device, gradients)
+    like = check.as_compute_array(place.xp, answers, place.device, gradients)
     like = _backend.zeros((0, shape[1]), like=like, dtype=like.dtype)
     itemsize = {"float64": 8, "float32": 4}.get(name if place.out is None else answers, 2)
     if place.memory_limit is None:

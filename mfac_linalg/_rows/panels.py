@@ -1,4 +1,4 @@
-"""How a wide matrix is cut into column panels, and the product that needs it for its accuracy."""
+"""Column panels of a wide matrix, and products that add them up accurately."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -6,26 +6,26 @@ from typing import Any
 from .. import _backend
 from .._typing import Array
 
-# terms of one sum in the computing dtype, before float64 takes over: what rows of equal entries allow. Where partial
-# sums are kept 912 gives R = 28 at worst, and is enough for OpenBLAS to use its threads from m = 506 on
+# terms of one sum in the computing dtype, before sums continue in float64: a limit set by rows of equal entries. With
+# partial sums 912 gives R = 28 at worst, and OpenBLAS uses its threads from m = 506 on
 PARTIAL_WIDTH = {"float32": 912, "float64": 256}
 SERIAL_WIDTH = 128
-WIDENED_ROWS, WIDENED_WIDTH = 32, 8192  # brought to float64 at a time, 2 MB: the answer is of less
-FEW_ROWS = 16  # products with fewer are made with less care: half as many terms
-MOST_ROWS = 576  # the same for sums over rows, in which float64 does not take over; the ring of a window of 512 fits
-GROUP = 16  # panels whose results are added together, to call a library less often
-BATCH_SIZE = 2**20  # numbers that a batch of products may take
-ROW_BYTES, PANEL_BYTES = 2**15, 2**26  # of panels that are read for products of matrices
-DEVICE_PANELS, TRACED_PANELS = 256, 64  # what a device is asked to launch, and a compiler to unroll
+WIDENED_ROWS, WIDENED_WIDTH = 32, 8192  # converted to float64 at a time, 2 MB
+FEW_ROWS = 16  # for fewer BLAS uses a less accurate kernel: half as many terms
+MOST_ROWS = 576  # terms of one sum over rows, all in the computing dtype; the ring of a window of 512 fits
+GROUP = 16  # panels whose results are added in one call
+BATCH_SIZE = 2**20  # numbers in a batch of products
+ROW_BYTES, PANEL_BYTES = 2**15, 2**26  # of panels in products of matrices
+DEVICE_PANELS, TRACED_PANELS = 256, 64  # most kernel launches of a device, and most steps that a compiler unrolls
 
 
 def slices(length: int, width: int) -> list[slice]:
-    """Cut range(length) into runs of at most `width`, one at least."""
+    """Cut range(length) into runs of at most `width`; one run, empty, for length 0."""
     return [slice(start, min(start + width, length)) for start in range(0, max(1, length), width)]
 
 
 def panel_width(num_rows: int, dtype: Any) -> int:
-    """Return the number of columns read at a time: enough for BLAS, in panels of no more than 64 MB or so."""
+    """Return the number of columns of a panel: enough for BLAS, at most 64 MB or so."""
     itemsize = 8 if _backend.dtype_name(dtype) == "float64" else 4
     return max(1024, min(ROW_BYTES, PANEL_BYTES // max(1, num_rows)) // itemsize)
 
@@ -35,17 +35,17 @@ def column_slices(num_rows: int, num_columns: int, dtype: Any) -> list[slice]:
     return slices(num_columns, panel_width(num_rows, dtype))
 
 
-def weighted(columns: Array, column_scale: Array | None, dtype: Any) -> Array:
-    """What rows are multiplied by for their products with `columns` (d, k) in a metric: root² ∘ columns, in dtype."""
+def weigh(columns: Array, column_scale: Array | None, dtype: Any) -> Array:
+    """Return column_scale² ∘ columns (d, k) in dtype: G times it is G diag(column_scale)² columns."""
     columns = _backend.cast(columns, dtype)
     if column_scale is None:
         return columns
     column_scale = _backend.cast(column_scale, dtype)
-    return column_scale * (column_scale * columns)  # root² may overflow
+    return column_scale * (column_scale * columns)  # column_scale² may overflow
 
 
 def gram(panel: Array) -> Array:
-    """The products of the rows of a panel, panel panelᵀ, float64."""
+    """The Gram matrix of a panel, panel panelᵀ, float64."""
     host = _backend.host_view(panel)
     if host is None or host is panel:
         return _backend.to_float64(_backend.matmul(panel, panel.T))
@@ -53,7 +53,7 @@ def gram(panel: Array) -> Array:
 
 
 def squares(panels: Iterable[Array]) -> Array:
-    """Squared norms of the columns of all panels side by side, float64."""
+    """Squared norms of the columns of all panels, concatenated, float64."""
     parts = [_backend.column_squares(_backend.to_float64(panel)) for panel in panels]
     return _backend.namespace(parts[0]).concat(parts)
 
@@ -63,42 +63,42 @@ def scaled_squares(blocks: Iterable[tuple[slice, Array]], row_scale: Array) -> A
     return squares(block * _backend.from_float64(row_scale, like=block, dtype=block.dtype) for _, block in blocks)
 
 
-def long_product(rows: Array, v: Array, computed: Callable[[Array], Array] | None = None) -> Array:
+def long_product(rows: Array, v: Array, convert: Callable[[Array], Array] | None = None) -> Array:
     """Σ rows[:, c] @ v[c] over column slices c, float64: the product of a wide matrix with v (d, k).
 
-    One long sum in the computing dtype errs by √d to d units of its precision, and no sweep can see that.
-    `computed(block)` makes of columns what is multiplied, where that is not the rows as they stand.
+    The rounding of one long sum in the computing dtype is √d to d units of its precision, which sweeps do not correct.
+    `convert(block)` converts columns of the rows before they are multiplied.
     """
     v = _backend.as_blas_ready(v)
-    if computed is None:
+    if convert is None:
         host, vector = _backend.host_view(rows), _backend.host_view(v)
         if not (host is rows or host is None or vector is None):
             return _backend.asarray(long_product(host, vector), like=rows, dtype=_backend.namespace(rows).float64)
         if _backend.can_multiply_batches(rows):
             return _batched_product(rows, v)
-        computed = _as_it_stands
+        convert = _unchanged
         if _backend.may_be_cast(rows, v):
             return _backend.long_matmul(_sum_of_panels, rows, v)
     elif _is_widened(rows, v):
-        return _widened_product(rows, v, computed)
+        return _widened_product(rows, v, convert)
     if _backend.is_traced(v) or _backend.is_traced(rows):
-        return _looped_product(rows, v, computed, product_width(rows, v))
-    return _sum_of_panels(rows, v, computed)
+        return _looped_product(rows, v, convert, product_width(rows, v))
+    return _sum_of_panels(rows, v, convert)
 
 
-def _as_it_stands(block: Array) -> Array:
+def _unchanged(block: Array) -> Array:
     return block
 
 
-def _sum_of_panels(rows: Array, v: Array, computed: Callable[[Array], Array] = _as_it_stands) -> Array:
-    """The same sum, of some panels at a time."""
+def _sum_of_panels(rows: Array, v: Array, convert: Callable[[Array], Array] = _unchanged) -> Array:
+    """The same sum, over groups of panels."""
     xp = _backend.namespace(v)
     dim, k = v.shape
     cuts = slices(dim, product_width(rows, v))
     total = None
     group_size = GROUP if k <= 1 or not _backend.on_host(v) else max(1, GROUP // k)
     for group in slices(len(cuts), group_size):
-        parts = [_backend.matmul(computed(rows[:, columns]), v[columns, :]) for columns in cuts[group]]
+        parts = [_backend.matmul(convert(rows[:, columns]), v[columns, :]) for columns in cuts[group]]
         part = _backend.to_float64(parts[0] if len(parts) == 1 else xp.stack(parts))
         if len(parts) > 1:
             part = _backend.namespace(part).sum(part, axis=0)
@@ -107,36 +107,36 @@ def _sum_of_panels(rows: Array, v: Array, computed: Callable[[Array], Array] = _
 
 
 def _is_widened(rows: Array, v: Array) -> bool:
-    """Whether rows on the host are stored in less than the float64 that they are multiplied in."""
+    """Whether rows on the host are stored in a shorter dtype than the float64 of the product."""
     wide = _backend.dtype_name(v.dtype) == "float64" != _backend.dtype_name(rows.dtype)
     return wide and _backend.on_host(v) and _backend.on_host(rows)
 
 
-def _widened_product(rows: Array, v: Array, computed: Callable[[Array], Array]) -> Array:
-    """The same sum, of runs of rows: what is read is long, what is written fits a cache."""
+def _widened_product(rows: Array, v: Array, convert: Callable[[Array], Array]) -> Array:
+    """The same sum, by runs of rows, so that converted blocks stay in a cache."""
     columns = slices(v.shape[0], WIDENED_WIDTH)
     runs = slices(rows.shape[0], WIDENED_ROWS)
-    parts = [sum(computed(rows[run, c]) @ v[c, :] for c in columns) for run in runs]
+    parts = [sum(convert(rows[run, c]) @ v[c, :] for c in columns) for run in runs]
     return _backend.namespace(v).concat(parts, axis=0)
 
 
-def _looped_product(rows: Array, v: Array, computed: Callable[[Array], Array], width: int) -> Array:
-    """The same sum as a loop, so that a compiler sees one panel, after the columns that are left over."""
+def _looped_product(rows: Array, v: Array, convert: Callable[[Array], Array], width: int) -> Array:
+    """The same sum as a loop, so that a compiler sees one panel; the remaining columns come first."""
     whole = v.shape[0] // width * width
-    rest = _backend.to_float64(computed(rows[:, whole:]) @ v[whole:, :])
+    rest = _backend.to_float64(convert(rows[:, whole:]) @ v[whole:, :])
 
     def part(start: Array) -> Array:
         block, piece = (
             _backend.dynamic_slice(rows, start, width, axis=1),
             _backend.dynamic_slice(v, start, width, axis=0),
         )
-        return _backend.to_float64(computed(block) @ piece)
+        return _backend.to_float64(convert(block) @ piece)
 
     return _backend.scan_sum(part, rest, range(0, whole, width)) if whole else rest
 
 
 def _batched_product(rows: Array, v: Array) -> Array:
-    """The same sum over the same panels, of row-major NumPy rows, which loops over them in one call."""
+    """The same sum over the same panels for row-major NumPy rows, as batched products."""
     xp = _backend.namespace(rows)
     (m, dim), k = rows.shape, v.shape[1]
     width = product_width(rows, v)
@@ -152,7 +152,7 @@ def _batched_product(rows: Array, v: Array) -> Array:
 
 
 def product_width(rows: Array, v: Array) -> int:
-    """Return how many terms a product of `rows` with v sums in their dtype, before float64 takes over."""
+    """Return the number of terms of a product of `rows` with v that are added in their dtype; float64 follows."""
     (m, dim), k = rows.shape, v.shape[1]
     partial_sums = k == 1 and _backend.can_multiply_batches(rows)
     width = PARTIAL_WIDTH[_backend.dtype_name(v.dtype)] if partial_sums else SERIAL_WIDTH
@@ -161,14 +161,14 @@ def product_width(rows: Array, v: Array) -> int:
     return max(width, -(-dim // (DEVICE_PANELS if _backend.is_concrete(v) else TRACED_PANELS)))
 
 
-def stretched(blocks: Iterable[tuple[slice, Array]], column_scale: Array | None) -> Iterator[tuple[slice, Array]]:
+def scale_columns(blocks: Iterable[tuple[slice, Array]], column_scale: Array | None) -> Iterator[tuple[slice, Array]]:
     """Blocks of G diag(column_scale), from blocks of G."""
     for columns, block in blocks:
         yield columns, block if column_scale is None else block * column_scale[columns, 0]
 
 
 def descend(blocks: Iterable[tuple[slice, Array]], r: Array, a: Array) -> tuple[Array, Array]:
-    """Return r − Tᵀa and, in float64, T times that, for T (m, d) in blocks of columns, each of them used once."""
+    """Return r − Tᵀa and, in float64, T times that, for T (m, d) in blocks of columns, each used once."""
     parts, total = [], None
     for columns, block in blocks:
         after = r[columns, :] - combination(block, a)
@@ -179,7 +179,7 @@ def descend(blocks: Iterable[tuple[slice, Array]], r: Array, a: Array) -> tuple[
 
 
 def combination(rows: Array, a: Array) -> Array:
-    """Σ_i a_i rows_i for a (m, k) in the dtype of rows, shape (d, k), in sums of so many terms that rounding bears."""
+    """Σ_i a_i rows_i for a (m, k) in the dtype of rows, shape (d, k), in partial sums of at most MOST_ROWS terms."""
     host, weights = _backend.host_view(rows), _backend.host_view(a)
     if not (host is rows or host is None or weights is None):
         return _backend.asarray(combination(host, weights), like=rows, dtype=rows.dtype)

@@ -1,4 +1,4 @@
-"""What rows offer: the public protocol of those that no array holds, and the one that all rows have inside."""
+"""The protocols of rows: `GradientRows`, which users implement, and `Rows`, which all of the library's rows have."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, Self, runtime_checkable
@@ -12,12 +12,11 @@ from .panels import column_slices
 
 @runtime_checkable
 class GradientRows(Protocol):
-    """Rows G of shape (m, d) behind five methods: bring gradients that no array holds.
+    """Rows G of shape (m, d) behind five methods, for gradients that are not stored in an array.
 
-    An object with these methods is taken where an inverse takes gradients; one that derives from this class need not
+    An inverse accepts an object with these methods as its gradients. A class that derives from this one need not
     write `panels`. Arrays are of one array-API library, on one device, of one dtype, float32 or float64, which the
-    answers have too. The rows must not change while an inverse holds them, and nobody looks
-    whether they do.
+    answers have too. The rows must not change as long as an inverse uses them; this is not checked.
 
     Attributes
     ----------
@@ -26,9 +25,9 @@ class GradientRows(Protocol):
 
     Notes
     -----
-    Accuracy: an inverse is as good as the products that it gets. Sums of float32 numbers over d should be carried in
-    float64 every thousand terms or so, and `gram` and `project` return what they were carried in; the entries of F⁻¹
-    keep their digits for κ > 250 only where `gram` is computed in float64.
+    Accuracy: an inverse is as accurate as these products. Sums of float32 numbers over d should be accumulated in
+    float64 every thousand terms or so, and `gram` and `project` should return the float64 sums. For κ > 250 the
+    entries of F⁻¹ are accurate only if `gram` is computed in float64.
     """
 
     shape: tuple[int, int]
@@ -50,30 +49,30 @@ class GradientRows(Protocol):
         ...
 
     def panels(self) -> Iterable[Array]:
-        """Blocks of shape (m, p), any p, that make G when set side by side: for `diagonal` and vector damping."""
+        """Column blocks of G in order, each of shape (m, p) for any p: for `diagonal` and vector damping."""
         for columns in column_slices(*self.shape, np.float64):
             yield self.columns(np.arange(self.shape[1])[columns])
 
 
 class Rows(Protocol):
-    """Ĝ = 2^−exponent G, shape (m, d), computed in `dtype`: all that is d-sized is behind this.
+    """Ĝ = 2^−exponent G, shape (m, d), computed in `dtype`: every operation on d-sized arrays is one of these.
 
-    Vectors are columns (d, k) in `dtype`; what has one entry a row is (m, k), float64.
+    Vectors are columns (d, k) in `dtype`; arrays with one entry per row are (m, k), float64.
     """
 
     @property
-    def is_sparse(self) -> bool:
-        """Whether most entries are zero, and none of these is stored."""
+    def multiplies_by_entries(self) -> bool:
+        """Whether products of rows use only their common non-zeros; `column_quadratic_forms` is then there."""
         ...
 
     @property
-    def is_dense(self) -> bool:
-        """Whether the rows can be computed in any dtype, and divided by a power of two."""
+    def can_change_dtype(self) -> bool:
+        """Whether `with_dtype` changes the dtype of the computation."""
         ...
 
     @property
     def is_streamed(self) -> bool:
-        """Whether each pass costs more than what is computed with it."""
+        """Whether a pass over the rows costs more than its arithmetic; `descend` then joins two passes."""
         ...
 
     @property
@@ -88,22 +87,22 @@ class Rows(Protocol):
 
     @property
     def like(self) -> Array:
-        """An array of the library and device that d-sized results live on."""
+        """An array of the library and on the device of d-sized results."""
         ...
 
     @property
     def source(self) -> Any:
-        """What blocks may be views of; None where all are copies."""
+        """The object that blocks may be views of; None if all are copies."""
         ...
 
     @property
     def fingerprint(self) -> Fingerprint | None:
-        """That of memory which the user has, too."""
+        """The fingerprint of memory that is shared with the user."""
         ...
 
     @property
     def is_plain(self) -> bool:
-        """Whether Ĝ is the caller's array as it stands."""
+        """Whether Ĝ is the caller's array itself."""
         ...
 
     def with_dtype(self, dtype: Any) -> Self:
@@ -136,10 +135,10 @@ class Rows(Protocol):
 
 
 class PanelRows(Rows, Protocol):
-    """Rows that can be had by column panels."""
+    """Rows that can be read by column panels."""
 
     def column_slices(self) -> list[slice]:
-        """The columns of each panel, from the first on."""
+        """The columns of each panel, in order."""
         ...
 
     def panel(self, columns: slice) -> Array:
@@ -152,14 +151,14 @@ class PanelRows(Rows, Protocol):
 
 
 class GivenRows(Rows, Protocol):
-    """The rows of a user's G, from which an inverse may be built anew."""
+    """The rows of the user's G, from which an inverse can be built again."""
 
     gradients: Any
     exponent: Any
 
     @property
     def is_movable(self) -> bool:
-        """Whether G can be brought to another device or dtype."""
+        """Whether G can be copied to another device or dtype."""
         ...
 
     def largest(self) -> float:
@@ -167,5 +166,5 @@ class GivenRows(Rows, Protocol):
         ...
 
     def unscaled(self) -> Self:
-        """The rows of G as it stands, computed in the dtype of the answers."""
+        """The rows of G without scaling, computed in the dtype of the answers."""
         ...

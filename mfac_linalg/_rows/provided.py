@@ -1,4 +1,4 @@
-"""Rows that a user brings, behind the protocol that the library's own have."""
+"""Rows of a user's `GradientRows` object."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,34 +19,34 @@ METHODS = ("gram", "project", "combine", "columns", "panels")
 
 @dataclass(frozen=True)
 class ProvidedRows(Part):
-    """The same protocol as DenseRows, by the five methods of a user's object, whose answers are checked for shape."""
+    """`Rows` by the five methods of a user's object; the shapes of their results are checked."""
 
     gradients: GradientRows
-    like: Array  # (0, d), of the library, device and dtype of all that the object gives
+    like: Array  # (0, d), of the library, device and dtype of the object's results
 
     exponent = None
     fingerprint = None
     is_plain = False
-    is_sparse = False
-    is_dense = False
+    multiplies_by_entries = False
+    can_change_dtype = False
     is_streamed = False
     is_movable = False
 
     @classmethod
     def of(cls, gradients: GradientRows) -> "ProvidedRows":
-        """Ask for one column, which says what kind of arrays the rows are made of."""
+        """The rows of an object; its first column gives library, device and dtype."""
         m, d = check.provided_shape(gradients)
         for method in METHODS:
             check.function(f"gradients.{method}", getattr(gradients, method), "Write that method.")
         with naming("gradients.columns"):
             column = gradients.columns(np.zeros(1, np.int64))
-        _checked("columns", column, (m, 1))
+        _require_shape("columns", column, (m, 1))
         check.computing("gradients.columns", column)
         return cls(gradients, _backend.empty((0, d), like=column, dtype=column.dtype))
 
     @property
     def source(self) -> Any:
-        """The object, of whose own arrays blocks may be views."""
+        """The object: blocks may be views of its arrays."""
         return self.gradients
 
     @property
@@ -60,7 +60,7 @@ class ProvidedRows(Part):
         return self.like.dtype
 
     def with_dtype(self, dtype: Any) -> "ProvidedRows":
-        """The same rows: they compute in what their author chose."""
+        """The same rows: their methods choose the dtype."""
         del dtype
         return self
 
@@ -69,35 +69,35 @@ class ProvidedRows(Part):
         return self
 
     def largest(self) -> float:
-        """Refuse: who asks this wants to scale the rows, which only their author can."""
+        """Raise: the largest entry is needed to scale rows, and these cannot be scaled."""
         msg = "`gradients` must be finite, their squares neither huge nor tiny in their dtype; got others. "
         raise ValueError(msg + "Drop nan and infinity, or divide the gradients by s and `damping` by s².")
 
     def column_slices(self) -> list[slice]:
-        """Column slices of the panels that are asked for where the object is not asked for its own."""
+        """Column slices for `panel`; `blocks` uses the panels of the object instead."""
         return column_slices(*self.shape, self.dtype)
 
     def gram(self, column_scale: Array | None, progress: Any) -> Array:
-        """K = G diag(column_scale)² Gᵀ, (m, m), float64: by the object, or by its panels where columns are scaled."""
+        """K = G diag(column_scale)² Gᵀ, (m, m), float64: by the object, or by its panels if columns are scaled."""
         m = self.shape[0]
         if column_scale is None:
-            return _backend.to_float64(_checked("gram", self._asked("gram"), (m, m)))
+            return _backend.to_float64(_require_shape("gram", self._call("gram"), (m, m)))
         return sum(gram(block * column_scale[columns, 0]) for columns, block in progress(self.blocks(), "gram"))
 
     def project(self, v: Array) -> Array:
         """G v, shape (m, k), float64."""
-        return _backend.to_float64(_finite("project", self._asked("project", v), (self.shape[0], v.shape[1])))
+        return _backend.to_float64(_require_finite("project", self._call("project", v), (self.shape[0], v.shape[1])))
 
     def combine(self, a: Array) -> Array:
         """Gᵀ a, shape (d, k), for float64 a of shape (m, k)."""
         a = _backend.from_float64(a, like=self.like, dtype=self.dtype)
         shape = (self.shape[1], a.shape[1])
-        return self._own("combine", _finite("combine", self._asked("combine", a), shape), shape)
+        return self._require_dtype("combine", _require_finite("combine", self._call("combine", a), shape), shape)
 
     def columns(self, j: Array) -> Array:
         """G[:, j], shape (m, len(j)): a copy."""
-        found = self._own("columns", self._asked("columns", _backend.read(j)), (self.shape[0], j.shape[0]))
-        return _backend.own_copy(found, source=self.source)
+        block = self._require_dtype("columns", self._call("columns", _backend.read(j)), (self.shape[0], j.shape[0]))
+        return _backend.own_copy(block, source=self.source)
 
     def panel(self, columns: slice) -> Array:
         """G[:, columns]."""
@@ -109,18 +109,18 @@ class ProvidedRows(Part):
         return self.combine(units).T
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
-        """Column slices and G[:, columns], in the panels of the object's own choice."""
+        """Column slices and G[:, columns], in the panels that the object chooses."""
         m, d = self.shape
-        start, panels = 0, self._asked("panels")
+        start, panels = 0, self._call("panels")
         if not isinstance(panels, Iterable) or getattr(panels, "ndim", 1) == 0:
             msg = f"`gradients.panels` must return panels in order; got {check.describe(panels)}. "
             raise TypeError(msg + "Yield blocks of columns.")
-        for block in _each(panels):
+        for block in _iterate(panels):
             if not (_backend.is_array(block) and block.ndim == 2):
                 msg = f"`gradients.panels` must give arrays of shape ({m}, p); got {check.describe(block)}. "
                 raise ValueError(msg + "Correct that method.")
             stop = start + block.shape[1]
-            yield slice(start, stop), self._own("panels", block, (m, stop - start))
+            yield slice(start, stop), self._require_dtype("panels", block, (m, stop - start))
             start = stop
         if start != d:
             msg = f"`gradients.panels` must give {d} columns in all; got {start}. Leave none out, and none twice."
@@ -130,33 +130,33 @@ class ProvidedRows(Part):
         """Σ_i (row_scale_i g_ij)² for each column j, shape (d,), float64."""
         return scaled_squares(self.blocks(), row_scale)
 
-    def _asked(self, method: str, *arguments: Any) -> Any:
+    def _call(self, method: str, *arguments: Any) -> Any:
         with naming(f"gradients.{method}"):
             return getattr(self.gradients, method)(*arguments)
 
-    def _own(self, method: str, x: Any, shape: tuple[int, int]) -> Array:
-        """Accept an array of the rows' dtype."""
-        _checked(method, x, shape)
+    def _require_dtype(self, method: str, x: Any, shape: tuple[int, int]) -> Array:
+        """Return x if it has the shape and the dtype of the rows."""
+        _require_shape(method, x, shape)
         if x.dtype != self.dtype:
             msg = f"`gradients.{method}` must return {self.dtype}, the dtype of a column; got {x.dtype}. Cast it."
             raise TypeError(msg)
         return x
 
 
-def _each(panels: Iterable[Array]) -> Iterator[Array]:
-    """Each panel, which the object may compute when it is asked for."""
+def _iterate(panels: Iterable[Array]) -> Iterator[Array]:
+    """Each panel; errors of the object, which may compute it only now, name the method."""
     with naming("gradients.panels"):
-        rest = iter(panels)
+        iterator = iter(panels)
     end = object()
     while True:
         with naming("gradients.panels"):
-            block = next(rest, end)
+            block = next(iterator, end)
         if block is end:
             return
         yield block
 
 
-def _checked(method: str, x: Any, shape: tuple[int, int]) -> Array:
+def _require_shape(method: str, x: Any, shape: tuple[int, int]) -> Array:
     check.refuse_masked(f"gradients.{method}", x)
     if not _backend.is_array(x) or tuple(x.shape) != shape:
         got = f"shape {tuple(x.shape)}" if _backend.is_array(x) else type(x).__name__
@@ -169,9 +169,9 @@ def _checked(method: str, x: Any, shape: tuple[int, int]) -> Array:
     return x
 
 
-def _finite(method: str, x: Any, shape: tuple[int, int]) -> Array:
-    """Accept an array of finite numbers, where they can be read: of finite vectors there are no others."""
-    xp = _backend.namespace(_checked(method, x, shape))
+def _require_finite(method: str, x: Any, shape: tuple[int, int]) -> Array:
+    """Return x if it has this shape and is finite, as far as values can be read."""
+    xp = _backend.namespace(_require_shape(method, x, shape))
     if _backend.on_host(x) and not bool(_backend.read(xp.all(xp.isfinite(x)))):
         refuse_nonfinite_values(f"gradients.{method}")
     return x

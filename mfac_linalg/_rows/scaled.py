@@ -1,4 +1,4 @@
-"""S = C^½ Ĝ Λ̂^-½: the rows in the coordinates where F = I + SᵀS, kept as G and two diagonal factors."""
+"""S = C^½ Ĝ Λ̂^-½: the rows in the coordinates where F = I + SᵀS, stored as G and two diagonal factors."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .._typing import Array
 from .chunked import ChunkedRows
 from .dense import DenseRows
 from .fingerprint import Fingerprint
-from .panels import panel_width, slices, stretched
+from .panels import panel_width, scale_columns, slices
 from .protocol import PanelRows, Rows
 from .selected import SelectedRows
 from .sparse import SparseRows
@@ -24,7 +24,7 @@ from .streamed import StreamedRows
 
 @dataclass(frozen=True)
 class ScaledRows(Part):
-    """S = diag(row_scale) Ĝ diag(column_scale), nothing of size m × d beside the caller's G."""
+    """S = diag(row_scale) Ĝ diag(column_scale); no array of size m × d but the caller's G."""
 
     rows: Rows  # Ĝ
     row_scale: Array  # (m, 1) float64
@@ -37,7 +37,7 @@ class ScaledRows(Part):
 
     @property
     def like(self) -> Array:
-        """An array of the library and device that d-sized results live on."""
+        """An array of the library and on the device of d-sized results."""
         return self.rows.like
 
     @property
@@ -47,27 +47,27 @@ class ScaledRows(Part):
 
     @property
     def fingerprint(self) -> Fingerprint | None:
-        """That of the caller's G."""
+        """The fingerprint of the caller's G."""
         return self.rows.fingerprint
 
     @property
-    def is_dense(self) -> bool:
-        """Whether G is a dense array, which can be computed in any dtype."""
-        return self.rows.is_dense
+    def can_change_dtype(self) -> bool:
+        """Whether `astype_float64` changes the dtype of the computation."""
+        return self.rows.can_change_dtype
 
     @property
     def is_streamed(self) -> bool:
-        """Whether each pass over G costs more than what is computed with it."""
+        """Whether a pass over G costs more than its arithmetic."""
         return self.rows.is_streamed
 
     @property
-    def is_sparse(self) -> bool:
-        """Whether most entries are zero, and none of these is stored."""
-        return self.rows.is_sparse
+    def multiplies_by_entries(self) -> bool:
+        """Whether products of rows use their common non-zeros only."""
+        return self.rows.multiplies_by_entries
 
     @property
     def is_plain(self) -> bool:
-        """Whether T, with S = diag(row_scale) T, is the caller's G as it stands."""
+        """Whether T, with S = diag(row_scale) T, is the caller's G itself."""
         return self.column_scale is None and self.rows.is_plain
 
     @property
@@ -75,14 +75,14 @@ class ScaledRows(Part):
         return cast(PanelRows, self.rows)  # in memory, or read by panels
 
     def unscaled_panel(self, columns: slice) -> Array:
-        """T[:, columns] = Ĝ[:, columns] diag(column_scale) in the computing dtype; perhaps a view of the caller's G."""
+        """T[:, columns] = Ĝ[:, columns] diag(column_scale) in the computing dtype, perhaps a view of the caller's G."""
         block = self._panels.panel(columns)
         return block if self.column_scale is None else block * self.column_scale[columns, 0]
 
     def unscaled_blocks(self, start: int = 0) -> Iterator[tuple[slice, Array]]:
-        """Column slices and T[:, columns]; of streamed rows from a column on."""
+        """Column slices and T[:, columns]; for streamed rows beginning at column `start`."""
         blocks = cast(StreamedRows, self.rows).blocks(start) if start else self._panels.blocks()
-        return stretched(blocks, self.column_scale)
+        return scale_columns(blocks, self.column_scale)
 
     def unscaled_columns(self, j: Array) -> Array:
         """T[:, j] in the computing dtype: a copy."""
@@ -90,7 +90,7 @@ class ScaledRows(Part):
         return block if self.column_scale is None else block * _backend.entries(self.column_scale[:, 0], j)
 
     def copy_unscaled(self, out: Array) -> None:
-        """Write T over a NumPy array of its shape, by panels in threads."""
+        """Write T to a NumPy array of its shape, by panels in threads."""
 
         def copy(columns: slice) -> None:
             out[:, columns] = self.unscaled_panel(columns)
@@ -103,7 +103,7 @@ class ScaledRows(Part):
         return ScaledRows(cast(DenseRows, self.rows).select_columns(columns), self.row_scale, column_scale)
 
     def astype_float64(self) -> "ScaledRows":
-        """The same rows, computed in float64 where they are dense."""
+        """The same rows, computed in float64 where their dtype can be changed."""
         rows = self.rows.with_dtype(_backend.namespace(self.like).float64)
         column_scale = None if self.column_scale is None else _backend.cast(self.column_scale, rows.dtype)
         return ScaledRows(rows, self.row_scale, column_scale)
@@ -125,19 +125,19 @@ class ScaledRows(Part):
 
     def column_squares(self) -> Array:
         """‖S e_j‖² for each j, shape (d,), float64."""
-        return self._stretched(self.rows.squares(self.row_scale))
+        return self._scale_squares(self.rows.squares(self.row_scale))
 
     def column_quadratic_forms(self, inverse: Array) -> Array:
-        """‖L⁻¹ S e_j‖² for each j by A⁻¹, shape (d,), for sparse rows."""
+        """‖L⁻¹ S e_j‖² for each j by A⁻¹, shape (d,), if `multiplies_by_entries`."""
         rows = cast(SparseRows | SelectedRows, self.rows)
-        return self._stretched(rows.column_quadratic_forms(self.row_scale * inverse * self.row_scale.T))
+        return self._scale_squares(rows.column_quadratic_forms(self.row_scale * inverse * self.row_scale.T))
 
-    def map_parts(self, function: Callable[..., Array], *given: Any) -> Array:
-        """function(S[:, chunk], *given), of shape (width,), for the chunks of lazy rows, side by side."""
+    def map_parts(self, function: Callable[..., Array], *arguments: Any) -> Array:
+        """function(S[:, chunk], *arguments), of shape (width,), concatenated over the chunks of lazy rows."""
         rows = cast(ChunkedRows, self.rows)
-        return rows.map_parts(partial(_with_scaled, function), self.row_scale, self.column_scale, *given)
+        return rows.map_parts(partial(_with_scaled, function), self.row_scale, self.column_scale, *arguments)
 
-    def _stretched(self, squares: Array) -> Array:
+    def _scale_squares(self, squares: Array) -> Array:
         return squares if self.column_scale is None else squares * _backend.to_float64(self.column_scale[:, 0]) ** 2
 
     def normal_matrix(self) -> Array:
@@ -154,7 +154,7 @@ class ScaledRows(Part):
         return _backend.namespace(parts[0]).concat(parts)
 
     def row_blocks(self) -> Iterator[Array]:
-        """Some rows of S at a time, float64."""
+        """Blocks of rows of S, float64."""
         m, d = self.shape
         column_scale = 1.0 if self.column_scale is None else _backend.to_float64(_backend.evaluate(self.column_scale)).T
         streamed = cast(StreamedRows | ChunkedRows, self.rows)
@@ -165,7 +165,7 @@ class ScaledRows(Part):
     def exponents(self) -> Array:
         """E with the largest entry of each column of T in [2^(e−1), 2^e), (d,), float64; −inf where that is zero.
 
-        Nothing overflows, whatever the roots.
+        Nothing overflows, for any column_scale.
         """
         if _backend.is_lazy(self.like):
             return self.map_parts(ScaledRows.exponents)
@@ -181,7 +181,7 @@ class ScaledRows(Part):
         return _backend.namespace(parts[0]).concat(parts)
 
     def column_blocks(self) -> Iterator[Array]:
-        """Some columns of S at a time as rows (n, m), float64; of lazy ones what has the same triangle."""
+        """Blocks of columns of S as rows (n, m), float64; for lazy rows a matrix of the same triangle instead."""
         if _backend.is_lazy(self.like):
             rows = cast(ChunkedRows, self.rows)
             yield rows.triangle(partial(_with_scaled, ScaledRows._triangle), self.row_scale, self.column_scale)
@@ -203,13 +203,13 @@ class ScaledRows(Part):
 
 
 def _with_scaled(
-    function: Callable[..., Array], rows: Rows, row_scale: Array, column_scale: Array, *given: Any
+    function: Callable[..., Array], rows: Rows, row_scale: Array, column_scale: Array, *arguments: Any
 ) -> Array:
-    return function(ScaledRows(rows, row_scale, column_scale), *given)
+    return function(ScaledRows(rows, row_scale, column_scale), *arguments)
 
 
 def scaled_rows(rows: Any, power: Any, row_scale: Array, column_scale: Any) -> ScaledRows:
-    """S for G = 2^power Ĝ; power None leaves the rows of G as they stand."""
+    """S for G = 2^power Ĝ; None for power uses the rows of G without scaling."""
     if power is None:
         return ScaledRows(rows, row_scale, column_scale)
     return ScaledRows(rows.divide_by_power(power), ldexp(row_scale, _backend.like_small_system(power)), column_scale)

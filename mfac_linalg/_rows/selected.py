@@ -1,4 +1,4 @@
-"""Rows that lie in some order among those of a larger array: how a window finds its gradients in its ring."""
+"""A selection of the rows of a larger array, in any order: the gradients of a window in its ring."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,26 +13,26 @@ from .._typing import Array
 
 @dataclass(frozen=True)
 class SelectedRows(Part):
-    """The same protocol, for m of the rows of another; the others are read along and do not count."""
+    """`Rows` for m of the rows of another; products read all of those and drop the others."""
 
     rows: Any  # DenseRows or TopKRows
-    select: np.ndarray  # (m,) where each row lies
-    on_host: bool  # whether what has one entry a row is brought to the host, where the small system then is
+    select: np.ndarray  # (m,) the position of each row
+    on_host: bool  # whether arrays with one entry per row are copied to the host, where the small system is
 
     is_plain = False
     fingerprint = None
-    is_dense = True
+    can_change_dtype = True
     is_streamed = False
     is_movable = True
 
     @property
-    def is_sparse(self) -> bool:
-        """Whether most entries are zero, and none of these is stored."""
-        return self.rows.is_sparse
+    def multiplies_by_entries(self) -> bool:
+        """Whether products of rows use their common non-zeros only."""
+        return self.rows.multiplies_by_entries
 
     @property
     def source(self) -> Any:
-        """The array that blocks may be views of."""
+        """The array of which blocks may be views."""
         return self.rows.source
 
     @property
@@ -47,7 +47,7 @@ class SelectedRows(Part):
 
     @property
     def like(self) -> Array:
-        """An array of the library and device that d-sized results live on."""
+        """An array of the library and on the device of d-sized results."""
         return self.rows.like
 
     def with_dtype(self, dtype: Any) -> "SelectedRows":
@@ -61,19 +61,19 @@ class SelectedRows(Part):
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """Column slices and the rows' columns."""
         for columns, block in self.rows.blocks():
-            yield columns, self._selected(block)
+            yield columns, self._select(block)
 
     def squares(self, row_scale: Array) -> Array:
         """Σ_i (row_scale_i g_ij)² for each column j, shape (d,), float64."""
-        return self.rows.squares(self._spread(row_scale))
+        return self.rows.squares(self._scatter(row_scale))
 
     def column_quadratic_forms(self, weights: Array) -> Array:
-        """g_jᵀ B g_j for each column g_j and B = weights (m, m), shape (d,), where the rows are sparse."""
-        return self.rows.column_quadratic_forms(self._spread(self._spread(weights).T).T)
+        """g_jᵀ B g_j for each column g_j and B = weights (m, m), shape (d,), if `multiplies_by_entries`."""
+        return self.rows.column_quadratic_forms(self._scatter(self._scatter(weights).T).T)
 
     def panel(self, columns: slice) -> Array:
         """The rows' columns, in the computing dtype."""
-        return self._selected(self.rows.panel(columns))
+        return self._select(self.rows.panel(columns))
 
     def row_block(self, rows: slice) -> Array:
         """A run of the rows, in the computing dtype."""
@@ -81,36 +81,36 @@ class SelectedRows(Part):
 
     def columns(self, j: Array) -> Array:
         """Columns j, shape (m, len(j))."""
-        return self._selected(self.rows.columns(j))
+        return self._select(self.rows.columns(j))
 
     def gram(self, column_scale: Array | None, progress: Any) -> Array:
         """Rows diag(column_scale)² rowsᵀ, shape (m, m), float64."""
-        return self._brought(self._brought(self.rows.gram(column_scale, progress)).T)
+        return self._select_small(self._select_small(self.rows.gram(column_scale, progress)).T)
 
     def project(self, v: Array) -> Array:
         """Rows times v, shape (m, k), float64."""
-        return self._brought(self.rows.project(v))
+        return self._select_small(self.rows.project(v))
 
-    def _brought(self, y: Array) -> Array:
-        """The entries of the rows in y (slots, k), where the small system is."""
-        return self._selected(_backend.read(y) if self.on_host else y)
+    def _select_small(self, y: Array) -> Array:
+        """The entries of these rows in y (slots, k), on the device of the small system."""
+        return self._select(_backend.read(y) if self.on_host else y)
 
     def combine(self, a: Array) -> Array:
         """Σ a_i row_i, shape (d, k), for float64 a of shape (m, k)."""
-        return self.rows.combine(self._spread(a))
+        return self.rows.combine(self._scatter(a))
 
-    def _spread(self, a: Array) -> Array:
-        """What the rows have, shape (m, k), in their places among all, and zeros elsewhere."""
-        place = places(self.select, self.rows.shape[0])
+    def _scatter(self, a: Array) -> Array:
+        """The entries a (m, k) of these rows among those of all rows, with zeros for the others."""
+        place = inverse_selection(self.select, self.rows.shape[0])
         padded = _backend.namespace(a).concat([a, _backend.zeros_like(a, rows=1)], axis=0)
         return _backend.take_rows(padded, _backend.index_like(place, like=a))
 
-    def _selected(self, x: Array) -> Array:
+    def _select(self, x: Array) -> Array:
         return _backend.take_rows(x, _backend.index_like(self.select, like=x))
 
 
-def places(select: np.ndarray, count: int) -> np.ndarray:
-    """Which of m rows lies in each of `count` places, for the places that they lie in; m where there is none."""
+def inverse_selection(select: np.ndarray, count: int) -> np.ndarray:
+    """For each of `count` positions, the index i with select[i] = position; m where no row is selected."""
     place = np.full(count, len(select))
     place[select] = np.arange(len(select))
     return place

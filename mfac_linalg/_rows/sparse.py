@@ -1,4 +1,4 @@
-"""Sparse gradient rows: products in time proportional to the entries that are not zero, never dense."""
+"""Sparse gradient rows: products in time proportional to the number of non-zeros."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ GATHERED = 2**20  # numbers of A⁻¹ gathered at a time
 
 @dataclass(frozen=True)
 class SparseRows(Part):
-    """The same protocol as DenseRows, in float64: what costs memory here is not the precision of the numbers."""
+    """`Rows` of a sparse matrix, in float64: its precision hardly matters for memory."""
 
     gradients: Any  # the caller's
     matrix: Any  # Ĝ = 2^−exponent · G in CSR, float64
@@ -28,14 +28,14 @@ class SparseRows(Part):
     fingerprint: Fingerprint | None = None  # of the caller's
 
     is_plain = False
-    is_sparse = True
-    is_dense = False
+    multiplies_by_entries = True
+    can_change_dtype = False
     is_streamed = False
     is_movable = True
 
     @classmethod
     def of(cls, gradients: Any) -> "SparseRows":
-        """Take in a matrix of any sparse format; what is CSR already is shared, but for float32 numbers."""
+        """Convert a matrix of any sparse format to CSR with float64 numbers; arrays that need no change are shared."""
         check.sparse(gradients)
         gradients = _backend.in_arrays(gradients)
         matrix = _backend.canonical_rows(gradients)
@@ -44,7 +44,7 @@ class SparseRows(Part):
 
     @property
     def source(self) -> Any:
-        """Blocks are views of nothing."""
+        """None: blocks are copies."""
         return None
 
     @property
@@ -58,15 +58,15 @@ class SparseRows(Part):
         return self.matrix.dtype
 
     def with_dtype(self, dtype: Any) -> "SparseRows":
-        """The same rows: they compute in float64 whatever is asked for."""
+        """The same rows, which always compute in float64."""
         return self
 
     def select_columns(self, columns: slice) -> "SparseRows":
-        """The rows of some columns alone."""
+        """The same rows in some columns."""
         return SparseRows(None, self._by_columns[:, columns].tocsr(), self.exponent, self.like[:, columns])
 
     def unscaled(self) -> "SparseRows":
-        """The rows of G as it stands."""
+        """The rows of G without scaling."""
         require_unchanged(self)
         return SparseRows.of(self.gradients)
 
@@ -122,11 +122,11 @@ class SparseRows(Part):
         totals = _backend.zeros(self.shape[1:], like=self.like, dtype=self.dtype)
         counts = _backend.read(matrix.indptr[1:] - matrix.indptr[:-1])
         for count in np.unique(counts[counts > 0]):
-            alike = np.flatnonzero(counts == count)
-            for chunk in slices(len(alike), max(1, GATHERED // int(count) ** 2)):
-                columns = _backend.index_like(alike[chunk], like=totals)
+            same_count = np.flatnonzero(counts == count)
+            for chunk in slices(len(same_count), max(1, GATHERED // int(count) ** 2)):
+                columns = _backend.index_like(same_count[chunk], like=totals)
                 at = matrix.indptr[columns][:, None] + _backend.index_like(np.arange(count), like=totals)
                 rows, values = matrix.indices[at], matrix.data[at]
-                among = weights[rows[:, :, None], rows[:, None, :]]
-                totals[columns] = (values[:, None, :] @ among @ values[:, :, None])[:, 0, 0]
+                selected = weights[rows[:, :, None], rows[:, None, :]]
+                totals[columns] = (values[:, None, :] @ selected @ values[:, :, None])[:, 0, 0]
         return totals

@@ -1,4 +1,4 @@
-"""Whitened rows W = L⁻¹ S: one element of F⁻¹ is then one short dot product."""
+"""Whitened rows W = L⁻¹ S, by which an element of F⁻¹ is a dot product of length m."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -18,118 +18,118 @@ from .scaled import ScaledRows
 from .streamed import StreamedRows
 
 REDO_BELOW = 1e-2  # a diagonal entry 1 − ‖w_j‖² under this has lost two digits or more
-PAIRS = 4096  # pairs of columns gathered at a time
+PAIRS = 4096  # of columns, gathered at a time
 BLOCK_ROWS = 64
-SAMPLE, LARGEST_ERROR = 64, 4.0  # columns of W that are tried; roundings that L W may miss S by, as a solve does
-LARGEST_GROWTH = 32.0  # a bound; the errors seen are a fiftieth to 0.4 of it (docs/theory.md, "Whitened rows")
+SAMPLE, LARGEST_ERROR = 64, 4.0  # columns of W that are tested; largest ‖L W − S‖ in roundings, that of a solve
+LARGEST_GROWTH = 32.0  # a bound; measured errors are 0.02 to 0.4 of it (docs/theory.md, "Whitened rows")
 
 
 @dataclass(frozen=True)
 class WhitenedRows(Part):
-    """W and L, which together are S = L W: the same products as ScaledRows, without G."""
+    """W and L with S = L W: the same products as ScaledRows, without G."""
 
-    held: DenseRows | StreamedRows  # W as it stands
+    matrix: DenseRows | StreamedRows  # W
     capacitance: Capacitance
-    exact_diagonal: tuple[np.ndarray, np.ndarray] | None = (
-        None  # entries of 1 − ‖w_j‖² that cancel, where they were worked out
-    )
+    exact_diagonal: tuple[np.ndarray, np.ndarray] | None = None
+    """Indices and accurate values of the 1 − ‖w_j‖² that cancel, where they were computed."""
 
-    is_sparse = False
+    multiplies_by_entries = False
 
     @classmethod
     def of(cls, rows: Array, capacitance: Capacitance, *, is_shared: bool = False) -> "WhitenedRows":
-        """For a W in memory, which may be the caller's."""
+        """The rows of a W in memory, which may be the caller's."""
         return cls(DenseRows(rows, None, rows.dtype, Fingerprint.of(rows) if is_shared else None), capacitance)
 
     @property
     def rows(self) -> Array:
         """W, (m, d)."""
-        return self.held.gradients
+        return self.matrix.gradients
 
     @property
     def fingerprint(self) -> Fingerprint | None:
-        """That of a W in the caller's memory."""
-        return self.held.fingerprint
+        """The fingerprint of a W in the caller's memory."""
+        return self.matrix.fingerprint
 
     @property
     def is_streamed(self) -> bool:
-        """Whether W stays where it is, and is read by panels."""
-        return self.held.is_streamed
+        """Whether W is read by panels from a file."""
+        return self.matrix.is_streamed
 
     @property
     def shape(self) -> tuple[int, int]:
         """(m, d)."""
-        return self.held.shape
+        return self.matrix.shape
 
     @property
     def like(self) -> Array:
-        """An array of the library and device that d-sized results live on."""
-        return self.held.like
+        """An array of the library and on the device of d-sized results."""
+        return self.matrix.like
 
     @property
     def dtype(self) -> Any:
         """The computing dtype of d-sized arrays."""
-        return self.held.dtype
+        return self.matrix.dtype
 
     def project(self, u: Array) -> Array:
         """S u = L (W u), shape (m, k), float64."""
-        return self.capacitance.cholesky @ self.held.project(u)
+        return self.capacitance.cholesky @ self.matrix.project(u)
 
     def combine(self, a: Array) -> Array:
         """Sᵀ a = Wᵀ (Lᵀ a), shape (d, k)."""
-        return self.held.combine(self.capacitance.cholesky.T @ a)
+        return self.matrix.combine(self.capacitance.cholesky.T @ a)
 
     def descend(self, r: Array, delta: Array) -> tuple[Array, Array]:
         """Return r − Sᵀδ, and S times that, in one pass over a streamed W."""
-        after, product = cast(StreamedRows, self.held).descend(r, self.capacitance.cholesky.T @ delta, None)
+        after, product = cast(StreamedRows, self.matrix).descend(r, self.capacitance.cholesky.T @ delta, None)
         return after, self.capacitance.cholesky @ product
 
     def column_squares(self) -> Array:
         """‖S e_j‖² for each j, shape (d,), float64."""
-        return squares(self._unwhitened(block) for _, block in self.held.blocks())
+        return squares(self._factor_times(block) for _, block in self.matrix.blocks())
 
-    def unwhitened(self) -> Array:
+    def unwhiten(self) -> Array:
         """S, an array of W's size, in its dtype."""
         if not self.is_streamed:
-            return self._unwhitened(self.rows)
-        return _backend.namespace(self.like).concat([self._unwhitened(b) for _, b in self.held.blocks()], axis=1)
+            return self._factor_times(self.rows)
+        parts = [self._factor_times(block) for _, block in self.matrix.blocks()]
+        return _backend.namespace(self.like).concat(parts, axis=1)
 
-    def _unwhitened(self, block: Array) -> Array:
+    def _factor_times(self, block: Array) -> Array:
         lower = _backend.from_float64(self.capacitance.cholesky, like=self.like, dtype=self.dtype)
         return _backend.matmul(lower, block)
 
-    def whitened(self, j: Array) -> Array:
+    def columns(self, j: Array) -> Array:
         """W[:, j]."""
-        return self.held.columns(j)
+        return self.matrix.columns(j)
 
-    def whitened_panels(self) -> Iterator[Array]:
-        """W by column panels; whole where its squares are summed with no temporary."""
+    def panels(self) -> Iterator[Array]:
+        """W by column panels; as one where its squares are summed without a temporary."""
         if not self.is_streamed and _backend.squares_without_copy(self.rows):
             yield self.rows
             return
-        for _, block in self.held.blocks():
+        for _, block in self.matrix.blocks():
             yield block
 
     def pair_products(self, i: Array, j: Array) -> Array:
         """w_iᵀ w_j for index arrays of one shape (n,).
 
-        Gathering columns of a row-major W touches one cache line per number: for many pairs a block of rows at a time
-        is transposed first, so that a line holds the numbers of one column.
+        Gathering columns of a row-major W touches one cache line per number. For many pairs, blocks of rows are
+        transposed first, so that a cache line has the numbers of one column.
         """
         if not self.is_streamed and _backend.is_row_major(self.rows) and i.shape[0] > PAIRS:
             blocks = (_backend.transposed_copy(self.rows[block, :]) for block in slices(self.shape[0], BLOCK_ROWS))
             return sum(_pair_products(partial(_backend.take_rows, block), i, j) for block in blocks)
-        return _pair_products(lambda k: self.held.columns(k).T, i, j)
+        return _pair_products(lambda k: self.matrix.columns(k).T, i, j)
 
 
 def _pair_products(gather: Callable[[Array], Array], i: Array, j: Array) -> Array:
-    """gather(i)·gather(j), pair by pair, a chunk of pairs at a time."""
+    """gather(i)·gather(j) for each pair, in chunks of pairs."""
     xp = _backend.namespace(i)
     return xp.concat([_backend.vecdot(gather(i[c]), gather(j[c])) for c in slices(i.shape[0], PAIRS)])
 
 
 def whiten(rows: ScaledRows, capacitance: Capacitance, *, dtype: Any, overwrite: bool, progress: Any) -> WhitenedRows:
-    """Return W = L⁻¹ S, in `dtype`, written over the caller's G or into one new array where arrays can be written."""
+    """Return W = L⁻¹ S in `dtype`: in a new array, or over the caller's G with `overwrite`."""
     dense = cast(DenseRows, rows.rows)
     source, panels = dense.gradients, progress(dense.column_slices(), "whiten")
     blocks = whitened_blocks(rows, capacitance, ((c, rows.unscaled_panel(c)) for c in panels), dtype=dtype)
@@ -151,13 +151,13 @@ def whiten_into(
 ) -> np.ndarray:
     """Write W = L⁻¹ S, in `dtype`, by panels of streamed rows, and return the columns whose 1 − ‖w_j‖² cancels.
 
-    It begins where the pass of an earlier build stopped.
+    A resumed build begins at the column where the earlier one stopped.
     """
-    done, found = progress.restore("whiten")
-    cancelled, streamed = [found.get("small", np.zeros(0, np.int64))], cast(StreamedRows, rows.rows)
-    without_bar = replace(rows, rows=replace(streamed, shows_progress=False))  # for a bar of its own
-    panels = whitened_blocks(rows, capacitance, without_bar.unscaled_blocks(done), dtype=dtype)
-    for _ in progress(streamed.column_slices(done), "whiten"):
+    start, arrays = progress.restore("whiten")
+    cancelled, streamed = [arrays.get("small", np.zeros(0, np.int64))], cast(StreamedRows, rows.rows)
+    without_bar = replace(rows, rows=replace(streamed, shows_progress=False))  # the build has its own bar
+    panels = whitened_blocks(rows, capacitance, without_bar.unscaled_blocks(start), dtype=dtype)
+    for _ in progress(streamed.column_slices(start), "whiten"):
         columns, block = next(panels)
         cancelled.append(columns.start + np.flatnonzero(_backend.read(complement([block])) < REDO_BELOW))
         write(columns, _backend.cast(block, dtype))
@@ -174,16 +174,17 @@ def complement(panels: Iterable[Array]) -> Array:
 def whitened_blocks(
     rows: ScaledRows, capacitance: Capacitance, blocks: Iterable[tuple[slice, Array]], *, dtype: Any
 ) -> Iterator[tuple[slice, Array]]:
-    """Column slices and L⁻¹ S[:, columns] for blocks of T, in the dtype of rows, good enough for a W in `dtype`."""
+    """Column slices and L⁻¹ S[:, columns] for blocks of T, in the dtype of rows, accurate enough for a W in `dtype`."""
     half_solve = _half_solver(rows, capacitance, dtype)
     for columns, block in blocks:
         yield columns, half_solve(_backend.own_copy(block, source=rows.rows.source))
 
 
 def _half_solver(rows: ScaledRows, capacitance: Capacitance, dtype: Any) -> Callable[[Array], Array]:
-    """T ↦ L⁻¹ diag(row_scale) T for blocks of columns, over NumPy's: by TRMM with L⁻¹ where W in `dtype` bears it.
+    """T ↦ L⁻¹ diag(row_scale) T for blocks of columns, which NumPy's overwrite.
 
-    TRMM runs nearly as fast as a matrix product, TRSM at two thirds of that.
+    TRMM with L⁻¹ is used if it is accurate enough for W in `dtype`: it is nearly as fast as a matrix product, TRSM has
+    two thirds of its speed.
     """
     if _backend.can_overwrite_blocks(rows.like) and not rows.is_streamed:
         growth = LARGEST_GROWTH * float(np.finfo(dtype).eps) / float(np.finfo(rows.dtype).eps)
@@ -191,17 +192,17 @@ def _half_solver(rows: ScaledRows, capacitance: Capacitance, dtype: Any) -> Call
         if inverse is not None:
             factor = _backend.cast(inverse * rows.row_scale.T, rows.dtype)
             multiply = partial(_backend.multiply_triangular_over, factor)
-            if _bears(multiply, rows, capacitance, dtype):
+            if _is_accurate(multiply, rows, capacitance, dtype):
                 return multiply
     lower = _backend.from_float64(capacitance.cholesky / rows.row_scale, like=rows.like, dtype=rows.dtype)
     return partial(_backend.solve_triangular_over, lower)
 
 
-def _bears(multiply: Callable[[Array], Array], rows: ScaledRows, capacitance: Capacitance, dtype: Any) -> bool:
-    """Whether L W is S to a few roundings in a sample of columns: many rows that are alike round with a bias."""
+def _is_accurate(multiply: Callable[[Array], Array], rows: ScaledRows, capacitance: Capacitance, dtype: Any) -> bool:
+    """Whether L W is S to a few roundings in a sample of columns: many similar rows round with a bias."""
     dim = rows.shape[1]
     sample = np.arange(0, dim, max(1, dim // SAMPLE))[:SAMPLE]
-    wanted = rows.columns(sample)
+    expected = rows.columns(sample)
     whitened = _backend.cast(multiply(rows.unscaled_columns(sample)), dtype)
-    missed = np.linalg.norm(capacitance.cholesky @ whitened - wanted)
-    return bool(missed <= LARGEST_ERROR * np.finfo(dtype).eps * np.linalg.norm(wanted))
+    error = np.linalg.norm(capacitance.cholesky @ whitened - expected)
+    return bool(error <= LARGEST_ERROR * np.finfo(dtype).eps * np.linalg.norm(expected))

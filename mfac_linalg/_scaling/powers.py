@@ -1,4 +1,4 @@
-"""Powers of two: the only scale factors used, since multiplying by them is exact."""
+"""Exponents of arrays, and scaling by powers of two, which is exact."""
 
 import math
 from typing import Any
@@ -15,7 +15,7 @@ _REACH = {"float32": 126, "float64": 1022}  # 2^±reach is a normal number
 def exponent(x: Array, *, axis: int | None = None) -> Any:
     """Return e with max|x| in [2^(e−1), 2^e), 1 where that is zero or not finite, as an array of integers."""
     xp = _backend.namespace(x)
-    if x.shape[:1] == (0,):  # of an empty window
+    if x.shape[:1] == (0,):  # the rows of an empty window
         return _backend.zeros(x.shape[1:], like=x, dtype=_backend.index_dtype(x))
     return exponents(_backend.stop_gradient(xp.max(xp.abs(x), axis=axis)))
 
@@ -31,7 +31,7 @@ def exponents(largest: Array) -> Array:
 
 
 def squares_in_safe_range(squares: Any, dtype: Any) -> Any:
-    """Whether squares of this size neither overflowed nor lost their small parts in a dtype: never in float16."""
+    """Whether sums of squares of this size are neither overflowed nor partly underflowed; never in float16."""
     reach = 2.0 ** {"float64": 600, "float16": 0}.get(_backend.dtype_name(dtype), 80)
     return (squares > 1 / reach) & (squares < reach)
 
@@ -39,8 +39,8 @@ def squares_in_safe_range(squares: Any, dtype: Any) -> Any:
 def column_exponents(v: Array, name: str, *, reach: int | None = None) -> Any:
     """Return the exponent of each column of v, or plain 0 where every norm is within 2^±reach.
 
-    That is a third of the exponents of v's dtype unless given. Columns are only looked at where that is free;
-    elsewhere their exponents stay on the device.
+    `reach` is a third of the exponents of v's dtype unless given. Only columns on the host are compared with it; on a
+    device their exponents stay there.
     """
     if not _backend.on_host(v):
         return exponent(v, axis=0)

@@ -79,5 +79,5 @@ def _whiten_into_out(exact: DualForm, rows: ScaledRows, options: Options) -> Whi
         values = _backend.read(exact_entries(exact, index, like=rows.like, norm=exact.norm))
     like = _backend.zeros((0, rows.shape[1]), like=rows.like, dtype=options.dtype)
     fingerprint = Fingerprint.of(out.matrix, "out") if out.is_shared else None
-    held = StreamedRows(out.matrix, like, None, options.dtype, streamed.width, streamed.shows_progress, fingerprint)
-    return WhitenedRows(held, exact.capacitance, (columns, values))
+    matrix = StreamedRows(out.matrix, like, None, options.dtype, streamed.width, streamed.shows_progress, fingerprint)
+    return WhitenedRows(matrix, exact.capacitance, (columns, values))

@@ -62,7 +62,7 @@ def block_systems(rows: ScaledRows, sizes: Sequence[int]) -> list[System]:
     m, start, systems = rows.shape[0], 0, []
     numbers = TOGETHER if _backend.on_host(rows.like) else TOGETHER_ON_DEVICE
     for size, run in itertools.groupby(sizes):
-        most = max(1, numbers // (m * size)) if rows.is_dense else 1
+        most = max(1, numbers // (m * size)) if rows.can_change_dtype else 1
         for blocks in slices(len(list(run)), most):
             count = blocks.stop - blocks.start
             part = rows.select_columns(slice(start, start + count * size))

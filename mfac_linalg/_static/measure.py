@@ -71,8 +71,8 @@ class System:
             d,
             dtype,
             self.gram_dtype,
-            is_scalable=self.rows.is_dense or self.rows.is_sparse,
-            can_widen=self.rows.is_dense and _backend.supports_float64(self.rows.like),
+            is_scalable=self.rows.can_change_dtype or self.rows.multiplies_by_entries,
+            can_widen=self.rows.can_change_dtype and _backend.supports_float64(self.rows.like),
             has_row_squares=m < d and self.rows.column_scale is None,
         )
 
@@ -144,7 +144,7 @@ def expects_float64_gram(rows: ScaledRows) -> bool:
         return False
     if rows.is_streamed:
         return True
-    if m >= d or not (rows.is_dense and _backend.on_host(rows.like)):
+    if m >= d or not (rows.can_change_dtype and _backend.on_host(rows.like)):
         return False
     first, *rest = cast(PanelRows, rows.rows).column_slices()
     if not rest:

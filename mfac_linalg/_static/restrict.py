@@ -49,4 +49,4 @@ def _scaled_rows_of(state: State) -> ScaledRows:
         msg = "`gradients` must be available for this; got whitened rows in a file. Build from the gradients again."
         raise ValueError(msg)
     ones = _backend.namespace(state.row_scale).ones_like(state.row_scale)
-    return ScaledRows(DenseRows(rows.unwhitened(), None, rows.dtype), ones, None)
+    return ScaledRows(DenseRows(rows.unwhiten(), None, rows.dtype), ones, None)

@@ -19,7 +19,7 @@ from .._files.consistency import (
     is_whitened,
     whitened_roundings,
 )
-from .._files.matrix_file import intact
+from .._files.matrix_file import verify_runs
 from .._forms.dual import DualForm
 from .._forms.primal import PrimalForm
 from .._forms.state import State
@@ -91,7 +91,7 @@ def parts_of(state: State) -> tuple[dict[str, Any], dict[str, Array]]:
         arrays["whitened"] = whitened.rows
         if whitened.exact_diagonal is not None:
             if whitened.is_streamed:
-                facts["width"] = cast(StreamedRows, whitened.held).width
+                facts["width"] = cast(StreamedRows, whitened.matrix).width
             arrays.update(zip(("small.index", "small.values"), whitened.exact_diagonal, strict=True))
     return facts, arrays
 
@@ -163,10 +163,10 @@ def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
 
     def multiply(probes: np.ndarray) -> np.ndarray:
         z = _backend.asarray(probes, like=whitened.capacitance.cholesky, dtype=whitened.capacitance.cholesky.dtype)
-        return _backend.read(whitened.held.project(whitened.held.combine(z)))
+        return _backend.read(whitened.matrix.project(whitened.matrix.combine(z)))
 
     def multiply_file(probes: np.ndarray) -> np.ndarray:
-        runs, product = intact(whitened.rows, facts["runs"], probes)
+        runs, product = verify_runs(whitened.rows, facts["runs"], probes)
         if runs != facts["runs"] or runs[-1][0] != whitened.shape[1]:
             msg = f"`path` must be a whole folder; {whitened.rows.filename} is not as it was written. Build again."
             raise InvalidFileError(msg)
@@ -179,7 +179,7 @@ def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
     _require(is_fine, "whitened", "whitened by its factor, and finite")
     if whitened.exact_diagonal is not None and len(whitened.exact_diagonal[0]):
         index = _backend.index_like(whitened.exact_diagonal[0], like=whitened.like)
-        diagonal = _backend.read(complement([whitened.held.columns(index)]))
+        diagonal = _backend.read(complement([whitened.matrix.columns(index)]))
         is_near = np.all(np.abs(diagonal - whitened.exact_diagonal[1]) <= roundings + 1e-5)
         _require(bool(is_near), "small.values", "those of the diagonal")
 
@@ -189,7 +189,7 @@ def is_whitened_from(state: State, columns: np.ndarray) -> bool:
     whitened, given = cast(WhitenedRows, state.whitened), cast(GivenRows, state.rows)
     rows = scaled_rows(given.unscaled(), given.exponent, state.row_scale, state.scaling.column_scale)
     index = _backend.index_like(columns, like=rows.like)
-    w, s = (_backend.read(x.columns(index)) for x in (whitened.held, rows))
+    w, s = (_backend.read(x.columns(index)) for x in (whitened.matrix, rows))
     return are_whitened_columns(w, whitened.capacitance, s)
 
 

@@ -129,7 +129,7 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         resume: bool = False,
     ) -> None:
         check.flag("progress", progress)
-        out = check.out_path(out)
+        out = check.as_out_path(out)
         rows = rows_of(gradients, ComputePlace(xp, device, memory_limit, out, precision, progress))
         dtype = _backend.result_dtype(rows.like)
         self._damping = check.damping(damping, rows.like, dtype)
@@ -139,16 +139,16 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         check.flag("whiten", whiten, optional=True)
         check.flag("overwrite_gradients", overwrite_gradients)
         check.precision_available(precision, rows.like)
-        if rows.is_streamed or not rows.is_dense:
-            check.kept(whiten and out is None, overwrite_gradients)
+        if rows.is_streamed or not rows.can_change_dtype:
+            check.no_dense_copy(whiten and out is None, overwrite_gradients)
         check.flag("resume", resume)
         check.out(out, resume, gradients, dtype, whiten=whiten, precision=precision)
-        if not rows.is_dense:
+        if not rows.can_change_dtype:
             check.computes("precision", precision, rows.dtype)
         if overwrite_gradients:
             check.overwritable(gradients, dtype, whiten, precision)
         register(rows.like, type(self))
-        in_memory = rows.is_dense and not rows.is_streamed
+        in_memory = rows.can_change_dtype and not rows.is_streamed
         whiten = (in_memory and not _backend.is_narrow(rows.like)) or out is not None if whiten is None else whiten
         options = Options(dtype, precision, whiten, overwrite_gradients, reporter(progress))
         if isinstance(out, Path):

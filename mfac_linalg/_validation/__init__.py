@@ -1,5 +1,7 @@
-"""One small check per argument. Every refusal names the argument, what came, and the cure."""
+"""One small check per argument. Each error names the argument, the value that came, and the remedy."""
 
+from .arrays import as_device as as_device
+from .arrays import as_result_dtype as as_result_dtype
 from .arrays import check_columns as columns
 from .arrays import check_compatible as compatible
 from .arrays import check_complex as complex
@@ -7,11 +9,9 @@ from .arrays import check_computing as computing
 from .arrays import check_finite as finite
 from .arrays import check_gradients as gradients
 from .arrays import check_mask as mask
-from .arrays import check_moved as to_device
 from .arrays import check_not_empty as not_empty
 from .arrays import check_overwritable as overwritable
 from .arrays import check_precision_available as precision_available
-from .arrays import check_result_dtype as result_dtype
 from .arrays import check_same_library as same_library
 from .arrays import check_shape as shape
 from .arrays import check_values as values
@@ -23,9 +23,13 @@ from .arrays import refuse_nonfinite as refuse_nonfinite
 from .arrays import refuse_sparse as refuse_sparse
 from .contents import are_increasing as are_increasing
 from .contents import check_contents as contents
+from .entries import as_window_state as as_window_state
+from .entries import compression_of as compression_of
 from .indices import broadcast_indices as broadcast_indices
 from .indices import check_indices as indices
 from .indices import check_vector_of_indices as vector_of_indices
+from .loaded import as_library_arrays as as_library_arrays
+from .loaded import check_loadable as loadable
 from .memory import check_window_memory as window_memory
 from .numbers import check_age as age
 from .numbers import check_block_sizes as block_sizes
@@ -42,25 +46,19 @@ from .out_of_core import check_can_be_cut as can_be_cut
 from .out_of_core import check_chunked as chunked
 from .out_of_core import check_computes as computes
 from .out_of_core import check_described as described
-from .out_of_core import check_kept as kept
+from .out_of_core import check_no_dense_copy as no_dense_copy
 from .out_of_core import check_no_place as no_place
 from .out_of_core import check_out as out
 from .out_of_core import check_provided_shape as provided_shape
 from .out_of_core import check_sparse as sparse
 from .out_of_core import check_streamed as streamed
-from .paths import check_out_path as out_path
+from .paths import as_out_path as as_out_path
 from .paths import check_path as path
 from .paths import check_regular as regular
 from .paths import is_folder as is_folder
 from .paths import path_error as path_error
-from .rows import as_window_state as as_window_state
-from .rows import check_compute_place as compute_array
-from .rows import check_gradient_values as gradient_values
-from .rows import check_loadable as loadable
-from .rows import check_loaded as to_library
-from .rows import check_place as empty_array
-from .rows import check_stored as stored
-from .rows import compression_of as compression_of
+from .place import as_compute_array as as_compute_array
+from .place import as_empty_array as as_empty_array
 from .states import check_window_state as window_state
 from .weights import check_block_damping as block_damping
 from .weights import check_damping as damping
@@ -70,4 +68,6 @@ from .weights import check_scalar_damping as scalar_damping
 from .weights import check_weights as weights
 from .weights import has_bad_entry as has_bad_entry
 from .weights import refuse_entries as refuse_entries
+from .window import as_window_dtype as as_window_dtype
+from .window import check_gradient_values as gradient_values
 from .words import describe as describe

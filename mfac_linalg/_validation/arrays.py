@@ -41,7 +41,7 @@ def check_matrix(gradients: Array) -> Array:
 
 
 def check_computing(name: str, x: Array) -> Array:
-    """Accept an array of float32 or float64, which can say where an inverse lives."""
+    """Accept an array of float32 or float64, which determines library and device of an inverse."""
     refuse_masked(name, x)
     if not (_backend.is_array(x) and _backend.is_supported(x)) or _backend.dtype_name(x.dtype) not in (
         "float32",
@@ -53,7 +53,7 @@ def check_computing(name: str, x: Array) -> Array:
 
 
 def refuse_nonfinite() -> None:
-    """Refuse gradients that were found to hold nan or infinity."""
+    """Raise the error for gradients with nan or infinity."""
     msg = "`gradients` must be finite; got nan or infinity. Drop the rows whose loss overflowed."
     raise ValueError(msg)
 
@@ -63,9 +63,9 @@ def check_same_library(name: str, x: Array, like: Array) -> None:
     if not _backend.same_library(x, like):
         msg = f"`{name}` must be of the gradients' library; got {type(x).__module__}.{type(x).__name__}. Convert it."
         raise TypeError(msg)
-    ours, theirs = _backend.device(like), _backend.device(x)
-    if ours is not None and theirs is not None and ours != theirs:
-        msg = f"`{name}` must be on the gradients' device, {ours}; got one on {theirs}. Move it there."
+    expected, given = _backend.device(like), _backend.device(x)
+    if expected is not None and given is not None and expected != given:
+        msg = f"`{name}` must be on the gradients' device, {expected}; got one on {given}. Move it there."
         raise TypeError(msg)
 
 
@@ -98,7 +98,7 @@ def check_complex(name: str, z: Array, like: Array, dtype: Any) -> None:
 
 
 def check_vector(name: str, v: Any, like: Array, dtype: Any, length: int, *, column: bool = False) -> Array:
-    """Accept a vector of that length beside like, in dtype; as one column too where that is asked for."""
+    """Accept a vector of that length on like's device, in dtype; with `column` also as one column."""
     v = check_compatible(name, v, like, dtype)
     if column:
         check_vector_shape(name, v, length)
@@ -114,7 +114,7 @@ def check_vector_shape(name: str, v: Array, length: int) -> None:
 
 
 def check_mask(name: str, mask: Any, like: Array, length: int) -> Array:
-    """Accept a vector of True and False of that length beside like."""
+    """Accept a boolean vector of that length on like's device."""
     refuse_masked(name, mask)
     if not _backend.is_array(mask) or not _backend.is_boolean(mask):
         msg = f"`{name}` must be an array of bool, True where a weight stays; got {describe(mask)}. Compare it with 0."
@@ -125,7 +125,7 @@ def check_mask(name: str, mask: Any, like: Array, length: int) -> Array:
 
 
 def check_columns(name: str, v: Any, like: Array, dtype: Any, length: int) -> Array:
-    """Accept a matrix of columns of that length beside like, in dtype."""
+    """Accept a matrix of columns of that length on like's device, in dtype."""
     v = check_compatible(name, v, like, dtype)
     check_shape(name, v, (length, "k"), "Pass one vector per column.")
     return v
@@ -134,8 +134,8 @@ def check_columns(name: str, v: Any, like: Array, dtype: Any, length: int) -> Ar
 def refuse_masked(name: str, x: Any) -> None:
     """Refuse arrays that are not plain.
 
-    Masked ones of NumPy, whose mask a product would drop, and matrices, whose * is another; sparse, nested, quantized
-    and masked tensors of PyTorch.
+    These are masked arrays of NumPy, whose mask a product would drop, its matrices, whose * is a matrix product, and
+    sparse, nested, quantized and masked tensors of PyTorch.
     """
     if _backend.is_masked(x):
         msg = f"`{name}` must be a plain array; got masked {type(x).__name__}, whose mask would be lost. Fill it first."
@@ -151,14 +151,14 @@ def refuse_masked(name: str, x: Any) -> None:
 
 
 def refuse_sparse(name: str, x: Any) -> None:
-    """Refuse a sparse matrix as a factor of a product, which would be dense."""
+    """Refuse a sparse matrix as a factor of a product: the result would be dense."""
     if _backend.is_sparse(x):
         msg = f"`{name}` must be dense; got {type(x).__name__} of shape {x.shape}. Pass its toarray()."
         raise TypeError(msg)
 
 
 def check_values(name: str, x: Any) -> None:
-    """Refuse an array that has no values now, where they are read."""
+    """Refuse an array whose values cannot be read."""
     refuse_masked(name, x)
     if _backend.is_array(x) and not _backend.is_concrete(x):
         msg = f"`{name}` must have values now; got {describe(x)}, traced or on a device that keeps none. "
@@ -177,7 +177,7 @@ def check_finite(name: str, x: Array) -> None:
 
 
 def as_numpy(name: str, values: Any) -> np.ndarray:
-    """Accept a sequence that makes an array."""
+    """Return a sequence as a NumPy array."""
     try:
         return np.asarray(values)
     except ValueError as ragged:
@@ -189,15 +189,15 @@ def as_numpy(name: str, values: Any) -> np.ndarray:
 
 
 def name_of_dtype(dtype: Any) -> str:
-    """The name of a dtype of any library, or of what is none."""
+    """The name of a dtype of any library; for other objects that of their class."""
     try:
         return "an array" if _backend.is_array(dtype) else _backend.dtype_name(dtype)
     except (TypeError, ValueError):  # what NumPy cannot read as a dtype
         return type(dtype).__name__
 
 
-def check_result_dtype(dtype: Any, like: Array) -> Any:
-    """Accept float32 or float64, by name or as a dtype of any library, where arrays like `like` can have it."""
+def as_result_dtype(dtype: Any, like: Array) -> Any:
+    """Return float32 or float64, given by name or as a dtype of any library, as a dtype of like's library."""
     name = name_of_dtype(dtype)
     if name not in ("float32", "float64") or not _backend.offers_dtype(like, name):
         offered = [choice for choice in ("float32", "float64") if _backend.offers_dtype(like, choice)]
@@ -206,20 +206,20 @@ def check_result_dtype(dtype: Any, like: Array) -> Any:
     return _backend.named_dtype(name, like=like)
 
 
-def check_moved(x: Array, device: Any) -> Array:
+def as_device(x: Array, device: Any) -> Array:
     """Return x on another device of its library."""
     try:
         if device is None:
-            msg = "which says nothing"
+            msg = "which names none"
             raise TypeError(msg)
-        moved = _backend.to_device(x, device)
-        if _backend.is_array(x) and _backend.is_concrete(x) and not _backend.is_concrete(moved):
-            msg = "which holds no values"
+        copy = _backend.to_device(x, device)
+        if _backend.is_array(x) and _backend.is_concrete(x) and not _backend.is_concrete(copy):
+            msg = "whose arrays have no values"
             raise TypeError(msg)
     except Exception as refused:  # each library has its own
         msg = f"`device` must be a device of the gradients' library; got {device!r:.60} ({refused}). "
         raise TypeError(msg + "Pass its own object.") from refused
-    return moved
+    return copy
 
 
 def check_shape(name: str, x: Array, shape: tuple[int | str, ...], cure: str) -> None:
@@ -240,7 +240,7 @@ def check_not_empty(name: str, x: Array) -> None:
 
 
 def check_overwritable(gradients: Array, dtype: Any, whiten: Any, precision: str) -> None:
-    """Refuse to overwrite what cannot be overwritten, or is needed as it is."""
+    """Refuse to overwrite gradients that cannot be overwritten, or are needed later."""
     reason = None
     if whiten is False:
         reason = "there is nothing to write with whiten=False"

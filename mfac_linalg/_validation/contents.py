@@ -1,4 +1,4 @@
-"""Checks of what a file holds, whole, before any of it is used: checksums tell what is damaged, not what is made up."""
+"""Checks of all contents of a file before any are used: checksums find damage, and these find forged contents."""
 
 import math
 from typing import Any
@@ -8,40 +8,40 @@ import numpy as np
 from .._condition import kappa_of
 from .._errors import InvalidFileError
 from .arrays import FLOATING
+from .entries import compression_of
 from .memory import total_memory
-from .rows import compression_of
 from .states import COMPRESSION, is_gram, is_lower
 
 Arrays = dict[str, tuple[np.ndarray, str]]
 """Values and the name of their dtype: those of bfloat16 are uint16."""
 RULES = {"normalization": ("mean", "sum"), "precision": ("default", "high")}
 CSR = ("gradients.data", "gradients.indices", "gradients.indptr")
-LARGEST_EXPONENT = 1100  # of rows as a whole: that of float64, and some
-SYMMETRIC = 1e-5  # of a Gram matrix of float32 products, which need not be so to the bit
+LARGEST_EXPONENT = 1100  # of all rows: a little more than that of float64
+SYMMETRIC = 1e-5  # relative asymmetry of a Gram matrix of float32 products
 STATIC = ("kappa", "norm", "sweeps", "sharp", "exponent", "dtype")
 WINDOW = ("version", "damping", "window", "dim", "normalization", "decay", "precision", "compression")
-HELD = ("norm", "sharp", "factorizations")
+SYSTEM = ("norm", "sharp", "factorizations")
 WINDOW_ARRAYS = ("rows", "exponents", "slots", "gram", "ages", "factor", "direction", "damping")
 COMPRESSED_ARRAYS = ("values", "indices", "error", *WINDOW_ARRAYS[1:])
 
 
 def check_contents(kind: str, facts: dict[str, Any], arrays: Arrays) -> None:
-    """Refuse names, types, shapes, dtypes and ranges that no inverse of a class is saved with."""
+    """Refuse names, types, shapes, dtypes and ranges that `save` of this class does not write."""
     if kind == "SlidingWindowInverse":
         compressed = compression_of(facts) is not None
-        also = (*HELD, "gradient_dtype", *(f"compression.{name}" for name in COMPRESSION)) if compressed else HELD
-        _need_names(facts, (), (*WINDOW, *also))
+        rest = (*SYSTEM, "gradient_dtype", *(f"compression.{name}" for name in COMPRESSION)) if compressed else SYSTEM
+        _need_names(facts, (), (*WINDOW, *rest))
         _need_names(arrays, (), COMPRESSED_ARRAYS if compressed else WINDOW_ARRAYS)
         return
-    beside = ("damping", "weights", "gradients", *CSR)
+    inputs = ("damping", "weights", "gradients", *CSR)
     if kind == "BlockDiagonalInverse":
         _need_names(facts, (*RULES, "damping", "sparse", "block_sizes"), ())
-        _need_names(arrays, (), beside)
+        _need_names(arrays, (), inputs)
         _need(_shape_of(facts, arrays) is not None, "gradients", "there")
         _check_rules(facts, arrays)
         return
     _need_names(facts, (*RULES, "damping", "sparse", *STATIC), ("wide", "width", "asked"))
-    _need_names(arrays, ("gram", "factor"), (*beside, "whitened", "small.index", "small.values"))
+    _need_names(arrays, ("gram", "factor"), (*inputs, "whitened", "small.index", "small.values"))
     _check_rules(facts, arrays)
     m, d = _check_rows(facts, arrays)
     _check_arguments(facts, arrays, m, d)
@@ -50,8 +50,8 @@ def check_contents(kind: str, facts: dict[str, Any], arrays: Arrays) -> None:
     _check_small(facts, arrays, d)
 
 
-def _need(fine: Any, name: str, wanted: str) -> None:
-    if not fine:
+def _need(is_valid: Any, name: str, wanted: str) -> None:
+    if not is_valid:
         msg = f"`path` must hold what `save` wrote; its `{name}` must be {wanted}. Save again."
         raise InvalidFileError(msg)
 
@@ -90,7 +90,7 @@ def _is_positive(x: np.ndarray, dtype: str) -> bool:
 
 
 def _check_rows(facts: dict[str, Any], arrays: Arrays) -> tuple[int, int]:
-    """Accept gradients, or the whitened rows that are kept in their place, or both; return (m, d)."""
+    """Accept gradients, whitened rows, or both; return (m, d)."""
     shape = _shape_of(facts, arrays)
     if "whitened" in arrays:
         whitened, dtype = arrays["whitened"]
@@ -107,7 +107,7 @@ def _check_rows(facts: dict[str, Any], arrays: Arrays) -> tuple[int, int]:
 
 
 def _shape_of(facts: dict[str, Any], arrays: Arrays) -> tuple[int, int] | None:
-    """The shape of the gradients, dense or sparse, where they are there."""
+    """The shape of the gradients, dense or sparse; None without gradients."""
     if facts["sparse"] is not None:
         _need("gradients" not in arrays, "gradients", "dense or sparse")
         return _sparse_shape(facts["sparse"], arrays)
@@ -121,7 +121,7 @@ def _shape_of(facts: dict[str, Any], arrays: Arrays) -> tuple[int, int] | None:
 
 
 def _sparse_shape(shape: Any, arrays: Arrays) -> tuple[int, int]:
-    """Accept three arrays that make a matrix of compressed rows: SciPy reads and writes where they point."""
+    """Accept three arrays of a valid CSR matrix: SciPy does not check the indices that it reads and writes at."""
     fine = isinstance(shape, list) and len(shape) == 2 and all(type(n) is int and n > 0 for n in shape)
     _need(fine, "sparse", "the shape (m, d) of the gradients, m ≥ 1 and d ≥ 1")
     m, d = shape
@@ -141,7 +141,7 @@ def _sparse_shape(shape: Any, arrays: Arrays) -> tuple[int, int]:
 
 
 def _check_arguments(facts: dict[str, Any], arrays: Arrays, m: int, d: int) -> None:
-    """Accept dampings and weights that fit the rows, and the dtype of answers that follows from theirs."""
+    """Accept dampings and weights that fit the rows, and the dtype of results that follows from the rows."""
     rows = next((arrays[name] for name in ("gradients", CSR[0], "whitened") if name in arrays), None)
     answers = "float64" if rows is not None and rows[1] == "float64" else "float32"
     _need(facts["dtype"] == answers, "dtype", f"{answers}, as the rows are")
@@ -173,12 +173,12 @@ def _check_numbers(facts: dict[str, Any]) -> None:
 
 
 def _check_small(facts: dict[str, Any], arrays: Arrays, d: int) -> None:
-    """Accept the small entries of a diagonal, with where they are and how wide panels of W were."""
+    """Accept the small entries of a diagonal with their indices, and the panel width of W."""
     names = [name for name in ("small.index", "small.values") if name in arrays]
-    _need(len(names) in (0, 2) and (not names or "whitened" in arrays), "small.index", "beside its values and W")
+    _need(len(names) in (0, 2) and (not names or "whitened" in arrays), "small.index", "stored with its values and W")
     if "width" in facts or isinstance(arrays.get("whitened", (None,))[0], np.memmap):
         width = facts.get("width")
-        _need(names and type(width) is int and 1 <= width < 2**62, "width", "an integer ≥ 1 beside small entries")
+        _need(names and type(width) is int and 1 <= width < 2**62, "width", "an integer ≥ 1, stored with small entries")
     if not names:
         return
     index, (values, dtype) = arrays["small.index"][0], arrays["small.values"]

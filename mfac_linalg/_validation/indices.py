@@ -12,9 +12,9 @@ from .words import describe
 
 
 def check_indices(name: str, j: Any, dim: int, *, like: Array) -> Array:
-    """Accept an integer or integer array in [−d, d), as non-negative indices beside like, in a dtype that holds d.
+    """Accept an integer or integer array in [−d, d), as non-negative indices on like's device, in a dtype for d.
 
-    What is on the host may be of any library; on a device, or traced, it has to be of like's, and is not looked at.
+    Indices on the host may be of any library. On a device, or traced, they must be of like's and are not read.
     """
     if type(j) is int and -dim <= j < dim:
         return _backend.index_like(np.asarray(j if j >= 0 else j + dim), like=like)
@@ -49,7 +49,7 @@ def _counted_from_start(index: Array, dim: int) -> Array:
 
 
 def _listed(name: str, j: Any) -> np.ndarray:
-    """An integer, or lists of them, as an array: of objects where they are larger than 64 bits."""
+    """An integer, or lists of them, as an array; an object array for integers of more than 64 bits."""
     index = as_numpy(name, j)
     if not index.size:
         return index.astype(np.int64)

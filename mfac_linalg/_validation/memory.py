@@ -1,4 +1,4 @@
-"""Checks that what is asked for, or what a file asks for, fits into this machine's memory."""
+"""Checks that windows and the contents of files fit into this machine's memory."""
 
 import functools
 import math
@@ -10,7 +10,7 @@ SMALL_ARRAYS = 24  # bytes for each of window²: the Gram matrix of a window, an
 
 @functools.cache
 def total_memory() -> float:
-    """Bytes of memory that this process may have; infinite where the system does not tell."""
+    """Bytes of memory that this process may have; infinite if the system does not report it."""
     try:
         total = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):
@@ -24,7 +24,7 @@ def total_memory() -> float:
 
 
 def check_window_memory(window: int, dim: int) -> None:
-    """Refuse a window whose m × m system cannot be held, or one with more numbers than can be counted."""
+    """Refuse a window whose m × m system does not fit into memory, or whose rows have too many entries to index."""
     if SMALL_ARRAYS * (window + 1) ** 2 > total_memory():
         msg = f"`window` must leave room for its system, {SMALL_ARRAYS} window² bytes of {total_memory():,.0f} that "
         raise ValueError(msg + f"there are; got {window}. Choose a smaller one.")
@@ -34,7 +34,7 @@ def check_window_memory(window: int, dim: int) -> None:
 
 
 def check_row_memory(window: int, width: int, itemsize: int) -> None:
-    """Refuse the state of a window whose rows this machine cannot hold."""
+    """Refuse the state of a window whose rows do not fit into memory."""
     if (window + 1) * width * itemsize > total_memory():
         msg = f"`state['window']` must leave room for its rows, {window + 1} × {width} numbers of {itemsize} bytes; "
         raise ValueError(msg + f"there are {total_memory():,.0f} bytes. Restore it on a larger machine.")

@@ -14,7 +14,7 @@ DENSE_LIMIT = 16_384  # parameters; a (d, d) array of float64 is then 2 GB
 
 
 def check_dense(dim: int) -> None:
-    """Refuse a d × d array that is larger than anyone means."""
+    """Refuse a d × d array of unreasonable size."""
     if dim > DENSE_LIMIT:
         msg = f"`to_dense` must have d ≤ {DENSE_LIMIT}; got d = {dim}. Use `columns`, `submatrix` or `matmat`."
         raise ValueError(msg)
@@ -32,7 +32,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 
 def check_flag(name: str, value: Any, *, optional: bool = False) -> None:
-    """Accept True or False, and None where that means something."""
+    """Accept True or False, and None if `optional`."""
     if not (isinstance(value, bool) or (optional and value is None)):
         wanted = "True, False or None" if optional else "True or False"
         msg = f"`{name}` must be {wanted}; got {describe(value)}. Pass a bool."
@@ -63,7 +63,7 @@ def check_count(name: str, value: Any) -> int:
 
 
 def check_function(name: str, value: Any, cure: str, *, optional: bool = False) -> None:
-    """Accept what can be called, and None where that means something."""
+    """Accept a callable, and None if `optional`."""
     if not (callable(value) or (optional and value is None)):
         msg = f"`{name}` must be a function; got {describe(value)}. {cure}"
         raise TypeError(msg)
@@ -79,7 +79,7 @@ def check_size(name: str, value: Any) -> int:
 
 
 def check_block_sizes(sizes: Any, dim: int, name: str = "block_sizes") -> tuple[int, ...]:
-    """Accept a width for all blocks, the last one as wide as what is left, or widths that add up to dim."""
+    """Accept a width for all blocks, the last one possibly narrower, or widths that add up to dim."""
     check_values(name, sizes)
     if getattr(sizes, "ndim", None) == 0:
         sizes = sizes.item()
@@ -98,7 +98,7 @@ def check_block_sizes(sizes: Any, dim: int, name: str = "block_sizes") -> tuple[
 
 
 def check_memory_limit(limit: Any, least: int) -> int:
-    """Accept a number of bytes that suffices."""
+    """Accept a number of bytes ≥ least."""
     limit = check_count("memory_limit", limit)
     if limit < least:
         msg = f"`memory_limit` must be at least {least:,} bytes for gradients of this shape; got {limit:,}. Raise it, "
@@ -118,7 +118,7 @@ def check_fraction(name: str, value: Any, cure: str) -> float:
 
 
 def check_age(age: Any, count: int) -> int:
-    """Accept the age of a gradient held, from 0 for the oldest; negative ones count from the newest."""
+    """Accept the age of a stored gradient, from 0 for the oldest; negative ones count from the newest."""
     if isinstance(age, bool | np.bool_) or not isinstance(age, numbers.Integral):
         msg = f"`age` must be an integer; got {describe(age)}. Pass 0 for the oldest gradient, -1 for the newest."
         raise TypeError(msg)

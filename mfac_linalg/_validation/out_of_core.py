@@ -1,4 +1,4 @@
-"""Checks of gradients that are no array in memory, and of what is said about where they are and go to."""
+"""Checks of gradients that are not an array in memory, and of the arguments for streaming them."""
 
 import numbers
 from pathlib import Path
@@ -40,7 +40,7 @@ def check_streamed(gradients: Any) -> Any:
         msg = f"`gradients` must have shape (m, d) with m ≥ 1 and d ≥ 1; got {shape!r:.60}. "
         raise ValueError(msg + "Stack one flattened gradient per row.")
     if int(shape[0]) * int(shape[1]) >= 2**60:
-        msg = f"`gradients` must have a shape that can be; got {shape!r:.60}. Correct that attribute."
+        msg = f"`gradients` must have fewer than 2^60 entries; got {shape!r:.60}. Correct that attribute."
         raise ValueError(msg)
     return gradients
 
@@ -75,11 +75,11 @@ def check_sparse(gradients: Any) -> Any:
     if gradients.dtype.name not in ("float32", "float64"):
         msg = f"`gradients` must be float32 or float64 where they are sparse; got {gradients.dtype.name}. "
         raise TypeError(msg + "Cast them.")
-    _check_places(gradients)
+    _check_indices(gradients)
     return gradients
 
 
-def _check_places(gradients: Any) -> None:
+def _check_indices(gradients: Any) -> None:
     """Refuse indices outside a sparse matrix of SciPy's, whose products would read and write there."""
     try:
         if hasattr(gradients, "check_format"):
@@ -91,11 +91,11 @@ def _check_places(gradients: Any) -> None:
                 raise ValueError(msg)
     except ValueError as broken:
         msg = f"`gradients` must be a sparse matrix whose indices are within it; got one that is not ({broken}). "
-        raise ValueError(msg + "Build it anew from its entries.") from broken
+        raise ValueError(msg + "Build it again from its entries.") from broken
 
 
 def check_provided_shape(gradients: Any) -> tuple[int, int]:
-    """Accept a pair of integers ≥ 1 as the shape of rows that a user brings."""
+    """Accept a pair of integers ≥ 1 as the shape of a user's rows."""
     shape = gradients.shape
     if not (isinstance(shape, tuple) and len(shape) == 2 and all(_is_size(n) for n in shape)):
         msg = f"`gradients.shape` must be a tuple (m, d) of integers ≥ 1; got {shape!r}. Correct that attribute."
@@ -114,8 +114,8 @@ def check_can_be_cut(gradients: Any) -> None:
         raise TypeError(msg + "Build one WoodburyRankOneInverse for each block.")
 
 
-def check_kept(whiten: Any, overwrite: bool) -> None:
-    """Refuse to make a dense array of gradients that are none."""
+def check_no_dense_copy(whiten: Any, overwrite: bool) -> None:
+    """Refuse arguments that need a dense array in memory, for gradients that are none."""
     for name, value in (("whiten", whiten), ("overwrite_gradients", overwrite)):
         if value:
             msg = f"`{name}` must not be True where the gradients are read by panels or no dense array; got True. "
@@ -123,7 +123,7 @@ def check_kept(whiten: Any, overwrite: bool) -> None:
 
 
 def check_out(out: Any, resume: bool, gradients: Any, dtype: Any, *, whiten: bool | None, precision: str) -> None:
-    """Refuse what W cannot be written to, and a W that would not be all that answers need."""
+    """Refuse a target that W cannot be written to, and arguments under which W is not used."""
     if not isinstance(out, Path):
         if resume:
             msg = f"`resume` must be False where `out` is no folder; got True with {describe(out)}. Pass a path."
@@ -145,7 +145,7 @@ def check_out(out: Any, resume: bool, gradients: Any, dtype: Any, *, whiten: boo
 
 
 def _check_target(out: Any, gradients: Any, dtype: str) -> None:
-    """Accept a matrix of the right kind that takes a first column: the last check, since it writes."""
+    """Accept a matrix that can be written; the last check, since it writes a first column."""
     refuse_masked("out", out)
     check_described(out, "out")
     if not (_backend.is_numpy(out) or _backend.is_sliceable(out)) or not hasattr(out, "__setitem__"):
@@ -160,13 +160,13 @@ def _check_target(out: Any, gradients: Any, dtype: str) -> None:
         raise ValueError(msg + "or `overwrite_gradients=True` for an array in memory.")
     try:
         _backend.write_columns(out, slice(0, 1), np.zeros((shape[0], 1), dtype))
-    except Exception as refused:  # every library has its own words for what may not be written
+    except Exception as refused:  # each library has its own exception for a target that is read-only
         msg = f"`out` must be writable; got a {type(out).__name__} that is not ({refused}). Open it with mode 'r+'."
         raise ValueError(msg) from refused
 
 
 def check_computes(name: str, precision: str, dtype: Any) -> None:
-    """Refuse "high" for rows that a user brings and that compute in float32."""
+    """Refuse "high" for rows of a user that compute in float32."""
     if precision == "high" and _backend.dtype_name(dtype) != "float64":
         msg = f"`{name}` must be 'default' for rows that compute in {_backend.dtype_name(dtype)}; got 'high'. "
         raise ValueError(msg + "Let their methods return float64.")

@@ -1,4 +1,4 @@
-"""Checks of paths: what is one, and what may be written to or read."""
+"""Checks of paths: valid names, folders and regular files."""
 
 import errno
 import os
@@ -30,8 +30,8 @@ def check_path(path: Any, name: str = "path") -> str:
     return text
 
 
-def check_out_path(out: Any) -> Any:
-    """Return the path of a folder that W is written to, checked as a name; what is no path as it is."""
+def as_out_path(out: Any) -> Any:
+    """Return `out` as a path if it is a name; any other object unchanged."""
     return Path(check_path(out, "out")) if isinstance(out, str | bytes | os.PathLike) else out
 
 
@@ -46,7 +46,7 @@ def is_folder(path: Any, name: str = "path") -> bool:
 
 
 def check_regular(path: str, name: str = "path") -> os.stat_result | None:
-    """Refuse what is there, perhaps behind a link, and no regular file; its status, None where nothing is there."""
+    """Refuse a path, or link, to anything but a regular file; return its status, None if nothing is there."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -60,9 +60,9 @@ def check_regular(path: str, name: str = "path") -> os.stat_result | None:
     return status
 
 
-def path_error(failed: OSError, path: str, done: str, name: str = "path") -> OSError:
-    """The same error, of the same class, with the argument in its text, and no other."""
+def path_error(failed: OSError, path: str, action: str, name: str = "path") -> OSError:
+    """An error of the same class, whose text names the argument."""
     words = failed.strerror or str(failed)
     words = os.strerror(failed.errno) if failed.errno and "`" in words else words
-    msg = f"`{name}` must be a file that can be {done}; {words}. Look after the disk, or pass another"
+    msg = f"`{name}` must be a file that can be {action}; {words}. Check the disk, or pass another"
     return OSError(failed.errno or errno.EIO, msg, path)

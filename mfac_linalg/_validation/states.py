@@ -1,4 +1,4 @@
-"""Checks of a window's state dictionary, whole, before any of it is used."""
+"""Checks of all entries of a window's state dictionary before any are used."""
 
 import numbers
 from typing import Any
@@ -8,9 +8,10 @@ import numpy as np
 from .. import _backend
 from .._typing import Array
 from .arrays import FLOATING
+from .entries import compression_of
 from .memory import check_row_memory, check_window_memory
 from .numbers import check_count, check_flag, check_fraction, check_size
-from .rows import check_gradient_values, compression_of
+from .window import check_gradient_values
 from .words import describe
 
 SMALL = {"slots": 1, "ages": 1, "exponents": 1, "direction": 1, "gram": 2, "factor": 2}  # (m,) or (m, m)
@@ -23,7 +24,7 @@ DESCRIBED = "Pass what `state_dict` returned."
 
 
 def check_window_state(state: Any, version: int, rules: tuple[str, ...]) -> None:
-    """Accept what `state_dict` gives: every entry there, of its kind, in range, and fitting the others."""
+    """Accept a dictionary of `state_dict`: complete, with entries of the right types, in range, and consistent."""
     if not isinstance(state, dict):
         msg = f"`state` must be a dictionary; got {describe(state)}. {DESCRIBED}"
         raise TypeError(msg)
@@ -31,29 +32,29 @@ def check_window_state(state: Any, version: int, rules: tuple[str, ...]) -> None
     if not isinstance(given, numbers.Integral) or given != version:
         msg = f"`state` must have version {version}; got {given!r:.60}. Use the library that wrote it."
         raise ValueError(msg)
-    held = _held_names(state)
-    needed = (*rules, "damping", *held)
+    names = _row_names(state)
+    needed = (*rules, "damping", *names)
     if missing := [name for name in needed if name not in state]:
         msg = f"`state` must hold {', '.join(missing)}; got {', '.join(map(str, state)):.200}. {DESCRIBED}"
         raise ValueError(msg)
     window, dim = check_size("window", state["window"]), check_size("dim", state["dim"])
     check_window_memory(window, dim)
     _check_compression(compression_of(state))
-    if held:
+    if names:
         _check_rows(state, window, dim)
         _check_small(state, len(state["slots"]), window)
         _check_numbers(state)
 
 
-def _held_names(state: dict[str, Any]) -> tuple[str, ...]:
-    """What a window that has a place holds beside its rules; nothing for one that has none."""
+def _row_names(state: dict[str, Any]) -> tuple[str, ...]:
+    """The entries of a window with a dtype and a device beside its options; () before its first gradient."""
     rows = ("values", "indices", "gradient_dtype") if compression_of(state) is not None else ("rows",)
     names = (*SMALL, *NUMBERS)
     return (*rows, *names) if any(name in state for name in (*names, "rows", "values")) else ()
 
 
 def _check_compression(compression: Any) -> None:
-    """Accept None, or a dictionary of what `TopK` is made of, whose values it checks."""
+    """Accept None, or the arguments of `TopK`, which checks their values."""
     if compression is None:
         return
     if not isinstance(compression, dict) or set(compression) | {"dtype"} != set(COMPRESSION):
@@ -81,7 +82,7 @@ def _check_rows(state: dict[str, Any], window: int, dim: int) -> None:
 
 
 def _check_entries(state: dict[str, Any], values: Array, compression: dict[str, Any]) -> int:
-    """Accept what compressed rows are beside their values; return how many of these a row has."""
+    """Accept the entries of compressed rows; return the number of values of a row."""
     dtype, stored, least = state["gradient_dtype"], compression.get("dtype"), compression["density"] * state["dim"]
     if not isinstance(dtype, str) or dtype not in FLOATING or _backend.dtype_name(values.dtype) != (stored or dtype):
         msg = f"`state['gradient_dtype']` must be one of {', '.join(FLOATING)}, that of `values` where TopK has none; "
@@ -103,7 +104,7 @@ def _length(name: str, x: Any) -> int:
 
 
 def _check_small(state: dict[str, Any], m: int, window: int) -> None:
-    """Accept the small arrays: places of m rows, a Gram matrix, and a lower triangle."""
+    """Accept the small arrays: slots and ages of m rows, a Gram matrix, and a lower triangle."""
     for name, ndim in SMALL.items():
         x, shape = state[name], (m,) * ndim
         kind, wanted = ("iu", "integers") if name in PLACES else ("f", "float64")

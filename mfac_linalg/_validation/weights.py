@@ -1,4 +1,4 @@
-"""Checks of dampings and weights: what must be positive."""
+"""Checks of dampings and weights, which must be positive."""
 
 import math
 import numbers
@@ -13,9 +13,9 @@ from .words import describe
 
 
 def check_damping(damping: Any, like: Array, dtype: Any) -> Any:
-    """Accept λ > 0 as a float (or a traced scalar, kept as an array), or a (d,) array: an array is copied.
+    """Accept λ > 0 as a float (or a traced scalar, kept as an array), or a (d,) array, which is copied.
 
-    Later calls use it again, when the caller may have written something else to it.
+    Later calls use it, when the caller may have changed the original.
     """
     refuse_masked("damping", damping)
     is_number = isinstance(damping, numbers.Real) and not isinstance(damping, bool)
@@ -56,7 +56,7 @@ def _check_scalar_damping(damping: Any, like: Array) -> Any:
 
 
 def check_scalar_damping(damping: Any, dim: int) -> float:
-    """Accept λ > 0 as a float, where there is no array yet to compare a vector of dim entries with."""
+    """Accept λ > 0 as a float, or a (dim,) array of NumPy, before the library of the gradients is known."""
     return check_damping(damping, np.empty((0, dim)), np.dtype(float))
 
 
@@ -102,7 +102,7 @@ def check_weights(weights: Any, like: Array, num_gradients: int) -> Array | None
 
 
 def check_positive_entries(name: str, x: Array) -> None:
-    """Refuse a host array with an entry that is not finite and > 0; a build reads the others, all at once."""
+    """Refuse a host array with an entry that is not finite and > 0; those on a device are read together in a build."""
     if not _backend.on_host(x):
         return
     with _backend.no_grad_constants(x):  # of a trace that it is a constant of
@@ -119,6 +119,6 @@ def has_bad_entry(x: Array) -> Array:
 
 
 def refuse_entries(name: str, x: Array) -> None:
-    """Refuse an array for its entries."""
+    """Raise the error for an array with entries that are not finite and > 0."""
     msg = f"`{name}` must be finite and > 0 in every entry; got {describe(x)} with entries that are not. "
     raise ValueError(msg + "Raise them to the smallest value you can defend.")

@@ -1,4 +1,4 @@
-"""How a refusal says what came."""
+"""Descriptions of values for error messages."""
 
 from typing import Any
 

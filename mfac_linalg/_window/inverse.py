@@ -110,7 +110,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         self._options = WindowOptions.checked(window, dim, normalization, decay, precision, compression)
         self._state, self._initial_damping, self._changes = None, 1.0, 0
         if not (xp is None and dtype is None and device is None):
-            self._state = empty_state(self._options, check.empty_array(xp, dtype, device), damping)
+            self._state = empty_state(self._options, check.as_empty_array(xp, dtype, device), damping)
         else:
             self.damping = damping
 
@@ -327,7 +327,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         shape = shape or (self.dim,)
         check.gradient_values(name, g)
         state = self._state or empty_state(self._options, g, self._initial_damping)
-        g = check.stored(name, _backend.stop_gradient(g), state.ring.like)
+        g = check.as_window_dtype(name, _backend.stop_gradient(g), state.ring.like)
         check.shape(name, g, shape, f"Pass flattened gradients of {self.dim} entries.")
         return state, g
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import _backend
 from .._progress import SILENT
-from .._rows.panels import weighted
+from .._rows.panels import weigh
 from .._rows.selected import SelectedRows
 from .._typing import Array
 from .slots import DenseSlots
@@ -81,7 +81,7 @@ class Ring:
         storage, column, power = self.storage.write_row(g, slot)
         slots = np.append(self.slots[keep], slot)
         ring = replace(self, storage=storage, slots=slots, exponents=np.append(self.exponents[keep], power))
-        row = _backend.read(ring.span(self.gram_dtype).project(weighted(column, column_scale, self.gram_dtype)))[:, 0]
+        row = _backend.read(ring.span(self.gram_dtype).project(weigh(column, column_scale, self.gram_dtype)))[:, 0]
         self.gram_by_slot[slot, : len(row)] = self.gram_by_slot[: len(row), slot] = row
         return ring
 

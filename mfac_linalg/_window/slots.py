@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import _backend
 from .._rows.dense import DenseRows
-from .._rows.selected import places
+from .._rows.selected import inverse_selection
 from .._scaling.powers import exponent, ldexp, squares_in_safe_range
 from .._typing import Array
 
@@ -82,7 +82,7 @@ class DenseSlots:
 
     def restore(self, state: dict[str, Any], slots: np.ndarray) -> "DenseSlots":
         """Fill some of these slots, which are empty, from what `as_dict` returned."""
-        rows, place = state["rows"], places(slots, self.count)
+        rows, place = state["rows"], inverse_selection(slots, self.count)
         padded = _backend.namespace(rows).concat([rows, _backend.zeros_like(rows, rows=1)], axis=0)
         return DenseSlots(_backend.take_rows(padded, _backend.index_like(place, like=rows)))
 

@@ -8,7 +8,7 @@ import numpy as np
 from .. import _backend
 from .. import _validation as check
 from .._rows.panels import slices
-from .._rows.selected import places
+from .._rows.selected import inverse_selection
 from .._rows.topk import Layout, TopKRows
 from .._typing import Array
 from .slots import multiply_by_powers, row_exponents
@@ -138,9 +138,9 @@ class TopKSlots:
         xp, layout, parts = _backend.namespace(x), self.layout, []
         for run in slices(layout.whole, max(1, SELECTED // layout.block)):
             blocks = x[run.start * layout.block : run.stop * layout.block]
-            parts.append(_backend.largest_entries(xp.reshape(blocks, (-1, layout.block)), layout.kept))
-        if layout.kept_last:
-            parts.append(_backend.largest_entries(x[layout.whole * layout.block :][None, :], layout.kept_last))
+            parts.append(_backend.largest_entries(xp.reshape(blocks, (-1, layout.block)), layout.count))
+        if layout.last_count:
+            parts.append(_backend.largest_entries(x[layout.whole * layout.block :][None, :], layout.last_count))
         return _backend.narrow_index(xp.concat([xp.reshape(part, (-1,)) for part in parts]))
 
     # --- the rows ---------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ class TopKSlots:
     def restore(self, state: dict[str, Any], slots: np.ndarray) -> "TopKSlots":
         """Fill some of these slots, which are empty, from what `as_dict` returned."""
         self._check_layout(state, len(slots))
-        place = _backend.index_like(places(slots, self.count), like=self.like)
+        place = _backend.index_like(inverse_selection(slots, self.count), like=self.like)
         padded = []
         for x in (state["indices"], state["values"]):
             rows = _backend.namespace(x).concat([x, _backend.zeros_like(x, rows=1)], axis=0)

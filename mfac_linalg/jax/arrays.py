@@ -19,7 +19,7 @@ from .._forms.state import State
 from .._forms.sweeps import sweeps_for
 from .._progress import SILENT
 from .._rows.dense import DenseRows
-from .._rows.panels import weighted
+from .._rows.panels import weigh
 from .._rows.scaled import ScaledRows
 from .._scaling.damping import DampingScaling
 from .._scaling.normalization import divisor_of
@@ -119,7 +119,7 @@ def append_row(options: WindowOptions, arrays: Arrays, g: Array) -> Arrays:
     rows = arrays.rows.at[slot].set(block[0, :])
     dtype = _compute_dtype(options, rows)
     g, column_scale = _backend.cast(block, dtype).T, _scaling(options, arrays).column_scale
-    gram = DenseRows(rows, None, dtype).project(weighted(g, column_scale, dtype))[:, 0]
+    gram = DenseRows(rows, None, dtype).project(weigh(g, column_scale, dtype))[:, 0]
     arrays = replace(
         arrays,
         rows=rows,

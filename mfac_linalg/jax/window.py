@@ -113,8 +113,8 @@ class SlidingWindowState(Inverse):
     ) -> None:
         options = WindowOptions.checked(window, dim, normalization, decay, precision)
         if check.name_of_dtype(dtype) == "float64":
-            check.result_dtype(dtype, jnp.zeros(0))
-        rows = jnp.zeros((options.window, options.dim), check.empty_array(jnp, dtype, None).dtype)
+            check.as_result_dtype(dtype, jnp.zeros(0))
+        rows = jnp.zeros((options.window, options.dim), check.as_empty_array(jnp, dtype, None).dtype)
         self._initialize(options, rows, damping, 0)
 
     @classmethod
@@ -260,7 +260,7 @@ class SlidingWindowState(Inverse):
         Cost: one pass over the rows, O(window²), and window³/3 flops.
         """
         arrays = self._checked_arrays
-        g = check.stored("g", g, self._like)
+        g = check.as_window_dtype("g", g, self._like)
         check.shape("g", g, (self.dim,), f"Pass flattened gradients of {self.dim} entries.")
         check.finite("g", g)
         return self._with(append_row(self._full_options, *lax.stop_gradient((arrays, g))))._warn()

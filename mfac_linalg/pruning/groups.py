@@ -56,7 +56,7 @@ def check_groups(groups: Any, inverse: Inverse) -> Array:
 def group_systems(state: State, weights: Array, groups: Array) -> tuple[Array, Array, Any]:
     """M_QQ, (k, B, B), and z_Q · 2^−power, (k, B), of each group, float64, and power."""
     flat = _backend.namespace(groups).reshape(groups, (-1,))
-    z, power = state.scaled(weights)
+    z, power = state.to_scaled(weights)
     z = _backend.entries(z, _backend.index_like(flat, like=z))
     return _blocks(state, groups), _backend.namespace(z).reshape(z, groups.shape), power
 

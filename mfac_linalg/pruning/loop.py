@@ -231,7 +231,7 @@ def _check_gradients(gradients: Array, weights: Array) -> Array:
     if _backend.is_array(gradients) and not _backend.same_library(gradients, weights):
         msg = f"`{name}` must be of the weights' library; got {type(gradients).__module__}.{type(gradients).__name__}. "
         raise TypeError(msg + "Convert it.")
-    gradients = check.stored(name, gradients, weights[None, :])
+    gradients = check.as_window_dtype(name, gradients, weights[None, :])
     check.shape(name, gradients, ("m", weights.shape[0]), "Give one row a gradient.")
     check.not_empty(name, gradients)
     check.finite(name, gradients)

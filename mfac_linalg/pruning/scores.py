@@ -92,7 +92,7 @@ def _score_roots_as_wide(state: State, weights: Array) -> Array:
 
 def _scaled_score_roots(state: State, weights: Array) -> tuple[Array, Any]:
     """|z_i|/√M_ii · 2^−power, (d,) float64, and power: the roots of scores, times √(2/λ₀)."""
-    z, power = state.scaled(weights)
+    z, power = state.to_scaled(weights)
     return _backend.namespace(z).abs(z) / state.bounded_diagonal() ** 0.5, power
 
 

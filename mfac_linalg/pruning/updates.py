@@ -46,8 +46,8 @@ def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
 
 def _single_changes(state: State, w: Array, mask: Array) -> Array:
     """Λ^-½ M applied to z_i/M_ii of the removed weights."""
-    z, power = state.scaled(_backend.namespace(w).where(mask, _backend.namespace(w).zeros_like(w), w))
-    return state.change(z / state.bounded_diagonal(), power)
+    z, power = state.to_scaled(_backend.namespace(w).where(mask, _backend.namespace(w).zeros_like(w), w))
+    return state.solve_scaled(z / state.bounded_diagonal(), power)
 
 
 @_backend.outside_graphs
@@ -128,7 +128,7 @@ def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
 
 def _compensation(inverse: Inverse, removed: Array, mask: Array) -> Array:
     state = inverse._unchanged
-    return State.coupled(restrict(state, mask), state, removed[:, None])[:, 0]
+    return State.solve_cross(restrict(state, mask), state, removed[:, None])[:, 0]
 
 
 def _group_changes(state: State, w: Array, groups: Array) -> tuple[Array, Array]:
@@ -136,7 +136,7 @@ def _group_changes(state: State, w: Array, groups: Array) -> tuple[Array, Array]
     xp = _backend.namespace(w)
     flat = _backend.namespace(groups).reshape(groups, (-1,))
     removed = scatter(xp.ones_like(xp.take(w, flat)), flat, xp.zeros_like(w)) > 0
-    return state.change(*group_solutions(state, w, groups)), removed
+    return state.solve_scaled(*group_solutions(state, w, groups)), removed
 
 
 def _check_weights_and_mask(weights: Any, inverse: Inverse, mask: Any) -> tuple[Array, Array]:
