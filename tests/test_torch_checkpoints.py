@@ -9,14 +9,7 @@ import pytest
 
 import mfac_linalg as ml
 from tests.source import ROOT
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("mfac_linalg.torch")
-dist = pytest.importorskip("torch.distributed")
-dcp = pytest.importorskip("torch.distributed.checkpoint")
-api = pytest.importorskip("torch.distributed.checkpoint.state_dict")
-
-from tests.test_torch_optimizer import (  # noqa: E402
+from tests.torch_optimizer import (
     CONFIGURATIONS,
     MFAC,
     OPTIONS,
@@ -26,6 +19,12 @@ from tests.test_torch_optimizer import (  # noqa: E402
     same,
     taken,
 )
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("mfac_linalg.torch")
+dist = pytest.importorskip("torch.distributed")
+dcp = pytest.importorskip("torch.distributed.checkpoint")
+api = pytest.importorskip("torch.distributed.checkpoint.state_dict")
 
 nn = torch.nn
 FIRST = torch.load(ROOT.parent / "tests" / "files" / "mfac_states_1.pt", weights_only=True)
