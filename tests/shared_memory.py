@@ -6,10 +6,10 @@ import scipy.sparse
 
 import mfac_linalg as ml
 from mfac_linalg import BlockDiagonalInverse, WoodburyRankOneInverse
+from tests.ambient_queries import BLOCKS, SHAPE, TALL, Asked, gradients
+from tests.ambient_queries import answer as answer_or_refusal
 from tests.backends import AVAILABLE, NUMPY
 from tests.held import mapped
-from tests.modes import BLOCKS, SHAPE, TALL, Asked, gradients
-from tests.modes import answer as answer_or_refusal
 
 LIMIT = 10**5
 WITHOUT_VALUES = {"kappa", "repr"}  # which read no array

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 
 from mfac_linalg._rows.fingerprint import COUNT, Fingerprint
+from tests.ambient_queries import QUERIES, Asked, gradients
 from tests.backends import BACKENDS, NUMPY
-from tests.modes import QUERIES, Asked, gradients
 from tests.shared_memory import WITHOUT_VALUES, blocks, limited, overwritten, referenced
 
 

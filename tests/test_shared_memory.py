@@ -10,8 +10,8 @@ import scipy.sparse
 import mfac_linalg as ml
 from mfac_linalg import BlockDiagonalInverse, SlidingWindowInverse, WoodburyRankOneInverse, pruning
 from tests import shared_memory
+from tests.ambient_queries import QUERIES, SHAPE, gradients, same
 from tests.backends import AVAILABLE
-from tests.modes import QUERIES, SHAPE, gradients, same
 from tests.shared_memory import (
     TORCH,
     WITHOUT_VALUES,

@@ -6,7 +6,7 @@ import pytest
 
 import mfac_linalg as ml
 from tests import torch_rows
-from tests.torch_rows import LOSS, SAMPLES
+from tests.torch_rows import LOSS, SAMPLES, Recurrent
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -130,9 +130,9 @@ class Listed(nn.Module):
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4])
-@pytest.mark.parametrize("make", ["Recurrent", "Listed"])
+@pytest.mark.parametrize("make", [Recurrent, Listed])
 def test_rows_of_the_fisher_matrix_are_made_one_by_one_where_samples_cannot_be_batched(data, make, chunk_size):
-    model = globals()[make]().double()
+    model = make().double()
     with pytest.raises(RuntimeError, match="Use mean_gradients with batch_size=1"):
         adapter.per_sample_gradients(model, LOSS, *data)
     rows, _ = adapter.fisher_gradients(model, data[0], reduction="sum", chunk_size=chunk_size)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests import torch_rows
-from tests.torch_rows import BY_CALL, CALLS, LOSS, SAMPLES, Recomputing, Tied, gradient, one_by_one
+from tests.torch_rows import BY_CALL, CALLS, LOSS, SAMPLES, Recomputing, Recurrent, Tied, gradient, one_by_one
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -52,17 +52,6 @@ def test_running_statistics_that_gradients_would_change_are_refused_with_the_rea
 def test_instance_normalisation_that_changes_no_statistics_is_differentiated(model, data):
     rows, _ = adapter.per_sample_gradients(model, LOSS, *data)
     torch.testing.assert_close(rows, one_by_one(model, data))
-
-
-class Recurrent(nn.Module):
-    """A recurrent network, which PyTorch can not batch by vmap."""
-
-    def __init__(self):
-        super().__init__()
-        self.cells, self.last = nn.GRU(4, 3, batch_first=True), nn.Linear(3, 3)
-
-    def forward(self, x):
-        return self.last(self.cells(x[:, 0])[0][:, -1])
 
 
 def test_a_model_that_cannot_be_batched_is_refused_with_what_can_be_done(data):

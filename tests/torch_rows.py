@@ -77,3 +77,14 @@ CALLS = {
     ),
 }
 BY_CALL = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+
+
+class Recurrent(nn.Module):
+    """A recurrent network, which PyTorch can not batch by vmap."""
+
+    def __init__(self):
+        super().__init__()
+        self.cells, self.last = nn.GRU(4, 3, batch_first=True), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.last(self.cells(x[:, 0])[0][:, -1])
