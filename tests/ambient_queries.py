@@ -14,7 +14,7 @@ import scipy.sparse
 import mfac_linalg as ml
 from mfac_linalg import influence, pruning
 from tests.backends import NUMPY, Backend
-from tests.held import HELD
+from tests.inputs import INPUTS
 
 SHAPE, TALL, BLOCKS = (6, 40), (9, 4), (3, 3, 14, 20)
 DAMPINGS = [0.01, 1.0]
@@ -42,7 +42,7 @@ def inverses(backend: Backend) -> dict[str, Callable[[], Any]]:
     found |= {
         "window": lambda: window(rows, 0.01),
         "blocks": lambda: ml.BlockDiagonalInverse(rows, 0.01, block_sizes=BLOCKS),
-        "rows": lambda: static(HELD["rows"](rows), 0.01),
+        "rows": lambda: static(INPUTS["rows"](rows), 0.01),
     }
     if backend.library == "jax.numpy":
         from mfac_linalg.jax import SlidingWindowState
@@ -53,7 +53,7 @@ def inverses(backend: Backend) -> dict[str, Callable[[], Any]]:
     found |= {
         "static, by reference": lambda: static(rows, 0.01, whiten=False),
         "streamed": lambda: static(rows, 0.01, memory_limit=10**5),
-        "dataset": lambda: static(HELD["dataset"](held), 0.01, **place),
+        "dataset": lambda: static(INPUTS["dataset"](held), 0.01, **place),
         "equal blocks": lambda: ml.BlockDiagonalInverse(rows, 0.01, block_sizes=4),
         "decaying window": lambda: window(rows, 0.01, decay=0.9, normalization="window"),
     }

@@ -5,7 +5,7 @@ import pytest
 
 from mfac_linalg import _files
 from tests.backends import FLOATS
-from tests.held import Dataset
+from tests.inputs import Dataset
 
 M, D = 6, 3000
 DAMPING = 0.5

@@ -9,7 +9,7 @@ from mfac_linalg import BlockDiagonalInverse, WoodburyRankOneInverse
 from tests.ambient_queries import BLOCKS, SHAPE, TALL, Asked, gradients
 from tests.ambient_queries import answer as answer_or_refusal
 from tests.backends import AVAILABLE, NUMPY
-from tests.held import mapped
+from tests.inputs import mapped
 
 LIMIT = 10**5
 WITHOUT_VALUES = {"kappa", "repr"}  # which read no array

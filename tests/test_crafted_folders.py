@@ -15,7 +15,7 @@ from mfac_linalg import _files
 from tests import crafted_outcomes
 from tests.crafted import put_together, taken_apart
 from tests.crafted_outcomes import ALL, assert_refused, outcome, versions
-from tests.held import Dataset
+from tests.inputs import Dataset
 from tests.problems import KINDS, make_problem
 from tests.stored import gradients
 

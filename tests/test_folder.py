@@ -10,7 +10,7 @@ import mfac_linalg as ml
 from tests import folders
 from tests.backends import AVAILABLE, eps
 from tests.folders import DAMPING, STREAMING, D, Failing, M, gradients, h5py_dataset, zarr_array
-from tests.held import Dataset, mapped
+from tests.inputs import Dataset, mapped
 from tests.oracle import LIMIT
 from tests.problems import make_problem
 from tests.source import ROOT as PACKAGE

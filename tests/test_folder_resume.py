@@ -9,7 +9,7 @@ import mfac_linalg as ml
 from mfac_linalg import _files
 from tests import folders
 from tests.folders import DAMPING, STREAMING, D, Failing, M, gradients
-from tests.held import Dataset
+from tests.inputs import Dataset
 
 dtype = folders.dtype
 short_entries = folders.short_entries

@@ -5,7 +5,7 @@ import pytest
 
 import mfac_linalg as ml
 from tests.folders import DAMPING, D, M, gradients, h5py_dataset, zarr_array
-from tests.held import Dataset
+from tests.inputs import Dataset
 
 
 def test_a_whole_folder_is_not_written_over(tmp_path):
