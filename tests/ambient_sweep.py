@@ -19,8 +19,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.ambient_queries import Asked, answer, inverses, queries, same
 from tests.backends import PRESENT, Backend
-from tests.modes import MODES, REFUSED, ROUNDED, Asked, agree, answer, inverses, queries, same
+from tests.modes import MODES, REFUSED, ROUNDED, agree
 
 NAMES = {"numpy": "numpy", "torch": "torch:cpu", "jax": "jax", "strict": "strict:CPU_DEVICE", "dask": "dask"}
 """The backends, by the short names of the command line."""

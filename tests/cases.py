@@ -8,7 +8,7 @@ import numpy as np
 
 from mfac_linalg import WoodburyRankOneInverse
 from tests.backends import NUMPY, STATIC_FLAVOURS, Backend, eps, flavour_name
-from tests.held import HELD
+from tests.inputs import INPUTS
 from tests.oracle import Oracle, tolerance
 from tests.problems import Problem, make_problem
 
@@ -30,7 +30,7 @@ class Case:
     def is_rebuilt(self) -> bool:
         """Whether the inverse can be built anew elsewhere: not from rows that only their author can move."""
         away = {"rows", "panelled rows", "dataset", "memmap"}
-        return self.options.get("held") not in away and "memory_limit" not in self.options
+        return self.options.get("form") not in away and "memory_limit" not in self.options
 
 
 GENERAL = {"vector": True, "weighted": True}
@@ -50,17 +50,17 @@ CASES = (
     Case("one-row", {"shape": (1, 8)}),
     Case("one-column", {"shape": (5, 1)}),
     Case("one-by-one", {"shape": (1, 1)}),
-    Case("csr", {"shape": WIDE, "kind": "sparse"}, {"held": "csr"}),
-    Case("csc-general", {"shape": WIDE, "kind": "sparse", **GENERAL}, {"held": "csc"}),
-    Case("coo-tall-general", {"shape": TALL, "kind": "sparse", **GENERAL}, {"held": "coo"}),
-    Case("rows", {"shape": WIDE}, {"held": "rows"}),
-    Case("rows-general", {"shape": WIDE, **GENERAL}, {"held": "panelled rows"}),
-    Case("rows-tall", {"shape": TALL}, {"held": "rows"}),
-    Case("dataset", {"shape": WIDE}, {"held": "dataset"}),
-    Case("dataset-general", {"shape": WIDE, **GENERAL}, {"held": "dataset", "precision": "high"}),
-    Case("dataset-tall", {"shape": TALL}, {"held": "dataset"}),
-    Case("memmap", {"shape": WIDE}, {"held": "memmap"}),
-    Case("memmap-tall-general", {"shape": TALL, **GENERAL}, {"held": "memmap"}),
+    Case("csr", {"shape": WIDE, "kind": "sparse"}, {"form": "csr"}),
+    Case("csc-general", {"shape": WIDE, "kind": "sparse", **GENERAL}, {"form": "csc"}),
+    Case("coo-tall-general", {"shape": TALL, "kind": "sparse", **GENERAL}, {"form": "coo"}),
+    Case("rows", {"shape": WIDE}, {"form": "rows"}),
+    Case("rows-general", {"shape": WIDE, **GENERAL}, {"form": "panelled rows"}),
+    Case("rows-tall", {"shape": TALL}, {"form": "rows"}),
+    Case("dataset", {"shape": WIDE}, {"form": "dataset"}),
+    Case("dataset-general", {"shape": WIDE, **GENERAL}, {"form": "dataset", "precision": "high"}),
+    Case("dataset-tall", {"shape": TALL}, {"form": "dataset"}),
+    Case("memmap", {"shape": WIDE}, {"form": "memmap"}),
+    Case("memmap-tall-general", {"shape": TALL, **GENERAL}, {"form": "memmap"}),
     Case("streamed", {"shape": WIDE}, {"memory_limit": 10**5}),
     Case("streamed-general", {"shape": WIDE, **GENERAL}, {"memory_limit": 10**5}),
     Case("streamed-tall", {"shape": TALL}, {"memory_limit": 10**5}),
@@ -88,11 +88,11 @@ def built_name(which: tuple[Backend, str, Case]) -> str:
     return f"{flavour_name(which[:2])}-{which[2]}"
 
 
-def construct(problem: Problem, backend: Backend, *, held: str = "array", **options: Any) -> WoodburyRankOneInverse:
-    """The inverse of a problem on a backend, its gradients handed over in one of the ways of `HELD`."""
+def construct(problem: Problem, backend: Backend, *, form: str = "array", **options: Any) -> WoodburyRankOneInverse:
+    """The inverse of a problem on a backend, its gradients handed over in one of the ways of `INPUTS`."""
     damping = problem.damping
     return WoodburyRankOneInverse(
-        HELD[held](backend.asarray(problem.gradients)),
+        INPUTS[form](backend.asarray(problem.gradients)),
         damping if np.ndim(damping) == 0 else backend.asarray(damping),
         weights=None if problem.weights is None else backend.asarray(problem.weights),
         normalization=problem.normalization,

@@ -42,10 +42,10 @@ def check(problem, backend, **options):
 def test_every_answer_keeps_the_contract(dtype, precision, whiten):
     @settings(max_examples=80)
     @given(problems(dtype, decades(dtype, precision), largest=40))
-    def property(problem):
+    def check_contract(problem):
         check(problem, NUMPY, whiten=whiten, precision=precision)
 
-    property()
+    check_contract()
 
 
 @pytest.mark.parametrize("whiten", [True, False], ids=["whitened", "referenced"])
@@ -72,10 +72,10 @@ def test_every_backend_keeps_the_contract(flavour, whiten):
             lambda shape: problems(dtype, decades(dtype, "default"), shape=shape)
         )
     )
-    def property(problem):
+    def check_contract(problem):
         check(problem, backend, whiten=whiten)
 
-    property()
+    check_contract()
 
 
 @pytest.mark.parametrize("whiten", [True, False], ids=["whitened", "referenced"])
@@ -173,11 +173,11 @@ def test_high_precision_in_float32_is_right_to_1e_4_for_any_vector(problem, whit
 def test_the_diagonal_is_right_to_a_thousandth(dtype, precision, whiten):
     @settings(max_examples=60)
     @given(problems(dtype, decades(dtype, precision), largest=24))
-    def property(problem):
+    def check_diagonal(problem):
         diagonal = construct(problem, NUMPY, whiten=whiten, precision=precision).diagonal()
         assert np.allclose(diagonal, np.diag(problem.oracle.inverse), rtol=1e-3, atol=0)
 
-    property()
+    check_diagonal()
 
 
 @pytest.mark.parametrize("whiten", [True, False], ids=["whitened", "referenced"])
@@ -185,13 +185,13 @@ def test_the_diagonal_is_right_to_a_thousandth(dtype, precision, whiten):
 def test_the_diagonal_keeps_its_bounds_at_every_condition_number(dtype, precision, whiten):
     @settings(max_examples=60)
     @given(problems(dtype, decades(dtype, precision), largest=24))
-    def property(problem):
+    def check_bounds(problem):
         diagonal = construct(problem, NUMPY, whiten=whiten, precision=precision).diagonal()
         scaled = diagonal * problem.oracle.roots.astype(np.float64) ** 2
         assert np.all(scaled <= 1 + 4 * eps(dtype))
         assert np.all(scaled >= (1 - 4 * eps(dtype)) / problem.oracle.kappa)
 
-    property()
+    check_bounds()
 
 
 @pytest.mark.parametrize("whiten", [True, False], ids=["whitened", "referenced"])
@@ -201,7 +201,7 @@ def test_entries_keep_their_absolute_error(dtype, precision, whiten):
 
     @settings(max_examples=60)
     @given(problems(dtype, decades(dtype, precision), largest=24))
-    def property(problem):
+    def check_entries(problem):
         inverse = construct(problem, NUMPY, whiten=whiten, precision=precision)
         roots, everywhere = problem.oracle.roots.astype(np.float64), np.arange(inverse.dim)
         limit = tolerance(eps(dtype), problem.oracle.kappa if dtype == "float64" else 1.0)
@@ -209,7 +209,7 @@ def test_entries_keep_their_absolute_error(dtype, precision, whiten):
         assert np.max(error * roots[:, None] * roots) <= limit
         assert np.max(np.abs(inverse.diagonal() - np.diag(problem.oracle.inverse)) * roots**2) <= limit
 
-    property()
+    check_entries()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -237,10 +237,10 @@ def check_unless_refused(problem, backend, **options):
 def test_a_silent_answer_is_an_accurate_one(dtype, whiten, precision):
     @settings(max_examples=80)
     @given(problems(dtype, (5.0, 20.0), largest=16))
-    def property(problem):
+    def check_silent_answers(problem):
         check_unless_refused(problem, NUMPY, whiten=whiten, precision=precision)
 
-    property()
+    check_silent_answers()
 
 
 @pytest.mark.parametrize("kappa", [1e7, 1e10, 1e14, 1e18])

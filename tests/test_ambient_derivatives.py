@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mfac_linalg import BlockDiagonalInverse, SlidingWindowInverse, WoodburyRankOneInverse
-from tests.modes import gradients
+from tests.ambient_queries import gradients
 
 torch = pytest.importorskip("torch")
 

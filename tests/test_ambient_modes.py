@@ -6,22 +6,9 @@ import numpy as np
 import pytest
 
 import mfac_linalg as ml
+from tests.ambient_queries import ALONE, CHEAP, Asked, answer, inverses, queries, same
 from tests.backends import PRESENT
-from tests.modes import (
-    ALONE,
-    CHEAP,
-    DEAR,
-    MODES,
-    SELDOM,
-    SINGLE,
-    Asked,
-    agree,
-    answer,
-    at_once,
-    inverses,
-    queries,
-    same,
-)
+from tests.modes import DEAR, MODES, SELDOM, SINGLE, agree, at_once
 
 BACKENDS = {b.library: b for b in PRESENT if b.name in ("numpy", "strict:CPU_DEVICE", "torch:cpu", "jax", "dask")}
 

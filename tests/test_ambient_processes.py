@@ -17,8 +17,9 @@ import pytest
 
 from mfac_linalg import WoodburyRankOneInverse
 from mfac_linalg._backend import read_ahead
+from tests.ambient_queries import Asked, answer, gradients, inverses, queries, same
 from tests.backends import PRESENT
-from tests.modes import Asked, answer, gradients, inverses, queries, same, setting
+from tests.modes import setting
 from tests.source import ROOT
 
 SOME = ("static", "static, vector damping", "tall", "window", "compressed window", "blocks", "streamed", "sparse")
@@ -106,7 +107,7 @@ def test_no_setting_of_the_interpreter_changes_an_answer():
 CHILDREN = """
 import multiprocessing, sys, warnings
 import numpy as np
-from tests.modes import inverses
+from tests.ambient_queries import inverses
 from tests.backends import NUMPY
 inverse, v = inverses(NUMPY)["streamed"](), np.ones(40, "float32")
 def ask(queue, *given):

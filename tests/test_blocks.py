@@ -13,7 +13,7 @@ from scipy.linalg import block_diag
 from mfac_linalg import BlockDiagonalInverse, FactorizationError, WoodburyRankOneInverse
 from tests.backends import AVAILABLE, FLOATS, NUMPY, eps
 from tests.contract import REACH
-from tests.held import ArrayRows, mapped
+from tests.inputs import ArrayRows, mapped
 from tests.oracle import LIMIT, Oracle, tolerance
 from tests.problems import KINDS, Problem, make_problem
 from tests.strategies import seeds

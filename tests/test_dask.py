@@ -125,11 +125,11 @@ def test_every_answer_keeps_the_contract(dtype):
             lambda shape: problems(dtype, decades(dtype, "default"), shape=shape)
         )
     )
-    def property(problem):
+    def check_contract(problem):
         for answer in measure(problem, DASK):
             assert answer.backward <= LIMIT, f"R = {answer.backward:.3g} for {answer.name}: {problem}"
 
-    property()
+    check_contract()
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

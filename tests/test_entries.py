@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 import mfac_linalg as ml
 from mfac_linalg._forms.dual import DualForm
 from tests.backends import AVAILABLE, eps
-from tests.held import PanelledRows
+from tests.inputs import PanelledRows
 from tests.oracle import LIMIT, ExactOracle, exact
 from tests.problems import make_problem
 

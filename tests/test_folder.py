@@ -1,6 +1,5 @@
-"""Whitened rows outside memory: what is written, how often, and what a build that was killed leaves."""
+"""Whitened rows outside memory: the same answers, how often they are read and written, and the memory of a build."""
 
-import os
 import subprocess
 import sys
 
@@ -8,36 +7,17 @@ import numpy as np
 import pytest
 
 import mfac_linalg as ml
-from mfac_linalg import _files
-from tests.backends import AVAILABLE, FLOATS, eps
-from tests.held import Dataset, mapped
+from tests import folders
+from tests.backends import AVAILABLE, eps
+from tests.folders import DAMPING, STREAMING, D, Failing, M, gradients, h5py_dataset, zarr_array
+from tests.inputs import Dataset, mapped
 from tests.oracle import LIMIT
 from tests.problems import make_problem
 from tests.source import ROOT as PACKAGE
 
+dtype = folders.dtype
+short_entries = folders.short_entries
 ROOT = PACKAGE.parent
-M, D = 6, 3000
-DAMPING = 0.5
-STREAMING = {"memory_limit": 4 * 10**5}
-
-
-def gradients(dtype="float64", dim=D):
-    """Rows with columns so large that their entries of F⁻¹ are small."""
-    made = np.random.default_rng(0).standard_normal((M, dim))
-    made[:, :4] *= 300
-    return made.astype(dtype)
-
-
-@pytest.fixture(params=FLOATS)
-def dtype(request):
-    return request.param
-
-
-@pytest.fixture
-def short_entries(monkeypatch):
-    """A journal that takes everything down at once."""
-    monkeypatch.setattr(_files.folder, "SECONDS", 0.0)
-    monkeypatch.setattr(_files.folder, "RUN_BYTES", 10**4)
 
 
 class Counting(Dataset):
@@ -48,32 +28,6 @@ class Counting(Dataset):
     def __setitem__(self, part, values):
         self.array[part] = values
         self.written += np.size(values)
-
-
-class Failing(Dataset):
-    """A dataset whose disk fails after so many numbers."""
-
-    def __init__(self, array, numbers):
-        super().__init__(array)
-        self.left = numbers
-
-    def __getitem__(self, part):
-        found = super().__getitem__(part)
-        self.left -= found.size
-        if self.left < 0:
-            msg = "the disk is gone"
-            raise OSError(msg)
-        return found
-
-
-def zarr_array(folder, shape, dtype):
-    zarr = pytest.importorskip("zarr", reason="needs zarr")
-    return zarr.create_array(folder / "w.zarr", shape=shape, chunks=(shape[0], 700), dtype=dtype)
-
-
-def h5py_dataset(folder, shape, dtype):
-    h5py = pytest.importorskip("h5py", reason="needs h5py")
-    return h5py.File(folder / "w.h5", "w").create_dataset("w", shape, dtype)
 
 
 def memmap(folder, shape, dtype):
@@ -184,148 +138,6 @@ def test_a_build_that_failed_goes_on_where_it_was(share, dtype, tmp_path, short_
         assert np.array_equal(ask(ml.load(tmp_path / "folder")), ask(whole))
 
 
-def test_without_resume_a_build_starts_again(tmp_path, short_entries):
-    g = gradients()
-    with pytest.raises(OSError, match="disk is gone"):
-        ml.WoodburyRankOneInverse(Failing(g, g.size), DAMPING, out=tmp_path / "folder", **STREAMING)
-    source = Dataset(g)
-    ml.WoodburyRankOneInverse(source, 2 * DAMPING, out=tmp_path / "folder", **STREAMING)
-    assert 2 <= source.passes <= 2.05
-    assert ml.load(tmp_path / "folder").damping == 2 * DAMPING
-
-
-def test_resuming_what_is_whole_reads_nothing_again(tmp_path):
-    source = Dataset(gradients())
-    first = ml.WoodburyRankOneInverse(source, DAMPING, out=tmp_path / "folder")
-    source.read = 0
-    again = ml.WoodburyRankOneInverse(source, DAMPING, out=tmp_path / "folder", resume=True)
-    assert source.passes <= 0.02  # of some columns, that are compared
-    assert again.gradients is source
-    assert np.array_equal(again.diagonal(), first.diagonal())
-
-
-def test_resuming_a_folder_that_is_not_there_builds_it(tmp_path):
-    ml.WoodburyRankOneInverse(gradients(), DAMPING, out=tmp_path / "folder", resume=True)
-    assert ml.load(tmp_path / "folder").damping == DAMPING
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [{"damping": 0.6}, {"gradients": -gradients()}, {"normalization": "sum"}, {"weights": np.ones(M)}],
-    ids=["damping", "gradients", "normalization", "weights"],
-)
-@pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "begun"])
-def test_another_build_is_not_resumed(changed, is_whole, tmp_path, short_entries):
-    asked = {"gradients": gradients(), "damping": DAMPING, "out": tmp_path / "folder"}
-    if is_whole:
-        ml.WoodburyRankOneInverse(**asked)
-    else:
-        with pytest.raises(OSError, match="disk is gone"):
-            ml.WoodburyRankOneInverse(**{**asked, "gradients": Failing(gradients(), M * D)}, **STREAMING)
-    with pytest.raises(ValueError, match=f"same build to resume it.*{next(iter(changed))}"):
-        ml.WoodburyRankOneInverse(**{**asked, **changed}, resume=True)
-
-
-@pytest.mark.parametrize("name", ["whitened.npy", "inverse.npz"])
-def test_a_changed_bit_in_a_folder_is_refused(name, tmp_path):
-    ml.WoodburyRankOneInverse(gradients(), DAMPING, out=tmp_path / "folder")
-    file = tmp_path / "folder" / name
-    whole = file.read_bytes()
-    for place in np.random.default_rng(0).integers(0, len(whole), 40):
-        changed = bytearray(whole)
-        changed[place] ^= 1
-        file.write_bytes(changed)
-        with pytest.raises(ml.InvalidFileError):
-            ml.load(tmp_path / "folder")
-
-
-@pytest.mark.parametrize("size", [0, 60, 128, 5000])
-def test_whitened_rows_that_are_cut_off_are_refused(size, tmp_path):
-    ml.WoodburyRankOneInverse(gradients(), DAMPING, out=tmp_path / "folder")
-    os.truncate(tmp_path / "folder" / "whitened.npy", size)
-    with pytest.raises(ml.InvalidFileError, match="whole folder"):
-        ml.load(tmp_path / "folder")
-
-
-def test_whitened_rows_that_are_gone_are_refused(tmp_path):
-    ml.WoodburyRankOneInverse(gradients(), DAMPING, out=tmp_path / "folder")
-    (tmp_path / "folder" / "whitened.npy").unlink()
-    with pytest.raises(ml.InvalidFileError, match="damaged or gone"):
-        ml.load(tmp_path / "folder")
-
-
-def test_a_whole_folder_is_not_written_over(tmp_path):
-    ml.WoodburyRankOneInverse(gradients(), DAMPING, out=tmp_path / "folder")
-    with pytest.raises(ValueError, match=r"`out` must be a new or empty folder.*load"):
-        ml.WoodburyRankOneInverse(gradients(), 2 * DAMPING, out=tmp_path / "folder")
-    assert ml.load(tmp_path / "folder").damping == DAMPING
-
-
-def test_a_folder_of_other_things_is_not_written_to(tmp_path):
-    (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(ValueError, match=r"holds \['thesis.tex'\]"):
-        ml.WoodburyRankOneInverse(gradients(), DAMPING, out=tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("options", "kind", "words"),
-    [
-        ({"whiten": False}, ValueError, "`out` must be None here.*whiten=False"),
-        ({"precision": "high"}, ValueError, "`out` must be None here.*needs the gradients"),
-        ({"overwrite_gradients": True}, ValueError, "`overwrite_gradients`"),
-        ({"out": np.zeros((M, D))}, ValueError, "shape .* and dtype float32"),
-        ({"out": np.zeros((D, M), "float32")}, ValueError, "shape .* and dtype float32"),
-        ({"out": [1.0]}, TypeError, "`out` must be a path"),
-        ({"out": np.broadcast_to(np.float32(0), (M, D))}, ValueError, "writable"),
-        ({"out": np.zeros((M, D), "float32"), "resume": True}, ValueError, "`resume` must be False"),
-        ({"out": None, "resume": True}, ValueError, "`resume` must be False"),
-        ({"resume": "yes"}, TypeError, "`resume`"),
-    ],
-    ids=lambda x: None,
-)
-def test_what_cannot_be_written_is_refused(options, kind, words, tmp_path):
-    with pytest.raises(kind, match=words):
-        ml.WoodburyRankOneInverse(gradients("float32"), DAMPING, **{"out": tmp_path / "folder", **options})
-    assert not (tmp_path / "folder").exists()
-
-
-def test_the_gradients_themselves_are_no_target(tmp_path):
-    file = np.lib.format.open_memmap(tmp_path / "g.npy", mode="w+", shape=(M, D), dtype=np.float64)
-    file[:] = gradients()
-    for out in (file, file[:], np.load(tmp_path / "g.npy", mmap_mode="r+")):
-        with pytest.raises(ValueError, match="`out` must not be the gradients themselves"):
-            ml.WoodburyRankOneInverse(file, DAMPING, out=out)
-    assert np.array_equal(file, gradients())
-
-
-@pytest.mark.parametrize("make", [zarr_array, h5py_dataset])
-def test_a_dataset_opened_twice_is_no_target_for_itself(make, tmp_path):
-    first = make(tmp_path, (M, D), "float64")
-    first[:, :] = gradients()
-    second = first.file["w"] if make is h5py_dataset else type(first).open(first.store)
-    with pytest.raises(ValueError, match="`out` must not be the gradients themselves"):
-        ml.WoodburyRankOneInverse(first, DAMPING, out=second)
-
-
-def test_the_folder_of_the_gradients_is_no_target(tmp_path):
-    np.save(tmp_path / "whitened.npy", gradients())
-    with pytest.raises(ValueError, match="`out` must not be the folder that the gradients are in"):
-        ml.WoodburyRankOneInverse(np.load(tmp_path / "whitened.npy", mmap_mode="r"), DAMPING, out=tmp_path)
-    assert np.array_equal(np.load(tmp_path / "whitened.npy"), gradients())
-
-
-@pytest.mark.parametrize("shift", [-45, 0, 45, 55])
-def test_rows_of_any_unit_have_the_same_inverse_to_the_bit(shift, tmp_path):
-    g = gradients("float32")
-    v, scale = g[0], np.float32(2.0**shift)
-    found, expected = (
-        ml.WoodburyRankOneInverse(Dataset(g * s), DAMPING * float(s) ** 2, out=tmp_path / str(i))
-        for i, s in enumerate([scale, np.float32(1)])
-    )
-    assert np.array_equal(found.diagonal() * scale * scale, expected.diagonal())
-    assert np.array_equal(found.matvec(v * scale) * scale, expected.matvec(v))
-
-
 def test_rescaled_rows_under_a_damping_per_parameter_keep_their_small_entries(tmp_path):
     rng, scale = np.random.default_rng(0), np.float32(2.0**45)
     g = 0.01 * rng.standard_normal((16, 20_000), dtype=np.float32)
@@ -336,123 +148,16 @@ def test_rescaled_rows_under_a_damping_per_parameter_keep_their_small_entries(tm
     assert np.allclose(inverse.diagonal() * float(scale) ** 2, exact, rtol=1e-3, atol=0)
 
 
-def test_a_refused_call_writes_nothing():
-    out = np.ones((M, D))
-    with pytest.raises(ValueError, match="`out` must be None here"):
-        ml.WoodburyRankOneInverse(gradients(), DAMPING, out=out, whiten=False)
-    assert np.all(out == 1)
-
-
 def test_a_rescaled_build_is_one_pass_too():
     source = Dataset(gradients("float32") * np.float32(2.0**45))
     ml.WoodburyRankOneInverse(source, 2.0**90)
     assert source.passes == 1
 
 
-def test_a_build_waits_for_nobody_and_is_refused_beside_another(tmp_path):
-    folder = _files.folder.Folder(tmp_path / "folder", {"dtype": "float64", "shape": [M, D]}, resume=False)
-    with pytest.raises(ValueError, match="`out` must be a folder that no other build writes to"):
-        ml.WoodburyRankOneInverse(gradients(), DAMPING, out=tmp_path / "folder")
-    folder.close()
-    ml.WoodburyRankOneInverse(gradients(), DAMPING, out=tmp_path / "folder")
-
-
-def begun(path, share):
-    """A folder in which a build has failed after so many passes."""
-    g = gradients(dim=20_000)
-    with pytest.raises(OSError, match="disk is gone"):
-        ml.WoodburyRankOneInverse(Failing(g, int(share * g.size)), DAMPING, out=path, memory_limit=10**6)
-    return g
-
-
-def cut_off(file):
-    os.truncate(file, 5000)
-
-
-def changed(file):
-    with open(file, "r+b") as handle:
-        handle.seek(9000)
-        handle.write(bytes(1000))
-
-
-def gone(file):
-    file.unlink()
-
-
-def other(file):
-    np.save(file, np.zeros((3, 3)))
-
-
-@pytest.mark.parametrize("damage", [cut_off, changed, gone, other])
-def test_a_resumed_build_makes_damaged_columns_again(damage, tmp_path, short_entries):
-    g = begun(tmp_path / "folder", 1.7)
-    damage(tmp_path / "folder" / "whitened.npy")
-    resumed = ml.WoodburyRankOneInverse(g, DAMPING, out=tmp_path / "folder", resume=True, memory_limit=10**6)
-    whole = ml.WoodburyRankOneInverse(g, DAMPING, out=tmp_path / "whole", memory_limit=10**6)
-    assert np.array_equal(resumed.diagonal(), whole.diagonal())
-    assert np.array_equal(ml.load(tmp_path / "folder").matvec(g[0]), whole.matvec(g[0]))
-
-
-def test_small_entries_beyond_damaged_columns_are_found_once(tmp_path, short_entries):
-    g = gradients(dim=20_000)
-    g[:, [9_000, 15_000]] *= 3000
-    with pytest.raises(OSError, match="disk is gone"):
-        ml.WoodburyRankOneInverse(Failing(g, int(1.95 * g.size)), DAMPING, out=tmp_path / "folder", memory_limit=10**6)
-    with open(tmp_path / "folder" / "whitened.npy", "r+b") as handle:
-        handle.seek(8_000 * 8 * M)
-        handle.write(bytes(100))
-    ml.WoodburyRankOneInverse(g, DAMPING, out=tmp_path / "folder", resume=True, memory_limit=10**6)
-    with np.load(tmp_path / "folder" / "inverse.npz") as file:
-        assert file["small.index"].tolist() == [9_000, 15_000]
-
-
-@pytest.mark.parametrize("resume", [True, False])
-def test_a_damaged_journal_is_refused_by_name(resume, tmp_path, short_entries):
-    """Without `resume` as well: what is damaged need not be a journal."""
-    g = begun(tmp_path / "folder", 1.7)
-    cut_off(tmp_path / "folder" / "build.npz")
-    before = {file.name: file.read_bytes() for file in (tmp_path / "folder").iterdir()}
-    with pytest.raises(ml.InvalidFileError, match=r"`out` must hold a whole journal.*Remove what is there yourself"):
-        ml.WoodburyRankOneInverse(g, DAMPING, out=tmp_path / "folder", resume=resume)
-    assert {file.name: file.read_bytes() for file in (tmp_path / "folder").iterdir()} == before
-
-
-def test_the_file_of_a_folder_is_not_the_folder(tmp_path):
-    inverse = ml.WoodburyRankOneInverse(gradients(), DAMPING, out=tmp_path / "folder")
-    with pytest.raises(ml.InvalidFileError, match="`path` must be the folder"):
-        ml.load(tmp_path / "folder" / "inverse.npz")
-    inverse.save(tmp_path / "folder" / "inverse.npz")
-    with pytest.raises(ml.InvalidFileError, match="written over"):
-        ml.load(tmp_path / "folder")
-
-
 def test_what_is_loaded_from_a_folder_stays_in_its_dtype(tmp_path):
     ml.WoodburyRankOneInverse(gradients(), DAMPING, out=tmp_path / "folder")
     with pytest.raises(TypeError, match="whitened rows in a file"):
         ml.load(tmp_path / "folder").astype("float32")
-
-
-def test_a_dataset_that_is_read_only_is_refused_before_anything_is_read(tmp_path):
-    h5py_dataset(tmp_path, (M, D), "float64").file.close()
-    h5py = pytest.importorskip("h5py", reason="needs h5py")
-    source, target = Dataset(gradients()), h5py.File(tmp_path / "w.h5", "r")["w"]
-    with pytest.raises(ValueError, match="`out` must be writable; got a Dataset"):
-        ml.WoodburyRankOneInverse(source, DAMPING, out=target)
-    assert source.read == 0
-
-
-@pytest.mark.parametrize("column", [0, 1700])
-def test_a_build_that_cannot_be_finished_leaves_nothing(column, tmp_path):
-    g = gradients()
-    g[2, column] = np.nan
-    with pytest.raises(ValueError, match="finite"):
-        ml.WoodburyRankOneInverse(g, DAMPING, out=tmp_path / "folder")
-    assert not (tmp_path / "folder").exists()
-
-
-def test_more_rows_than_columns_leave_nothing_to_write(tmp_path):
-    with pytest.raises(ValueError, match=r"`out` must be None here.*m ≥ d"):
-        ml.WoodburyRankOneInverse(np.eye(3), DAMPING, out=tmp_path / "folder")
 
 
 def test_another_damping_reads_the_gradients_while_they_are_there(tmp_path):

@@ -12,7 +12,7 @@ from mfac_linalg import GradientRows, WoodburyRankOneInverse
 from tests.backends import FLOATS, NUMPY
 from tests.cases import construct
 from tests.contract import decades, measure
-from tests.held import ArrayRows
+from tests.inputs import ArrayRows
 from tests.oracle import LIMIT, Oracle
 from tests.problems import make_problem
 from tests.strategies import problems
@@ -125,17 +125,17 @@ def test_rows_of_two_factors_answer_like_their_array(m, damping, ask):
 def test_every_answer_keeps_the_contract(dtype):
     @settings(max_examples=40)
     @given(problems(dtype, decades(dtype, "default"), largest=40))
-    def property(problem):
-        for answer in measure(problem, NUMPY, held="rows"):
+    def check_contract(problem):
+        for answer in measure(problem, NUMPY, form="rows"):
             assert max(answer.backward, answer.forward) <= LIMIT
 
-    property()
+    check_contract()
 
 
 @pytest.mark.parametrize("kappa", [1e2, 8e5])
 def test_entries_of_float32_rows_with_a_float64_gram_matrix_keep_their_error(kappa):
     problem = make_problem(0, shape=(8, 30), kappa=kappa, dtype="float32")
-    error = construct(problem, NUMPY, held="rows").submatrix(np.arange(30)) - problem.oracle.inverse
+    error = construct(problem, NUMPY, form="rows").submatrix(np.arange(30)) - problem.oracle.inverse
     assert np.max(np.abs(error)) <= kappa * LIMIT * np.finfo("float32").eps / problem.damping
 
 

@@ -10,7 +10,7 @@ from tests.cases import CASES, build, construct
 from tests.problems import make_problem
 
 DEVICE = next(backend for backend in BACKENDS if backend.name == "strict:device1")
-ON_DEVICE = [case for case in CASES if case.options.get("held", "rows") in ("rows", "panelled rows")]
+ON_DEVICE = [case for case in CASES if case.options.get("form", "rows") in ("rows", "panelled rows")]
 WAYS = ("__float__", "__bool__", "__int__", "__index__", "__complex__", "__iter__")
 WAYS += ("__dlpack__", "__array__", "__buffer__", "to_device")
 

@@ -6,7 +6,7 @@ import scipy.sparse
 
 import mfac_linalg as ml
 from tests.backends import AVAILABLE, PRESENT
-from tests.held import ArrayRows
+from tests.inputs import ArrayRows
 
 WIDE, TALL = (np.random.default_rng(0).standard_normal(shape).astype("float32") for shape in ((3, 8), (9, 4)))
 STATIC = {

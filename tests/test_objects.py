@@ -11,7 +11,7 @@ import scipy.sparse.linalg
 from mfac_linalg import BlockDiagonalInverse, SlidingWindowInverse, WoodburyRankOneInverse
 from tests.backends import AVAILABLE, NUMPY, PRESENT, eps
 from tests.cases import BUILT, CASES, build, built_name, construct
-from tests.held import dense
+from tests.inputs import dense
 from tests.oracle import tolerance
 from tests.problems import make_problem
 

@@ -10,7 +10,7 @@ import mfac_linalg as ml
 from mfac_linalg.influence import influence, self_influence
 from mfac_linalg.pruning import group_scores, joint_update, obs_scores, relative_damping
 from tests.backends import PRESENT
-from tests.held import ArrayRows, Dataset
+from tests.inputs import ArrayRows, Dataset
 
 G = np.random.default_rng(0).standard_normal((6, 40))
 V = np.random.default_rng(1).standard_normal(40)

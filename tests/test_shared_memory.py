@@ -1,173 +1,34 @@
 """Gradients kept by reference: filled anew they are refused by every query, and nothing else ever is."""
 
 import copy
-import gc
 import pickle
-import weakref
 
-import hypothesis.strategies as st
 import numpy as np
 import pytest
 import scipy.sparse
-from hypothesis import given
 
 import mfac_linalg as ml
 from mfac_linalg import BlockDiagonalInverse, SlidingWindowInverse, WoodburyRankOneInverse, pruning
-from mfac_linalg._rows.fingerprint import COUNT, Fingerprint
-from tests.backends import AVAILABLE, BACKENDS, NUMPY
-from tests.held import mapped
-from tests.modes import BLOCKS, QUERIES, SHAPE, TALL, Asked, gradients, same
-from tests.modes import answer as answer_or_refusal
+from tests import shared_memory
+from tests.ambient_queries import QUERIES, SHAPE, gradients, same
+from tests.backends import AVAILABLE
+from tests.shared_memory import (
+    TORCH,
+    WITHOUT_VALUES,
+    answer,
+    asked_of,
+    bits_of,
+    blocks,
+    fill,
+    limited,
+    overwritten,
+    referenced,
+    refill_anew,
+    static,
+)
 
-LIMIT = 10**5
+case = shared_memory.case
 REFUSED = r"`{}` must not change while an inverse uses its memory; got other values"
-WITHOUT_VALUES = {"kappa", "repr"}  # which read no array
-TORCH = next((backend for backend in AVAILABLE if backend.name == "torch:cpu"), None)
-STRICT = next((backend for backend in AVAILABLE if backend.name == "strict:CPU_DEVICE"), None)
-
-
-def static(rows, **options):
-    return WoodburyRankOneInverse(rows, 0.01, **options)
-
-
-def referenced(rows):
-    return static(rows, whiten=False)
-
-
-def limited(rows):
-    return static(rows, memory_limit=LIMIT)
-
-
-def overwritten(rows):
-    return static(rows, overwrite_gradients=True)
-
-
-def blocks(rows):
-    return BlockDiagonalInverse(rows, 0.01, block_sizes=BLOCKS)
-
-
-def high(rows):
-    return static(rows, precision="high")
-
-
-def fill(memory, values):
-    memory[...] = values
-
-
-def fill_sparse(matrix, values):
-    matrix.data *= -2
-
-
-def strided(rows):
-    base = np.zeros((rows.shape[0], 3 * rows.shape[1]), rows.dtype)
-    base[:, ::3] = rows
-    return base[:, ::3]
-
-
-def misaligned(rows):
-    memory = np.zeros(rows.nbytes + 1, np.uint8)[1:].view(rows.dtype).reshape(rows.shape)
-    memory[...] = rows
-    return memory
-
-
-def numpy_cases():
-    """Name to the memory that is shared, the inverse of it, and how its owner fills it anew."""
-    rows, tall = gradients(), gradients(TALL)
-    found = {
-        "by reference": (rows.copy(), referenced, fill),
-        "float64": (rows.astype(float), referenced, fill),
-        "float16": (rows.astype("float16"), static, fill),
-        "column by column": (np.asfortranarray(rows), referenced, fill),
-        "a view": (strided(rows), referenced, fill),
-        "backwards": (rows.copy()[::-1, ::-1], referenced, fill),
-        "misaligned": (misaligned(rows), referenced, fill),
-        "another byte order": (rows.astype(rows.dtype.newbyteorder()), referenced, fill),
-        "a transposed view": (rows.T.copy(), lambda memory: referenced(memory.T), fill),
-        "tall": (tall.copy(), static, fill),
-        "high": (rows.copy(), high, fill),
-        "blocks": (rows.copy(), blocks, fill),
-        "equal blocks": (rows.copy(), lambda memory: BlockDiagonalInverse(memory, 0.01, block_sizes=4), fill),
-        "blocks of a mapped file": (mapped(rows), blocks, fill),
-        "limited": (rows.copy(), limited, fill),
-        "a mapped file": (mapped(rows), static, fill),
-        "overwritten": (rows.copy(), overwritten, fill),
-        "overwritten, column by column": (np.asfortranarray(rows), overwritten, fill),
-        "written to an array": (np.zeros_like(rows), lambda memory: static(rows.copy(), out=memory), fill),
-        "written to a mapped file": (mapped(rows), lambda memory: static(rows.copy(), out=memory), fill),
-        "weights": (rows.copy(), lambda memory: static(memory, whiten=False, weights=np.arange(1.0, 7.0)), fill),
-        "sparse blocks": (scipy.sparse.csr_array(rows), blocks, fill_sparse),
-    }
-    thin = rows * (np.random.default_rng(2).random(rows.shape) < 0.3)
-    for form in ("csr", "csc"):
-        for dtype in ("float32", "float64"):
-            matrix = scipy.sparse.coo_array(thin.astype(dtype)).asformat(form)
-            found[f"{form} of {dtype}"] = (matrix, static, fill_sparse)
-    return {("numpy", name): (NUMPY, *case) for name, case in found.items()}
-
-
-def torch_cases():
-    import torch
-
-    rows = torch.from_numpy(gradients())
-    found = {
-        "by reference": (rows.clone(), referenced, fill),
-        "column by column": (rows.T.contiguous().T, referenced, fill),
-        "bfloat16": (rows.bfloat16(), static, fill),
-        "recorded": (rows.clone().requires_grad_(), referenced, lambda memory, values: fill(memory.detach(), values)),
-        "exchanged": (rows.clone(), referenced, lambda memory, values: setattr(memory, "data", values.to(memory))),
-        "of NumPy's memory": (rows.clone(), referenced, lambda memory, values: fill(memory.numpy(), values)),
-        "blocks": (rows.clone(), blocks, fill),
-        "limited": (rows.clone(), limited, fill),
-        "overwritten": (rows.clone(), overwritten, fill),
-        "tall": (torch.from_numpy(gradients(TALL)), static, fill),
-        "written to an array": (np.zeros(SHAPE, "float32"), lambda memory: static(rows.clone(), out=memory), fill),
-    }
-    return {("torch", name): (TORCH, *case) for name, case in found.items()}
-
-
-def strict_cases():
-    found = {
-        "by reference": (STRICT.asarray(gradients()), referenced, fill),
-        "blocks": (STRICT.asarray(gradients()), blocks, fill),
-    }
-    return {("strict", name): (STRICT, *case) for name, case in found.items()}
-
-
-def cases():
-    """All of them, in memory that nobody else has."""
-    return {**numpy_cases(), **(torch_cases() if TORCH else {}), **(strict_cases() if STRICT else {})}
-
-
-@pytest.fixture(params=cases(), ids=", ".join)
-def case(request):
-    """A backend, some memory, the inverse built on it, and how it is filled anew."""
-    backend, memory, build, refill = cases()[request.param]
-    return backend, memory, build(memory), refill
-
-
-def asked_of(backend, inverse):
-    return Asked(inverse, backend, "float64" if str(inverse.dtype).endswith("64") else "float32")
-
-
-def other_values(backend, memory):
-    return backend.asarray(np.random.default_rng(8).standard_normal(memory.shape).astype("float32"))
-
-
-def refill_anew(case):
-    backend, memory, _, refill = case
-    refill(memory, other_values(NUMPY if isinstance(memory, np.ndarray) else backend, memory))
-
-
-def answer(query, asked):
-    """What a query gives, or how it is refused; PyTorch copies nothing that is differentiated."""
-    try:
-        return answer_or_refusal(query, asked)
-    except RuntimeError as refused:
-        return f"{type(refused).__name__}: {refused}"
-
-
-def bits_of(memory):
-    return [part.tobytes() for part in ml._backend.host_memory(memory)]
 
 
 def test_no_query_refuses_or_changes_what_nobody_has_changed(case):
@@ -442,98 +303,3 @@ def test_compiled_functions_ask_as_any_other(library):
     fill(memory, 1.0)
     with pytest.raises(ValueError, match=REFUSED.format("gradients")):
         compiled(v)
-
-
-# --- what is looked at --------------------------------------------------------------------------------------------
-
-
-@given(
-    shape=st.tuples(st.integers(1, 40), st.integers(2, 600)),
-    dtype=st.sampled_from(["float16", "float32", "float64"]),
-    order=st.sampled_from("CF"),
-    share=st.sampled_from([1.0, 0.3, 0.05]),
-    change=st.sampled_from(["drawn anew", "doubled", "negated", "rows turned", "zeros"]),
-    seed=st.integers(0, 99),
-)
-def test_any_filling_is_another(shape, dtype, order, share, change, seed):
-    rng = np.random.default_rng(seed)
-    rows = rng.standard_normal(shape) * (rng.random(shape) < share)
-    rows[0, 0] = 1.0
-    memory = np.asarray(rows, dtype, order)
-    found = Fingerprint.of(memory)
-    found.require_same()
-    new = {
-        "drawn anew": rng.standard_normal(shape) * (rng.random(shape) < share),
-        "doubled": 2 * memory,
-        "negated": -memory,
-        "rows turned": np.roll(memory, 1, axis=0) + (shape[0] == 1),
-        "zeros": 0,
-    }
-    memory[...] = new[change]
-    with pytest.raises(ValueError, match="must not change"):
-        found.require_same()
-
-
-@pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (64, 1000), (300, 3000)])
-def test_some_dozens_of_entries_are_looked_at_whatever_the_size(shape, order):
-    memory = np.asarray(np.random.default_rng(0).standard_normal(shape), order=order)
-    found = Fingerprint.of(memory)
-    assert len(found.positions[0]) == min(COUNT, memory.size)
-    assert {0, shape[1] - 1, memory.size - shape[1], memory.size - 1} <= set(found.positions[0].tolist())
-    others = np.ones(memory.size, dtype=bool)
-    others[found.positions[0]] = False
-    memory[others.reshape(shape)] = np.nan
-    found.require_same()  # no other entry is read
-
-
-def test_a_view_is_not_copied_to_be_looked_at():
-    """NumPy's `take` copies what is not contiguous as a whole: 160 MB here for a few entries."""
-    import tracemalloc
-
-    found = Fingerprint.of(np.zeros((100, 400_000))[:, ::2])
-    tracemalloc.start()
-    found.require_same()
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 10**5
-
-
-def test_entries_that_are_not_zero_are_looked_at_first():
-    rng = np.random.default_rng(4)
-    rows = rng.standard_normal((20, 5000)) * (rng.random((20, 5000)) < 0.02)
-    (positions,) = Fingerprint.of(rows).positions
-    assert np.count_nonzero(rows.ravel()[positions]) > 10
-
-
-@pytest.mark.parametrize("build", [referenced, overwritten, blocks, limited])
-def test_each_query_looks_once(build, monkeypatch):
-    inverse, looks = build(gradients()), []
-    look = Fingerprint.require_same
-    monkeypatch.setattr(Fingerprint, "require_same", lambda self: looks.append(self) or look(self))
-    asked = Asked(inverse, NUMPY)
-    names = [n for n in QUERIES if not n.startswith(("save", "prune", "with_damping", "to_device", "astype", "joint"))]
-    for name in set(names) - WITHOUT_VALUES:
-        looks.clear()
-        QUERIES[name](asked)
-        assert (name, len(looks)) == (name, 1)
-
-
-def test_an_array_does_not_outlive_its_inverse():
-    memory = gradients()
-    inverse, alive = referenced(memory), weakref.ref(memory)
-    inverse.logdet()
-    gc.disable()
-    try:
-        del inverse, memory
-        assert alive() is None
-    finally:
-        gc.enable()
-
-
-@pytest.mark.parametrize("name", ["jax", "dask", "strict:device1"])
-def test_nothing_is_remembered_of_what_is_not_in_the_host_s_memory_or_never_changes(name):
-    backend = next(backend for backend in BACKENDS if backend.name == name)
-    if backend.missing:
-        pytest.skip(backend.missing)
-    assert Fingerprint.of(backend.asarray(gradients())) is None

@@ -27,21 +27,21 @@ def scattered(m, d, *, dtype="float64", density=0.2, seed=0):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("held", ["csr", "csc", "coo"])
-def test_every_answer_keeps_the_contract(held, dtype):
+@pytest.mark.parametrize("form", ["csr", "csc", "coo"])
+def test_every_answer_keeps_the_contract(form, dtype):
     @settings(max_examples=25)
     @given(problems(dtype, decades(dtype, "default"), largest=40))
-    def property(problem):
-        for answer in measure(problem, NUMPY, held=held):
+    def check_contract(problem):
+        for answer in measure(problem, NUMPY, form=form):
             assert max(answer.backward, answer.forward) <= LIMIT
 
-    property()
+    check_contract()
 
 
 @given(st.sampled_from(FLOATS), st.integers(0, 2**32), st.sampled_from([1e2, 1e4, 8e5]))
 def test_entries_keep_their_absolute_error(dtype, seed, kappa):
     problem = make_problem(seed, kind="sparse", shape=(8, 30), kappa=kappa, dtype=dtype)
-    inverse = construct(problem, NUMPY, held="csr")
+    inverse = construct(problem, NUMPY, form="csr")
     error = inverse.submatrix(np.arange(30)) - problem.oracle.inverse
     unit = eps(dtype) if dtype == "float32" else eps(dtype) * kappa
     assert np.max(np.abs(error)) <= LIMIT * unit / np.min(problem.damping)
@@ -50,7 +50,7 @@ def test_entries_keep_their_absolute_error(dtype, seed, kappa):
 @given(st.sampled_from(FLOATS), st.integers(0, 2**32))
 def test_the_diagonal_is_right_to_a_thousandth(dtype, seed):
     problem = make_problem(seed, kind="sparse", shape=(8, 30), kappa=0.99 * REACH[dtype, "default"], dtype=dtype)
-    diagonal = construct(problem, NUMPY, held="csr").diagonal()
+    diagonal = construct(problem, NUMPY, form="csr").diagonal()
     assert np.allclose(diagonal, np.diag(problem.oracle.inverse), rtol=1e-3, atol=0)
 
 

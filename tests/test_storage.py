@@ -19,7 +19,7 @@ import mfac_linalg as ml
 from mfac_linalg import _files
 from tests.backends import AVAILABLE, FLOATS
 from tests.cases import BUILT, build, built_name
-from tests.held import ArrayRows
+from tests.inputs import ArrayRows
 from tests.stored import SAVED, WRITTEN
 from tests.strategies import problems
 

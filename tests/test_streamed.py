@@ -12,7 +12,7 @@ from mfac_linalg import WoodburyRankOneInverse
 from tests.backends import AVAILABLE, FLOATS, NUMPY
 from tests.cases import construct
 from tests.contract import REACH, decades, measure
-from tests.held import Dataset, mapped
+from tests.inputs import Dataset, mapped
 from tests.oracle import LIMIT, Oracle
 from tests.problems import make_problem
 from tests.strategies import problems
@@ -26,21 +26,21 @@ def data(dtype="float32", m=M, d=D):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("held", ["dataset", "memmap"])
-def test_every_answer_keeps_the_contract(held, dtype):
+@pytest.mark.parametrize("form", ["dataset", "memmap"])
+def test_every_answer_keeps_the_contract(form, dtype):
     @settings(max_examples=25)
     @given(problems(dtype, decades(dtype, "default"), largest=40))
-    def property(problem):
-        for answer in measure(problem, NUMPY, held=held):
+    def check_contract(problem):
+        for answer in measure(problem, NUMPY, form=form):
             assert max(answer.backward, answer.forward) <= LIMIT
 
-    property()
+    check_contract()
 
 
 @given(st.sampled_from(FLOATS), st.integers(0, 2**32), st.sampled_from(["gaussian", "leading columns", "decay"]))
 def test_the_diagonal_is_right_to_a_thousandth(dtype, seed, kind):
     problem = make_problem(seed, kind=kind, shape=(8, 30), kappa=0.99 * REACH[dtype, "default"], dtype=dtype)
-    diagonal = construct(problem, NUMPY, held="dataset").diagonal()
+    diagonal = construct(problem, NUMPY, form="dataset").diagonal()
     assert np.allclose(diagonal, np.diag(problem.oracle.inverse), rtol=1e-3, atol=0)
 
 

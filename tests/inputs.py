@@ -1,4 +1,4 @@
-"""How gradients may be handed over: as an array, a sparse matrix, a file, or as rows of one's own."""
+"""The forms that gradients may be passed in: an array, a sparse matrix, a file, or rows of a class of the user."""
 
 import tempfile
 from typing import Any
@@ -63,7 +63,7 @@ class Dataset:
 
     @property
     def passes(self) -> float:
-        """Bytes read over bytes held."""
+        """Bytes read over bytes stored."""
         return self.read / self.array.nbytes
 
 
@@ -75,7 +75,7 @@ def mapped(array: np.ndarray) -> np.ndarray:
     return found
 
 
-HELD = {
+INPUTS = {
     "array": lambda array: array,
     "csr": scipy.sparse.csr_array,
     "csc": scipy.sparse.csc_array,
