@@ -4,7 +4,7 @@ import abc
 from typing import Any
 
 from .._capacitance.system import Capacitance
-from .._scaling.powers import ldexp
+from .._scaling.powers_of_two import ldexp
 from .._typing import Array
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import _backend
 from .._backend.pytree import Part
-from .._scaling.powers import ldexp
+from .._scaling.powers_of_two import ldexp
 from .._typing import Array
 from .fingerprint import Fingerprint, require_unchanged
 from .panels import column_slices, combination, gram, long_product, scaled_squares, weigh

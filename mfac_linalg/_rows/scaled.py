@@ -10,7 +10,7 @@ import numpy as np
 from .. import _backend
 from .._backend.pytree import Part
 from .._capacitance.system import triangle_above
-from .._scaling.powers import exponents, ldexp
+from .._scaling.powers_of_two import exponents, ldexp
 from .._typing import Array
 from .chunked import ChunkedRows
 from .dense import DenseRows

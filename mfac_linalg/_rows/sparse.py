@@ -9,7 +9,7 @@ import numpy as np
 from .. import _backend
 from .. import _validation as check
 from .._backend.pytree import Part
-from .._scaling.powers import ldexp
+from .._scaling.powers_of_two import ldexp
 from .._typing import Array
 from .fingerprint import Fingerprint, require_unchanged
 from .panels import column_slices, slices

@@ -11,7 +11,7 @@ from .. import _backend
 from .._backend.pytree import Part
 from .._errors import naming
 from .._progress import reporter
-from .._scaling.powers import ldexp
+from .._scaling.powers_of_two import ldexp
 from .._typing import Array
 from .fingerprint import Fingerprint, require_unchanged
 from .panels import combination, descend, gram, long_product, scale_columns, scaled_squares

@@ -10,7 +10,7 @@ from .. import _backend
 from .._backend.pytree import Part
 from .._errors import FactorizationError
 from .._typing import Array
-from .powers import column_exponents, exponent, exponents, ldexp, mantissa
+from .powers_of_two import column_exponents, exponent, exponents, ldexp, mantissa
 
 # powers of two that take no result of order one out of its dtype, for scalar damping and for a damping per parameter
 HARMLESS_POWER, HARMLESS_POWER_WITH_SCALE = 60, 36

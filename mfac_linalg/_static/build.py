@@ -9,7 +9,7 @@ from .._errors import breakdown
 from .._forms.state import State
 from .._rows.protocol import GivenRows
 from .._rows.scaled import ScaledRows
-from .._scaling.powers import ldexp
+from .._scaling.powers_of_two import ldexp
 from .._typing import Array
 from .assemble import assemble
 from .measure import System, expects_float64_gram, measure, measure_rescaled

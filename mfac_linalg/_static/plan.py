@@ -10,7 +10,7 @@ from .._condition import kappa_of
 from .._errors import unresolved_rows
 from .._forms.sweeps import sweeps_for
 from .._scaling.damping import NARROW_SPAN
-from .._scaling.powers import squares_in_safe_range
+from .._scaling.powers_of_two import squares_in_safe_range
 
 LARGEST_ENTRY = "largest entry"
 EPS = {name: float(np.finfo(name).eps) for name in ("float32", "float64")}

@@ -9,7 +9,7 @@ from .. import _validation as check
 from .._rows.protocol import GivenRows, Rows
 from .._rows.scaled import ScaledRows, scaled_rows
 from .._scaling.damping import DampingScaling, refuse_span
-from .._scaling.powers import exponent
+from .._scaling.powers_of_two import exponent
 from .._typing import Array
 from .options import Options
 

@@ -8,7 +8,7 @@ import numpy as np
 from .. import _backend
 from .._rows.dense import DenseRows
 from .._rows.selected import inverse_selection
-from .._scaling.powers import exponent, ldexp, squares_in_safe_range
+from .._scaling.powers_of_two import exponent, ldexp, squares_in_safe_range
 from .._typing import Array
 
 

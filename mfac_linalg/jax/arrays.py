@@ -23,7 +23,7 @@ from .._rows.panels import weigh
 from .._rows.scaled import ScaledRows
 from .._scaling.damping import DampingScaling
 from .._scaling.normalization import divisor_of
-from .._scaling.powers import exponent, ldexp
+from .._scaling.powers_of_two import exponent, ldexp
 from .._typing import Array
 from .._window.options import WindowOptions
 

@@ -15,7 +15,7 @@ from .._forms.state import State
 from .._inverse import Inverse, check_inverse
 from .._rows.panels import slices
 from .._scaling.damping import scalar_like
-from .._scaling.powers import exponents, ldexp
+from .._scaling.powers_of_two import exponents, ldexp
 from .._typing import Array
 
 ENTRIES_AT_A_TIME = 2**22  # of M

@@ -12,7 +12,7 @@ import numpy as np
 from .. import _backend
 from .. import _validation as check
 from .._progress import Progress, reporter
-from .._scaling.powers import exponent, ldexp
+from .._scaling.powers_of_two import exponent, ldexp
 from .._static.blocks import BlockDiagonalInverse
 from .._static.woodbury import WoodburyRankOneInverse
 from .._typing import Array
