@@ -1,4 +1,4 @@
-"""Random numbers, by each library's own generator: of a seed alone, whatever generators are set or used elsewhere."""
+"""Random numbers by each library's own generator, from a seed alone: global generators are neither read nor set."""
 
 import sys
 from typing import Any

@@ -52,7 +52,7 @@ def wide_index(index: Array, starts: np.ndarray | int) -> Array:
 
 
 def can_find_entries(x: Array) -> bool:
-    """Return whether entries can be chosen from arrays like x, and looked up: elsewhere by integers of 64 bits."""
+    """Return whether entries of arrays like x can be chosen and looked up, which takes 64-bit integers."""
     return _is_known(x) or has_int64(x)
 
 
@@ -138,7 +138,7 @@ def look_up(keys: Array, values: Array, wanted: Array) -> Array:
 
 
 def replace_entries(x: Array, index: Array, values: Array) -> Array:
-    """Return x (d,) with x[index] = values for a rising index, x itself left as it is."""
+    """Return a copy of x (d,) with x[index] = values for a rising index."""
     if is_numpy(x) or (is_writable(x) and (compat.is_torch_array(x) or compat.is_cupy_array(x))):
         done = copy_of(x)
         done[index] = values

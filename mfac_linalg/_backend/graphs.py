@@ -1,4 +1,4 @@
-"""PyTorch's compiler: a compiled function may call the library, whose own code is not compiled."""
+"""`torch.compile`: a compiled function may call the library, whose own code is not compiled."""
 
 import functools
 import sys
@@ -16,7 +16,7 @@ _uncompiled: dict[Callable[..., Any], Callable[..., Any]] = {}
 
 
 def outside_graphs(function: F) -> F:
-    """The function, called between two graphs by what `torch.compile` has compiled, and beside others' transforms.
+    """The function, called between two graphs of `torch.compile`, and outside of unrelated transforms of torch.func.
 
     Compiled, NumPy's functions would be PyTorch's: other answers, or none. Within a transform of torch.func that is not
     of its arguments, all that it keeps would be bound to that transform.

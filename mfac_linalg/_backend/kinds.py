@@ -42,7 +42,7 @@ def is_masked(x: object) -> bool:
 
 
 def is_matrix(x: object) -> bool:
-    """Return whether x is a numpy.matrix, or Dask's of such chunks: what * and slices of it mean is something else."""
+    """Return whether x is a numpy.matrix, or Dask's of such chunks: its * and its slices mean something else."""
     return isinstance(_chunk(x), np.matrix)
 
 
@@ -56,7 +56,7 @@ def is_vector(x: Any) -> bool:
 
 
 def is_numpy(x: Any) -> bool:
-    """Return whether x is a NumPy array, or a scalar of its."""
+    """Return whether x is a NumPy array or scalar."""
     return isinstance(x, np.ndarray | np.generic)
 
 
@@ -86,7 +86,7 @@ def same_library(x: Array, y: Array) -> bool:
 
 
 def namespace(x: Array) -> Any:
-    """Return the array-API namespace of x; one answer for all arrays of a class, found once."""
+    """Return the array-API namespace of x, cached by class."""
     known = _namespaces.get(type(x))
     if known is None:
         known = _namespaces[type(x)] = compat.array_namespace(x)
@@ -110,7 +110,7 @@ def dtype_name(dtype: Any) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _numpy_name(dtype: np.dtype[Any]) -> str:
-    """The name, which NumPy works out anew each time."""
+    """The name, which NumPy computes at every call."""
     return dtype.name
 
 
@@ -126,7 +126,7 @@ def result_dtype(gradients: Array) -> Any:
 
 
 def index_dtype(x: Array) -> Any:
-    """Return the integer dtype for indices beside x."""
+    """Return the integer dtype for indices on the device of x."""
     xp = namespace(x)
     if compat.is_jax_namespace(xp):
         return xp.int32  # int64 needs jax_enable_x64
@@ -136,7 +136,7 @@ def index_dtype(x: Array) -> Any:
 
 
 def has_int64(x: Array) -> bool:
-    """Return whether integers beside x may have 64 bits."""
+    """Return whether integers on the device of x may have 64 bits."""
     xp = namespace(x)
     if compat.is_array_api_strict_namespace(xp):
         return "int64" in xp.__array_namespace_info__().dtypes(device=compat.device(x), kind="signed integer")
@@ -144,7 +144,7 @@ def has_int64(x: Array) -> bool:
 
 
 def supports_float64(x: Array) -> bool:
-    """Return whether arrays beside x, on its device, can be float64."""
+    """Return whether arrays of x's library on its device can be float64."""
     if is_numpy(x) or compat.is_jax_array(x) or compat.is_cupy_array(x):
         return True
     if compat.is_torch_array(x):
@@ -161,7 +161,7 @@ def offers_dtype(x: Array, name: str) -> bool:
 
 
 def require_bfloat16() -> Any:
-    """Return the library from which NumPy knows bfloat16."""
+    """Return ml_dtypes, from which NumPy has bfloat16."""
     try:
         return importlib.import_module("ml_dtypes")
     except ModuleNotFoundError as missing:
@@ -211,7 +211,7 @@ def on_host(x: Array) -> bool:
 
 
 def is_differentiated(x: Array) -> bool:
-    """Return whether derivatives flow through x, so that it may not be written in place, nor read for an answer."""
+    """Return whether derivatives flow through x, so that it may be neither written in place nor read for a result."""
     return compat.is_torch_array(x) and (x.requires_grad or not is_concrete(x) or _is_dual(x))
 
 

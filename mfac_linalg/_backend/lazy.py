@@ -1,4 +1,4 @@
-"""Arrays that are not computed yet: Dask's, in chunks along d. What has m entries is one chunk, or NumPy's."""
+"""Lazy arrays: Dask's, in chunks along d. Arrays of size m are one chunk, or NumPy's."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,17 +16,17 @@ FAN_IN = 8  # partial sums that one task adds
 
 
 def is_lazy(x: object) -> bool:
-    """Return whether x is computed only when it is asked for."""
+    """Return whether x is lazy."""
     return compat.is_dask_array(x)
 
 
 def evaluate(x: Array) -> Array:
-    """Return an answer that is not of size d: computed, where it is lazy."""
+    """Return a small result, computed where it is lazy."""
     return np.asarray(x.compute())[()] if is_lazy(x) else x
 
 
 def compute(x: Array, progress: Any, text: str) -> np.ndarray:
-    """Compute x, with `progress` over the tasks that this process runs: a cluster has a dashboard for its own."""
+    """Compute x, with `progress` over the tasks of this process; a cluster has a dashboard."""
     if progress.bar is None:
         return np.asarray(x)
     from dask.callbacks import Callback
@@ -44,7 +44,7 @@ def compute(x: Array, progress: Any, text: str) -> np.ndarray:
 
 
 def as_lazy(x: Array, *, like: Array) -> Array:
-    """Return an answer of size d, in the chunks of like where that is lazy."""
+    """Return a result of size d, in the chunks of like where that is lazy."""
     if not is_lazy(like) or is_lazy(x):
         return x
     return sys.modules["dask.array"].from_array(x, chunks=like.chunks[-1:])
@@ -79,7 +79,7 @@ def times_power(x: Array, power: Array) -> Array:
 
 
 def _times_power(x: np.ndarray, power: np.ndarray) -> np.ndarray:
-    """Of a block, in whatever thread: what becomes 0 or infinite is found in the answer."""
+    """The same of a block, in any thread: entries that become 0 or infinite are found in the result."""
     half, one = power // 2, x.dtype.type(1)
     with np.errstate(all="ignore"):
         return x * np.ldexp(one, half) * np.ldexp(one, power - half)
@@ -94,12 +94,12 @@ def solve_triangular(solve: Callable[..., np.ndarray], lower: np.ndarray, b: Arr
 
 
 def like_evaluated(like: Array) -> Array:
-    """Return an array as those with m entries are beside like: NumPy's where like is lazy."""
+    """Return an array in the library of small arrays: NumPy's where like is lazy."""
     return np.empty((0, 0), like.dtype) if is_lazy(like) else like
 
 
 def evaluate_with_like(x: Any, name: str, *, like: Array) -> tuple[Any, Array]:
-    """Return an argument that is not of size d, computed where like is lazy, and what it has to be like."""
+    """Return a small argument, computed where like is lazy, and the array that it has to be like."""
     return (evaluate(of_declared_dtype(x, name)), like_evaluated(like)) if is_lazy(like) else (x, like)
 
 
@@ -109,7 +109,7 @@ def has_plain_chunks(x: Array) -> bool:
 
 
 def of_declared_dtype(x: Array, name: str) -> Array:
-    """Return x; a lazy one with a look at the dtype of every chunk when it is made, under the argument's name."""
+    """Return x; if it is lazy the dtype of every chunk is checked when that is computed, under the argument's name."""
     if not is_lazy(x):
         return x
     return x.map_blocks(partial(chunk_of_dtype, x.dtype, name), dtype=x.dtype, meta=x._meta)
@@ -124,7 +124,7 @@ def chunk_of_dtype(declared: np.dtype[Any], name: str, part: Any) -> Any:
 
 
 def without_empty_chunks(x: Array) -> Array:
-    """Return a lazy array in chunks that have something in them, where it has."""
+    """Return a lazy array without its empty chunks."""
     chunks = tuple(tuple(size for size in sizes if size) or (0,) for sizes in x.chunks)
     return x if chunks == x.chunks else x.rechunk(chunks)
 
@@ -139,14 +139,14 @@ def align_chunks(x: Array, *, like: Array) -> Array:
 
 
 def optimize_graph(x: Array) -> Array:
-    """Return a lazy array whose chunks are one task each, where one task can make them."""
+    """Return a lazy array whose chunks are one task each, where that is possible."""
     return sys.modules["dask"].optimize(x)[0]
 
 
 def rekey_graph(matrix: Array, *operands: Array) -> Array:
-    """Return a matrix of the same chunks, made again for its product with these operands.
+    """Return a matrix of the same chunks under new keys, for its product with these operands.
 
-    Under its old keys a chunk would be kept from one pass to the next. What is in memory already is taken from there.
+    Under its old keys a chunk would stay in memory from one pass to the next. Chunks in memory already are used.
     """
     names = [x.name for x in operands if is_lazy(x)]
     if not names:
@@ -246,7 +246,7 @@ def _on_blocks(function: Callable[..., Any], *parts: Any) -> Any:
 
 
 def _only(part: Any) -> Any:
-    """The block, aligned: one that came from another process lies anywhere, and its products would round otherwise."""
+    """The block, in aligned memory: products with one from another process would round otherwise."""
     while isinstance(part, list):
         (part,) = part
     if is_masked(part) or is_matrix(part) or is_sparse(part):

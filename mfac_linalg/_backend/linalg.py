@@ -44,7 +44,7 @@ def column_squares(x: Array) -> Array:
 
 
 def _panel_squares(x: np.ndarray) -> np.ndarray:
-    """By einsum, which makes no temporary of x's size, in one thread."""
+    """The same by einsum, without a temporary of x's size, in one thread."""
     blocks = (x[start : start + BLOCK_ROWS] for start in range(0, max(1, x.shape[0]), BLOCK_ROWS))
     return sum(np.einsum("ij,ij->j", block, block).astype(np.float64) for block in blocks)
 
@@ -87,7 +87,7 @@ def _attempt_cholesky(a: Array) -> Array | None:
 
 @functools.cache
 def _lapack() -> Any:
-    """SciPy's LAPACK, on first use: it would be most of the time that importing this package takes."""
+    """SciPy's LAPACK, imported on first use: it would be most of the import time of this package."""
     from scipy.linalg import lapack
 
     return lapack
@@ -134,7 +134,7 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
 
 
 def can_multiply_batches(x: Array) -> bool:
-    """Return whether products with column panels of x are quick as one batch, and each adds up several partial sums.
+    """Return whether products with column panels of x are fast as one batch, and each adds up several partial sums.
 
     So does BLAS for the contiguous rows of NumPy.
     """

@@ -1,4 +1,4 @@
-"""Whose memory values stand on: copies that nobody else can write to."""
+"""Memory that is shared with others, and copies that are not."""
 
 import sys
 from typing import Any
@@ -13,7 +13,7 @@ from .sparse import arrays_of, is_sparse
 
 
 def copy_of(x: Array) -> Array:
-    """Return a copy, through which derivatives flow. JAX's arrays may stand on NumPy's memory, or be donated."""
+    """Return a differentiable copy. JAX's arrays may share NumPy's memory, or be donated."""
     if is_traced(x):
         return x
     if compat.is_jax_array(x):
@@ -23,12 +23,12 @@ def copy_of(x: Array) -> Array:
 
 
 def host_array(values: np.ndarray, *, like: Array) -> Array:
-    """Return values of the host, where they are, as PyTorch's where like is: those that `torch.load` takes."""
+    """Return host values as tensors where like is one, for `torch.load`; else unchanged."""
     return sys.modules["torch"].from_numpy(values) if compat.is_torch_array(like) else values
 
 
 def host_memory(x: Any) -> list[np.ndarray]:
-    """Return NumPy's arrays over the memory of x, bit for bit; none where that is no host's, or nobody can write to it.
+    """Return NumPy arrays over the memory of x, bit for bit; none where that is not the host's, or read-only for all.
 
     Those of a sparse matrix are as many as it is made of.
     """
@@ -52,12 +52,12 @@ def resolved(x: Any) -> Any:
 
 
 def address(x: Any) -> int | None:
-    """Return where the memory of a tensor of PyTorch begins, which its user can exchange; None for other arrays."""
+    """Return where the memory of a PyTorch tensor begins, which may be exchanged; None for other arrays."""
     return x.data_ptr() if compat.is_torch_array(x) else None
 
 
 def own_copy(block: Array, *, source: Any) -> Array:
-    """Return the block, or its copy where writing over it could change the source (NumPy); None is no source."""
+    """Return the block, copied where writing over it could change the source (NumPy); None is no source."""
     if not isinstance(block, np.ndarray) or source is None:
         return block
     shared = np.may_share_memory(block, source) if isinstance(source, np.ndarray) else True

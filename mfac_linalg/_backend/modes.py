@@ -1,4 +1,4 @@
-"""Ambient modes of the libraries, none of which may change an answer: off for one call, and the same in a thread."""
+"""Ambient modes of the libraries, none of which may change a result: off for one call, and the same in threads."""
 
 import contextlib
 import functools
@@ -24,7 +24,7 @@ PLAIN_JAX: dict[str, tuple[Any, ...]] = {
     "transfer_guard_device_to_device": ("allow", None),
     "transfer_guard_device_to_host": ("allow", None),
 }
-"""Settings of JAX by the name of their context manager, ``jax_<name>`` in `jax.config`, with the values that serve.
+"""Settings of JAX by the name of their context manager, ``jax_<name>`` in `jax.config`, with the values in use here.
 
 The first is set where another one is in force. They belong to a thread, and to a trace, in which they stay.
 """
@@ -36,10 +36,10 @@ PLAIN_VALUES = (int, float, str, type, ModuleType, np.ndarray, np.generic, np.dt
 
 
 def plain_modes(jax: Any = None, *, like: Any = None, products: bool = True) -> contextlib.AbstractContextManager[Any]:
-    """Return a context in which all modes that would change an answer are off; JAX's where that is given.
+    """Return a context in which all modes that would change a result are off; JAX's where `jax` is given.
 
-    What is made within is beside `like`, a JAX array with values, and has values too, under any trace. `products=False`
-    leaves JAX's dtypes and precision as they are, for what has none and gives arrays in dtypes of the user's choice.
+    Arrays made within are on the device of `like`, a JAX array with values, and have values too, under any trace.
+    `products=False` leaves JAX's dtypes and precision unchanged, for arrays in dtypes of the user's choice.
     """
     errors = np.errstate(all="ignore")  # what overflows is found, and named, in the answer
     others = _autocasts_off()
@@ -50,7 +50,7 @@ def plain_modes(jax: Any = None, *, like: Any = None, products: bool = True) -> 
 
 
 def in_plain_modes(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function in plain modes, for what is computed in the dtypes that arrays have."""
+    """Return the function in plain modes, computed in the dtypes of its arrays."""
 
     @functools.wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
@@ -63,7 +63,7 @@ def in_plain_modes(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def transfers_allowed(jax: Any) -> contextlib.AbstractContextManager[Any]:
-    """Return a context in which host arrays may be brought to JAX's devices."""
+    """Return a context in which host arrays may be transferred to JAX's devices."""
     guard = "transfer_guard_host_to_device"
     allowed = getattr(jax.config, OPTION[guard]) in PLAIN_JAX[guard]
     return contextlib.nullcontext() if allowed else getattr(jax, guard)("allow")
@@ -75,13 +75,13 @@ def without_autocast() -> contextlib.AbstractContextManager[Any]:
 
 
 def in_transforms() -> bool:
-    """Return whether a transform of torch.func is at work."""
+    """Return whether a transform of torch.func is active."""
     torch = sys.modules.get("torch")
     return torch is not None and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def outside_transforms() -> contextlib.AbstractContextManager[Any]:
-    """Leave the transforms of torch.func, in which what is made of any tensor is bound to them, and without memory."""
+    """Leave the transforms of torch.func, within which new tensors are bound to them and have no memory."""
     if not in_transforms():
         return contextlib.nullcontext()
     from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
@@ -107,7 +107,7 @@ def is_untransformed(*given: Any) -> bool:
 
 
 def _parts(x: Any) -> list[Any]:
-    """What an object holds: a container, a function, or one with attributes."""
+    """The objects in a container, a function's closure, or an object's attributes."""
     if isinstance(x, dict):
         return list(x.values())
     if isinstance(x, tuple | list | set | frozenset):
@@ -158,7 +158,7 @@ def _device_mode(jax: Any, like: Any) -> list[Any]:
 
 
 def in_another_thread(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function under the modes of the thread that asks for it, to be called in another, one call at a time.
+    """Return the function under the modes of the present thread, to be called in another, one call at a time.
 
     They are NumPy's error state and all else in context variables, JAX's settings, and whether PyTorch records.
     """

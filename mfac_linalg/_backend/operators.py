@@ -65,7 +65,7 @@ class DeviceProducts:
         return self._product(self.operator.matmat, v)
 
     def _dtypes(self, v: Array) -> tuple[Any, Any]:
-        """The dtype to compute in, and that of the answer: what a matrix times v has."""
+        """The dtype to compute in, and that of the result: as of a matrix times v."""
         own = np.dtype(dtype_name(self.operator.dtype))
         own = np.result_type(own, np.complex64) if v.dtype.kind == "c" else own
         return own, np.result_type(own, v.dtype)
@@ -89,7 +89,7 @@ class HostProducts(DeviceProducts):
         return self._product_in_library(function, scaled).astype(wide) * scale
 
     def _product_in_library(self, function: Callable[[Array], Array], v: np.ndarray) -> np.ndarray:
-        """The product with v, which is sent to the operator's library; the answer comes back."""
+        """The product with v, by way of the operator's library and back."""
         like = self.like
         if not is_numpy(like):
             plain = v.flags.c_contiguous and v.flags.writeable  # others are not taken by every library

@@ -1,4 +1,4 @@
-"""Products whose derivatives too are computed in the dtype of their factors, whatever PyTorch casts automatically."""
+"""Products whose derivatives too are computed in the dtype of their factors, under any autocast of PyTorch."""
 
 import functools
 import operator
@@ -24,7 +24,7 @@ def matmul(a: Array, b: Array) -> Array:
 
 
 def long_matmul(product: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
-    """Return product(a, b), which is a @ b in float64, with one derivative for all that it does."""
+    """Return product(a, b), which is a @ b in float64, as one node of differentiation."""
     return _product_rule().apply(product, a, b)
 
 
@@ -34,7 +34,7 @@ def vecdot(x: Array, y: Array) -> Array:
 
 
 def may_be_cast(a: Array, b: Array) -> bool:
-    """Return whether derivatives flow through a product of these by PyTorch, and it is not of float64."""
+    """Return whether PyTorch differentiates a product of these, and it is not in float64."""
     if isinstance(a, np.ndarray) or not compat.is_torch_array(a):
         return False
     torch = sys.modules["torch"]

@@ -1,4 +1,4 @@
-"""Sparse matrices of SciPy and CuPy: what they are, and the same matrix with other numbers in it."""
+"""Sparse matrices of SciPy and CuPy: their arrays, and the same pattern with other numbers."""
 
 import sys
 from typing import Any
@@ -17,27 +17,27 @@ def is_sparse(x: object) -> bool:
 
 
 def _libraries() -> list[Any]:
-    """The sparse libraries that are imported: no matrix of theirs exists before that."""
+    """The sparse libraries that have been imported."""
     return [sys.modules[name] for name in ("scipy.sparse", "cupyx.scipy.sparse") if name in sys.modules]
 
 
 def arrays_of(x: Any) -> list[Array]:
-    """Return the arrays that a sparse matrix is made of, in any format that `in_arrays` leaves."""
+    """Return the arrays of a sparse matrix, in the formats that `in_arrays` returns."""
     return [getattr(x, name) for name in ARRAYS if hasattr(x, name)]
 
 
 def in_arrays(x: Any) -> Any:
-    """Return x where it is CSR or CSC in order; else its CSR form: SciPy puts the others in order when it likes."""
+    """Return x if it is sorted CSR or CSC; else its CSR form: SciPy sorts the others in place at any time."""
     return x if x.format in ("csr", "csc") and x.has_canonical_format else _in_order(x.tocsr())
 
 
 def has_sparse(x: Array) -> bool:
-    """Return whether x's library has sparse matrices here: SciPy's beside NumPy, and CuPy's."""
+    """Return whether there are sparse matrices for x's library: SciPy's for NumPy, and CuPy's."""
     return isinstance(x, np.ndarray) or compat.is_cupy_array(x)
 
 
 def canonical_rows(x: Any) -> Any:
-    """Return x in CSR form with float64 numbers, each entry once, sharing with x what need not be changed."""
+    """Return x in CSR form with float64 numbers and no duplicates, sharing the other arrays with x."""
     rows = _in_order(x.tocsr())
     return with_values(rows, rows.data.astype(np.float64, copy=False))
 

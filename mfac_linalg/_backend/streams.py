@@ -1,4 +1,4 @@
-"""Matrices that are read in parts: files that NumPy maps, datasets of h5py and zarr, arrays in another memory."""
+"""Matrices that are read in parts: mapped files, datasets of h5py and zarr, arrays in another memory."""
 
 import mmap
 import os
@@ -24,7 +24,7 @@ def is_sliceable(x: object) -> bool:
 
 
 def is_on_disk(x: object) -> bool:
-    """Return whether x is an array over a file: a copy of such a one in memory has its class, but no mode."""
+    """Return whether x is mapped from a file: a copy in memory has the class, but no mode."""
     return isinstance(x, np.memmap) and x.mode is not None
 
 
@@ -55,7 +55,7 @@ def read_block(source: Any, part: tuple[slice, slice], *, like: Array) -> Array:
 
 
 def _asked(source: Any, part: tuple[slice, slice]) -> Any:
-    """source[part], of the shape that this has to have."""
+    """source[part], its shape checked."""
     with naming("gradients"):
         block = source[part]
         wanted = tuple(len(range(*cut.indices(size))) for cut, size in zip(part, source.shape, strict=True))
@@ -77,7 +77,7 @@ def write_columns(target: Any, columns: slice, block: Array) -> None:
 
 
 def overlap(x: Any, y: Any) -> bool:
-    """Return whether what is written to x may change y: one object, one memory, one mapped file, or one dataset."""
+    """Return whether writing to x may change y: one object, one memory, one mapped file, or one dataset."""
     if x is y:
         return True
     if isinstance(x, np.ndarray) and is_array(y) and on_host(y):
@@ -115,7 +115,7 @@ def _share_file(x: np.ndarray, y: np.ndarray) -> bool:
 
 
 class _AtPlace:
-    """An array at another address, which nobody reads."""
+    """An array at another address, which is never read."""
 
     def __init__(self, x: np.ndarray, address: int) -> None:
         described = {name: x.__array_interface__[name] for name in ("shape", "typestr", "version")}
@@ -147,13 +147,13 @@ def _mapped(x: np.ndarray) -> tuple[Any, np.ndarray | None]:
 
 
 def _folder_of(x: Any) -> str | None:
-    """Where an array of zarr's is, whatever its store was called; None where it is in no folder."""
+    """The folder of a zarr array, for any kind of store; None where it has none."""
     root = getattr(getattr(x, "store", None), "root", None)
     return None if root is None else os.path.realpath(os.path.join(root, getattr(x, "path", "")))
 
 
 def drop_pages(map_blocks: Any) -> None:
-    """Give the pages of a mapped file back, which count as this process's memory; they are read again if needed."""
+    """Release the pages of a mapped file, which count as this process's memory; they are read again if needed."""
     base: Any = map_blocks
     while isinstance(base, np.ndarray):
         base = base.base

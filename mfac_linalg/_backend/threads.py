@@ -1,4 +1,4 @@
-"""Threads for what NumPy itself does in one: summing and copying large arrays."""
+"""Threads for work that NumPy does in one: sums and copies of large arrays."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +12,7 @@ MOST_THREADS = 8  # memory is no faster for more
 
 
 def thread_count() -> int:
-    """Return how many threads this process may use: its processors, or fewer where BLAS was told so."""
+    """Return the number of threads for this process: its processors, or fewer where BLAS is limited."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     told = (os.environ.get(name, "") for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"))
     return min([MOST_THREADS, allowed, *(int(count) for count in told if count.isdecimal() and int(count))])
@@ -48,7 +48,7 @@ def _pool(size: int) -> Any:
 
 
 def _started(pool: Any, function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
-    """Start a call, and return what waits for its answer: where no thread can be started, the call itself."""
+    """Start a call, and return a function that waits for its result; where no thread can start, the call itself."""
     try:
         return pool.submit(function, *arguments).result if pool is not None else partial(function, *arguments)
     except RuntimeError:  # after the end of the main thread, or beyond what the system allows

@@ -1,4 +1,4 @@
-"""Moving values: between dtypes, to the host, and to where the small float64 system lives."""
+"""Moving values: between dtypes, to the host, and to the device of the small float64 system."""
 
 import contextlib
 import sys
@@ -27,7 +27,7 @@ from .sparse import is_sparse
 
 
 def read(x: Array) -> np.ndarray:
-    """Copy a small array to the host: the one place where a device is waited for."""
+    """Copy a small array to the host: the one place that waits for a device."""
     if isinstance(x, np.ndarray | np.generic):
         return np.asarray(x)
     if compat.is_torch_array(x):
@@ -42,7 +42,7 @@ def read(x: Array) -> np.ndarray:
 
 
 def to_bits(x: Array) -> np.ndarray:
-    """Copy x to the host as NumPy numbers; bfloat16, which NumPy has not, as the uint16 of the same bits."""
+    """Copy x to the host as NumPy numbers; bfloat16, which NumPy lacks, as the uint16 of the same bits."""
     if dtype_name(x.dtype) != "bfloat16":
         return read(x)
     if compat.is_torch_array(x):
@@ -87,12 +87,12 @@ def asarray(values: Any, *, like: Array, dtype: Any = None) -> Array:
 
 
 def to_device_of(values: Array, *, like: Array) -> Array:
-    """Return float64 values, of the host or of like's library, beside a float64 like."""
+    """Return float64 values, of the host or of like's library, on the device of a float64 like."""
     return values if not isinstance(values, np.ndarray) else asarray(values, like=like, dtype=like.dtype)
 
 
 def native(x: Array) -> Array:
-    """Return x in the machine's byte order (a NumPy matter)."""
+    """Return x in the machine's byte order (for NumPy)."""
     return x.astype(x.dtype.newbyteorder("=")) if isinstance(x, np.ndarray) and not x.dtype.isnative else x
 
 
@@ -116,12 +116,12 @@ def to_float64(x: Array) -> Array:
 
 
 def like_small_system(index: Any) -> Any:
-    """Bring integers, or an int, to where `to_float64` brings arrays."""
+    """Transfer integers, or an int, to where `to_float64` transfers arrays."""
     return index if isinstance(index, int) or supports_float64(index) else read(index)
 
 
 def from_float64(x: Any, *, like: Array, dtype: Any) -> Array:
-    """Bring float64 values of the small system back beside like."""
+    """Transfer float64 values of the small system to the device of like, in a dtype."""
     if lazy.is_lazy(like) and not lazy.is_lazy(x):
         return cast(x, dtype)  # what is small stays so
     if isinstance(x, np.ndarray | np.generic) and not is_numpy(like):
@@ -130,7 +130,7 @@ def from_float64(x: Any, *, like: Array, dtype: Any) -> Array:
 
 
 def index_like(index: Array, *, like: Array) -> Array:
-    """Bring an integer array beside like, where it is not there already."""
+    """Transfer an integer array to the library and device of like."""
     if is_numpy(like) or lazy.is_lazy(like):
         return read(index)
     if isinstance(index, np.ndarray):
@@ -139,7 +139,7 @@ def index_like(index: Array, *, like: Array) -> Array:
 
 
 def empty(shape: tuple[int, ...], *, like: Array, dtype: Any) -> Array:
-    """Return an uninitialised array beside like."""
+    """Return an uninitialised array on the device of like."""
     return namespace(like).empty(shape, dtype=dtype, device=compat.device(like))
 
 
@@ -153,21 +153,21 @@ def empty_vector(xp: Any, dtype: Any, device: Any) -> Array:
 
 
 def zeros(shape: tuple[int, ...], *, like: Array, dtype: Any) -> Array:
-    """Return zeros beside like."""
+    """Return zeros on the device of like."""
     if lazy.is_lazy(like):
         return lazy.zeros(shape, like=like, dtype=dtype)
     return namespace(like).zeros(shape, dtype=dtype, device=compat.device(like))
 
 
 def writable_zeros(shape: tuple[int, int], *, like: Array) -> Array:
-    """Return zeros beside like, in its dtype in native byte order, which can be written to from then on."""
+    """Return writable zeros on the device of like, in its dtype in native byte order."""
     with no_grad_constants(like):
         return zeros(shape, like=like, dtype=like.dtype.newbyteorder("=") if is_numpy(like) else like.dtype)
 
 
 @contextlib.contextmanager
 def no_grad_constants(like: Array) -> Iterator[None]:
-    """Make arrays that are kept: not for derivatives, nor bound to a mode or transform of PyTorch or a trace of JAX."""
+    """Create arrays for later use: constants, bound to no mode or transform of PyTorch and no trace of JAX."""
     if compat.is_jax_array(like) and not is_traced(like):
         jax = sys.modules["jax"]
         with jax.ensure_compile_time_eval(), plain_modes(jax, like=like, products=dtype_name(like.dtype) == "float64"):
@@ -182,7 +182,7 @@ def no_grad_constants(like: Array) -> Iterator[None]:
 
 
 def zeros_like(x: Array, *, rows: int) -> Array:
-    """Return `rows` rows of zeros of x's width, beside x in its dtype."""
+    """Return `rows` rows of zeros of x's width, on its device and in its dtype."""
     return namespace(x).zeros((rows, x.shape[1]), dtype=x.dtype, device=compat.device(x))
 
 
@@ -245,7 +245,7 @@ def unit_columns(j: Array, size: int, *, like: Array, dtype: Any) -> Array:
 
 
 def weights_column(weights: Array | None, size: int, *, like: Array) -> Array:
-    """Return weights, 1 where there are none, as a (size, 1) float64 array of the small system."""
+    """Return weights, or ones, as a (size, 1) float64 array of the small system."""
     if weights is not None:
         return to_float64(weights)[:, None]
     ones = np.ones((size, 1))

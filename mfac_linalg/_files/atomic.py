@@ -46,7 +46,7 @@ def replace(path: Any, write: Callable[[IO[bytes]], None], argument: str = "path
     _remove_stale(target)
     try:
         if not any(_is_replaced(target, write, before) for _ in range(ATTEMPTS)):
-            raise FileNotFoundError(errno.ENOENT, "what is written beside it is removed by others")
+            raise FileNotFoundError(errno.ENOENT, "temporary files next to it are removed by others")
     except OSError as failed:
         raise check.path_error(failed, name, "written", argument) from failed
     sync_folder(target.parent)
@@ -99,7 +99,7 @@ def _created(target: Path, mode: int) -> tuple[int, Path]:
             _discard(handle, aside)
             raise
         _discard(handle, aside)
-    raise BlockingIOError(errno.EAGAIN, "what is written beside it is locked by others")
+    raise BlockingIOError(errno.EAGAIN, "temporary files next to it are locked by others")
 
 
 def _discard(handle: int, aside: Path) -> None:

@@ -32,7 +32,7 @@ class Saveable(abc.ABC):
         """Write the inverse to a file, from which `load` gives the same answers.
 
         They are so to the bit for windows and for gradients in one piece of memory of NumPy; where loading changes how
-        they lie in memory, or factors blocks anew, to rounding.
+        they lie in memory, or factors blocks again, to rounding.
 
         Parameters
         ----------
@@ -53,9 +53,9 @@ class Saveable(abc.ABC):
 
         Notes
         -----
-        Cost: one pass over the rows, O(m²) more, no copy of the rows on the host. The file is written beside `path`,
-        brought to the disk and renamed, so that whatever happens the old or the new file is there, whole. It keeps mode
-        and, where allowed, owner of the old one. What killed saves of this file left beside it is removed.
+        Cost: one pass over the rows, O(m²) more, no copy of the rows on the host. The file is written next to `path`,
+        synced to the disk and renamed, so that the old or the new file is always there and complete. It keeps the mode
+        and, where allowed, the owner of the old one. Remains of killed saves of this file are removed.
         """
         check.values("gradients", self.kappa)
         facts, arrays = self._stored()

@@ -47,7 +47,7 @@ def check_window_state(state: Any, version: int, rules: tuple[str, ...]) -> None
 
 
 def _row_names(state: dict[str, Any]) -> tuple[str, ...]:
-    """The entries of a window with a dtype and a device beside its options; () before its first gradient."""
+    """The entries of a window with a dtype and a device, besides its options; () before its first gradient."""
     rows = ("values", "indices", "gradient_dtype") if compression_of(state) is not None else ("rows",)
     names = (*SMALL, *NUMBERS)
     return (*rows, *names) if any(name in state for name in (*names, "rows", "values")) else ()

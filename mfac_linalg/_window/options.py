@@ -45,7 +45,7 @@ class WindowOptions:
 
     @property
     def decays_widely(self) -> bool:
-        """Whether old rows count so little beside new ones that products of both take float64."""
+        """Whether old rows count so little compared with new ones that products of both need float64."""
         return self.decay ** (self.window - 1) < NARROW_WEIGHTS
 
     def weights(self, count: int) -> np.ndarray:
