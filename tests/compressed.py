@@ -21,5 +21,5 @@ def filled_window(count=6, window=4, dtype="float64", compression=None, **option
 
 def feedback_error(window):
     """The vector that the next gradient meets."""
-    kept = window._state.ring.stored.error
-    return np.zeros(window.dim) if kept is None else kept
+    error = window.state_dict().get("error")
+    return np.zeros(window.dim) if error is None else error
