@@ -13,7 +13,7 @@ from mfac_linalg import _files
 BFLOAT16 = "bfloat16"
 
 
-def taken_apart(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read_parts(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The header of a file, and its arrays as they are stored."""
     with zipfile.ZipFile(path) as archive:
         header = json.loads(archive.read(_files.archive.HEADER))
@@ -34,7 +34,7 @@ def described(x: np.ndarray, content: bytes, dtype: str | None = None) -> dict[s
     return {"shape": list(x.shape), "dtype": dtype or x.dtype.name, "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def put_together(
+def write_parts(
     path: Any,
     header: dict[str, Any],
     arrays: dict[str, np.ndarray],

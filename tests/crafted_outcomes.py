@@ -11,7 +11,7 @@ import scipy.sparse
 
 import mfac_linalg as ml
 from mfac_linalg import _backend
-from tests.crafted import taken_apart
+from tests.crafted import read_parts
 from tests.stored import WRITTEN, vector
 
 SECONDS = 20.0  # that a load may take, on a machine that others use
@@ -159,7 +159,7 @@ ALL = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 
 @pytest.fixture
 def parts():
-    return taken_apart(WRITTEN / "weighted.npz")
+    return read_parts(WRITTEN / "weighted.npz")
 
 
 @pytest.fixture

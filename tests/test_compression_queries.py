@@ -5,7 +5,7 @@ import pytest
 
 from mfac_linalg import SlidingWindowInverse, TopK
 from tests.backends import AVAILABLE, FLAVOURS, eps, flavour_name
-from tests.compressed import DIM, rows
+from tests.compressed import DIM, random_rows
 from tests.oracle import LIMIT, Oracle
 
 AT_ONCE = [flavour for flavour in FLAVOURS if flavour[0].name not in ("strict:no_x64", "jax")]
@@ -51,7 +51,7 @@ def test_every_query_is_of_the_rows_that_are_kept(flavour, vector):
     damping = np.linspace(0.1, 0.4, DIM).astype(dtype) if vector else 0.1
     compression = TopK(0.3, block_size=16)
     window = SlidingWindowInverse(5, DIM, backend.asarray(damping) if vector else damping, compression=compression)
-    stream = rows(9, dtype=dtype)
+    stream = random_rows(9, dtype=dtype)
     for g in stream[:3]:
         window.append(backend.asarray(g))
     window.extend(backend.asarray(stream[3:]))
@@ -73,8 +73,8 @@ def test_few_entries_answer_as_many_do(dtype, vector):
     dim = 500
     damping = np.linspace(1e-3, 1, dim).astype(dtype) if vector else 1e-3
     window = SlidingWindowInverse(7, dim, damping, compression=TopK(0.05, block_size=100))
-    common = np.concatenate([10 * rows(1, 5, seed=1), np.zeros((1, dim - 5))], axis=1)
-    stream = (common + rows(12, dim)).astype(dtype)
+    common = np.concatenate([10 * random_rows(1, 5, seed=1), np.zeros((1, dim - 5))], axis=1)
+    stream = (common + random_rows(12, dim)).astype(dtype)
     for block in (stream[:1], stream[1:5], stream[5:]):
         window.extend(block)
     oracle = Oracle(window.gradients, damping)
@@ -89,7 +89,7 @@ def test_few_entries_answer_as_many_do(dtype, vector):
 def test_a_step_answers_for_the_gradient_that_came(flavour):
     backend, dtype = flavour
     window = SlidingWindowInverse(2, DIM, 1e-3, compression=TopK(0.2, block_size=16))
-    for g in rows(3, dtype=dtype):
+    for g in random_rows(3, dtype=dtype):
         x = backend.to_numpy(window.append_matvec(backend.asarray(g)))
         assert Oracle(backend.to_numpy(window.gradients), 1e-3).backward_ratio(g, x, eps(dtype)) <= LIMIT
 
@@ -97,13 +97,15 @@ def test_a_step_answers_for_the_gradient_that_came(flavour):
 def test_torch_differentiates_products_and_leaves_no_trace():
     torch = pytest.importorskip("torch", reason="needs torch")
     with torch.inference_mode():
-        window = SlidingWindowInverse.from_gradients(torch.tensor(rows(4)), 0.1, compression=TopK(0.3, block_size=16))
-        window.append_matvec(torch.tensor(rows(1, seed=1)[0]))
-    window.append(torch.tensor(rows(1, seed=2)[0], requires_grad=True))
+        window = SlidingWindowInverse.from_gradients(
+            torch.tensor(random_rows(4)), 0.1, compression=TopK(0.3, block_size=16)
+        )
+        window.append_matvec(torch.tensor(random_rows(1, seed=1)[0]))
+    window.append(torch.tensor(random_rows(1, seed=2)[0], requires_grad=True))
     v = torch.ones(DIM, dtype=torch.float64, requires_grad=True)
     (window @ v).sum().backward()
     assert np.allclose(v.grad, window @ torch.ones(DIM, dtype=torch.float64), rtol=1e-10)
-    batch = torch.tensor(rows(3, seed=3))
+    batch = torch.tensor(random_rows(3, seed=3))
     assert np.allclose(torch.func.vmap(window.matvec)(batch), window.matmat(batch.T).T, rtol=1e-10)
 
 
@@ -111,7 +113,7 @@ def test_a_device_without_wide_integers_is_refused():
     backend = next(b for b in AVAILABLE if b.name == "strict:no_x64")
     window = SlidingWindowInverse(4, DIM, 0.1, compression=TopK(0.3))
     with pytest.raises(TypeError, match=r"`compression`.*NumPy, PyTorch, JAX or CuPy"):
-        window.append(backend.asarray(rows(1, dtype="float32")[0]))
+        window.append(backend.asarray(random_rows(1, dtype="float32")[0]))
 
 
 @pytest.mark.parametrize("precision", ["default", "high"])

@@ -9,7 +9,7 @@ import pytest
 import mfac_linalg as ml
 from mfac_linalg import SlidingWindowInverse, TopK
 from tests.backends import AVAILABLE, eps
-from tests.compressed import DIM, error, filled, rows
+from tests.compressed import DIM, feedback_error, filled_window, random_rows
 from tests.oracle import LIMIT, Oracle
 
 # --- guarantees -----------------------------------------------------------------------------------------------------
@@ -26,13 +26,13 @@ def equal(one, other):
         lambda w: w.append_matvec(np.full(DIM, np.inf)),
         lambda w: w.append(np.ones(DIM + 1)),
         lambda w: w.append(np.ones(DIM, "float32")),
-        lambda w: w.extend(np.concatenate([rows(5), np.full((1, DIM), np.nan)])),
+        lambda w: w.extend(np.concatenate([random_rows(5), np.full((1, DIM), np.nan)])),
         lambda w: w.replace(0, np.full(DIM, np.nan)),
         lambda w: w.remove(4),
     ],
 )
 def test_a_refused_call_changes_nothing(call):
-    window = filled()
+    window = filled_window()
     before, answer = window.state_dict(), window @ np.ones(DIM)
     with pytest.raises((ValueError, TypeError, IndexError)):
         call(window)
@@ -45,7 +45,7 @@ def test_a_refused_call_changes_nothing(call):
     ["_window.ring._backend.write_row", "_capacitance.update.factor_without", "_capacitance.update.factor_with"],
 )
 def test_a_step_that_breaks_off_leaves_the_window_as_it_was(monkeypatch, where):
-    window = filled(8)
+    window = filled_window(8)
     before = window.state_dict()
 
     def break_off(*_, **__):
@@ -70,7 +70,7 @@ def test_a_window_kept_elsewhere_takes_the_same_steps(backend, dtype, how, tmp_p
     if dtype == "bfloat16" and backend.library == "numpy":
         pytest.importorskip("ml_dtypes", reason="needs ml_dtypes")
     window = SlidingWindowInverse(2, DIM, 0.1, compression=TopK(0.2, block_size=16, dtype=dtype))
-    stream = [backend.asarray(g) for g in rows(5, dtype="float32")]
+    stream = [backend.asarray(g) for g in random_rows(5, dtype="float32")]
     for g in stream[:4]:
         window.append(g)
     window.save(tmp_path / "window.npz")
@@ -92,7 +92,7 @@ def test_a_window_kept_elsewhere_takes_the_same_steps(backend, dtype, how, tmp_p
 def test_an_empty_window_is_kept_too():
     window = SlidingWindowInverse(3, DIM, 0.1, compression=TopK(0.3))
     found = SlidingWindowInverse.from_state_dict(window.state_dict())
-    found.append(rows(1)[0])
+    found.append(random_rows(1)[0])
     assert "compression=TopK(0.3)" in repr(found)
     found.clear()
     assert np.allclose(found @ np.ones(DIM), 10)
@@ -112,23 +112,23 @@ def test_an_empty_window_is_kept_too():
 def test_a_changed_state_is_refused(changed, kind, words):
     """Above all indices beside their block, which would be read beside a vector: the last block has 8 columns."""
     with pytest.raises(kind, match=words):
-        SlidingWindowInverse.from_state_dict(filled().state_dict() | changed)
+        SlidingWindowInverse.from_state_dict(filled_window().state_dict() | changed)
 
 
 def test_a_window_in_another_dtype_has_the_same_rows():
-    window = filled()
+    window = filled_window()
     for dtype in ("float32", "float64"):
         moved = window.astype(dtype)
         assert np.array_equal(moved.gradients, window.gradients.astype(dtype))
-        assert np.array_equal(error(moved), error(window).astype(dtype))
+        assert np.array_equal(feedback_error(moved), feedback_error(window).astype(dtype))
         v = np.ones(DIM, dtype)
         assert Oracle(moved.gradients, 0.1).backward_ratio(v, moved @ v, eps(dtype)) <= LIMIT
-        moved.append(rows(1, seed=1, dtype=dtype)[0])
+        moved.append(random_rows(1, seed=1, dtype=dtype)[0])
 
 
 def test_rows_too_large_for_another_dtype_are_kept_in_units_of_their_own():
     window = SlidingWindowInverse(3, DIM, 1e48, compression=TopK(0.3, error_feedback=False))
-    window.extend(rows(3) * np.array([[1e25], [1.0], [1e-25]]))
+    window.extend(random_rows(3) * np.array([[1e25], [1.0], [1e-25]]))
     moved = window.astype("float32")
     assert np.allclose(moved.gradients, window.gradients, rtol=1e-6)
 
@@ -136,7 +136,7 @@ def test_rows_too_large_for_another_dtype_are_kept_in_units_of_their_own():
 def test_a_window_moves_to_another_device():
     first, second = (next(b for b in AVAILABLE if b.name == f"strict:{name}") for name in ("CPU_DEVICE", "device1"))
     window = SlidingWindowInverse(3, DIM, 0.1, compression=TopK(0.3, block_size=16))
-    window.extend(first.asarray(rows(3)))
+    window.extend(first.asarray(random_rows(3)))
     v = second.asarray(np.ones(DIM))
     moved = window.to_device(v.device)
     assert np.array_equal(second.to_numpy(moved.gradients), first.to_numpy(window.gradients))

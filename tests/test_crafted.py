@@ -12,7 +12,7 @@ import pytest
 
 import mfac_linalg as ml
 from tests import crafted_outcomes
-from tests.crafted import as_npy, described, put_together, taken_apart
+from tests.crafted import as_npy, described, read_parts, write_parts
 from tests.crafted_outcomes import ALL, VALUES, assert_refused, outcome, versions
 from tests.stored import SAVED, WRITTEN
 
@@ -27,7 +27,7 @@ def all_outcomes(path, header, arrays, every=1, **place):
     chosen = list(versions(header, arrays))
     start = 0 if every == 1 else len(arrays) % every
     for what, changed_header, changed_arrays in chosen[start::every]:
-        put_together(path, changed_header, changed_arrays)
+        write_parts(path, changed_header, changed_arrays)
         try:
             loaded += outcome(path, **place)
         except BaseException as failure:
@@ -39,8 +39,8 @@ def all_outcomes(path, header, arrays, every=1, **place):
 @pytest.mark.filterwarnings("ignore::mfac_linalg.IllConditionedWarning")
 @pytest.mark.parametrize("name", SAVED)
 def test_a_file_with_anything_made_up_is_refused_or_answered_as_it_says(name, tmp_path):
-    header, arrays = taken_apart(WRITTEN / f"{name}.npz")
-    put_together(tmp_path / "x.npz", header, arrays)
+    header, arrays = read_parts(WRITTEN / f"{name}.npz")
+    write_parts(tmp_path / "x.npz", header, arrays)
     assert outcome(tmp_path / "x.npz")
     loaded = all_outcomes(tmp_path / "x.npz", header, arrays, every=1 if ALL else 4)
     assert loaded <= 60  # of hundreds: a damping, a capacity, a divisor of rows that are not at hand
@@ -50,14 +50,14 @@ def test_a_file_with_anything_made_up_is_refused_or_answered_as_it_says(name, tm
 @pytest.mark.parametrize("name", ["weighted", "half", "tall", "blocks", "window", "compressed-window"])
 def test_the_same_under_pytorch(name, tmp_path):
     torch = pytest.importorskip("torch", reason="needs torch")
-    header, arrays = taken_apart(WRITTEN / f"{name}.npz")
+    header, arrays = read_parts(WRITTEN / f"{name}.npz")
     all_outcomes(tmp_path / "x.npz", header, arrays, every=2 if ALL else 16, xp=torch)
 
 
 @pytest.mark.parametrize("name", ["single", "half"])
 def test_the_same_under_jax(name, tmp_path):
     jax = pytest.importorskip("jax", reason="needs jax")
-    header, arrays = taken_apart(WRITTEN / f"{name}.npz")
+    header, arrays = read_parts(WRITTEN / f"{name}.npz")
     all_outcomes(tmp_path / "x.npz", header, arrays, every=4 if ALL else 40, xp=jax.numpy)
 
 
@@ -68,7 +68,7 @@ def test_the_same_under_jax(name, tmp_path):
 @pytest.mark.parametrize("name", ["schema", "version", "kind", "facts", "arrays"])
 def test_a_header_of_other_types_is_refused(name, value, path, parts):
     header, arrays = parts
-    put_together(
+    write_parts(
         path,
         {**header, "arrays": {n: described(x, as_npy(x)) for n, x in arrays.items()}, name: value},
         arrays,
@@ -85,7 +85,7 @@ def test_an_array_described_otherwise_is_refused(name, value, path, parts):
     header, arrays = parts
     told = {n: described(x, as_npy(x)) for n, x in arrays.items()}
     told["weights"][name] = value
-    put_together(path, {**header, "arrays": told}, arrays, describe=False)
+    write_parts(path, {**header, "arrays": told}, arrays, describe=False)
     if (name, value) != ("dtype", "float64"):
         assert_refused(path)
 
@@ -124,7 +124,7 @@ def test_an_array_described_otherwise_is_refused(name, value, path, parts):
     ],
 )
 def test_a_header_that_is_none_is_refused(text, path, parts):
-    put_together(path, *parts, text=text)
+    write_parts(path, *parts, text=text)
     assert_refused(path)
 
 
@@ -132,32 +132,32 @@ def test_a_fact_that_is_there_twice_is_refused(path, parts):
     header, arrays = parts
     told = {n: described(x, as_npy(x)) for n, x in arrays.items()}
     text = json.dumps({**header, "arrays": told})
-    put_together(path, header, arrays, text=text)
+    write_parts(path, header, arrays, text=text)
     ml.load(path)
-    put_together(path, header, arrays, text=text.replace('"damping": null', '"damping": null, "damping": null'))
+    write_parts(path, header, arrays, text=text.replace('"damping": null', '"damping": null, "damping": null'))
     assert_refused(path, "twice")
 
 
 def test_a_member_that_is_not_listed_is_refused(path, parts):
-    put_together(path, *parts, members=(("more.npy", as_npy(np.ones(3))),))
+    write_parts(path, *parts, members=(("more.npy", as_npy(np.ones(3))),))
     assert_refused(path, "members")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
 @pytest.mark.parametrize("name", ["weights.npy", "header.json"])
 def test_a_member_that_is_there_twice_is_refused(name, path, parts):
-    put_together(path, *parts, members=((name, as_npy(np.ones(4))),))
+    write_parts(path, *parts, members=((name, as_npy(np.ones(4))),))
     assert_refused(path)
 
 
 def test_a_header_that_is_compressed_is_refused(path, parts):
-    put_together(path, *parts, compression=zipfile.ZIP_DEFLATED)
+    write_parts(path, *parts, compression=zipfile.ZIP_DEFLATED)
     assert_refused(path, "compressed")
 
 
 @pytest.mark.parametrize("where", ["before", "between"])
 def test_anything_beside_the_members_is_refused(where, path, parts):
-    put_together(path, *parts)
+    write_parts(path, *parts)
     whole = path.read_bytes()
     at = 0 if where == "before" else whole.index(b"PK\x01\x02")
     path.write_bytes(whole[:at] + bytes(100) + whole[at:])
@@ -183,8 +183,8 @@ except ml.InvalidFileError as refused:
         ("unplaced-window", {"window": 10**9, "dim": 10**9}),
         ("compressed-window", {"window": 10**6}),
     ):
-        header, arrays = taken_apart(WRITTEN / f"{name}.npz")
-        put_together(path, {**header, "facts": {**header["facts"], **facts}}, arrays)
+        header, arrays = read_parts(WRITTEN / f"{name}.npz")
+        write_parts(path, {**header, "facts": {**header["facts"], **facts}}, arrays)
         command = [sys.executable, "-c", code, str(path)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
         assert "`window` must leave room" in done.stdout

@@ -13,7 +13,7 @@ import pytest
 import mfac_linalg as ml
 from mfac_linalg import _files
 from tests import crafted_outcomes
-from tests.crafted import put_together, taken_apart
+from tests.crafted import read_parts, write_parts
 from tests.crafted_outcomes import ALL, assert_refused, outcome, versions
 from tests.inputs import Dataset
 from tests.problems import KINDS, make_problem
@@ -42,11 +42,11 @@ def copied(folder, path):
 def test_a_folder_with_anything_made_up_is_refused_or_answered_as_it_says(folder, tmp_path):
     made_up = copied(folder, tmp_path / "x")
     assert outcome(made_up)
-    header, arrays = taken_apart(folder / "inverse.npz")
+    header, arrays = read_parts(folder / "inverse.npz")
     assert len(arrays["small.index"])
     wrong = []
     for what, changed_header, changed_arrays in list(versions(header, arrays))[:: 1 if ALL else 3]:
-        put_together(made_up / "inverse.npz", changed_header, changed_arrays)
+        write_parts(made_up / "inverse.npz", changed_header, changed_arrays)
         try:
             outcome(made_up)
         except BaseException as failure:
@@ -56,7 +56,7 @@ def test_a_folder_with_anything_made_up_is_refused_or_answered_as_it_says(folder
 
 def test_runs_that_are_none_are_refused(folder, tmp_path):
     made_up = copied(folder, tmp_path / "x")
-    header, arrays = taken_apart(folder / "inverse.npz")
+    header, arrays = read_parts(folder / "inverse.npz")
     ((stop, digest),) = header["facts"]["whitened"]["runs"]
     for runs in (
         [],
@@ -73,7 +73,7 @@ def test_runs_that_are_none_are_refused(folder, tmp_path):
     ):
         changed = copy.deepcopy(header)
         changed["facts"]["whitened"]["runs"] = runs
-        put_together(made_up / "inverse.npz", changed, arrays)
+        write_parts(made_up / "inverse.npz", changed, arrays)
         assert_refused(made_up, "whole folder")
 
 
@@ -125,7 +125,7 @@ def test_a_journal_with_anything_made_up_is_refused_or_finished_right(tmp_path, 
     monkeypatch.setattr(_files.folder, "RUN_BYTES", 10**4)
     g = begun(tmp_path / "begun")
     monkeypatch.undo()
-    header, arrays = taken_apart(tmp_path / "begun" / "build.npz")
+    header, arrays = read_parts(tmp_path / "begun" / "build.npz")
     w = (tmp_path / "begun" / "whitened.npy").read_bytes()
     expected = ml.WoodburyRankOneInverse(g, 0.3).diagonal()
     wrong, finished = [], 0
@@ -133,7 +133,7 @@ def test_a_journal_with_anything_made_up_is_refused_or_finished_right(tmp_path, 
         target = tmp_path / what.replace("/", "")
         target.mkdir()
         (target / "whitened.npy").write_bytes(w)
-        put_together(target / "build.npz", changed_header, changed_arrays)
+        write_parts(target / "build.npz", changed_header, changed_arrays)
         try:
             built = ml.WoodburyRankOneInverse(g, 0.3, out=target, resume=True, memory_limit=240_000)
             assert np.allclose(built.diagonal(), expected, rtol=1e-3)
@@ -169,11 +169,11 @@ def test_whitened_rows_that_are_made_up_are_refused_whatever_kappa(kappa, dtype,
     problem = make_problem(1, kind="gaussian", kappa=kappa, dtype=dtype)
     g = problem.gradients * np.logspace(0, -1.5, 6).astype(dtype)[:, None]
     ml.WoodburyRankOneInverse(g, problem.damping, overwrite_gradients=True).save(path)
-    header, arrays = taken_apart(path)
+    header, arrays = read_parts(path)
     assert "gradients" not in arrays or kappa > 1e4
     arrays.pop("gradients", None)
     for name, change in FORGED.items():
-        put_together(path, header, {**arrays, "whitened": change(arrays["whitened"])})
+        write_parts(path, header, {**arrays, "whitened": change(arrays["whitened"])})
         with pytest.raises(ml.InvalidFileError, match="`whitened` must be"):
             pytest.fail(f"{name}: {ml.load(path)}")
 
@@ -216,10 +216,10 @@ def stopped(path, kappa, dim):
 @pytest.mark.parametrize("change", [np.zeros_like, np.eye, lambda gram: 4 * gram], ids=["zeros", "identity", "larger"])
 def test_a_gram_matrix_that_a_journal_makes_up_changes_no_answer_whatever_kappa(change, kappa, tmp_path, any_kappa):
     g, damping = stopped(tmp_path / "begun", kappa, 2500)
-    header, arrays = taken_apart(tmp_path / "begun" / "build.npz")
+    header, arrays = read_parts(tmp_path / "begun" / "build.npz")
     arrays = {name: change(len(x)) if change is np.eye else change(x) for name, x in arrays.items()}
     assert arrays
-    put_together(tmp_path / "begun" / "build.npz", header, arrays)
+    write_parts(tmp_path / "begun" / "build.npz", header, arrays)
     expected = ml.WoodburyRankOneInverse(g, damping, out=tmp_path / "new").diagonal()
     with contextlib.suppress(ml.InvalidFileError):  # or, of zeros, another Gram matrix, of scaled rows
         built = ml.WoodburyRankOneInverse(g, damping, out=tmp_path / "begun", resume=True)
@@ -229,8 +229,8 @@ def test_a_gram_matrix_that_a_journal_makes_up_changes_no_answer_whatever_kappa(
 @pytest.mark.parametrize("value", [1e30, -1e30, 1e300])
 def test_a_journal_asks_for_no_more_memory_than_its_build(value, tmp_path, any_kappa):
     g, damping = stopped(tmp_path / "begun", 1e4, 6000)
-    header, arrays = taken_apart(tmp_path / "begun" / "build.npz")
-    put_together(tmp_path / "begun" / "build.npz", header, {n: np.full_like(x, value) for n, x in arrays.items()})
+    header, arrays = read_parts(tmp_path / "begun" / "build.npz")
+    write_parts(tmp_path / "begun" / "build.npz", header, {n: np.full_like(x, value) for n, x in arrays.items()})
     tracemalloc.start()
     with contextlib.suppress(ml.InvalidFileError):  # or another Gram matrix, of scaled rows
         built = ml.WoodburyRankOneInverse(g, damping, out=tmp_path / "begun", resume=True)
@@ -245,8 +245,8 @@ def test_a_journal_of_more_small_entries_than_rows_can_have_is_refused(tmp_path,
     monkeypatch.setattr(_files.folder, "SECONDS", 0.0)
     monkeypatch.setattr(_files.folder, "RUN_BYTES", 10**4)
     g = begun(tmp_path / "begun")
-    header, arrays = taken_apart(tmp_path / "begun" / "build.npz")
-    put_together(tmp_path / "begun" / "build.npz", header, {**arrays, "whiten: small": np.arange(9)})
+    header, arrays = read_parts(tmp_path / "begun" / "build.npz")
+    write_parts(tmp_path / "begun" / "build.npz", header, {**arrays, "whiten: small": np.arange(9)})
     with pytest.raises(ml.InvalidFileError, match="`out` must hold a whole journal"):
         ml.WoodburyRankOneInverse(g, 0.3, out=tmp_path / "begun", resume=True, memory_limit=240_000)
 
@@ -256,7 +256,7 @@ def test_a_factor_whose_small_rows_are_made_up_is_made_anew(kappa, path, any_kap
     g = np.random.default_rng(0).standard_normal((4, 30)) * np.array([[1.0], [1e-3], [1e-5], [1e-6]])
     built = ml.WoodburyRankOneInverse(g, np.linalg.norm(g, 2) ** 2 / 4 / kappa, whiten=False)
     built.save(path)
-    header, arrays = taken_apart(path)
+    header, arrays = read_parts(path)
     arrays["factor"][-1, -1] *= 0.3
-    put_together(path, header, arrays)
+    write_parts(path, header, arrays)
     assert np.allclose(ml.load(path).matvec(g[3]), built.matvec(g[3]), rtol=1e-9)

@@ -11,7 +11,7 @@ import pytest
 
 import mfac_linalg as ml
 from tests import crafted_outcomes
-from tests.crafted import as_npy, described, put_together
+from tests.crafted import as_npy, described, write_parts
 from tests.crafted_outcomes import ALL, ARRAYS, VALUES, assert_refused, assert_right
 from tests.stored import vector, window
 
@@ -75,7 +75,7 @@ def test_no_memory_is_taken_for_an_array_that_is_shorter_than_its_header_says(sh
     content = file.getvalue() + bytes(64)
     told["weights"] = {"shape": list(shape), "dtype": "float64", "sha256": hashlib.sha256(content).hexdigest()}
     rest = {n: x for n, x in arrays.items() if n != "weights"}
-    put_together(path, {**header, "arrays": told}, rest, describe=False, members=(("weights.npy", content),))
+    write_parts(path, {**header, "arrays": told}, rest, describe=False, members=(("weights.npy", content),))
     tracemalloc.start()
     assert_refused(path, "weights is not as long as the header says")
     _, peak = tracemalloc.get_traced_memory()

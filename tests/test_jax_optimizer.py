@@ -35,7 +35,7 @@ STEP_UNDER = jax.jit(lambda damping, g, state: scale_by_mfac(3, damping).update(
 """Compiled once for all tests: compiling is what takes time here."""
 
 
-def taken(count, *, transform=TRANSFORM, step=None, state=None, start=0):
+def run_steps(count, *, transform=TRANSFORM, step=None, state=None, start=0):
     """The updates of some steps, and the state after them."""
     state = transform.init(tree(0)) if state is None else state
     step, updates = step or (STEP if transform is TRANSFORM else jax.jit(transform.update)), []
@@ -127,9 +127,9 @@ def test_a_window_has_the_dtype_to_which_those_of_parameters_promote():
 
 
 def test_a_step_is_compiled_once():
-    _, state = taken(1)
+    _, state = run_steps(1)
     compiled = STEP._cache_size()
-    taken(5, state=state, start=1)
+    run_steps(5, state=state, start=1)
     assert STEP._cache_size() == compiled
 
 
@@ -141,16 +141,16 @@ def test_the_dtype_of_beta2_does_not_matter():
 
 
 def test_the_state_before_a_step_goes_on_answering():
-    _, state = taken(4)
+    _, state = run_steps(4)
     before = jax.tree.map(np.array, state)
-    taken(2, state=state, start=4)
+    run_steps(2, state=state, start=4)
     assert same(before, state)
 
 
 def test_a_damping_can_follow_a_schedule():
     schedule = optax.linear_schedule(2.0, 0.5, 3)
     transform = optax.inject_hyperparams(scale_by_mfac, static_args="window")(window=3, damping=schedule)
-    found, _ = taken(6, transform=transform)
+    found, _ = run_steps(6, transform=transform)
     for step in range(6):
         rows = [flat(tree(s)) for s in range(max(0, step - 2), step + 1)]
         expected = dense(rows, max(0.5, 2.0 - 0.5 * step))
@@ -160,7 +160,7 @@ def test_a_damping_can_follow_a_schedule():
 def test_each_label_has_a_window_and_one_without_parameters_none():
     labels = {"a": "first order", "b": "two", "c": "two"}
     transforms = {"first order": optax.sgd(1.0), "two": scale_by_mfac(2, 0.1), "three": scale_by_mfac(9, 1.0)}
-    found, state = taken(3, transform=optax.multi_transform(transforms, labels))
+    found, state = run_steps(3, transform=optax.multi_transform(transforms, labels))
     assert np.array_equal(found[-1][:6], -flat(tree(2))[:6])
     expected = dense([flat(tree(step))[6:] for step in range(1, 3)], 0.1)
     np.testing.assert_allclose(found[-1][6:], expected, rtol=1e-4, atol=1e-5)
@@ -170,17 +170,17 @@ def test_each_label_has_a_window_and_one_without_parameters_none():
 def test_a_step_that_is_not_finite_can_be_skipped():
     transform = optax.apply_if_finite(TRANSFORM, 2)
     step = jax.jit(transform.update)
-    _, state = taken(3, transform=transform, step=step)
+    _, state = run_steps(3, transform=transform, step=step)
     updates, state = step({**tree(3), "b": jnp.full(3, jnp.nan)}, state)
     assert not flat(updates).any()
-    found, _ = taken(2, state=state, start=4, step=step)
+    found, _ = run_steps(2, state=state, start=4, step=step)
     expected = dense([flat(tree(step)) for step in (2, 4, 5)], 0.5)
     np.testing.assert_allclose(found[-1], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_beta2_can_be_a_hyperparameter_that_is_traced():
     transform = optax.inject_hyperparams(scale_by_mfac, static_args="window")(window=3, damping=0.5, beta2=0.9)
-    (found, _), (expected, _) = (taken(2, transform=t) for t in (transform, scale_by_mfac(3, 0.5, beta2=0.9)))
+    (found, _), (expected, _) = (run_steps(2, transform=t) for t in (transform, scale_by_mfac(3, 0.5, beta2=0.9)))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -202,19 +202,19 @@ def flat_sum(step, c, state):
 
 def test_gradients_can_be_accumulated_with_x64_enabled():
     with jax.enable_x64(True):
-        found, _ = taken(4, transform=optax.MultiSteps(TRANSFORM, 2))
+        found, _ = run_steps(4, transform=optax.MultiSteps(TRANSFORM, 2))
     expected = dense([(flat(tree(step)) + flat(tree(step + 1))) / 2 for step in (0, 2)], 0.5)
     assert not found[0].any()
     np.testing.assert_allclose(found[3], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_state_kept_in_numpy_takes_the_same_steps():
-    _, state = taken(4)
+    _, state = run_steps(4)
     kept = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
     assert np.float64 in {leaf.dtype.type for leaf in kept}
     with jax.enable_x64(True):
         back = jax.tree.unflatten(jax.tree.structure(state), [jnp.asarray(leaf) for leaf in kept])
-    expected, found = (taken(3, state=each, start=4) for each in (state, back))
+    expected, found = (run_steps(3, state=each, start=4) for each in (state, back))
     assert np.array_equal(expected[0], found[0])
     assert same(expected[1], found[1])
 
@@ -273,7 +273,7 @@ def test_a_state_has_names_and_shapes_before_it_is_made():
 
 
 def test_a_state_restored_in_numpy_goes_on_to_the_bit():
-    _, state = taken(4)
+    _, state = run_steps(4)
     restored = jax.tree.map(np.asarray, state)
     found, expected = (TRANSFORM.update(tree(4), each) for each in (restored, state))
     assert same(found, expected)

@@ -9,7 +9,7 @@ import pytest
 
 import mfac_linalg as ml
 from mfac_linalg import _files
-from tests.crafted import put_together, taken_apart
+from tests.crafted import read_parts, write_parts
 from tests.out_folders import G, build, snapshot
 
 ODD = {
@@ -226,9 +226,9 @@ def test_a_folder_of_others_that_says_it_is_of_these_is_not_resumed(dtype, tmp_p
     g, other = G.astype(dtype), G[:, ::-1].astype(dtype)
     ml.WoodburyRankOneInverse(g, 0.1, out=tmp_path / "these")
     ml.WoodburyRankOneInverse(other, 0.1, out=tmp_path / "others")
-    header, arrays = taken_apart(tmp_path / "others" / "inverse.npz")
-    header["facts"]["asked"] = taken_apart(tmp_path / "these" / "inverse.npz")[0]["facts"]["asked"]
-    put_together(tmp_path / "others" / "inverse.npz", header, arrays)
+    header, arrays = read_parts(tmp_path / "others" / "inverse.npz")
+    header["facts"]["asked"] = read_parts(tmp_path / "these" / "inverse.npz")[0]["facts"]["asked"]
+    write_parts(tmp_path / "others" / "inverse.npz", header, arrays)
     with pytest.raises(ValueError, match=r"`out` must be the folder of the same build .* other \['gradients'\]"):
         ml.WoodburyRankOneInverse(g, 0.1, out=tmp_path / "others", resume=True)
 

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 import mfac_linalg as ml
-from tests.window_copies import CHANGES, DIM, OPTIONS, answers, assert_same, follow, made, stream
+from tests.window_copies import (
+    CHANGES,
+    DIM,
+    OPTIONS,
+    answers,
+    apply_changes,
+    assert_same,
+    random_gradients,
+    slid_window,
+)
 
 # --- what arrives read-only -----------------------------------------------------------------------------------------
 
@@ -26,19 +35,19 @@ def test_unpickling_in_this_way_gives_read_only_arrays():
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_window_unpickled_read_only_takes_every_change(options, change):
-    window, found = made(**options), read_only(made(**options))
+    window, found = slid_window(**options), read_only(slid_window(**options))
     assert_same(answers(found), answers(window), rtol=0)
     for w in (window, found):
-        follow(w, 1, [change, "append", change])
+        apply_changes(w, 1, [change, "append", change])
     assert_same(answers(found), answers(window))
 
 
 @pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda x: x.with_damping(0.1), read_only])
 def test_what_a_window_from_read_only_memory_is_copied_to_can_be_written(how):
-    window = how(read_only(made()))
-    follow(window, 1, ["append"] * 3)
-    control = made()
-    follow(control, 1, ["append"] * 3)
+    window = how(read_only(slid_window()))
+    apply_changes(window, 1, ["append"] * 3)
+    control = slid_window()
+    apply_changes(control, 1, ["append"] * 3)
     assert_same(answers(window), answers(control))
 
 
@@ -53,7 +62,7 @@ STATIC = {
 
 @pytest.mark.parametrize("make", STATIC.values(), ids=STATIC)
 def test_a_static_inverse_unpickled_read_only_answers_all(make, tmp_path):
-    inverse = make(stream(4))
+    inverse = make(random_gradients(4))
     found = read_only(inverse)
     for again in (found, found.with_damping(0.2).with_damping(0.1), found.astype("float64"), copy.deepcopy(found)):
         assert_same(answers(again), answers(inverse))
@@ -67,14 +76,14 @@ def test_a_static_inverse_unpickled_read_only_answers_all(make, tmp_path):
 @pytest.mark.parametrize("kind", ["window", *STATIC])
 def test_joblib_maps_it_and_the_file_stays_as_it_was(kind, mode, tmp_path):
     joblib = pytest.importorskip("joblib")
-    inverse = made() if kind == "window" else STATIC[kind](stream(4))
+    inverse = slid_window() if kind == "window" else STATIC[kind](random_gradients(4))
     joblib.dump(inverse, tmp_path / "inverse")
     content = (tmp_path / "inverse").read_bytes()
     found = joblib.load(tmp_path / "inverse", mmap_mode=mode)
     assert_same(answers(found), answers(inverse))
     if kind == "window":
-        follow(found, 1, ["append"] * 3)
-        follow(inverse, 1, ["append"] * 3)
+        apply_changes(found, 1, ["append"] * 3)
+        apply_changes(inverse, 1, ["append"] * 3)
     else:
         found, inverse = found.with_damping(0.3), inverse.with_damping(0.3)
     assert_same(answers(found), answers(inverse))
@@ -88,7 +97,7 @@ def test_joblib_maps_it_and_the_file_stays_as_it_was(kind, mode, tmp_path):
 @pytest.fixture
 def mapped(tmp_path):
     """Gradients in a file."""
-    np.save(tmp_path / "gradients.npy", stream(4))
+    np.save(tmp_path / "gradients.npy", random_gradients(4))
     return np.load(tmp_path / "gradients.npy", mmap_mode="r")
 
 

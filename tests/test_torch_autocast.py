@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from tests import torch_state
-from tests.torch_state import LOSS, SAMPLES, made, pruned
+from tests.torch_state import LOSS, SAMPLES, make_model, pruned
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -32,7 +32,7 @@ class Listed(nn.Module):
 
 
 def test_the_part_of_a_parameter_that_is_held_elsewhere_is_in_its_gradient(data):
-    model = made(Listed)
+    model = make_model(Listed)
     penalised = model.layer.bias
 
     def loss(outputs, targets):
@@ -46,7 +46,7 @@ def test_the_part_of_a_parameter_that_is_held_elsewhere_is_in_its_gradient(data)
 
 
 def test_another_model_in_the_loss_is_no_parameter_of_this_one(data):
-    model, teacher = made(written.Written), nn.Linear(4, 3)
+    model, teacher = make_model(written.Written), nn.Linear(4, 3)
 
     def loss(outputs, inputs):
         return (outputs - teacher(inputs)).square().sum()

@@ -4,16 +4,16 @@ import copy
 
 import pytest
 
-from tests.torch_checkpoints import FIRST, Model, started
+from tests.torch_checkpoints import FIRST, Model, start_optimizer
 from tests.torch_optimizer import (
     CONFIGURATIONS,
     MFAC,
     OPTIONS,
     copies,
-    leave_gradients,
     parameters,
+    run_steps,
     same,
-    taken,
+    set_gradients,
 )
 
 torch = pytest.importorskip("torch")
@@ -95,13 +95,13 @@ TRAVELS = {
 def test_training_goes_on_to_the_bit(travel, make, steps, dtype, tmp_path):
     params = parameters(dtype=dtype)
     optimizer = make(params)
-    taken(optimizer, params, steps)
+    run_steps(optimizer, params, steps)
     optimizer.zero_grad()
     again = [nn.Parameter(p) for p in copies(params)]
     new = make(again)
     travel(Model(params), optimizer, Model(again), new, tmp_path)
-    taken(optimizer, params, 4, start=steps)
-    taken(new, again, 4, start=steps)
+    run_steps(optimizer, params, 4, start=steps)
+    run_steps(new, again, 4, start=steps)
     assert same(params, again)
 
 
@@ -112,7 +112,7 @@ def test_a_state_of_version_1_goes_on_as_it_would_have(case):
     params = [nn.Parameter(p) for p in held["before"]]
     optimizer = CONFIGURATIONS[held["name"]](params)
     optimizer.load_state_dict(held["optimizer"])
-    taken(optimizer, params, 4, start=held["steps"])
+    run_steps(optimizer, params, 4, start=held["steps"])
     for p, expected in zip(params, held["after"], strict=True):
         tolerance = 1e-12 if dtype == torch.float64 else 1e-2  # other machines round differently
         torch.testing.assert_close(p, expected, rtol=tolerance, atol=tolerance)
@@ -130,7 +130,7 @@ def test_the_shapes_of_a_state_do_not_change_as_windows_fill(make):
     optimizer = make(params)
     found = []
     for steps in (0, 1, 5):
-        taken(optimizer, params, steps)
+        run_steps(optimizer, params, steps)
         found.append(shapes(optimizer.state_dict()["state"]))
     assert found[0] == found[1] == found[2]
     assert all(isinstance(x, torch.Tensor | int | float | dict) for x in found[0].values())
@@ -145,26 +145,26 @@ def test_a_checkpoint_is_no_step(make, steps):
     params, others = parameters(), parameters()
     optimizer, other = make(params), make(others)
     for one, p in ((optimizer, params), (other, others)):
-        taken(one, p, steps)
+        run_steps(one, p, steps)
         one.zero_grad()
     for _ in range(2):
         api.get_optimizer_state_dict(Model(params), optimizer)
         assert [len(window) for window in optimizer.windows] == [len(window) for window in other.windows]
-    taken(optimizer, params, 3, start=steps)
-    taken(other, others, 3, start=steps)
+    run_steps(optimizer, params, 3, start=steps)
+    run_steps(other, others, 3, start=steps)
     assert same(params, others)
 
 
 def test_a_state_that_is_cleared_starts_anew():
     params, others = parameters(), parameters()
     optimizer = MFAC(params, momentum=0.5, **OPTIONS)
-    taken(optimizer, params, 4)
+    run_steps(optimizer, params, 4)
     optimizer.state.clear()
     with torch.no_grad():
         for p, start in zip(params, others, strict=True):
             p.copy_(start)
-    taken(optimizer, params, 4)
-    taken(MFAC(others, momentum=0.5, **OPTIONS), others, 4)
+    run_steps(optimizer, params, 4)
+    run_steps(MFAC(others, momentum=0.5, **OPTIONS), others, 4)
     assert same(params, others)
 
 
@@ -173,11 +173,11 @@ def test_a_state_that_is_cleared_starts_anew():
 def test_the_window_is_kept_where_checkpoints_look(frozen, flat):
     """They pass over the state of parameters that are not trained."""
     options = api.StateDictOptions(flatten_optimizer_state_dict=flat)
-    params, made = parameters(), []
+    params, results = parameters(), []
     if frozen == "before":
         params[0].requires_grad_(False)
     optimizer = MFAC(params, momentum=0.5, **OPTIONS)
-    taken(optimizer, params, 4)
+    run_steps(optimizer, params, 4)
     again = [nn.Parameter(p) for p in copies(params)]
     for some in (params, again):
         some[0].requires_grad_(False)
@@ -187,17 +187,17 @@ def test_the_window_is_kept_where_checkpoints_look(frozen, flat):
     )
     for one, some in ((optimizer, params), (new, again)):
         for step in (4, 5):
-            leave_gradients(some, step, missing=[0])
+            set_gradients(some, step, missing=[0])
             one.step()
-        made.append(some)
-    assert same(*made)
+        results.append(some)
+    assert same(*results)
 
 
 def test_two_optimizers_share_a_checkpoint():
     params = parameters()
     pair = [MFAC(params[:2], **OPTIONS), MFAC(params[2:], **OPTIONS)]
     for optimizer in pair:
-        taken(optimizer, params, 4)
+        run_steps(optimizer, params, 4)
     again = [nn.Parameter(p) for p in copies(params)]
     new = [MFAC(again[:2], **OPTIONS), MFAC(again[2:], **OPTIONS)]
     api.set_optimizer_state_dict(Model(again), new, api.get_optimizer_state_dict(Model(params), pair))
@@ -214,7 +214,7 @@ def count(optimizer):
 
 @pytest.mark.parametrize("prepend", [False, True])
 def test_a_hook_sees_the_whole_dictionary_and_tensors_of_its_own(prepend):
-    optimizer, seen = started(parameters()), {}
+    optimizer, seen = start_optimizer(parameters()), {}
     optimizer.register_state_dict_post_hook(lambda _, state: seen.update(state), prepend=prepend)
     state = optimizer.state_dict()
     assert seen.keys() == state.keys()
@@ -227,8 +227,8 @@ def test_a_hook_sees_the_whole_dictionary_and_tensors_of_its_own(prepend):
 
 def test_hooks_run_around_what_they_are_named_for():
     params = parameters()
-    optimizer, other = started(params), started(parameters(seed=1), 1)
-    optimizer.register_state_dict_pre_hook(lambda one: taken(one, params, 1, start=4))
+    optimizer, other = start_optimizer(params), start_optimizer(parameters(seed=1), 1)
+    optimizer.register_state_dict_pre_hook(lambda one: run_steps(one, params, 1, start=4))
     rows = optimizer.state_dict()["state"][0]["window"]["rows"]
     assert {tuple(row) for row in rows.tolist()} == {tuple(row) for row in optimizer.windows[0].gradients.tolist()}
     lengths = []
@@ -240,7 +240,7 @@ def test_hooks_run_around_what_they_are_named_for():
 
 
 def test_a_hook_may_change_what_is_loaded():
-    optimizer, other = started(parameters()), started(parameters(seed=1), 1)
+    optimizer, other = start_optimizer(parameters()), start_optimizer(parameters(seed=1), 1)
 
     def faster(_, state):
         state["param_groups"] = [{**group, "lr": 0.5} for group in state["param_groups"]]
@@ -254,7 +254,7 @@ def test_a_hook_may_change_what_is_loaded():
 
 
 def test_no_hook_is_left_behind_also_where_one_fails():
-    optimizer = started(parameters())
+    optimizer = start_optimizer(parameters())
     before = count(optimizer)
     state = optimizer.state_dict()
     optimizer.load_state_dict(state)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 import mfac_linalg as ml
-from tests.torch_checkpoints import FIRST, Model, started
+from tests.torch_checkpoints import FIRST, Model, start_optimizer
 from tests.torch_optimizer import (
     CONFIGURATIONS,
     MFAC,
     OPTIONS,
     parameters,
+    run_steps,
     same,
-    taken,
 )
 
 torch = pytest.importorskip("torch")
@@ -40,7 +40,7 @@ OTHERS = {
 def test_without_words_too_a_state_of_another_kind_is_refused(name):
     params, others = parameters(), parameters()
     optimizer, other = one_of()(params), OTHERS[name](others)
-    taken(other, others, 4)
+    run_steps(other, others, 4)
     state = api.get_optimizer_state_dict(Model(others), other)
     with pytest.raises(ValueError, match="must be of the same parameters in the same order, masks, normalization"):
         api.set_optimizer_state_dict(Model(params), optimizer, state)
@@ -115,15 +115,15 @@ BROKEN = {
 def test_a_broken_state_is_refused_by_name_and_changes_nothing(case):
     change, words = BROKEN[case]
     params, untouched = parameters(), parameters()
-    made = [started(p) for p in (params, untouched)]
-    state = copy.deepcopy(made[0].state_dict())
+    optimizers = [start_optimizer(p) for p in (params, untouched)]
+    state = copy.deepcopy(optimizers[0].state_dict())
     change(state)
     with pytest.raises((TypeError, ValueError)) as refused:
-        made[0].load_state_dict(state)
+        optimizers[0].load_state_dict(state)
     assert words in str(refused.value)
     assert "`state" in str(refused.value)
-    for optimizer, p in zip(made, (params, untouched), strict=True):
-        taken(optimizer, p, 2, start=4)
+    for optimizer, p in zip(optimizers, (params, untouched), strict=True):
+        run_steps(optimizer, p, 2, start=4)
     assert same(params, untouched)
 
 
@@ -152,16 +152,16 @@ NOWHERE = {
 def test_what_an_entry_cannot_be_is_refused_by_name_wherever_it_is(kind, compression):
     options = {**OPTIONS, "momentum": 0.5, "beta2": 0.9, "compression": compression}
     kept = parameters()[:2], parameters()[:2]
-    made = [MFAC(p, masks={p[0]: torch.eye(2, 3)}, **options) for p in kept]
-    for optimizer, p in zip(made, kept, strict=True):
-        taken(optimizer, p, 2)
-    for *way, last in paths(whole := made[0].state_dict())[1:]:
+    optimizers = [MFAC(p, masks={p[0]: torch.eye(2, 3)}, **options) for p in kept]
+    for optimizer, p in zip(optimizers, kept, strict=True):
+        run_steps(optimizer, p, 2)
+    for *way, last in paths(whole := optimizers[0].state_dict())[1:]:
         state = copy.deepcopy(whole)
         functools.reduce(operator.getitem, way, state)[last] = NOWHERE[kind]
         with pytest.raises((TypeError, ValueError), match=r"^`"):
-            made[0].load_state_dict(state)
-    for optimizer, p in zip(made, kept, strict=True):
-        taken(optimizer, p, 2, start=2)
+            optimizers[0].load_state_dict(state)
+    for optimizer, p in zip(optimizers, kept, strict=True):
+        run_steps(optimizer, p, 2, start=2)
     assert same(*kept)
 
 
@@ -179,22 +179,22 @@ LAYOUTS = {
 @pytest.mark.parametrize("name", ["momentum_buffer", "root_mean_square", "rows", "gram", "factor", "direction"])
 def test_tensors_of_their_shape_and_dtype_need_finite_values(name, layout):
     params, untouched = parameters(), parameters()
-    made = [MFAC(p, beta2=0.9, **OPTIONS, momentum=0.5) for p in (params, untouched)]
-    for optimizer, p in zip(made, (params, untouched), strict=True):
-        taken(optimizer, p, 2)
-    state = made[0].state_dict()
+    optimizers = [MFAC(p, beta2=0.9, **OPTIONS, momentum=0.5) for p in (params, untouched)]
+    for optimizer, p in zip(optimizers, (params, untouched), strict=True):
+        run_steps(optimizer, p, 2)
+    state = optimizers[0].state_dict()
     held = state["state"][0] if name in state["state"][0] else window_of(state)
     held[name] = LAYOUTS[layout](held[name])
     with pytest.raises((TypeError, ValueError), match=f"^`state.*(window|{name})"):
-        made[0].load_state_dict(state)
-    for optimizer, p in zip(made, (params, untouched), strict=True):
-        taken(optimizer, p, 2, start=2)
+        optimizers[0].load_state_dict(state)
+    for optimizer, p in zip(optimizers, (params, untouched), strict=True):
+        run_steps(optimizer, p, 2, start=2)
     assert same(params, untouched)
 
 
 def test_a_negative_root_mean_square_is_refused():
     optimizer = MFAC(params := parameters(), beta2=0.9, **OPTIONS)
-    taken(optimizer, params, 2)
+    run_steps(optimizer, params, 2)
     state = optimizer.state_dict()
     state["state"][0]["root_mean_square"].neg_()
     with pytest.raises(ValueError, match="`state_dict` must have a root_mean_square that is finite and ≥ 0"):

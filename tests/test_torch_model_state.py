@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from tests import torch_state
-from tests.torch_state import BY_CALL, CALLS, LOSS, SAMPLES, Trainer, made, one_by_one, pruned, rows_or_refusal
+from tests.torch_state import BY_CALL, CALLS, LOSS, SAMPLES, Trainer, make_model, one_by_one, pruned, rows_or_refusal
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -21,7 +21,7 @@ def autograd_rows(make, x, y):
     """The gradients of single samples, each by a model of its own."""
     rows = []
     for i in range(len(y)):
-        model = made(make)
+        model = make_model(make)
         parameters = list(model.parameters())
         outputs = model(x[i : i + 1].clone())
         parts = torch.autograd.grad(LOSS(outputs, y[i : i + 1]), parameters)
@@ -32,7 +32,7 @@ def autograd_rows(make, x, y):
 @BY_MODEL
 @BY_CALL
 def test_every_row_starts_from_the_same_model(make, call, data):
-    rows = rows_or_refusal(call, made(make), data)
+    rows = rows_or_refusal(call, make_model(make), data)
     if rows is not None:
         torch.testing.assert_close(rows, autograd_rows(make, *data))
     else:
@@ -42,7 +42,7 @@ def test_every_row_starts_from_the_same_model(make, call, data):
 @BY_MODEL
 @BY_CALL
 def test_a_model_is_given_back_as_it_was_and_can_be_used(make, call, data):
-    model = made(make)
+    model = make_model(make)
     before, inputs = written.held(model), data[0].clone()
     rows_or_refusal(call, model, data)
     assert written.held(model) == before
@@ -53,7 +53,7 @@ def test_a_model_is_given_back_as_it_was_and_can_be_used(make, call, data):
 
 @BY_MODEL
 def test_gradients_on_a_model_are_left_alone(make, data):
-    model = made(make)
+    model = make_model(make)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     before = written.held(model)
@@ -69,7 +69,7 @@ def test_gradients_on_a_model_are_left_alone(make, data):
 @BY_MODEL
 @pytest.mark.parametrize("after", [0, 1])
 def test_a_model_is_as_it_was_when_the_loss_fails(make, data, after):
-    model, calls = made(make), []
+    model, calls = make_model(make), []
 
     def loss(outputs, targets):
         calls.append(1)
@@ -86,7 +86,7 @@ def test_a_model_is_as_it_was_when_the_loss_fails(make, data, after):
 
 @BY_MODEL
 def test_a_model_is_as_it_was_while_its_gradients_are_asked_for_one_by_one(make, data):
-    model = made(make)
+    model = make_model(make)
     before = written.held(model)
     gradients = adapter.iter_gradients(model, LOSS, [data, data])
     next(gradients)
@@ -97,7 +97,7 @@ def test_a_model_is_as_it_was_while_its_gradients_are_asked_for_one_by_one(make,
 
 @BY_MODEL
 def test_pruning_changes_weights_and_masks_alone(make, data):
-    model, other = made(make), made(make)
+    model, other = make_model(make), make_model(make)
     found = pruned(model, data, params=["layer"])
     before = dict(other.named_buffers())
     for name, tensor in model.named_buffers():
@@ -112,7 +112,7 @@ def test_pruning_changes_weights_and_masks_alone(make, data):
 
 @BY_MODEL
 def test_candidates_are_judged_by_the_model_as_it_was(make, data):
-    model = made(make)
+    model = make_model(make)
     found = pruned(model, data, params=["layer"], damping=1e-2, lengths=(1.0,))
     losses = []
     for shift in (0, 1, -1):
@@ -123,7 +123,7 @@ def test_candidates_are_judged_by_the_model_as_it_was(make, data):
 
 @BY_MODEL
 def test_a_model_is_as_it_was_when_pruning_fails(make, data):
-    model = made(make)
+    model = make_model(make)
     before = written.held(model)
     with pytest.raises(TypeError, match="`validation` must be pairs"):
         pruned(model, data, validation=[data, data[0]])
@@ -166,7 +166,7 @@ class Running(nn.Module):
 
 @pytest.mark.parametrize("loss_of", [lambda loss: loss, lambda loss: loss.forward], ids=["module", "method"])
 def test_a_loss_that_writes_to_itself_starts_anew_for_every_row(data, loss_of):
-    model, state, (x, y) = made(written.Written), Running(), data
+    model, state, (x, y) = make_model(written.Written), Running(), data
     loss = loss_of(state)
     rows = adapter.mean_gradients(model, loss, x[:1].expand(3, -1), y[:1].expand(3), batch_size=1)[0]
     assert torch.equal(rows[0], rows[1])
@@ -187,7 +187,7 @@ def test_objects_that_are_hooks_start_anew_for_every_row(data):
 
 @pytest.mark.parametrize("loss_of", [lambda t: t.loss, lambda t: t, lambda t: partial(t.loss)])
 def test_what_the_object_of_a_loss_holds_is_the_users(data, loss_of):
-    model, trainer = made(written.Written), Trainer()
+    model, trainer = make_model(written.Written), Trainer()
     expected = adapter.mean_gradients(model, LOSS, *data, batch_size=1)[0]
     torch.testing.assert_close(one_by_one(model, loss_of(trainer), *data), expected)
     assert trainer.losses == list(range(SAMPLES))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mfac_linalg as ml
-from tests.torch_optimizer import CONFIGURATIONS, MFAC, OPTIONS, copies, leave_gradients, parameters, same, taken
+from tests.torch_optimizer import CONFIGURATIONS, MFAC, OPTIONS, copies, parameters, run_steps, same, set_gradients
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -78,22 +78,22 @@ FAILURES = {
 def test_a_step_that_fails_in_the_last_group_changes_nothing_in_any(fail, steps, beta2):
     error, words = FAILURES[fail]
     kept = parameters(), parameters()
-    made = [MFAC([{"params": p[:2]}, {"params": p[2:]}], momentum=0.5, beta2=beta2, **OPTIONS) for p in kept]
-    for optimizer, params in zip(made, kept, strict=True):
-        taken(optimizer, params, steps)
-    options = [dict(group) for group in made[0].param_groups]
+    optimizers = [MFAC([{"params": p[:2]}, {"params": p[2:]}], momentum=0.5, beta2=beta2, **OPTIONS) for p in kept]
+    for optimizer, params in zip(optimizers, kept, strict=True):
+        run_steps(optimizer, params, steps)
+    options = [dict(group) for group in optimizers[0].param_groups]
     for attempt in range(2):
-        leave_gradients(kept[0], 100 + attempt)
-        fail(made[0], kept[0])
+        set_gradients(kept[0], 100 + attempt)
+        fail(optimizers[0], kept[0])
         with pytest.raises(error, match=words):
-            made[0].step()
+            optimizers[0].step()
     assert same(*kept)
-    for window, other in zip(made[0].windows, made[1].windows, strict=True):
+    for window, other in zip(optimizers[0].windows, optimizers[1].windows, strict=True):
         assert not steps or torch.equal(window.diagonal(), other.diagonal())
-    for group, before in zip(made[0].param_groups, options, strict=True):
+    for group, before in zip(optimizers[0].param_groups, options, strict=True):
         group.update(before)
-    for optimizer, params in zip(made, kept, strict=True):
-        taken(optimizer, params, 4, start=steps)
+    for optimizer, params in zip(optimizers, kept, strict=True):
+        run_steps(optimizer, params, 4, start=steps)
     assert same(*kept)
 
 
@@ -112,45 +112,45 @@ def test_a_parameter_that_cannot_be_written_is_refused_before_another_is(make, w
     params = [*parameters()[:2], make()]
     optimizer = MFAC([{"params": params[:2]}, {"params": params[2:]}], momentum=0.5, beta2=beta2, **OPTIONS)
     before = copies(params)
-    leave_gradients(params, 0)
+    set_gradients(params, 0)
     with pytest.raises(ValueError, match=f"`params` must .* one of shape \\(3,\\).*{words}"):
         optimizer.step()
     assert same(params, before)
     assert [len(window) for window in optimizer.windows] == [0, 0]
     assert all(optimizer.state[p].get("momentum_buffer") is None for p in params)
     params[2].grad = None
-    taken(optimizer, params[:2], 1)
+    run_steps(optimizer, params[:2], 1)
     assert [len(window) for window in optimizer.windows] == [1, 0]
 
 
 @pytest.mark.parametrize("make", [CONFIGURATIONS[name] for name in ("one group", "beta2", "compressed")])
 def test_a_write_that_fails_leaves_windows_momenta_and_moments(make, monkeypatch):
     kept = parameters(), parameters()
-    made = [make(params) for params in kept]
-    for optimizer, params in zip(made, kept, strict=True):
-        taken(optimizer, params, 4)
+    optimizers = [make(params) for params in kept]
+    for optimizer, params in zip(optimizers, kept, strict=True):
+        run_steps(optimizer, params, 4)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "_foreach_add_", lambda *_, **__: pytest.fail("out of memory"))
         for step in (4, 5):
-            leave_gradients(kept[0], step)
+            set_gradients(kept[0], step)
             with pytest.raises(pytest.fail.Exception, match="out of memory"):
-                made[0].step()
-    for optimizer, params in zip(made, kept, strict=True):
-        taken(optimizer, params, 4, start=4)
+                optimizers[0].step()
+    for optimizer, params in zip(optimizers, kept, strict=True):
+        run_steps(optimizer, params, 4, start=4)
     assert same(*kept)
 
 
 def test_compressed_windows_keep_their_error_where_a_step_fails():
     kept = parameters(), parameters()
-    made = [
+    optimizers = [
         MFAC([{"params": p[:2]}, {"params": p[2:]}], compression=ml.TopK(0.4, block_size=4), **OPTIONS) for p in kept
     ]
-    for optimizer, params in zip(made, kept, strict=True):
-        taken(optimizer, params, 4)
-    leave_gradients(kept[0], 100)
-    overflow(made[0], kept[0])
+    for optimizer, params in zip(optimizers, kept, strict=True):
+        run_steps(optimizer, params, 4)
+    set_gradients(kept[0], 100)
+    overflow(optimizers[0], kept[0])
     with pytest.raises(ValueError, match="must have finite gradients"):
-        made[0].step()
-    for optimizer, params in zip(made, kept, strict=True):
-        taken(optimizer, params, 4, start=4)
+        optimizers[0].step()
+    for optimizer, params in zip(optimizers, kept, strict=True):
+        run_steps(optimizer, params, 4, start=4)
     assert same(*kept)

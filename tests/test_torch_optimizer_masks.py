@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.torch_optimizer import CONFIGURATIONS, MFAC, OPTIONS, Dense, leave_gradients, parameters, same, taken, values
+from tests.torch_optimizer import (
+    CONFIGURATIONS,
+    MFAC,
+    OPTIONS,
+    Dense,
+    parameters,
+    run_steps,
+    same,
+    set_gradients,
+    values,
+)
 
 torch = pytest.importorskip("torch")
 nn, prune = torch.nn, pytest.importorskip("torch.nn.utils.prune")
@@ -29,7 +39,7 @@ def test_a_masked_model_is_trained_as_if_its_other_weights_were_all(seed, share,
     dense = Dense(start[kept], decoupled=decoupled, **shared)
     optimizer = MFAC(params, decoupled_weight_decay=decoupled, masks=dict(zip(params, masks, strict=False)), **shared)
     for step in range(steps):
-        leave_gradients(params, step)
+        set_gradients(params, step)
         dense.step(values([p.grad for p in params])[kept])
         optimizer.step()
     np.testing.assert_allclose(values(params)[kept], dense.p, rtol=1e-9, atol=1e-10)
@@ -40,7 +50,7 @@ def test_windows_and_momenta_of_a_masked_model_hold_what_may_move_only():
     params = parameters()
     mask = torch.tensor([[True, False, False], [False, True, False]])
     optimizer = MFAC(params[:1], momentum=0.5, beta2=0.9, masks={params[0]: mask}, **OPTIONS)
-    taken(optimizer, params, 2)
+    run_steps(optimizer, params, 2)
     assert optimizer.windows[0].dim == 2
     assert {optimizer.state[params[0]][name].shape for name in ("momentum_buffer", "root_mean_square")} == {(2,)}
 
@@ -66,10 +76,10 @@ def pruned():
 @pytest.mark.parametrize("make", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
 def test_steps_are_the_same_where_pytorch_refuses_what_is_not_deterministic(make):
     kept = parameters(), parameters()
-    taken(make(kept[0]), kept[0], 5)
+    run_steps(make(kept[0]), kept[0], 5)
     torch.use_deterministic_algorithms(True)
     try:
-        taken(make(kept[1]), kept[1], 5)
+        run_steps(make(kept[1]), kept[1], 5)
     finally:
         torch.use_deterministic_algorithms(False)
     assert same(*kept)
@@ -86,7 +96,7 @@ def test_a_masked_parameter_may_have_any_layout(layout):
     kept = nn.Parameter(plain.clone()), nn.Parameter(laid)
     for p in kept:
         mask = torch.rand(p.shape, generator=torch.Generator().manual_seed(1)) < 0.5
-        taken(MFAC([p], masks={p: mask}, **OPTIONS), [p], 3)
+        run_steps(MFAC([p], masks={p: mask}, **OPTIONS), [p], 3)
     assert not kept[1].is_contiguous()
     assert same(kept[:1], kept[1:])
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mfac_linalg as ml
-from tests.torch_optimizer import DIM, MFAC, OPTIONS, Dense, leave_gradients, parameters, taken, values
+from tests.torch_optimizer import DIM, MFAC, OPTIONS, Dense, parameters, run_steps, set_gradients, values
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -32,7 +32,7 @@ def test_its_path_is_that_of_a_dense_inverse(
     dense = Dense(values(params), decoupled=decoupled, sign=-1.0 if maximize else 1.0, **shared)
     optimizer = MFAC(params, decoupled_weight_decay=decoupled, maximize=maximize, **shared)
     for step in range(steps):
-        leave_gradients(params, step)
+        set_gradients(params, step)
         dense.step(values([p.grad for p in params]))
         optimizer.step()
     np.testing.assert_allclose(values(params), dense.p, rtol=1e-9, atol=1e-10)
@@ -52,7 +52,7 @@ def test_each_group_has_a_window_and_options_of_its_own(cut, windows, rates, ste
     dense = [Dense(values(group), **own) for group, own in zip(groups, options, strict=True)]
     optimizer = MFAC([{"params": group, **own} for group, own in zip(groups, options, strict=True)])
     for step in range(steps):
-        leave_gradients(params, step)
+        set_gradients(params, step)
         for one, group in zip(dense, groups, strict=True):
             one.step(values([p.grad for p in group]))
         optimizer.step()
@@ -70,7 +70,7 @@ def test_a_shared_window_takes_the_gradients_of_all_groups_as_one(cut, window, s
     lr = np.repeat([0.1, 0.02], [values(params[:cut]).size, values(params[cut:]).size])
     decay = np.where(lr == 0.02, 0.5, 0.0)
     for step in range(steps):
-        leave_gradients(params, step)
+        set_gradients(params, step)
         before = dense.p = values(params)
         dense.step(values([p.grad for p in params]))
         optimizer.step()
@@ -84,7 +84,7 @@ def test_groups_of_a_shared_window_may_differ_in_beta2():
     optimizer = MFAC(
         [{"params": params[:2]}, {"params": params[2:], "beta2": 0.9}], shared_window=True, **(OPTIONS | {"lr": 1.0})
     )
-    leave_gradients(params, 0)
+    set_gradients(params, 0)
     g, before = values([p.grad for p in params]), values(params)
     optimizer.step()
     shape = np.where(np.arange(DIM) < cut, 1.0, np.abs(g) + 1e-8)  # of one gradient √v̂ = |g|
@@ -96,9 +96,9 @@ def test_squares_are_those_of_gradients_there_were():
     params, others = parameters(), parameters()
     optimizer, other = (MFAC(p, beta2=0.9, **(OPTIONS | {"window": 1})) for p in (params, others))
     for step in range(4):
-        leave_gradients(params, step, missing={2} if step < 3 else ())
+        set_gradients(params, step, missing={2} if step < 3 else ())
         optimizer.step()
-    leave_gradients(others, 3)
+    set_gradients(others, 3)
     other.step()
     assert torch.equal(*(one.state[p[2]]["root_mean_square"] for one, p in ((optimizer, params), (other, others))))
 
@@ -119,7 +119,7 @@ def test_with_beta2_damping_and_rate_have_the_unit_of_gradients():
         params = parameters()
         optimizer = MFAC(params, 0.1 * scale, window=3, beta2=0.9, damping=0.5 * scale)
         for step in range(5):
-            leave_gradients(params, step)
+            set_gradients(params, step)
             for p in params:
                 p.grad *= scale
             optimizer.step()
@@ -133,7 +133,7 @@ def test_normalization_is_that_of_the_window(normalization):
     window = ml.SlidingWindowInverse(3, DIM, 0.3, normalization=normalization)
     optimizer = MFAC(params, **OPTIONS, normalization=normalization)
     for step in range(4):
-        leave_gradients(params, step)
+        set_gradients(params, step)
         expected = values(params) - 0.1 * window.append_matvec(values([p.grad for p in params]))
         optimizer.step()
         np.testing.assert_allclose(values(params), expected, rtol=1e-9)
@@ -144,7 +144,7 @@ def test_compression_is_that_of_the_window():
     window = ml.SlidingWindowInverse(3, DIM, 0.3, compression=compression)
     optimizer = MFAC(params, **OPTIONS, compression=compression)
     for step in range(5):
-        leave_gradients(params, step)
+        set_gradients(params, step)
         expected = values(params) - 0.1 * window.append_matvec(values([p.grad for p in params]))
         optimizer.step()
         np.testing.assert_allclose(values(params), expected, rtol=1e-9)
@@ -155,7 +155,7 @@ def test_high_precision_is_that_of_the_window():
         params = parameters(dtype=dtype)
         optimizer = MFAC(params, 0.1, window=3, damping=1e-4, precision=precision)
         for step in range(6):
-            leave_gradients(params, step)
+            set_gradients(params, step)
             for p in params:
                 p.grad = (1 + 1e-2 * p.grad.float()).to(dtype)
             optimizer.step()
@@ -172,7 +172,7 @@ def test_short_parameters_follow_the_dense_path_to_their_precision(dtype, digits
     dense = Dense(values(params), momentum=0.5, weight_decay=0.2, **OPTIONS)
     optimizer = MFAC(params, momentum=0.5, weight_decay=0.2, **OPTIONS)
     for step in range(5):
-        leave_gradients(params, step)
+        set_gradients(params, step)
         dense.step(values([p.grad for p in params]))
         optimizer.step()
     assert {p.dtype for p in params} == {dtype}
@@ -184,7 +184,7 @@ def test_a_window_can_be_asked():
     params = parameters()
     optimizer = MFAC(params, **OPTIONS)
     (window,) = optimizer.windows
-    taken(optimizer, params, 5)
+    run_steps(optimizer, params, 5)
     assert window is optimizer.windows[0]
     assert len(window) == 3
     assert torch.equal(window.gradients[-1], torch.cat([p.grad.reshape(-1) for p in params]))

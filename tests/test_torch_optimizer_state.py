@@ -11,7 +11,7 @@ import pytest
 
 import mfac_linalg as ml
 from tests.source import ROOT
-from tests.torch_optimizer import CONFIGURATIONS, MFAC, OPTIONS, copies, parameters, same, started, taken
+from tests.torch_optimizer import CONFIGURATIONS, MFAC, OPTIONS, copies, parameters, run_steps, same, start_optimizer
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -28,13 +28,13 @@ def through_a_file(state, tmp_path):
 def test_resumed_training_is_the_same_to_the_bit(make, steps, dtype, tmp_path):
     params = parameters(dtype=dtype)
     optimizer = make(params)
-    taken(optimizer, params, steps)
+    run_steps(optimizer, params, steps)
     state = through_a_file({"params": copies(params), "optimizer": optimizer.state_dict()}, tmp_path)
-    taken(optimizer, params, 4, start=steps)
+    run_steps(optimizer, params, 4, start=steps)
     again = [nn.Parameter(p) for p in state["params"]]
     resumed = make(again)
     resumed.load_state_dict(state["optimizer"])
-    taken(resumed, again, 4, start=steps)
+    run_steps(resumed, again, 4, start=steps)
     assert same(params, again)
 
 
@@ -51,12 +51,12 @@ def test_training_resumed_in_another_process_is_the_same_to_the_bit(tmp_path):
 def test_a_loaded_optimizer_shares_no_memory_with_the_saved_one():
     params, others = parameters(), parameters()
     optimizer, other = (MFAC(p, momentum=0.5, **OPTIONS) for p in (params, others))
-    taken(optimizer, params, 3)
+    run_steps(optimizer, params, 3)
     state = optimizer.state_dict()
     rows = state["state"][0]["window"]["rows"].clone()
     other.load_state_dict(state)
     buffer = other.state[others[0]]["momentum_buffer"].clone()
-    taken(optimizer, params, 2, start=3)
+    run_steps(optimizer, params, 2, start=3)
     assert torch.equal(other.state[others[0]]["momentum_buffer"], buffer)
     assert torch.equal(state["state"][0]["window"]["rows"], rows)
 
@@ -64,20 +64,20 @@ def test_a_loaded_optimizer_shares_no_memory_with_the_saved_one():
 def test_a_state_is_that_of_one_step_whatever_comes_after():
     params = parameters()
     optimizer = MFAC(params, momentum=0.5, beta2=0.9, **OPTIONS)
-    taken(optimizer, params, 2)
+    run_steps(optimizer, params, 2)
     state, at_the_time = optimizer.state_dict(), copies(params)
-    taken(optimizer, params, 3, start=2)
+    run_steps(optimizer, params, 3, start=2)
     others = [nn.Parameter(p) for p in at_the_time]
     other = MFAC(others, momentum=0.5, beta2=0.9, **OPTIONS)
     other.load_state_dict(state)
-    taken(other, others, 3, start=2)
+    run_steps(other, others, 3, start=2)
     assert same(params, others)
 
 
 def test_the_factor_stays_float64_beside_short_parameters(tmp_path):
     params = parameters(dtype=torch.bfloat16)
     optimizer = MFAC(params, momentum=0.5, beta2=0.9, **OPTIONS)
-    taken(optimizer, params, 3)
+    run_steps(optimizer, params, 3)
     state = through_a_file(optimizer.state_dict(), tmp_path)
     optimizer.load_state_dict(state)
     window = optimizer.state_dict()["state"][0]["window"]
@@ -91,7 +91,7 @@ def test_the_factor_stays_float64_beside_short_parameters(tmp_path):
 def test_numbers_of_other_libraries_are_kept_as_pytorch_takes_them(number, tmp_path):
     params = parameters()
     optimizer = MFAC(params, number(0.1), window=np.int64(3), damping=number(0.5), momentum=number(0.5))
-    taken(optimizer, params, 2)
+    run_steps(optimizer, params, 2)
     assert through_a_file(optimizer.state_dict(), tmp_path)["param_groups"][0]["damping"] == 0.5
 
 
@@ -100,24 +100,24 @@ def test_loaded_options_take_the_place_of_those_constructed_with():
     optimizer = MFAC(params, **OPTIONS)
     other = MFAC(others, 7.0, window=9, damping=5.0)
     other.load_state_dict(optimizer.state_dict())
-    taken(optimizer, params, 5)
-    taken(other, others, 5)
+    run_steps(optimizer, params, 5)
+    run_steps(other, others, 5)
     assert same(params, others)
     assert other.windows[0].window == 3
 
 
 def test_numbers_set_between_steps_are_kept_as_pytorch_takes_them(tmp_path):
-    optimizer, _ = started()
+    optimizer, _ = start_optimizer()
     optimizer.param_groups[0]["damping"] = np.float64(0.3)
     assert through_a_file(optimizer.state_dict(), tmp_path)["param_groups"][0]["damping"] == 0.3
 
 
 @pytest.mark.parametrize("copied", [lambda x: x, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 def test_a_state_can_be_loaded_again(copied):
-    optimizer, _ = started()
+    optimizer, _ = start_optimizer()
     state, loaded = optimizer.state_dict(), copied(optimizer)
     for _ in range(2):
-        taken(loaded, loaded.param_groups[0]["params"], 1, start=1)
+        run_steps(loaded, loaded.param_groups[0]["params"], 1, start=1)
         loaded.load_state_dict(state)
     assert loaded.windows[0].num_gradients == 1
     assert np.array_equal(loaded.windows[0].gradients, optimizer.windows[0].gradients[:1])
@@ -129,13 +129,13 @@ def test_a_state_can_be_loaded_again(copied):
 def test_a_copy_takes_the_same_steps_and_none_of_the_others(make, copied, steps):
     params = parameters()
     optimizer = make(params)
-    taken(optimizer, params, steps)
+    run_steps(optimizer, params, steps)
     other = copied(optimizer)
     others = [p for group in other.param_groups for p in group["params"]]
     before = copies(params)
-    taken(other, others, 2, start=steps)
+    run_steps(other, others, 2, start=steps)
     assert same(params, before)
-    taken(optimizer, params, 2, start=steps)
+    run_steps(optimizer, params, 2, start=steps)
     assert same(params, others)
 
 
@@ -148,7 +148,7 @@ def unfitting():
     def state_of(make, dtype=torch.float64):
         params = parameters(dtype=dtype)
         optimizer = make(params)
-        taken(optimizer, params, 2)
+        run_steps(optimizer, params, 2)
         return optimizer.state_dict()
 
     def changed(change):
@@ -199,13 +199,13 @@ def unfitting():
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(case):
     state, words = unfitting()[case]
     params, untouched = parameters(), parameters()
-    made = [MFAC([{"params": p[:2]}, {"params": p[2:]}], momentum=0.5, **OPTIONS) for p in (params, untouched)]
-    for optimizer, p in zip(made, (params, untouched), strict=True):
-        taken(optimizer, p, 4)
+    optimizers = [MFAC([{"params": p[:2]}, {"params": p[2:]}], momentum=0.5, **OPTIONS) for p in (params, untouched)]
+    for optimizer, p in zip(optimizers, (params, untouched), strict=True):
+        run_steps(optimizer, p, 4)
     with pytest.raises((TypeError, ValueError), match=re.escape(words)):
-        made[0].load_state_dict(state)
-    for optimizer, p in zip(made, (params, untouched), strict=True):
-        taken(optimizer, p, 2, start=4)
+        optimizers[0].load_state_dict(state)
+    for optimizer, p in zip(optimizers, (params, untouched), strict=True):
+        run_steps(optimizer, p, 2, start=4)
     assert same(params, untouched)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests import torch_state
-from tests.torch_state import LOSS, SAMPLES, Loader, Shift, Trainer, made
+from tests.torch_state import LOSS, SAMPLES, Loader, Shift, Trainer, make_model
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -47,7 +47,7 @@ BY_PLACE = pytest.mark.parametrize("put", [in_attribute, in_trainer, in_hook, in
 @pytest.mark.parametrize("batches_of", [lambda loader: loader, generated])
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_a_loader_that_the_model_reaches_goes_on_between_rows(data, put, batches_of, per_sample):
-    model, loader = made(written.Written), Loader(data)
+    model, loader = make_model(written.Written), Loader(data)
     expected = list(adapter.iter_gradients(model, LOSS, list(Loader(data)), per_sample=per_sample))
     loss = put(model, loader)
     rows = adapter.iter_gradients(model, loss, batches_of(loader), per_sample=per_sample)
@@ -64,8 +64,8 @@ def test_pruning_asks_a_loader_that_the_model_reaches_for_each_batch_once(data, 
         choice = {"steps": 2, "damping": [1e-2, 1.0], "num_gradients": count}
         return adapter.prune_model(model, loss, batches, 0.4, validation=validation, **choice)
 
-    expected = prune(made(written.Written), LOSS, list(Loader(data)), list(Loader(data)))
-    model, loader, other = made(written.Written), Loader(data), Loader(data)
+    expected = prune(make_model(written.Written), LOSS, list(Loader(data)), list(Loader(data)))
+    model, loader, other = make_model(written.Written), Loader(data), Loader(data)
     loss = put(model, loader)
     model.validation = other
     found = prune(model, loss, loader, other)
@@ -84,9 +84,9 @@ def test_what_batches_change_in_a_model_stays_and_counts_for_the_next_row(data):
             model.layer.weight.data.mul_(0.5)
             yield data
 
-    found = list(adapter.iter_gradients(model := made(Shift), LOSS, batches(model)))
+    found = list(adapter.iter_gradients(model := make_model(Shift), LOSS, batches(model)))
     assert (model.epoch, model.shift.tolist(), model.seen) == (3, [2.0] * 3, [])
-    other = made(Shift)
+    other = make_model(Shift)
     for row, _ in zip(found, batches(other), strict=True):
         torch.testing.assert_close(row, adapter.mean_gradients(other, LOSS, *data, batch_size=SAMPLES)[0][0])
 
@@ -102,14 +102,14 @@ def test_batches_may_change_a_model_that_is_pruned(data):
                 self.model.epoch += 1
                 yield data
 
-    model = made(Shift)
+    model = make_model(Shift)
     batches, other = Epochs(model), Epochs(model)
     adapter.prune_model(model, LOSS, batches, 0.4, damping=1e-2, validation=other)
     assert (batches.seen, other.seen, model.epoch, model.seen) == ([1, 2, 3], [4, 5, 6], 7, [])
 
 
 def test_what_batches_reach_is_not_put_back_while_a_row_is_computed(data):
-    model, loader = made(written.Written), Loader(data)
+    model, loader = make_model(written.Written), Loader(data)
     model.loader = loader
 
     def loss(outputs, targets):  # as a thread that reads ahead
@@ -123,7 +123,7 @@ def test_what_batches_reach_is_not_put_back_while_a_row_is_computed(data):
 
 
 def test_batches_are_not_looked_through_without_end(data):
-    model, loader = made(written.Written), Loader(data)
+    model, loader = make_model(written.Written), Loader(data)
     loader.tree = [[[[i, j]] for j in range(300)] for i in range(300)]
     excluded = model_state.reachable_objects(loader)
     assert id(loader.given) in excluded

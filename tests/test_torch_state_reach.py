@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import torch_state
-from tests.torch_state import BY_CALL, CALLS, LOSS, SAMPLES, Loader, Shift, made, rows_or_refusal
+from tests.torch_state import BY_CALL, CALLS, LOSS, SAMPLES, Loader, Shift, make_model, rows_or_refusal
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -163,11 +163,11 @@ def hooked():
 )
 @BY_CALL
 def test_classes_functions_and_hooks_start_anew_for_every_row(make, call, data):
-    expected = adapter.mean_gradients(made(make), LOSS, *data, batch_size=1)[0]
+    expected = adapter.mean_gradients(make_model(make), LOSS, *data, batch_size=1)[0]
     x = data[0][:1].expand(SAMPLES, -1), data[1][:1].expand(SAMPLES)
-    for row in adapter.mean_gradients(made(make), LOSS, *x, batch_size=1)[0]:
+    for row in adapter.mean_gradients(make_model(make), LOSS, *x, batch_size=1)[0]:
         torch.testing.assert_close(row, expected[0])
-    rows = rows_or_refusal(call, made(make), data)
+    rows = rows_or_refusal(call, make_model(make), data)
     torch.testing.assert_close(expected if rows is None else rows, expected)
     assert (OfClass.calls, OfClass.outputs, OfClass.state.tolist()) == (0, [], [0.0] * 3)
     assert not hasattr(OfClass, "late")
@@ -176,7 +176,7 @@ def test_classes_functions_and_hooks_start_anew_for_every_row(make, call, data):
 
 @BY_CALL
 def test_attributes_and_defaults_of_functions_start_anew_for_every_row(call, data):
-    model = made(OfFunction)
+    model = make_model(OfFunction)
     model.function = remembering
     expected = adapter.mean_gradients(model.layer, LOSS, *data, batch_size=1)[0]
     torch.testing.assert_close(call(model, LOSS, *data), expected)
@@ -185,7 +185,7 @@ def test_attributes_and_defaults_of_functions_start_anew_for_every_row(call, dat
 
 
 def test_modules_that_a_loss_names_start_anew_for_every_row(data):
-    criterion, model = Counting(), made(written.Written)
+    criterion, model = Counting(), make_model(written.Written)
     expected = adapter.mean_gradients(model, LOSS, *data, batch_size=1)[0]
 
     def in_closure(outputs, targets):
@@ -208,7 +208,7 @@ def test_variables_of_a_loss_are_those_of_the_user(data, wrap):
         losses.append(LOSS(outputs, targets))
         return losses[-1]
 
-    adapter.mean_gradients(made(written.Written), wrap(loss), *data, batch_size=1)
+    adapter.mean_gradients(make_model(written.Written), wrap(loss), *data, batch_size=1)
     assert len(losses) == calls == SAMPLES
 
 
@@ -220,7 +220,7 @@ def test_what_a_method_in_the_closure_of_a_loss_writes_is_the_users(data):
         keep(outputs.detach(), targets)
         return LOSS(outputs, targets)
 
-    adapter.mean_gradients(made(written.Written), loss, *data, batch_size=1)
+    adapter.mean_gradients(make_model(written.Written), loss, *data, batch_size=1)
     assert len(tracker.outputs) == SAMPLES
 
 
@@ -230,7 +230,7 @@ def test_what_a_method_in_the_closure_of_a_loss_writes_is_the_users(data):
 @pytest.mark.parametrize("count", [3, 2_000, 20_000])
 @pytest.mark.parametrize("kind", [list, deque, dict.fromkeys, OrderedDict.fromkeys, set, lambda x: NoTruth(x)])
 def test_containers_of_any_length_get_their_entries_back(data, count, kind):
-    model = made(written.Written)
+    model = make_model(written.Written)
     model.entries = kind(range(count))
     before = list(model.entries)
 
@@ -253,7 +253,7 @@ def test_containers_of_any_length_get_their_entries_back(data, count, kind):
 
 def test_what_is_looked_into_is_bounded(data, monkeypatch):
     inner = {"calls": 0}
-    model = made(written.Written)
+    model = make_model(written.Written)
     model.entries, model.few = [inner] * 501, [{"calls": 0}] * 500
     monkeypatch.setattr("mfac_linalg.torch.model_state.LARGE", 100)
     model.cache, model.own = {"large": torch.zeros(101), "small": torch.zeros(100)}, torch.zeros(101)
@@ -278,7 +278,7 @@ def test_what_is_looked_into_is_bounded(data, monkeypatch):
 
 
 def test_parameters_and_modules_of_any_number_are_put_back(data):
-    model = made(written.Written)
+    model = make_model(written.Written)
     model.many = nn.ParameterList(nn.Parameter(torch.zeros(1)) for _ in range(600))
     model.layers = nn.ModuleList(Shift() for _ in range(600))
     hidden = nn.Module()
@@ -352,7 +352,7 @@ class NoDictionary(NoAttributes):
 def odd_objects():
     """Those whose class is not what `isinstance` says, and those that answer nothing, by what they are."""
     alive = {"dict": written.Limited(), "list": written.Counted([1]), "tensor": torch.zeros(2)}
-    alive |= {"object": written.Cache(), "module": made(written.Written)}
+    alive |= {"object": written.Cache(), "module": make_model(written.Written)}
     odd = {f"proxy of {name}": (weakref.proxy(each), each) for name, each in alive.items()}
     odd |= {"dead proxy": weakref.proxy(written.Counted()), "reference": weakref.ref(alive["dict"])}
     for kind in (torch.Tensor, nn.Module, nn.Parameter, dict, list, deque, np.ndarray):
@@ -365,7 +365,7 @@ def odd_objects():
 @pytest.mark.parametrize("name", odd_objects())
 @pytest.mark.parametrize("place", ["attribute", "list", "closure", "batches", "loss"])
 def test_attributes_that_are_not_what_they_say_are_left_alone(name, place, data):
-    odd, model = odd_objects()[name], made(written.Written)
+    odd, model = odd_objects()[name], make_model(written.Written)
     odd, _kept = odd if type(odd) is tuple else (odd, None)
     expected = adapter.mean_gradients(model, LOSS, *data, batch_size=2)[0]
     batches, loss = Loader(data, 1), LOSS

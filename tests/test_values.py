@@ -16,7 +16,17 @@ import mfac_linalg as ml
 from mfac_linalg import SlidingWindowInverse, TopK
 from tests.backends import AVAILABLE, NUMPY
 from tests.oracle import Oracle
-from tests.window_copies import CHANGES, DIM, OPTIONS, WINDOW, answers, assert_same, follow, made, stream
+from tests.window_copies import (
+    CHANGES,
+    DIM,
+    OPTIONS,
+    WINDOW,
+    answers,
+    apply_changes,
+    assert_same,
+    random_gradients,
+    slid_window,
+)
 
 
 def saved_and_loaded(window, tmp_path):
@@ -49,17 +59,17 @@ COPIES = {
 def test_a_copy_and_its_window_go_their_own_ways(how, options, tmp_path):
     if "compression" in options and how in ("to_device", "astype"):
         options = {**options, "compression": TopK(1.0)}  # what is not kept is compressed again on the way
-    first, alone = made(**options), made(**options)
+    first, alone = slid_window(**options), slid_window(**options)
     second = COPIES[how](first, tmp_path)
     before = answers(second)
     assert_same(before, answers(first))
     names = ["append", "append_matvec", "append", "replace", "append", "extend", "append"]
-    follow(first, 1, names)
+    apply_changes(first, 1, names)
     assert_same(answers(second), before, rtol=0)
     other = COPIES["dictionary"](alone, tmp_path)
-    follow(second, 2, names)
-    follow(alone, 1, names)
-    follow(other, 2, names)
+    apply_changes(second, 2, names)
+    apply_changes(alone, 1, names)
+    apply_changes(other, 2, names)
     assert_same(answers(first), answers(alone))
     assert_same(answers(second), answers(other))
 
@@ -74,12 +84,12 @@ def test_a_copy_and_its_window_go_their_own_ways(how, options, tmp_path):
 @example(how="copy", options={}, turns=[(True, "damping"), (False, "append"), (True, "append"), (False, "append")])
 def test_any_changes_to_both_sides_are_their_own(how, options, turns):
     """Two windows that share their past answer as two that never met."""
-    first = made(**options)
+    first = slid_window(**options)
     pair = (first, COPIES[how](first, None))
-    strangers = (made(**options), made(**options))
+    strangers = (slid_window(**options), slid_window(**options))
     for seed, (which, name) in enumerate(turns):
         for window in (pair[which], strangers[which]):
-            follow(window, seed, [name])
+            apply_changes(window, seed, [name])
     for window, stranger in zip(pair, strangers, strict=True):
         assert_same(answers(window), answers(stranger))
 
@@ -87,15 +97,15 @@ def test_any_changes_to_both_sides_are_their_own(how, options, turns):
 @pytest.mark.parametrize("backend", [b for b in AVAILABLE if b is not NUMPY and "readonly" not in b.name], ids=repr)
 @pytest.mark.parametrize("how", ["copy", "deepcopy", "pickle", "dictionary", "to_device"])
 def test_copies_are_deep_in_every_library(backend, how, tmp_path):
-    first = made(backend, "float32")
+    first = slid_window(backend, "float32")
     second = COPIES[how](first, tmp_path)
     held = backend.to_numpy(first.gradients)
-    for a, b in zip(stream(3, 1, "float32"), stream(3, 2, "float32"), strict=True):
+    for a, b in zip(random_gradients(3, 1, "float32"), random_gradients(3, 2, "float32"), strict=True):
         first.append(backend.asarray(a))
         second.append(backend.asarray(b))
     v = np.ones(DIM, "float32")
     for window, seed in ((first, 1), (second, 2)):
-        rows = np.concatenate([held, stream(3, seed, "float32")])[-WINDOW:]
+        rows = np.concatenate([held, random_gradients(3, seed, "float32")])[-WINDOW:]
         assert np.array_equal(backend.to_numpy(window.gradients), rows)
         x = backend.to_numpy(window @ backend.asarray(v))
         assert Oracle(rows, 0.1).backward_ratio(v, x, float(np.finfo("float32").eps)) <= 30
@@ -109,7 +119,7 @@ class Named(SlidingWindowInverse):
 def test_a_copy_has_the_class_and_the_attributes_of_a_subclass(how):
     window = Named(WINDOW, DIM, 0.1)
     window.tags = ["first"]
-    window.append(stream(1)[0])
+    window.append(random_gradients(1)[0])
     found = COPIES[how](window, None)
     assert (type(found), found.tags, found.tags is window.tags) == (Named, ["first"], how == "copy")
 
@@ -123,11 +133,11 @@ def test_a_window_that_contains_itself_can_be_copied():
 
 @pytest.mark.parametrize("way", ["forward", "as_linear_operator"])
 def test_an_operator_follows_its_own_window_and_no_copy_of_it(way):
-    window = made()
+    window = slid_window()
     operators = [getattr(w, way) for w in (window, copy.copy(window))]
     operators = [operator() if callable(operator) else operator for operator in operators]
     first = operators[1] @ np.ones(DIM)
-    follow(window, 1, ["append"] * 3)
+    apply_changes(window, 1, ["append"] * 3)
     dense = Oracle(window.gradients, 0.1)
     now = (dense.forward if way == "forward" else dense.inverse) @ np.ones(DIM)
     np.testing.assert_allclose(operators[0] @ np.ones(DIM), np.asarray(now, float), rtol=1e-9)
@@ -141,22 +151,22 @@ def test_an_operator_follows_its_own_window_and_no_copy_of_it(way):
 @pytest.mark.parametrize("names", [[], ["append"], ["damping", "append"], ["damping", "append", "damping"], ["extend"]])
 def test_a_snapshot_survives_one_change_of_the_rows_and_any_dampings(options, names):
     for count in (7, 8):  # the factor of a full window stands on one of two arrays
-        window = made(count=count, **options)
+        window = slid_window(count=count, **options)
         before, wanted = window._snapshot(), answers(window)
-        follow(window, 1, names)
+        apply_changes(window, 1, names)
         window._restore(before)
         assert_same(answers(window), wanted, rtol=0)
-        follow(window, 2, ["append"] * 5)
-        control = made(count=count, **options)
-        follow(control, 2, ["append"] * 5)
+        apply_changes(window, 2, ["append"] * 5)
+        control = slid_window(count=count, **options)
+        apply_changes(control, 2, ["append"] * 5)
         assert_same(answers(window), answers(control))
 
 
 @pytest.mark.parametrize("names", [["append", "append"], ["remove", "append"], ["clear", "append"]])
 def test_a_snapshot_that_was_written_over_is_refused(names):
-    window = made()
+    window = slid_window()
     before = window._snapshot()
-    follow(window, 1, names)
+    apply_changes(window, 1, names)
     with pytest.raises(RuntimeError, match="one change"):
         window._restore(before)
 
@@ -203,13 +213,13 @@ def test_nothing_that_a_window_hands_out_or_takes_in_is_its_own_memory(library, 
     xp = pytest.importorskip(library)
     windows = [SlidingWindowInverse(WINDOW, DIM, xp.asarray(np.full(DIM, 0.1)), **options) for _ in range(2)]
     for window in windows:
-        for g in stream(7):
+        for g in random_gradients(7):
             window.append(xp.asarray(g))
-    vectors = [xp.asarray(g) for g in stream(2, 1)[[0, 0]]]
+    vectors = [xp.asarray(g) for g in random_gradients(2, 1)[[0, 0]]]
     scribble(HANDED_OUT[what](windows[0], vectors[0]))
     HANDED_OUT[what](windows[1], vectors[1])
     assert_same(*([np.asarray(x) for x in arrays_of(window)] for window in windows), rtol=0)
-    for g in stream(2, 2):
+    for g in random_gradients(2, 2):
         for window in windows:
             window.append(xp.asarray(g))
         assert_same(*map(answers, windows), rtol=0)
@@ -219,7 +229,9 @@ def test_nothing_that_a_window_hands_out_or_takes_in_is_its_own_memory(library, 
 @pytest.mark.parametrize("options", [{}, {"compression": TopK(0.5)}], ids=str)
 def test_a_window_shares_nothing_with_the_state_that_it_was_made_from(library, options):
     xp = pytest.importorskip(library)
-    window = SlidingWindowInverse.from_gradients(xp.asarray(stream(4)), xp.asarray(np.full(DIM, 0.1)), **options)
+    window = SlidingWindowInverse.from_gradients(
+        xp.asarray(random_gradients(4)), xp.asarray(np.full(DIM, 0.1)), **options
+    )
     state = window.state_dict()
     found = SlidingWindowInverse.from_state_dict(state)
     scribble(state)
@@ -231,7 +243,7 @@ def test_a_window_shares_nothing_with_the_state_that_it_was_made_from(library, o
 
 
 def inverse_of(kind, xp, damping, weights):
-    g = xp.asarray(stream(4))
+    g = xp.asarray(random_gradients(4))
     return {
         "static": lambda: ml.WoodburyRankOneInverse(g, damping, weights=weights),
         "referenced": lambda: ml.WoodburyRankOneInverse(g, damping, weights=weights, whiten=False),
@@ -281,7 +293,7 @@ def test_what_is_written_to_arguments_and_results_later_changes_nothing(kind, ag
 @pytest.mark.parametrize("kind", ["list", "array"])
 def test_block_sizes_are_the_inverses_own(kind):
     sizes = [5, 7] if kind == "list" else np.array([5, 7], np.uint8)
-    inverse = ml.BlockDiagonalInverse(stream(4), 0.1, block_sizes=sizes)
+    inverse = ml.BlockDiagonalInverse(random_gradients(4), 0.1, block_sizes=sizes)
     sizes[0] = 6
     assert inverse.with_damping(0.2).block_sizes == inverse.block_sizes == (5, 7)
 
@@ -290,11 +302,11 @@ def test_derivatives_by_a_damping_flow_through_its_copy():
     torch = pytest.importorskip("torch")
     for damping in (torch.full((DIM,), 0.5, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)):
         damping.requires_grad_(True)
-        inverse = ml.WoodburyRankOneInverse(torch.asarray(stream(4)), damping)
+        inverse = ml.WoodburyRankOneInverse(torch.asarray(random_gradients(4)), damping)
         with torch.no_grad():
             damping.mul_(2)  # a step of an optimizer, before the next call
         inverse.with_damping(0.5).logdet()
         inverse.logdet().backward()
-        dense = Oracle(stream(4), 0.5)
+        dense = Oracle(random_gradients(4), 0.5)
         wanted = -np.asarray(np.diag(dense.inverse), float)
         np.testing.assert_allclose(damping.grad.sum(), wanted.sum(), rtol=1e-9)

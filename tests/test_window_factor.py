@@ -9,7 +9,7 @@ from mfac_linalg import IllConditionedWarning, SlidingWindowInverse, WoodburyRan
 from mfac_linalg._capacitance.update import factor_with, factor_without
 from tests.backends import eps
 from tests.oracle import LIMIT, Oracle
-from tests.windows import filled, rows
+from tests.windows import filled_window, random_rows
 
 # --- the factor -----------------------------------------------------------------------------------------------------
 
@@ -17,7 +17,7 @@ from tests.windows import filled, rows
 @pytest.mark.parametrize("dropped", [[], [0], [3], [8], [0, 1, 2], [2, 5, 7], list(range(9))], ids=repr)
 @pytest.mark.parametrize("size", [9, 40])
 def test_a_factor_follows_rows_that_go(size, dropped):
-    spread = rows(size, 2 * size)
+    spread = random_rows(size, 2 * size)
     matrix = np.eye(size) + spread @ spread.T
     kept = np.delete(np.arange(size), dropped)
     factor = factor_without(np.linalg.cholesky(matrix), np.isin(np.arange(size), kept))
@@ -27,7 +27,7 @@ def test_a_factor_follows_rows_that_go(size, dropped):
 
 @pytest.mark.parametrize("known", [0, 1, 8])
 def test_a_factor_follows_rows_that_come(known):
-    spread = rows(9)
+    spread = random_rows(9)
     matrix = np.eye(9) + spread @ spread.T
     padded = factor_without(np.linalg.cholesky(matrix[:known, :known]), np.ones(known, dtype=bool), 9 - known)
     factor = factor_with(padded, matrix[:known, known:], matrix[known:, known:])
@@ -38,27 +38,27 @@ def test_a_factor_follows_rows_that_come(known):
 
 
 def test_a_full_window_slides_without_a_new_factorisation():
-    window = filled(40, window=32)
+    window = filled_window(40, window=32)
     before = window.factorizations
-    for g in rows(100, seed=1):
+    for g in random_rows(100, seed=1):
         window.append(g)
-    window.replace(3, rows(1, seed=2)[0])
+    window.replace(3, random_rows(1, seed=2)[0])
     assert window.factorizations == before
 
 
 @pytest.mark.parametrize("normalization", ["sum", "window"])
 def test_a_window_fills_and_shrinks_without_one_where_its_divisor_stays(normalization):
-    window = filled(30, window=32, normalization=normalization)
+    window = filled_window(30, window=32, normalization=normalization)
     window.remove(7)
     window.remove(-1)
     assert window.factorizations == 0
 
 
 def test_a_factor_that_is_wrong_is_noticed_and_made_anew():
-    window = filled(12, window=8)
+    window = filled_window(12, window=8)
     before = window.factorizations
     window._state.factor.cholesky[5, 2] += 1e-6
-    g = rows(1, seed=3)[0]
+    g = random_rows(1, seed=3)[0]
     x = window.append_matvec(g)
     assert window.factorizations == before + 1
     assert Oracle(window.gradients, 0.1).backward_ratio(g, x, eps("float64")) <= LIMIT
@@ -66,7 +66,7 @@ def test_a_factor_that_is_wrong_is_noticed_and_made_anew():
 
 @pytest.mark.parametrize("shape", [(512, 700), (24, 4000)])
 def test_an_extended_window_equals_the_static_inverse(shape):
-    block = rows(*shape, dtype="float32")
+    block = random_rows(*shape, dtype="float32")
     window = SlidingWindowInverse.from_gradients(block, 30.0)
     v = block[3]
     static = WoodburyRankOneInverse(block, 30.0, whiten=False)
@@ -113,7 +113,7 @@ def test_many_steps_do_not_drift(dtype, kind, damping):
 def test_rows_of_every_size_live_together():
     """Rows whose squares overflow or vanish in float32 are kept in units of their own."""
     scales = np.array([1e-30, 1.0, 1e19, 1e25, 1e-22], dtype="float32")
-    block = rows(5, 30, dtype="float32") * scales[:, None]
+    block = random_rows(5, 30, dtype="float32") * scales[:, None]
     window = SlidingWindowInverse(4, 30, 1e47)
     for g in block:
         window.append(g)
@@ -131,9 +131,9 @@ def test_short_gradients_are_stored_as_they_are(dtype):
     ml_dtypes = pytest.importorskip("ml_dtypes") if dtype == "bfloat16" else None
     short = np.dtype(ml_dtypes.bfloat16) if ml_dtypes else np.dtype("float16")
     window = SlidingWindowInverse(4, 40, 0.1)
-    for g in rows(6).astype(short):
+    for g in random_rows(6).astype(short):
         window.append(g)
     assert window.gradients.dtype == short
     assert window.dtype == np.float32
-    v = rows(1, seed=1, dtype="float32")[0]
+    v = random_rows(1, seed=1, dtype="float32")[0]
     assert Oracle(window.gradients.astype(float), 0.1).backward_ratio(v, window @ v, eps("float32")) <= LIMIT

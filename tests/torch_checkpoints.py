@@ -6,7 +6,7 @@ from tests.source import ROOT
 from tests.torch_optimizer import (
     MFAC,
     OPTIONS,
-    taken,
+    run_steps,
 )
 
 torch = pytest.importorskip("torch")
@@ -27,7 +27,7 @@ class Model(nn.Module):
         self.params = nn.ParameterList(params)
 
 
-def started(params, steps=4):
+def start_optimizer(params, steps=4):
     optimizer = MFAC(params, momentum=0.5, **OPTIONS)
-    taken(optimizer, params, steps)
+    run_steps(optimizer, params, steps)
     return optimizer

@@ -22,7 +22,7 @@ def parameters(seed=0, dtype=torch.float64):
     return [nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)) for shape in SHAPES]
 
 
-def leave_gradients(params, step, *, missing=()):
+def set_gradients(params, step, *, missing=()):
     """Gradients of step `step`, the same whatever the parameters are; None for some."""
     generator = torch.Generator().manual_seed(1000 + step)
     for k, p in enumerate(params):
@@ -30,9 +30,9 @@ def leave_gradients(params, step, *, missing=()):
         p.grad = None if k in missing else g
 
 
-def taken(optimizer, params, steps, *, start=0):
+def run_steps(optimizer, params, steps, *, start=0):
     for step in range(start, start + steps):
-        leave_gradients(params, step)
+        set_gradients(params, step)
         optimizer.step()
 
 
@@ -87,12 +87,12 @@ class Dense:
         return np.sqrt(np.average(self.squares, axis=0, weights=weights)) + 1e-8
 
 
-def made(params=None, **options):
+def make_optimizer(params=None, **options):
     return MFAC(parameters() if params is None else params, **{**OPTIONS, **options})
 
 
-def started(**options):
+def start_optimizer(**options):
     params = parameters()
-    optimizer = made(params[:2], **options)
-    taken(optimizer, params, 1)
+    optimizer = make_optimizer(params[:2], **options)
+    run_steps(optimizer, params, 1)
     return optimizer, params

@@ -32,7 +32,7 @@ def data():
     return torch.randn(SAMPLES, 4, generator=generator), torch.arange(SAMPLES) % 3
 
 
-def made(make):
+def make_model(make):
     torch.manual_seed(1)
     return make()
 

@@ -8,7 +8,7 @@ from tests.backends import NUMPY
 DIM, WINDOW = 12, 4
 
 
-def stream(count, seed=0, dtype="float64"):
+def random_gradients(count, seed=0, dtype="float64"):
     return np.random.default_rng(seed).standard_normal((count, DIM)).astype(dtype)
 
 
@@ -24,11 +24,11 @@ OPTIONS = {
 }
 
 
-def made(backend=NUMPY, dtype="float64", *, count=7, **options):
+def slid_window(backend=NUMPY, dtype="float64", *, count=7, **options):
     """A window that has slid: its slots are not in the order of age."""
     options = {"window": WINDOW, **options}
     window = SlidingWindowInverse(dim=DIM, damping=0.1, **options)
-    for g in stream(max(count, options["window"] + 3), dtype=dtype):
+    for g in random_gradients(max(count, options["window"] + 3), dtype=dtype):
         window.append(backend.asarray(g))
     return window
 
@@ -44,8 +44,8 @@ CHANGES = {
 }
 
 
-def follow(window, seed, names):
-    for name, g in zip(names, stream(len(names), seed), strict=True):
+def apply_changes(window, seed, names):
+    for name, g in zip(names, random_gradients(len(names), seed), strict=True):
         CHANGES[name](window, g)
 
 

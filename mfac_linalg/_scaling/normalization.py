@@ -3,6 +3,6 @@
 from typing import Any
 
 
-def divisor_of(normalization: str, held: Any, capacity: int | None = None) -> Any:
-    """Return n with c_i = w_i/n: the number of gradients held, 1, or the capacity of a window."""
-    return {"mean": held, "sum": 1, "window": capacity}[normalization]
+def divisor_of(normalization: str, count: Any, capacity: int | None = None) -> Any:
+    """Return n with c_i = w_i/n: the number of gradients, 1, or the capacity of a window."""
+    return {"mean": count, "sum": 1, "window": capacity}[normalization]

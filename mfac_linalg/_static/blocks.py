@@ -102,7 +102,7 @@ class BlockDiagonalInverse(Inverse, Saveable):
         register(rows.like, type(self))
         self._state = self._built(rows)
 
-    def _built(self, rows: Any) -> State:
+    def _built(self, rows: GivenRows) -> State:
         dtype = _backend.result_dtype(rows.like)
         options = Options(dtype, self._precision, whiten=False, overwrite=False)
         arguments = (rows, self._damping, self._weights, self._normalization, self._block_sizes, options)
@@ -171,7 +171,7 @@ class BlockDiagonalInverse(Inverse, Saveable):
 
 
 def _build(
-    rows: Any, damping: Any, weights: Any, normalization: str, sizes: tuple[int, ...], options: Options
+    rows: GivenRows, damping: Any, weights: Any, normalization: str, sizes: tuple[int, ...], options: Options
 ) -> State:
     problem = Problem(rows, damping, weights, divisor_of(normalization, rows.shape[0]))
     return build_blocks(problem, sizes, options)

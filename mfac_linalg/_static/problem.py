@@ -18,7 +18,7 @@ from .options import Options
 class Problem:
     """The checked arguments of an inverse of Λ + Σ c_i g_i g_iᵀ, c_i = w_i / divisor."""
 
-    gradients: Any  # behind the protocol of rows
+    gradients: GivenRows
     damping: Any
     weights: Array | None
     divisor: int

@@ -17,6 +17,7 @@ from .._inverse import Inverse
 from .._progress import reporter
 from .._rows.fingerprint import require_unchanged
 from .._rows.kinds import ComputePlace, rows_of
+from .._rows.protocol import GivenRows
 from .._scaling.normalization import divisor_of
 from .._typing import Array
 from .build import build
@@ -156,11 +157,11 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         else:
             self._state = self._built(rows, options if out is None else replace(options, out=Target(out)))
 
-    def _built(self, rows: Any, options: Options) -> State:
+    def _built(self, rows: GivenRows, options: Options) -> State:
         arguments = (rows, self._damping, self._weights, self._normalization, options)
         return _backend.with_x64(_build, *arguments)
 
-    def _built_in(self, path: Path, rows: Any, options: Options, *, resume: bool) -> State:
+    def _built_in(self, path: Path, rows: GivenRows, options: Options, *, resume: bool) -> State:
         """Build with W in a folder, which becomes a saved inverse; `resume` loads one that is finished."""
         facts, arrays = arguments_as_arrays(None, self._damping, self._weights)
         rules = {"normalization": self._normalization, "precision": self._precision}
@@ -272,11 +273,11 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         )
 
 
-def _problem(rows: Any, damping: Any, weights: Any, normalization: str) -> Problem:
+def _problem(rows: GivenRows, damping: Any, weights: Any, normalization: str) -> Problem:
     return Problem(rows, damping, weights, divisor_of(normalization, rows.shape[0]))
 
 
-def _build(rows: Any, damping: Any, weights: Any, normalization: str, options: Options) -> State:
+def _build(rows: GivenRows, damping: Any, weights: Any, normalization: str, options: Options) -> State:
     return build(_problem(rows, damping, weights, normalization), options)
 
 
