@@ -153,8 +153,15 @@ class PanelRows(Rows, Protocol):
 class GivenRows(Rows, Protocol):
     """The rows of the user's G, from which an inverse can be built again."""
 
-    gradients: Any
-    exponent: Any
+    @property
+    def gradients(self) -> Any:
+        """G, as the user passed it."""
+        ...
+
+    @property
+    def exponent(self) -> Any:
+        """The exponent of the power of two that G is divided by; None for G itself."""
+        ...
 
     @property
     def is_movable(self) -> bool:
