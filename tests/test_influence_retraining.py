@@ -37,7 +37,7 @@ def test_the_rows_of_all_labels_make_the_hessian(regression):
 
 
 def test_retraining_agrees_to_second_order(regression):
-    """A sample of weight 1 − ε: what is foretold is off by O(ε²)."""
+    """A sample of weight 1 − ε: what is predicted is off by O(ε²)."""
     model, theta = regression
     test = np.array([0.3, -1.0, 0.5, 2.0])[None]
     rise = influence(
@@ -64,11 +64,11 @@ def test_the_leverage_makes_leave_one_out_of_least_squares_exact():
     theta = inverse.matvec_gradients(y / 20)
     gradients = (x @ theta - y)[:, None] * x
     leverages = self_influence(inverse) / 20
-    foretold = influence(inverse, test, gradients) / 20 / (1 - leverages)
+    predicted = influence(inverse, test, gradients) / 20 / (1 - leverages)
     for i in range(20):
         rest = np.arange(20) != i
         without = np.linalg.solve(damping * np.eye(5) + x[rest].T @ x[rest] / 20, x[rest].T @ y[rest] / 20)
-        assert np.allclose(test @ (without - theta), foretold[:, i], rtol=1e-10, atol=1e-14)
+        assert np.allclose(test @ (without - theta), predicted[:, i], rtol=1e-10, atol=1e-14)
 
 
 def tiny_digits(rng):
@@ -86,9 +86,9 @@ def test_the_experiment_runs_on_other_data(tmp_path, monkeypatch):
     data = tiny_digits(np.random.default_rng(0))
     points = list(experiment.experiment(data, 0.1, [0, 1], 8, (1, 5), whole=True))
     assert len(points) == 2 * 2 * 2 * len(experiment.KINDS)  # gradients, sizes, losses
-    for outcome, foretold, actual in points:
+    for outcome, predicted, actual in points:
         assert outcome.low <= outcome.high
-        assert foretold.shape == actual.shape == (16,)
+        assert predicted.shape == actual.shape == (16,)
         if (outcome.gradients, outcome.fisher) == ("last layer", "true Fisher"):
             assert outcome.spearman > 0.9
             assert outcome.error < 0.6
