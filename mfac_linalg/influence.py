@@ -13,7 +13,7 @@ from ._inverse import Inverse, check_inverse
 from ._progress import Progress, reporter
 from ._rows.kinds import rows_of
 from ._rows.panels import slices
-from ._scaling.damping import settle
+from ._scaling.sqrt_damping import settle
 from ._typing import Array
 
 BLOCK_SIZE = 64

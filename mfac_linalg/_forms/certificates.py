@@ -5,8 +5,8 @@ from typing import Any
 
 from .. import _backend
 from .. import _validation as check
-from .._scaling.damping import scalar_like
 from .._scaling.powers_of_two import ldexp, mantissa
+from .._scaling.sqrt_damping import scalar_like
 from .._typing import Array
 
 LARGE_KAPPA = 2.0**60  # above it, products of κ with numbers of order one may overflow float32

@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import _backend
 from .._errors import breakdown, warn_if_unresolved
-from .._scaling.damping import fit
+from .._scaling.sqrt_damping import fit
 from .._typing import Array
 
 

@@ -10,8 +10,8 @@ from .. import _backend
 from .._backend.pytree import ESTIMATE, Part
 from .._rows.protocol import GivenRows
 from .._rows.whitened import WhitenedRows
-from .._scaling.damping import DampingScaling, require_digits, scalar_like, settle, settle_positive
 from .._scaling.powers_of_two import column_exponents, ldexp, mantissa
+from .._scaling.sqrt_damping import DampingScaling, require_digits, scalar_like, settle, settle_positive
 from .._typing import Array
 from .dual import DualForm
 from .protocol import Form

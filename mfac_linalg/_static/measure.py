@@ -15,7 +15,7 @@ from .._progress import SILENT, Progress
 from .._rows.batched import BatchedRows
 from .._rows.protocol import PanelRows
 from .._rows.scaled import ScaledRows
-from .._scaling.damping import span
+from .._scaling.sqrt_damping import span
 from .._typing import Array
 from .plan import Facts, Measured
 from .problem import Problem, ScaledProblem

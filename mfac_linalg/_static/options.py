@@ -5,7 +5,7 @@ from typing import Any
 
 from .. import _backend
 from .._progress import SILENT, Progress
-from .._scaling.damping import NARROW_SPAN, span
+from .._scaling.sqrt_damping import NARROW_SPAN, span
 from .._typing import Array
 
 

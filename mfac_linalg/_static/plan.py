@@ -9,8 +9,8 @@ from .._capacitance.system import float32_gram_shows
 from .._condition import kappa_of
 from .._errors import unresolved_rows
 from .._forms.sweeps import sweeps_for
-from .._scaling.damping import NARROW_SPAN
 from .._scaling.powers_of_two import squares_in_safe_range
+from .._scaling.sqrt_damping import NARROW_SPAN
 
 LARGEST_ENTRY = "largest entry"
 EPS = {name: float(np.finfo(name).eps) for name in ("float32", "float64")}

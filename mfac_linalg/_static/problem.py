@@ -8,8 +8,8 @@ from .. import _backend
 from .. import _validation as check
 from .._rows.protocol import GivenRows, Rows
 from .._rows.scaled import ScaledRows, scaled_rows
-from .._scaling.damping import DampingScaling, refuse_span
 from .._scaling.powers_of_two import exponent
+from .._scaling.sqrt_damping import DampingScaling, refuse_span
 from .._typing import Array
 from .options import Options
 

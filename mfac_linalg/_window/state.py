@@ -18,7 +18,7 @@ from .._forms.primal import PrimalForm
 from .._forms.state import State
 from .._forms.sweeps import CANCELLATION, sweeps_for
 from .._rows.scaled import ScaledRows
-from .._scaling.damping import DampingScaling, refuse_span, spans_widely
+from .._scaling.sqrt_damping import DampingScaling, refuse_span, spans_widely
 from .._typing import Array
 from .options import WindowOptions
 from .ring import Ring, SlotGram

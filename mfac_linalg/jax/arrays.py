@@ -21,9 +21,9 @@ from .._progress import SILENT
 from .._rows.dense import DenseRows
 from .._rows.panels import weigh
 from .._rows.scaled import ScaledRows
-from .._scaling.damping import DampingScaling
 from .._scaling.normalization import divisor_of
 from .._scaling.powers_of_two import exponent, ldexp
+from .._scaling.sqrt_damping import DampingScaling
 from .._typing import Array
 from .._window.options import WindowOptions
 

@@ -16,7 +16,7 @@ from .._condition import kappa_of
 from .._errors import warn_if_unresolved
 from .._forms.state import State
 from .._inverse import Inverse
-from .._scaling.damping import spans_widely
+from .._scaling.sqrt_damping import spans_widely
 from .._typing import Array
 from .._window.options import WindowOptions
 from .arrays import (

@@ -14,8 +14,8 @@ from .. import _validation as check
 from .._forms.state import State
 from .._inverse import Inverse, check_inverse
 from .._rows.panels import slices
-from .._scaling.damping import scalar_like
 from .._scaling.powers_of_two import exponents, ldexp
+from .._scaling.sqrt_damping import scalar_like
 from .._typing import Array
 
 ENTRIES_AT_A_TIME = 2**22  # of M

@@ -9,8 +9,8 @@ from .. import _backend
 from .. import _validation as check
 from .._forms.state import State
 from .._inverse import Inverse
-from .._scaling.damping import scalar_like, settle
 from .._scaling.powers_of_two import ldexp, mantissa
+from .._scaling.sqrt_damping import scalar_like, settle
 from .._typing import Array
 from .groups import check_groups, check_weights, group_systems, scale_to_order_one, scatter, solve_groups
 
