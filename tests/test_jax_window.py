@@ -162,7 +162,7 @@ def test_states_can_be_batched():
     for k in range(3):
         alone = filled_state(blocks[k, :-1]).append_matvec(jax.numpy.asarray(blocks[k, -1]))[1]
         assert np.allclose(steps[k, -1], alone, rtol=1e-3, atol=1e-5)
-    assert state._arrays.rows.shape == (3, 4, 7)
+    assert jax.vmap(lambda one: one.gradients)(state).shape == (3, 4, 7)
 
 
 @pytest.mark.parametrize("damping", [0.7, VECTOR * 3], ids=["scalar", "vector"])
