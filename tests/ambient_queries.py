@@ -100,13 +100,13 @@ def _array(x: Any) -> Any:
     return x if hasattr(x, "ndim") else x[:, :] if hasattr(x, "__getitem__") else x.array
 
 
-def _saved(q: Asked) -> Any:
+def _query_after_saving(q: Asked) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         q.inverse.save(Path(folder) / "inverse.npz")
         return ml.load(Path(folder) / "inverse.npz") @ q.host
 
 
-def _pruned(q: Asked) -> Any:
+def _prune(q: Asked) -> Any:
     given = _array(q.inverse.gradients)
     found = pruning.prune(q.v, lambda w, step: given, 0.5, steps=2, damping=0.1, relative=True)
     return found.weights, found.mask
@@ -151,7 +151,7 @@ QUERIES: dict[str, Callable[[Asked], Any]] = {
     "forward.condition_number": _forward("condition_number"),
     "forward.effective_rank": _forward("effective_rank"),
     "as_linear_operator": lambda q: q.inverse.as_linear_operator() @ q.host,
-    "save and load": _saved,
+    "save and load": _query_after_saving,
     "pickle": lambda q: pickle.loads(pickle.dumps(q.inverse)) @ q.v,
     "deepcopy": lambda q: copy.deepcopy(q.inverse) @ q.v,
     "to_device": lambda q: q.inverse.to_device(q.inverse.device) @ q.v,
@@ -163,7 +163,7 @@ QUERIES: dict[str, Callable[[Asked], Any]] = {
     "group_scores": lambda q: pruning.group_scores(q.v, q.inverse, 2),
     "group_update": lambda q: pruning.group_update(q.v, q.inverse, np.array([[0, 1], [2, 3]])),
     "n_m_mask": lambda q: pruning.n_m_mask(q.v, q.inverse, 2, 4),
-    "prune": _pruned,
+    "prune": _prune,
     "influence": lambda q: influence.influence(q.inverse, q.tests),
     "influence of others": lambda q: influence.influence(q.inverse, q.tests, q.W),
     "self_influence": lambda q: influence.self_influence(q.inverse),
@@ -172,7 +172,7 @@ QUERIES: dict[str, Callable[[Asked], Any]] = {
 """Every public query of one inverse, by name; the inverse is as it was afterwards."""
 
 
-def _changed(change: Callable[[Any, Asked], Any]) -> Callable[[Asked], Any]:
+def _query_after(change: Callable[[Any, Asked], Any]) -> Callable[[Asked], Any]:
     def ask(q: Asked) -> Any:
         window = copy.deepcopy(q.inverse)
         answer = change(window, q)
@@ -181,7 +181,7 @@ def _changed(change: Callable[[Any, Asked], Any]) -> Callable[[Asked], Any]:
     return ask
 
 
-def _damped(window: Any, q: Asked) -> None:
+def _set_damping(window: Any, q: Asked) -> None:
     window.damping = 0.02
 
 
@@ -190,19 +190,19 @@ def _from_state(window: Any, q: Asked) -> Any:
 
 
 WINDOW_QUERIES: dict[str, Callable[[Asked], Any]] = {
-    "append": _changed(lambda window, q: window.append(q.v)),
-    "append_matvec": _changed(lambda window, q: window.append_matvec(q.v)),
-    "extend": _changed(lambda window, q: window.extend(q.tests)),
-    "replace": _changed(lambda window, q: window.replace(1, q.v)),
-    "remove": _changed(lambda window, q: window.remove(1)),
-    "damping": _changed(_damped),
-    "state_dict": _changed(_from_state),
-    "of an empty window": lambda q: _emptied(q),
+    "append": _query_after(lambda window, q: window.append(q.v)),
+    "append_matvec": _query_after(lambda window, q: window.append_matvec(q.v)),
+    "extend": _query_after(lambda window, q: window.extend(q.tests)),
+    "replace": _query_after(lambda window, q: window.replace(1, q.v)),
+    "remove": _query_after(lambda window, q: window.remove(1)),
+    "damping": _query_after(_set_damping),
+    "state_dict": _query_after(_from_state),
+    "of an empty window": lambda q: _query_after_clearing(q),
 }
 """Those that change a window: of a copy of it."""
 
 
-def _emptied(q: Asked) -> Any:
+def _query_after_clearing(q: Asked) -> Any:
     window = copy.deepcopy(q.inverse)
     window.clear()
     return window @ q.v, window.diagonal(), window.logdet(), window.append_matvec(q.v)

@@ -94,12 +94,12 @@ def sweep(short: str, kind: str) -> Tally:
             if agree(got, wanted[name], mode, name):
                 tally.listed += 1
             else:
-                tally.differences.append(f"{short}, {mode}, {kind}, {name} ({way}): {described(got)}")
+                tally.differences.append(f"{short}, {mode}, {kind}, {name} ({way}): {describe_answer(got)}")
     tally.seconds = time.perf_counter() - start
     return tally
 
 
-def described(got: Any) -> str:
+def describe_answer(got: Any) -> str:
     """A refusal in its words, any other answer by its class."""
     text = f"{got!r}" if isinstance(got, str | Exception) else f"another {type(got).__name__}"
     return text if len(text) <= 200 else f"{text[:200]} …"

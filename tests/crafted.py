@@ -29,7 +29,7 @@ def as_npy(x: np.ndarray) -> bytes:
     return file.getvalue() + x.tobytes()
 
 
-def described(x: np.ndarray, content: bytes, dtype: str | None = None) -> dict[str, Any]:
+def describe_array(x: np.ndarray, content: bytes, dtype: str | None = None) -> dict[str, Any]:
     """What a header says of an array."""
     return {"shape": list(x.shape), "dtype": dtype or x.dtype.name, "sha256": hashlib.sha256(content).hexdigest()}
 
@@ -49,7 +49,7 @@ def write_parts(
     if describe:
         before = header["arrays"]
         kept = {n: BFLOAT16 for n, x in arrays.items() if before.get(n, {}).get("dtype") == BFLOAT16}
-        found = {n: described(x, contents[n], kept.get(n)) for n, x in arrays.items()}
+        found = {n: describe_array(x, contents[n], kept.get(n)) for n, x in arrays.items()}
         header = {**header, "arrays": found}
     with open(path, "w+b") as file:
         with zipfile.ZipFile(file, "w") as archive:

@@ -102,10 +102,9 @@ def dense(found):
     g = np.asarray(g.toarray() if scipy.sparse.issparse(g) else g, np.float64)
     m, d = g.shape
     if isinstance(found, ml.SlidingWindowInverse):
-        c = (
-            found._options.weights(m)
-            / {"mean": max(1, m), "sum": 1, "window": found.window}[found._options.normalization]
-        )
+        state = found.state_dict()
+        divisor = {"mean": max(1, m), "sum": 1, "window": found.window}[state["normalization"]]
+        c = np.maximum(state["decay"] ** np.arange(m - 1.0, -1.0, -1.0), 1e-250) / divisor  # weights end there
     else:
         weights = np.ones(m) if found._weights is None else np.asarray(found._weights, np.float64)
         c = weights / (m if found._normalization == "mean" else 1)

@@ -67,7 +67,7 @@ class Dataset:
         return self.read / self.array.nbytes
 
 
-def mapped(array: np.ndarray) -> np.ndarray:
+def memory_map(array: np.ndarray) -> np.ndarray:
     """The array in a file that is gone when nobody holds it."""
     with tempfile.TemporaryFile() as file:
         found = np.memmap(file, dtype=array.dtype, shape=array.shape)
@@ -83,7 +83,7 @@ INPUTS = {
     "rows": ArrayRows,
     "panelled rows": PanelledRows,
     "dataset": Dataset,
-    "memmap": mapped,
+    "memmap": memory_map,
 }
 """Name to what makes it of an array."""
 

@@ -69,7 +69,7 @@ def kill_later(client: Client, delay: float, wait: random.Random) -> threading.T
     return thread
 
 
-def disturbed(folder: Path, client: Client, runs: int, seed: int) -> int:
+def count_right_runs(folder: Path, client: Client, runs: int, seed: int) -> int:
     """How many of `runs` runs with a kill at a random moment give the answers of the run without."""
     start = time.perf_counter()
     expected = answers(folder)
@@ -83,8 +83,8 @@ def disturbed(folder: Path, client: Client, runs: int, seed: int) -> int:
         thread.join()
         changed = [int(np.count_nonzero(one != other)) for one, other in zip(found, expected, strict=True)]
         same += not any(changed)
-        taken = time.perf_counter() - start
-        print(f"run {run}: killed after {delay:.1f} s, done after {taken:.1f} s, changed {changed}", flush=True)
+        seconds = time.perf_counter() - start
+        print(f"run {run}: killed after {delay:.1f} s, done after {seconds:.1f} s, changed {changed}", flush=True)
     return same
 
 
@@ -122,7 +122,7 @@ def main(arguments: list[str]) -> int:
         LocalCluster(**workers, dashboard_address=":0", silence_logs=50) as cluster,
         Client(cluster) as client,
     ):
-        same = disturbed(options.folder, client, options.runs, options.seed)
+        same = count_right_runs(options.folder, client, options.runs, options.seed)
     refused = gives_up(options.folder)
     fate = "refused" if refused else "HUNG OR WRONG"
     print(f"{same} of {options.runs} runs the same to the bit; without workers: {fate}")

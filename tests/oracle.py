@@ -210,7 +210,7 @@ class ExactOracle:
         weights = np.ones(m) if weights is None else weights
         self.coefficients = exact(weights) / Fraction(m if normalization == "mean" else 1)
         self.forward = np.diag(self.dampings) + (self.gradients.T * self.coefficients) @ self.gradients
-        self.inverse, self.determinant = _eliminated(self.forward)
+        self.inverse, self.determinant = _invert_by_elimination(self.forward)
 
     @functools.cached_property
     def kappa(self) -> Fraction:
@@ -261,7 +261,7 @@ def as_float(value: Fraction) -> float:
         return math.inf
 
 
-def _eliminated(matrix: np.ndarray) -> tuple[np.ndarray, Fraction]:
+def _invert_by_elimination(matrix: np.ndarray) -> tuple[np.ndarray, Fraction]:
     """Inverse and determinant of a positive definite array of fractions."""
     size = len(matrix)
     both, determinant = np.concatenate([matrix, exact(np.eye(size))], axis=1), Fraction(1)

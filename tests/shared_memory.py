@@ -9,7 +9,7 @@ from mfac_linalg import BlockDiagonalInverse, WoodburyRankOneInverse
 from tests.ambient_queries import BLOCKS, SHAPE, TALL, Asked, gradients
 from tests.ambient_queries import answer as answer_or_refusal
 from tests.backends import AVAILABLE, NUMPY
-from tests.inputs import mapped
+from tests.inputs import memory_map
 
 LIMIT = 10**5
 WITHOUT_VALUES = {"kappa", "repr"}  # which read no array
@@ -78,13 +78,13 @@ def numpy_cases():
         "high": (rows.copy(), high, fill),
         "blocks": (rows.copy(), blocks, fill),
         "equal blocks": (rows.copy(), lambda memory: BlockDiagonalInverse(memory, 0.01, block_sizes=4), fill),
-        "blocks of a mapped file": (mapped(rows), blocks, fill),
+        "blocks of a mapped file": (memory_map(rows), blocks, fill),
         "limited": (rows.copy(), limited, fill),
-        "a mapped file": (mapped(rows), static, fill),
+        "a mapped file": (memory_map(rows), static, fill),
         "overwritten": (rows.copy(), overwritten, fill),
         "overwritten, column by column": (np.asfortranarray(rows), overwritten, fill),
         "written to an array": (np.zeros_like(rows), lambda memory: static(rows.copy(), out=memory), fill),
-        "written to a mapped file": (mapped(rows), lambda memory: static(rows.copy(), out=memory), fill),
+        "written to a mapped file": (memory_map(rows), lambda memory: static(rows.copy(), out=memory), fill),
         "weights": (rows.copy(), lambda memory: static(memory, whiten=False, weights=np.arange(1.0, 7.0)), fill),
         "sparse blocks": (scipy.sparse.csr_array(rows), blocks, fill_sparse),
     }

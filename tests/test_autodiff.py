@@ -278,33 +278,33 @@ def test_an_inverse_of_constants_may_be_built_in_what_jax_compiles():
     assert np.allclose(jax.jit(lambda v: made() @ v)(g[0]), made() @ g[0], rtol=1e-5, atol=1e-5)
 
 
-HELD = PROBLEM.gradients.astype("float32")
-WINDOW = SlidingWindowInverse.from_gradients(HELD, 0.1)
+GRADIENTS = PROBLEM.gradients.astype("float32")
+WINDOW = SlidingWindowInverse.from_gradients(GRADIENTS, 0.1)
 ASK_VALUES = {
     "dampings": lambda make, x: make(WoodburyRankOneInverse).damping_path(x[:1].repeat(6), x),
     "dampings of a list": lambda make, x: make(WoodburyRankOneInverse).damping_path(x[:1].repeat(6), [x[0], 0.1]),
     "damping of a window": lambda make, x: WINDOW.with_damping(x[0]),
-    "gradients of a window": lambda make, x: SlidingWindowInverse.from_gradients(HELD * x[0], 0.1),
-    "gradients of a file": lambda make, x: WoodburyRankOneInverse(HELD * x[0], 0.1).save("never.npz"),
-    "gradients of a ratio": lambda make, x: relative_damping(HELD * x[0], 0.1),
-    "ratio": lambda make, x: relative_damping(HELD, x[0]),
-    "block_sizes": lambda make, x: BlockDiagonalInverse(HELD, 0.1, block_sizes=x[0].astype(int)),
+    "gradients of a window": lambda make, x: SlidingWindowInverse.from_gradients(GRADIENTS * x[0], 0.1),
+    "gradients of a file": lambda make, x: WoodburyRankOneInverse(GRADIENTS * x[0], 0.1).save("never.npz"),
+    "gradients of a ratio": lambda make, x: relative_damping(GRADIENTS * x[0], 0.1),
+    "ratio": lambda make, x: relative_damping(GRADIENTS, x[0]),
+    "block_sizes": lambda make, x: BlockDiagonalInverse(GRADIENTS, 0.1, block_sizes=x[0].astype(int)),
     "i of blocks": lambda make, x: make(partial(BlockDiagonalInverse, block_sizes=2)).element(x[0].astype(int), 0),
     "size": lambda make, x: make(WoodburyRankOneInverse).sample(x[0], seed=0),
-    "weights": lambda make, x: prune(HELD[0] * x[0], lambda w, step: HELD, 0.5, damping=0.1),
+    "weights": lambda make, x: prune(GRADIENTS[0] * x[0], lambda w, step: GRADIENTS, 0.5, damping=0.1),
 }
 
 
 @pytest.mark.parametrize("ask", ASK_VALUES)
 def test_what_has_to_have_values_is_refused_by_name_where_jax_traces_it(jax, ask):
-    gradients = jax.numpy.asarray(HELD)
+    gradients = jax.numpy.asarray(GRADIENTS)
     query = partial(ASK_VALUES[ask], lambda cls: cls(gradients, 0.1))
     with pytest.raises(TypeError, match=f"`{ask.split()[0]}`.* must (be|have)"):
         jax.make_jaxpr(query)(jax.numpy.ones(2))
 
 
 def test_dampings_of_a_path_have_values_and_no_derivatives(torch):
-    inverse, v = WoodburyRankOneInverse(torch.tensor(HELD), 0.1), torch.ones(6)
+    inverse, v = WoodburyRankOneInverse(torch.tensor(GRADIENTS), 0.1), torch.ones(6)
     one = torch.tensor([1.0])
     for dampings in (one.to("meta"), one.clone().requires_grad_(), [one[0].clone().requires_grad_()]):
         with pytest.raises(TypeError, match=r"`dampings` must (be|have)"):
@@ -314,6 +314,6 @@ def test_dampings_of_a_path_have_values_and_no_derivatives(torch):
 
 
 def test_a_window_of_constants_may_be_built_in_what_jax_compiles(jax):
-    g, v = jax.numpy.asarray(HELD), jax.numpy.ones(6)
+    g, v = jax.numpy.asarray(GRADIENTS), jax.numpy.ones(6)
     made = lambda: SlidingWindowInverse.from_gradients(g, 0.1)  # noqa: E731
     assert np.allclose(jax.jit(lambda v: made() @ v)(v), made() @ v, rtol=1e-5, atol=1e-5)

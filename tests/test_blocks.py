@@ -13,7 +13,7 @@ from scipy.linalg import block_diag
 from mfac_linalg import BlockDiagonalInverse, FactorizationError, WoodburyRankOneInverse
 from tests.backends import AVAILABLE, FLOATS, NUMPY, eps
 from tests.contract import REACH
-from tests.inputs import ArrayRows, mapped
+from tests.inputs import ArrayRows, memory_map
 from tests.oracle import LIMIT, Oracle, tolerance
 from tests.problems import KINDS, Problem, make_problem
 from tests.strategies import seeds
@@ -330,7 +330,7 @@ def test_no_columns_give_no_columns(cut):
 
 def test_a_mapped_file_is_cut_as_any_array():
     problem = make_problem(17, shape=(5, DIM))
-    assert np.array_equal(construct(problem, 4, held=mapped).matvec(V), construct(problem, 4).matvec(V))
+    assert np.array_equal(construct(problem, 4, held=memory_map).matvec(V), construct(problem, 4).matvec(V))
 
 
 def test_a_zero_dimensional_size_is_a_size():

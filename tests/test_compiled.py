@@ -11,7 +11,7 @@ GRADIENTS = torch.randn(5, 24, generator=torch.Generator().manual_seed(0))
 V = torch.linspace(-1, 1, 24)
 
 
-def compiled(function):
+def compile_function(function):
     torch._dynamo.reset()
     return torch.compile(function, backend="eager")
 
@@ -28,7 +28,7 @@ def blocks():
     return ml.BlockDiagonalInverse(GRADIENTS, 0.1, block_sizes=8)
 
 
-def changed(inverse):
+def change_window(inverse):
     inverse.append(V)
     inverse.replace(0, V + 1)
     inverse.remove(1)
@@ -51,7 +51,7 @@ QUERIES = {
 }
 WINDOW = {
     "append_matvec": lambda inverse: inverse.append_matvec(V + 1),
-    "changes": changed,
+    "changes": change_window,
     "state": lambda inverse: ml.SlidingWindowInverse.from_state_dict(inverse.state_dict()) @ V,
 }
 CASES = {
@@ -67,7 +67,7 @@ CASES = {
 def test_an_answer_in_a_compiled_function_is_that_outside(case):
     make, query = CASES[case]
     expected, inverse = query(make()), make()
-    found = compiled(lambda: query(inverse))()
+    found = compile_function(lambda: query(inverse))()
     for x, y in zip(*(one if isinstance(one, tuple) else (one,) for one in (expected, found)), strict=True):
         assert torch.equal(x, y)
 
@@ -86,7 +86,7 @@ def test_a_compiled_step_of_training_is_that_outside(options):
             model(x).square().mean().backward()
             optimizer.step()
 
-        run = compiled(step) if compiles else step
+        run = compile_function(step) if compiles else step
         for seed in range(6):
             run(torch.randn(8, 4, generator=torch.Generator().manual_seed(seed)))
         assert len(optimizer.windows[0]) == 4
@@ -99,5 +99,5 @@ def test_state_dictionaries_can_be_taken_and_loaded_in_a_compiled_function():
     optimizer = MFAC([p], lr=0.1, window=4, damping=0.1)
     p.grad = torch.ones(3)
     optimizer.step()
-    compiled(lambda: optimizer.load_state_dict(optimizer.state_dict()))()
+    compile_function(lambda: optimizer.load_state_dict(optimizer.state_dict()))()
     assert len(optimizer.windows[0]) == 1

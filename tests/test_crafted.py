@@ -12,7 +12,7 @@ import pytest
 
 import mfac_linalg as ml
 from tests import crafted_outcomes
-from tests.crafted import as_npy, described, read_parts, write_parts
+from tests.crafted import as_npy, describe_array, read_parts, write_parts
 from tests.crafted_outcomes import ALL, VALUES, assert_refused, outcome, versions
 from tests.stored import SAVED, WRITTEN
 
@@ -70,7 +70,7 @@ def test_a_header_of_other_types_is_refused(name, value, path, parts):
     header, arrays = parts
     write_parts(
         path,
-        {**header, "arrays": {n: described(x, as_npy(x)) for n, x in arrays.items()}, name: value},
+        {**header, "arrays": {n: describe_array(x, as_npy(x)) for n, x in arrays.items()}, name: value},
         arrays,
         describe=False,
     )
@@ -83,7 +83,7 @@ def test_a_header_of_other_types_is_refused(name, value, path, parts):
 @pytest.mark.parametrize("name", ["shape", "dtype", "sha256"])
 def test_an_array_described_otherwise_is_refused(name, value, path, parts):
     header, arrays = parts
-    told = {n: described(x, as_npy(x)) for n, x in arrays.items()}
+    told = {n: describe_array(x, as_npy(x)) for n, x in arrays.items()}
     told["weights"][name] = value
     write_parts(path, {**header, "arrays": told}, arrays, describe=False)
     if (name, value) != ("dtype", "float64"):
@@ -130,7 +130,7 @@ def test_a_header_that_is_none_is_refused(text, path, parts):
 
 def test_a_fact_that_is_there_twice_is_refused(path, parts):
     header, arrays = parts
-    told = {n: described(x, as_npy(x)) for n, x in arrays.items()}
+    told = {n: describe_array(x, as_npy(x)) for n, x in arrays.items()}
     text = json.dumps({**header, "arrays": told})
     write_parts(path, header, arrays, text=text)
     ml.load(path)

@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
     return path
 
 
-def copied(folder, path):
+def copy_folder(folder, path):
     path.mkdir()
     for file in folder.iterdir():
         (path / file.name).write_bytes(file.read_bytes())
@@ -40,7 +40,7 @@ def copied(folder, path):
 
 
 def test_a_folder_with_anything_made_up_is_refused_or_answered_as_it_says(folder, tmp_path):
-    made_up = copied(folder, tmp_path / "x")
+    made_up = copy_folder(folder, tmp_path / "x")
     assert outcome(made_up)
     header, arrays = read_parts(folder / "inverse.npz")
     assert len(arrays["small.index"])
@@ -55,7 +55,7 @@ def test_a_folder_with_anything_made_up_is_refused_or_answered_as_it_says(folder
 
 
 def test_runs_that_are_none_are_refused(folder, tmp_path):
-    made_up = copied(folder, tmp_path / "x")
+    made_up = copy_folder(folder, tmp_path / "x")
     header, arrays = read_parts(folder / "inverse.npz")
     ((stop, digest),) = header["facts"]["whitened"]["runs"]
     for runs in (
@@ -91,7 +91,7 @@ W_FILES = {
 
 @pytest.mark.parametrize("kind", W_FILES)
 def test_whitened_rows_of_another_form_are_refused(kind, folder, tmp_path, monkeypatch):
-    made_up = copied(folder, tmp_path / "x")
+    made_up = copy_folder(folder, tmp_path / "x")
     monkeypatch.chdir(made_up)
     w = np.load("whitened.npy")
     os.unlink("whitened.npy")
@@ -196,7 +196,7 @@ def test_what_was_saved_is_loaded_whatever_kappa_and_rows(kind, dtype, tmp_path,
         assert np.array_equal(ml.load(tmp_path / "x.npz").matvec(g[0]), window.matvec(g[0]))
 
 
-def stopped(path, kappa, dim):
+def stop_build(path, kappa, dim):
     """Gradients and the damping of a build that stopped after its first pass."""
 
     class Unfinished(_files.folder.Folder):
@@ -215,7 +215,7 @@ def stopped(path, kappa, dim):
 @pytest.mark.parametrize("kappa", KAPPAS[1:])
 @pytest.mark.parametrize("change", [np.zeros_like, np.eye, lambda gram: 4 * gram], ids=["zeros", "identity", "larger"])
 def test_a_gram_matrix_that_a_journal_makes_up_changes_no_answer_whatever_kappa(change, kappa, tmp_path, any_kappa):
-    g, damping = stopped(tmp_path / "begun", kappa, 2500)
+    g, damping = stop_build(tmp_path / "begun", kappa, 2500)
     header, arrays = read_parts(tmp_path / "begun" / "build.npz")
     arrays = {name: change(len(x)) if change is np.eye else change(x) for name, x in arrays.items()}
     assert arrays
@@ -228,7 +228,7 @@ def test_a_gram_matrix_that_a_journal_makes_up_changes_no_answer_whatever_kappa(
 
 @pytest.mark.parametrize("value", [1e30, -1e30, 1e300])
 def test_a_journal_asks_for_no_more_memory_than_its_build(value, tmp_path, any_kappa):
-    g, damping = stopped(tmp_path / "begun", 1e4, 6000)
+    g, damping = stop_build(tmp_path / "begun", 1e4, 6000)
     header, arrays = read_parts(tmp_path / "begun" / "build.npz")
     write_parts(tmp_path / "begun" / "build.npz", header, {n: np.full_like(x, value) for n, x in arrays.items()})
     tracemalloc.start()

@@ -11,7 +11,7 @@ import pytest
 
 import mfac_linalg as ml
 from tests import crafted_outcomes
-from tests.crafted import as_npy, described, write_parts
+from tests.crafted import as_npy, describe_array, write_parts
 from tests.crafted_outcomes import ALL, ARRAYS, VALUES, assert_refused, assert_right
 from tests.stored import vector, window
 
@@ -69,7 +69,7 @@ def test_a_window_that_no_memory_holds_is_refused_by_name(size):
 def test_no_memory_is_taken_for_an_array_that_is_shorter_than_its_header_says(shape, path, parts):
     """Both the archive's header and the array's own say so, and neither is believed."""
     header, arrays = parts
-    told = {n: described(x, as_npy(x)) for n, x in arrays.items()}
+    told = {n: describe_array(x, as_npy(x)) for n, x in arrays.items()}
     file = io.BytesIO()
     np.lib.format.write_array_header_2_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
     content = file.getvalue() + bytes(64)
@@ -99,12 +99,12 @@ def test_an_optimizers_state_with_anything_made_up_is_refused_or_taken(compresse
     torch = pytest.importorskip("torch", reason="needs torch")
     from mfac_linalg.torch import MFAC
 
-    def made():
+    def make_optimizer():
         weights = torch.nn.Parameter(torch.linspace(-1, 1, 6))
         compression = ml.TopK(0.5, block_size=3) if compressed else None
         return weights, MFAC([weights], lr=0.1, window=3, damping=0.1, momentum=0.9, compression=compression)
 
-    weights, optimizer = made()
+    weights, optimizer = make_optimizer()
     for step in range(5):
         weights.grad = torch.sin(torch.arange(6.0) * 1.3 + step)
         optimizer.step()
@@ -115,7 +115,7 @@ def test_an_optimizers_state_with_anything_made_up_is_refused_or_taken(compresse
         if isinstance(before, torch.Tensor) and before.ndim and before.is_floating_point():
             changed = [2 * before, -before, before[:-1], before * math.nan]
         for value in [*values[:: 1 if ALL else 4], *values[-4:], *changed]:
-            weights, optimizer = made()
+            weights, optimizer = make_optimizer()
             try:
                 optimizer.load_state_dict({**state, "state": replaced_at(state["state"], keys, value)})
             except (TypeError, ValueError) as refused:

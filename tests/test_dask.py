@@ -68,14 +68,14 @@ class Source:
         return passes
 
 
-def chunked(array, width=WIDTH, **options):
+def to_chunks(array, width=WIDTH, **options):
     """An array in chunks along its last axis."""
     return da.from_array(array, chunks=(-1,) * (array.ndim - 1) + (width,), **options)
 
 
 @pytest.fixture(scope="module")
 def inverse():
-    return ml.WoodburyRankOneInverse(chunked(G), 0.1)
+    return ml.WoodburyRankOneInverse(to_chunks(G), 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def expected():
 
 @pytest.mark.parametrize("name", LAZY)
 def test_answers_of_size_d_are_lazy_and_right(inverse, expected, name):
-    found = LAZY[name](inverse, chunked(V))
+    found = LAZY[name](inverse, to_chunks(V))
     assert isinstance(found, da.Array)
     assert found.dtype == np.float64
     assert np.allclose(found.compute(), LAZY[name](expected, V), rtol=1e-10, atol=1e-10)
@@ -93,7 +93,7 @@ def test_answers_of_size_d_are_lazy_and_right(inverse, expected, name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_small_answers_are_numbers(inverse, expected, name):
-    found = SMALL[name](inverse, chunked(V))
+    found = SMALL[name](inverse, to_chunks(V))
     assert isinstance(found, np.ndarray | np.generic)
     assert np.allclose(found, SMALL[name](expected, V), rtol=1e-10, atol=1e-10)
 
@@ -156,7 +156,7 @@ def test_a_build_reads_once_and_a_product_once_more_than_it_sweeps():
     source = Source(G)
     inverse = ml.WoodburyRankOneInverse(da.from_array(source, chunks=(-1, WIDTH), meta=G[:0]), 1e-4)
     assert source.passes() == 1
-    inverse.matvec(chunked(V)).compute()
+    inverse.matvec(to_chunks(V)).compute()
     assert source.passes() == inverse.sweeps + 1
     inverse.diagonal().compute()
     assert source.passes() == 1
@@ -170,7 +170,7 @@ def test_nothing_is_read_before_an_answer_is_asked_for():
     inverse = ml.WoodburyRankOneInverse(da.from_array(source, chunks=(-1, WIDTH), meta=G[:0]), 0.1)
     source.passes()
     for ask in LAZY.values():
-        ask(inverse, chunked(V))
+        ask(inverse, to_chunks(V))
     assert source.passes() == 0
 
 
@@ -199,11 +199,11 @@ def test_no_chunk_is_held_from_one_pass_to_the_next():
         return found
 
     wide = np.random.default_rng(0).standard_normal((4, 400))
-    made = chunked(wide).map_blocks(tracked, meta=wide[:0])
+    made = to_chunks(wide).map_blocks(tracked, meta=wide[:0])
     inverse = ml.WoodburyRankOneInverse(made, 1e-4)
     most[0] = 0
     with dask.config.set(scheduler="sync"):
-        inverse.matvec(chunked(np.ones(400))).compute()
+        inverse.matvec(to_chunks(np.ones(400))).compute()
     assert inverse.sweeps > 1
     assert most[0] <= 3
 
@@ -211,24 +211,24 @@ def test_no_chunk_is_held_from_one_pass_to_the_next():
 def test_rows_that_need_several_tasks_each_are_made_anew_for_each_pass():
     merged = da.from_array(G, chunks=(-1, 7)).rechunk((-1, WIDTH)).map_blocks(np.negative)
     inverse = ml.WoodburyRankOneInverse(merged, 0.1)
-    assert np.allclose(inverse.matvec(chunked(V)).compute(), ml.WoodburyRankOneInverse(-G, 0.1) @ V)
+    assert np.allclose(inverse.matvec(to_chunks(V)).compute(), ml.WoodburyRankOneInverse(-G, 0.1) @ V)
 
 
 def test_persisted_gradients_are_taken_from_memory():
     source = Source(G)
     held = da.from_array(source, chunks=(-1, WIDTH), meta=G[:0]).persist()
     inverse = ml.WoodburyRankOneInverse(held, 0.1)
-    inverse.matvec(chunked(V)).compute()
+    inverse.matvec(to_chunks(V)).compute()
     assert source.passes() == 1
 
 
 def test_answers_are_the_same_to_the_bit_on_any_number_of_threads(inverse):
-    x = inverse.matvec(chunked(V))
+    x = inverse.matvec(to_chunks(V))
     first, second = (dask.compute(x, scheduler=name)[0] for name in ("sync", "threads"))
     assert np.array_equal(first, second)
 
 
-def misaligned(block):
+def misalign_block(block):
     """The same numbers at an odd address, as a socket leaves them."""
     buffer = np.empty(block.nbytes + 65, np.uint8)
     start = -buffer.ctypes.data % 64 + 1
@@ -240,10 +240,10 @@ def misaligned(block):
 
 def test_answers_are_the_same_to_the_bit_wherever_blocks_lie():
     wide = np.random.default_rng(0).standard_normal((24, 4000), dtype=np.float32)
-    v = chunked(wide[0] - wide[1], 1000)
+    v = to_chunks(wide[0] - wide[1], 1000)
     first, second = (
-        ml.WoodburyRankOneInverse(chunked(wide, 1000).map_blocks(place, meta=wide[:0]), 0.1).matvec(v).compute()
-        for place in (np.array, misaligned)
+        ml.WoodburyRankOneInverse(to_chunks(wide, 1000).map_blocks(place, meta=wide[:0]), 0.1).matvec(v).compute()
+        for place in (np.array, misalign_block)
     )
     assert np.array_equal(first, second)
 
@@ -251,7 +251,7 @@ def test_answers_are_the_same_to_the_bit_wherever_blocks_lie():
 def test_small_arguments_may_be_of_either_library():
     weights = np.arange(1.0, M + 1)
     answers = [
-        ml.WoodburyRankOneInverse(chunked(G), 0.1, weights=give(weights)).matvec_gradients(give(weights)).compute()
+        ml.WoodburyRankOneInverse(to_chunks(G), 0.1, weights=give(weights)).matvec_gradients(give(weights)).compute()
         for give in (np.asarray, da.from_array)
     ]
     assert np.array_equal(*answers)
@@ -265,8 +265,8 @@ def test_draws_have_the_covariance_of_the_inverse(inverse, expected):
 
 def test_sixteen_bit_chunks_are_answered_in_float32():
     half = G.astype(np.float16)
-    inverse = ml.WoodburyRankOneInverse(chunked(half), 0.1)
-    x = inverse.matvec(chunked(V.astype(np.float32)))
+    inverse = ml.WoodburyRankOneInverse(to_chunks(half), 0.1)
+    x = inverse.matvec(to_chunks(V.astype(np.float32)))
     assert x.dtype == np.float32
     exact = ml.WoodburyRankOneInverse(half.astype(np.float64), 0.1) @ V
     assert np.linalg.norm(x.compute() - exact) <= 1e-4 * np.linalg.norm(exact)
@@ -274,24 +274,24 @@ def test_sixteen_bit_chunks_are_answered_in_float32():
 
 def test_rows_whose_squares_overflow_are_scaled():
     huge = (G * 1e20).astype(np.float32)
-    x = ml.WoodburyRankOneInverse(chunked(huge), 1e40).matvec(chunked(huge[0])).compute()
+    x = ml.WoodburyRankOneInverse(to_chunks(huge), 1e40).matvec(to_chunks(huge[0])).compute()
     exact = np.linalg.solve(np.eye(D) + G.T @ G / M, G[0]) * 1e-20
     assert np.linalg.norm(x - exact) <= 1e-4 * np.linalg.norm(exact)
 
 
 def test_an_inverse_survives_a_pickle(inverse):
     copy = pickle.loads(pickle.dumps(inverse))
-    assert np.array_equal(copy.matvec(chunked(V)).compute(), inverse.matvec(chunked(V)).compute())
+    assert np.array_equal(copy.matvec(to_chunks(V)).compute(), inverse.matvec(to_chunks(V)).compute())
 
 
 @pytest.mark.parametrize(
     ("given", "kind", "words"),
     [
         (lambda: da.from_array(G, chunks=(2, 10)), ValueError, "all rows in each chunk.*rechunk"),
-        (lambda: chunked(G)[:, chunked(V) > 0], TypeError, "known sizes.*compute_chunk_sizes"),
-        (lambda: chunked(G.astype(int)), TypeError, "float16, bfloat16, float32 or float64.*Cast"),
-        (lambda: chunked(G[0]), ValueError, r"shape \(m, d\)"),
-        (lambda: chunked(np.where(G > 2, np.nan, G)), ValueError, "finite.*Drop"),
+        (lambda: to_chunks(G)[:, to_chunks(V) > 0], TypeError, "known sizes.*compute_chunk_sizes"),
+        (lambda: to_chunks(G.astype(int)), TypeError, "float16, bfloat16, float32 or float64.*Cast"),
+        (lambda: to_chunks(G[0]), ValueError, r"shape \(m, d\)"),
+        (lambda: to_chunks(np.where(G > 2, np.nan, G)), ValueError, "finite.*Drop"),
     ],
     ids=["rows cut", "unknown", "integers", "vector", "nan"],
 )
@@ -307,7 +307,7 @@ def test_what_cannot_be_used_is_refused(given, kind, words):
 )
 def test_options_of_other_rows_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
-        ml.WoodburyRankOneInverse(chunked(G), 0.1, **options)
+        ml.WoodburyRankOneInverse(to_chunks(G), 0.1, **options)
 
 
 def test_a_vector_in_memory_is_refused_by_name(inverse):
@@ -317,7 +317,7 @@ def test_a_vector_in_memory_is_refused_by_name(inverse):
 
 def test_a_damping_with_an_entry_that_is_not_positive_is_refused():
     with pytest.raises(ValueError, match="`damping` must be finite and > 0 in every entry"):
-        ml.WoodburyRankOneInverse(chunked(G), chunked(np.where(V > 2, 0.0, 1.0)))
+        ml.WoodburyRankOneInverse(to_chunks(G), to_chunks(np.where(V > 2, 0.0, 1.0)))
 
 
 @pytest.mark.parametrize("index", [60, -61])
@@ -332,7 +332,7 @@ def test_an_index_out_of_range_is_refused(inverse, index):
 def test_windows_and_blocks_want_their_rows_in_memory(make):
     options = {"block_sizes": 10} if make is ml.BlockDiagonalInverse else {}
     with pytest.raises(TypeError, match=r"must be .*in memory"):
-        make(chunked(G), 0.1, **options)
+        make(to_chunks(G), 0.1, **options)
 
 
 def test_gradients_that_are_elsewhere_are_not_saved(inverse, tmp_path):

@@ -11,7 +11,7 @@ GRADIENTS = make_problem(1, shape=(4, 6)).gradients
 STRICT, ELSEWHERE = (next(b for b in BACKENDS if b.name == name) for name in ("strict:CPU_DEVICE", "strict:device1"))
 
 
-def spoiled(value, array=GRADIENTS):
+def with_bad_entry(value, array=GRADIENTS):
     """A copy with one bad entry."""
     array = array.copy()
     array.flat[2] = value
@@ -38,9 +38,9 @@ CONSTRUCTION = {
     "gradients: booleans": (TypeError, "gradients", (np.ones((2, 3), bool), 1.0), {}),
     "gradients: complex": (TypeError, "gradients", (np.ones((2, 3), complex), 1.0), {}),
     "gradients: objects": (TypeError, "gradients", (np.ones((2, 3), object), 1.0), {}),
-    "gradients: nan": (ValueError, "gradients", (spoiled(np.nan), 1.0), {}),
-    "gradients: inf": (ValueError, "gradients", (spoiled(np.inf), 1.0), {}),
-    "gradients: -inf": (ValueError, "gradients", (spoiled(-np.inf), 1.0), {}),
+    "gradients: nan": (ValueError, "gradients", (with_bad_entry(np.nan), 1.0), {}),
+    "gradients: inf": (ValueError, "gradients", (with_bad_entry(np.inf), 1.0), {}),
+    "gradients: -inf": (ValueError, "gradients", (with_bad_entry(-np.inf), 1.0), {}),
     "damping: zero": (ValueError, "damping", (G, 0.0), {}),
     "damping: negative": (ValueError, "damping", (G, -1.0), {}),
     "damping: nan": (ValueError, "damping", (G, float("nan")), {}),
@@ -58,10 +58,10 @@ CONSTRUCTION = {
     "damping: a list": (TypeError, "damping", (G, [1.0] * 6), {}),
     "damping: wrong length": (ValueError, "damping", (G, np.ones(5)), {}),
     "damping: 2-D": (ValueError, "damping", (G, np.eye(6)), {}),
-    "damping: a zero entry": (ValueError, "damping", (G, spoiled(0.0, D)), {}),
-    "damping: a negative entry": (ValueError, "damping", (G, spoiled(-1.0, D)), {}),
-    "damping: a nan entry": (ValueError, "damping", (G, spoiled(np.nan, D)), {}),
-    "damping: an inf entry": (ValueError, "damping", (G, spoiled(np.inf, D)), {}),
+    "damping: a zero entry": (ValueError, "damping", (G, with_bad_entry(0.0, D)), {}),
+    "damping: a negative entry": (ValueError, "damping", (G, with_bad_entry(-1.0, D)), {}),
+    "damping: a nan entry": (ValueError, "damping", (G, with_bad_entry(np.nan, D)), {}),
+    "damping: an inf entry": (ValueError, "damping", (G, with_bad_entry(np.inf, D)), {}),
     "damping: integer entries": (TypeError, "damping", (G, np.ones(6, int)), {}),
     "damping: another dtype": (TypeError, "damping", (G, np.ones(6, "float32")), {}),
     "damping: another library": (TypeError, "damping", (G, STRICT.asarray(D)), {}),
@@ -209,7 +209,7 @@ def test_a_refused_call_leaves_the_object_as_it_was(row):
 @pytest.mark.parametrize("whiten", [True, False])
 def test_non_finite_gradients_are_refused_on_every_backend(backend, whiten, value):
     with pytest.raises(ValueError, match="gradients"):
-        WoodburyRankOneInverse(backend.asarray(spoiled(value).astype("float32")), 1.0, whiten=whiten)
+        WoodburyRankOneInverse(backend.asarray(with_bad_entry(value).astype("float32")), 1.0, whiten=whiten)
 
 
 @pytest.mark.parametrize("shape", [(14, 6), (6, 6), (6, 1), (1, 1)], ids=str)
@@ -228,7 +228,7 @@ def test_high_precision_is_refused_where_there_is_no_float64(backend):
 
 
 def test_refused_gradients_are_not_overwritten():
-    gradients = spoiled(np.nan)
+    gradients = with_bad_entry(np.nan)
     before = gradients.copy()
     with pytest.raises(ValueError, match="gradients"):
         WoodburyRankOneInverse(gradients, 1.0, overwrite_gradients=True)

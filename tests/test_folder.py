@@ -10,7 +10,7 @@ import mfac_linalg as ml
 from tests import folders
 from tests.backends import AVAILABLE, eps
 from tests.folders import DAMPING, STREAMING, D, Failing, M, gradients, h5py_dataset, zarr_array
-from tests.inputs import Dataset, mapped
+from tests.inputs import Dataset, memory_map
 from tests.oracle import LIMIT
 from tests.problems import make_problem
 from tests.source import ROOT as PACKAGE
@@ -169,7 +169,7 @@ def test_another_damping_reads_the_gradients_while_they_are_there(tmp_path):
 
 
 def test_an_inverse_in_a_folder_is_saved_as_one_file_too(tmp_path):
-    inverse = ml.WoodburyRankOneInverse(mapped(gradients()), DAMPING, out=tmp_path / "folder")
+    inverse = ml.WoodburyRankOneInverse(memory_map(gradients()), DAMPING, out=tmp_path / "folder")
     inverse.save(tmp_path / "file.npz")
     assert np.allclose(ml.load(tmp_path / "file.npz").diagonal(), inverse.diagonal(), rtol=1e-12)
 

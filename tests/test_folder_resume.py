@@ -105,13 +105,13 @@ def cut_off(file):
     os.truncate(file, 5000)
 
 
-def changed(file):
+def overwrite_bytes(file):
     with open(file, "r+b") as handle:
         handle.seek(9000)
         handle.write(bytes(1000))
 
 
-def gone(file):
+def remove_file(file):
     file.unlink()
 
 
@@ -119,7 +119,7 @@ def other(file):
     np.save(file, np.zeros((3, 3)))
 
 
-@pytest.mark.parametrize("damage", [cut_off, changed, gone, other])
+@pytest.mark.parametrize("damage", [cut_off, overwrite_bytes, remove_file, other])
 def test_a_resumed_build_makes_damaged_columns_again(damage, tmp_path, short_entries):
     g = begun(tmp_path / "folder", 1.7)
     damage(tmp_path / "folder" / "whitened.npy")

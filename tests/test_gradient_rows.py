@@ -278,10 +278,10 @@ def answers(gradients, damping, **place):
 
 
 def raises(error):
-    def made(x):
+    def fail(x):
         raise error
 
-    return made
+    return fail
 
 
 SLICES = {

@@ -29,7 +29,7 @@ QUERIES = {
 
 
 @functools.cache
-def made(backend, kind):
+def make_inverse(backend, kind):
     """An inverse, and F⁻¹ as NumPy has it."""
     gradients = backend.asarray(GRADIENTS)
     inverse = CLASSES[kind](gradients.rechunk((-1, 100)) if backend.is_lazy else gradients)
@@ -43,7 +43,7 @@ def positions(dtype):
 
 
 def assert_right(backend, kind, query, index, wanted):
-    inverse, dense = made(backend, kind)
+    inverse, dense = make_inverse(backend, kind)
     ask, right = QUERIES[query]
     found = backend.to_numpy(ask(inverse, index))
     np.testing.assert_allclose(found, right(dense, wanted), atol=1e-5)
@@ -113,7 +113,7 @@ def test_any_indices_find_their_entries(wanted, query, dtype, kind):
 @pytest.mark.parametrize("kind", CLASSES)
 @pytest.mark.parametrize("none", [[], (), np.zeros(0, np.int8), np.zeros((0, 2), np.uint8), [[]]], ids=repr)
 def test_no_indices_give_no_entries(kind, none):
-    inverse, _ = made(NUMPY, kind)
+    inverse, _ = make_inverse(NUMPY, kind)
     shape = np.shape(none)
     assert inverse.element(none, none).shape == shape
     if len(shape) == 1:
@@ -126,7 +126,7 @@ def test_no_indices_give_no_entries(kind, none):
 @pytest.mark.parametrize("i", [200, np.uint8(200), np.int16(200), np.array(200, np.uint8), np.array(-100, np.int8)])
 @pytest.mark.parametrize("backend", [b for b in PRESENT if b.name in ("numpy", "torch:cpu", "jax", "dask")], ids=repr)
 def test_one_element_for_one_index_of_any_kind(backend, i):
-    inverse, dense = made(backend, "static")
+    inverse, dense = make_inverse(backend, "static")
     found = backend.to_numpy(inverse.element(i, 7))
     assert found.shape == ()
     np.testing.assert_allclose(found, dense[i, 7], atol=1e-5)
@@ -159,7 +159,7 @@ BAD = {
 @pytest.mark.parametrize("backend", [b for b in PRESENT if b.name in ("numpy", "torch:cpu", "jax", "dask")], ids=repr)
 def test_what_is_no_index_is_refused_by_name(backend, case):
     index, error = BAD[case]
-    inverse, dense = made(backend, "static")
+    inverse, dense = make_inverse(backend, "static")
     if error is None:
         np.testing.assert_allclose(backend.to_numpy(inverse.element(index, 0)), dense[index, 0], atol=1e-5)
         return
@@ -170,7 +170,7 @@ def test_what_is_no_index_is_refused_by_name(backend, case):
 def test_traced_indices_are_widened_too():
     jax = pytest.importorskip("jax")
     (backend,) = (b for b in AVAILABLE if b.name == "jax")
-    inverse, dense = made(backend, "static")
+    inverse, dense = make_inverse(backend, "static")
     wanted = np.array([5, -100, 127])
     found = jax.jit(inverse.columns)(jax.numpy.asarray(wanted, "int8"))
     np.testing.assert_allclose(found, dense[:, wanted], atol=1e-5)
@@ -179,7 +179,7 @@ def test_traced_indices_are_widened_too():
 def test_a_traced_index_on_another_library_is_refused():
     jax = pytest.importorskip("jax")
     with pytest.raises(TypeError, match="`j` must be of the gradients' library"):
-        jax.jit(made(NUMPY, "static")[0].columns)(jax.numpy.asarray([1, 2], "int8"))
+        jax.jit(make_inverse(NUMPY, "static")[0].columns)(jax.numpy.asarray([1, 2], "int8"))
 
 
 def test_the_functional_window_takes_small_indices():
@@ -187,7 +187,7 @@ def test_the_functional_window_takes_small_indices():
     from mfac_linalg.jax import SlidingWindowState
 
     window = SlidingWindowState.from_gradients(jax.numpy.asarray(GRADIENTS), 0.5)
-    dense, wanted = made(NUMPY, "static")[1], np.array([5, -100, 127])
+    dense, wanted = make_inverse(NUMPY, "static")[1], np.array([5, -100, 127])
     np.testing.assert_allclose(window.columns(jax.numpy.asarray(wanted, "int8")), dense[:, wanted], atol=1e-5)
     found = window.element(jax.numpy.asarray(wanted, "int8"), np.uint8(250))
     np.testing.assert_allclose(found, dense[wanted, 250], atol=1e-5)
@@ -196,7 +196,7 @@ def test_the_functional_window_takes_small_indices():
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
 @pytest.mark.parametrize("backend", [b for b in AVAILABLE if b.name in ("numpy", "torch:cpu", "jax")], ids=repr)
 def test_groups_of_weights_are_found_by_small_indices(backend, dtype):
-    inverse, _ = made(backend, "static")
+    inverse, _ = make_inverse(backend, "static")
     weights = backend.asarray(np.linspace(-1, 1, DIM).astype("float32"))
     wanted = np.arange(100, 108).reshape(2, 4)
     for function in (group_scores, group_update, lambda *given: n_m_mask(*given[:2], 2, 4, groups=given[2])):
@@ -206,7 +206,7 @@ def test_groups_of_weights_are_found_by_small_indices(backend, dtype):
 
 @pytest.mark.parametrize("size", [np.uint8(4), np.array(4, np.int8), np.int16(4)])
 def test_the_size_of_groups_and_blocks_may_be_any_integer(size):
-    inverse, _ = made(NUMPY, "static")
+    inverse, _ = make_inverse(NUMPY, "static")
     weights = np.linspace(-1, 1, DIM).astype("float32")
     assert np.array_equal(group_scores(weights, inverse, size), group_scores(weights, inverse, 4))
     assert ml.BlockDiagonalInverse(GRADIENTS, 0.5, block_sizes=size).block_sizes == (4,) * 75

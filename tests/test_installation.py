@@ -77,7 +77,7 @@ def test_every_extra_that_the_package_names_is_one():
     assert named <= EXTRAS.keys() | {"extra"}
 
 
-def named():
+def find_names():
     """What code of this repository imports, and its strings: some libraries are asked for by name."""
     for path in [p for folder in ("mfac_linalg", "tests", "benchmarks") for p in (ROOT / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -90,7 +90,7 @@ def named():
 
 
 def test_every_extra_brings_what_some_code_imports():
-    used = set(named()) | {"pytest_benchmark"}  # by its fixture
+    used = set(find_names()) | {"pytest_benchmark"}  # by its fixture
     unused = {extra: r for extra, wanted in EXTRAS.items() for r in wanted if library(r) not in used}
     assert not unused
 

@@ -219,7 +219,7 @@ def test_a_state_kept_in_numpy_takes_the_same_steps():
     assert same(expected[1], found[1])
 
 
-def wrapped(transform):
+def wrap_transform(transform):
     """A transformation as Optax's others hold it."""
     labels = {"a": "mfac", "b": "sgd", "c": "mfac"}
     return {
@@ -233,7 +233,7 @@ def wrapped(transform):
     }
 
 
-WRAPPERS = list(wrapped(TRANSFORM))
+WRAPPERS = list(wrap_transform(TRANSFORM))
 
 
 @pytest.mark.parametrize("beta2", [None, 0.9])
@@ -241,7 +241,7 @@ WRAPPERS = list(wrapped(TRANSFORM))
 def test_parameters_in_a_state_can_be_told_from_the_rest(name, beta2):
     transform = scale_by_mfac(3, 0.5, beta2=beta2)
     injected = optax.inject_hyperparams(scale_by_mfac, static_args="window")
-    optimizer = {**wrapped(transform), "hyperparameters": injected(window=3, damping=0.5, beta2=beta2)}[name]
+    optimizer = {**wrap_transform(transform), "hyperparameters": injected(window=3, damping=0.5, beta2=beta2)}[name]
     state = optimizer.init(tree(0))
     assert same(optax.tree_map_params(optimizer, lambda p: p, state), state)
     found = optax.tree_map_params(optimizer, lambda p: "p", state, transform_non_params=lambda x: "x")
@@ -312,7 +312,7 @@ def test_the_library_imports_no_optax():
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 
-def refused(gradients):
+def call_update(gradients):
     return lambda: TRANSFORM.update(gradients, TRANSFORM.init(tree(0)))
 
 
@@ -332,9 +332,13 @@ REFUSALS = {
     "normalization": (ValueError, "`normalization`", lambda: scale_by_mfac(3, 0.5, normalization="max")),
     "precision": (ValueError, "`precision`", lambda: scale_by_mfac(3, 0.5, precision="low")),
     "integers": (TypeError, "`params` must be real floating", lambda: scale_by_mfac(3, 0.5).init({"n": jnp.arange(3)})),
-    "complex": (TypeError, "`updates` must be real floating", refused({"a": jnp.ones(3, complex)})),
-    "size": (ValueError, "`updates` must have the 10 entries of the parameters; got 9", refused({"a": jnp.ones(9)})),
-    "nothing": (ValueError, "`updates` must have the 10 entries of the parameters; got 0", refused({})),
+    "complex": (TypeError, "`updates` must be real floating", call_update({"a": jnp.ones(3, complex)})),
+    "size": (
+        ValueError,
+        "`updates` must have the 10 entries of the parameters; got 9",
+        call_update({"a": jnp.ones(9)}),
+    ),
+    "nothing": (ValueError, "`updates` must have the 10 entries of the parameters; got 0", call_update({})),
     "beta2 function": (
         TypeError,
         "`beta2` must be a number; got <function",
@@ -342,7 +346,7 @@ REFUSALS = {
     ),
     "beta2 complex": (TypeError, "`beta2` must be a number; got 1j", lambda: scale_by_mfac(3, 0.5, beta2=1j)),
     "beta2 flag": (TypeError, "`beta2` must be a number", lambda: scale_by_mfac(3, 0.5, beta2=np.array(True))),
-    "words": (TypeError, "`updates` must be real floating; got a leaf that is 'x'", refused({"a": "x"})),
+    "words": (TypeError, "`updates` must be real floating; got a leaf that is 'x'", call_update({"a": "x"})),
     "params words": (TypeError, "`params` must be real floating; got a leaf", lambda: TRANSFORM.init({"a": "x"})),
     "no state": (TypeError, "`state` must be what `init`", lambda: TRANSFORM.update(tree(0), None)),
     "another state": (
@@ -350,7 +354,7 @@ REFUSALS = {
         "`state` must be what `init` or `update` returned; got tuple",
         lambda: TRANSFORM.update(tree(0), optax.sgd(0.1, 0.9).init(tree(0))),
     ),
-    "nan": (ValueError, "`updates` must be finite", refused({**tree(0), "c": jnp.asarray(jnp.nan)})),
+    "nan": (ValueError, "`updates` must be finite", call_update({**tree(0), "c": jnp.asarray(jnp.nan)})),
 }
 
 

@@ -26,7 +26,7 @@ def as_given(damping):
     return damping if isinstance(damping, float) else jax.numpy.asarray(damping)
 
 
-def taken(block, *, window=4, damping=SCALAR, **options):
+def filled_state(block, *, window=4, damping=SCALAR, **options):
     state = State(window, block.shape[1], as_given(damping), **options)
     for g in block:
         state = state.append(jax.numpy.asarray(g))
@@ -50,7 +50,7 @@ def test_it_answers_as_the_class_does(count, compiled, seed):
     window, damping, normalization, decay = compiled
     options = {"window": window, "damping": damping, "normalization": normalization, "decay": decay}
     block, v = rows(count, seed=seed), rows(1, seed=seed + 1)[0]
-    state = taken(block, **options)
+    state = filled_state(block, **options)
     ours = SlidingWindowInverse(dim=7, dtype="float32", **options)
     for g in block:
         ours.append(g)
@@ -80,7 +80,7 @@ def test_a_scan_over_gradients_gives_the_steps_of_the_class(window, normalizatio
 def test_it_can_start_from_gradients(count, decay):
     block = rows(count)
     made = State.from_gradients(jax.numpy.asarray(block), 0.1, window=4, decay=decay)
-    grown = taken(block, decay=decay)
+    grown = filled_state(block, decay=decay)
     assert shapes(made) == shapes(grown)
     for state in (made, made.append(jax.numpy.ones(7))):
         fresh = grown if state is made else grown.append(jax.numpy.ones(7))
@@ -89,7 +89,7 @@ def test_it_can_start_from_gradients(count, decay):
 
 
 def test_coefficients_are_those_of_rows_by_age():
-    state, block = taken(rows(6)), rows(6)
+    state, block = filled_state(rows(6)), rows(6)
     c = np.asarray([1.0, -2.0, 0.5, 3.0], "float32")
     exact = Oracle(block[-4:], 0.1).solve(block[-4:].T.astype(float) @ c)
     assert np.allclose(state.matvec_gradients(jax.numpy.asarray(c)), exact.astype(float), rtol=1e-4)
@@ -99,7 +99,7 @@ def test_coefficients_are_those_of_rows_by_age():
 
 def test_rows_of_every_size_live_together():
     block = rows(5) * np.array([1e-30, 1.0, 1e19, 1e25, 1e-22], "float32")[:, None]
-    state = taken(block, damping=1e47)
+    state = filled_state(block, damping=1e47)
     assert np.array_equal(state.gradients, block[1:])
     oracle, select = Oracle(block[1:], 1e47), np.eye(4, dtype="float32")[2]
     for x in (state.matvec(jax.numpy.asarray(block[3])), state.matvec_gradients(jax.numpy.asarray(select))):
@@ -126,7 +126,7 @@ def test_jit_compiles_a_step_once():
     for g in rows(9):
         state, x = step(state, jax.numpy.asarray(g))
     assert step._cache_size() == 1
-    assert np.allclose(x, taken(rows(8)).append_matvec(jax.numpy.asarray(rows(9)[-1]))[1], rtol=1e-4)
+    assert np.allclose(x, filled_state(rows(8)).append_matvec(jax.numpy.asarray(rows(9)[-1]))[1], rtol=1e-4)
 
 
 steps_of, product_of = jax.jit(lambda state, g: jax.lax.scan(State.append_matvec, state, g)), jax.jit(State.matvec)
@@ -160,23 +160,23 @@ def test_states_can_be_batched():
     blocks = np.stack([rows(6, seed=seed) for seed in range(3)])
     state, steps = jax.vmap(lambda block: jax.lax.scan(State.append_matvec, State(4, 7, 0.1), block))(blocks)
     for k in range(3):
-        alone = taken(blocks[k, :-1]).append_matvec(jax.numpy.asarray(blocks[k, -1]))[1]
+        alone = filled_state(blocks[k, :-1]).append_matvec(jax.numpy.asarray(blocks[k, -1]))[1]
         assert np.allclose(steps[k, -1], alone, rtol=1e-3, atol=1e-5)
-    assert state._arrays.rows.shape == (3, 4, 7)
+    assert jax.vmap(lambda one: one.gradients)(state).shape == (3, 4, 7)
 
 
 @pytest.mark.parametrize("damping", [0.7, VECTOR * 3], ids=["scalar", "vector"])
 @pytest.mark.parametrize("before", [SCALAR, VECTOR], ids=["scalar", "vector"])
 def test_a_damping_can_be_set_anew_and_traced(before, damping):
     block = rows(6)
-    again = jax.jit(State.with_damping)(taken(block, damping=before), as_given(damping))
-    fresh = taken(block, damping=damping)
+    again = jax.jit(State.with_damping)(filled_state(block, damping=before), as_given(damping))
+    fresh = filled_state(block, damping=damping)
     assert shapes(again) == shapes(fresh)
     assert np.allclose(again.to_dense(), fresh.to_dense(), rtol=1e-4, atol=1e-5)
 
 
 def test_products_are_differentiable_and_gradients_taken_in_are_constants():
-    state, g = taken(rows(6)), jax.numpy.ones(7)
+    state, g = filled_state(rows(6)), jax.numpy.ones(7)
     dense = np.asarray(state.to_dense())
     assert np.allclose(jax.grad(lambda v: state.matvec(v) @ v)(g), 2 * dense @ np.ones(7), rtol=1e-4)
     assert not np.any(jax.grad(lambda g: state.append_matvec(g)[1].sum())(g))
@@ -199,7 +199,7 @@ def test_no_switch_of_jax_is_touched():
 
 
 def test_a_step_leaves_the_state_before_as_it_was():
-    state = taken(rows(6))
+    state = filled_state(rows(6))
     before = jax.tree.map(np.array, state)
     state.append(jax.numpy.ones(7))
     assert jax.tree.all(jax.tree.map(np.array_equal, before, state))
@@ -207,13 +207,13 @@ def test_a_step_leaves_the_state_before_as_it_was():
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda state: pickle.loads(pickle.dumps(state))])
 def test_copies_take_the_same_steps(copied):
-    state, g = taken(rows(6)), jax.numpy.ones(7)
+    state, g = filled_state(rows(6)), jax.numpy.ones(7)
     assert np.array_equal(copied(state).append_matvec(g)[1], state.append_matvec(g)[1])
     assert shapes(copied(state)) == shapes(state)
 
 
 def test_it_can_move_and_widen():
-    state = taken(rows(6))
+    state = filled_state(rows(6))
     moved = state.to_device(jax.devices()[0])
     assert np.allclose(moved.to_dense(), state.to_dense(), rtol=1e-5)
     with jax.enable_x64(True):
@@ -223,8 +223,8 @@ def test_it_can_move_and_widen():
         assert np.allclose(wide @ jax.numpy.ones(7), exact, rtol=1e-12)
 
 
-def refused():
-    state = taken(rows(6))
+def list_refusals():
+    state = filled_state(rows(6))
     float32 = jax.tree.map(lambda x: x.astype("float32") if x.dtype == np.float64 else x, state)
     return {
         "shape": (ValueError, "`g` must have shape", lambda: state.append(jax.numpy.ones(6))),
@@ -249,9 +249,9 @@ def refused():
     }
 
 
-@pytest.mark.parametrize("case", refused())
+@pytest.mark.parametrize("case", list_refusals())
 def test_bad_input_is_refused_by_name(case):
-    error, words, call = refused()[case]
+    error, words, call = list_refusals()[case]
     with pytest.raises(error, match=words):
         call()
 
@@ -265,7 +265,7 @@ def test_a_gradient_that_overflowed_leaves_with_its_row():
 
 
 def test_an_overflowed_gradient_is_named_where_answers_can_be_read():
-    state = jax.jit(State.append)(taken(rows(4)), np.full(7, np.nan, "float32"))
+    state = jax.jit(State.append)(filled_state(rows(4)), np.full(7, np.nan, "float32"))
     assert "kappa=nan" in repr(state)
     with pytest.raises(ValueError, match="a stored gradient, is not finite"):
         state.matvec(jax.numpy.ones(7))
@@ -283,7 +283,7 @@ def test_kappa_beyond_the_arithmetic_is_warned_of():
 
 
 def test_damping_is_a_constant_of_differentiation():
-    state = taken(rows(6))
+    state = filled_state(rows(6))
     assert jax.grad(lambda damping: state.with_damping(damping).logdet())(0.3) == 0
 
 
@@ -297,13 +297,13 @@ def test_shapes_alone_have_a_repr():
 
 
 def test_a_repr_says_what_it_is():
-    assert repr(taken(rows(2))).startswith("SlidingWindowState(m=4, d=7, damping=0.1, dtype=float32")
+    assert repr(filled_state(rows(2))).startswith("SlidingWindowState(m=4, d=7, damping=0.1, dtype=float32")
 
 
 # --- several states as one --------------------------------------------------------------------------------------------
 
 
-def stacked(*states):
+def stack_states(*states):
     with jax.enable_x64(True):
         return jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *states)
 
@@ -334,14 +334,14 @@ QUERIES = {
 
 @pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
 def test_several_states_are_refused_outside_of_vmap_with_the_cure(query):
-    states = stacked(*(taken(rows(4, seed=seed)) for seed in (0, 1, 2)))
+    states = stack_states(*(filled_state(rows(4, seed=seed)) for seed in (0, 1, 2)))
     with pytest.raises(ValueError, match=r"rows of shape \(window, d\); got \(3, 4, 7\), a batch\. .*jax\.vmap"):
         query(states, jax.numpy.ones(7))
     assert "SlidingWindowState(m=4, d=7" in repr(states)
 
 
 def test_one_of_several_states_answers():
-    one, other = taken(rows(4)), taken(rows(4, seed=1))
+    one, other = filled_state(rows(4)), filled_state(rows(4, seed=1))
     with jax.enable_x64(True):
-        chosen = jax.tree.map(lambda x: x[1], stacked(one, other))
+        chosen = jax.tree.map(lambda x: x[1], stack_states(one, other))
     assert np.array_equal(chosen @ jax.numpy.ones(7), other @ jax.numpy.ones(7))

@@ -21,10 +21,10 @@ CLASSES = {
     "window": lambda g: ml.SlidingWindowInverse.from_gradients(g, 0.1),
     "top-k": lambda g: ml.SlidingWindowInverse.from_gradients(g, 0.1, compression=ml.TopK(0.5)),
     "top-k of all": lambda g: ml.SlidingWindowInverse.from_gradients(g, 0.1, compression=ml.TopK(1.0, block_size=3)),
-    "empty window": lambda g: emptied(None, g),
-    "empty top-k": lambda g: emptied(ml.TopK(0.5), g),
+    "empty window": lambda g: clear_window(None, g),
+    "empty top-k": lambda g: clear_window(ml.TopK(0.5), g),
 }
-HELD = {
+OTHER_FORMS = {
     "csr": lambda g: ml.WoodburyRankOneInverse(scipy.sparse.csr_array(g), 0.1),
     "csr of zeros": lambda g: ml.WoodburyRankOneInverse(scipy.sparse.csr_array(g.shape, dtype="float32"), 0.1),
     "csr blocks": lambda g: ml.BlockDiagonalInverse(scipy.sparse.csr_array(g), 0.1, block_sizes=2),
@@ -32,7 +32,7 @@ HELD = {
 }
 
 
-def emptied(compression, g):
+def clear_window(compression, g):
     window = ml.SlidingWindowInverse.from_gradients(g, 0.1, compression=compression)
     window.clear()
     return window
@@ -77,9 +77,9 @@ def test_no_columns_give_no_answers(backend, kind, gradients):
 
 
 @pytest.mark.parametrize("gradients", [WIDE, TALL], ids=["wide", "tall"])
-@pytest.mark.parametrize("kind", HELD)
+@pytest.mark.parametrize("kind", OTHER_FORMS)
 def test_no_columns_give_no_answers_however_gradients_are_held(kind, gradients):
-    assert_empty_answers(HELD[kind](gradients), np.asarray)
+    assert_empty_answers(OTHER_FORMS[kind](gradients), np.asarray)
 
 
 @pytest.mark.parametrize("gradients", [WIDE, TALL], ids=["wide", "tall"])

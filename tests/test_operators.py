@@ -58,7 +58,7 @@ def vectors(*shape, seed=1):
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-def solved(name, operator, v, rtol=1e-12, **options):
+def solve_with(name, operator, v, rtol=1e-12, **options):
     """The solution of a solver of SciPy's."""
     if name in ("lsqr", "lsmr"):
         options = {"iter_lim" if name == "lsqr" else "maxiter": 500, "atol": rtol / 100, "btol": rtol / 100}
@@ -78,7 +78,7 @@ def solved(name, operator, v, rtol=1e-12, **options):
 def test_a_solver_inverts_the_operator(name, kind, dtype, solver):
     matrices, operator, v = dense(name, dtype), operators(name, dtype)[kind].as_linear_operator(), vectors(D)
     rtol = {"float32": 1e-5, "float64": 1e-12}[dtype]  # products rounded to float32 are no more linear than that
-    x = solved(solver, operator, v, rtol)
+    x = solve_with(solver, operator, v, rtol)
     assert x.dtype == np.float64
     assert np.linalg.norm(matrices[kind] @ x - v) <= 100 * rtol * np.linalg.norm(v)
 
@@ -93,7 +93,7 @@ def test_a_solver_needs_a_step_or_two_with_the_operator_as_preconditioner(name, 
     given = {"M1": operator, "M2": sla.aslinearoperator(np.eye(D))} if solver == "qmr" else {"M": operator}
     steps = []
     counted = sla.LinearOperator((D, D), lambda x: steps.append(1) or matrix @ x, lambda x: matrix @ x, dtype="float64")
-    x = solved(solver, counted, v, **given)
+    x = solve_with(solver, counted, v, **given)
     exact = 1e-4 if (solver, dtype) == ("tfqmr", "float32") else 1e-8  # it never looks at the residual that is left
     assert np.linalg.norm(matrix @ x - v) <= exact * np.linalg.norm(v)
     assert len(steps) <= 30
@@ -103,7 +103,7 @@ def test_a_solver_needs_a_step_or_two_with_the_operator_as_preconditioner(name, 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_solver_takes_the_object_itself(kind, solver):
     operator, v = operators("static")[kind], vectors(D)
-    x = solved(solver, operator, v)
+    x = solve_with(solver, operator, v)
     assert np.linalg.norm(dense("static")[kind] @ x - v) <= 1e-10 * np.linalg.norm(v)
 
 

@@ -65,7 +65,7 @@ def test_a_users_files_are_not_written_over(put, resume, tmp_path):
     assert beside is None
 
 
-def stopped(path, monkeypatch, at="whiten"):
+def stop_build(path, monkeypatch, at="whiten"):
     """A build that fails in the middle of its second pass, or before its first."""
     with monkeypatch.context() as patch:
         if at == "whiten":
@@ -79,13 +79,13 @@ def stopped(path, monkeypatch, at="whiten"):
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("at", ["whiten", "gram"])
 def test_a_build_that_stopped_at_any_time_is_its_own(at, resume, tmp_path, monkeypatch):
-    stopped(tmp_path / "folder", monkeypatch, at)
+    stop_build(tmp_path / "folder", monkeypatch, at)
     assert sorted(snapshot(tmp_path / "folder")) == ["build.npz", "whitened.npy"]
     assert np.array_equal(build(tmp_path / "folder", resume=resume).diagonal(), build(tmp_path / "other").diagonal())
 
 
 def test_a_link_in_a_folder_that_was_begun_is_not_followed(tmp_path, monkeypatch):
-    stopped(tmp_path / "folder", monkeypatch)
+    stop_build(tmp_path / "folder", monkeypatch)
     (tmp_path / "precious").write_bytes((tmp_path / "folder" / "whitened.npy").read_bytes())
     (tmp_path / "folder" / "whitened.npy").unlink()
     (tmp_path / "folder" / "whitened.npy").symlink_to(tmp_path / "precious")
@@ -97,7 +97,7 @@ def test_a_link_in_a_folder_that_was_begun_is_not_followed(tmp_path, monkeypatch
 
 
 def test_another_name_of_whitened_rows_keeps_them(tmp_path, monkeypatch):
-    stopped(tmp_path / "folder", monkeypatch)
+    stop_build(tmp_path / "folder", monkeypatch)
     os.link(tmp_path / "folder" / "whitened.npy", tmp_path / "backup.npy")
     before = (tmp_path / "backup.npy").read_bytes()
     build(tmp_path / "folder")
@@ -202,15 +202,15 @@ def test_a_read_of_whitened_rows_that_fails_is_no_damage(tmp_path, unreadable):
 def test_a_resumption_that_fails_to_read_leaves_what_is_there(tmp_path, unreadable, monkeypatch):
     monkeypatch.setattr(_files.folder, "SECONDS", 0.0)
     monkeypatch.setattr(_files.folder, "RUN_BYTES", 10**4)
-    whole, count = _files.folder.Folder.write, []
+    write, count = _files.folder.Folder.write, []
 
-    def some(self, *given):
+    def fail_third_write(self, *arguments):
         count.append(1)
         if len(count) == 3:
             raise OSError(errno.EIO, "gone")
-        whole(self, *given)
+        write(self, *arguments)
 
-    monkeypatch.setattr(_files.folder.Folder, "write", some)
+    monkeypatch.setattr(_files.folder.Folder, "write", fail_third_write)
     with pytest.raises(OSError, match="gone"):
         build(tmp_path / "folder", memory_limit=300_000)
     before = snapshot(tmp_path / "folder")

@@ -211,7 +211,7 @@ OTHERS = [("float32", "float64"), ("float64", "float32"), ("int64", "float64"), 
 OTHERS += [("float16", "float32"), ("bool", "float64"), ("object", "float64"), ("longdouble", "float64")]
 
 
-def declared(x, dtype, made):
+def lazy_array(x, dtype, made):
     """A lazy array of one dtype whose chunks are of another."""
     da = pytest.importorskip("dask.array")
     lazy = da.from_array(x, chunks=(*x.shape[:-1], 16))
@@ -231,30 +231,30 @@ ASKED = {
 @LAZY
 @pytest.mark.parametrize(("made", "dtype"), OTHERS)
 def test_chunks_of_another_dtype_than_declared_are_refused(made, dtype):
-    right = {"gradients": declared(G.astype(dtype), dtype, dtype), "damping": declared(V**2 + 1, dtype, dtype)}
-    right["weights"] = declared(np.ones(6), dtype, dtype)
+    right = {"gradients": lazy_array(G.astype(dtype), dtype, dtype), "damping": lazy_array(V**2 + 1, dtype, dtype)}
+    right["weights"] = lazy_array(np.ones(6), dtype, dtype)
     inverse = ml.WoodburyRankOneInverse(**right)
     for name, x in {"gradients": G, "damping": V**2 + 1, "weights": np.ones(6)}.items():
         with pytest.raises(TypeError, match=f"`{name}` must have"):
-            ml.WoodburyRankOneInverse(**right | {name: declared(x, dtype, made)})
+            ml.WoodburyRankOneInverse(**right | {name: lazy_array(x, dtype, made)})
     for name, ask in ASKED.items():
         with pytest.raises(TypeError, match=f"`{name}` must have"):
-            ask(inverse, declared(V, dtype, made))
+            ask(inverse, lazy_array(V, dtype, made))
     with pytest.raises(TypeError, match="`gradients` must have chunks"):
-        ml.WoodburyRankOneInverse(declared(G.repeat(8, axis=0), dtype, made), 0.1)  # m ≥ d
+        ml.WoodburyRankOneInverse(lazy_array(G.repeat(8, axis=0), dtype, made), 0.1)  # m ≥ d
 
 
 @LAZY
 def test_chunks_of_another_shape_than_declared_are_refused():
-    narrow = declared(G, "float64", "float64").map_blocks(lambda chunk: chunk[:, ::2])
+    narrow = lazy_array(G, "float64", "float64").map_blocks(lambda chunk: chunk[:, ::2])
     with pytest.raises(ValueError, match="`gradients` must have chunks of the shape"):
         ml.WoodburyRankOneInverse(narrow, 0.1)
 
 
 @LAZY
 def test_chunks_in_another_byte_order_are_those_of_the_dtype():
-    inverse = ml.WoodburyRankOneInverse(declared(G, "float64", ">f8"), 0.1)
-    assert np.allclose(inverse @ declared(V, "float64", ">f8"), ml.WoodburyRankOneInverse(G, 0.1) @ V)
+    inverse = ml.WoodburyRankOneInverse(lazy_array(G, "float64", ">f8"), 0.1)
+    assert np.allclose(inverse @ lazy_array(V, "float64", ">f8"), ml.WoodburyRankOneInverse(G, 0.1) @ V)
 
 
 # --- PyTorch's tensors that are no plain arrays -----------------------------------------------------------------------

@@ -50,7 +50,7 @@ def bars(monkeypatch):
     return bars
 
 
-def streamed(**options):
+def streamed_inverse(**options):
     return WoodburyRankOneInverse(G, 0.1, memory_limit=LIMIT, **options)
 
 
@@ -70,7 +70,7 @@ QUERIES = {
 @pytest.mark.parametrize("out", [False, True], ids=["rows", "folder"])
 def test_queries_over_streamed_rows_show_each_pass(query, out, bars, tmp_path):
     places = (tmp_path / "loud", tmp_path / "quiet") if out else (None, None)
-    loud, quiet = streamed(progress=True, out=places[0]), streamed(out=places[1])
+    loud, quiet = streamed_inverse(progress=True, out=places[0]), streamed_inverse(out=places[1])
     bars.texts()
     answer = QUERIES[query](loud)
     shown = bars.texts()
@@ -81,11 +81,11 @@ def test_queries_over_streamed_rows_show_each_pass(query, out, bars, tmp_path):
 
 
 def test_a_build_shows_each_of_its_passes_once(bars, tmp_path):
-    streamed(progress=True)
+    streamed_inverse(progress=True)
     assert bars.texts() == ["gram"]
-    streamed(progress=True, out=tmp_path / "folder")
+    streamed_inverse(progress=True, out=tmp_path / "folder")
     assert bars.texts() == ["gram", "whiten"]
-    streamed()
+    streamed_inverse()
     assert bars.texts() == []
 
 
@@ -101,7 +101,7 @@ def test_a_build_of_lazy_rows_shows_its_tasks(scheduler, bars):
 
 
 def test_another_damping_still_shows_its_passes(bars):
-    inverse = streamed(progress=True).with_damping(0.2)
+    inverse = streamed_inverse(progress=True).with_damping(0.2)
     bars.texts()
     inverse.matvec(V)
     assert set(bars.texts()) == {"pass over the rows"}
@@ -134,7 +134,7 @@ def test_influences_show_their_blocks(tests, trains, bars):
 
 
 CALLS = {
-    "build": lambda: streamed(progress=True),
+    "build": lambda: streamed_inverse(progress=True),
     "prune": lambda: prune(np.ones(4), lambda w, step: np.ones((2, 4)), 0.5, damping=0.1, progress=True),
     "influence": lambda: influence(WoodburyRankOneInverse(G, 0.1), G, progress=True),
     "self_influence": lambda: self_influence(WoodburyRankOneInverse(G, 0.1), G, progress=True),
@@ -165,15 +165,15 @@ class Broken:
     flush = bool
 
 
-def closed(stream):
+def close_stream(stream):
     stream.close()
     return stream
 
 
 STREAMS = {
     "None": lambda: None,
-    "closed": lambda: closed(io.StringIO()),
-    "closed wrapper": lambda: closed(io.TextIOWrapper(io.BytesIO())),
+    "closed": lambda: close_stream(io.StringIO()),
+    "closed wrapper": lambda: close_stream(io.TextIOWrapper(io.BytesIO())),
     "nothing to write to": object,
     "broken pipe": lambda: Broken(BrokenPipeError(32, "Broken pipe")),
     "full disk, later on": lambda: Broken(OSError(28, "No space left on device"), lines=2),

@@ -234,7 +234,7 @@ def test_every_library_prunes_alike(backend):
     assert np.allclose(backend.to_numpy(found.weights), expected.weights, atol=1e-4)
 
 
-def pruned(**options):
+def prune_example(**options):
     arguments = {"weights": W, "gradients_fn": gradients_of, "sparsity": 0.5, "damping": 0.1}
     return prune(**(arguments | options))
 
@@ -280,9 +280,9 @@ def pruned(**options):
 )
 def test_what_is_wrong_is_refused_by_name(options, error, words):
     with pytest.raises(error, match=words):
-        pruned(**options)
+        prune_example(**options)
 
 
 def test_gradients_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="must be finite"):
-        pruned(gradients_fn=lambda w, step: np.full((2, D), math.nan))
+        prune_example(gradients_fn=lambda w, step: np.full((2, D), math.nan))

@@ -89,7 +89,7 @@ def aged_oracle(problem, decay):
     return Oracle(problem.gradients, problem.damping, decay ** np.arange(m - 1.0, -1, -1))
 
 
-def blocked(forward, sizes):
+def keep_blocks(forward, sizes):
     """F with zeros between blocks."""
     ends = np.cumsum([0, *sizes])
     kept = np.zeros_like(forward)
@@ -100,7 +100,7 @@ def blocked(forward, sizes):
 
 CLASSES = {
     "window": lambda p: (windows(p), p.oracle.forward),
-    "window that has turned": lambda p: (turned(p), p.oracle.forward),
+    "window that has turned": lambda p: (rotated_window(p), p.oracle.forward),
     "window with decay": lambda p: (windows(p, decay=0.7), aged_oracle(p, 0.7).forward),
     "blocks": lambda p: (ml.BlockDiagonalInverse(p.gradients, p.damping, block_sizes=4), blocked_of(p, [4, 4, 4, 2])),
     "ragged blocks": lambda p: (
@@ -111,10 +111,10 @@ CLASSES = {
 
 
 def blocked_of(problem, sizes):
-    return blocked(problem.oracle.forward, sizes)
+    return keep_blocks(problem.oracle.forward, sizes)
 
 
-def turned(problem):
+def rotated_window(problem):
     """A window whose rows lie in another order than that of their ages."""
     window = ml.SlidingWindowInverse(len(problem.gradients), problem.gradients.shape[1], problem.damping)
     window.extend(problem.gradients[::-1] + 1)

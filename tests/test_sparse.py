@@ -19,7 +19,7 @@ from tests.strategies import problems
 FORMATS = ("csr", "csc", "coo", "lil", "dok", "bsr", "dia")
 
 
-def scattered(m, d, *, dtype="float64", density=0.2, seed=0):
+def random_csr(m, d, *, dtype="float64", density=0.2, seed=0):
     """A random sparse array in CSR form."""
     return sp.random_array((m, d), density=density, random_state=np.random.default_rng(seed), format="csr").astype(
         dtype
@@ -57,7 +57,7 @@ def test_the_diagonal_is_right_to_a_thousandth(dtype, seed):
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("kind", ["array", "matrix"])
 def test_every_format_gives_the_answer_of_the_dense_gradients(form, kind):
-    gradients = scattered(6, 20)
+    gradients = random_csr(6, 20)
     held = getattr(sp, f"{form}_{kind}")(gradients)
     v = gradients.toarray()[0]
     dense = WoodburyRankOneInverse(gradients.toarray(), 0.1)
@@ -79,7 +79,7 @@ def test_the_callers_matrix_is_not_put_in_order():
 
 
 def test_the_gradients_are_the_callers_own():
-    gradients = scattered(4, 9)
+    gradients = random_csr(4, 9)
     assert WoodburyRankOneInverse(gradients, 1.0).gradients is gradients
 
 
@@ -89,7 +89,7 @@ def test_a_matrix_without_entries_is_the_damping_alone():
 
 
 def test_columns_of_many_and_of_few_entries_are_told_apart():
-    gradients = scattered(30, 100, density=0.1).tolil()
+    gradients = random_csr(30, 100, density=0.1).tolil()
     gradients[:, 7] = np.linspace(1, 2, 30)[:, None]
     gradients[3, 8:60] = 1.0
     gradients = gradients.tocsr()
@@ -100,7 +100,7 @@ def test_columns_of_many_and_of_few_entries_are_told_apart():
 @pytest.mark.parametrize("ask", ["matvec", "diagonal", "with_damping", "forward"])
 def test_no_array_of_the_gradients_size_is_made(ask):
     m, d = 40, 200_000
-    gradients = scattered(m, d, density=1e-4, dtype="float32")
+    gradients = random_csr(m, d, density=1e-4, dtype="float32")
     calls = {
         "matvec": lambda inverse: inverse.matvec(np.ones(d, "float32")),
         "diagonal": lambda inverse: inverse.diagonal(),
@@ -116,7 +116,7 @@ def test_no_array_of_the_gradients_size_is_made(ask):
 
 @pytest.mark.parametrize("power", [-300, 300])
 def test_the_answer_does_not_depend_on_units(power):
-    gradients, scale = scattered(5, 12), 2.0**power
+    gradients, scale = random_csr(5, 12), 2.0**power
     v = gradients.toarray()[1]
     x = WoodburyRankOneInverse(gradients, 0.1).matvec(v)
     assert np.array_equal(WoodburyRankOneInverse(gradients * scale, 0.1 * scale**2).matvec(v * scale**2), x)

@@ -26,7 +26,7 @@ def stream(count, seed=0):
     return np.random.default_rng(seed).standard_normal((count, DIM)).astype("float32")
 
 
-def made(backend, count, *, dtype=None, damping=0.1, **options):
+def make_window(backend, count, *, dtype=None, damping=0.1, **options):
     damping = damping if isinstance(damping, float) else backend.asarray(damping)
     window = SlidingWindowInverse(4, DIM, damping, **options)
     for g in gradients(backend, count, dtype=dtype):
@@ -79,7 +79,7 @@ def assert_goes_on_alike(found, window, backend, dtype=None):
 def test_a_torch_window_goes_through_torch_load(options, count):
     pytest.importorskip("torch")
     (backend,) = (b for b in AVAILABLE if b.name == "torch:cpu")
-    window = made(backend, count, **options)
+    window = make_window(backend, count, **options)
     found = SlidingWindowInverse.from_state_dict(through_torch(window.state_dict()))
     assert_goes_on_alike(found, window, backend)
 
@@ -88,7 +88,7 @@ def test_a_torch_window_goes_through_torch_load(options, count):
 def test_a_torch_window_of_16_bits_goes_through_torch_load(dtype):
     pytest.importorskip("torch")
     (backend,) = (b for b in AVAILABLE if b.name == "torch:cpu")
-    window = made(backend, 7, dtype=dtype)
+    window = make_window(backend, 7, dtype=dtype)
     found = SlidingWindowInverse.from_state_dict(through_torch(window.state_dict()))
     assert_goes_on_alike(found, window, backend, dtype)
 
@@ -99,7 +99,7 @@ def test_a_window_goes_through_savez(options, count):
     if getattr(options.get("compression"), "dtype", None) == "bfloat16":
         pytest.importorskip("ml_dtypes", reason="needs ml_dtypes")
     (backend,) = (b for b in AVAILABLE if b.name == "numpy")
-    window = made(backend, count, **options)
+    window = make_window(backend, count, **options)
     for state in (through_numpy(window.state_dict()), through_numpy(window.state_dict(), as_it_is=True)):
         assert_goes_on_alike(
             SlidingWindowInverse.from_state_dict(state),
@@ -111,7 +111,7 @@ def test_a_window_goes_through_savez(options, count):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", ">f4"])
 def test_a_window_of_other_dtypes_goes_through_savez(dtype):
     (backend,) = (b for b in AVAILABLE if b.name == "numpy")
-    window = made(backend, 7, dtype=dtype)
+    window = make_window(backend, 7, dtype=dtype)
     found = SlidingWindowInverse.from_state_dict(through_numpy(window.state_dict()))
     assert_goes_on_alike(found, window, backend, dtype)
 
@@ -120,7 +120,7 @@ def test_a_window_of_other_dtypes_goes_through_savez(dtype):
 @pytest.mark.parametrize("backend", [b for b in AVAILABLE if b.name in ("torch:cpu", "jax")], ids=repr)
 def test_what_numpy_saved_becomes_a_window_of_its_library_again(backend, options):
     """Of NumPy where nothing is said; the arrays of d numbers are brought back by hand."""
-    window = made(backend, 7, **options)
+    window = make_window(backend, 7, **options)
     state = through_numpy(window.state_dict())
     own = {name for name in ("rows", "values", "indices", "error", "damping") if np.ndim(state.get(name, 0.0))}
     found = SlidingWindowInverse.from_state_dict(state | {name: backend.asarray(state[name]) for name in own})
@@ -134,7 +134,7 @@ def test_a_state_has_no_objects_but_arrays_numbers_and_words(backend):
     for options in (OPTIONS["plain"], OPTIONS["top-k"]):
         if options and backend.name == "strict:no_x64":
             continue
-        for value in made(backend, 3, **options).state_dict().values():
+        for value in make_window(backend, 3, **options).state_dict().values():
             assert type(value) in (str, int, float, bool) or (hasattr(value, "shape") and value.shape)
 
 
@@ -143,7 +143,7 @@ def test_bfloat16_tensors_go_through_savez_as_the_documentation_says(dtype, opti
     """PyTorch refuses to make them NumPy's; their bits are taken by hand, and become a window of NumPy."""
     torch, ml_dtypes = pytest.importorskip("torch"), pytest.importorskip("ml_dtypes", reason="needs ml_dtypes")
     (backend,) = (b for b in AVAILABLE if b.name == "torch:cpu")
-    state = made(backend, 7, dtype=dtype, **options).state_dict()
+    state = make_window(backend, 7, dtype=dtype, **options).state_dict()
     with pytest.raises(TypeError, match="unsupported ScalarType"):
         through_numpy(state)
     bits = {

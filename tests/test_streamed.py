@@ -12,7 +12,7 @@ from mfac_linalg import WoodburyRankOneInverse
 from tests.backends import AVAILABLE, FLOATS, NUMPY
 from tests.cases import construct
 from tests.contract import REACH, decades, measure
-from tests.inputs import Dataset, mapped
+from tests.inputs import Dataset, memory_map
 from tests.oracle import LIMIT, Oracle
 from tests.problems import make_problem
 from tests.strategies import problems
@@ -201,7 +201,7 @@ def test_the_callers_array_is_not_written_to(dtype):
 
 
 def test_a_read_only_file_serves():
-    array = mapped(data())
+    array = memory_map(data())
     array.flags.writeable = False
     v = np.array(array[0])
     inverse, oracle = WoodburyRankOneInverse(array, 0.1), Oracle(np.array(array), 0.1, wide=np.float64)
@@ -237,7 +237,7 @@ def test_datasets_of_libraries_serve(kind, dtype, tmp_path):
 def test_a_file_is_computed_with_on_any_device(backend):
     array = data(d=4000)
     like = backend.asarray(np.zeros(1, "float32"))
-    inverse = WoodburyRankOneInverse(mapped(array), 0.1, xp=backend.namespace, device=like.device)
+    inverse = WoodburyRankOneInverse(memory_map(array), 0.1, xp=backend.namespace, device=like.device)
     x = inverse.matvec(backend.asarray(array[0]))
     assert backend.is_own(x, "float32")
     oracle = Oracle(array.astype("float64"), 0.1, wide=np.float64)
@@ -294,7 +294,7 @@ def test_a_dataset_that_is_not_finite_is_refused(value):
 @pytest.mark.parametrize("move", [lambda inverse: inverse.astype("float64"), lambda inverse: inverse.to_device("cpu")])
 def test_a_file_is_not_read_into_memory_by_the_way(move):
     with pytest.raises(TypeError, match="`gradients` must be in memory here"):
-        move(WoodburyRankOneInverse(mapped(data(d=100)), 1.0))
+        move(WoodburyRankOneInverse(memory_map(data(d=100)), 1.0))
 
 
 @pytest.mark.parametrize("library", ["torch", "jax.numpy", "numpy"])

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from tests import torch_state
-from tests.torch_state import LOSS, SAMPLES, make_model, pruned
+from tests.torch_state import LOSS, SAMPLES, make_model, prune_model
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -108,7 +108,7 @@ def test_candidates_are_judged_by_their_own_weights(data, region):
         model[0] = nn.utils.parametrizations.weight_norm(model[0])
         with region():
             model(data[0])
-            return [step.loss for step in pruned(model, data, 0.2, damping=damping, lengths=lengths).steps]
+            return [step.loss for step in prune_model(model, data, 0.2, damping=damping, lengths=lengths).steps]
 
     alone = [losses(damping, (length,)) for damping in (1e-6, 1.0) for length in (300.0, 1.0)]
     assert losses([1e-6, 1.0], (300.0, 1.0)) == min(alone)
@@ -118,7 +118,7 @@ def test_candidates_are_judged_by_their_own_weights(data, region):
 def test_a_model_is_trained_in_the_autocast_region_in_which_it_was_pruned(data):
     model = network()
     with in_bfloat16():
-        pruned(model, data)
+        prune_model(model, data)
         LOSS(model(data[0]), data[1]).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
@@ -189,12 +189,12 @@ def with_backward_hooks(model):
 def test_a_model_with_hooks_on_its_backward_passes_has_the_same_rows(data):
     expected = adapter.per_sample_gradients(network(), LOSS, *data)[0]
     model = with_backward_hooks(network())
-    before = written.held(model)
+    before = written.contents_of(model)
     torch.testing.assert_close(adapter.per_sample_gradients(model, LOSS, *data)[0], expected)
     torch.testing.assert_close(adapter.mean_gradients(model, LOSS, *data, batch_size=1)[0], expected)
-    assert written.held(model) == before
+    assert written.contents_of(model) == before
     assert not any(hasattr(parameter, "grad_batch") for parameter in model.parameters())
-    assert pruned(model, data).mask.sum() < 56
+    assert prune_model(model, data).mask.sum() < 56
 
 
 def test_a_wrapper_that_takes_gradients_itself_is_refused_with_the_cure(data):

@@ -60,11 +60,11 @@ def without(name):
     return lambda state: window_of(state).pop(name)
 
 
-def given(name, value):
+def set_entry(name, value):
     return lambda state: window_of(state).update({name: value})
 
 
-def shortened(name):
+def shorten_entry(name):
     return lambda state: window_of(state).update({name: window_of(state)[name][:1]})
 
 
@@ -75,11 +75,11 @@ BROKEN = {
         for name in ("rows", "gram", "factor", "slots", "count", "placed", "norm", "fingerprint", "damping", "version")
     },
     **{
-        f"{name} as a list": (given(name, [1]), name)
+        f"{name} as a list": (set_entry(name, [1]), name)
         for name in ("rows", "gram", "factor", "slots", "ages", "exponents", "direction", "count", "norm", "sharp")
     },
-    **{f"{name} as None": (given(name, None), name) for name in ("rows", "gram", "ages", "count", "damping")},
-    **{f"short {name}": (shortened(name), name) for name in ("rows", "factor", "slots", "direction")},
+    **{f"{name} as None": (set_entry(name, None), name) for name in ("rows", "gram", "ages", "count", "damping")},
+    **{f"short {name}": (shorten_entry(name), name) for name in ("rows", "factor", "slots", "direction")},
     "a count beyond": (lambda state: window_of(state).update(count=9), "count of gradients in [0, 3]"),
     "slots twice": (lambda state: window_of(state)["slots"].fill_(1), "slots"),
     "window": (lambda state: state["state"][0].update(window=[1]), "got [1] (list)"),

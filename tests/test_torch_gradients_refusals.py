@@ -135,7 +135,7 @@ def test_batches_that_are_no_pairs_are_refused(model, data, batches):
         list(adapter.iter_gradients(model, LOSS, batches(*data)))
 
 
-def embedded(**options):
+def embedding_model(**options):
     torch.manual_seed(0)
     return nn.Sequential(nn.Embedding(7, 3, **options), nn.Flatten(), nn.Linear(12, 3)), torch.arange(24).reshape(
         6, 4
@@ -143,14 +143,14 @@ def embedded(**options):
 
 
 def test_sparse_gradients_become_rows(data):
-    model, words = embedded(sparse=True)
-    dense, _ = embedded()
+    model, words = embedding_model(sparse=True)
+    dense, _ = embedding_model()
     rows, _ = adapter.mean_gradients(model, LOSS, words, data[1], batch_size=2)
     torch.testing.assert_close(rows, one_by_one(dense, (words, data[1]), size=2))
 
 
 def test_an_embedding_kept_within_a_norm_is_as_it_was(data):
-    model, words = embedded(max_norm=0.5)
+    model, words = embedding_model(max_norm=0.5)
     before = model[0].weight.detach().clone()
     rows, _ = adapter.mean_gradients(model, LOSS, words, data[1], batch_size=2)
     assert torch.equal(model[0].weight, before)

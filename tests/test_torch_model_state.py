@@ -6,7 +6,17 @@ from functools import partial
 import pytest
 
 from tests import torch_state
-from tests.torch_state import BY_CALL, CALLS, LOSS, SAMPLES, Trainer, make_model, one_by_one, pruned, rows_or_refusal
+from tests.torch_state import (
+    BY_CALL,
+    CALLS,
+    LOSS,
+    SAMPLES,
+    Trainer,
+    make_model,
+    one_by_one,
+    prune_model,
+    rows_or_refusal,
+)
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -43,9 +53,9 @@ def test_every_row_starts_from_the_same_model(make, call, data):
 @BY_CALL
 def test_a_model_is_given_back_as_it_was_and_can_be_used(make, call, data):
     model = make_model(make)
-    before, inputs = written.held(model), data[0].clone()
+    before, inputs = written.contents_of(model), data[0].clone()
     rows_or_refusal(call, model, data)
-    assert written.held(model) == before
+    assert written.contents_of(model) == before
     assert torch.equal(data[0], inputs)
     copy.deepcopy(model)
     model(inputs[:1])
@@ -56,11 +66,11 @@ def test_gradients_on_a_model_are_left_alone(make, data):
     model = make_model(make)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    before = written.held(model)
+    before = written.contents_of(model)
     adapter.mean_gradients(model, LOSS, *data, batch_size=2)
-    assert written.held(model) == before
+    assert written.contents_of(model) == before
     gradients = {id(parameter): parameter.grad for parameter in model.parameters()}
-    pruned(model, data, 0.3, params=["layer"])
+    prune_model(model, data, 0.3, params=["layer"])
     for parameter in model.parameters():
         assert parameter.grad is gradients[id(parameter)]
         assert torch.equal(parameter.grad, torch.ones_like(parameter))
@@ -78,33 +88,33 @@ def test_a_model_is_as_it_was_when_the_loss_fails(make, data, after):
             raise RuntimeError(msg)
         return LOSS(outputs, targets)
 
-    before = written.held(model)
+    before = written.contents_of(model)
     with pytest.raises(RuntimeError, match="out of luck"):
         adapter.mean_gradients(model, loss, *data, batch_size=2)
-    assert written.held(model) == before
+    assert written.contents_of(model) == before
 
 
 @BY_MODEL
 def test_a_model_is_as_it_was_while_its_gradients_are_asked_for_one_by_one(make, data):
     model = make_model(make)
-    before = written.held(model)
+    before = written.contents_of(model)
     gradients = adapter.iter_gradients(model, LOSS, [data, data])
     next(gradients)
-    assert written.held(model) == before
+    assert written.contents_of(model) == before
     gradients.close()
-    assert written.held(model) == before
+    assert written.contents_of(model) == before
 
 
 @BY_MODEL
 def test_pruning_changes_weights_and_masks_alone(make, data):
     model, other = make_model(make), make_model(make)
-    found = pruned(model, data, params=["layer"])
+    found = prune_model(model, data, params=["layer"])
     before = dict(other.named_buffers())
     for name, tensor in model.named_buffers():
         assert name.endswith("_mask") or torch.equal(tensor, before[name])
     skipped = ("_", "training")
-    plain = {name: written.held(value) for name, value in vars(model).items() if not name.startswith(skipped)}
-    fresh = {name: written.held(value) for name, value in vars(other).items() if not name.startswith(skipped)}
+    plain = {name: written.contents_of(value) for name, value in vars(model).items() if not name.startswith(skipped)}
+    fresh = {name: written.contents_of(value) for name, value in vars(other).items() if not name.startswith(skipped)}
     assert plain.keys() == fresh.keys()
     assert model.training == other.training
     assert found.steps[0].loss is not None
@@ -113,7 +123,7 @@ def test_pruning_changes_weights_and_masks_alone(make, data):
 @BY_MODEL
 def test_candidates_are_judged_by_the_model_as_it_was(make, data):
     model = make_model(make)
-    found = pruned(model, data, params=["layer"], damping=1e-2, lengths=(1.0,))
+    found = prune_model(model, data, params=["layer"], damping=1e-2, lengths=(1.0,))
     losses = []
     for shift in (0, 1, -1):
         fresh = copy.deepcopy(model)
@@ -124,10 +134,10 @@ def test_candidates_are_judged_by_the_model_as_it_was(make, data):
 @BY_MODEL
 def test_a_model_is_as_it_was_when_pruning_fails(make, data):
     model = make_model(make)
-    before = written.held(model)
+    before = written.contents_of(model)
     with pytest.raises(TypeError, match="`validation` must be pairs"):
-        pruned(model, data, validation=[data, data[0]])
-    assert written.held(model) == before
+        prune_model(model, data, validation=[data, data[0]])
+    assert written.contents_of(model) == before
 
 
 class Energy(nn.Module):
@@ -146,7 +156,7 @@ class Energy(nn.Module):
 def test_a_model_that_differentiates_may_be_judged_on_other_batches(data):
     torch.manual_seed(0)
     model = Energy()
-    found = pruned(model, data, steps=2)
+    found = prune_model(model, data, steps=2)
     expected = [float(LOSS(model(data[0] + shift), data[1]).detach()) for shift in (0, 1, -1)]
     assert found.steps[-1].loss == pytest.approx(sum(expected) / 3, rel=1e-5)
 

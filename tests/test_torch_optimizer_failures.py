@@ -97,7 +97,7 @@ def test_a_step_that_fails_in_the_last_group_changes_nothing_in_any(fail, steps,
     assert same(*kept)
 
 
-def expanded():
+def expanded_parameter():
     return nn.Parameter(torch.zeros(1).double().expand(3))
 
 
@@ -106,7 +106,9 @@ def of_inference():
         return nn.Parameter(torch.zeros(3).double(), requires_grad=False)
 
 
-@pytest.mark.parametrize(("make", "words"), [(expanded, "that was expanded"), (of_inference, "created in torch.infer")])
+@pytest.mark.parametrize(
+    ("make", "words"), [(expanded_parameter, "that was expanded"), (of_inference, "created in torch.infer")]
+)
 @pytest.mark.parametrize("beta2", [None, 0.9])
 def test_a_parameter_that_cannot_be_written_is_refused_before_another_is(make, words, beta2):
     params = [*parameters()[:2], make()]

@@ -65,7 +65,7 @@ def test_masked_weights_stay_whatever_they_and_their_gradients_are():
     assert p[0] < 1
 
 
-def pruned():
+def pruned_model():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
     prune.l1_unstructured(model[0], "weight", amount=0.5)
@@ -102,7 +102,7 @@ def test_a_masked_parameter_may_have_any_layout(layout):
 
 
 def test_a_pruned_module_stands_for_its_masks():
-    model = pruned()
+    model = pruned_model()
     before, mask = model[0].weight_orig.detach().clone(), model[0].weight_mask.bool()
     optimizer = MFAC(model.parameters(), momentum=0.5, weight_decay=0.1, masks=model, **OPTIONS)
     for _ in range(3):
@@ -125,7 +125,7 @@ def test_a_buffer_that_is_only_named_like_a_mask_is_none():
 
 
 def test_a_pruned_module_without_masks_given_is_the_same_model():
-    models = pruned(), pruned()
+    models = pruned_model(), pruned_model()
     for model, masks in zip(models, (None, models[1]), strict=True):
         optimizer = MFAC(model.parameters(), momentum=0.5, weight_decay=0.1, masks=masks, **OPTIONS)
         for _ in range(3):

@@ -112,7 +112,7 @@ def test_other_batches_choose_the_damping(model, batches):
 # --- what divides by the norm of weights ------------------------------------------------------------------------------
 
 
-def standardised():
+def standardised_layer():
     class Standardised(nn.Linear):
         def forward(self, x):
             weight = self.weight / self.weight.norm(dim=1, keepdim=True)
@@ -124,7 +124,7 @@ def standardised():
 NORMALISED = {
     "parametrised": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(16, 16)),
     "old": lambda: nn.utils.weight_norm(nn.Linear(16, 16)),
-    "in the forward": standardised,
+    "in the forward": standardised_layer,
 }
 
 
@@ -152,7 +152,7 @@ def test_a_candidate_that_is_nan_loses(batches):
 # --- modules that share a weight ------------------------------------------------------------------------------------
 
 
-def tied():
+def tied_model():
     first, second, last = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 3)
     second.weight = first.weight
     return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU(), last).double()
@@ -160,18 +160,18 @@ def tied():
 
 def test_a_weight_that_two_modules_share_is_refused_by_name(batches):
     with pytest.raises(ValueError, match=r"`params` must choose .* got 1\.weight = 3\.weight\..*out by `params`"):
-        adapter.prune_model(tied(), LOSS, batches, 0.5, damping=1e-2)
+        adapter.prune_model(tied_model(), LOSS, batches, 0.5, damping=1e-2)
 
 
 def test_the_weights_of_a_refused_model_are_still_shared(batches):
-    model = tied()
+    model = tied_model()
     with pytest.raises(ValueError, match="untie"):
         adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2)
     assert model[1].weight is model[3].weight
 
 
 def test_a_model_is_pruned_without_the_weight_that_two_modules_share(batches):
-    model = tied()
+    model = tied_model()
     adapter.prune_model(model, LOSS, batches, 0.5, damping=1e-2, params=["5.weight"])
     assert model[5].weight_mask.sum() == 24
 

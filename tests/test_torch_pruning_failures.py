@@ -64,7 +64,7 @@ def nan_batches():
     return [(x * torch.nan, y) for x, y in Recorded(2)]
 
 
-def rooted(outputs, targets):
+def root_loss(outputs, targets):
     """A loss whose derivative is nan where it is finite."""
     return LOSS(outputs, targets) + torch.sqrt((outputs - outputs).square()).sum()
 
@@ -113,7 +113,11 @@ def test_steps_are_shown(model, batches, capsys):
         ({"validation": nan_batches()}, ValueError, "`validation` must have finite losses"),
         ({"validation": nan_batches(), "steps": 2}, ValueError, "`validation` must have finite losses"),
         ({"batches": nan_batches()}, ValueError, "`loss_fn` must return finite losses; got nan"),
-        ({"loss_fn": rooted}, ValueError, "`model` must have finite gradients where its losses are; .* '0.weight'"),
+        (
+            {"loss_fn": root_loss},
+            ValueError,
+            "`model` must have finite gradients where its losses are; .* '0.weight'",
+        ),
         ({"num_gradients": 0}, ValueError, "`num_gradients` must be at least 1"),
         ({"by_layer": "yes"}, TypeError, "`by_layer`"),
         ({"block_sizes": "rows"}, ValueError, "`block_sizes` must be one of 'layers', 'filters'"),

@@ -36,7 +36,7 @@ def in_loss_module(model, loader):
     return loss
 
 
-def generated(loader):
+def generate_batches(loader):
     yield from loader
 
 
@@ -44,7 +44,7 @@ BY_PLACE = pytest.mark.parametrize("put", [in_attribute, in_trainer, in_hook, in
 
 
 @BY_PLACE
-@pytest.mark.parametrize("batches_of", [lambda loader: loader, generated])
+@pytest.mark.parametrize("batches_of", [lambda loader: loader, generate_batches])
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_a_loader_that_the_model_reaches_goes_on_between_rows(data, put, batches_of, per_sample):
     model, loader = make_model(written.Written), Loader(data)
@@ -116,7 +116,7 @@ def test_what_batches_reach_is_not_put_back_while_a_row_is_computed(data):
         loader.given.append("ahead")
         return LOSS(outputs, targets)
 
-    for batches in (loader, generated(loader)):
+    for batches in (loader, generate_batches(loader)):
         loader.given.clear()
         next(adapter.iter_gradients(model, loss, batches))
         assert loader.given[:2] == [0, "ahead"]

@@ -151,7 +151,7 @@ def hooked_by_closure():
     return model
 
 
-def hooked():
+def hooked_model():
     model = nn.Sequential(nn.Linear(4, 3))
     model[0].register_forward_hook(SlottedHook())
     return model
@@ -159,7 +159,7 @@ def hooked():
 
 @pytest.mark.parametrize(
     "make",
-    [OfClass, Derived, OfClosure, OfStaticMethod, CalledByFunction, Global, hooked, hooked_by_closure],
+    [OfClass, Derived, OfClosure, OfStaticMethod, CalledByFunction, Global, hooked_model, hooked_by_closure],
 )
 @BY_CALL
 def test_classes_functions_and_hooks_start_anew_for_every_row(make, call, data):

@@ -255,14 +255,14 @@ REFUSED = {
     "matvec_gradients: too many": (ValueError, "`coefficients`", lambda: filled_window().matvec_gradients(np.ones(5))),
     "state: not a dictionary": (TypeError, "`state`", lambda: SlidingWindowInverse.from_state_dict([1])),
     "state: another version": (ValueError, "version", lambda: SlidingWindowInverse.from_state_dict({"version": 9})),
-    "state: incomplete": (ValueError, "decay", lambda: restored(without=("decay",))),
-    "state: a cast factor": (TypeError, "factor", lambda: restored(factor=np.eye(4, dtype="float32"))),
-    "state: a shape": (ValueError, "gram", lambda: restored(gram=np.eye(3))),
-    "state: a slot twice": (ValueError, "slots", lambda: restored(slots=np.zeros(4, int))),
+    "state: incomplete": (ValueError, "decay", lambda: restore_window(without=("decay",))),
+    "state: a cast factor": (TypeError, "factor", lambda: restore_window(factor=np.eye(4, dtype="float32"))),
+    "state: a shape": (ValueError, "gram", lambda: restore_window(gram=np.eye(3))),
+    "state: a slot twice": (ValueError, "slots", lambda: restore_window(slots=np.zeros(4, int))),
 }
 
 
-def restored(without=(), **changed):
+def restore_window(without=(), **changed):
     state = filled_window().state_dict() | changed
     return SlidingWindowInverse.from_state_dict({k: v for k, v in state.items() if k not in without})
 

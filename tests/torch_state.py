@@ -47,7 +47,7 @@ def rows_or_refusal(call, model, data, loss=LOSS):
         return None
 
 
-def pruned(model, data, sparsity=0.4, **options):
+def prune_model(model, data, sparsity=0.4, **options):
     batches = [data, (data[0] + 1, data[1]), (data[0] - 1, data[1])]
     choice = {"damping": [1e-2, 1.0], "validation": batches, "lengths": (1.0, 0.5)}
     return adapter.prune_model(model, LOSS, batches, sparsity, **choice | options)

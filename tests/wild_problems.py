@@ -92,7 +92,7 @@ class Asked:
         return answer
 
 
-def built(make, problem):
+def build_or_none(make, problem):
     """The inverse, or None for a named error, and whether it warned: beyond kappa = 0.1/eps it need not be right."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -176,7 +176,7 @@ def check_others(ask, problem):
 
 
 def check_all(make, problem):
-    ask, warned = built(make, problem)
+    ask, warned = build_or_none(make, problem)
     if ask is None:
         return
     oracle = problem.oracle

@@ -308,19 +308,22 @@ class DerivedTensor(Written):
 MODELS = list(Written.__subclasses__())
 
 
-def held(item):
+def contents_of(item):
     """What a model holds: the very objects, and the values of tensors."""
     if isinstance(item, torch.Tensor):
         gradient = None if not item.is_leaf or item.grad is None else item.grad.tolist()
         return id(item), item.detach().tolist(), item.requires_grad, gradient
     if isinstance(item, Slotted | Frozen):
-        return [held(getattr(item, name, None)) for name in item.__slots__]
+        return [contents_of(getattr(item, name, None)) for name in item.__slots__]
     if isinstance(item, Limited | Counted):
-        return [held(vars(item)), held(list(item.items() if isinstance(item, dict) else item))]
+        return [
+            contents_of(vars(item)),
+            contents_of(list(item.items() if isinstance(item, dict) else item)),
+        ]
     if isinstance(item, dict):
-        return [(key, held(value)) for key, value in item.items()]
+        return [(key, contents_of(value)) for key, value in item.items()]
     if isinstance(item, list | tuple | deque | set):
-        return [held(value) for value in item]
+        return [contents_of(value) for value in item]
     if isinstance(item, nn.Module | Cache | Recorder | SimpleNamespace | UserDict):
-        return held(vars(item))
+        return contents_of(vars(item))
     return item if isinstance(item, int | float | str) else id(item)
