@@ -47,9 +47,6 @@ class Progress:
 SILENT = Progress()
 
 
-SILENT = Progress()
-
-
 def _counted(loop: Iterable[Any], bar: Any, text: str, total: int | None) -> Iterator[Any]:
     """Yield what the loop does, counted on a bar for as long as that can be shown."""
     size = len(loop) if total is None and isinstance(loop, Sized) else total

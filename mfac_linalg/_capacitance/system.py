@@ -1,7 +1,7 @@
 """The capacitance matrix A = I + S Sᵀ, m × m in float64, or a batch of them: factor, solves, spectrum."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,9 +65,9 @@ class Capacitance(Part):
         return cls(scaled_gram, triangle_above(identity, blocks).mT, is_from_rows=True)
 
     @classmethod
-    def primal(cls, rows: Any, scaled_gram: Array, norm: Any) -> "Capacitance | None":
-        """Factor I + SᵀS, from scaled_gram = SᵀS or, for a large ‖S‖, from the rows of S."""
-        return cls.of_rows(scaled_gram, rows.row_blocks()) if sum_loses_digits(norm) else cls.factor(scaled_gram)
+    def primal(cls, scaled_gram: Array, norm: Any, row_blocks: Callable[[], Iterable[Array]]) -> "Capacitance | None":
+        """Factor I + SᵀS, from scaled_gram = SᵀS or, for a large ‖S‖, from blocks of the rows of S."""
+        return cls.of_rows(scaled_gram, row_blocks()) if sum_loses_digits(norm) else cls.factor(scaled_gram)
 
     def half_solve(self, b: Array) -> Array:
         """L⁻¹ b."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import _backend
 from .._capacitance.system import SUM_RESOLVED, Capacitance, factor_solve, largest_eigenvalue
+from .._rows.scaled import ScaledRows
 from .._typing import Array
 from .matrix_file import signs
 
@@ -59,7 +60,7 @@ def is_norm(norm: float, gram: np.ndarray, *, within: tuple[float, float]) -> bo
     return min(least * found, entry) <= norm * norm <= min(most * found, float(np.trace(gram)) * (1 + 1e-6))
 
 
-def is_gram_of(rows: Any, gram: np.ndarray, norm: float, *, primal: bool) -> bool:
+def is_gram_of(rows: ScaledRows, gram: np.ndarray, norm: float, *, primal: bool) -> bool:
     """Whether `gram` is S Sᵀ of these ScaledRows, or SᵀS in the primal form."""
     scale = _row_units(gram, min(1.0, norm) or float(np.max(_backend.read(rows.row_scale))))
     z = scale * signs(len(gram))
@@ -117,7 +118,7 @@ def _is_product(found: np.ndarray, gram: np.ndarray, scale: np.ndarray) -> bool:
         return bool(missed <= SAME_ROWS * largest(scale * gram * scale.T) * _size(z))
 
 
-def refuse_mixed_state(rows: Any, plain: np.ndarray, gram: np.ndarray, factor: np.ndarray, norm: float) -> None:
+def refuse_mixed_state(rows: ScaledRows, plain: np.ndarray, gram: np.ndarray, factor: np.ndarray, norm: float) -> None:
     """Refuse the state of a window with inconsistent parts; `plain` is the Gram matrix of its rows."""
     checks = {
         "norm": is_norm(norm, gram, within=OTHER_STEPS),

@@ -21,6 +21,7 @@ import numpy as np
 from .. import _backend
 from .. import _validation as check
 from .._errors import FolderInUseError, InvalidFileError
+from .._rows.protocol import Rows
 from .._typing import Array
 from . import archive, atomic, journal, matrix_file
 from .journal import JOURNAL, MANIFEST, WHITENED, damaged, is_sound, read_journal, require_own
@@ -199,7 +200,7 @@ def _locked(path: Path) -> int | None:
     raise FolderInUseError(msg)
 
 
-def asked_of(rows: Any, facts: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
+def asked_of(rows: Rows, facts: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
     """The identity of a build: its facts, and the SHA-256 of its arrays and of some columns of G."""
     m, d = rows.shape
     arrays = {**{name: rows.columns(j) for name, j in journal.compared_columns(d).items()}, **arrays}

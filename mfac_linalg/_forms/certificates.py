@@ -1,25 +1,25 @@
 """Backward error and residual of x as F⁻¹v, computed without overflow."""
 
 import math
-from typing import Any
 
 from .. import _backend
 from .. import _validation as check
 from .._scaling.powers_of_two import ldexp, mantissa
 from .._scaling.sqrt_damping import scalar_like
 from .._typing import Array
+from .state import State
 
 LARGE_KAPPA = 2.0**60  # above it, products of κ with numbers of order one may overflow float32
 
 
-def backward_error(state: Any, v: Array, x: Array) -> Array:
+def backward_error(state: State, v: Array, x: Array) -> Array:
     """‖Λ^-½(v − Fx)‖ / (κ ‖Λ^½x‖)."""
     residual, _, z, power = _residual(state, v, x)
     size = _norms(z)
     return _ratio(state, ldexp(_norms(residual), power), size * scalar_like(state.kappa, size))
 
 
-def relative_residual(state: Any, v: Array, x: Array) -> Array:
+def relative_residual(state: State, v: Array, x: Array) -> Array:
     """‖v − Fx‖ / ‖v‖."""
     residual, u, _, power = _residual(state, v, x)
     if state.scaling.column_scale is not None:
@@ -27,7 +27,7 @@ def relative_residual(state: Any, v: Array, x: Array) -> Array:
     return _ratio(state, ldexp(_norms(residual), power), _norms(u))
 
 
-def _residual(state: Any, v: Array, x: Array) -> tuple[Array, Array, Array, int]:
+def _residual(state: State, v: Array, x: Array) -> tuple[Array, Array, Array, int]:
     """Λ^-½(v − Fx) · 2^−power, Λ^-½v and Λ^½x, the larger of order one, and power, near log₂ κ if that is large."""
     check.finite("x", x)
     form, scaling = state.form, state.scaling
@@ -41,7 +41,7 @@ def _residual(state: Any, v: Array, x: Array) -> tuple[Array, Array, Array, int]
     return ldexp(u, -power) - (ldexp(z, -power) + form.gram_matvec(z, power)), u, z, power
 
 
-def _ratio(state: Any, above: Array, below: Array) -> Array:
+def _ratio(state: State, above: Array, below: Array) -> Array:
     """Return above / below for each column: 0 for 0/0, infinity for any other residual over 0."""
     xp = _backend.namespace(above)
     ratio = above / xp.where(below == 0, xp.ones_like(below), below)

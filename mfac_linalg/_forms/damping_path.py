@@ -1,7 +1,6 @@
 """The damping path F(λ_k)⁻¹v of one vector, for many dampings by one eigendecomposition."""
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -9,9 +8,10 @@ from .. import _backend
 from .._errors import breakdown, warn_if_unresolved
 from .._scaling.sqrt_damping import fit
 from .._typing import Array
+from .state import State
 
 
-def damping_path(state: Any, v: Array, dampings: np.ndarray) -> Array:
+def damping_path(state: State, v: Array, dampings: np.ndarray) -> Array:
     """F(λ_k)⁻¹ v for v (d, 1), (d, k), for an inverse of scalar damping; it warns where a λ_k is too small."""
     form, scale = state.form, state.scaling.scale
     u, power = state.scaling.to_scaled(v, form.dtype)

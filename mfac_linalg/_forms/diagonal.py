@@ -1,21 +1,45 @@
 """The diagonal of M = I − WᵀW: entries that lose digits by cancellation are computed again as sums of squares."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from .. import _backend
-from .._capacitance.system import add_identity
+from .._capacitance.system import Capacitance, add_identity
 from .._rows.panels import slices
-from .._rows.whitened import REDO_BELOW
+from .._rows.whitened import REDO_BELOW, WhitenedRows
 from .._typing import Array
+from .protocol import Form
 
 REDO_COLUMNS = 64  # columns solved at a time
 GATHERED = 2**23  # numbers of small matrices factored at a time
 DOWNDATE_RESOLVED = 1e10  # κ up to which A − s sᵀ is accurate enough: its relative error is κ eps of float64
 
 
-def refine(form: Any, diagonal: Array, *, like: Array, norm: Any) -> Array:
+class WoodburyForm(Form, Protocol):
+    """The dual form, by what the functions here ask of it."""
+
+    @property
+    def capacitance(self) -> Capacitance:
+        """A = I + S Sᵀ."""
+        ...
+
+    @property
+    def whitened(self) -> WhitenedRows | None:
+        """W, if it is stored."""
+        ...
+
+    @property
+    def float64_gram(self) -> bool:
+        """Whether S Sᵀ was computed in float64."""
+        ...
+
+    def columns(self, j: Array) -> Array:
+        """w_j = L⁻¹ S e_j as columns."""
+        ...
+
+
+def refine(form: WoodburyForm, diagonal: Array, *, like: Array, norm: Any) -> Array:
     """Compute the small entries again by one of two formulas without subtraction."""
     small = _small_entries(diagonal, like=like, norm=norm, num_rows=form.shape[0])
     if small.shape[0] == 0:
@@ -24,7 +48,7 @@ def refine(form: Any, diagonal: Array, *, like: Array, norm: Any) -> Array:
     return _backend.replace_entries(diagonal, small, exact_entries(form, index, like=like, norm=norm))
 
 
-def exact_entries(form: Any, j: Array, *, like: Array, norm: Any) -> Array:
+def exact_entries(form: WoodburyForm, j: Array, *, like: Array, norm: Any) -> Array:
     """M_jj for sorted columns j, by an m × m system for each where that is accurate enough, else by products."""
     float64_gram = form.float64_gram and form.whitened is None  # A and s are consistent to float64 rounding
     resolved = float64_gram and _backend.on_host(like) and isinstance(norm, float) and norm**2 <= DOWNDATE_RESOLVED
@@ -37,7 +61,7 @@ def exact_entries(form: Any, j: Array, *, like: Array, norm: Any) -> Array:
     return _backend.namespace(parts[0]).concat(parts)
 
 
-def _by_downdates(form: Any, j: Array) -> Array | None:
+def _by_downdates(form: WoodburyForm, j: Array) -> Array | None:
     """M_jj = 1/(1 + s_jᵀ A_j⁻¹ s_j) with A_j = A − s_j s_jᵀ, for S without its column s_j: O(m³), no pass over G.
 
     None if rounding makes an A_j indefinite.
@@ -50,7 +74,7 @@ def _by_downdates(form: Any, j: Array) -> Array | None:
     return 1 / (1 + _backend.column_squares(_backend.solve_triangular(lower, s.T[:, :, None]))[:, 0])
 
 
-def _by_products(form: Any, j: Array) -> Array:
+def _by_products(form: WoodburyForm, j: Array) -> Array:
     """M_jj = ‖r‖² + ‖a‖² with r = M e_j and a = S r: one product for each j, in chunks of columns."""
     one_by_one = form.rows.is_streamed and not _backend.is_lazy(form.rows.like)  # within `memory_limit`
     parts = []

@@ -193,10 +193,26 @@ def _diagonal_of_part(rows: ScaledRows, capacitance: Capacitance) -> Array:
 class StretchedRows(Part):
     """t_k S for column k: the rows in several metrics."""
 
-    is_streamed = False  # two passes a sweep
-
     rows: ScaledRows | WhitenedRows | BatchedRows
     stretch: Array  # t, (1, k)
+
+    multiplies_by_entries = False
+    is_streamed = False  # two passes a sweep
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, d)."""
+        return self.rows.shape
+
+    @property
+    def dtype(self) -> Any:
+        """The computing dtype of d-sized arrays."""
+        return self.rows.dtype
+
+    @property
+    def like(self) -> Array:
+        """An array of the library and on the device of d-sized results."""
+        return self.rows.like
 
     def project(self, u: Array) -> Array:
         """t_k S u_k; u of shape (d, 1) is used for all k."""

@@ -4,6 +4,7 @@ import abc
 from typing import Any
 
 from .._capacitance.system import Capacitance
+from .._rows.protocol import SystemRows
 from .._scaling.powers_of_two import ldexp
 from .._typing import Array
 
@@ -11,7 +12,7 @@ from .._typing import Array
 class OneSystem(abc.ABC):
     """A form of M with one capacitance matrix, A = I + S Sᵀ or I + SᵀS."""
 
-    rows: Any  # S
+    rows: SystemRows  # S
     capacitance: Capacitance
 
     @property
@@ -28,7 +29,7 @@ class OneSystem(abc.ABC):
     def solve_in_span(self, b: Array) -> Array:
         """M Sᵀ b."""
 
-    def solve_cross(self, other: Any, z: Array) -> Array:
+    def solve_cross(self, other: "OneSystem", z: Array) -> Array:
         """M Sᵀ T z, where T are the rows of another form of the same gradients."""
         return self.solve_in_span(other.rows.project(z))
 

@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+from .._rows.protocol import SystemRows
 from .._typing import Array
 
 
@@ -12,8 +13,8 @@ class Form(Protocol):
     """
 
     @property
-    def rows(self) -> Any:
-        """S: `project`, `combine`, `column_squares`, `like`, and the other members of its class."""
+    def rows(self) -> SystemRows:
+        """S."""
         ...
 
     @property

@@ -9,6 +9,7 @@ import numpy as np
 from .. import _backend
 from .._backend.pytree import ESTIMATE, Part
 from .._rows.protocol import GivenRows
+from .._rows.scaled import ScaledRows
 from .._rows.whitened import WhitenedRows
 from .._scaling.powers_of_two import column_exponents, ldexp, mantissa
 from .._scaling.sqrt_damping import DampingScaling, require_digits, scalar_like, settle, settle_positive
@@ -205,8 +206,7 @@ class State(Part):
 
     def _result(self, values: Array, name: str | None = None, unscaled: Any = None, *, least: float = 0.0) -> Array:
         """A small result, evaluated at once, in the user's library and dtype."""
-        unscaled = None if unscaled is None else _backend.evaluate(unscaled)
-        like = self.form.rows.like
+        unscaled, like = None if unscaled is None else _backend.evaluate(unscaled), self.form.rows.like
         return settle(_backend.evaluate(values), name, like=like, dtype=self.dtype, unscaled=unscaled, least=least)
 
     def _positive_result(self, values: Array, name: str | None = None, unscaled: Array | None = None) -> Array:
@@ -249,7 +249,7 @@ class State(Part):
         return self._positive_result(_backend.namespace(diagonal).sum(diagonal))
 
     def _forward_diagonal(self) -> Array:
-        return self.scaling.times_damping(1 + self.form.rows.column_squares())
+        return self.scaling.times_damping(1 + cast(ScaledRows | WhitenedRows, self.form.rows).column_squares())
 
     # --- the spectrum ---
 
@@ -298,5 +298,5 @@ class State(Part):
             return self.rows.gradients
         rows = self.form.rows
         scale = _backend.from_float64(self.row_scale, like=rows.like, dtype=rows.dtype)
-        block = rows.unwhiten() / scale
+        block = cast(WhitenedRows, rows).unwhiten() / scale
         return block if self.scaling.column_scale is None else block / self.scaling.column_scale[:, 0]

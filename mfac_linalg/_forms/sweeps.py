@@ -3,12 +3,15 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from .. import _backend
 from .._condition import largest_kappa
+from .._rows.protocol import SystemRows
+from .._rows.scaled import ScaledRows
+from .._rows.whitened import WhitenedRows
 from .._typing import Array
 
 MAX_SWEEPS = 24  # duplicated rows at κ = 0.1/eps need up to twenty
@@ -39,7 +42,7 @@ class DualSweeps:
     column. On a device, and in a batch of torch.func, there are always `sweeps` of them.
     """
 
-    rows: Any
+    rows: SystemRows
     solve: Callable[[Array], Array]
     norm: Any  # ‖S‖₂; (n, 1) for a batch of n
     sweeps: int
@@ -63,7 +66,7 @@ class DualSweeps:
     def _descend(self, r: Array, delta: Array) -> tuple[Array, Array | None]:
         """Return r − Sᵀδ, and S times that where the rows give it in the same pass."""
         if self.rows.is_streamed:
-            return self.rows.descend(r, delta)
+            return cast(ScaledRows | WhitenedRows, self.rows).descend(r, delta)
         return r - self.rows.combine(delta), None
 
     def _continue(self, r: Array, a: Array, y: Array | None, is_done: Any) -> tuple[Array, Array]:

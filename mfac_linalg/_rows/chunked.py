@@ -11,7 +11,7 @@ from .. import _backend
 from .. import _validation as check
 from .._backend.pytree import Part
 from .._capacitance.system import triangle_above
-from .._progress import SILENT
+from .._progress import SILENT, Progress
 from .._typing import Array
 from .dense import DenseRows
 from .panels import descend, panel_width, scale_columns
@@ -78,7 +78,7 @@ class ChunkedRows(Part):
         widths = frozenset(self.matrix.chunks[1])
         return partial(_rows_of, self.shape[0], widths, self.matrix.dtype, exponent=self.exponent, dtype=self.dtype)
 
-    def gram(self, column_scale: Array | None, progress: Any) -> np.ndarray:
+    def gram(self, column_scale: Array | None, progress: Progress) -> np.ndarray:
         """K = Ĝ diag(column_scale)² Ĝᵀ, shape (m, m), float64, evaluated at once: the pass of a build."""
         m = self.shape[0]
         total = _backend.sum_blocks(partial(_gram, self._make), self.matrix, [column_scale], shape=(m, m))

@@ -6,6 +6,7 @@ from typing import Any
 
 from .. import _backend
 from .._backend.pytree import Part
+from .._progress import Progress
 from .._scaling.powers_of_two import ldexp
 from .._typing import Array
 from .fingerprint import Fingerprint, require_unchanged
@@ -107,7 +108,7 @@ class DenseRows(Part):
         """Ĝ[:, j], shape (m, len(j))."""
         return self._to_computed(_backend.take_columns(self.gradients, j))
 
-    def gram(self, column_scale: Array | None, progress: Any) -> Array:
+    def gram(self, column_scale: Array | None, progress: Progress) -> Array:
         """K = Ĝ diag(column_scale)² Ĝᵀ, shape (m, m), float64: panels in the computing dtype, float64 across panels."""
         total = None
         for columns in progress(self.column_slices(), "gram"):

@@ -5,6 +5,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
+from .._progress import Progress
 from .._typing import Array
 from .fingerprint import Fingerprint
 from .panels import column_slices
@@ -109,7 +110,7 @@ class Rows(Protocol):
         """The same rows, computed in another dtype."""
         ...
 
-    def gram(self, column_scale: Array | None, progress: Any) -> Array:
+    def gram(self, column_scale: Array | None, progress: Progress) -> Array:
         """Ĝ diag(column_scale)² Ĝᵀ, (m, m), float64; column_scale (d, 1)."""
         ...
 
@@ -147,6 +148,46 @@ class PanelRows(Rows, Protocol):
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """The columns of each panel, and the panel."""
+        ...
+
+
+class SystemRows(Protocol):
+    """S = C^½ G Λ^-½, shape (m, d), as the forms of M use it; of a batch of blocks with a leading axis.
+
+    Vectors are columns (d, k) in `dtype`; arrays with one entry per row are (m, k), float64.
+    """
+
+    @property
+    def multiplies_by_entries(self) -> bool:
+        """Whether products of rows use only their common non-zeros."""
+        ...
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether a pass over the rows costs more than its arithmetic; `descend` then joins two passes."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, d)."""
+        ...
+
+    @property
+    def dtype(self) -> Any:
+        """The computing dtype of d-sized arrays."""
+        ...
+
+    @property
+    def like(self) -> Array:
+        """An array of the library and on the device of d-sized results."""
+        ...
+
+    def project(self, u: Array) -> Array:
+        """S u, (m, k), float64."""
+        ...
+
+    def combine(self, a: Array) -> Array:
+        """Sᵀ a, (d, k), for a (m, k)."""
         ...
 
 

@@ -10,6 +10,7 @@ from .. import _backend
 from .. import _validation as check
 from .._backend.pytree import Part
 from .._errors import naming, refuse_nonfinite_values
+from .._progress import Progress
 from .._typing import Array
 from .panels import column_slices, gram, scaled_squares
 from .protocol import GradientRows
@@ -77,7 +78,7 @@ class ProvidedRows(Part):
         """Column slices for `panel`; `blocks` uses the panels of the object instead."""
         return column_slices(*self.shape, self.dtype)
 
-    def gram(self, column_scale: Array | None, progress: Any) -> Array:
+    def gram(self, column_scale: Array | None, progress: Progress) -> Array:
         """K = G diag(column_scale)² Gᵀ, (m, m), float64: by the object, or by its panels if columns are scaled."""
         m = self.shape[0]
         if column_scale is None:

@@ -2,20 +2,23 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from .. import _backend
 from .._backend.pytree import Part
+from .._progress import Progress
 from .._typing import Array
+from .dense import DenseRows
+from .topk import TopKRows
 
 
 @dataclass(frozen=True)
 class SelectedRows(Part):
     """`Rows` for m of the rows of another; products read all of those and drop the others."""
 
-    rows: Any  # DenseRows or TopKRows
+    rows: DenseRows | TopKRows
     select: np.ndarray  # (m,) the position of each row
     on_host: bool  # whether arrays with one entry per row are copied to the host, where the small system is
 
@@ -69,7 +72,7 @@ class SelectedRows(Part):
 
     def column_quadratic_forms(self, weights: Array) -> Array:
         """g_jᵀ B g_j for each column g_j and B = weights (m, m), shape (d,), if `multiplies_by_entries`."""
-        return self.rows.column_quadratic_forms(self._scatter(self._scatter(weights).T).T)
+        return cast(TopKRows, self.rows).column_quadratic_forms(self._scatter(self._scatter(weights).T).T)
 
     def panel(self, columns: slice) -> Array:
         """The rows' columns, in the computing dtype."""
@@ -83,7 +86,7 @@ class SelectedRows(Part):
         """Columns j, shape (m, len(j))."""
         return self._select(self.rows.columns(j))
 
-    def gram(self, column_scale: Array | None, progress: Any) -> Array:
+    def gram(self, column_scale: Array | None, progress: Progress) -> Array:
         """Rows diag(column_scale)² rowsᵀ, shape (m, m), float64."""
         return self._select_small(self._select_small(self.rows.gram(column_scale, progress)).T)
 

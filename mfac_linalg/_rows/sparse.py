@@ -9,6 +9,7 @@ import numpy as np
 from .. import _backend
 from .. import _validation as check
 from .._backend.pytree import Part
+from .._progress import Progress
 from .._scaling.powers_of_two import ldexp
 from .._typing import Array
 from .fingerprint import Fingerprint, require_unchanged
@@ -80,7 +81,7 @@ class SparseRows(Part):
         matrix = _backend.with_values(self.matrix, ldexp(self.matrix.data, -exponent))
         return replace(self, matrix=matrix, exponent=exponent)
 
-    def gram(self, column_scale: Array | None, progress: Any) -> Array:
+    def gram(self, column_scale: Array | None, progress: Progress) -> Array:
         """K = Ĝ diag(column_scale)² Ĝᵀ, shape (m, m)."""
         matrix = self.matrix
         if column_scale is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from .. import _backend
 from .._backend.pytree import Part
 from .._errors import naming
-from .._progress import reporter
+from .._progress import Progress, reporter
 from .._scaling.powers_of_two import ldexp
 from .._typing import Array
 from .fingerprint import Fingerprint, require_unchanged
@@ -125,7 +125,7 @@ class StreamedRows(Part):
         block = _backend.namespace(self.like).concat(parts, axis=1)
         return self._to_computed(_backend.take_columns(block, _backend.index_like(place, like=block)))
 
-    def gram(self, column_scale: Array | None, progress: Any) -> Array:
+    def gram(self, column_scale: Array | None, progress: Progress) -> Array:
         """K = Ĝ diag(column_scale)² Ĝᵀ, shape (m, m), float64: panels in the computing dtype, float64 across panels."""
         stage = f"gram of 2^{-(self.exponent or 0)} G in {_backend.dtype_name(self.dtype)}"
         start, arrays = progress.restore(stage)

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _backend
 from .._backend.pytree import Part
+from .._progress import Progress
 from .._typing import Array
 from .panels import combination, gram, long_product, panel_width, scaled_squares, slices
 from .sparse import SparseRows
@@ -221,7 +222,7 @@ class TopKRows(Part):
             parts.append(_backend.cast(total, self.dtype))
         return xp.concat(parts, axis=0)
 
-    def gram(self, column_scale: Array | None, progress: Any) -> Array:
+    def gram(self, column_scale: Array | None, progress: Progress) -> Array:
         """K = Ĝ diag(column_scale)² Ĝᵀ, shape (m, m), float64."""
         del progress
         return self.cross(self, column_scale)

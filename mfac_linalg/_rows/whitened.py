@@ -10,6 +10,7 @@ import numpy as np
 from .. import _backend
 from .._backend.pytree import Part
 from .._capacitance.system import Capacitance
+from .._progress import Progress
 from .._typing import Array
 from .dense import DenseRows
 from .fingerprint import Fingerprint
@@ -128,7 +129,9 @@ def _pair_products(gather: Callable[[Array], Array], i: Array, j: Array) -> Arra
     return xp.concat([_backend.vecdot(gather(i[c]), gather(j[c])) for c in slices(i.shape[0], PAIRS)])
 
 
-def whiten(rows: ScaledRows, capacitance: Capacitance, *, dtype: Any, overwrite: bool, progress: Any) -> WhitenedRows:
+def whiten(
+    rows: ScaledRows, capacitance: Capacitance, *, dtype: Any, overwrite: bool, progress: Progress
+) -> WhitenedRows:
     """Return W = L⁻¹ S in `dtype`: in a new array, or over the caller's G with `overwrite`."""
     dense = cast(DenseRows, rows.rows)
     source, panels = dense.gradients, progress(dense.column_slices(), "whiten")
@@ -147,7 +150,7 @@ def whiten(rows: ScaledRows, capacitance: Capacitance, *, dtype: Any, overwrite:
 
 
 def whiten_into(
-    write: Callable[[slice, Array], None], rows: ScaledRows, capacitance: Capacitance, *, dtype: Any, progress: Any
+    write: Callable[[slice, Array], None], rows: ScaledRows, capacitance: Capacitance, *, dtype: Any, progress: Progress
 ) -> np.ndarray:
     """Write W = L⁻¹ S, in `dtype`, by panels of streamed rows, and return the columns whose 1 − ‖w_j‖² cancels.
 

@@ -45,7 +45,7 @@ def assemble(system: System, options: Options) -> DualForm | PrimalForm:
 def _factor(system: System, options: Options) -> Capacitance | None:
     """The factor of the small matrix; rows are whitened with one that is good enough for elements."""
     if system.facts.m >= system.facts.d:
-        return Capacitance.primal(system.rows, system.scaled_gram, system.norm)
+        return Capacitance.primal(system.scaled_gram, system.norm, system.rows.row_blocks)
     if options.whiten and sum_loses_digits(system.norm):
         return Capacitance.of_rows(system.scaled_gram, system.rows.column_blocks())
     return Capacitance.factor(system.scaled_gram)

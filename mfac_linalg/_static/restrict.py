@@ -1,6 +1,7 @@
 """F restricted to some of the parameters: the other columns of its rows count as zero."""
 
 from dataclasses import replace
+from typing import cast
 
 from .. import _backend
 from .._condition import kappa_of
@@ -8,6 +9,7 @@ from .._forms.blocks import BlockForm
 from .._forms.state import State
 from .._rows.dense import DenseRows
 from .._rows.scaled import ScaledRows, scaled_rows
+from .._rows.whitened import WhitenedRows
 from .._typing import Array
 from .assemble import assemble
 from .build_blocks import assemble_blocks, block_systems
@@ -49,4 +51,4 @@ def _scaled_rows_of(state: State) -> ScaledRows:
         msg = "`gradients` must be available for this; got whitened rows in a file. Build from the gradients again."
         raise ValueError(msg)
     ones = _backend.namespace(state.row_scale).ones_like(state.row_scale)
-    return ScaledRows(DenseRows(rows.unwhiten(), None, rows.dtype), ones, None)
+    return ScaledRows(DenseRows(cast(WhitenedRows, rows).unwhiten(), None, rows.dtype), ones, None)

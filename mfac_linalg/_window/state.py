@@ -15,6 +15,7 @@ from .._errors import breakdown, unresolved_rows
 from .._files.consistency import is_factor, refuse_mixed_state
 from .._forms.dual import DualForm
 from .._forms.primal import PrimalForm
+from .._forms.protocol import Form
 from .._forms.state import State
 from .._forms.sweeps import CANCELLATION, sweeps_for
 from .._rows.scaled import ScaledRows
@@ -163,9 +164,7 @@ class WindowState:
         scale = np.ldexp(np.sqrt(self.options.coefficients(ages)) / np.sqrt(self.scaling.scale), ring.exponents)
         largest, limits = float(np.max(scale, initial=0.0)), np.finfo(np.float64)
         if self.scaling.wide and not largest * largest * self.options.dim * limits.tiny <= limits.eps:
-            raise unresolved_rows(
-                _backend.dtype_name(ring.dtype)
-            )  # entries that underflow in products of rows would show
+            raise unresolved_rows(_backend.dtype_name(ring.dtype))  # what underflows in products of rows would show
         return replace(self, ring=ring, ages=ages, row_scale=scale)
 
     def _with_updated_cholesky(self, before: "WindowState", keep: np.ndarray) -> "WindowState":
@@ -217,10 +216,10 @@ class WindowState:
         rows = ScaledRows(self.ring.rows(on_host=on_host), scale, self.scaling.column_scale)
         float64_gram = self.ring.has_float64_gram
         if self.is_primal:
-            capacitance = Capacitance.primal(rows, rows.normal_matrix(), self.factor.norm)
+            capacitance = Capacitance.primal(rows.normal_matrix(), self.factor.norm, rows.row_blocks)
             if capacitance is None:
                 raise breakdown(size=self.options.dim, kappa=self.kappa, dtype="float64")
-            form: Any = PrimalForm(rows, capacitance, self.factor.norm)
+            form: Form = PrimalForm(rows, capacitance, self.factor.norm)
         else:
             sweeps = sweeps_for(self.kappa, self.arithmetic, float64_gram=float64_gram)
             gram = self.gram  # not self, which caches the State: a reference cycle would keep its arrays for longer

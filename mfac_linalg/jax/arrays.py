@@ -15,6 +15,7 @@ from .._capacitance.system import Capacitance, largest_eigenvalue, sum_loses_dig
 from .._condition import kappa_of
 from .._forms.dual import DualForm
 from .._forms.primal import PrimalForm
+from .._forms.protocol import Form
 from .._forms.state import State
 from .._forms.sweeps import sweeps_for
 from .._progress import SILENT
@@ -190,7 +191,7 @@ def state_of(options: WindowOptions, arrays: Arrays) -> State:
     if options.window >= options.dim:
         if is_known and sum_loses_digits(norm):
             capacitance = Capacitance.of_rows(arrays.scaled_gram, rows.row_blocks())
-        form: Any = PrimalForm(rows, capacitance, norm)
+        form: Form = PrimalForm(rows, capacitance, norm)
     else:
         sweeps = sweeps_for(kappa if is_known else np.inf, _backend.dtype_name(rows.dtype), float64_gram=float64_gram)
         form = DualForm(rows, None, capacitance, norm, sweeps)
