@@ -337,7 +337,7 @@ class Inverse(SymmetricOperator):
         -----
         Cost: a build, and a copy of the gradients.
         """
-        return self._rebuilt(lambda x: check.as_device(x, device))
+        return self._map_arrays(lambda x: check.as_device(x, device))
 
     @_backend.in_plain_modes
     def astype(self, dtype: Any) -> Self:
@@ -358,10 +358,10 @@ class Inverse(SymmetricOperator):
         Cost: a build, and a copy of the gradients.
         """
         dtype = check.as_result_dtype(dtype, self._like)
-        return self._rebuilt(lambda x: _backend.cast(x, dtype))
+        return self._map_arrays(lambda x: _backend.cast(x, dtype))
 
     @abc.abstractmethod
-    def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
+    def _map_arrays(self, move: Callable[[Array], Array]) -> Self:
         """Rebuild the inverse from its arrays, transferred or cast by `move`."""
 
     def _describe(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ from ._inverse import Inverse, check_inverse
 from ._progress import Progress, reporter
 from ._rows.kinds import rows_of
 from ._rows.panels import slices
-from ._scaling.sqrt_damping import settle
+from ._scaling.sqrt_damping import as_result
 from ._typing import Array
 
 BLOCK_SIZE = 64
@@ -189,7 +189,7 @@ def _apply_inverse_to_stored(state: State, rows: Any, block: slice) -> Array:
 
 
 def _to_result(name: str, state: State, values: Array) -> Array:
-    return settle(_backend.evaluate(values), name, like=state.form.rows.like, dtype=state.dtype)
+    return as_result(_backend.evaluate(values), name, like=state.form.rows.like, dtype=state.dtype)
 
 
 def _concatenate_columns(parts: list[Array]) -> Array:

@@ -58,8 +58,8 @@ def write_parts(
                     member.write(content)
             info = zipfile.ZipInfo(_files.archive.HEADER, _files.archive.EPOCH)
             archive.writestr(info, json.dumps(header) if text is None else text, compress_type=compression)
-            archive.comment = b" " * _files.archive.DIGEST
+            archive.comment = b" " * _files.archive.DIGEST_LENGTH
             infos = archive.infolist()
         digest = _files.archive._digest_around(file, infos)
-        file.seek(-_files.archive.DIGEST, 2)
+        file.seek(-_files.archive.DIGEST_LENGTH, 2)
         file.write(digest)

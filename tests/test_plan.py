@@ -17,8 +17,8 @@ def facts(m=8, d=1000, dtype="float32", gram_dtype=None, **more):
     return Facts(m, d, dtype, gram_dtype or dtype, **more)
 
 
-def measured(norm=3.0, heaviest=1.0, largest=1.0, smallest=1.0, **more):
-    return Measured(heaviest, norm, largest, smallest, **more)
+def measured(norm=3.0, largest_square=1.0, largest=1.0, smallest=1.0, **more):
+    return Measured(largest_square, norm, largest, smallest, **more)
 
 
 def plan(known, numbers, *, wide=False):
@@ -31,24 +31,24 @@ def test_ordinary_numbers_ask_for_nothing(dtype):
     assert (chosen.exponent, chosen.widen, chosen.gram_dtype, chosen.kappa) == (None, False, dtype, 10.0)
 
 
-@pytest.mark.parametrize("heaviest", [0.0, 1e-30, 1e30, math.inf, math.nan])
-def test_squares_out_of_range_ask_for_the_largest_entry(heaviest):
-    assert plan(facts(), measured(heaviest=heaviest)).exponent == LARGEST_ENTRY
+@pytest.mark.parametrize("largest_square", [0.0, 1e-30, 1e30, math.inf, math.nan])
+def test_squares_out_of_range_ask_for_the_largest_entry(largest_square):
+    assert plan(facts(), measured(largest_square=largest_square)).exponent == LARGEST_ENTRY
 
 
 def test_what_was_rescaled_is_not_rescaled_again():
-    assert plan(facts(), measured(heaviest=1e-30, exponent=7)).exponent == 7
+    assert plan(facts(), measured(largest_square=1e-30, exponent=7)).exponent == 7
 
 
 @given(st.floats(2.0**-300, 2.0**300).filter(lambda x: not 2.0**-80 < x < 2.0**80))
-def test_a_gram_matrix_in_float64_knows_the_exponent_of_the_largest_row(heaviest):
-    power = plan(facts(gram_dtype="float64"), measured(heaviest=heaviest)).exponent
-    assert 0.5 <= math.sqrt(heaviest) / 2.0**power < 1
+def test_a_gram_matrix_in_float64_knows_the_exponent_of_the_largest_row(largest_square):
+    power = plan(facts(gram_dtype="float64"), measured(largest_square=largest_square)).exponent
+    assert 0.5 <= math.sqrt(largest_square) / 2.0**power < 1
 
 
 @pytest.mark.parametrize("known", [facts(gram_dtype="float64", has_row_squares=False), facts(), facts(dtype="float64")])
 def test_other_gram_matrices_do_not(known):
-    assert plan(known, measured(heaviest=1e-300)).exponent == LARGEST_ENTRY
+    assert plan(known, measured(largest_square=1e-300)).exponent == LARGEST_ENTRY
 
 
 @given(st.floats(1.0, 1e9))

@@ -211,11 +211,11 @@ def test_another_array_under_a_right_archive_is_refused(saved):
     with zipfile.ZipFile(saved, "w") as archive:
         for name, content in members.items():
             archive.writestr(zipfile.ZipInfo(name, _files.archive.EPOCH), content)
-        archive.comment = b" " * _files.archive.DIGEST
+        archive.comment = b" " * _files.archive.DIGEST_LENGTH
         infos = archive.infolist()
     with open(saved, "r+b") as file:
         digest = _files.archive._digest_around(file, infos)
-        file.seek(-_files.archive.DIGEST, os.SEEK_END)
+        file.seek(-_files.archive.DIGEST_LENGTH, os.SEEK_END)
         file.write(digest)
     with pytest.raises(ml.InvalidFileError, match="the checksum of factor is another"):
         ml.load(saved)

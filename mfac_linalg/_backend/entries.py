@@ -140,9 +140,9 @@ def look_up(keys: Array, values: Array, wanted: Array) -> Array:
 def replace_entries(x: Array, index: Array, values: Array) -> Array:
     """Return a copy of x (d,) with x[index] = values for a rising index."""
     if is_numpy(x) or (is_writable(x) and (compat.is_torch_array(x) or compat.is_cupy_array(x))):
-        done = copy_of(x)
-        done[index] = values
-        return done
+        updated = copy_of(x)
+        updated[index] = values
+        return updated
     xp = namespace(x)
     if is_lazy(x):  # its indices are on the host
         there, whole = np.zeros(x.shape, dtype=bool), np.zeros(x.shape, dtype=values.dtype)

@@ -21,7 +21,7 @@ def outside_graphs(function: F) -> F:
     Compiled, NumPy's functions would be PyTorch's: other answers, or none. Within a transform of torch.func that is not
     of its arguments, all that it keeps would be bound to that transform.
     """
-    function = _beside_transforms(function)
+    function = _outside_unrelated_transforms(function)
 
     @functools.wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
@@ -34,7 +34,7 @@ def outside_graphs(function: F) -> F:
     return run  # type: ignore[return-value]
 
 
-def _beside_transforms(function: F) -> F:
+def _outside_unrelated_transforms(function: F) -> F:
     @functools.wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
         if not in_transforms() or not is_untransformed(*arguments, *options.values()):

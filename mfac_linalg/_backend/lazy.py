@@ -157,11 +157,11 @@ def rekey_graph(matrix: Array, *operands: Array) -> Array:
     seed = tokenize(matrix.name, *names)
     graph = convert_legacy_graph(dict(matrix.__dask_graph__()))
     renamed = {key: clone_key(key, seed) for key, node in graph.items() if not isinstance(node, DataNode)}
-    made = {renamed.get(key, key): node.substitute(renamed, key=renamed.get(key)) for key, node in graph.items()}
+    nodes = {renamed.get(key, key): node.substitute(renamed, key=renamed.get(key)) for key, node in graph.items()}
     name = clone_key(matrix.name, seed)
     for key in sys.modules["dask"].core.flatten(matrix.__dask_keys__()):
-        made.setdefault((name, *key[1:]), Alias((name, *key[1:]), key))
-    return sys.modules["dask.array"].Array(made, name, matrix.chunks, meta=matrix._meta)
+        nodes.setdefault((name, *key[1:]), Alias((name, *key[1:]), key))
+    return sys.modules["dask.array"].Array(nodes, name, matrix.chunks, meta=matrix._meta)
 
 
 def map_blocks(
@@ -186,12 +186,12 @@ def sum_blocks(
 
     `add` makes one of some parts, (1, *shape) each, where that is no sum.
     """
-    parts = _by_blocks(partial(_as_part, function), matrix, given, tail=shape, dtype=np.float64, width=1)
+    parts = _by_blocks(partial(_with_block_axis, function), matrix, given, tail=shape, dtype=np.float64, width=1)
     return sys.modules["dask.array"].reduction(
         parts,
-        chunk=_as_it_is,
-        combine=partial(_added, add),
-        aggregate=partial(_added, add, keepdims=False),
+        chunk=_identity_chunk,
+        combine=partial(_sum_parts, add),
+        aggregate=partial(_sum_parts, add, keepdims=False),
         axis=0,
         concatenate=False,
         split_every=FAN_IN,
@@ -205,8 +205,8 @@ def map_and_sum_blocks(
 ) -> tuple[Array, Array]:
     """Return both for a function that returns both: each block is read once for the two."""
     pairs = _by_blocks(function, matrix, given, tail=(), dtype=object)
-    first = _by_blocks(partial(_pick, 0), pairs, (), tail=tail, dtype=dtype)
-    return first, sum_blocks(partial(_pick, 1), pairs, (), shape=shape)
+    first = _by_blocks(partial(_component, 0), pairs, (), tail=tail, dtype=dtype)
+    return first, sum_blocks(partial(_component, 1), pairs, (), shape=shape)
 
 
 def _by_blocks(
@@ -242,10 +242,10 @@ def _by_blocks(
 def _on_blocks(function: Callable[..., Any], *parts: Any) -> Any:
     """Call a function with blocks, each of which comes in a list for every axis that it has alone."""
     with np.errstate(all="ignore"):
-        return function(*map(_only, parts))
+        return function(*map(_unwrap_block, parts))
 
 
-def _only(part: Any) -> Any:
+def _unwrap_block(part: Any) -> Any:
     """The block, in aligned memory: products with one from another process would round otherwise."""
     while isinstance(part, list):
         (part,) = part
@@ -255,25 +255,25 @@ def _only(part: Any) -> Any:
     return np.require(part, requirements="A") if isinstance(part, np.ndarray) else part
 
 
-def _as_part(function: Callable[..., Any], *parts: Any) -> np.ndarray:
+def _with_block_axis(function: Callable[..., Any], *parts: Any) -> np.ndarray:
     return function(*parts)[None, ...]
 
 
-def _as_it_is(part: np.ndarray, axis: Any, keepdims: bool) -> np.ndarray:
+def _identity_chunk(part: np.ndarray, axis: Any, keepdims: bool) -> np.ndarray:
     del axis, keepdims
     return part
 
 
-def _added(add: Any, parts: Any, axis: Any, keepdims: bool) -> np.ndarray:
+def _sum_parts(add: Any, parts: Any, axis: Any, keepdims: bool) -> np.ndarray:
     """Add arrays one by one: a sum over an axis depends on how the arrays lie in memory, which a transfer changes."""
     del axis
-    total = add(_leaves(parts))
+    total = add(_flatten_lists(parts))
     return total if keepdims else total[0]
 
 
-def _leaves(parts: Any) -> Any:
-    return [leaf for part in parts for leaf in _leaves(part)] if isinstance(parts, list) else [parts]
+def _flatten_lists(parts: Any) -> Any:
+    return [leaf for part in parts for leaf in _flatten_lists(part)] if isinstance(parts, list) else [parts]
 
 
-def _pick(which: int, pairs: Any) -> Any:
+def _component(which: int, pairs: Any) -> Any:
     return pairs[which]

@@ -46,7 +46,7 @@ def plain_modes(jax: Any = None, *, like: Any = None, products: bool = True) -> 
     if jax is not None:
         others += _plain_jax(jax, products=products)
         others += [] if like is None else [*_device_mode(jax, like), jax.ensure_compile_time_eval()]
-    return _Together([errors, *others]) if others else errors
+    return _CombinedContext([errors, *others]) if others else errors
 
 
 def in_plain_modes(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,7 +71,7 @@ def transfers_allowed(jax: Any) -> contextlib.AbstractContextManager[Any]:
 
 def without_autocast() -> contextlib.AbstractContextManager[Any]:
     """Return a context in which PyTorch computes in the dtypes that tensors have."""
-    return _Together(_autocasts_off())
+    return _CombinedContext(_autocasts_off())
 
 
 def in_transforms() -> bool:
@@ -121,14 +121,14 @@ def _parts(x: Any) -> list[Any]:
     return list(getattr(x, "__dict__", {}).values())
 
 
-class _Together(contextlib.ExitStack):
+class _CombinedContext(contextlib.ExitStack):
     """Several contexts in one, entered in their order."""
 
     def __init__(self, contexts: list[Any]) -> None:
         super().__init__()
         self._contexts = contexts
 
-    def __enter__(self) -> "_Together":
+    def __enter__(self) -> "_CombinedContext":
         for context in self._contexts:
             self.enter_context(context)
         return self

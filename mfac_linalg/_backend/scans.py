@@ -6,18 +6,18 @@ from typing import Any
 import numpy as np
 
 
-def scan_until(done: Any, step: Any, values: tuple[Any, ...], times: int) -> tuple[Any, ...]:
-    """Return values after step(*values) → (*values, done), as often as a traced `done` asks for, `times` at most.
+def scan_until(is_done: Any, step: Any, values: tuple[Any, ...], times: int) -> tuple[Any, ...]:
+    """Return values after step(*values) → (*values, is_done), as often as a traced `is_done` asks for, `times` at most.
 
     One loop, so that a compiler sees the step once.
     """
     lax = sys.modules["jax"].lax
 
     def body(carry: tuple[Any, ...], _: Any) -> tuple[tuple[Any, ...], None]:
-        *values, done = carry
-        return lax.cond(done, lambda *same: (*same, done), step, *values), None
+        *values, is_done = carry
+        return lax.cond(is_done, lambda *same: (*same, is_done), step, *values), None
 
-    return lax.scan(body, (*values, done), None, length=times)[0][:-1]
+    return lax.scan(body, (*values, is_done), None, length=times)[0][:-1]
 
 
 def scan_sum(part: Any, total: Any, indices: range) -> Any:

@@ -13,8 +13,8 @@ from .kinds import device, dtype_name, is_array, is_masked, is_matrix, is_numpy,
 from .sparse import is_sparse
 from .values import from_bits, native, to_bits
 
-TRIED: Any = 10**5  # steps by which it is found out whether arrays have an entry in common
-BEYOND = 2**48  # an address that keeps those with negative strides positive
+OVERLAP_STEPS: Any = 10**5  # steps by which it is found out whether arrays have an entry in common
+ADDRESS_OFFSET = 2**48  # an address that keeps those with negative strides positive
 
 
 def is_sliceable(x: object) -> bool:
@@ -30,7 +30,7 @@ def is_on_disk(x: object) -> bool:
 
 def read_block(source: Any, part: tuple[slice, slice], *, like: Array) -> Array:
     """Return source[part] as an array of like's library, on its device; a copy where the source is a file."""
-    block = source[part] if is_array(source) else _asked(source, part)
+    block = source[part] if is_array(source) else _checked_slice(source, part)
     if is_masked(block) or is_matrix(block):
         msg = (
             f"`gradients` must have plain arrays as slices; got a {type(block).__name__}, whose mask would be lost, or "
@@ -54,7 +54,7 @@ def read_block(source: Any, part: tuple[slice, slice], *, like: Array) -> Array:
     return from_bits(values if plain else np.array(values, order="C"), dtype_name(block.dtype), like=like)
 
 
-def _asked(source: Any, part: tuple[slice, slice]) -> Any:
+def _checked_slice(source: Any, part: tuple[slice, slice]) -> Any:
     """source[part], its shape checked."""
     with naming("gradients"):
         block = source[part]
@@ -82,7 +82,7 @@ def overlap(x: Any, y: Any) -> bool:
         return True
     if isinstance(x, np.ndarray) and is_array(y) and on_host(y):
         y = to_bits(y)  # a view, whatever the library
-        return _share(x, y) or _share_file(x, y)
+        return _overlap(x, y) or _overlap_in_file(x, y)
     if type(x) is not type(y) or is_array(x):
         return False
     return (x == y) is True or (_folder_of(x) is not None and _folder_of(x) == _folder_of(y))
@@ -96,25 +96,25 @@ def is_mapped_from(x: Any, path: Any) -> bool:
     return file is not None and os.path.exists(file) and os.path.samefile(file, path)
 
 
-def _share(x: np.ndarray, y: np.ndarray) -> bool:
+def _overlap(x: np.ndarray, y: np.ndarray) -> bool:
     """Whether two arrays have an entry in common, or might have."""
     try:
-        return np.shares_memory(x, y, max_work=TRIED)
+        return np.shares_memory(x, y, max_work=OVERLAP_STEPS)
     except np.exceptions.TooHardError:
         return True
 
 
-def _share_file(x: np.ndarray, y: np.ndarray) -> bool:
+def _overlap_in_file(x: np.ndarray, y: np.ndarray) -> bool:
     """Whether two arrays over files have an entry of one file in common, however often that is mapped."""
     (file, x_in_file), (other, y_in_file) = _mapped(x), _mapped(y)
     if file is None or other is None:
         return False
     if file != other and not (os.path.exists(file) and os.path.exists(other) and os.path.samefile(file, other)):
         return False
-    return x_in_file is None or y_in_file is None or _share(x_in_file, y_in_file)
+    return x_in_file is None or y_in_file is None or _overlap(x_in_file, y_in_file)
 
 
-class _AtPlace:
+class _ArrayAtAddress:
     """An array at another address, which is never read."""
 
     def __init__(self, x: np.ndarray, address: int) -> None:
@@ -135,7 +135,11 @@ def _mapped(x: np.ndarray) -> tuple[Any, np.ndarray | None]:
                 first, last = (int(place, 16) for place in span.split("-"))
                 if first <= address < last:
                     place = address - first + int(start, 16)
-                    return (name[0], np.asarray(_AtPlace(x, BEYOND + place))) if name and inode != "0" else (None, None)
+                    return (
+                        (name[0], np.asarray(_ArrayAtAddress(x, ADDRESS_OFFSET + place)))
+                        if name and inode != "0"
+                        else (None, None)
+                    )
     except OSError:
         pass
     base: Any = x

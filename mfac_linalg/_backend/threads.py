@@ -14,8 +14,8 @@ MOST_THREADS = 8  # memory is no faster for more
 def thread_count() -> int:
     """Return the number of threads for this process: its processors, or fewer where BLAS is limited."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    told = (os.environ.get(name, "") for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"))
-    return min([MOST_THREADS, allowed, *(int(count) for count in told if count.isdecimal() and int(count))])
+    blas_limits = (os.environ.get(name, "") for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"))
+    return min([MOST_THREADS, allowed, *(int(count) for count in blas_limits if count.isdecimal() and int(count))])
 
 
 def read_ahead(read: Callable[[Any], Any], pieces: list[Any]) -> Iterator[tuple[Any, Any]]:
@@ -24,18 +24,18 @@ def read_ahead(read: Callable[[Any], Any], pieces: list[Any]) -> Iterator[tuple[
         return
     read = in_another_thread(read)
     with _pool(1) as pool:
-        ahead = _started(pool, read, pieces[0])
+        ahead = _submit(pool, read, pieces[0])
         for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
             found = ahead()
             if following is not None:
-                ahead = _started(pool, read, following)
+                ahead = _submit(pool, read, following)
             yield piece, found
 
 
 def in_threads(function: Callable[[Any], Any], pieces: Iterable[Any]) -> list[Any]:
     """Return [function(piece) for piece in pieces], computed in threads, under the caller's modes."""
     with _pool(thread_count()) as pool:
-        return [done() for done in [_started(pool, in_another_thread(function), piece) for piece in pieces]]
+        return [result() for result in [_submit(pool, in_another_thread(function), piece) for piece in pieces]]
 
 
 def _pool(size: int) -> Any:
@@ -47,7 +47,7 @@ def _pool(size: int) -> Any:
     return ThreadPoolExecutor(size)
 
 
-def _started(pool: Any, function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+def _submit(pool: Any, function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
     """Start a call, and return a function that waits for its result; where no thread can start, the call itself."""
     try:
         return pool.submit(function, *arguments).result if pool is not None else partial(function, *arguments)

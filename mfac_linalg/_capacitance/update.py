@@ -12,9 +12,9 @@ from .._errors import breakdown
 from .system import POWER_STEPS, Capacitance, factor_solve
 
 QR_BLOCK = 16  # columns: the most for which SciPy uses one thread
-SMALL = 64  # rows: the most for which it uses one thread for any number of columns
+SERIAL_ROWS = 64  # rows: the most for which it uses one thread for any number of columns
 DRIFT = 256 * float(np.finfo(np.float64).eps)  # largest backward error of the m × m solve without refactorisation
-SETTLED = 0.1  # largest relative change of ‖S‖² without a further power step
+NORM_TOLERANCE = 0.1  # largest relative change of ‖S‖² without a further power step
 BLOCK_SHARE = 8  # exchanging more than an eighth of the rows at once costs more than a new factorisation
 
 
@@ -117,7 +117,7 @@ class CurrentCholesky:
             images = product[:, :-1]
             direction = images @ np.linalg.eigh(directions.T @ images)[1][:, -1]
             largest = float(np.linalg.norm(direction))
-            if abs(largest - before) <= SETTLED * before:
+            if abs(largest - before) <= NORM_TOLERANCE * before:
                 break
             before, directions = largest, _unit(direction)[:, None]
         drift = np.linalg.norm(product[:, -1:] + y - z) / ((1 + largest) * np.linalg.norm(y))
@@ -149,28 +149,28 @@ def factor_without(
     It is written to the array in `memory` that has its shape and is not that of L: allocating memory may cost more
     than the update.
 
-    With K the kept rows and R the others, A_KK = L_KK L_KKᵀ + C Cᵀ, C = L_KR. This positive update is a QR
-    factorisation of [L_KKᵀ; Cᵀ], which is stable for any number of updates.
+    Let J be the rows that remain and D the others: A_JJ = L_JJ L_JJᵀ + L_JD L_JDᵀ. This positive update is a QR
+    factorisation of [L_JJᵀ; L_JDᵀ], which is stable for any number of updates.
     """
-    kept, dropped = np.flatnonzero(is_kept), np.flatnonzero(~is_kept)
-    size = len(kept)
+    remaining, dropped = np.flatnonzero(is_kept), np.flatnonzero(~is_kept)
+    size = len(remaining)
     shape = (size + spare,) * 2
     free = (array for array in memory if array.shape == shape and not np.may_share_memory(array, lower))
     upper = next(free, None)
     upper = np.empty(shape) if upper is None else upper
-    upper[:size, :size] = _kept_block(lower, kept, dropped).T
+    upper[:size, :size] = _remaining_block(lower, remaining, dropped).T
     upper[size:, :size], upper[:size, size:], upper[size:, size:] = 0, 0, np.eye(spare)
     if size and len(dropped):
         rest = np.zeros((len(dropped), len(upper)))
-        rest[:, :size] = lower[kept][:, dropped].T if len(dropped) > 1 else lower[kept, dropped]
+        rest[:, :size] = lower[remaining][:, dropped].T if len(dropped) > 1 else lower[remaining, dropped]
         _absorb(upper, rest)
     return upper.T
 
 
-def _kept_block(lower: np.ndarray, kept: np.ndarray, dropped: np.ndarray) -> np.ndarray:
-    """L_KK: a view if the dropped rows are the first."""
+def _remaining_block(lower: np.ndarray, remaining: np.ndarray, dropped: np.ndarray) -> np.ndarray:
+    """L_JJ: a view if the dropped rows are the first."""
     start = len(dropped)
-    return lower[start:, start:] if start == 0 or dropped.max() < start else lower[np.ix_(kept, kept)]
+    return lower[start:, start:] if start == 0 or dropped.max() < start else lower[np.ix_(remaining, remaining)]
 
 
 def _absorb(upper: np.ndarray, rest: np.ndarray) -> None:
@@ -181,7 +181,7 @@ def _absorb(upper: np.ndarray, rest: np.ndarray) -> None:
     """
     from scipy.linalg.lapack import dtpqrt
 
-    if len(upper) <= SMALL:
+    if len(upper) <= SERIAL_ROWS:
         upper[:] = dtpqrt(0, min(QR_BLOCK, len(upper)), upper, rest)[0]
         return
     for columns in (slice(start, start + QR_BLOCK) for start in range(0, len(upper), QR_BLOCK)):

@@ -30,7 +30,7 @@ SCHEMA = 1
 HEADER = "header.json"
 CHUNK = 2**24  # bytes written, read and hashed at a time
 LARGEST_HEADER, MOST_LISTS = 2**24, 2**18  # bytes, and lists and dictionaries in it: each takes memory and time
-DIGEST = 64  # hexadecimal digits of the comment
+DIGEST_LENGTH = 64  # hexadecimal digits of the comment
 EPOCH = (1980, 1, 1, 0, 0, 0)  # files of equal content are equal
 DTYPES = {"bfloat16": "uint16"}  # stored as numbers of another dtype, which NumPy has
 STORED = ("float16", "bfloat16", "float32", "float64", "uint16", "int32", "int64")
@@ -58,10 +58,10 @@ def _write(file: IO[bytes], header: dict[str, Any], arrays: dict[str, Array]) ->
             msg = f"An inverse must be described in {LARGEST_HEADER:,} bytes to be saved; got {len(text):,}. "
             raise ValueError(msg + "Use fewer blocks: the size of each is in them.")
         archive.writestr(zipfile.ZipInfo(HEADER, EPOCH), text)
-        archive.comment = b" " * DIGEST
+        archive.comment = b" " * DIGEST_LENGTH
         members = archive.infolist()
     digest = _digest_around(file, members)
-    file.seek(-DIGEST, os.SEEK_END)
+    file.seek(-DIGEST_LENGTH, os.SEEK_END)
     file.write(digest)
 
 
@@ -98,7 +98,7 @@ def _chunks(shape: tuple[int, ...], itemsize: int) -> Iterator[slice]:
 def _digest_around(file: IO[bytes], members: list[zipfile.ZipInfo]) -> bytes:
     """The SHA-256 of all bytes but the contents of arrays, which have their own, and this digest."""
     arrays = sorted((m.header_offset, m.compress_size) for m in members if m.filename != HEADER)
-    size = file.seek(0, os.SEEK_END) - DIGEST
+    size = file.seek(0, os.SEEK_END) - DIGEST_LENGTH
     digest, at = hashlib.sha256(), 0
     for offset, length in arrays:
         start = _content_of(file, offset)

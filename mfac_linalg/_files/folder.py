@@ -24,7 +24,7 @@ from .._errors import FolderInUseError, InvalidFileError
 from .._rows.protocol import Rows
 from .._typing import Array
 from . import archive, atomic, journal, matrix_file
-from .journal import JOURNAL, MANIFEST, WHITENED, damaged, is_sound, read_journal, require_own
+from .journal import JOURNAL, MANIFEST, WHITENED, damaged, is_valid_journal, read_journal, require_own
 
 RUN_BYTES = 2**26  # of W under one digest
 SECONDS = 30.0  # between two entries of the journal
@@ -49,15 +49,15 @@ class Folder:
     is_shared = False
 
     def __init__(self, path: Path, asked: dict[str, Any], *, resume: bool) -> None:
-        self._path, self._asked, self._dtype = path, asked, np.dtype(asked["dtype"])
+        self._path, self._identity, self._dtype = path, asked, np.dtype(asked["dtype"])
         self._stages: dict[str, int] = {}
-        self._found: dict[str, np.ndarray] = {}
+        self._stage_arrays: dict[str, np.ndarray] = {}
         self._runs: list[list[Any]] = []  # [one past the last column, SHA-256]
         self._open_run = hashlib.sha256()
         self._written = time.monotonic()
         self.is_resumed = False
         require_own(path)
-        self._lock, self._made = None, atomic.make_folder(path)
+        self._lock, self._created_folders = None, atomic.make_folder(path)
         try:
             self._lock = _locked(path)
             require_own(path)  # another build may have ended in between
@@ -79,19 +79,19 @@ class Folder:
     def _read_journal(self) -> None:
         self.is_resumed = True
         facts, arrays = read_journal(self._journal)
-        require_same(self._asked, facts["asked"], self._path)
+        require_same(self._identity, facts["asked"], self._path)
         self._stages, self._runs = facts["stages"], facts["runs"]
-        self._found = {name: values for name, (values, _) in arrays.items()}
-        if not is_sound(self._asked["shape"], self._stages, self._runs, self._found):
+        self._stage_arrays = {name: values for name, (values, _) in arrays.items()}
+        if not is_valid_journal(self._identity["shape"], self._stages, self._runs, self._stage_arrays):
             raise damaged(self._journal)
 
     def _save_journal(self) -> None:
-        facts = {"asked": self._asked, "stages": self._stages, "runs": self._runs}
-        archive.save(self._journal, "build", facts, self._found, "out")
+        facts = {"asked": self._identity, "stages": self._stages, "runs": self._runs}
+        archive.save(self._journal, "build", facts, self._stage_arrays, "out")
 
     def _open_matrix(self) -> np.memmap:
         """The file of W: that of an earlier build with its intact columns, or a new one."""
-        file, found, m_by_d = self._path / WHITENED, None, self._asked["shape"]
+        file, found, m_by_d = self._path / WHITENED, None, self._identity["shape"]
         if self._stages.pop("whiten", 0):
             with contextlib.suppress(InvalidFileError):
                 found = matrix_file.open_matrix(file, m_by_d, self._dtype.name, "r+")
@@ -99,10 +99,10 @@ class Folder:
         self._runs = matrix_file.verify_runs(found, self._runs, nothing)[0] if found is not None else []
         if found is not None and self._runs:
             columns = self._stages["whiten"] = self._runs[-1][0]
-            small = self._found["whiten: small"]
-            self._found["whiten: small"] = small[small < columns]
+            small = self._stage_arrays["whiten: small"]
+            self._stage_arrays["whiten: small"] = small[small < columns]
             return found
-        self._found.pop("whiten: small", None)
+        self._stage_arrays.pop("whiten: small", None)
         try:
             return matrix_file.create(file, tuple(m_by_d), self._dtype)
         except OSError:
@@ -115,9 +115,9 @@ class Folder:
         self.matrix.flush()
         return matrix_file.verify_runs(self.matrix, self._runs, probes)[1]
 
-    def refused(self) -> InvalidFileError:
+    def mismatch_error(self) -> InvalidFileError:
         """The error of a resumed build whose W does not belong to these gradients."""
-        return journal.of_others(self._path)
+        return journal.mismatch_error(self._path)
 
     def close(self) -> None:
         """Unlock the folder."""
@@ -134,14 +134,16 @@ class Folder:
     def restore(self, stage: str) -> tuple[int, dict[str, Array]]:
         """The number of columns that a pass of an earlier build has finished, and its arrays at that point."""
         prefix = f"{stage}: "
-        found = {name.removeprefix(prefix): x for name, x in self._found.items() if name.startswith(prefix)}
+        found = {name.removeprefix(prefix): x for name, x in self._stage_arrays.items() if name.startswith(prefix)}
         return self._stages.get(stage, 0), found
 
     def save(self, stage: str, columns: int, found: Callable[[], dict[str, Array]]) -> None:
         """Write the progress of a pass to the journal: at its end, and every half minute."""
-        is_last = columns == self._asked["shape"][1]
+        is_last = columns == self._identity["shape"][1]
         since = self._runs[-1][0] if self._runs else 0
-        is_run = stage == "whiten" and (columns - since) * self._asked["shape"][0] * self._dtype.itemsize >= RUN_BYTES
+        is_run = (
+            stage == "whiten" and (columns - since) * self._identity["shape"][0] * self._dtype.itemsize >= RUN_BYTES
+        )
         if stage == "whiten" and (is_run or is_last):
             self._runs.append([columns, self._open_run.hexdigest()])
             self._open_run = hashlib.sha256()
@@ -149,7 +151,7 @@ class Folder:
         if not (is_last or due):
             return
         self._stages[stage] = columns
-        self._found.update({f"{stage}: {name}": np.asarray(x) for name, x in found().items()})
+        self._stage_arrays.update({f"{stage}: {name}": np.asarray(x) for name, x in found().items()})
         self.matrix.flush()  # columns are on the disk before the journal lists them
         self._save_journal()
         self._written = time.monotonic()
@@ -162,14 +164,16 @@ class Folder:
 
     def _release(self) -> None:
         """Remove the empty folders that this build made, and unlock."""
-        atomic.remove_empty(self._made)
+        atomic.remove_empty(self._created_folders)
         self.close()
 
     def finish(self, kind: str, facts: dict[str, Any], arrays: dict[str, Array]) -> None:
         """Complete the folder: sync W to the disk, then write the rest to one file."""
         self.matrix.flush()
-        outside = {"runs": self._runs, "shape": self._asked["shape"], "dtype": self._dtype.name}
-        archive.save(self._path / MANIFEST, kind, {**facts, "asked": self._asked, "whitened": outside}, arrays, "out")
+        outside = {"runs": self._runs, "shape": self._identity["shape"], "dtype": self._dtype.name}
+        archive.save(
+            self._path / MANIFEST, kind, {**facts, "asked": self._identity, "whitened": outside}, arrays, "out"
+        )
         with contextlib.suppress(OSError):
             self._journal.unlink()
         self.close()
@@ -200,7 +204,7 @@ def _locked(path: Path) -> int | None:
     raise FolderInUseError(msg)
 
 
-def asked_of(rows: Rows, facts: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
+def build_identity(rows: Rows, facts: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
     """The identity of a build: its facts, and the SHA-256 of its arrays and of some columns of G."""
     m, d = rows.shape
     arrays = {**{name: rows.columns(j) for name, j in journal.compared_columns(d).items()}, **arrays}
@@ -220,12 +224,12 @@ def _digest(x: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data).hexdigest()
 
 
-def is_whole(path: Path, argument: str = "path") -> bool:
+def is_finished(path: Path, argument: str = "path") -> bool:
     """Whether there is a folder with a finished inverse."""
     return check.is_folder(path, argument) and os.path.lexists(path / MANIFEST)
 
 
-def asked_before(path: Path) -> dict[str, Any]:
+def recorded_identity(path: Path) -> dict[str, Any]:
     """The arguments of the build of a finished folder."""
     asked = archive.load(path / MANIFEST)[1].get("asked")
     if not isinstance(asked, dict):

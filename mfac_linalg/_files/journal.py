@@ -55,7 +55,7 @@ def damaged(file: Path) -> InvalidFileError:
     return InvalidFileError(msg + "Remove what is there yourself, or pass another folder.")
 
 
-def of_others(path: Path) -> InvalidFileError:
+def mismatch_error(path: Path) -> InvalidFileError:
     """The error of a resumed build whose W does not belong to its gradients."""
     msg = f"`out` must hold a build of these gradients to be resumed; what {path} had of them was of others, and is "
     return InvalidFileError(msg + "removed. Build again.")
@@ -73,7 +73,7 @@ def naming_out(path: Path) -> Iterator[None]:
         raise check.path_error(failed, str(failed.filename or path), "read", "out") from failed
 
 
-def is_sound(shape: list[int], stages: dict[str, Any], runs: Any, found: dict[str, np.ndarray]) -> bool:
+def is_valid_journal(shape: list[int], stages: dict[str, Any], runs: Any, found: dict[str, np.ndarray]) -> bool:
     """Whether a journal is valid for this shape: a partial sum for each pass, and the runs of W."""
     m, d = shape
     if not (matrix_file.are_runs(runs, d) and all(type(n) is int and 0 <= n <= d for n in stages.values())):

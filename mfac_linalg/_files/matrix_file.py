@@ -16,7 +16,7 @@ from . import atomic
 Runs = list[list[Any]]
 """[one past its last column, SHA-256] of each run of columns, in order."""
 CHUNK = 2**24  # bytes read and hashed at a time
-DIGEST = re.compile("[0-9a-f]{64}")
+DIGEST_PATTERN = re.compile("[0-9a-f]{64}")
 
 
 def create(file: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> np.memmap:
@@ -76,7 +76,7 @@ def are_runs(runs: Any, columns: int) -> bool:
     if not all(type(stop) is int for stop in stops):
         return False
     fine = all(a < b for a, b in zip([0, *stops], [*stops, columns + 1], strict=True))
-    return fine and all(isinstance(digest, str) and DIGEST.fullmatch(digest) for _, digest in runs)
+    return fine and all(isinstance(digest, str) and DIGEST_PATTERN.fullmatch(digest) for _, digest in runs)
 
 
 def verify_runs(matrix: np.memmap, runs: Runs, probes: np.ndarray) -> tuple[Runs, np.ndarray]:

@@ -9,7 +9,7 @@ from .. import _backend
 from .. import _validation as check
 from .._errors import InvalidFileError
 from . import archive, matrix_file
-from .folder import is_whole
+from .folder import is_finished
 from .journal import MANIFEST, WHITENED
 
 
@@ -21,7 +21,7 @@ def read_parts(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[np.ndar
             msg = f"`path` must be the folder; got {path}, which is a part of it. Pass {path.parent}."
             raise InvalidFileError(msg)
         return kind, facts, arrays, None
-    if not is_whole(path):
+    if not is_finished(path):
         msg = f"`path` must be a finished folder; {path} has no {MANIFEST}. Build with `resume=True` to finish it."
         raise InvalidFileError(msg)
     kind, facts, arrays = archive.load(path / MANIFEST)
@@ -55,7 +55,9 @@ def restore(path: Any, kinds: dict[str, Any], *, xp: Any, device: Any) -> Any:
     check.loadable(facts, arrays, like)
     facts = {**facts, "runs": runs, "xp": xp, "device": device}
     try:
-        return _backend.with_x64(lambda: kinds[kind]._restored(facts, check.as_library_arrays(arrays, like)), like=like)
+        return _backend.with_x64(
+            lambda: kinds[kind]._from_parts(facts, check.as_library_arrays(arrays, like)), like=like
+        )
     except InvalidFileError:
         raise
     except (ValueError, TypeError, OverflowError) as refused:  # what the constructor says of it

@@ -12,7 +12,7 @@ from .restore import restore
 
 @_backend.methods_outside_graphs
 class Saveable(abc.ABC):
-    """An inverse that can be saved, by two hooks: `_stored` and `_restored`."""
+    """An inverse that can be saved, by two hooks: `_to_parts` and `_from_parts`."""
 
     @property
     @abc.abstractmethod
@@ -20,13 +20,13 @@ class Saveable(abc.ABC):
         """κ, a number unless the inverse is traced."""
 
     @abc.abstractmethod
-    def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
+    def _to_parts(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """The inverse as facts for JSON and as arrays."""
 
     @classmethod
     @abc.abstractmethod
-    def _restored(cls, facts: dict[str, Any], arrays: dict[str, Array]) -> Self:
-        """The inverse with these facts and arrays, as `_stored` returned them."""
+    def _from_parts(cls, facts: dict[str, Any], arrays: dict[str, Array]) -> Self:
+        """The inverse with these facts and arrays, as `_to_parts` returned them."""
 
     def save(self, path: Any) -> None:
         """Write the inverse to a file, from which `load` gives the same answers.
@@ -58,7 +58,7 @@ class Saveable(abc.ABC):
         and, where allowed, the owner of the old one. Remains of killed saves of this file are removed.
         """
         check.values("gradients", self.kappa)
-        facts, arrays = self._stored()
+        facts, arrays = self._to_parts()
         _backend.with_x64(save_archive, path, type(self).__name__, facts, arrays)
 
     @classmethod

@@ -15,14 +15,14 @@ from .diagonal import REDO_BELOW
 from .dual import DualForm
 from .primal import PrimalForm
 
-Form = DualForm | PrimalForm
+SystemForm = DualForm | PrimalForm
 
 
 @dataclass(frozen=True)
 class Run(Part):
     """`count` blocks of `size` columns each, beginning at column `start`: one form, with a leading axis for a batch."""
 
-    form: Form
+    form: SystemForm
     start: int
     count: int
     size: int
@@ -57,7 +57,7 @@ class Run(Part):
         """The sum over the blocks."""
         return _backend.namespace(x).sum(x, axis=0) if self.is_batch else x
 
-    def block(self, index: int) -> Form:
+    def block(self, index: int) -> SystemForm:
         """The form of one block."""
         if not self.is_batch:
             return self.form
@@ -202,7 +202,7 @@ class BlockForm(Part):
     def _blocks_of(self, columns: np.ndarray) -> np.ndarray:
         return np.searchsorted(self._starts, columns, side="right") - 1
 
-    def _block(self, block: int) -> tuple[Form, int]:
+    def _block(self, block: int) -> tuple[SystemForm, int]:
         """The form of one block, and its first column."""
         for run in self.runs:
             if block < run.count:

@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import _backend
 from .._errors import breakdown, warn_if_unresolved
-from .._scaling.sqrt_damping import fit
+from .._scaling.sqrt_damping import as_scaled_result
 from .._typing import Array
 from .state import State
 
@@ -25,4 +25,4 @@ def damping_path(state: State, v: Array, dampings: np.ndarray) -> Array:
     fractions, shifts = np.frexp(dampings)
     fractions = _backend.asarray(fractions, like=r, dtype=r.dtype)
     shifts = _backend.asarray(shifts, like=r, dtype=_backend.index_dtype(r))
-    return fit(r, power - shifts, state.dtype, "v", over=fractions)
+    return as_scaled_result(r, power - shifts, state.dtype, "v", over=fractions)

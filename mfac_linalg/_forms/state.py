@@ -12,7 +12,7 @@ from .._rows.protocol import GivenRows
 from .._rows.scaled import ScaledRows
 from .._rows.whitened import WhitenedRows
 from .._scaling.powers_of_two import column_exponents, ldexp, mantissa
-from .._scaling.sqrt_damping import DampingScaling, require_digits, scalar_like, settle, settle_positive
+from .._scaling.sqrt_damping import DampingScaling, as_positive_result, as_result, require_digits, scalar_like
 from .._typing import Array
 from .dual import DualForm
 from .protocol import Form
@@ -207,17 +207,17 @@ class State(Part):
     def _result(self, values: Array, name: str | None = None, unscaled: Any = None, *, least: float = 0.0) -> Array:
         """A small result, evaluated at once, in the user's library and dtype."""
         unscaled, like = None if unscaled is None else _backend.evaluate(unscaled), self.form.rows.like
-        return settle(_backend.evaluate(values), name, like=like, dtype=self.dtype, unscaled=unscaled, least=least)
+        return as_result(_backend.evaluate(values), name, like=like, dtype=self.dtype, unscaled=unscaled, least=least)
 
     def _positive_result(self, values: Array, name: str | None = None, unscaled: Array | None = None) -> Array:
         """The same for numbers ≥ 0, each of which needs its digits."""
         unscaled, like = None if unscaled is None else _backend.evaluate(unscaled), self.form.rows.like
-        return settle_positive(_backend.evaluate(values), name, like=like, dtype=self.dtype, unscaled=unscaled)
+        return as_positive_result(_backend.evaluate(values), name, like=like, dtype=self.dtype, unscaled=unscaled)
 
     def _lazy_result(self, values: Array) -> Array:
         """Positive numbers (d,) in the user's library and dtype, lazy for lazy rows."""
         like = self.form.rows.like
-        return settle_positive(_backend.as_lazy(values, like=like), None, like=like, dtype=self.dtype)
+        return as_positive_result(_backend.as_lazy(values, like=like), None, like=like, dtype=self.dtype)
 
     # --- scalars ---
 

@@ -20,7 +20,7 @@ class SelectedRows(Part):
 
     rows: DenseRows | TopKRows
     select: np.ndarray  # (m,) the position of each row
-    on_host: bool  # whether arrays with one entry per row are copied to the host, where the small system is
+    small_on_host: bool  # whether arrays with one entry per row are copied to the host, where the small system is
 
     is_plain = False
     fingerprint = None
@@ -55,7 +55,7 @@ class SelectedRows(Part):
 
     def with_dtype(self, dtype: Any) -> "SelectedRows":
         """The same rows, computed in another dtype."""
-        return SelectedRows(self.rows.with_dtype(dtype), self.select, self.on_host)
+        return SelectedRows(self.rows.with_dtype(dtype), self.select, self.small_on_host)
 
     def column_slices(self) -> list[slice]:
         """Column slices of the panels."""
@@ -96,7 +96,7 @@ class SelectedRows(Part):
 
     def _select_small(self, y: Array) -> Array:
         """The entries of these rows in y (slots, k), on the device of the small system."""
-        return self._select(_backend.read(y) if self.on_host else y)
+        return self._select(_backend.read(y) if self.small_on_host else y)
 
     def combine(self, a: Array) -> Array:
         """Σ a_i row_i, shape (d, k), for float64 a of shape (m, k)."""

@@ -21,7 +21,10 @@ from .streamed import StreamedRows
 REDO_BELOW = 1e-2  # a diagonal entry 1 − ‖w_j‖² under this has lost two digits or more
 PAIRS = 4096  # of columns, gathered at a time
 BLOCK_ROWS = 64
-SAMPLE, LARGEST_ERROR = 64, 4.0  # columns of W that are tested; largest ‖L W − S‖ in roundings, that of a solve
+SAMPLED_COLUMNS, LARGEST_ERROR = (
+    64,
+    4.0,
+)  # columns of W that are tested; largest ‖L W − S‖ in roundings, that of a solve
 LARGEST_GROWTH = 32.0  # a bound; measured errors are 0.02 to 0.4 of it (docs/theory.md, "Whitened rows")
 
 
@@ -204,7 +207,7 @@ def _half_solver(rows: ScaledRows, capacitance: Capacitance, dtype: Any) -> Call
 def _is_accurate(multiply: Callable[[Array], Array], rows: ScaledRows, capacitance: Capacitance, dtype: Any) -> bool:
     """Whether L W is S to a few roundings in a sample of columns: many similar rows round with a bias."""
     dim = rows.shape[1]
-    sample = np.arange(0, dim, max(1, dim // SAMPLE))[:SAMPLE]
+    sample = np.arange(0, dim, max(1, dim // SAMPLED_COLUMNS))[:SAMPLED_COLUMNS]
     expected = rows.columns(sample)
     whitened = _backend.cast(multiply(rows.unscaled_columns(sample)), dtype)
     error = np.linalg.norm(capacitance.cholesky @ whitened - expected)

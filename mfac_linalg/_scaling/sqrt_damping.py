@@ -44,7 +44,7 @@ class DampingScaling(Part):
         return cls(scale, column_scale[:, None], wide or not _backend.is_concrete(damping))
 
     @classmethod
-    def on_host(cls, damping: Any, dtype: Any) -> "DampingScaling":
+    def read(cls, damping: Any, dtype: Any) -> "DampingScaling":
         """The same with its scale on the host, where the small arrays of a window are."""
         scaling = cls.of(damping, dtype, wide=spans_widely(damping, dtype))
         scale = scaling.scale if isinstance(scaling.scale, float) else float(_backend.read(scaling.scale))
@@ -94,7 +94,7 @@ class DampingScaling(Part):
         if self.column_scale is not None:
             r = self.column_scale * r
         harmless = 0 if check_range else self._harmless(dtype)
-        return fit(r, power - shift, dtype, name, over=fraction, harmless=harmless, least=least)
+        return as_scaled_result(r, power - shift, dtype, name, over=fraction, harmless=harmless, least=least)
 
     def _harmless(self, dtype: Any) -> int:
         """The powers of two that take no result out of its dtype."""
@@ -109,7 +109,7 @@ class DampingScaling(Part):
             y, power = self._rescale(y, power)
             y = y / self.column_scale
         harmless = 0 if check_range else self._harmless(dtype)
-        return fit(y * scalar_like(fraction, y), power + shift, dtype, name, harmless=harmless)
+        return as_scaled_result(y * scalar_like(fraction, y), power + shift, dtype, name, harmless=harmless)
 
     def sqrt_damping(self, column_scale: Array) -> Array:
         """√λ_j, float64, for entries of column_scale, without avoidable overflow."""
@@ -176,7 +176,7 @@ def refuse_span(damping: Array) -> None:
         raise ValueError(msg + "Raise the smallest, lower the largest, or compute in float64.")
 
 
-def fit(
+def as_scaled_result(
     x: Array,
     power: Any,
     dtype: Any,
@@ -192,18 +192,18 @@ def fit(
     """
     if isinstance(power, int) and abs(power) < harmless:
         return _backend.cast(x / scalar_like(over * 2.0**-power, x), dtype)  # one division: powers of two are exact
-    return refuse_misfit(_backend.cast(ldexp(x / scalar_like(over, x), power), dtype), x, name, least=least)
+    return check_range(_backend.cast(ldexp(x / scalar_like(over, x), power), dtype), x, name, least=least)
 
 
-def settle(
+def as_result(
     values: Array, name: str | None, *, like: Array, dtype: Any, unscaled: Array | None = None, least: float = 0.0
 ) -> Array:
     """Float64 values of the small system on like's device in dtype; `unscaled` tells zeros from underflow."""
     result = _backend.from_float64(values, like=like, dtype=dtype)
-    return refuse_misfit(result, values if unscaled is None else unscaled, name, least=least)
+    return check_range(result, values if unscaled is None else unscaled, name, least=least)
 
 
-def settle_positive(
+def as_positive_result(
     values: Array, name: str | None, *, like: Array, dtype: Any, unscaled: Array | None = None
 ) -> Array:
     """The same for values ≥ 0, each with a relative error below 1e-3; without `unscaled` none of them may be zero."""
@@ -224,7 +224,7 @@ def require_digits(values: np.ndarray, dtype: Any, name: str | None) -> None:
         refuse_underflow(dtype, name)
 
 
-def refuse_misfit(x: Array, unscaled: Array, name: str | None, *, least: float = 0.0) -> Array:
+def check_range(x: Array, unscaled: Array, name: str | None, *, least: float = 0.0) -> Array:
     """Raise OverflowError for a host array that is too large or too small for its dtype.
 
     It is too small if the largest entry of a column is subnormal, and was above `least` before it was scaled.
@@ -257,16 +257,16 @@ def refuse_nonfinite_answer(x: Array, name: str | None) -> None:
         msg = f"The result is not a number: {suspects} is not finite, or kappa = ‖F‖/damping is "
         msg += "beyond the precision of the arithmetic. Remove that gradient, or raise `damping`."
         raise FactorizationError(msg)
-    raise OverflowError(f"The result does not fit into {_backend.dtype_name(x.dtype)}. " + _cure(name))
+    raise OverflowError(f"The result does not fit into {_backend.dtype_name(x.dtype)}. " + _range_advice(name))
 
 
 def refuse_underflow(dtype: Any, name: str | None) -> None:
     """Raise the error for a result, or one of its entries, below the smallest number of its dtype."""
     kind = _backend.dtype_name(dtype)
     msg = f"The result is too small for {kind}, whose smallest normal number is {np.finfo(kind).tiny:.1e}. "
-    raise OverflowError(msg + _cure(name))
+    raise OverflowError(msg + _range_advice(name))
 
 
-def _cure(name: str | None) -> str:
+def _range_advice(name: str | None) -> str:
     rest = "the stored gradients by s and `damping` by s²."
     return f"Scale {rest}" if name is None else f"Scale `{name}`, or {rest}"

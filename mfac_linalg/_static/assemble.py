@@ -72,7 +72,7 @@ def _whiten_into_out(exact: DualForm, rows: ScaledRows, options: Options) -> Whi
         kappa, dtype = kappa_of(exact.norm), _backend.dtype_name(options.dtype)
         roundings = whitened_roundings(kappa, dtype, float64_gram=exact.float64_gram)
         if not is_whitened(out.product, exact.capacitance, exact.norm, roundings):
-            raise out.refused()
+            raise out.mismatch_error()
     values = np.zeros(0)
     if len(columns):
         index = _backend.index_like(columns, like=rows.like)

@@ -100,9 +100,9 @@ class BlockDiagonalInverse(Inverse, Saveable):
         self._precision = check.choice("precision", precision, ("default", "high"))
         check.precision_available(precision, rows.like)
         register(rows.like, type(self))
-        self._state = self._built(rows)
+        self._state = self._build_state(rows)
 
-    def _built(self, rows: GivenRows) -> State:
+    def _build_state(self, rows: GivenRows) -> State:
         dtype = _backend.result_dtype(rows.like)
         options = Options(dtype, self._precision, whiten=False, overwrite=False)
         arguments = (rows, self._damping, self._weights, self._normalization, self._block_sizes, options)
@@ -141,21 +141,21 @@ class BlockDiagonalInverse(Inverse, Saveable):
         """
         new = copy.copy(self)
         new._damping = check.block_damping(damping, len(self._block_sizes), self._like)
-        new._state = new._built(rows_of(self.gradients, streams=False))
+        new._state = new._build_state(rows_of(self.gradients, streams=False))
         return new
 
-    def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
+    def _to_parts(self) -> tuple[dict[str, Any], dict[str, Array]]:
         rules = {"normalization": self._normalization, "precision": self._precision}
         facts, arrays = arguments_as_arrays(self.gradients, self._damping, self._weights)
         return {**rules, **facts, "block_sizes": list(self._block_sizes)}, arrays
 
     @classmethod
-    def _restored(cls, facts: dict[str, Any], arrays: dict[str, Array]) -> Self:
+    def _from_parts(cls, facts: dict[str, Any], arrays: dict[str, Array]) -> Self:
         gradients, damping, weights = arguments_of(facts, arrays)
         rules = {name: facts[name] for name in ("normalization", "precision", "block_sizes")}
         return cls(gradients, damping, weights=weights, **rules)
 
-    def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
+    def _map_arrays(self, move: Callable[[Array], Array]) -> Self:
         damping, weights = (move(x) if _backend.is_vector(x) else x for x in (self._damping, self._weights))
         return type(self)(
             move(self.gradients),

@@ -63,6 +63,8 @@ def _measured_system(
 def _state_of(system: System, scaled: ScaledProblem, options: Options) -> State:
     """The State of a system, with the caller's G where answers are read from it."""
     form, rows = assemble(system, options), cast(ScaledRows, system.rows)
-    kept = cast(GivenRows, rows.rows) if form.rows is rows or options.out is not None else None
+    referenced = cast(GivenRows, rows.rows) if form.rows is rows or options.out is not None else None
     kappa, float64_gram = kappa_of(system.norm), system.gram_dtype == "float64"
-    return State(form, scaled.scaling, scaled.row_scale, kept, kappa, options.dtype, float64_gram, wide=options.wide)
+    return State(
+        form, scaled.scaling, scaled.row_scale, referenced, kappa, options.dtype, float64_gram, wide=options.wide
+    )

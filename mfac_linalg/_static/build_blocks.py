@@ -24,7 +24,7 @@ from .options import Options
 from .plan import LARGEST_ENTRY, Measured, SystemPlan, plan_system
 from .problem import Problem, ScaledProblem
 
-TOGETHER, TOGETHER_ON_DEVICE = 2**19, 2**26  # numbers that blocks of one call have: what fits into a cache
+BATCH_NUMBERS, BATCH_NUMBERS_ON_DEVICE = 2**19, 2**26  # numbers that blocks of one call have: what fits into a cache
 
 
 def build_blocks(problem: Problem, sizes: Sequence[int], options: Options) -> State:
@@ -60,7 +60,7 @@ def assemble_blocks(rows: ScaledRows, systems: Sequence[System], options: Option
 def block_systems(rows: ScaledRows, sizes: Sequence[int]) -> list[System]:
     """The small matrices of all blocks: those of small equal neighbours together."""
     m, start, systems = rows.shape[0], 0, []
-    numbers = TOGETHER if _backend.on_host(rows.like) else TOGETHER_ON_DEVICE
+    numbers = BATCH_NUMBERS if _backend.on_host(rows.like) else BATCH_NUMBERS_ON_DEVICE
     for size, run in itertools.groupby(sizes):
         most = max(1, numbers // (m * size)) if rows.can_change_dtype else 1
         for blocks in slices(len(list(run)), most):

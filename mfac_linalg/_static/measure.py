@@ -29,7 +29,7 @@ class System:
 
     rows: ScaledRows | BatchedRows
     scaled_gram: Array  # S Sᵀ for m < d, SᵀS for m ≥ d
-    heaviest: Any  # largest squared row of G diag(column_scale), largest diagonal entry for m ≥ d and of a batch
+    largest_square: Any  # largest squared row of G diag(column_scale), largest diagonal entry for m ≥ d and of a batch
     norm: Any  # ‖S‖₂, (count, 1) of a batch
     gram_dtype: str  # that scaled_gram was computed in
 
@@ -42,8 +42,8 @@ class System:
         source = rows.astype_float64() if float64_gram and gram is None else rows
         scaled_gram, squares = _small_matrix(source, gram, progress)
         xp = _backend.namespace(rows.row_scale)
-        heaviest = xp.max(xp.linalg.diagonal(squares))
-        return cls(rows, scaled_gram, heaviest, xp.sqrt(largest_eigenvalue(scaled_gram)), gram_dtype)
+        largest_square = xp.max(xp.linalg.diagonal(squares))
+        return cls(rows, scaled_gram, largest_square, xp.sqrt(largest_eigenvalue(scaled_gram)), gram_dtype)
 
     @classmethod
     def of_batch(cls, rows: BatchedRows) -> "System":
@@ -129,7 +129,7 @@ def measure_rescaled(systems: Sequence[System], before: Measured, exponent: int)
 
 def read_norms(systems: Sequence[System]) -> list[System]:
     """The systems with their norms as floats where these can be read."""
-    if not _backend.is_concrete(systems[0].heaviest):
+    if not _backend.is_concrete(systems[0].largest_square):
         return list(systems)
     return _with_numbers(systems, _read(_numbers_of(systems)), (0.0, 0.0))[0]
 
@@ -156,7 +156,7 @@ def expects_float64_gram(rows: ScaledRows) -> bool:
 
 
 def _numbers_of(systems: Sequence[System]) -> list[Array]:
-    return [x for system in systems for x in (system.heaviest, system.norm)]
+    return [x for system in systems for x in (system.largest_square, system.norm)]
 
 
 def _read(values: list[Array]) -> Iterator[float]:
@@ -171,8 +171,8 @@ def _with_numbers(
     largest, smallest, damping_span = (*extent, 0.0)[:3]
     read, measured = [], []
     for system in systems:
-        heaviest, norms = next(numbers), list(itertools.islice(numbers, system.count))
+        largest_square, norms = next(numbers), list(itertools.islice(numbers, system.count))
         norm: Any = np.array(norms)[:, None] if isinstance(system.rows, BatchedRows) else norms[0]
-        read.append(System(system.rows, system.scaled_gram, system.heaviest, norm, system.gram_dtype))
-        measured.append(Measured(heaviest, max(norms), largest, smallest, damping_span, exponent))
+        read.append(System(system.rows, system.scaled_gram, system.largest_square, norm, system.gram_dtype))
+        measured.append(Measured(largest_square, max(norms), largest, smallest, damping_span, exponent))
     return read, measured

@@ -31,14 +31,14 @@ class Facts:
     gram_dtype: str  # that the small matrix was computed in
     is_scalable: bool = True  # whether the rows can be divided by a power of two
     can_widen: bool = True  # whether the small matrix can be computed in float64
-    has_row_squares: bool = True  # whether `heaviest` is the largest squared row of G itself
+    has_row_squares: bool = True  # whether `largest_square` is the largest squared row of G itself
 
 
 @dataclass(frozen=True)
 class Measured:
     """The numbers that are read of S."""
 
-    heaviest: float  # the largest squared row, or column for m ≥ d
+    largest_square: float  # the largest squared row, or column for m ≥ d
     norm: float  # ‖S‖₂
     largest_row_scale: float
     smallest_row_scale: float
@@ -94,17 +94,17 @@ def plan_form(facts: Facts, kappa: float) -> FormPlan:
 
 def _exponent(facts: Facts, measured: Measured) -> int | str | None:
     """The exponent of the largest row where the squares of G or its small rows leave the range of their dtype."""
-    holds = not facts.is_scalable or _holds(facts, measured.largest_row_scale)
-    fits = squares_in_safe_range(measured.heaviest, facts.dtype) and holds
+    holds = not facts.is_scalable or _underflow_is_negligible(facts, measured.largest_row_scale)
+    fits = squares_in_safe_range(measured.largest_square, facts.dtype) and holds
     if measured.exponent is not None or fits:
         return measured.exponent
     is_known = facts.gram_dtype != facts.dtype and facts.has_row_squares
-    if is_known and squares_in_safe_range(measured.heaviest, "float64"):
-        return math.frexp(math.sqrt(measured.heaviest))[1]
+    if is_known and squares_in_safe_range(measured.largest_square, "float64"):
+        return math.frexp(math.sqrt(measured.largest_square))[1]
     return LARGEST_ENTRY
 
 
-def _holds(facts: Facts, largest: float) -> bool:
+def _underflow_is_negligible(facts: Facts, largest: float) -> bool:
     """Whether what underflows in products of rows is below the error of an element, for the largest row scale."""
     return max(1.0, largest) * largest * facts.d * TINY[facts.dtype] <= UNDERFLOW_ERROR * EPS[facts.dtype]
 
@@ -116,7 +116,7 @@ def _is_resolved(facts: Facts, measured: Measured, power: int, *, wide: bool) ->
     """
     scales = (measured.largest_row_scale, measured.smallest_row_scale)
     largest, smallest = (scale if power == 0 else float(np.ldexp(scale, power)) for scale in scales)
-    holds = _holds(facts, largest)
+    holds = _underflow_is_negligible(facts, largest)
     alike = facts.dtype == "float64" or largest <= LARGEST_RATIO * smallest
     if wide:
         if not (holds and alike):

@@ -27,7 +27,7 @@ from .._forms.sweeps import MAX_SWEEPS, sweeps_for
 from .._rows.dense import DenseRows
 from .._rows.kinds import ComputePlace, rows_of
 from .._rows.protocol import GivenRows
-from .._rows.scaled import scaled_rows
+from .._rows.scaled import ScaledRows, scaled_rows
 from .._rows.streamed import StreamedRows
 from .._rows.whitened import WhitenedRows, complement
 from .._scaling.normalization import divisor_of
@@ -36,6 +36,7 @@ from .options import Options
 from .problem import Problem
 
 CSR = ("data", "indices", "indptr")
+FLOAT64_GRAM = "sharp"  # the key that files have had from the first version on
 
 
 def arguments_as_arrays(gradients: Any, damping: Any, weights: Any) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -81,7 +82,7 @@ def parts_of(state: State) -> tuple[dict[str, Any], dict[str, Array]]:
         "kappa": float(state.kappa),
         "norm": float(form.norm),
         "sweeps": form.sweeps,
-        "sharp": state.float64_gram,
+        FLOAT64_GRAM: state.float64_gram,
         "wide": state.wide,
         "exponent": None if state.rows is None else state.rows.exponent,
         "dtype": _backend.dtype_name(state.dtype),
@@ -121,22 +122,27 @@ def state_of(gradients: Any, damping: Any, weights: Any, facts: dict[str, Any], 
         _require(
             is_gram_of(rows, gram, facts["norm"], primal=m >= d), "gradients", "those of its Gram matrix, and finite"
         )
+    form = _form_of(facts, rows, capacitance, whitened, options.dtype)
+    referenced = cast(GivenRows, rows.rows) if form.rows is rows else None
+    kappa, float64_gram = facts["kappa"], facts[FLOAT64_GRAM]
+    return State(form, scaled.scaling, scaled.row_scale, referenced, kappa, dtype, float64_gram, wide=options.wide)
+
+
+def _form_of(
+    facts: dict[str, Any], rows: ScaledRows, capacitance: Capacitance, whitened: WhitenedRows | None, dtype: Any
+) -> DualForm | PrimalForm:
+    """The form of M, with the number of sweeps that was chosen for it."""
+    m, d = rows.shape
+    norm, sweeps, float64_gram = facts["norm"], facts["sweeps"], facts[FLOAT64_GRAM]
     computing = "float64" if m >= d else _backend.dtype_name(rows.dtype)
-    least = 1 if m >= d else sweeps_for(facts["kappa"], computing, float64_gram=facts["sharp"])
-    _require(
-        least <= facts["sweeps"] <= MAX_SWEEPS, "sweeps", f"from {least}, which its kappa asks for, to {MAX_SWEEPS}"
-    )
-    form: DualForm | PrimalForm
+    least = 1 if m >= d else sweeps_for(facts["kappa"], computing, float64_gram=float64_gram)
+    wanted = f"from {least}, which its kappa asks for, to {MAX_SWEEPS}"
+    _require(least <= sweeps <= MAX_SWEEPS, "sweeps", wanted)
     if m >= d:
-        form = PrimalForm(rows, capacitance, facts["norm"])
-    elif whitened is not None and options.dtype == rows.dtype:
-        form = DualForm(whitened, whitened, capacitance, facts["norm"], facts["sweeps"])
-    else:
-        form = DualForm(rows, whitened, capacitance, facts["norm"], facts["sweeps"], float64_gram=facts["sharp"])
-    kept = cast(GivenRows, rows.rows) if form.rows is rows else None
-    return State(
-        form, scaled.scaling, scaled.row_scale, kept, facts["kappa"], options.dtype, facts["sharp"], wide=options.wide
-    )
+        return PrimalForm(rows, capacitance, norm)
+    if whitened is not None and dtype == rows.dtype:
+        return DualForm(whitened, whitened, capacitance, norm, sweeps)
+    return DualForm(rows, whitened, capacitance, norm, sweeps, float64_gram=float64_gram)
 
 
 def _rows_of_whitened(facts: dict[str, Any], arrays: dict[str, Array]) -> Any:
@@ -172,7 +178,7 @@ def _require_whitened(whitened: WhitenedRows, facts: dict[str, Any]) -> None:
             raise InvalidFileError(msg)
         return product
 
-    roundings = whitened_roundings(facts["kappa"], facts["dtype"], float64_gram=facts["sharp"])
+    roundings = whitened_roundings(facts["kappa"], facts["dtype"], float64_gram=facts[FLOAT64_GRAM])
     is_fine = is_whitened(
         multiply_file if facts.get("runs") else multiply, whitened.capacitance, facts["norm"], roundings
     )

@@ -9,7 +9,7 @@ from .. import _backend
 from .. import _validation as check
 from .._backend.pytree import register
 from .._errors import FactorizationError, UnreadableRowsError
-from .._files.folder import WHITENED, Folder, Target, asked_before, asked_of, is_whole, require_same
+from .._files.folder import WHITENED, Folder, Target, build_identity, is_finished, recorded_identity, require_same
 from .._files.journal import SAMPLE, compared_columns, naming_out
 from .._files.saveable import Saveable
 from .._forms.state import State
@@ -153,23 +153,23 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         whiten = (in_memory and not _backend.is_narrow(rows.like)) or out is not None if whiten is None else whiten
         options = Options(dtype, precision, whiten, overwrite_gradients, reporter(progress))
         if isinstance(out, Path):
-            self._state = self._built_in(out, rows, options, resume=resume)
+            self._state = self._build_in_folder(out, rows, options, resume=resume)
         else:
-            self._state = self._built(rows, options if out is None else replace(options, out=Target(out)))
+            self._state = self._build_state(rows, options if out is None else replace(options, out=Target(out)))
 
-    def _built(self, rows: GivenRows, options: Options) -> State:
+    def _build_state(self, rows: GivenRows, options: Options) -> State:
         arguments = (rows, self._damping, self._weights, self._normalization, options)
         return _backend.with_x64(_build, *arguments)
 
-    def _built_in(self, path: Path, rows: GivenRows, options: Options, *, resume: bool) -> State:
+    def _build_in_folder(self, path: Path, rows: GivenRows, options: Options, *, resume: bool) -> State:
         """Build with W in a folder, which becomes a saved inverse; `resume` loads one that is finished."""
         facts, arrays = arguments_as_arrays(None, self._damping, self._weights)
         rules = {"normalization": self._normalization, "precision": self._precision}
-        asked = asked_of(rows, {**rules, **facts}, arrays)
-        if resume and is_whole(path, "out"):
+        asked = build_identity(rows, {**rules, **facts}, arrays)
+        if resume and is_finished(path, "out"):
             place = {"xp": _backend.namespace(rows.like), "device": _backend.device(rows.like)}
             with naming_out(path):
-                require_same(asked, asked_before(path), path)
+                require_same(asked, recorded_identity(path), path)
                 whole = replace(type(self).load(path, **place)._state, rows=rows)
             if not _backend.with_x64(is_whitened_from, whole, compared_columns(rows.shape[1])[SAMPLE]):
                 require_same({"gradients": "these"}, {}, path)
@@ -180,8 +180,8 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         folder = Folder(path, asked, resume=resume)
         options = replace(options, out=folder, progress=replace(options.progress, journal=folder))
         try:
-            self._state = self._built(rows, options)
-            facts, arrays = self._stored()
+            self._state = self._build_state(rows, options)
+            facts, arrays = self._to_parts()
             folder.finish(type(self).__name__, facts, {name: x for name, x in arrays.items() if name != "whitened"})
         except UnreadableRowsError:  # reading again may give others
             raise
@@ -237,7 +237,7 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         new._state = _backend.with_x64(_rebuild, state, new._damping, self._weights, self._normalization, options)
         return new
 
-    def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
+    def _to_parts(self) -> tuple[dict[str, Any], dict[str, Array]]:
         rules = {"normalization": self._normalization, "precision": self._precision}
         state = self._unchanged
         gradients = (
@@ -247,7 +247,7 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         return {**rules, **given[0], **own[0]}, {**given[1], **own[1]}
 
     @classmethod
-    def _restored(cls, facts: dict[str, Any], arrays: dict[str, Array]) -> Self:
+    def _from_parts(cls, facts: dict[str, Any], arrays: dict[str, Array]) -> Self:
         new = object.__new__(cls)
         new._normalization, new._precision = facts["normalization"], facts["precision"]
         gradients, new._damping, new._weights = arguments_of(facts, arrays)
@@ -255,7 +255,7 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         register(new._like, cls)
         return new
 
-    def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
+    def _map_arrays(self, move: Callable[[Array], Array]) -> Self:
         rows = self._state.rows
         if not (rows.is_movable if rows is not None else not self._state.form.rows.is_streamed):
             kind = "whitened rows in a file" if rows is None else type(rows.gradients).__name__

@@ -9,7 +9,7 @@ from .._typing import Array
 from .arrays import check_precision_available
 from .entries import compression_of
 
-SMALL = ("gram", "factor")  # float64, where the library has it
+SMALL_MATRICES = ("gram", "factor")  # float64, where the library has it
 ON_HOST = ("slots", "ages", "exponents", "direction", "small.index", "small.values")
 
 
@@ -17,10 +17,10 @@ def as_library_arrays(arrays: dict[str, tuple[np.ndarray, str]], like: Array) ->
     """Convert arrays of a file to like's library and device; those of the small system go where that is."""
     converted = {}
     for name, (values, dtype) in arrays.items():
-        of_window = name in SMALL and "slots" in arrays  # its small arrays are on the host
+        of_window = name in SMALL_MATRICES and "slots" in arrays  # its small arrays are on the host
         if _backend.is_on_disk(values) or name in ON_HOST or of_window:
             converted[name] = values
-        elif name in SMALL:
+        elif name in SMALL_MATRICES:
             converted[name] = _backend.to_device_of(values, like=_backend.to_float64(like))
         else:
             converted[name] = _as_library_array(name, values, dtype, like)
@@ -38,7 +38,7 @@ def check_loadable(facts: dict[str, Any], arrays: dict[str, tuple[np.ndarray, st
         msg = f"`xp` must be numpy or cupy for sparse gradients; got {type(like).__module__}. Leave it out."
         raise TypeError(msg)
     for name, (_, dtype) in arrays.items():
-        if dtype == "float64" and name not in (*SMALL, *ON_HOST) and not _backend.offers_dtype(like, dtype):
+        if dtype == "float64" and name not in (*SMALL_MATRICES, *ON_HOST) and not _backend.offers_dtype(like, dtype):
             msg = f"`xp` must have float64, the dtype of the stored `{name}`; got {type(like).__module__}. "
             raise TypeError(msg + "Allow float64 there, or pass another library, or none for NumPy.")
 

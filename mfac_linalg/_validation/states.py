@@ -14,11 +14,11 @@ from .numbers import check_count, check_flag, check_fraction, check_size
 from .window import check_gradient_values
 from .words import describe
 
-SMALL = {"slots": 1, "ages": 1, "exponents": 1, "direction": 1, "gram": 2, "factor": 2}  # (m,) or (m, m)
+SMALL_NDIM = {"slots": 1, "ages": 1, "exponents": 1, "direction": 1, "gram": 2, "factor": 2}  # (m,) or (m, m)
 PLACES, FLOATS = ("slots", "ages", "exponents"), ("direction", "gram", "factor")
 NUMBERS = ("norm", "sharp", "factorizations")
 COMPRESSION = ("density", "block_size", "dtype", "error_feedback")
-LARGEST_EXPONENT = 2200  # of a row: twice what float64 has, for rows that were scaled twice
+LARGEST_ROW_EXPONENT = 2200  # of a row: twice what float64 has, for rows that were scaled twice
 LARGEST_NORM = 1e154  # whose square is a float
 DESCRIBED = "Pass what `state_dict` returned."
 
@@ -49,7 +49,7 @@ def check_window_state(state: Any, version: int, rules: tuple[str, ...]) -> None
 def _row_names(state: dict[str, Any]) -> tuple[str, ...]:
     """The entries of a window with a dtype and a device, besides its options; () before its first gradient."""
     rows = ("values", "indices", "gradient_dtype") if compression_of(state) is not None else ("rows",)
-    names = (*SMALL, *NUMBERS)
+    names = (*SMALL_NDIM, *NUMBERS)
     return (*rows, *names) if any(name in state for name in (*names, "rows", "values")) else ()
 
 
@@ -105,7 +105,7 @@ def _length(name: str, x: Any) -> int:
 
 def _check_small(state: dict[str, Any], m: int, window: int) -> None:
     """Accept the small arrays: slots and ages of m rows, a Gram matrix, and a lower triangle."""
-    for name, ndim in SMALL.items():
+    for name, ndim in SMALL_NDIM.items():
         x, shape = state[name], (m,) * ndim
         kind, wanted = ("iu", "integers") if name in PLACES else ("f", "float64")
         if not _backend.is_numpy(x) or x.dtype.kind not in kind or (kind == "f" and x.dtype != np.float64):
@@ -122,8 +122,8 @@ def _check_small(state: dict[str, Any], m: int, window: int) -> None:
     if len(set(slots)) < m or not all(0 <= slot <= window for slot in slots) or sorted(ages) != list(range(m)):
         msg = f"`state['slots']` and `state['ages']` must place each of {m} rows once, in {window + 1} slots; "
         raise ValueError(msg + f"got {slots!r:.60} and {ages!r:.60}. They were changed.")
-    if not all(abs(e) <= LARGEST_EXPONENT for e in exponents):
-        msg = f"`state['exponents']` must be within ±{LARGEST_EXPONENT}; got {exponents!r:.60}. They were changed."
+    if not all(abs(e) <= LARGEST_ROW_EXPONENT for e in exponents):
+        msg = f"`state['exponents']` must be within ±{LARGEST_ROW_EXPONENT}; got {exponents!r:.60}. They were changed."
         raise ValueError(msg)
     if not is_gram(state["gram"]):
         msg = "`state['gram']` must be symmetric with a diagonal ≥ 0; got one that is not. It was changed."

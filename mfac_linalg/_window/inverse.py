@@ -401,16 +401,16 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         other.damping = damping
         return other
 
-    def _stored(self) -> tuple[dict[str, Any], dict[str, Array]]:
+    def _to_parts(self) -> tuple[dict[str, Any], dict[str, Array]]:
         state = self.state_dict()
         arrays = {name: value for name, value in state.items() if _backend.is_array(value)}
         return {name: value for name, value in state.items() if name not in arrays}, arrays
 
     @classmethod
-    def _restored(cls, facts: dict[str, Any], arrays: dict[str, Array]) -> Self:
+    def _from_parts(cls, facts: dict[str, Any], arrays: dict[str, Array]) -> Self:
         return cls.from_state_dict({**facts, **arrays})
 
-    def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
+    def _map_arrays(self, move: Callable[[Array], Array]) -> Self:
         new = type(self)(damping=1.0, **vars(self._options))
         before, damping = self._known_state, self.damping
         damping = move(damping) if _backend.is_vector(damping) else damping

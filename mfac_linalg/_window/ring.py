@@ -120,9 +120,9 @@ class Ring:
         """The leading slots, up to the last with a row, as rows computed in dtype."""
         return self.storage.rows(slice(0, int(self.slots.max()) + 1 if len(self.slots) else 0), dtype)
 
-    def rows(self, *, on_host: bool) -> SelectedRows:
+    def rows(self, *, small_on_host: bool) -> SelectedRows:
         """The rows, for products."""
-        return SelectedRows(self.span(self.dtype), self.slots, on_host)
+        return SelectedRows(self.span(self.dtype), self.slots, small_on_host)
 
     def gram(self, scale: np.ndarray) -> "SlotGram":
         """diag(scale) GGᵀ diag(scale)."""

@@ -61,7 +61,7 @@ class WindowState:
                 gram_dtype = _backend.namespace(like).float64
         none, ring = np.zeros(0), Ring.empty(storage, computing, gram_dtype)
         factor = CurrentCholesky.empty(options.window)
-        return cls(options, damping, DampingScaling.on_host(damping, computing), ring, none.astype(int), none, factor)
+        return cls(options, damping, DampingScaling.read(damping, computing), ring, none.astype(int), none, factor)
 
     def without_rows(self) -> "WindowState":
         """The same memory and options without rows."""
@@ -140,7 +140,7 @@ class WindowState:
     def with_damping(self, damping: Any) -> "WindowState":
         """The same rows under another, checked damping, with new memory for the factor."""
         ring = replace(self.ring, dtype=_computing(self.options, damping, self.ring.like))
-        scaling = DampingScaling.on_host(damping, ring.dtype)
+        scaling = DampingScaling.read(damping, ring.dtype)
         if not (scaling.column_scale is None and self.scaling.column_scale is None):
             ring = ring.with_gram(scaling.column_scale, float64=_backend.dtype_name(ring.dtype) == "float64")
         factor = self.factor.with_own_memory()
@@ -200,7 +200,7 @@ class WindowState:
     @cached_property
     def host_state(self) -> State:
         """The inverse with its small system on the host: a product moves m numbers each way."""
-        return self._state(lambda x: x, on_host=True)
+        return self._state(lambda x: x, small_on_host=True)
 
     @cached_property
     def device_state(self) -> State:
@@ -209,11 +209,11 @@ class WindowState:
         if _backend.is_numpy(like) or not _backend.supports_float64(like):
             return self.host_state
         float64 = _backend.namespace(like).float64
-        return self._state(lambda x: _backend.asarray(x, like=like, dtype=float64), on_host=False)
+        return self._state(lambda x: _backend.asarray(x, like=like, dtype=float64), small_on_host=False)
 
-    def _state(self, transfer: Callable[[np.ndarray], Array], *, on_host: bool) -> State:
+    def _state(self, transfer: Callable[[np.ndarray], Array], *, small_on_host: bool) -> State:
         scale = transfer(self.row_scale[:, None])
-        rows = ScaledRows(self.ring.rows(on_host=on_host), scale, self.scaling.column_scale)
+        rows = ScaledRows(self.ring.rows(small_on_host=small_on_host), scale, self.scaling.column_scale)
         float64_gram = self.ring.has_float64_gram
         if self.is_primal:
             capacitance = Capacitance.primal(rows.normal_matrix(), self.factor.norm, rows.row_blocks)
@@ -263,7 +263,7 @@ class WindowState:
         if not self.count:
             return self
         ones = np.ones((self.count, 1))
-        rows = ScaledRows(self.ring.rows(on_host=True), ones, self.scaling.column_scale)
+        rows = ScaledRows(self.ring.rows(small_on_host=True), ones, self.scaling.column_scale)
         plain, gram = (self.ring.gram(scale).rows(slice(None)) for scale in (ones[:, 0], self.row_scale))
         refuse_mixed_state(rows, plain, gram, self.factor.cholesky, self.factor.norm)
         return self if is_factor(gram, self.factor.cholesky) else self._refactor()

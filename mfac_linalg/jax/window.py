@@ -317,7 +317,7 @@ class SlidingWindowState(Inverse):
     def _with(self, arrays: Arrays) -> Self:
         return self.tree_unflatten(self._options, (arrays,))
 
-    def _rebuilt(self, move: Callable[[Array], Array]) -> Self:
+    def _map_arrays(self, move: Callable[[Array], Array]) -> Self:
         arrays = self._checked_arrays
         rows, damping = move(arrays.rows), move(arrays.damping) if arrays.damping.ndim else arrays.damping
         device = _backend.device(rows)

@@ -10,7 +10,7 @@ from .. import _validation as check
 from .._forms.state import State
 from .._inverse import Inverse
 from .._scaling.powers_of_two import ldexp, mantissa
-from .._scaling.sqrt_damping import scalar_like, settle
+from .._scaling.sqrt_damping import as_result, scalar_like
 from .._typing import Array
 from .groups import check_groups, check_weights, group_systems, scale_to_order_one, scatter, solve_groups
 
@@ -73,7 +73,7 @@ def _obs_scores(state: State, weights: Array) -> Array:
     unit = scalar_like(fraction, roots) * 2.0**odd if isinstance(odd, int) else ldexp(scalar_like(fraction, roots), odd)
     values = ldexp(roots * (unit / 2) ** 0.5, half)
     values = _backend.as_lazy(values * values, like=state.form.rows.like)
-    return settle(values, "weights", like=weights, dtype=state.dtype, unscaled=roots)
+    return as_result(values, "weights", like=weights, dtype=state.dtype, unscaled=roots)
 
 
 def score_roots(weights: Array, inverse: Inverse) -> Array:
@@ -139,7 +139,7 @@ def _group_scores(state: State, weights: Array, groups: Array) -> Array:
     fraction, shift = mantissa(state.scaling.scale)
     powers = 2 * (powers[:, 0] + _backend.like_small_system(power)) + _backend.like_small_system(shift)
     values = ldexp(doubled * scalar_like(fraction, doubled) / 2, powers)
-    return settle(values, "weights", like=weights, dtype=state.dtype, unscaled=doubled)
+    return as_result(values, "weights", like=weights, dtype=state.dtype, unscaled=doubled)
 
 
 @_backend.outside_graphs

@@ -10,7 +10,7 @@ from .. import _second_moment
 from .groups import PLAIN, Group, check_one_kind, check_plain, check_writable
 from .masks import ActiveWeights
 
-State = Mapping[Tensor, dict[str, Any]]
+OptimizerState = Mapping[Tensor, dict[str, Any]]
 
 
 class ScaledGradient(NamedTuple):
@@ -21,7 +21,7 @@ class ScaledGradient(NamedTuple):
     moments: dict[Tensor, dict[str, Any]]
 
 
-def scaled_gradient(groups: list[Group], active: ActiveWeights, state: State) -> ScaledGradient | None:
+def scaled_gradient(groups: list[Group], active: ActiveWeights, state: OptimizerState) -> ScaledGradient | None:
     """The gradient of these groups, from the state before the step; None where no weight has one."""
     pairs = [(group, p) for group in groups for p in group["params"]]
     for _, p in pairs:
@@ -83,7 +83,7 @@ def _concatenate(parts: Iterable[Tensor]) -> Tensor:
 
 
 def apply_step(
-    groups: list[Group], active: ActiveWeights, state: State, gradient: ScaledGradient, x: Tensor
+    groups: list[Group], active: ActiveWeights, state: OptimizerState, gradient: ScaledGradient, x: Tensor
 ) -> dict[Tensor, dict[str, Any]]:
     """Write the step F⁻¹g of these groups into the parameters; return the momenta and moments after it.
 
@@ -111,7 +111,9 @@ def apply_step(
     return after
 
 
-def _update_momentum(parameters: list[Tensor], steps: list[Tensor], momentum: float, state: State) -> list[Tensor]:
+def _update_momentum(
+    parameters: list[Tensor], steps: list[Tensor], momentum: float, state: OptimizerState
+) -> list[Tensor]:
     """The momentum buffers after these steps."""
     stored = [state[p].get("momentum_buffer") for p in parameters]
     previous = [torch.zeros_like(step) if x is None else x for x, step in zip(stored, steps, strict=True)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import _validation as check
 from .model_state import restoring_model
 from .parameters import Selection, Unravel
-from .rows import Rows
+from .rows import ModelRows
 from .samples import NotBatchedError, Samples, arguments_of
 
 
@@ -78,7 +78,7 @@ def fisher_gradients(
     check.choice("reduction", reduction, ("mean", "sum"))
     size = None if chunk_size is None else check.size("chunk_size", chunk_size)
     samples = Samples.of(inputs, None)
-    rows = Rows.of(model, _weighted_log_probability, params)
+    rows = ModelRows.of_selection(model, _weighted_log_probability, params)
     classes = _count_classes(model, samples)
     result = rows.empty(samples.count * classes).reshape(samples.count, classes, -1)
     rows_of: Callable[[Samples], Tensor] = partial(rows.of_samples, chunk_size=size)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .. import _validation as check
 from .model_state import reachable_objects
 from .parameters import Selection, Unravel, chosen_parameters, selected_names, unravel_for
-from .rows import Loss, Rows
+from .rows import Loss, ModelRows
 from .samples import Batches, Samples, each_batch
 
 
@@ -116,7 +116,7 @@ def per_sample_gradients(
     """
     samples = Samples.of(inputs, targets)
     size = None if chunk_size is None else check.size("chunk_size", chunk_size)
-    rows = Rows.of(model, loss_fn, params)
+    rows = ModelRows.of_selection(model, loss_fn, params)
     return rows.of_samples(samples, size), rows.unravel
 
 
@@ -145,7 +145,7 @@ def mean_gradients(
     Cost: one forward and one backward pass a sample; memory as for the training of one batch.
     """
     samples, size = Samples.of(inputs, targets), check.size("batch_size", batch_size)
-    rows = Rows.of(model, loss_fn, params)
+    rows = ModelRows.of_selection(model, loss_fn, params)
     means = rows.empty(-(-samples.count // size))
     for index in range(len(means)):
         means[index] = rows.of_batch(*samples.at(slice(index * size, (index + 1) * size)))
@@ -197,7 +197,7 @@ def iter_gradients(
     selection = selected_names(params)
     excluded = reachable_objects(batches)
     for batch in each_batch(batches):
-        rows = Rows.of(model, loss_fn, selection, excluded)
+        rows = ModelRows.of_selection(model, loss_fn, selection, excluded)
         if per_sample:
             yield from rows.of_samples(batch, size)
         else:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .hooks import calls_required, masked_parameters, put_mask, refresh
 from .model_state import Excluded, ModelState
 from .parameters import Unravel, unravel_for
-from .rows import Loss, Rows, check_scalar
+from .rows import Loss, ModelRows, check_scalar
 from .samples import Batches, Samples, arguments_of, each_batch
 
 
@@ -57,7 +57,7 @@ class MaskedModel:
             rows, gradients = None, []
             for batch in self.source.of_step():
                 if rows is None or not (self.source.is_plain or rows.state.is_current()):
-                    rows = Rows.by(self.model, self.loss_fn, self.chosen, self.excluded)
+                    rows = ModelRows.of_parameters(self.model, self.loss_fn, self.chosen, self.excluded)
                 gradients.append(rows.of_batch(*batch.whole))
             stacked = torch.stack(gradients) if gradients else _refuse_none("batches")
         self._refuse_nonfinite(stacked)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ Loss = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True)
-class Rows:
+class ModelRows:
     """Gradients of a model's loss with respect to chosen parameters, as rows."""
 
     model: nn.Module
@@ -33,15 +33,15 @@ class Rows:
     state: ModelState  # of model and loss, restored after every row
 
     @classmethod
-    def of(cls, model: nn.Module, loss_fn: Loss, params: Selection, excluded: Excluded | None = None) -> "Rows":
+    def of_selection(cls, model: nn.Module, loss_fn: Loss, params: Selection, excluded: Excluded | None = None) -> Self:
         """For the parameters that `params` chooses, in the model's order; `excluded` objects are not restored."""
         check_differentiable(model, loss_fn)
-        return cls.by(model, loss_fn, chosen_parameters(model, params), excluded)
+        return cls.of_parameters(model, loss_fn, chosen_parameters(model, params), excluded)
 
     @classmethod
-    def by(
+    def of_parameters(
         cls, model: nn.Module, loss_fn: Loss, chosen: dict[str, nn.Parameter], excluded: Excluded | None = None
-    ) -> "Rows":
+    ) -> Self:
         """Of these parameters, in their order."""
         check_differentiable(model, loss_fn)
         _refuse_batch_statistics(model)
