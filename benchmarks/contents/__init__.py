@@ -39,7 +39,7 @@ SENTENCES: dict[str, dict[str, Numbers]] = {
     },
     "docs/optimizer.md": {"the gradient alone takes {} ms": lambda: (training.milliseconds("gradient"),)},
     "docs/theory.md": {
-        "it is at most {} in float32 and {} in float64, and at no step more than {} times that of a fresh inverse of "
-        "the same rows (an R below one counting as one); fresh ones reach {} in both.": theory.drift,
+        "- Worst R: {} in float32 and {} in float64. - Worst ratio to the R of a fresh inverse of the same rows: {} "
+        "(an R below one counts as one). - Worst R of a fresh inverse: {} in both.": theory.drift,
     },
 }
