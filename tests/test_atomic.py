@@ -96,7 +96,7 @@ def test_what_is_no_regular_file_is_refused(kind, behind_a_link, tmp_path, monke
     with pytest.raises(OSError, match=f"`path` must be a regular file; got a {kind}"):
         inverse().save(target)
     assert os.stat("special").st_mode == before.st_mode
-    if kind != "folder":  # which may hold an inverse
+    if kind != "folder":  # which may be an inverse
         with pytest.raises(OSError, match=f"`path` must be a regular file; got a {kind}"):
             ml.load(target)
 

@@ -9,7 +9,7 @@ from tests.compressed import DIM, random_rows
 from tests.oracle import LIMIT, Oracle
 
 AT_ONCE = [flavour for flavour in FLAVOURS if flavour[0].name not in ("strict:no_x64", "jax")]
-"""All but one without integers to look entries up, and JAX, which compiles anew for each number of rows: see `KEPT`."""
+"""All but one without integers to look entries up, and JAX, which compiles for each number of rows: see `KEPT`."""
 
 
 def ask(window, v, send=lambda x: x):

@@ -1,4 +1,4 @@
-"""Gradients kept by reference: filled anew they are refused by every query, and nothing else ever is."""
+"""Gradients kept by reference: after a refill every query raises; with unchanged gradients none does."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""What the tables of the documentation hold, and the numbers in its sentences."""
+"""The contents of the tables of the documentation, and the numbers in its sentences."""
 
 from __future__ import annotations
 
