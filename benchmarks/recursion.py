@@ -1,4 +1,4 @@
-"""The static recursion of the M-FAC paper, as a fair competitor: every step is two well-shaped BLAS-2 passes.
+"""The static recursion of the M-FAC paper, for a fair comparison: every step is two well-shaped BLAS-2 passes.
 
 With F_0 = λI and F_k = F_{k-1} + g_k g_kᵀ/m, the Sherman–Morrison identity gives, for v_k = F_{k-1}⁻¹ g_k,
 

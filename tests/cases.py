@@ -1,4 +1,4 @@
-"""The inverses that the behaviour tests ask: a few problems times every library, device and dtype, each built once."""
+"""The inverses of the tests of behaviour: a few problems times every library, device and dtype, each built once."""
 
 import functools
 from dataclasses import dataclass, field

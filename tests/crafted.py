@@ -1,4 +1,4 @@
-"""Files taken apart and put together again with whatever is wanted in them, and right checksums."""
+"""Files split into their parts and written again with other contents and valid checksums."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""Values that are made up for files, folders and states, and what comes of each."""
+"""Forged values for files, folders and states, and the outcome of each."""
 
 import os
 import time

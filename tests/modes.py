@@ -181,7 +181,7 @@ def jax_modes() -> dict[str, Callable[[], Any]]:
 
 
 def strict_modes() -> dict[str, Callable[[], Any]]:
-    """What array-api-strict can be told to leave out."""
+    """Features that array-api-strict can leave out."""
     from array_api_strict import ArrayAPIStrictFlags
 
     return {

@@ -125,7 +125,7 @@ def strict_cases():
 
 
 def cases():
-    """All of them, in memory that nobody else has."""
+    """All of them, in memory of their own."""
     return {**numpy_cases(), **(torch_cases() if TORCH else {}), **(strict_cases() if STRICT else {})}
 
 

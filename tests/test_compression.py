@@ -1,4 +1,4 @@
-"""A window that keeps the largest entries of its gradients: what it keeps, feeds back and needs of memory."""
+"""A window that stores the largest entries of its gradients: which ones, the error feedback, and its memory."""
 
 import copy
 import math

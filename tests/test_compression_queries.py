@@ -1,4 +1,4 @@
-"""What a window that keeps the largest entries answers: every query is of the entries that it keeps."""
+"""Queries of a window that stores the largest entries: the answers are those of the stored entries."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Files whose checksums are right and whose contents are made up: refused, or answered as what they say."""
+"""Files with forged contents and valid checksums: refused, or the answers are those of the contents."""
 
 import json
 import os

@@ -159,7 +159,7 @@ def test_the_window_demo_reports_every_method_and_draws(tmp_path):
 
 
 def test_a_bar_is_drawn_on_a_terminal_only(monkeypatch):
-    """Steps come back as they are unless standard error is a terminal."""
+    """Steps are returned unchanged unless standard error is a terminal."""
     pytest.importorskip("tqdm", reason="needs tqdm")
     steps = [1, 2, 3]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)

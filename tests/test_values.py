@@ -1,6 +1,6 @@
 """A window's values use memory that it writes in place: nothing else may read it or write to it.
 
-Copies of every kind, with changes to both sides after them; rollback; what arrives read-only; what is handed out.
+Copies of every kind, with changes to both sides after them; rollback; read-only arguments; returned arrays.
 """
 
 import copy
@@ -209,7 +209,7 @@ HANDED_OUT = {
 @pytest.mark.parametrize("options", [{}, {"compression": TopK(0.5)}, {"compression": TopK(1.0)}], ids=str)
 @pytest.mark.parametrize("what", HANDED_OUT)
 def test_nothing_that_a_window_hands_out_or_takes_in_is_its_own_memory(library, what, options):
-    """Each is written over, and the window with it is the same as one whose answers nobody wrote to."""
+    """Each is overwritten, and the window remains equal to one whose answers are not."""
     xp = pytest.importorskip(library)
     windows = [SlidingWindowInverse(WINDOW, DIM, xp.asarray(np.full(DIM, 0.1)), **options) for _ in range(2)]
     for window in windows:
