@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 MEAN_SHARE = 0.5
-"""Size of the mean that all rows share, beside noise of size one: per-sample gradients are never centred."""
+"""Size of the mean that all rows share, relative to noise of size one: per-sample gradients are never centred."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Problem:
 
     @cached_property
     def stored_row(self) -> np.ndarray:
-        """A row of G, shape (d,): F⁻¹v is small beside v/λ, and a single sweep cancels."""
+        """A row of G, shape (d,): F⁻¹v is small relative to v/λ, and a single sweep cancels."""
         return self.gradients[self.num_gradients // 2].copy()
 
     @cached_property

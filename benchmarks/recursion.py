@@ -1,4 +1,4 @@
-"""The static recursion of the M-FAC paper, as a fair competitor: every step is two well-shaped BLAS-2 passes.
+"""The static recursion of the M-FAC paper, for a fair comparison: every step is two well-shaped BLAS-2 passes.
 
 With F_0 = λI and F_k = F_{k-1} + g_k g_kᵀ/m, the Sherman–Morrison identity gives, for v_k = F_{k-1}⁻¹ g_k,
 
@@ -10,7 +10,7 @@ and, unrolled down to F_0 = λI, with the denominators δ_j = m + g_jᵀ v_j,
     F⁻¹ x = x/λ − Vᵀ ((V x)/δ)                     product: O(d m)
     (F⁻¹)_ij = [i = j]/λ − Σ_k V_ki V_kj/δ_k       element: O(m)
 
-Both classes keep V, shape (m, d), beside G, and δ, shape (m,), in the gradients' dtype as the paper's code does. Step k
+Both classes store G, V of shape (m, d) and δ of shape (m,) in the gradients' dtype, as the paper's code does. Step k
 reads V[:k] twice, so the build moves 4 d m² bytes in float32 and is bound by memory, not by arithmetic.
 
 References

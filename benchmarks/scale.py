@@ -1,12 +1,12 @@
 """Gradients that are not one dense array: ``python -m benchmarks.scale blocks sparse disk topk``.
 
-- blocks: a build of 268,336 parameters in blocks of 128 from 256 gradients, beside the paper's recursion on all blocks
+- blocks: a build of 268,336 parameters in blocks of 128 from 256 gradients, and the paper's recursion on all blocks
   at once (PyTorch's batched products).
-- sparse: build and 100 products of 1,000 rows of rcv1 (``--data``, a folder with rcv1_small.npz) beside dense ones.
+- sparse: build and 100 products of 1,000 rows of rcv1 (``--data``, a folder with rcv1_small.npz), and of dense ones.
 - disk: ``--gigabytes`` of float32 rows in a file (made if it is not there, in ``--folder``): build, diagonal and ten
   products under a limit of 1 GB, each figure in a process of its own; the file's read rate; the same in memory.
-- topk: windows of 256 and 1,024 gradients of 1,000,000 parameters that keep 1 % of the entries: what they hold in
-  memory and a step with its product, beside the window of whole gradients and two plain reads of these.
+- topk: windows of 256 and 1,024 gradients of 1,000,000 parameters that keep 1 % of the entries: their
+  memory and a step with its product, compared with the window of whole gradients and two plain reads of these.
 
 Every answer is checked before it is timed.
 """
@@ -74,7 +74,7 @@ class BatchedRecursion:
 
 
 def blocks(_: argparse.Namespace) -> None:
-    """Print the build beside the recursion's."""
+    """Print the times of the build and of the recursion's."""
     size, dim = 128, 268_288  # 2,096 blocks: the recursion wants them all alike
     gradients = np.random.default_rng(SEED).standard_normal((NUM_GRADIENTS, dim), dtype=np.float32)
 
@@ -115,12 +115,12 @@ def sparse(options: argparse.Namespace) -> None:
 
 
 def memory_of(make: Callable[[], object]) -> int:
-    """Return what an object holds once it is made."""
+    """Return the bytes that a constructed object occupies."""
     return memory_and_object(make)[0]
 
 
 def memory_and_object(make: Callable[[], Any]) -> tuple[int, Any]:
-    """Return what an object holds once it is made, and the object."""
+    """Return the bytes that a constructed object occupies, and the object."""
     tracemalloc.start()
     built = make()
     size, _ = tracemalloc.get_traced_memory()
@@ -129,7 +129,7 @@ def memory_and_object(make: Callable[[], Any]) -> tuple[int, Any]:
 
 
 def disk(options: argparse.Namespace) -> None:
-    """Print time, passes and memory of a file under a limit, beside the file's own read rate and G in memory."""
+    """Print time, passes and memory of a file under a limit, the file's own read rate, and the same for G in memory."""
     path = make_file(options.folder, options.gigabytes)
     for task in ("read", "streamed", "in memory"):
         command = [sys.executable, "-m", "benchmarks.scale", "--task", task, str(path)]
@@ -206,7 +206,7 @@ def timed_queries(
 
 
 def topk(_: argparse.Namespace) -> None:
-    """Print memory and steps of windows that keep 1 % of the entries, beside those that keep all."""
+    """Print memory and steps of windows that keep 1 % of the entries, and of those that keep all."""
     dim, steps = 10**6, 12
     timed_steps(filled_window(np.eye(8, dtype=np.float32), 1.0, TopK(0.5)), np.eye(8, dtype=np.float32))  # imports
     for window in (256, 1024):

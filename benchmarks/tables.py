@@ -1,6 +1,6 @@
 """Write the figures of ``benchmarks/results`` into the pages that show them: ``python -m benchmarks.tables``.
 
-A table stands between ``<!-- figures: NAME -->`` and ``<!-- end of figures -->`` and is written by the function of
+A table is placed between ``<!-- figures: NAME -->`` and ``<!-- end of figures -->`` and is written by the function of
 that name in `contents`. A sentence is found by its words, and the numbers in it are replaced. ``--check`` writes
 nothing, names the pages that would change, and fails if there are any.
 """

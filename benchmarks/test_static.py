@@ -17,7 +17,7 @@ from benchmarks.workbench import Workbench
 
 @pytest.fixture(scope="module", params=PROBLEMS, ids=str)
 def bench(request: pytest.FixtureRequest) -> Iterator[Workbench]:
-    """Hold one problem's inverses, and let go of its gradients before the next problem starts."""
+    """Keep one problem's inverses, and release its gradients before the next problem starts."""
     yield Workbench(request.param)
     request.param.forget()
 

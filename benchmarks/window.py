@@ -26,9 +26,9 @@ Triangles = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 class DynamicRecursion:
     """The paper's dynamic algorithm (arXiv 2107.03356, section 3.2), in float32 as its authors run it.
 
-    The unpivoted triangular factor of m I + G Gᵀ/λ holds the D of the recursion; the inverse of its unit triangle, the
-    coefficients B that make its vectors v_k of the rows. Both are made anew at each step, O(m³): `as_printed`, or
-    `by_lapack`.
+    The unpivoted triangular factor of m I + G Gᵀ/λ has the D of the recursion on its diagonal. The inverse of its unit
+    triangle has the coefficients B by which its vectors v_k are combinations of the rows. Both are recomputed at each
+    step, O(m³): `as_printed`, or `by_lapack`.
     """
 
     def __init__(self, gradients: np.ndarray, damping: float, triangles: Triangles) -> None:
@@ -42,7 +42,7 @@ class DynamicRecursion:
         self.coefficients = unit_inverse / self.damping
 
     def append(self, g: np.ndarray) -> None:
-        """Put g in the place of the oldest row: one pass, and both factors anew."""
+        """Replace the oldest row by g: one pass, and both factors from scratch."""
         self.rows[self.slot] = g
         row = self.rows @ g
         self.products[self.slot], self.products[:, self.slot] = row, row
@@ -89,9 +89,9 @@ def timed(call: Callable[[], object]) -> float:
 def steps(m: int, d: int) -> str:
     """Time steps on independent rows, and two plain reads; the medians and their ratios.
 
-    They take turns of some steps each, of which the first half does not count: as in use, where a step follows one of
-    its own kind. For tens of milliseconds after a call the threads of one BLAS, NumPy's or SciPy's, stand in the way of
-    the other's.
+    They are timed in turns of some steps each, and the first half of each turn is discarded: in use a step follows one
+    of its own kind, while for tens of milliseconds after a call the threads of one BLAS, NumPy's or SciPy's, slow those
+    of the other.
     """
     rng = np.random.default_rng((SEED, m, d))
     gradients = rng.standard_normal((m, d), dtype=np.float32)

@@ -51,7 +51,7 @@ def draw(seed: int, dtype: str, precision: str, *, compiled: bool) -> Problem:
         normalization=str(rng.choice(["mean", "sum"])),
         wide=np.float64 if dtype == "float32" else np.longdouble,
     )
-    scales = SCALES if np.ndim(problem.damping) == 0 else SCALES[:5]  # a float32 vector of dampings holds no 1e40
+    scales = SCALES if np.ndim(problem.damping) == 0 else SCALES[:5]  # float32 has no 1e40
     return problem.scaled_by(float(rng.choice(scales)))
 
 

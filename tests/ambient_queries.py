@@ -69,7 +69,7 @@ def inverses(backend: Backend) -> dict[str, Callable[[], Any]]:
 
 
 class Asked:
-    """An inverse beside what it is asked with, made outside of any mode."""
+    """An inverse with the arguments of its queries, created outside of any mode."""
 
     def __init__(self, inverse: Any, backend: Backend, dtype: str = "float32") -> None:
         self.inverse = inverse

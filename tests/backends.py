@@ -1,6 +1,6 @@
 """The one list of array libraries and devices that the tests run on.
 
-A backend turns NumPy data into arrays of its library and back, and says which dtypes it can hold. One that is not
+A backend turns NumPy data into arrays of its library and back, and says which dtypes it has. One that is not
 installed, or that needs a GPU where there is none, is left out of every parametrisation and skips once, by name, in
 ``test_backends.py``.
 """
@@ -134,7 +134,7 @@ BACKENDS = (
 
 PRESENT = tuple(backend for backend in BACKENDS if backend.missing is None)
 AVAILABLE = tuple(backend for backend in PRESENT if not backend.is_lazy)
-"""Those that hold values: windows and blocks take no others."""
+"""Those whose arrays have values: windows and blocks take no others."""
 NUMPY = BACKENDS[0]
 FLAVOURS = tuple((backend, dtype) for backend in AVAILABLE for dtype in backend.dtypes)
 STATIC_FLAVOURS = tuple((backend, dtype) for backend in PRESENT for dtype in backend.dtypes)

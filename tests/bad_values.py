@@ -1,4 +1,4 @@
-"""Small gradients, and values that are bad for nearly every argument, each made anew."""
+"""Small gradients, and values that are bad for nearly every argument, each constructed again for every use."""
 
 import fractions
 import re

@@ -1,4 +1,4 @@
-"""The inverses that the behaviour tests ask: a few problems times every library, device and dtype, each built once."""
+"""The inverses of the tests of behaviour: a few problems times every library, device and dtype, each built once."""
 
 import functools
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class Case:
 
     @property
     def is_rebuilt(self) -> bool:
-        """Whether the inverse can be built anew elsewhere: not from rows that only their author can move."""
+        """Whether the inverse can be built again elsewhere: not from rows that only their author can move."""
         away = {"rows", "panelled rows", "dataset", "memmap"}
         return self.options.get("form") not in away and "memory_limit" not in self.options
 
@@ -102,7 +102,7 @@ def construct(problem: Problem, backend: Backend, *, form: str = "array", **opti
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """An inverse beside its oracle."""
+    """An inverse and its oracle."""
 
     backend: Backend
     case: Case

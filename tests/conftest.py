@@ -10,7 +10,7 @@ from tests.backends import AVAILABLE, FLAVOURS, Backend, flavour_name
 from tests.cases import BUILT, Built, build, built_name
 
 collect_ignore = [path.name for path in Path(__file__).parent.glob("*.py") if not path.name.startswith("test_")]
-"""What the tests import, and the programs beside them: no tests, and some need what is not installed."""
+"""Modules that the tests import, and programs: not tests, and some need libraries that are not installed."""
 
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 settings.register_profile(
@@ -28,7 +28,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture(params=FLAVOURS, ids=flavour_name)
 def flavour(request: pytest.FixtureRequest) -> tuple[Backend, str]:
-    """Each backend with each dtype that it holds."""
+    """Each backend with each of its dtypes."""
     return request.param
 
 

@@ -69,8 +69,8 @@ def examine(problem: Problem, seed: int) -> Exam:
 def measure(problem: Problem, backend: Backend, *, seed: int = 0, **options: Any) -> list[Measured]:
     """Every right-hand side of the contract by `matvec`, all of them by `matmat`, and combinations by push-through.
 
-    A combination is allowed the rounding of its own terms beside the contract: where rows are alike G^T c may vanish,
-    and no arithmetic that rounds its terms can keep R. With precision="high" the terms are added in float64.
+    A combination is allowed the rounding of its own terms in addition to the contract: where rows are alike G^T c may
+    vanish, and no arithmetic that rounds its terms can keep R. With precision="high" the terms are added in float64.
     """
     inverse, exam = construct(problem, backend, **options), examine(problem, seed)
     vectors = exam.questions[:, : exam.vectors].astype(problem.dtype)

@@ -1,4 +1,4 @@
-"""Files taken apart and put together again with whatever is wanted in them, and right checksums."""
+"""Files split into their parts and written again with other contents and valid checksums."""
 
 import hashlib
 import io
@@ -44,7 +44,7 @@ def write_parts(
     members: tuple[tuple[str, bytes], ...] = (),
     compression: int = zipfile.ZIP_STORED,
 ) -> None:
-    """A file of this header, or of this text in its place, and of these arrays, with more members beside them."""
+    """A file of this header, or of this text in its place, of these arrays, and of more members."""
     contents = {name: as_npy(x) for name, x in arrays.items()}
     if describe:
         before = header["arrays"]

@@ -1,4 +1,4 @@
-"""Values that are made up for files, folders and states, and what comes of each."""
+"""Forged values for files, folders and states, and the outcome of each."""
 
 import os
 import time
@@ -97,7 +97,7 @@ def versions(header, arrays):
 
 
 def dense(found):
-    """F of what an inverse says that it holds, (d, d), float64."""
+    """F of the gradients and arguments that an inverse reports, (d, d), float64."""
     g = found.gradients
     g = np.asarray(g.toarray() if scipy.sparse.issparse(g) else g, np.float64)
     m, d = g.shape

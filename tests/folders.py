@@ -26,7 +26,7 @@ def dtype(request):
 
 @pytest.fixture
 def short_entries(monkeypatch):
-    """A journal that takes everything down at once."""
+    """A journal that records every step immediately."""
     monkeypatch.setattr(_files.folder, "SECONDS", 0.0)
     monkeypatch.setattr(_files.folder, "RUN_BYTES", 10**4)
 

@@ -68,7 +68,7 @@ class Dataset:
 
 
 def memory_map(array: np.ndarray) -> np.ndarray:
-    """The array in a file that is gone when nobody holds it."""
+    """The array in a file that is deleted with the last reference to it."""
     with tempfile.TemporaryFile() as file:
         found = np.memmap(file, dtype=array.dtype, shape=array.shape)
     found[:] = array

@@ -17,7 +17,7 @@ DIM = 60_000
 
 
 def main(path: str, times: int, seed: int) -> int:
-    """Alternate between two inverses that are told apart by their damping."""
+    """Alternate between two inverses that differ in their damping."""
     gradients = np.random.default_rng(seed).standard_normal((8, DIM))
     inverses = [WoodburyRankOneInverse(gradients * damping, damping) for damping in (1.0, 2.0)]
     start = time.perf_counter()

@@ -181,7 +181,7 @@ def jax_modes() -> dict[str, Callable[[], Any]]:
 
 
 def strict_modes() -> dict[str, Callable[[], Any]]:
-    """What array-api-strict can be told to leave out."""
+    """Features that array-api-strict can leave out."""
     from array_api_strict import ArrayAPIStrictFlags
 
     return {
@@ -252,7 +252,7 @@ SELDOM = {
 }
 """Modes that it tries by themselves on the first of these classes only; ``tests/ambient_sweep.py`` tries all on all."""
 DEAR = {"jax.numpy": {"no tracing", "explicit mesh", "seed offset", "reused keys", "float64 by name", "checks"}}
-"""Modes that are tried there only: in them JAX compiles everything anew, or refuses to."""
+"""Modes that are tried there only: in them JAX compiles everything again, or refuses to."""
 
 
 def at_once(library: str) -> Contexts:

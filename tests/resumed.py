@@ -1,4 +1,4 @@
-"""Training in parts, by processes that know of each other through files alone."""
+"""Training in parts, by processes that share only files."""
 
 import torch
 from torch import nn

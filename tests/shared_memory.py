@@ -62,7 +62,7 @@ def misaligned(rows):
 
 
 def numpy_cases():
-    """Name to the memory that is shared, the inverse of it, and how its owner fills it anew."""
+    """Name to the memory that is shared, the inverse of it, and how its owner refills it."""
     rows, tall = gradients(), gradients(TALL)
     found = {
         "by reference": (rows.copy(), referenced, fill),
@@ -125,13 +125,13 @@ def strict_cases():
 
 
 def cases():
-    """All of them, in memory that nobody else has."""
+    """All of them, in memory of their own."""
     return {**numpy_cases(), **(torch_cases() if TORCH else {}), **(strict_cases() if STRICT else {})}
 
 
 @pytest.fixture(params=cases(), ids=", ".join)
 def case(request):
-    """A backend, some memory, the inverse built on it, and how it is filled anew."""
+    """A backend, some memory, the inverse built on it, and how it is refilled."""
     backend, memory, build, refill = cases()[request.param]
     return backend, memory, build(memory), refill
 

@@ -1,6 +1,6 @@
-"""Inverses of every kind that a file holds; `python -m tests.stored FOLDER` writes each, and what it answers, there.
+"""Inverses of every kind that a file can store; `python -m tests.stored FOLDER` writes each there, with its answers.
 
-Those in `tests/files` were written by the first version with this schema and are never written anew: every later
+Those in `tests/files` were written by the first version with this schema and are never rewritten: every later
 version has to read them.
 """
 
@@ -21,7 +21,7 @@ STATE = "state"  # a state dictionary: its arrays as .npz, the rest as JSON
 
 
 def gradients(m: int = M, d: int = D, dtype: str = "float64") -> np.ndarray:
-    """The rows that all of these hold."""
+    """The rows of all of these."""
     return np.random.default_rng(0).standard_normal((m, d)).astype(dtype)
 
 

@@ -32,7 +32,7 @@ LAYERS = (
     ("_errors", "_typing", "_version"),
     ("_condition",),
 )
-"""The rooms from the top down. A module imports from its own room and from rooms below, not from those beside it."""
+"""The rooms from the top down. A module imports from its own room and from rooms below, not from others in its row."""
 
 LIBRARIES = ("torch", "jax", "cupy", "cupyx", "array_api_compat", "dask")
 OPTIONAL = ("torch", "jax", "dask", "cupy", "hypothesis", "matplotlib", "tqdm", "sklearn")

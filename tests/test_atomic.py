@@ -1,4 +1,4 @@
-"""Where a file is written: what it takes the place of, and what killed, failed and concurrent saves leave."""
+"""Where a file is written: what it may replace; the files left after killed, failed and concurrent saves."""
 
 import errno
 import os
@@ -96,7 +96,7 @@ def test_what_is_no_regular_file_is_refused(kind, behind_a_link, tmp_path, monke
     with pytest.raises(OSError, match=f"`path` must be a regular file; got a {kind}"):
         inverse().save(target)
     assert os.stat("special").st_mode == before.st_mode
-    if kind != "folder":  # which may hold an inverse
+    if kind != "folder":  # which may be an inverse
         with pytest.raises(OSError, match=f"`path` must be a regular file; got a {kind}"):
             ml.load(target)
 
@@ -189,7 +189,7 @@ ml.WoodburyRankOneInverse(np.eye(2, 5), 7.0).save(path)
 
 
 def slow_save(path, host=""):
-    """A process that is in the middle of a save, and ends it when it is told to."""
+    """A process in the middle of a save, which it completes after a line of input."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": environment, "text": True}
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(path), host], **pipes)

@@ -20,7 +20,7 @@ MASK = np.arange(D) > 1
 
 
 class Rows(ml.GradientRows):
-    """G behind the protocol for rows that no array holds."""
+    """G behind the protocol for rows that are not in an array."""
 
     def __init__(self):
         self.shape = (M, D)
@@ -287,7 +287,7 @@ def use(rows):
 
 @pytest.mark.parametrize("method", RETURNED)
 def test_what_a_users_rows_return_is_refused_by_the_name_of_the_method(method):
-    """Of rows that no array holds: BAD, and what has the shape but another kind of number."""
+    """Of rows that are not in an array: BAD, and values of the right shape but another kind of number."""
     right = np.array(RETURNED[method])
     spoiled = {"complex": right + 0j, "masked": np.ma.array(right), "nan": right * np.nan}
     values = {name: make() for name, make in BAD.items()} | (

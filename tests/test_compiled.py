@@ -1,4 +1,4 @@
-"""What torch.compile has compiled may call the library: a break between two graphs, and the same answers to the bit."""
+"""Functions compiled by torch.compile that call the library: a graph break there, and the same answers to the bit."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A window that keeps the largest entries of its gradients: what it keeps, feeds back and needs of memory."""
+"""A window that stores the largest entries of its gradients: which ones, the error feedback, and its memory."""
 
 import copy
 import math
@@ -247,7 +247,7 @@ def test_clearing_forgets_the_error():
 
 @pytest.mark.parametrize("capacity", [256, 1024])
 def test_one_percent_takes_a_fortieth_of_the_memory(capacity):
-    """All that the window holds, the m × m system and the error included, beside the float32 rows alone."""
+    """All memory of the window, the m × m system and the error included, against the float32 rows alone."""
     dim = 1_000_000
     stream = random_rows(3, dim).astype("float32")
     filled_window().append_matvec(np.ones(DIM))  # which imports what there is to import

@@ -1,4 +1,4 @@
-"""What a window that keeps the largest entries answers: every query is of the entries that it keeps."""
+"""Queries of a window that stores the largest entries: the answers are those of the stored entries."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tests.compressed import DIM, random_rows
 from tests.oracle import LIMIT, Oracle
 
 AT_ONCE = [flavour for flavour in FLAVOURS if flavour[0].name not in ("strict:no_x64", "jax")]
-"""All but one without integers to look entries up, and JAX, which compiles anew for each number of rows: see `KEPT`."""
+"""All but one without integers to look entries up, and JAX, which compiles for each number of rows: see `KEPT`."""
 
 
 def ask(window, v, send=lambda x: x):

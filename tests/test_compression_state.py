@@ -110,7 +110,7 @@ def test_an_empty_window_is_kept_too():
     ],
 )
 def test_a_changed_state_is_refused(changed, kind, words):
-    """Above all indices beside their block, which would be read beside a vector: the last block has 8 columns."""
+    """Above all indices outside their block, which would be read outside a vector: the last block has 8 columns."""
     with pytest.raises(kind, match=words):
         SlidingWindowInverse.from_state_dict(filled_window().state_dict() | changed)
 

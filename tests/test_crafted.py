@@ -1,4 +1,4 @@
-"""Files whose checksums are right and whose contents are made up: refused, or answered as what they say."""
+"""Files with forged contents and valid checksums: refused, or the answers are those of the contents."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def test_a_file_with_anything_made_up_is_refused_or_answered_as_it_says(name, tm
     write_parts(tmp_path / "x.npz", header, arrays)
     assert outcome(tmp_path / "x.npz")
     loaded = all_outcomes(tmp_path / "x.npz", header, arrays, every=1 if ALL else 4)
-    assert loaded <= 60  # of hundreds: a damping, a capacity, a divisor of rows that are not at hand
+    assert loaded <= 60  # of hundreds: a damping, a capacity, a divisor of rows that are not in the file
 
 
 @pytest.mark.filterwarnings("ignore::mfac_linalg.IllConditionedWarning")

@@ -1,4 +1,4 @@
-"""Folders and journals whose checksums are right and whose contents are made up: refused, or answered."""
+"""Folders and journals with forged contents and valid checksums: refused, or the answers are those of the contents."""
 
 import contextlib
 import copy

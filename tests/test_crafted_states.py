@@ -1,4 +1,4 @@
-"""State dictionaries whose contents are made up: refused by name, or answered as they say."""
+"""State dictionaries with forged contents: refused by name, or the answers are those of the contents."""
 
 import hashlib
 import io

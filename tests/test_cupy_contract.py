@@ -34,7 +34,7 @@ def imported_names():
 
 
 def module_chains():
-    """Dotted names that begin at ``sys.modules["cupy..."]``, or at a variable that holds it, with their calls."""
+    """Dotted names that begin at ``sys.modules["cupy..."]``, or at a variable with that value, with their calls."""
     aliases = {}
     for node in ast.walk(BACKEND):
         if isinstance(node, ast.Assign) and (module := looked_up(node.value)):

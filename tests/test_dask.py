@@ -1,4 +1,4 @@
-"""Gradients that Dask holds: what is lazy, how often G is read, and what a cluster may do to it."""
+"""Gradients in Dask arrays: what is lazy, how often G is read, and what a cluster may do to it."""
 
 import os
 import pickle
@@ -183,7 +183,7 @@ def test_an_element_reads_the_chunks_that_it_lies_in():
 
 
 def test_no_chunk_is_held_from_one_pass_to_the_next():
-    """Alive at a time, on one thread: the chunk in use and what the scheduler has not yet let go."""
+    """Alive at a time, on one thread: the chunk in use and those that the scheduler has not yet released."""
     alive, most, lock = set(), [0], threading.Lock()
 
     class Tracked(np.ndarray):

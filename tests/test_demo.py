@@ -113,7 +113,7 @@ def test_the_whole_demo_runs_quietly(tmp_path):
     """A report on standard output, nothing on standard error (so no progress bar), and a picture."""
     picture = tmp_path / "picture.png"
     command = [sys.executable, "-m", "mfac_linalg.demo", "--gradients=60", "--steps=1", f"--output={picture}"]
-    alone = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # other tests may hold the other cores
+    alone = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # other tests may use the other cores
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=alone)
     assert (done.returncode, done.stderr) == (0, "")
     for part in ("test", "effective rank", "30 eps", "Damping path", "OBS", str(picture)):
@@ -123,7 +123,7 @@ def test_the_whole_demo_runs_quietly(tmp_path):
 
 
 def test_the_first_direction_of_each_method_is_the_known_one():
-    """SGD's is g, Adam's its signs, and the window's F⁻¹g = g / (damping + ‖g‖²) while F holds g alone."""
+    """SGD's is g, Adam's its signs, and the window's F⁻¹g = g / (damping + ‖g‖²) while g is the only gradient in F."""
     g = np.random.default_rng(0).normal(size=network.DIM).astype(np.float32)
     np.testing.assert_allclose(descent.sgd()(g), g)
     np.testing.assert_allclose(descent.adam()(g), np.sign(g), rtol=1e-4, atol=1e-4)
@@ -159,7 +159,7 @@ def test_the_window_demo_reports_every_method_and_draws(tmp_path):
 
 
 def test_a_bar_is_drawn_on_a_terminal_only(monkeypatch):
-    """Steps come back as they are unless standard error is a terminal."""
+    """Steps are returned unchanged unless standard error is a terminal."""
     pytest.importorskip("tqdm", reason="needs tqdm")
     steps = [1, 2, 3]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)

@@ -1,4 +1,4 @@
-"""The programs of the documentation run as they stand: those of a page in their order, in one namespace and folder.
+"""The programs of the documentation run unchanged: those of a page in their order, in one namespace and folder.
 
 One with ``if __name__ == "__main__":`` is a script of its own.
 """
@@ -144,7 +144,7 @@ def fisher_is_the_hessian(model, unravel, fisher, posterior, draws, x, y, **_):
 
 
 def weights_stay_in_sums(model, x, y, weight, rows, weighted, mean_gradient, **_):
-    """Rows of a weighted sum hold the weights, and add up to the gradient of the weighted mean."""
+    """Rows of a weighted sum contain the weights, and add up to the gradient of the weighted mean."""
     import torch
 
     loss = torch.nn.CrossEntropyLoss(weight=weight)

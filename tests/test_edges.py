@@ -1,4 +1,4 @@
-"""Legal input at the edges: nothing but zeros, one entry, wild scales, the ends of a dtype's range."""
+"""Legal input at the edges: nothing but zeros, one entry, extreme scales, the ends of a dtype's range."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Fingerprints of arrays: any other filling is seen, and few entries are read."""
+"""Fingerprints of arrays: a change of the whole array is detected, and few entries are read."""
 
 import gc
 import weakref

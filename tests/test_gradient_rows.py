@@ -1,4 +1,4 @@
-"""Rows of one's own behind the public protocol: products of two factors, shards, and methods that are wrong."""
+"""Rows of a user's class with the public protocol: products of two factors, shards, and methods that are wrong."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

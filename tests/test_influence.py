@@ -185,7 +185,7 @@ def test_leverages_do_not_cancel(kind, kappa, dtype):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("seed", range(20))
 def test_a_self_influence_is_never_negative(seed, dtype):
-    """Rows next to nothing, beside huge ones that they lean on."""
+    """Rows that are almost zero and parallel to huge ones."""
     rows = np.random.default_rng(seed).standard_normal((3, 4))[[0, 0, 1, 1, 2]]
     rows = (rows * [[100.0], [1e-3], [50.0], [1e-4], [0.0]]).astype(dtype)
     inverse = WoodburyRankOneInverse(np.repeat(rows, 8, axis=1), 1.0)

@@ -1,4 +1,4 @@
-"""What is told to who installs the package: what is missing, the extras, the page of a package index."""
+"""Messages to those who install the package: missing libraries, the extras, the page of a package index."""
 
 import ast
 import re

@@ -123,7 +123,7 @@ def test_a_window_has_the_dtype_to_which_those_of_parameters_promote():
     assert TRANSFORM.init({**tree(0, "bfloat16"), "c": tree(0)["c"]}).inverse.dtype == np.float32
 
 
-# --- under transformations, beside others ---------------------------------------------------------------------------
+# --- under transformations, with others -----------------------------------------------------------------------------
 
 
 def test_a_step_is_compiled_once():
@@ -220,7 +220,7 @@ def test_a_state_kept_in_numpy_takes_the_same_steps():
 
 
 def wrap_transform(transform):
-    """A transformation as Optax's others hold it."""
+    """A transformation inside Optax's others, by name."""
     labels = {"a": "mfac", "b": "sgd", "c": "mfac"}
     return {
         "alone": transform,

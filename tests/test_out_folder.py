@@ -1,4 +1,4 @@
-"""What `out` writes to: nothing of a user's, nothing twice, and nothing that a journal tells too early."""
+"""What `out` writes to: no file of the user, nothing twice, and no journal entry too early."""
 
 import errno
 import os

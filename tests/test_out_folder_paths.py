@@ -1,4 +1,4 @@
-"""Paths that are no folder, gradients that stand on a folder's files, and folders of other gradients."""
+"""Paths that are not a folder, gradients in memory mapped from a folder's files, and folders of other gradients."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""What a build decides from a few numbers, with no array in sight."""
+"""Decisions of a build, which depend on a few numbers and no array."""
 
 import math
 

@@ -18,7 +18,7 @@ LIMIT = 2_000_000  # bytes
 
 
 class Bars:
-    """In place of tqdm: what each bar was told, and how far it came."""
+    """In place of tqdm: the arguments of each bar, and the steps that it counted."""
 
     def __init__(self):
         self.seen = []
@@ -190,7 +190,7 @@ def _lazy(**options):
 @pytest.mark.parametrize("call", CALLS | LAZY)
 @pytest.mark.parametrize("stream", STREAMS)
 def test_a_bar_that_cannot_be_shown_is_none(stream, call, monkeypatch):
-    """The call goes on; nothing fails when the bar is collected either."""
+    """The call continues; nothing fails when the bar is collected either."""
     pytest.importorskip("tqdm.auto", reason="needs tqdm")
     left = []
     monkeypatch.setattr(sys, "unraisablehook", lambda failed: left.append(failed.exc_value))

@@ -1,4 +1,4 @@
-"""Pruning in steps: what is asked for, what is removed, what stays."""
+"""Pruning in steps: the requested sparsity, the removed weights, the remaining ones."""
 
 import itertools
 import math

@@ -298,7 +298,7 @@ def test_scores_of_groups_stay_within_their_bounds_where_elements_have_lost_thei
 
 @pytest.mark.parametrize("blocks", [False, True])
 def test_a_group_along_the_steepest_direction_costs_all_that_f_says(blocks):
-    """κ is known from below: a score that was held to it would be too small."""
+    """κ is known from below: a score with that upper bound would be too small."""
     g = np.random.default_rng(98).standard_normal((60, 8))
     inverse = ml.BlockDiagonalInverse(g, 1e-2, block_sizes=8) if blocks else ml.WoodburyRankOneInverse(g, 1e-2)
     values, vectors = np.linalg.eigh(inverse.forward.to_dense())

@@ -65,7 +65,7 @@ def test_a_certificate_is_a_number_where_kappa_is_none_of_float32():
             inverse = make(g, 0.014)
         x = inverse @ v
         assert inverse.backward_error(v, x) < 30 * np.finfo("float32").eps
-        assert not np.isnan(inverse.relative_residual(v, x))  # κ eps, which float32 need not hold
+        assert not np.isnan(inverse.relative_residual(v, x))  # κ eps, which may be outside of float32
 
 
 @pytest.mark.parametrize("make", PLAIN)

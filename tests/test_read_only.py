@@ -22,7 +22,7 @@ from tests.window_copies import (
 
 
 def read_only(x):
-    """As a worker gets it: unpickled over buffers that nobody may write to."""
+    """As a worker gets it: unpickled over read-only buffers."""
     buffers = []
     data = pickle.dumps(x, protocol=5, buffer_callback=buffers.append)
     return pickle.loads(data, buffers=[bytes(b.raw()) for b in buffers])

@@ -1,4 +1,4 @@
-"""Gradients kept by reference: filled anew they are refused by every query, and nothing else ever is."""
+"""Gradients kept by reference: after a refill every query raises; with unchanged gradients none does."""
 
 import copy
 import pickle
@@ -194,7 +194,7 @@ def test_the_negative_of_a_memory_is_copied():
 
 @pytest.mark.parametrize("form", ["lil", "dok", "coo", "bsr", "dia", "csr", "csc"])
 def test_lists_and_arrays_out_of_order_are_copied(form):
-    """SciPy puts the arrays of a matrix in order when it is asked for a maximum: nobody has changed it then."""
+    """SciPy sorts the arrays of a matrix when its maximum is computed, which is not a change of the matrix."""
     thin = gradients().astype(float) * (np.random.default_rng(2).random(SHAPE) < 0.3)
     matrix = scipy.sparse.coo_array(thin).asformat(form)
     if form in ("csr", "csc"):

@@ -30,7 +30,7 @@ G = np.random.default_rng(0).standard_normal((3, 5))
 
 
 def place(backend):
-    """What `load` is told to hold an inverse in a backend's library, on its device."""
+    """The arguments of `load` for a backend's library and device."""
     if backend.library == "numpy":
         return {}
     return {"xp": backend.namespace, "device": backend.asarray(np.zeros(1, "float32")).device}
@@ -283,7 +283,7 @@ def test_a_library_without_the_dtype_is_refused(path):
 
 
 def in_no_memory(library):
-    """Where arrays hold no values, with the argument to blame."""
+    """A library or device whose arrays have no values, and the argument that names it."""
     if library == "dask.array":
         return "xp", {"xp": pytest.importorskip("dask.array", reason="needs dask")}
     return "device", {"xp": pytest.importorskip("torch", reason="needs torch"), "device": "meta"}

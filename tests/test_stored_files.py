@@ -28,7 +28,7 @@ def test_a_file_of_an_earlier_version_is_read(name):
 
 @pytest.mark.parametrize("name", SAVED)
 def test_what_is_written_today_is_what_was_written(name):
-    """So that a change of what a file holds is seen, and raises the schema."""
+    """So that a change of a file's contents is seen, and raises the schema."""
     assert_answers(SAVED[name](), name)
 
 

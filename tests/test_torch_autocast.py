@@ -14,7 +14,7 @@ written = pytest.importorskip("tests.written_models")
 parametrize = pytest.importorskip("torch.nn.utils.parametrize")
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # vmap of an LSTM
 
-# --- parameters that are held elsewhere too ---------------------------------------------------------------------------
+# --- parameters that are referenced elsewhere too ---------------------------------------------------------------------
 
 data = torch_state.data
 

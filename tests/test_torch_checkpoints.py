@@ -1,4 +1,4 @@
-"""State of M-FAC for PyTorch as others keep it: distributed checkpoints, hooks, wrappers, files of before."""
+"""State of M-FAC for PyTorch in distributed checkpoints, hooks, wrappers and files of earlier versions."""
 
 import copy
 

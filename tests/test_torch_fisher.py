@@ -118,7 +118,7 @@ def test_a_class_that_is_ruled_out_has_rows_of_zeros(model, data):
 
 
 class Listed(nn.Module):
-    """A model that a list holds a parameter of too."""
+    """A model with a parameter that is in a list too."""
 
     def __init__(self):
         super().__init__()

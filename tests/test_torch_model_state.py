@@ -1,4 +1,4 @@
-"""What a call of a model writes: every row starts from the same model, which is given back as it was."""
+"""What a call of a model writes: every row starts from the same model, which is returned unchanged."""
 
 import copy
 from functools import partial

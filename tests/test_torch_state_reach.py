@@ -17,7 +17,7 @@ adapter = pytest.importorskip("mfac_linalg.torch")
 written = pytest.importorskip("tests.written_models")
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # vmap of an LSTM
 
-# --- what classes and functions hold ----------------------------------------------------------------------------------
+# --- contents of classes and functions --------------------------------------------------------------------------------
 
 data = torch_state.data
 
@@ -77,7 +77,7 @@ class CalledByFunction(written.Written):
 
 
 class OfClosure(written.Written):
-    """Variables of a function: one that is bound anew, one that is filled late, containers, one function in another."""
+    """Variables of a function: one that is rebound, one that is filled late, containers, one function in another."""
 
     def __init__(self):
         super().__init__()

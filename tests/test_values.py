@@ -1,6 +1,6 @@
-"""A window's values stand on memory that it writes in place: nobody else may see that, nor write to it.
+"""A window's values use memory that it writes in place: nothing else may read it or write to it.
 
-Copies of every kind, with changes to both sides after them; rollback; what arrives read-only; what is handed out.
+Copies of every kind, with changes to both sides after them; rollback; read-only arguments; returned arrays.
 """
 
 import copy
@@ -150,7 +150,7 @@ def test_an_operator_follows_its_own_window_and_no_copy_of_it(way):
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("names", [[], ["append"], ["damping", "append"], ["damping", "append", "damping"], ["extend"]])
 def test_a_snapshot_survives_one_change_of_the_rows_and_any_dampings(options, names):
-    for count in (7, 8):  # the factor of a full window stands on one of two arrays
+    for count in (7, 8):  # the factor of a full window is in one of two arrays
         window = slid_window(count=count, **options)
         before, wanted = window._snapshot(), answers(window)
         apply_changes(window, 1, names)
@@ -175,7 +175,7 @@ def test_a_snapshot_that_was_written_over_is_refused(names):
 
 
 def scribble(x):
-    """Write over an array of NumPy or PyTorch, or what a dictionary holds."""
+    """Write over an array of NumPy or PyTorch, or the arrays in a dictionary."""
     for part in x.values() if isinstance(x, dict) else [x]:
         if not (hasattr(part, "shape") and part.shape):
             continue
@@ -209,7 +209,7 @@ HANDED_OUT = {
 @pytest.mark.parametrize("options", [{}, {"compression": TopK(0.5)}, {"compression": TopK(1.0)}], ids=str)
 @pytest.mark.parametrize("what", HANDED_OUT)
 def test_nothing_that_a_window_hands_out_or_takes_in_is_its_own_memory(library, what, options):
-    """Each is written over, and the window with it is the same as one whose answers nobody wrote to."""
+    """Each is overwritten, and the window remains equal to one whose answers are not."""
     xp = pytest.importorskip(library)
     windows = [SlidingWindowInverse(WINDOW, DIM, xp.asarray(np.full(DIM, 0.1)), **options) for _ in range(2)]
     for window in windows:
@@ -275,7 +275,7 @@ AGAIN = {
 )
 def test_what_is_written_to_arguments_and_results_later_changes_nothing(kind, again, library, tmp_path):
     if kind == "streamed" and again in ("astype", "to_device", "file"):
-        return  # refused, or of gradients that a file holds
+        return  # refused, or of gradients in a file
     xp = pytest.importorskip(library)
     damping, weights = (np.random.default_rng(0).uniform(1, 2, size) for size in (DIM, 4))
     wanted = inverse_of(kind, xp, xp.asarray(damping.copy()), xp.asarray(weights.copy()))

@@ -1,4 +1,4 @@
-"""What a sliding window promises beside being an inverse: costs, guarantees, placement, refusals."""
+"""What a sliding window promises in addition to an inverse: costs, guarantees, placement, refusals."""
 
 import copy
 import pickle

@@ -24,7 +24,7 @@ from tests.strategies import seeds
 
 EXAMPLES, MOST, STEPS = {"jax.numpy": 2, "numpy": 60}, 25, 25
 KINDS = ("normal", "large", "small", "repeated", "zero", "close")
-"""Of new gradients: beside those held, so that rows may be duplicates or nearly dependent."""
+"""Kinds of new gradients, relative to those in the window: rows may be duplicates or nearly dependent."""
 
 
 def same(one, other) -> bool:
@@ -33,7 +33,7 @@ def same(one, other) -> bool:
 
 
 class WindowMachine(RuleBasedStateMachine):
-    """`rows` is what the window should hold, oldest first."""
+    """`rows` are the expected rows of the window, oldest first."""
 
     backend: Backend
     dtype: str
@@ -82,7 +82,7 @@ class WindowMachine(RuleBasedStateMachine):
         return Oracle(rows, self.damping, weights, "sum", np.float64 if self.dtype == "float32" else np.longdouble)
 
     def _expect(self, v, x):
-        """R, beside the rounding that a combination which nearly vanishes may keep."""
+        """Check that R is at most LIMIT."""
         if self.rows and np.any(v):
             assert self.oracle.backward_ratio(v, self.backend.to_numpy(x), eps(self.dtype)) <= LIMIT
 

@@ -54,7 +54,7 @@ def one_by_one(model, data, size=1, names=None):
 
 
 class Recomputing(nn.Module):
-    """A model whose backward pass computes a part of it anew."""
+    """A model whose backward pass computes a part of it again."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Models that write to themselves when they are called, and what a model holds, to be compared."""
+"""Models that write to themselves when they are called, and the contents of a model, for comparisons."""
 
 from collections import UserDict, deque
 from dataclasses import dataclass
@@ -309,7 +309,7 @@ MODELS = list(Written.__subclasses__())
 
 
 def contents_of(item):
-    """What a model holds: the very objects, and the values of tensors."""
+    """The contents of a model: the very objects, and the values of tensors."""
     if isinstance(item, torch.Tensor):
         gradient = None if not item.is_leaf or item.grad is None else item.grad.tolist()
         return id(item), item.detach().tolist(), item.requires_grad, gradient

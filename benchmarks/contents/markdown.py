@@ -15,7 +15,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 @functools.cache
 def held(name: str) -> Any:
-    """What a file of results holds."""
+    """The contents of a file of results."""
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 

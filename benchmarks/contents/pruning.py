@@ -124,11 +124,6 @@ def searched() -> tuple[str, ...]:
     return tuple(rounded(x) for row in found for x in row)
 
 
-def headline() -> tuple[str, ...]:
-    ours, theirs = pruned("model", params="those of two or more axes"), held("pruning-reference")["authors"]
-    return rounded(ours, 1), rounded(theirs["16"]["80"], 1)
-
-
 def by_the_call() -> tuple[str, ...]:
     choices = ("as in the tables", "those of two or more axes")
     return tuple(rounded(pruned("model", params=params), 2) for params in choices)

@@ -1,7 +1,7 @@
 """The first 90 steps with nothing but defaults: ``python -m benchmarks.experiments.defaults --data FOLDER``.
 
 The network and the images of `benchmarks.experiments.optimizer`, from PyTorch's initial weights, in batches of 512 and
-of 128 at a constant rate: `MFAC(params)` and `Adam(params)` as they come, SGD at the rate that was best in that
+of 128 at a constant rate: `MFAC(params)` and `Adam(params)` unmodified, SGD at the rate that was best in that
 experiment, and M-FAC with the defaults it had at first. The defaults were chosen with seeds 0 to 2, which are not used.
 """
 

@@ -7,7 +7,7 @@ F⁻¹ g_i over the group, for several F with the λ of the L2 damping: the true
 labels weighted by their probabilities (for this layer the Hessian itself), the Fisher of one sampled label a digit,
 the empirical Fisher of the true labels, its diagonal, and λI. Then the same by gradients of the whole network.
 
-The folder holds two files. ``mnist_mini.npz``: ``x``, ``x_test`` (n, 28, 28) uint8 and ``y``, ``y_test``, some
+The folder contains two files. ``mnist_mini.npz``: ``x``, ``x_test`` (n, 28, 28) uint8 and ``y``, ``y_test``, some
 digits of torchvision.datasets.MNIST (``.data`` and ``.targets``; 1,000 and 1,000 here). ``mlp_mnist_9397.npz``:
 ``fc1.weight``, ``fc2.weight``, ``fc3.weight`` of any trained MLP of that shape (``numpy.savez(path,
 **{name: p.detach().numpy() for name, p in model.named_parameters()})``), with ReLU, for (x/255 − 0.1307)/0.3081.

@@ -8,7 +8,7 @@ from the same weights.
 - seeds: every method at its best rate (the least training loss in the last epoch), the other seeds.
 - default-rates, default-seeds: the same for four methods from weights as PyTorch draws them, which are smaller.
 - small-rates, small-seeds: from these, in batches of a quarter.
-- steps: the time of a step by each method, beside two plain reads of the window's rows.
+- steps: the time of a step by each method, compared with two plain reads of the window's rows.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ class Study:
         return 100 * right / len(self.test[1])
 
     def seconds_of_a_step(self, method: str) -> dict[str, Any]:
-        """The median time of a step with a full window, and of two plain reads of what that holds."""
+        """The median time of a step with a full window, and of two plain reads of its rows."""
         window, seconds = BY_NAME[method].window if method in BY_NAME else 0, self._seconds[method]
         if not window:
             return {"seconds": seconds, "reads": None}
@@ -250,7 +250,7 @@ def steps(study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
 
 
 def figures(held: dict[str, Any], setting: Setting, part: str) -> list[dict[str, Any]]:
-    """What is held of a part."""
+    """The stored figures of a part."""
     return held.get(f"{setting.name}{part}", {"figures": []})["figures"]
 
 

@@ -11,7 +11,7 @@
 
 Row i of G is the gradient of the mean cross-entropy over training images 32i … 32i + 31, in eval mode (16i … 16i + 15
 for 512 rows: there are 10,000 images); accuracy is that on the first 4,000 test images. The rows of step j are those of
-the images from ((j − 1) mod 2) · 4,096 on. What the output file holds already is not computed again.
+the images from ((j − 1) mod 2) · 4,096 on. Figures in the output file are not computed again.
 """
 
 from __future__ import annotations

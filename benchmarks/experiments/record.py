@@ -1,4 +1,4 @@
-"""Figures in a JSON file, part by part: what it holds already is not computed again."""
+"""Figures in a JSON file, part by part: those in it are not computed again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.machine import describe
 Task = tuple[dict[str, Any], Callable[[], dict[str, Any]]]
 """What names a figure, and the computation of the rest of it."""
 Part = Callable[[Any, dict[str, Any]], Iterator[Task]]
-"""The tasks of a part, from the study and what the file holds by then."""
+"""The tasks of a part, from the study and the contents of the file at that time."""
 
 
 def arguments(name: str, doc: str, where: str, parts: Mapping[str, Part]) -> argparse.Namespace:
@@ -37,12 +37,12 @@ def arguments(name: str, doc: str, where: str, parts: Mapping[str, Part]) -> arg
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What a file holds."""
+    """The contents of a file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def add(study: Any, name: str, part: Part, path: Path) -> None:
-    """Compute what the file does not hold of a part, and write each figure down when it is there."""
+    """Compute the figures of a part that are not in the file, and write each as soon as it is computed."""
     held = read(path)
     figures = held.setdefault(name, {"machine": describe(), "figures": []})["figures"]
     for key, compute in part(study, held):
