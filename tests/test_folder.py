@@ -148,10 +148,17 @@ def test_rescaled_rows_under_a_damping_per_parameter_keep_their_small_entries(tm
     assert np.allclose(inverse.diagonal() * float(scale) ** 2, exact, rtol=1e-3, atol=0)
 
 
-def test_a_rescaled_build_is_one_pass_too():
+def test_a_build_whose_squares_overflow_reads_the_gradients_three_times():
+    """Their squares, their largest entry, and the squares of the rescaled rows."""
     source = Dataset(gradients("float32") * np.float32(2.0**45))
     ml.WoodburyRankOneInverse(source, 2.0**90)
-    assert source.passes == 1
+    assert source.passes == 3
+
+
+def test_with_whitening_the_squares_are_float64_and_one_pass_is_enough(tmp_path):
+    source = Dataset(gradients("float32") * np.float32(2.0**45))
+    ml.WoodburyRankOneInverse(source, 2.0**90, out=tmp_path / "folder")
+    assert source.passes <= 2.05
 
 
 def test_what_is_loaded_from_a_folder_stays_in_its_dtype(tmp_path):

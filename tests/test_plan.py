@@ -21,8 +21,8 @@ def measured(norm=3.0, largest_square=1.0, largest=1.0, smallest=1.0, **more):
     return Measured(largest_square, norm, largest, smallest, **more)
 
 
-def plan(known, numbers, *, wide=False):
-    return plan_system(known, numbers, wide=wide)
+def plan(known, numbers, *, wide=False, whitens=False):
+    return plan_system(known, numbers, wide=wide, whitens=whitens)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -52,14 +52,15 @@ def test_other_gram_matrices_do_not(known):
 
 
 @given(st.floats(1.0, 1e9))
-def test_the_gram_matrix_is_in_float64_from_where_its_rounding_shows_in_elements(norm):
+def test_the_gram_matrix_for_whitening_is_in_float64_from_where_its_rounding_shows_in_elements(norm):
     shows = norm**2 * eps("float32") > 3e-5
-    assert plan(facts(), measured(norm=norm)).gram_dtype == ("float64" if shows else "float32")
+    assert plan(facts(), measured(norm=norm), whitens=True).gram_dtype == ("float64" if shows else "float32")
+    assert plan(facts(), measured(norm=norm)).gram_dtype == "float32"
 
 
 @pytest.mark.parametrize("known", [facts(m=1000), facts(can_widen=False)])
 def test_not_where_a_primal_matrix_or_no_float64_makes_that_void(known):
-    assert plan(known, measured(norm=1e5)).gram_dtype == "float32"
+    assert plan(known, measured(norm=1e5), whitens=True).gram_dtype == "float32"
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_gradients_whose_w_is_elsewhere_are_missed_only_where_they_are_read_agai
 
 def test_whitened_rows_of_its_own_leave_the_gradients_to_their_owner():
     memory, v = gradients(), np.ones(SHAPE[1], "float32")
-    inverse = static(memory)
+    inverse = ml.WoodburyRankOneInverse(memory, 0.01, whiten=True)
     wanted = inverse @ v
     fill(memory, 1.0)
     assert np.array_equal(inverse @ v, wanted)

@@ -182,7 +182,7 @@ def test_numpy_reads_the_arrays(saved):
 def test_a_file_tells_what_it_is(saved):
     header = json.loads(zipfile.ZipFile(saved).read("header.json"))
     assert (header["schema"], header["version"], header["kind"]) == (1, ml.__version__, "WoodburyRankOneInverse")
-    assert set(header["arrays"]["whitened"]) == {"shape", "dtype", "sha256"}
+    assert set(header["arrays"]["gradients"]) == {"shape", "dtype", "sha256"}
 
 
 def test_equal_inverses_make_equal_files(saved, tmp_path):

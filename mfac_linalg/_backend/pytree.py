@@ -29,10 +29,18 @@ class Part:
         if name in vars(self):
             return vars(self)[name]
         value = make()
-        first = value[0] if isinstance(value, tuple) else value
-        if is_concrete(first) and not is_differentiated(first):
+        if _is_lasting(value):
             vars(self)[name] = value
         return value
+
+
+def _is_lasting(value: Any) -> bool:
+    """Whether all arrays of a value have values of their own: none is traced, batched or differentiated."""
+    if isinstance(value, tuple):
+        return all(map(_is_lasting, value))
+    if isinstance(value, Part):
+        return all(_is_lasting(part) for name, part in vars(value).items() if not name.startswith(CACHED))
+    return is_concrete(value) and not is_differentiated(value)
 
 
 def register(like: Any, *public: type) -> None:

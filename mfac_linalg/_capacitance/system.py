@@ -17,11 +17,17 @@ SUM_RESOLVED = 1e10  # κ up to which the rounding of a sum S Sᵀ or SᵀS, κ 
 
 # κ ε of float32 up to which a float32 Gram matrix leaves elements within 30 eps/λ (docs/theory.md, section 6)
 ELEMENTS_RESOLVED = 3e-5
+FLOAT32_WHITENING = 1e-3  # κ ε of float32 up to which W is computed in float32
 
 
 def float32_gram_shows(norm: float) -> bool:
     """Whether the rounding of a float32 Gram matrix is visible in the elements of M."""
     return norm**2 * float(np.finfo(np.float32).eps) > ELEMENTS_RESOLVED
+
+
+def whitens_in_float32(kappa: float) -> bool:
+    """Whether κ is known, and so small that L⁻¹S may be computed in float32."""
+    return kappa * float(np.finfo(np.float32).eps) <= FLOAT32_WHITENING
 
 
 def sum_loses_digits(norm: Any) -> bool:

@@ -158,7 +158,7 @@ class BlockForm(Part):
         parts = [run.block(b).diagonal() if cancelled[b] else values[b, :] for b in range(run.count)]
         return xp.concat(parts)
 
-    def element(self, i: Array, j: Array) -> Array:
+    def element(self, i: Array, j: Array, *, total: int | None = None) -> Array:
         """M_ij for flat index arrays; zero between blocks."""
         rows, columns = _read_index(i), _read_index(j)
         row_block, column_block = self._blocks_of(rows), self._blocks_of(columns)

@@ -6,8 +6,9 @@ import numpy as np
 
 from .. import _backend
 from .._capacitance.system import Capacitance, add_identity
+from .._condition import kappa_of
 from .._rows.panels import slices
-from .._rows.whitened import REDO_BELOW, WhitenedRows
+from .._rows.whitened import REDO_BELOW
 from .._typing import Array
 from .protocol import Form
 
@@ -20,18 +21,13 @@ class WoodburyForm(Form, Protocol):
     """The dual form, by what the functions here ask of it."""
 
     @property
-    def capacitance(self) -> Capacitance:
-        """A = I + S Sᵀ."""
+    def float64_capacitance(self) -> Capacitance:
+        """A = I + S Sᵀ, as accurate as entries need."""
         ...
 
     @property
-    def whitened(self) -> WhitenedRows | None:
-        """W, if it is stored."""
-        ...
-
-    @property
-    def float64_gram(self) -> bool:
-        """Whether S Sᵀ was computed in float64."""
+    def has_consistent_columns(self) -> bool:
+        """Whether S e_j and A agree to rounding in float64: those of `columns` and `float64_capacitance`."""
         ...
 
     def columns(self, j: Array) -> Array:
@@ -50,9 +46,8 @@ def refine(form: WoodburyForm, diagonal: Array, *, like: Array, norm: Any) -> Ar
 
 def exact_entries(form: WoodburyForm, j: Array, *, like: Array, norm: Any) -> Array:
     """M_jj for sorted columns j, by an m × m system for each where that is accurate enough, else by products."""
-    float64_gram = form.float64_gram and form.whitened is None  # A and s are consistent to float64 rounding
-    resolved = float64_gram and _backend.on_host(like) and isinstance(norm, float) and norm**2 <= DOWNDATE_RESOLVED
-    if not resolved:
+    is_read = _backend.on_host(like) and isinstance(norm, float)
+    if not (is_read and form.has_consistent_columns and kappa_of(norm) <= DOWNDATE_RESOLVED):
         return _by_products(form, j)
     parts = []
     for chunk in slices(j.shape[0], max(1, GATHERED // form.shape[0] ** 2)):
@@ -66,8 +61,9 @@ def _by_downdates(form: WoodburyForm, j: Array) -> Array | None:
 
     None if rounding makes an A_j indefinite.
     """
-    s = form.capacitance.cholesky @ _backend.to_float64(form.columns(j))
-    others = add_identity(form.capacitance.scaled_gram) - s.T[:, :, None] * s.T[:, None, :]
+    capacitance = form.float64_capacitance
+    s = capacitance.cholesky @ _backend.to_float64(form.columns(j))
+    others = add_identity(capacitance.scaled_gram) - s.T[:, :, None] * s.T[:, None, :]
     lower = _backend.cholesky(others)
     if lower is None:
         return None

@@ -8,12 +8,12 @@ import numpy as np
 
 from .. import _backend
 from .._backend.pytree import ESTIMATE, Part
-from .._capacitance.system import Capacitance, float32_gram_shows, sum_loses_digits
+from .._capacitance.system import Capacitance, float32_gram_shows, sum_loses_digits, whitens_in_float32
 from .._condition import kappa_of
 from .._progress import SILENT
 from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
-from .._rows.whitened import WhitenedRows, complement, whitened_blocks
+from .._rows.whitened import WhitenedRows, complement, whiten, whitened_blocks
 from .._typing import Array
 from .diagonal import refine
 from .one_system import OneSystem
@@ -34,6 +34,7 @@ class DualForm(OneSystem, Part):
     sweeps: int
     cancellation: float = CANCELLATION
     float64_gram: bool = False  # whether the Gram matrix was computed in float64
+    on_demand_dtype: Any = None  # of W, made when queries of elements first gain from it; None: never
 
     @property
     def arithmetic(self) -> str:
@@ -91,7 +92,7 @@ class DualForm(OneSystem, Part):
     def float64_capacitance(self) -> Capacitance:
         """The capacitance matrix for entries, log det and spectrum: by another pass over G if A is not accurate enough.
 
-        Rows are whitened with such a factor in the build.
+        Rows are whitened with such a factor.
         """
         if self.whitened or not isinstance(self.norm, float | np.ndarray):
             return self.capacitance
@@ -107,11 +108,16 @@ class DualForm(OneSystem, Part):
 
     @property
     def _lacks_float64_gram(self) -> bool:
-        """Whether the Gram matrix is float32, as for products of windows, and its rounding shows in entries."""
+        """Whether the Gram matrix is float32, as products need it, and its rounding shows in entries."""
         if self.float64_gram or self.arithmetic == "float64" or not isinstance(self.norm, float):
             return False
-        can_widen = self._unwhitened.can_change_dtype and not _backend.is_lazy(self.rows.like)
-        return float32_gram_shows(self.norm) and can_widen and _backend.supports_float64(self.rows.like)
+        can_widen = self._unwhitened.can_change_dtype and _backend.supports_float64(self.rows.like)
+        return float32_gram_shows(self.norm) and can_widen
+
+    @property
+    def has_consistent_columns(self) -> bool:
+        """Whether S e_j and A agree to rounding in float64: those of `columns` and `float64_capacitance`."""
+        return self.whitened is None and (self.float64_gram or self._lacks_float64_gram)
 
     def _with_float64_gram(self) -> Capacitance:
         rows = self._unwhitened.astype_float64()
@@ -128,10 +134,31 @@ class DualForm(OneSystem, Part):
     def _unwhitened(self) -> ScaledRows:
         return cast(ScaledRows, self.rows)  # the class of `rows` if there is no W
 
-    def element(self, i: Array, j: Array) -> Array:
+    def _whitened_for(self, count: int) -> WhitenedRows | None:
+        """W for a query of `count` elements: made on demand, and kept, where it costs less than to solve for each.
+
+        The query alone decides, not the ones before it, so that its answer is always the same.
+        """
+        on_demand = self.on_demand_dtype is not None and isinstance(self.norm, float) and 2 * count >= self.shape[1]
+        return self._once("whitened", self._whiten) if on_demand and self.whitened is None else self.whitened
+
+    def _whiten(self) -> WhitenedRows:
+        rows = self._whitening_rows
+        return whiten(rows, self.float64_capacitance, dtype=self.on_demand_dtype, overwrite=False, progress=SILENT)
+
+    @property
+    def _whitening_rows(self) -> ScaledRows:
+        """S in the dtype that W is accurate enough in."""
+        resolved = isinstance(self.norm, float) and whitens_in_float32(kappa_of(self.norm))
+        if resolved or not _backend.supports_float64(self.rows.like):
+            return self._unwhitened
+        return self._unwhitened.astype_float64()
+
+    def element(self, i: Array, j: Array, *, total: int | None = None) -> Array:
         """M_ij = δ_ij − w_iᵀw_j for flat index arrays."""
-        if self.whitened:
-            products = self.whitened.pair_products(i, j)
+        whitened = self._whitened_for(i.shape[0] if total is None else total)
+        if whitened is not None:
+            products = whitened.pair_products(i, j)
         else:
             products = _backend.vecdot(self.columns(i).T, self.columns(j).T)
         return _backend.to_float64(i == j) - _backend.to_float64(products)
@@ -164,7 +191,7 @@ class DualForm(OneSystem, Part):
         if self.whitened:
             yield from self.whitened.panels()
             return
-        rows = self._unwhitened.astype_float64() if _backend.supports_float64(self.rows.like) else self._unwhitened
+        rows = self._whitening_rows
         for _, block in whitened_blocks(rows, self.float64_capacitance, rows.unscaled_blocks(), dtype=rows.dtype):
             yield block
 

@@ -72,7 +72,7 @@ class PrimalForm(OneSystem, Part):
             identity = _backend.namespace(identity).take(identity, j, axis=1)
         return self.capacitance.half_solve(identity)
 
-    def element(self, i: Array, j: Array) -> Array:
+    def element(self, i: Array, j: Array, *, total: int | None = None) -> Array:
         """M_ij = u_iᵀu_j for flat index arrays."""
         xp = _backend.namespace(self.capacitance.cholesky)
         half = self._half_columns().T

@@ -77,8 +77,8 @@ class Form(Protocol):
 
     # --- entries ---
 
-    def element(self, i: Array, j: Array) -> Array:
-        """M_ij for index arrays (n,), (n,)."""
+    def element(self, i: Array, j: Array, *, total: int | None = None) -> Array:
+        """M_ij for index arrays (n,), (n,); `total` is the number of entries of the query if this is a part of it."""
         ...
 
     def submatrix(self, i: Array, j: Array) -> Array:

@@ -17,7 +17,7 @@ from .._forms.primal import PrimalForm
 from .._rows.fingerprint import Fingerprint
 from .._rows.scaled import ScaledRows
 from .._rows.streamed import StreamedRows
-from .._rows.whitened import WhitenedRows, whiten, whiten_into
+from .._rows.whitened import WhitenedRows, can_whiten, whiten, whiten_into
 from .measure import System
 from .options import Options
 from .plan import plan_form
@@ -37,6 +37,8 @@ def assemble(system: System, options: Options) -> DualForm | PrimalForm:
         return PrimalForm(system.rows, capacitance, system.norm)
     float64_gram = system.gram_dtype == "float64"
     form = DualForm(system.rows, None, capacitance, system.norm, plan.sweeps, float64_gram=float64_gram)
+    if options.whiten is None and can_whiten(system.rows):
+        return replace(form, on_demand_dtype=options.dtype)
     if not options.whiten:
         return form
     return _whitened(form, system, plan.whitening_dtype, options)

@@ -12,7 +12,7 @@ from .._rows.scaled import ScaledRows
 from .._scaling.powers_of_two import ldexp
 from .._typing import Array
 from .assemble import assemble
-from .measure import System, expects_float64_gram, measure, measure_rescaled
+from .measure import System, measure, measure_rescaled
 from .options import Options
 from .plan import LARGEST_ENTRY, SystemPlan, plan_system
 from .problem import Problem, ScaledProblem
@@ -42,17 +42,19 @@ def _traced_system(scaled: ScaledProblem, gram: Array | None, options: Options) 
 def _measured_system(
     problem: Problem, scaled: ScaledProblem, options: Options, gram: Array | None, *, float64_gram: bool
 ) -> tuple[System, SystemPlan]:
-    """S and its small matrix as good as elements need; the plan says whether all has to be wider."""
+    """S and its small matrix; the plan says whether all has to be wider."""
     rows, progress = scaled.rows(), options.progress
-    in_float64 = float64_gram if gram is not None else expects_float64_gram(rows)
-    system = System.of(rows, progress, gram=gram, float64_gram=in_float64)
+    whitens = options.whiten is True
+    if whitens and gram is None and rows.is_streamed:  # W needs it for a large κ, and another pass costs more
+        float64_gram = _backend.dtype_name(rows.dtype) != "float64" and _backend.supports_float64(rows.like)
+    system = System.of(rows, progress, gram=gram, float64_gram=float64_gram)
     (system,), (measured,) = measure([system], problem, scaled)
-    plan = plan_system(system.facts, measured, wide=options.wide)
+    plan = plan_system(system.facts, measured, wide=options.wide, whitens=whitens)
     if plan.exponent == LARGEST_ENTRY:
         power = scaled.largest_exponent()
         system = System.of(scaled.rows(power), progress)
         (system,), (measured,) = measure_rescaled([system], measured, power)
-        plan = plan_system(system.facts, measured, wide=options.wide)
+        plan = plan_system(system.facts, measured, wide=options.wide, whitens=whitens)
     elif plan.exponent is not None:
         system = system.with_rows(scaled.rows(plan.exponent))
     if plan.gram_dtype != system.gram_dtype and not plan.widen:

@@ -74,7 +74,7 @@ def block_systems(rows: ScaledRows, sizes: Sequence[int]) -> list[System]:
 def _measured_systems(
     problem: Problem, scaled: ScaledProblem, sizes: Sequence[int], options: Options
 ) -> tuple[ScaledRows, list[System], list[SystemPlan]]:
-    """S and the small matrices of its blocks as good as elements need; the plans say whether all has to be wider."""
+    """S and the small matrices of its blocks; the plans say whether all has to be wider."""
     rows = scaled.rows()
     systems, measured = measure(block_systems(rows, sizes), problem, scaled)
     plans = _plans(systems, measured, options)
@@ -83,8 +83,7 @@ def _measured_systems(
         rows = scaled.rows(power)
         systems, measured = measure_rescaled(block_systems(rows, sizes), measured[0], power)
         plans = _plans(systems, measured, options)
-    pairs = zip(systems, plans, strict=True)
-    return rows, [s.with_float64_gram() if p.gram_dtype != s.gram_dtype else s for s, p in pairs], plans
+    return rows, systems, plans
 
 
 def _plans(systems: list[System], measured: list[Measured], options: Options) -> list[SystemPlan]:

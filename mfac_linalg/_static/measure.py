@@ -10,17 +10,14 @@ import numpy as np
 
 from .. import _backend
 from .. import _validation as check
-from .._capacitance.system import float32_gram_shows, largest_eigenvalue
+from .._capacitance.system import largest_eigenvalue
 from .._progress import SILENT, Progress
 from .._rows.batched import BatchedRows
-from .._rows.protocol import PanelRows
 from .._rows.scaled import ScaledRows
 from .._scaling.sqrt_damping import span
 from .._typing import Array
 from .plan import Facts, Measured
 from .problem import Problem, ScaledProblem
-
-GUESS_COLUMNS = 512  # enough for the size of κ
 
 
 @dataclass(frozen=True)
@@ -132,27 +129,6 @@ def read_norms(systems: Sequence[System]) -> list[System]:
     if not _backend.is_concrete(systems[0].largest_square):
         return list(systems)
     return _with_numbers(systems, _read(_numbers_of(systems)), (0.0, 0.0))[0]
-
-
-def expects_float64_gram(rows: ScaledRows) -> bool:
-    """Guess from the first panel whether the small matrix needs float64, which saves one in float32.
-
-    Rows that are streamed are not read once more for a guess that was wrong.
-    """
-    m, d = rows.shape
-    if _backend.dtype_name(rows.dtype) == "float64" or not _backend.supports_float64(rows.like):
-        return False
-    if rows.is_streamed:
-        return True
-    if m >= d or not (rows.can_change_dtype and _backend.on_host(rows.like)):
-        return False
-    first, *rest = cast(PanelRows, rows.rows).column_slices()
-    if not rest:
-        return False
-    sample = np.arange(0, first.stop, max(1, first.stop // GUESS_COLUMNS))
-    columns = rows.columns(_backend.index_like(sample, like=rows.like))
-    squared_norm = float(_backend.read(largest_eigenvalue(columns @ columns.T))) * d / len(sample)
-    return float32_gram_shows(squared_norm**0.5)
 
 
 def _numbers_of(systems: Sequence[System]) -> list[Array]:

@@ -15,7 +15,7 @@ class Options:
 
     dtype: Any
     precision: str
-    whiten: bool
+    whiten: bool | None  # whether W is made in the build; None: when queries of elements first gain from it
     overwrite: bool
     progress: Progress = SILENT
     wide: bool = False  # compute in float64, for dampings or rows that span too much for float32

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._capacitance.system import float32_gram_shows
+from .._capacitance.system import float32_gram_shows, whitens_in_float32
 from .._condition import kappa_of
 from .._errors import unresolved_rows
 from .._forms.sweeps import sweeps_for
@@ -18,7 +18,6 @@ TINY = {name: float(np.finfo(name).tiny) for name in EPS}
 UNDERFLOW_ERROR = 16.0  # eps that an element may be off by what underflows
 LARGEST_NORM = {"float32": 2.0**30, "float64": math.inf}  # ‖S‖ in products
 LARGEST_RATIO = 2.0**60  # of row scales whose products float32 sums
-FLOAT32_WHITENING = 1e-3  # κ ε of float32 up to which W is computed in float32
 
 
 @dataclass(frozen=True)
@@ -66,29 +65,30 @@ class FormPlan:
     whitening_dtype: str  # that W is computed in
 
 
-def plan_system(facts: Facts, measured: Measured, *, wide: bool) -> SystemPlan:
+def plan_system(facts: Facts, measured: Measured, *, wide: bool, whitens: bool = False) -> SystemPlan:
     """Decide how G is scaled, and in what the small matrix is computed; refuse what float64 does not hold either.
 
-    `wide` says whether everything is in float64 already, where there is one.
+    `wide` says whether everything is in float64 already, where there is one. `whitens` says whether W is to be made:
+    it is as accurate as the small matrix. Products correct a float32 one, and queries of entries replace it.
     """
     power = _exponent(facts, measured)
     kappa = kappa_of(measured.norm)
     if power == LARGEST_ENTRY or not math.isfinite(kappa):
         return SystemPlan(power, False, facts.gram_dtype, kappa)
     widen = not _is_resolved(facts, measured, 0 if power is None else int(power), wide=wide)
-    shows = facts.m < facts.d and facts.can_widen and facts.dtype != "float64" and float32_gram_shows(measured.norm)
+    can_widen = whitens and facts.m < facts.d and facts.can_widen and facts.dtype != "float64"
+    shows = can_widen and float32_gram_shows(measured.norm)
     return SystemPlan(power, widen, "float64" if shows else facts.gram_dtype, kappa)
 
 
 def plan_form(facts: Facts, kappa: float) -> FormPlan:
     """Decide on the form; κ is infinite where it cannot be read."""
     arithmetic = "float64" if facts.m >= facts.d else facts.dtype
-    resolved = math.isfinite(kappa) and kappa * EPS["float32"] <= FLOAT32_WHITENING
     return FormPlan(
         is_primal=facts.m >= facts.d,
         arithmetic=arithmetic,
         sweeps=sweeps_for(kappa, arithmetic, float64_gram=facts.gram_dtype == "float64"),
-        whitening_dtype=facts.dtype if resolved else facts.gram_dtype,
+        whitening_dtype=facts.dtype if whitens_in_float32(kappa) else facts.gram_dtype,
     )
 
 

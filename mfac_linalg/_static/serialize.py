@@ -29,7 +29,7 @@ from .._rows.kinds import ComputePlace, rows_of
 from .._rows.protocol import GivenRows
 from .._rows.scaled import ScaledRows, scaled_rows
 from .._rows.streamed import StreamedRows
-from .._rows.whitened import WhitenedRows, complement
+from .._rows.whitened import WhitenedRows, can_whiten, complement
 from .._scaling.normalization import divisor_of
 from .._typing import Array
 from .options import Options
@@ -142,7 +142,8 @@ def _form_of(
         return PrimalForm(rows, capacitance, norm)
     if whitened is not None and dtype == rows.dtype:
         return DualForm(whitened, whitened, capacitance, norm, sweeps)
-    return DualForm(rows, whitened, capacitance, norm, sweeps, float64_gram=float64_gram)
+    on_demand = dtype if whitened is None and can_whiten(rows) else None
+    return DualForm(rows, whitened, capacitance, norm, sweeps, float64_gram=float64_gram, on_demand_dtype=on_demand)
 
 
 def _rows_of_whitened(facts: dict[str, Any], arrays: dict[str, Array]) -> Any:

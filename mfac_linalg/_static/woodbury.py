@@ -12,6 +12,7 @@ from .._errors import FactorizationError, UnreadableRowsError
 from .._files.folder import WHITENED, Folder, Target, build_identity, is_finished, recorded_identity, require_same
 from .._files.journal import SAMPLE, compared_columns, naming_out
 from .._files.saveable import Saveable
+from .._forms.dual import DualForm
 from .._forms.state import State
 from .._inverse import Inverse
 from .._progress import reporter
@@ -37,8 +38,8 @@ class WoodburyRankOneInverse(Inverse, Saveable):
     gradients : array, shape (m, d), real floating
         One gradient per row, of any array-API library; answers come back in that library, on that device. A sparse
         matrix, a dataset in a file, `GradientRows` and Dask's arrays in chunks along d will do as well. float16
-        and bfloat16 are stored as they are and computed in float32. Without whitening, for m ≥ d, and where κ asks
-        for the rows themselves they are kept by reference and must not be changed: see Notes.
+        and bfloat16 are stored as they are and computed in float32. They are kept by reference, unless whitened, and
+        must not be changed: see Notes.
     damping : float or array, shape (d,)
         λ > 0, or one λ per parameter. Unit: that of squared gradients.
     weights : array, shape (m,), optional
@@ -46,9 +47,9 @@ class WoodburyRankOneInverse(Inverse, Saveable):
     normalization : {"mean", "sum"}
         Whether the sum is divided by m, the number of gradients.
     whiten : bool, optional
-        Store W = L⁻¹ S (m × d), which makes an element cost O(m); False copies nothing and halves the build.
-        None means True, and False for 16-bit gradients, whose W would be float32. For m ≥ d a d × d factor takes its
-        place.
+        When to compute and store W = L⁻¹ S (m × d), with which an element costs O(m); without it, O(m²). True: in the
+        build, in place of the gradients. False: never. None: when a query asks for d/2 elements or more at once; never
+        for 16-bit gradients, whose W would be float32. For m ≥ d a d × d factor takes its place.
     precision : {"default", "high"}
         "high" computes in float64 by panels whatever the dtype of the gradients.
     overwrite_gradients : bool
@@ -89,7 +90,8 @@ class WoodburyRankOneInverse(Inverse, Saveable):
 
     Notes
     -----
-    Cost: build 2dm² + m³/3 flops (half without whitening), O(m²) memory and W; `matvec` O(dm + m²).
+    Cost: build dm² + m³/3 flops and O(m²) memory, with whitening 2dm² flops and W; `matvec` O(dm + m²). The first query
+    of entries, log det, spectrum or square root computes the Gram matrix of float32 rows again in float64 if κ > 250.
     Accuracy: ‖v − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ in float32 for κ ≤ 0.1/eps, in float64 for κ ≤ 4.5e14, 0.1/eps too.
     Under JAX tracing values are not checked; under `vmap` the sweeps are those of the worst κ.
     Shared memory: of an array in the host's memory (NumPy's, a mapped file, a PyTorch tensor, the arrays of a SciPy
@@ -149,8 +151,8 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         if overwrite_gradients:
             check.overwritable(gradients, dtype, whiten, precision)
         register(rows.like, type(self))
-        in_memory = rows.can_change_dtype and not rows.is_streamed
-        whiten = (in_memory and not _backend.is_narrow(rows.like)) or out is not None if whiten is None else whiten
+        if whiten is None and (out is not None or overwrite_gradients):  # W has a place
+            whiten = True
         options = Options(dtype, precision, whiten, overwrite_gradients, reporter(progress))
         if isinstance(out, Path):
             self._state = self._build_in_folder(out, rows, options, resume=resume)
@@ -228,12 +230,13 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         new._damping = check.damping(damping, like, self.dtype)
         new._weights, new._normalization, new._precision = self._weights, self._normalization, self._precision
         state = self._unchanged
-        whiten = state.whitened is not None and not state.form.rows.is_streamed
+        whiten = False if state.form.rows.is_streamed else _whitening_of(state)
         if state.rows is None and state.form.rows.is_streamed:
             got = f"{damping!r:.60} and whitened rows in a file"
             msg = f"`gradients` must be available for another damping; got {got}. "
             raise ValueError(msg + "Build from the gradients again.")
-        options = Options(self.dtype, self._precision, whiten, whiten and state.rows is None)
+        overwrite = whiten is True and state.rows is None
+        options = Options(self.dtype, self._precision, whiten, overwrite)
         new._state = _backend.with_x64(_rebuild, state, new._damping, self._weights, self._normalization, options)
         return new
 
@@ -268,9 +271,16 @@ class WoodburyRankOneInverse(Inverse, Saveable):
             damping,
             weights=weights,
             normalization=self._normalization,
-            whiten=self._state.whitened is not None,
+            whiten=_whitening_of(self._state),
             precision=self._precision,
         )
+
+
+def _whitening_of(state: State) -> bool | None:
+    """Whether an inverse is whitened, or, for None, will be on demand."""
+    if state.whitened is not None:
+        return True
+    return None if isinstance(state.form, DualForm) and state.form.on_demand_dtype is not None else False
 
 
 def _problem(rows: GivenRows, damping: Any, weights: Any, normalization: str) -> Problem:

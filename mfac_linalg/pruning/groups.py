@@ -76,7 +76,7 @@ def _blocks(state: State, groups: Array) -> Array:
     parts = []
     for chunk in slices(count, max(1, ENTRIES_AT_A_TIME // len(upper_rows))):
         pairs = (xp.reshape(index[chunk, :], (-1,)) for index in (i, j))
-        parts.append(state.form.element(*pairs))
+        parts.append(state.form.element(*pairs, total=count * len(upper_rows)))
     xp = _backend.namespace(parts[0])
     values = xp.reshape(xp.concat(parts), (count, len(upper_rows)))
     position = np.zeros((size, size), dtype=np.int64)
