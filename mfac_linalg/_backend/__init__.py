@@ -31,6 +31,7 @@ from .kinds import is_matrix as is_matrix
 from .kinds import is_narrow as is_narrow
 from .kinds import is_numpy as is_numpy
 from .kinds import is_overwritable as is_overwritable
+from .kinds import is_plain_numpy as is_plain_numpy
 from .kinds import is_real as is_real
 from .kinds import is_row_major as is_row_major
 from .kinds import is_supported as is_supported
@@ -68,6 +69,7 @@ from .linalg import can_overwrite_blocks as can_overwrite_blocks
 from .linalg import cholesky as cholesky
 from .linalg import column_norms as column_norms
 from .linalg import column_squares as column_squares
+from .linalg import factor_solve as factor_solve
 from .linalg import is_blas_ready as is_blas_ready
 from .linalg import multiply_triangular_over as multiply_triangular_over
 from .linalg import solve_triangular as solve_triangular

@@ -6,12 +6,12 @@
 import sys
 from typing import Any
 
-import array_api_compat as compat
 import numpy as np
 
 from .._typing import Array
 from .kinds import has_int64, index_dtype, is_numpy, is_writable, namespace, supports_float64
 from .lazy import is_lazy
+from .libraries import is_cupy, is_jax, is_torch
 from .memory import copy_of
 from .sparse import compressed_rows
 from .values import asarray, cast, index_like, read, zeros
@@ -25,11 +25,11 @@ def largest_entries(x: Array, count: int) -> Array:
     size = xp.abs(x)
     if is_numpy(x):
         chosen = np.argpartition(size, rest, axis=1)[:, rest:] if rest else np.argsort(size, axis=1)
-    elif compat.is_torch_array(x):
+    elif is_torch(x):
         chosen = sys.modules["torch"].topk(size, count, dim=1, sorted=False).indices
-    elif compat.is_jax_array(x):
+    elif is_jax(x):
         chosen = sys.modules["jax"].lax.top_k(size, count)[1]
-    elif compat.is_cupy_array(x):
+    elif is_cupy(x):
         chosen = sys.modules["cupy"].argpartition(size, rest, axis=1)[:, rest:] if rest else xp.argsort(size, axis=1)
     else:
         chosen = xp.argsort(size, axis=1)[:, rest:]
@@ -62,7 +62,7 @@ def can_scatter(x: Array) -> bool:
 
 
 def _is_known(x: Array) -> bool:
-    return is_numpy(x) or compat.is_torch_array(x) or compat.is_jax_array(x) or compat.is_cupy_array(x)
+    return is_numpy(x) or is_torch(x) or is_jax(x) or is_cupy(x)
 
 
 def can_multiply_sparse(x: Array) -> bool:
@@ -91,9 +91,9 @@ def scattered_product(index: Array, values: Array, a: Array, width: int) -> Arra
     xp = namespace(a)
     parts = xp.reshape(values[:, :, None] * a[:, None, :], (m * n, a.shape[1]))
     total, place = zeros((width, a.shape[1]), like=a, dtype=a.dtype), xp.reshape(index, (-1,))
-    if compat.is_torch_array(a):
+    if is_torch(a):
         return total.index_add(0, place, parts)
-    if compat.is_jax_array(a):
+    if is_jax(a):
         return total.at[place].add(parts)
     sys.modules["cupy"].add.at(total, place, parts)
     return total
@@ -116,10 +116,10 @@ def spread(index: Array, values: Array, width: int) -> Array:
     if not m:
         return zeros((0, width), like=values, dtype=values.dtype)
     place = xp.clip(index, -1, width) + 1  # what is outside goes to a column before or after
-    if is_numpy(values) or (is_writable(values) and (compat.is_torch_array(values) or compat.is_cupy_array(values))):
+    if is_numpy(values) or (is_writable(values) and (is_torch(values) or is_cupy(values))):
         dense = zeros((m, width + 2), like=values, dtype=values.dtype)
         dense[index_like(np.arange(m), like=values)[:, None], place] = values
-    elif compat.is_jax_array(values):
+    elif is_jax(values):
         dense = xp.zeros((m, width + 2), dtype=values.dtype).at[np.arange(m)[:, None], place].set(values)
     else:
         keys = xp.reshape(place + index_like(np.arange(m)[:, None] * (width + 2), like=values), (-1,))
@@ -139,7 +139,7 @@ def look_up(keys: Array, values: Array, wanted: Array) -> Array:
 
 def replace_entries(x: Array, index: Array, values: Array) -> Array:
     """Return a copy of x (d,) with x[index] = values for a rising index."""
-    if is_numpy(x) or (is_writable(x) and (compat.is_torch_array(x) or compat.is_cupy_array(x))):
+    if is_numpy(x) or (is_writable(x) and (is_torch(x) or is_cupy(x))):
         updated = copy_of(x)
         updated[index] = values
         return updated

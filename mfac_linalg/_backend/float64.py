@@ -4,9 +4,8 @@ import sys
 from functools import partial
 from typing import Any
 
-import array_api_compat as compat
-
 from .kinds import is_traced
+from .libraries import is_jax
 from .modes import plain_modes
 
 
@@ -18,10 +17,10 @@ def with_x64(function: Any, *arguments: Any, like: Any = None) -> Any:
     reverse rule that works in float64 too (without it JAX transposes the float64 part in float32).
     """
     jax: Any = sys.modules.get("jax")
-    leaves = [] if jax is None else [x for x in jax.tree_util.tree_leaves(arguments) if compat.is_jax_array(x)]
+    leaves = [] if jax is None else [x for x in jax.tree_util.tree_leaves(arguments) if is_jax(x)]
     if any(is_traced(x) for x in leaves):
         return _with_float64_gradient(jax, function, arguments)
-    if not leaves and compat.is_jax_array(like):
+    if not leaves and is_jax(like):
         leaves = [like]
     with plain_modes(jax, like=leaves[0]) if leaves else plain_modes():
         return function(*arguments)
@@ -29,7 +28,7 @@ def with_x64(function: Any, *arguments: Any, like: Any = None) -> Any:
 
 def _with_float64_gradient(jax: Any, function: Any, arguments: tuple[Any, ...]) -> Any:
     leaves, structure = jax.tree_util.tree_flatten(arguments)
-    is_leaf_array = [compat.is_jax_array(x) for x in leaves]
+    is_leaf_array = [is_jax(x) for x in leaves]
     arrays = [x for x, yes in zip(leaves, is_leaf_array, strict=True) if yes]
 
     def evaluate(*arrays: Any) -> Any:

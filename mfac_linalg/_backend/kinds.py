@@ -10,23 +10,25 @@ import numpy as np
 
 from .._errors import not_installed
 from .._typing import Array
+from .libraries import is_cupy, is_dask, is_jax, is_torch
 
+NUMPY = (np.ndarray, np.generic)
 NARROW = ("float16", "bfloat16")  # stored as they are, computed in float32
 
 
 def is_array(x: object) -> bool:
     """Return whether x is an array of a library that the array API covers; a class of such arrays is none."""
-    return isinstance(x, np.ndarray | np.generic) or (compat.is_array_api_obj(x) and not isinstance(x, type))
+    return isinstance(x, NUMPY) or (compat.is_array_api_obj(x) and not isinstance(x, type))
 
 
 def is_supported(x: Array) -> bool:
     """Return whether x holds its values itself (Dask's arrays do not), and all of them (sparse ones do not)."""
-    return kind_of_tensor(x) is None and not compat.is_dask_array(x) and not compat.is_pydata_sparse_array(x)
+    return kind_of_tensor(x) is None and not is_dask(x) and not compat.is_pydata_sparse_array(x)
 
 
 def kind_of_tensor(x: object) -> str | None:
     """Return what a tensor of PyTorch is that is no plain array of numbers: nested, quantized, masked, sparse."""
-    if not compat.is_torch_array(x):
+    if not is_torch(x):
         return None
     tensor: Any = x
     if type(tensor).__name__ == "MaskedTensor":
@@ -47,7 +49,7 @@ def is_matrix(x: object) -> bool:
 
 
 def _chunk(x: Any) -> Any:
-    return x._meta if compat.is_dask_array(x) else x
+    return x._meta if is_dask(x) else x
 
 
 def is_vector(x: Any) -> bool:
@@ -57,7 +59,12 @@ def is_vector(x: Any) -> bool:
 
 def is_numpy(x: Any) -> bool:
     """Return whether x is a NumPy array or scalar."""
-    return isinstance(x, np.ndarray | np.generic)
+    return isinstance(x, NUMPY)
+
+
+def is_plain_numpy(x: Any) -> bool:
+    """Return whether x is of NumPy's own class of arrays, with numbers in the machine's byte order."""
+    return type(x) is np.ndarray and x.dtype.isnative
 
 
 def is_real(x: Array) -> bool:
@@ -145,9 +152,9 @@ def has_int64(x: Array) -> bool:
 
 def supports_float64(x: Array) -> bool:
     """Return whether arrays of x's library on its device can be float64."""
-    if is_numpy(x) or compat.is_jax_array(x) or compat.is_cupy_array(x):
+    if is_numpy(x) or is_jax(x) or is_cupy(x):
         return True
-    if compat.is_torch_array(x):
+    if is_torch(x):
         return x.device.type != "mps"
     info = namespace(x).__array_namespace_info__()
     return "float64" in info.dtypes(device=compat.device(x), kind="real floating")
@@ -155,7 +162,7 @@ def supports_float64(x: Array) -> bool:
 
 def offers_dtype(x: Array, name: str) -> bool:
     """Return whether a user's arrays like x, on its device, can be float32 or float64: JAX has float64 on request."""
-    if name == "float64" and compat.is_jax_array(x):
+    if name == "float64" and is_jax(x):
         return bool(sys.modules["jax"].config.jax_enable_x64)
     return name == "float32" or supports_float64(x)
 
@@ -177,12 +184,12 @@ def named_dtype(name: str, *, like: Array) -> Any:
 
 def is_traced(x: Array) -> bool:
     """Return whether x is a JAX tracer: it has a shape and a dtype, and no values yet."""
-    return compat.is_jax_array(x) and isinstance(x, sys.modules["jax"].core.Tracer)
+    return is_jax(x) and isinstance(x, sys.modules["jax"].core.Tracer)
 
 
 def is_concrete(x: Array) -> bool:
     """Return whether x has values that can be read (not traced by JAX, not batched by torch.func, not on "meta")."""
-    if compat.is_torch_array(x):
+    if is_torch(x):
         wrapped = sys.modules["torch"]._C._functorch.is_functorch_wrapped_tensor(x)
         return not wrapped and x.device.type != "meta"
     return not is_traced(x)
@@ -190,7 +197,7 @@ def is_concrete(x: Array) -> bool:
 
 def unwrapped(x: Array) -> Array:
     """Return x without the derivatives that torch.func takes through it, and so with its values."""
-    if compat.is_torch_array(x):
+    if is_torch(x):
         functorch = sys.modules["torch"]._C._functorch
         while functorch.is_gradtrackingtensor(x):
             x = functorch.get_unwrapped(x)
@@ -201,18 +208,18 @@ def on_host(x: Array) -> bool:
     """Return whether reading a value of x costs nothing: a concrete array in the host's memory."""
     if is_numpy(x):
         return True
-    if not is_concrete(x) or compat.is_cupy_array(x):
+    if not is_concrete(x) or is_cupy(x):
         return False
-    if compat.is_torch_array(x):
+    if is_torch(x):
         return x.device.type == "cpu"
-    if compat.is_jax_array(x):
+    if is_jax(x):
         return all(d.platform == "cpu" for d in x.devices())
     return str(compat.device(x)).endswith("'CPU_DEVICE')")
 
 
 def is_differentiated(x: Array) -> bool:
     """Return whether derivatives flow through x, so that it may be neither written in place nor read for a result."""
-    return compat.is_torch_array(x) and (x.requires_grad or not is_concrete(x) or _is_dual(x))
+    return is_torch(x) and (x.requires_grad or not is_concrete(x) or _is_dual(x))
 
 
 def _is_dual(x: Array) -> bool:
@@ -225,27 +232,27 @@ def _is_dual(x: Array) -> bool:
 
 def is_writable(x: Array) -> bool:
     """Return whether blocks of arrays like x can be written in place."""
-    return not compat.is_jax_array(x) and not is_differentiated(x)
+    return not is_jax(x) and not is_differentiated(x)
 
 
 def is_overwritable(x: Array) -> bool:
     """Return whether x can be whitened in place."""
     if isinstance(x, np.ndarray):
         return x.flags.writeable and (x.flags.c_contiguous or x.flags.f_contiguous)
-    if compat.is_torch_array(x) and not (x.is_contiguous() or x.T.is_contiguous()):
+    if is_torch(x) and not (x.is_contiguous() or x.T.is_contiguous()):
         return False
     return is_writable(x)
 
 
 def is_row_major(x: Array) -> bool:
     """Return whether the rows of a NumPy or PyTorch matrix are contiguous (others do not tell)."""
-    if compat.is_torch_array(x):
+    if is_torch(x):
         return is_concrete(x) and x.stride(1) == 1
     return is_numpy(x) and x.strides[1] == x.itemsize
 
 
 def stop_gradient(x: Array) -> Array:
     """Return x as a constant of differentiation."""
-    if compat.is_torch_array(x):
+    if is_torch(x):
         return x.detach()
     return sys.modules["jax"].lax.stop_gradient(x) if is_traced(x) else x

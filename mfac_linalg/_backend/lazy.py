@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import array_api_compat as compat
 import numpy as np
 
 from .._typing import Array
 from .kinds import is_masked, is_matrix
+from .libraries import is_dask
 from .sparse import is_sparse
 
 FAN_IN = 8  # partial sums that one task adds
@@ -17,7 +17,7 @@ FAN_IN = 8  # partial sums that one task adds
 
 def is_lazy(x: object) -> bool:
     """Return whether x is lazy."""
-    return compat.is_dask_array(x)
+    return is_dask(x)
 
 
 def evaluate(x: Array) -> Array:

@@ -6,13 +6,13 @@ import sys
 from functools import partial
 from typing import Any
 
-import array_api_compat as compat
 import numpy as np
 
 from .._typing import Array
 from .kinds import is_concrete, is_differentiated, is_numpy, is_row_major, namespace, on_host, supports_float64
 from .lazy import is_lazy
 from .lazy import solve_triangular as lazy_solve
+from .libraries import is_cupy, is_jax, is_torch
 from .modes import in_plain_modes
 from .products import may_be_cast
 from .threads import in_threads
@@ -64,11 +64,11 @@ def symmetric_part(a: Array) -> Array:
 
 def cholesky(a: Array) -> Array | None:
     """Return the lower Cholesky factor, or None where there is none; traced or batched values are not tested."""
-    if compat.is_torch_array(a):
+    if is_torch(a):
         torch = sys.modules["torch"]
         factor, info = torch.linalg.cholesky_ex(a)
         return None if is_concrete(a) and bool(info.any()) else factor
-    if compat.is_cupy_array(a):
+    if is_cupy(a):
         with sys.modules["cupyx"].errstate(linalg="raise"):
             return _attempt_cholesky(a)
     return _attempt_cholesky(a)
@@ -79,7 +79,7 @@ def _attempt_cholesky(a: Array) -> Array | None:
         _lapack()  # for the solves that follow: Python 3.13 imports SciPy no more once the main thread has ended
     with contextlib.suppress(np.linalg.LinAlgError):
         factor = namespace(a).linalg.cholesky(a)
-        if compat.is_jax_array(a) and is_concrete(a) and not np.isfinite(read(factor[..., -1, -1])).all():
+        if is_jax(a) and is_concrete(a) and not np.isfinite(read(factor[..., -1, -1])).all():
             return None
         return factor
     return None
@@ -97,7 +97,7 @@ def triangle(x: Array) -> Array:
     """Return R of the QR factorisation of x, of shape (…, n, k) with n ≥ k, without Q where a library can."""
     if is_numpy(x):
         return np.linalg.qr(x, mode="r")
-    if compat.is_torch_array(x) and not is_differentiated(x):
+    if is_torch(x) and not is_differentiated(x):
         return sys.modules["torch"].linalg.qr(x, mode="r").R
     return namespace(x).linalg.qr(x).R
 
@@ -117,20 +117,29 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
         if lower.flags.f_contiguous:
             return _lapack().dtrtrs(lower, b, lower=1, trans=int(transposed))[0]
         return _lapack().dtrtrs(lower.T, b, lower=0, trans=int(not transposed))[0]
-    if compat.is_torch_array(b):
+    if is_torch(b):
         torch = sys.modules["torch"]
         if may_be_cast(lower, b) and supports_float64(b):  # its derivative has products in it
             wide = solve_triangular(cast(lower, torch.float64), cast(b, torch.float64), transposed=transposed)
             return cast(wide, b.dtype)
         # from the right, on bᵀ, which is in Fortran order: nothing is copied
         return torch.linalg.solve_triangular(matrix.mT, b.mT, upper=not transposed, left=False).mT
-    if compat.is_jax_array(b):
+    if is_jax(b):
         return sys.modules["jax"].scipy.linalg.solve_triangular(lower, b, trans=int(transposed), lower=True)
-    if compat.is_cupy_array(b):
+    if is_cupy(b):
         from cupyx.scipy.linalg import solve_triangular as solve
 
         return solve(lower, b, trans=int(transposed), lower=True, check_finite=False)
     return namespace(b).linalg.solve(matrix, b)
+
+
+def factor_solve(lower: Array, b: Array) -> Array:
+    """Return (L Lᵀ)⁻¹b for a lower-triangular L, whose diagonal may have any signs."""
+    if isinstance(b, np.ndarray) and b.ndim == 2 and lower.ndim == 2 and b.size:
+        if lower.flags.f_contiguous:
+            return _lapack().dpotrs(lower, b, lower=1)[0]
+        return _lapack().dpotrs(lower.T, b, lower=0)[0]
+    return solve_triangular(lower, solve_triangular(lower, b), transposed=True)
 
 
 def can_multiply_batches(x: Array) -> bool:
@@ -156,7 +165,7 @@ def is_blas_ready(x: Array) -> bool:
 
 def _strides(x: Array) -> tuple[float, ...] | None:
     """In entries, of a NumPy array or of a PyTorch tensor on the host that holds values; None for others."""
-    if compat.is_torch_array(x):
+    if is_torch(x):
         return x.stride() if on_host(x) else None
     return tuple(stride / x.itemsize for stride in x.strides) if is_numpy(x) else None
 
@@ -165,7 +174,7 @@ def as_blas_ready(x: Array) -> Array:
     """Return x where BLAS takes it, else a copy that it takes."""
     if is_blas_ready(x):
         return x
-    return x.contiguous() if compat.is_torch_array(x) else np.ascontiguousarray(x)
+    return x.contiguous() if is_torch(x) else np.ascontiguousarray(x)
 
 
 def can_overwrite_blocks(x: Array) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 
 from .._typing import Array
 from .kinds import is_traced, namespace, on_host
+from .libraries import is_dask, is_jax, is_torch
 from .modes import outside_transforms, plain_modes
 from .sparse import arrays_of, is_sparse
 
@@ -16,15 +17,15 @@ def copy_of(x: Array) -> Array:
     """Return a differentiable copy. JAX's arrays may share NumPy's memory, or be donated."""
     if is_traced(x):
         return x
-    if compat.is_jax_array(x):
+    if is_jax(x):
         with plain_modes(sys.modules["jax"], like=x):
             return sys.modules["jax"].numpy.array(x, copy=True)
-    return x.clone() if compat.is_torch_array(x) else namespace(x).asarray(x, copy=True)
+    return x.clone() if is_torch(x) else namespace(x).asarray(x, copy=True)
 
 
 def host_array(values: np.ndarray, *, like: Array) -> Array:
     """Return host values as tensors where like is one, for `torch.load`; else unchanged."""
-    return sys.modules["torch"].from_numpy(values) if compat.is_torch_array(like) else values
+    return sys.modules["torch"].from_numpy(values) if is_torch(like) else values
 
 
 def host_memory(x: Any) -> list[np.ndarray]:
@@ -36,9 +37,9 @@ def host_memory(x: Any) -> list[np.ndarray]:
         return [np.asarray(x)]  # of no subclass
     if is_sparse(x):
         return [part for part in arrays_of(x) if isinstance(part, np.ndarray)]
-    if not compat.is_array_api_obj(x) or compat.is_jax_array(x) or compat.is_dask_array(x) or not on_host(x):
+    if not compat.is_array_api_obj(x) or is_jax(x) or is_dask(x) or not on_host(x):
         return []
-    if not compat.is_torch_array(x):
+    if not is_torch(x):
         return [np.asarray(x)]
     torch = sys.modules["torch"]
     with outside_transforms():
@@ -48,12 +49,12 @@ def host_memory(x: Any) -> list[np.ndarray]:
 
 def resolved(x: Any) -> Any:
     """Return x, or a copy of what PyTorch holds as the negative of its memory: imaginary parts of conjugates."""
-    return x.resolve_neg() if compat.is_torch_array(x) else x
+    return x.resolve_neg() if is_torch(x) else x
 
 
 def address(x: Any) -> int | None:
     """Return where the memory of a PyTorch tensor begins, which may be exchanged; None for other arrays."""
-    return x.data_ptr() if compat.is_torch_array(x) else None
+    return x.data_ptr() if is_torch(x) else None
 
 
 def own_copy(block: Array, *, source: Any) -> Array:

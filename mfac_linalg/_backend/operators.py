@@ -4,12 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import array_api_compat as compat
 import numpy as np
 
 from .._typing import Array
 from .float64 import with_x64
 from .kinds import dtype_name, is_array, is_masked, is_numpy, namespace
+from .libraries import is_cupy
 from .values import asarray, cast, no_grad_constants, read
 
 
@@ -37,7 +37,7 @@ def from_parts(parts: Array) -> Array:
 def linear_operator(operator: Any, like: Array) -> Any:
     """Return SciPy's LinearOperator over an operator, for NumPy vectors, or CuPy's where its arrays are CuPy's."""
     products: HostProducts | DeviceProducts
-    if compat.is_cupy_array(like):
+    if is_cupy(like):
         from cupyx.scipy.sparse.linalg import LinearOperator
 
         products = DeviceProducts(operator, like)

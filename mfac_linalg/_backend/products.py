@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import array_api_compat as compat
 import numpy as np
 
 from .._typing import Array
 from .kinds import namespace
+from .libraries import is_torch
 from .modes import without_autocast
 
 
@@ -35,7 +35,7 @@ def vecdot(x: Array, y: Array) -> Array:
 
 def may_be_cast(a: Array, b: Array) -> bool:
     """Return whether PyTorch differentiates a product of these, and it is not in float64."""
-    if isinstance(a, np.ndarray) or not compat.is_torch_array(a):
+    if isinstance(a, np.ndarray) or not is_torch(a):
         return False
     torch = sys.modules["torch"]
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor

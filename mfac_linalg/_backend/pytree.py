@@ -4,11 +4,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import array_api_compat as compat
 import numpy as np
 
 from .._typing import Array
 from .kinds import is_concrete, is_differentiated
+from .libraries import is_jax, is_torch
 from .modes import outside_transforms, plain_modes
 
 CACHED = "_cached_"  # prefix of attributes that are computed on demand
@@ -50,7 +50,7 @@ def register(like: Any, *public: type) -> None:
 
 def _register_pytrees(like: Array, *classes: type) -> None:
     """Make the classes known to JAX as pytrees, on the first use of a JAX array."""
-    if not compat.is_jax_array(like):
+    if not is_jax(like):
         return
     tree_util = sys.modules["jax"].tree_util
     for cls in classes:
@@ -75,7 +75,7 @@ def _estimates_of(cls: type) -> set[str]:
 def _is_child(value: Any) -> bool:
     if isinstance(value, tuple):
         return any(type(part) in _registered for part in value)
-    return compat.is_jax_array(value) or type(value) in _registered
+    return is_jax(value) or type(value) in _registered
 
 
 def _unflatten(cls: type) -> Any:
@@ -91,10 +91,10 @@ def _unflatten(cls: type) -> Any:
 
 def picklable(x: Any) -> Any:
     """Return what to pickle for x: JAX would bring float64 back as float32, PyTorch uint16 not at all."""
-    if compat.is_torch_array(x) and x.dtype == sys.modules["torch"].uint16:
+    if is_torch(x) and x.dtype == sys.modules["torch"].uint16:
         with outside_transforms():
             return _Unsigned(x.view(sys.modules["torch"].int16))
-    return _Float64(np.asarray(x)) if compat.is_jax_array(x) and x.dtype == np.float64 else x
+    return _Float64(np.asarray(x)) if is_jax(x) and x.dtype == np.float64 else x
 
 
 class _Float64:

@@ -3,10 +3,10 @@
 import sys
 from typing import Any
 
-import array_api_compat as compat
 import numpy as np
 
 from .._typing import Array
+from .libraries import is_cupy
 
 ARRAYS = ("data", "indices", "indptr", "row", "col", "offsets")  # of the formats, by name
 
@@ -33,7 +33,7 @@ def in_arrays(x: Any) -> Any:
 
 def has_sparse(x: Array) -> bool:
     """Return whether there are sparse matrices for x's library: SciPy's for NumPy, and CuPy's."""
-    return isinstance(x, np.ndarray) or compat.is_cupy_array(x)
+    return isinstance(x, np.ndarray) or is_cupy(x)
 
 
 def canonical_rows(x: Any) -> Any:

@@ -22,6 +22,7 @@ from .kinds import (
     require_bfloat16,
     supports_float64,
 )
+from .libraries import is_cupy, is_jax, is_torch
 from .modes import in_plain_modes, outside_transforms, plain_modes, transfers_allowed
 from .sparse import is_sparse
 
@@ -30,13 +31,13 @@ def read(x: Array) -> np.ndarray:
     """Copy a small array to the host: the one place that waits for a device."""
     if isinstance(x, np.ndarray | np.generic):
         return np.asarray(x)
-    if compat.is_torch_array(x):
+    if is_torch(x):
         with outside_transforms():
             x = x.detach().cpu().resolve_neg()
             return (x.float() if dtype_name(x.dtype) == "bfloat16" else x).numpy()  # NumPy has no bfloat16
-    if compat.is_cupy_array(x):
+    if is_cupy(x):
         return x.get()
-    if compat.is_jax_array(x) or lazy.is_lazy(x):
+    if is_jax(x) or lazy.is_lazy(x):
         return np.asarray(x)
     return np.asarray(compat.to_device(x, namespace(x).Device("CPU_DEVICE")))
 
@@ -45,7 +46,7 @@ def to_bits(x: Array) -> np.ndarray:
     """Copy x to the host as NumPy numbers; bfloat16, which NumPy lacks, as the uint16 of the same bits."""
     if dtype_name(x.dtype) != "bfloat16":
         return read(x)
-    if compat.is_torch_array(x):
+    if is_torch(x):
         return x.detach().view(sys.modules["torch"].int16).cpu().numpy().view(np.uint16)
     return read(x).view(np.uint16)
 
@@ -54,7 +55,7 @@ def from_bits(values: np.ndarray, name: str, *, like: Array) -> Array:
     """Return what `raw` made of an array of dtype `name`, as an array of like's library, on its device."""
     if name != "bfloat16":
         return values if is_numpy(like) else asarray(values, like=like)
-    if compat.is_torch_array(like):
+    if is_torch(like):
         return asarray(values.view(np.int16), like=like).view(sys.modules["torch"].bfloat16)
     values = values.view(require_bfloat16().bfloat16)
     return values if is_numpy(like) else asarray(values, like=like)
@@ -64,10 +65,10 @@ def host_view(x: Array) -> np.ndarray | None:
     """Return a NumPy array over x's own memory, None where that is not the host's or derivatives flow through x."""
     if is_numpy(x):
         return x
-    shared = compat.is_torch_array(x) or compat.is_jax_array(x)
+    shared = is_torch(x) or is_jax(x)
     if not shared or not on_host(x) or is_differentiated(x) or is_narrow(x):
         return None
-    if not compat.is_torch_array(x):
+    if not is_torch(x):
         return np.asarray(x)
     with outside_transforms():
         return x.resolve_neg().numpy()
@@ -78,7 +79,7 @@ def asarray(values: Any, *, like: Array, dtype: Any = None) -> Array:
     xp = namespace(like)
     if is_traced(like):
         return xp.asarray(values, dtype=dtype)
-    if compat.is_jax_array(like) and isinstance(values, np.ndarray):
+    if is_jax(like) and isinstance(values, np.ndarray):
         # a cast on a named device cannot be batched in a branch of lax.cond
         jax: Any = sys.modules["jax"]
         with transfers_allowed(jax):
@@ -98,18 +99,21 @@ def native(x: Array) -> Array:
 
 def cast(x: Array, dtype: Any) -> Array:
     """Return x in another dtype of its own library; x itself where nothing changes."""
+    if isinstance(x, np.ndarray):
+        return x if x.dtype == dtype and x.dtype.isnative else native(x).astype(dtype, copy=False)
     if is_sparse(x):
         return x.astype(dtype_name(dtype))
-    x = native(x)
     if x.dtype == dtype:
         return x
-    if compat.is_jax_array(x):
+    if is_jax(x):
         return sys.modules["jax"].lax.convert_element_type(x, dtype)  # astype names x's device: see `asarray`
     return namespace(x).astype(x, dtype)
 
 
 def to_float64(x: Array) -> Array:
     """Return x in float64: on its own device where that has float64, else on the host."""
+    if is_numpy(x):
+        return x.astype(np.float64, copy=False)
     if supports_float64(x):
         return cast(x, namespace(x).float64)
     return read(x).astype(np.float64)
@@ -168,12 +172,12 @@ def writable_zeros(shape: tuple[int, int], *, like: Array) -> Array:
 @contextlib.contextmanager
 def no_grad_constants(like: Array) -> Iterator[None]:
     """Create arrays for later use: constants, bound to no mode or transform of PyTorch and no trace of JAX."""
-    if compat.is_jax_array(like) and not is_traced(like):
+    if is_jax(like) and not is_traced(like):
         jax = sys.modules["jax"]
         with jax.ensure_compile_time_eval(), plain_modes(jax, like=like, products=dtype_name(like.dtype) == "float64"):
             yield
         return
-    if not compat.is_torch_array(like):
+    if not is_torch(like):
         yield
         return
     torch = sys.modules["torch"]
@@ -188,9 +192,9 @@ def zeros_like(x: Array, *, rows: int) -> Array:
 
 def write_row(x: Array, index: int, row: Array) -> Array:
     """Return x with x[index, :] = row: x itself, written to, where it can be."""
-    if compat.is_jax_array(x):
+    if is_jax(x):
         return x.at[index].set(row)
-    if compat.is_torch_array(x) and x.is_inference():
+    if is_torch(x) and x.is_inference():
         x = x.clone()  # of a copy that was made in inference mode, and may not be written to outside of it
     x[index, :] = row
     return x

@@ -81,7 +81,7 @@ class Capacitance(Part):
 
     def solve(self, b: Array) -> Array:
         """A⁻¹ b."""
-        return factor_solve(self.cholesky, b)
+        return _backend.factor_solve(self.cholesky, b)
 
     def inverse_factor(self, growth: float) -> Array | None:
         """L⁻¹, or None if ‖|L| |L⁻¹| |S|‖ > growth ‖S‖: L (L⁻¹S) may then miss S by more than `growth` roundings."""
@@ -130,11 +130,6 @@ class Capacitance(Part):
         xp = _backend.namespace(self.cholesky)
         vectors, roots, _ = xp.linalg.svd(self.cholesky)  # A = Q diag(1 + s) Qᵀ, descending
         return xp.flip(xp.clip((roots - 1) * (roots + 1), 0.0), axis=-1), xp.flip(vectors, axis=-1)
-
-
-def factor_solve(lower: Array, b: Array) -> Array:
-    """(L Lᵀ)⁻¹ b."""
-    return _backend.solve_triangular(lower, _backend.solve_triangular(lower, b), transposed=True)
 
 
 def triangle_above(upper: Array, blocks: Iterable[Array]) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _backend
 from .._errors import breakdown
-from .system import POWER_STEPS, Capacitance, factor_solve
+from .system import POWER_STEPS, Capacitance
 
 QR_BLOCK = 16  # columns: the most for which SciPy uses one thread
 SERIAL_ROWS = 64  # rows: the most for which it uses one thread for any number of columns
@@ -110,7 +110,7 @@ class CurrentCholesky:
         if not len(lower):
             return replace(self, cholesky=lower, direction=np.zeros(0), norm=0.0), 0.0
         z = _signs(len(lower))
-        y = factor_solve(lower, z)
+        y = _backend.factor_solve(lower, z)
         before = self.norm**2
         for _ in range(POWER_STEPS):
             product = scaled_gram.times(np.concatenate([directions, y], axis=1))

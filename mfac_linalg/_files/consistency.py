@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .._capacitance.system import SUM_RESOLVED, Capacitance, factor_solve, largest_eigenvalue
+from .._capacitance.system import SUM_RESOLVED, Capacitance, largest_eigenvalue
 from .._rows.scaled import ScaledRows
 from .._typing import Array
 from .matrix_file import signs
@@ -26,7 +26,7 @@ def factor_error(gram: np.ndarray, factor: np.ndarray) -> float:
     if not len(gram):
         return 0.0
     with np.errstate(all="ignore"):
-        y = factor_solve(factor, z)
+        y = _backend.factor_solve(factor, z)
         error = _size(y + gram @ y - z) / (1 + largest(gram)) / _size(y)
     return float(error) if np.isfinite(error) else np.inf
 

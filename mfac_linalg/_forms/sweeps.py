@@ -93,12 +93,13 @@ class DualSweeps:
         if size is None:
             return None
         is_small = before + self.norm * _norms(delta) <= self.cancellation * size
-        traced = _backend.is_traced(is_small)
-        return _backend.namespace(is_small).all(is_small) if traced else np.all(_backend.read(is_small))
+        return _backend.namespace(is_small).all(is_small) if _backend.is_traced(is_small) else is_small.all()
 
 
 def _norms(x: Array) -> Any:
     """Column norms in float64: on the host, or traced; None on a device, where reading them would wait for it."""
+    if _backend.is_numpy(x):
+        return np.sqrt(_backend.column_squares(x))
     norms = _backend.column_norms(_backend.stop_gradient(x)) if _backend.on_host(x) or _backend.is_traced(x) else None
     if norms is None:
         return None

@@ -50,7 +50,7 @@ class DenseRows(Part):
     @property
     def _needs_no_copy(self) -> bool:
         """Whether products use the caller's G itself."""
-        return self.is_plain and _backend.is_blas_ready(self.gradients)
+        return self._once("needs_no_copy", lambda: self.is_plain and _backend.is_blas_ready(self.gradients))
 
     def with_dtype(self, dtype: Any) -> "DenseRows":
         """The same rows, computed in another dtype."""

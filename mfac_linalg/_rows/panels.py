@@ -137,17 +137,17 @@ def _looped_product(rows: Array, v: Array, convert: Callable[[Array], Array], wi
 
 def _batched_product(rows: Array, v: Array) -> Array:
     """The same sum over the same panels for row-major NumPy rows, as batched products."""
-    xp = _backend.namespace(rows)
     (m, dim), k = rows.shape, v.shape[1]
     width = product_width(rows, v)
     count = dim // width
-    if not count:
-        return _backend.to_float64(rows @ v)
-    panels = xp.permute_dims(xp.reshape(rows[:, : count * width], (m, count, width)), (1, 0, 2))
-    pieces = xp.reshape(v[: count * width, :], (count, width, k))
-    total = _backend.to_float64(rows[:, count * width :] @ v[count * width :, :])
+    whole = count * width
+    total = _backend.to_float64(rows[:, whole:] @ v[whole:, :])
+    if count <= 1:
+        return total + rows[:, :whole] @ v[:whole, :] if count else total
+    panels = rows[:, :whole].reshape(m, count, width).transpose(1, 0, 2)
+    pieces = v[:whole, :].reshape(count, width, k)
     for group in slices(count, max(1, BATCH_SIZE // max(1, m * k))):
-        total = total + xp.sum(panels[group] @ pieces[group], axis=0, dtype=xp.float64)
+        total += (panels[group] @ pieces[group]).sum(axis=0, dtype="float64")
     return total
 
 

@@ -46,7 +46,7 @@ def column_exponents(v: Array, name: str, *, reach: int | None = None) -> Any:
         return exponent(v, axis=0)
     largest = 4.0 ** (_REACH[_backend.dtype_name(v.dtype)] // 3 if reach is None else reach)
     squares = _backend.read(_backend.column_squares(_backend.stop_gradient(v)))
-    if np.all((squares > v.shape[0] / largest) & (squares < largest)):
+    if ((squares > v.shape[0] / largest) & (squares < largest)).all():
         return 0
     xp = _backend.namespace(v)
     if not np.all(_backend.read(xp.all(xp.isfinite(v)))):

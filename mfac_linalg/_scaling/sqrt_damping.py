@@ -142,7 +142,7 @@ class DampingScaling(Part):
 
 def scalar_like(x: Any, like: Array) -> Any:
     """A float unchanged; a float64 array of the small system on like's device, in its dtype."""
-    if isinstance(x, float | np.ndarray) and not _backend.is_array(x):
+    if type(x) is float:  # not NumPy's, which would turn float32 into float64
         return x
     return _backend.from_float64(x, like=like, dtype=like.dtype)
 
