@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import _backend
 from .._backend.pytree import Part
+from .._condition import kappa_of, largest_kappa
 from .._typing import Array
 
 POWER_STEPS = 12
@@ -22,7 +23,12 @@ FLOAT32_WHITENING = 1e-3  # κ ε of float32 up to which W is computed in float3
 
 def float32_gram_shows(norm: float) -> bool:
     """Whether the rounding of a float32 Gram matrix is visible in the elements of M."""
-    return norm**2 * float(np.finfo(np.float32).eps) > ELEMENTS_RESOLVED
+    return norm * norm * float(np.finfo(np.float32).eps) > ELEMENTS_RESOLVED
+
+
+def float32_gram_serves_products(norm: float) -> bool:
+    """Whether dual sweeps with a float32 Gram matrix contract, by a factor of about 2κε."""
+    return kappa_of(norm) <= largest_kappa("float32")
 
 
 def whitens_in_float32(kappa: float) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from .. import _backend
-from .._condition import largest_kappa
+from .._condition import kappa_of, largest_kappa
 from .._rows.protocol import SystemRows
 from .._rows.scaled import ScaledRows
 from .._rows.whitened import WhitenedRows
@@ -16,6 +16,7 @@ from .._typing import Array
 
 MAX_SWEEPS = 24  # duplicated rows at κ = 0.1/eps need up to twenty
 CANCELLATION = 4.0  # stop where rounding is amplified by no more than this
+RESIDUAL_ROUNDINGS = 4.0  # or where the residual is no more than this many roundings of ‖F‖ ‖x‖
 
 
 def sweeps_for(kappa: float, dtype: str, *, float64_gram: bool) -> int:
@@ -38,8 +39,9 @@ def sweeps_for(kappa: float, dtype: str, *, float64_gram: bool) -> int:
 class DualSweeps:
     """Sweeps of r and a towards a = S r. Each keeps r + Sᵀa, so that at the end r = (I + SᵀS)⁻¹(r + Sᵀa).
 
-    Where values can be read, and under `jit`, they end when q = (‖r‖ + ‖S‖ ‖δ‖)/‖r_after‖ ≤ `cancellation` in every
-    column. On a device, and in a batch of torch.func, there are always `sweeps` of them.
+    They end when q = (‖r‖ + ‖S‖ ‖δ‖)/‖r_after‖ ≤ `cancellation` in every column, where values can be read and under
+    `jit`. Where they can be read, the residual decides on a larger q. On a device, and in a batch of torch.func, there
+    are always `sweeps` of them.
     """
 
     rows: SystemRows
@@ -75,8 +77,17 @@ class DualSweeps:
         for _ in range(1, self.sweeps if is_done is None else MAX_SWEEPS):
             if is_done:
                 break
+            y = self.rows.project(r) if y is None else y
+            if is_done is not None and self._is_solved(r, y - a):
+                break
             r, a, y, is_done = self._sweep(r, a, y)
         return r, a
+
+    def _is_solved(self, r: Array, residual: Array) -> Any:
+        """Whether the residual Sᵀ(S r − a) is that of a backward stable solution in every column."""
+        eps = float(np.finfo(_backend.dtype_name(self.rows.dtype)).eps)
+        allowed = RESIDUAL_ROUNDINGS * eps * kappa_of(self.norm) * _norms(r)
+        return (self.norm * _norms(residual) <= allowed).all()
 
     def _sweep(self, r: Array, a: Array, y: Array | None) -> tuple[Array, Array, Array | None, Any]:
         delta = self.solve((self.rows.project(r) if y is None else y) - a)

@@ -83,7 +83,8 @@ def _measured_systems(
         rows = scaled.rows(power)
         systems, measured = measure_rescaled(block_systems(rows, sizes), measured[0], power)
         plans = _plans(systems, measured, options)
-    return rows, systems, plans
+    pairs = zip(systems, plans, strict=True)
+    return rows, [s.with_float64_gram() if p.gram_dtype != s.gram_dtype else s for s, p in pairs], plans
 
 
 def _plans(systems: list[System], measured: list[Measured], options: Options) -> list[SystemPlan]:

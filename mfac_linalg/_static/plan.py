@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._capacitance.system import float32_gram_shows, whitens_in_float32
+from .._capacitance.system import float32_gram_serves_products, float32_gram_shows, whitens_in_float32
 from .._condition import kappa_of
 from .._errors import unresolved_rows
 from .._forms.sweeps import sweeps_for
@@ -69,15 +69,16 @@ def plan_system(facts: Facts, measured: Measured, *, wide: bool, whitens: bool =
     """Decide how G is scaled, and in what the small matrix is computed; refuse what float64 does not hold either.
 
     `wide` says whether everything is in float64 already, where there is one. `whitens` says whether W is to be made:
-    it is as accurate as the small matrix. Products correct a float32 one, and queries of entries replace it.
+    it is as accurate as the small matrix. Products correct a float32 one as long as their sweeps contract, and queries
+    of entries replace it.
     """
     power = _exponent(facts, measured)
     kappa = kappa_of(measured.norm)
     if power == LARGEST_ENTRY or not math.isfinite(kappa):
         return SystemPlan(power, False, facts.gram_dtype, kappa)
     widen = not _is_resolved(facts, measured, 0 if power is None else int(power), wide=wide)
-    can_widen = whitens and facts.m < facts.d and facts.can_widen and facts.dtype != "float64"
-    shows = can_widen and float32_gram_shows(measured.norm)
+    serves = float32_gram_serves_products(measured.norm) and not (whitens and float32_gram_shows(measured.norm))
+    shows = facts.m < facts.d and facts.can_widen and facts.dtype != "float64" and not serves
     return SystemPlan(power, widen, "float64" if shows else facts.gram_dtype, kappa)
 
 

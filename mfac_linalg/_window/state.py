@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backend
-from .._capacitance.system import Capacitance
+from .._capacitance.system import Capacitance, float32_gram_serves_products
 from .._capacitance.update import CurrentCholesky
 from .._condition import kappa_of
 from .._errors import breakdown, unresolved_rows
@@ -26,7 +26,6 @@ from .ring import Ring, SlotGram
 from .slots import DenseSlots
 from .topk_slots import TopKSlots
 
-FLOAT64_GRAM_KAPPA_EPS = 0.01  # κ ε of float32
 UPDATED_CANCELLATION = CANCELLATION / 2  # in float64, where an updated factor has rounding of earlier steps
 
 
@@ -186,9 +185,9 @@ class WindowState:
         return replace(updated, ring=self.ring.with_gram(self.scaling.column_scale, float64=True))._refactor()
 
     def _needs_float64(self, factor: CurrentCholesky) -> bool:
-        """Whether κ ε is too large for sweeps to contract well with a float32 Gram matrix; float64 is then kept."""
-        is_risky = kappa_of(factor.norm) * float(np.finfo(np.float32).eps) > FLOAT64_GRAM_KAPPA_EPS
-        return is_risky and not self.ring.has_float64_gram and _backend.supports_float64(self.ring.like)
+        """Whether sweeps may not contract with a float32 Gram matrix; float64 is then kept."""
+        serves = self.ring.has_float64_gram or float32_gram_serves_products(factor.norm)
+        return not serves and _backend.supports_float64(self.ring.like)
 
     @property
     def gram(self) -> SlotGram:
