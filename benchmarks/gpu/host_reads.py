@@ -1,0 +1,66 @@
+"""Copies from the device to the host, as CUDA's own profiling interface sees them: those of any library."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.libraries import Library
+from benchmarks.gpu.record import Json, read_json
+
+TO_HOST = "DtoH"
+
+
+def copies_in(events: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Number and bytes of the copies to the host among the events of a trace."""
+    sizes = [
+        int(event.get("args", {}).get("bytes", 0))
+        for event in events
+        if event.get("cat") == "gpu_memcpy" and TO_HOST in event.get("name", "")
+    ]
+    return {"host_reads": len(sizes), "host_bytes": sum(sizes)}
+
+
+class HostReads:
+    """Counts copies to the host by PyTorch's profiler, which records every one that this process makes.
+
+    One copy that is known is counted first: where it is not seen, no count can be believed, and none is given.
+
+    Parameters
+    ----------
+    library : Library
+        Whose calls are counted.
+    """
+
+    def __init__(self, library: Library) -> None:
+        self.library, self.profiler, self.known_reads = library, None, None
+        with contextlib.suppress(ImportError):
+            from torch import profiler
+
+            self.profiler = profiler
+            known = library.normal((4,), 0)
+            library.wait(known)
+            self._count(lambda: library.to_numpy(known))  # the first use of the profiler starts it
+            self.known_reads = self._count(lambda: library.to_numpy(known))["host_reads"]
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether the known copy was seen."""
+        return self.known_reads == 1
+
+    def of(self, call: Callable[[], Any]) -> Json:
+        """Make a call; number and bytes of the copies that it makes, None where they cannot be counted."""
+        found = self._count(call) if self.profiler else {}
+        return dict(found) if self.is_reliable else {"host_reads": None, "host_bytes": None}
+
+    def _count(self, call: Callable[[], Any]) -> dict[str, int]:
+        kinds = self.profiler.ProfilerActivity
+        with self.profiler.profile(activities=[kinds.CUDA if self.library.on_gpu else kinds.CPU]) as trace:
+            self.library.wait(call())
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "trace.json")
+            trace.export_chrome_trace(str(path))
+            return copies_in(read_json(path).get("traceEvents", []))
