@@ -11,7 +11,7 @@ import pytest
 from benchmarks.gpu.libraries import Library
 from benchmarks.gpu.record import Record
 
-MOST_JOBS, SHOWN, SAVE_SECONDS = 8, 20, 2.0
+MOST_JOBS, SHOWN, SAVE_SECONDS = 16, 20, 2.0
 DRY_FILES = ("tests/test_backends.py",)
 LAST_LINES = 12
 
