@@ -13,7 +13,7 @@ import pytest
 import benchmarks.gpu.__main__ as command
 from benchmarks.gpu import device, speed
 from benchmarks.gpu.cases import Case
-from benchmarks.gpu.host_reads import HostReads, copies_in
+from benchmarks.gpu.host_reads import FIELDS, HostReads, summary_of
 from benchmarks.gpu.libraries import LIBRARIES, ON_A_GPU, at_hand
 from benchmarks.gpu.limits import of_device, timed
 from benchmarks.gpu.record import Record, read_json
@@ -136,24 +136,33 @@ def test_the_argument_of_a_call_is_made_anew_for_each_and_not_timed():
 
 
 def test_only_copies_from_the_device_are_host_reads():
-    def copy(name, size):
-        return {"ph": "X", "cat": "gpu_memcpy", "name": name, "args": {"bytes": size, "stream": 7}}
+    def event(kind, name, size=0, microseconds=2.0):
+        return {"ph": "X", "cat": kind, "name": name, "dur": microseconds, "args": {"bytes": size, "stream": 7}}
 
     events = [
         {"ph": "M", "name": "process_name"},
-        copy("Memcpy DtoH (Device -> Pageable)", 8),
-        copy("Memcpy DtoH (Device -> Pinned)", 4096),
-        copy("Memcpy HtoD (Pageable -> Device)", 16),
-        copy("Memcpy DtoD (Device -> Device)", 32),
-        {"ph": "X", "cat": "cuda_runtime", "name": "cudaMemcpyAsync", "args": {"bytes": 8}},
+        event("gpu_memcpy", "Memcpy DtoH (Device -> Pageable)", 8),
+        event("gpu_memcpy", "Memcpy DtoH (Device -> Pinned)", 4096),
+        event("gpu_memcpy", "Memcpy HtoD (Pageable -> Device)", 16),
+        event("gpu_memcpy", "Memcpy DtoD (Device -> Device)", 32),
+        event("cuda_runtime", "cudaMemcpyAsync", 8),
+        event("kernel", "gemv", microseconds=500.0),
+        event("kernel", "trsm", microseconds=1000.0),
     ]
-    assert copies_in(events) == {"host_reads": 2, "host_bytes": 4104}
+    assert summary_of(events) == pytest.approx(dict(zip(FIELDS, (2, 4104, 2, 1.5e-3), strict=True)))
 
 
 def test_no_count_is_given_where_a_known_copy_is_not_seen():
     counter, calls = HostReads(LIBRARIES["numpy"](on_gpu=False)), []
     assert not counter.is_reliable
-    assert counter.of(lambda: calls.append(1)) == {"host_reads": None, "host_bytes": None}
+    assert counter.of(lambda: calls.append(1)) == dict.fromkeys(FIELDS)
+
+
+def test_a_count_is_given_where_a_known_copy_is_seen(monkeypatch):
+    counter = HostReads(LIBRARIES["numpy"](on_gpu=False))
+    counter.known_reads, counter.profiler = 1, "a profiler"
+    monkeypatch.setattr(counter, "_record", lambda call: dict.fromkeys(FIELDS, call()))
+    assert counter.of(lambda: 3) == dict.fromkeys(FIELDS, 3)
 
 
 @pytest.mark.parametrize("part", ["speed", "sweep"])
@@ -281,6 +290,14 @@ def test_a_device_is_described_by_its_driver(monkeypatch):
         "cuda": "13.2",
     }
     assert device.file_name(found) == "gpu-nvidia-a10g-test.json"
+
+
+def test_processes_share_the_memory_of_the_device(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 100)
+    monkeypatch.setattr(device, "find_device", lambda: {"memory_bytes": 7 * 2**30})
+    assert device.processes(16) == 3
+    monkeypatch.setattr(device, "find_device", lambda: {"memory_bytes": 2**30})
+    assert device.processes(16) == 1
 
 
 def test_without_a_device_nothing_runs_and_the_message_says_so(tmp_path, monkeypatch, capsys):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import subprocess
 
 DRIVER = "libcuda.so.1"
 NAME_LENGTH = 256
+PROCESS_BYTES = 2**31
 
 
 def find_device() -> dict[str, object] | None:
@@ -41,6 +43,13 @@ def _driver() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return lines[0] if lines else None
+
+
+def processes(most: int) -> int:
+    """How many processes can use the first GPU at a time: one a core, and each with memory for its own context."""
+    device = find_device()
+    fitting = most if device is None else int(device["memory_bytes"]) // PROCESS_BYTES
+    return max(1, min(most, os.cpu_count() or 1, fitting))
 
 
 def file_name(device: dict[str, object] | None) -> str:

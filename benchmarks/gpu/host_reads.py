@@ -1,4 +1,4 @@
-"""Copies from the device to the host, as CUDA's own profiling interface sees them: those of any library."""
+"""What a call does on the device, as CUDA's own profiling interface sees it, in any library: copies to the host."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ from benchmarks.gpu.record import Json, read_json
 TO_HOST = "DtoH"
 
 
-def copies_in(events: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Number and bytes of the copies to the host among the events of a trace."""
+FIELDS = ("host_reads", "host_bytes", "kernels", "kernel_seconds")
+
+
+def summary_of(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Number and bytes of the copies to the host in a trace; number and total time of what the device computed."""
+    events = list(events)
     sizes = [
         int(event.get("args", {}).get("bytes", 0))
         for event in events
         if event.get("cat") == "gpu_memcpy" and TO_HOST in event.get("name", "")
     ]
-    return {"host_reads": len(sizes), "host_bytes": sum(sizes)}
+    seconds = [1e-6 * float(event.get("dur", 0)) for event in events if event.get("cat") == "kernel"]
+    return dict(zip(FIELDS, (len(sizes), sum(sizes), len(seconds), sum(seconds)), strict=True))
 
 
 class HostReads:
@@ -44,11 +49,11 @@ class HostReads:
             self._count_known()  # the first use of the profiler starts it
             self.known_reads = self._count_known()
 
-    def _count_known(self) -> int:
+    def _count_known(self) -> float:
         """Count the one copy of an array that was never read: JAX keeps what it has read."""
         known = self.library.normal((4,), 0)
         self.library.wait(known)
-        return self._count(lambda: self.library.to_numpy(known))["host_reads"]
+        return self._record(lambda: self.library.to_numpy(known))["host_reads"]
 
     @property
     def is_reliable(self) -> bool:
@@ -56,15 +61,15 @@ class HostReads:
         return self.known_reads == 1
 
     def of(self, call: Callable[[], Any]) -> Json:
-        """Make a call; number and bytes of the copies that it makes, None where they cannot be counted."""
-        found = self._count(call) if self.profiler else {}
-        return dict(found) if self.is_reliable else {"host_reads": None, "host_bytes": None}
+        """Make a call; the `FIELDS` of it, each None where copies cannot be counted."""
+        found = self._record(call) if self.profiler else {}
+        return dict(found) if self.is_reliable else dict.fromkeys(FIELDS)
 
-    def _count(self, call: Callable[[], Any]) -> dict[str, int]:
+    def _record(self, call: Callable[[], Any]) -> dict[str, float]:
         kinds = self.profiler.ProfilerActivity
         with self.profiler.profile(activities=[kinds.CUDA if self.library.on_gpu else kinds.CPU]) as trace:
             self.library.wait(call())
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "trace.json")
             trace.export_chrome_trace(str(path))
-            return copies_in(read_json(path).get("traceEvents", []))
+            return summary_of(read_json(path).get("traceEvents", []))

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.gpu.libraries import Library
 
 MOST_CALLS, FEWEST_CALLS, ENOUGH_SECONDS = 15, 5, 1.0
-PRODUCT_SIZE, COPY_NUMBERS = 8192, 2**29
+PRODUCT_SIZE, COPY_NUMBERS = 8192, 2**28
 DRY_PRODUCT_SIZE, DRY_COPY_NUMBERS = 64, 2**12
 CHECKED = 16
 """Rows and columns of a product that are computed again in float64."""

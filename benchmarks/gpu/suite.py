@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import time
 
 import pytest
 
+from benchmarks.gpu.device import processes
 from benchmarks.gpu.libraries import Library
 from benchmarks.gpu.record import Record
 
@@ -54,7 +54,7 @@ def suite(library: Library, record: Record) -> None:
     arguments = ["-q", "--tb=short", "-p", "no:cacheprovider", "-k", library.backend]
     arguments += ["tests"] if library.on_gpu else DRY_FILES
     if library.on_gpu and importlib.util.find_spec("xdist"):
-        arguments += ["-n", str(min(MOST_JOBS, os.cpu_count() or 1))]
+        arguments += ["-n", str(processes(MOST_JOBS))]
     code = pytest.main(arguments, plugins=[recorder])
     recorder.save()
     if code == pytest.ExitCode.OK:

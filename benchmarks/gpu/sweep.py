@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Generator
 
+from benchmarks.gpu.device import processes
 from benchmarks.gpu.libraries import Library
 from benchmarks.gpu.record import Json, Record
 from tests.accuracy_sweep import Table, run, sweep_by_name
@@ -37,8 +37,7 @@ def _tables(library: Library, portions: list[list[int]]) -> Generator[Table]:
     if not library.on_gpu:
         yield from (sweep_by_name(library.backend, portion) for portion in portions)
         return
-    jobs = min(MOST_JOBS, os.cpu_count() or 1)
-    yield from run([(library.backend, portion) for portion in portions], jobs)
+    yield from run([(library.backend, portion) for portion in portions], processes(MOST_JOBS))
 
 
 def summary(table: Table) -> Json:
