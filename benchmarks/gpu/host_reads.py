@@ -43,9 +43,14 @@ class HostReads:
     def __init__(self, library: Library) -> None:
         self.library, self.profiler, self.known_reads = library, None, None
         with contextlib.suppress(ImportError):
+            import torch
             from torch import profiler
 
             self.profiler = profiler
+            if library.on_gpu:
+                torch.zeros(
+                    1, device="cuda"
+                )  # what PyTorch's profiler sees begins with PyTorch's own use of the device
             self._count_known()  # the first use of the profiler starts it
             self.known_reads = self._count_known()
 

@@ -56,6 +56,7 @@ def measure(library: Library, record: Record, of: Callable[[Case, Problem, Any],
                     return
                 fields["cases"].append({"name": case.name, **of(case, problem, gradients)})
                 record.update()
+                del case  # and with it the inverse, before a window takes its place
         except Exception:
             traceback.print_exc()
             fields["failure"] = traceback.format_exc(limit=-LAST_CALLS)
