@@ -60,7 +60,7 @@ def looked_up(node):
 
 
 def find(module, name):
-    """The object itself, or its definition in the wheel's source where importing it needs CUDA or hides its keywords."""
+    """The object itself, or its definition in the wheel's source where an import needs CUDA or hides keywords."""
     try:
         found = getattr(importlib.import_module(module), name)
     except ImportError:
