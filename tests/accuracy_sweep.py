@@ -11,6 +11,7 @@ import os
 import time
 import warnings
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import numpy as np
@@ -135,15 +136,19 @@ def sweep_by_name(name: str, seeds: list[int]) -> Table:
     return sweep(next(backend for backend in AVAILABLE if backend.name == name), seeds)
 
 
-def run(count: int, jobs: int) -> Table:
-    """Measure `count` problems in `jobs` processes of one thread each: small products lose by more."""
+def run(portions: Iterable[tuple[str, list[int]]], jobs: int) -> Iterator[Table]:
+    """Measure portions of problems, by the name of a backend, in `jobs` processes; the table of each as it is done.
+
+    The processes have one thread each: small products lose by more. What has not begun is left when nobody asks on.
+    """
     os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
-    table = Table()
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        portions = [pool.submit(sweep_by_name, backend.name, seeds) for backend, seeds in plan(count)]
-        for done in as_completed(portions):
-            table.join(done.result())
-    return table
+        running = [pool.submit(sweep_by_name, name, seeds) for name, seeds in portions]
+        try:
+            for done in as_completed(running):
+                yield done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def main() -> int:
@@ -153,7 +158,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     start = time.perf_counter()
-    table = run(arguments.problems, arguments.jobs)
+    table = Table()
+    for portion in run([(backend.name, seeds) for backend, seeds in plan(arguments.problems)], arguments.jobs):
+        table.join(portion)
     answers = sum(count for *_, count in table.worst.values())
     print(table)
     print(f"\n{arguments.problems} problems, {answers} answers in {time.perf_counter() - start:.0f} s")

@@ -5,6 +5,7 @@ imported is looked up in the wheel's source.
 """
 
 import ast
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -59,11 +60,20 @@ def looked_up(node):
 
 
 def find(module, name):
-    """The object itself, or its definition in the wheel's source where importing it needs CUDA."""
+    """The object itself, or its definition in the wheel's source where an import needs CUDA or hides keywords."""
     try:
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
     except ImportError:
         return definition(module, name)
+    return definition(module, name) if takes_any_keyword(found) else found
+
+
+def takes_any_keyword(function):
+    """Whether the signature of a function ends in ``**``: that of a class whose calls make one of its subclasses."""
+    with contextlib.suppress(TypeError, ValueError):
+        kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
+        return inspect.Parameter.VAR_KEYWORD in kinds
+    return False
 
 
 def definition(module, name):
