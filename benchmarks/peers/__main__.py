@@ -40,6 +40,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--rounds", type=int, default=Pace.rounds, help="turns of each contender (default: %(default)s)")
     add("--threads", type=int, default=os.cpu_count(), help="of every library (default: %(default)s)")
     add("--memory", type=float, default=Pace.memory / 1e9, help="GB for all of them (default: %(default)g)")
+    add("--patience", type=float, default=0, help="minutes to wait, in all, for other processes to pause")
     add("--output", type=Path, default=RESULTS, help="added to (default: benchmarks/results/peers.json)")
     return parser.parse_args(arguments)
 

@@ -28,7 +28,7 @@ class Question:
     query : str
         A name in `queries.QUERIES`.
     residual : float
-        ‖v − Fx‖/‖v‖ of the library's answer, where iterations stop.
+        ‖v − Fx‖/‖v‖ of the library's answer, or eps if that is more: where iterations stop.
     """
 
     problem: Problem

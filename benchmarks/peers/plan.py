@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 
+from benchmarks.neighbours import Patience
 from benchmarks.peers import curvlinops, dense, five_lines, library, linear_operator, paper, scipy_krylov
 from benchmarks.peers.contender import Contender
 from benchmarks.peers.queries import QUERIES
@@ -46,7 +47,8 @@ def pace(options: argparse.Namespace) -> Pace:
     """How long the turns of a run are."""
     if options.quick:
         return QUICK
-    return Pace(rounds=options.rounds, memory=1e9 * options.memory)
+    patience = Patience(60 * options.patience)
+    return Pace(rounds=options.rounds, memory=1e9 * options.memory, patience=patience)
 
 
 def problems(options: argparse.Namespace) -> Iterator[list[Problem]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.cases import rounds
 from benchmarks.machine import measure
-from benchmarks.neighbours import Timing, timed
+from benchmarks.neighbours import Patience, timed
 from benchmarks.peers.contender import Call, Contender, Question, RefusalError
 from benchmarks.peers.library import NUMPY
 from benchmarks.peers.queries import BUILDS, PRODUCTS, QUERIES
@@ -44,12 +44,15 @@ class Pace:
         Seconds of calls that count, one at least.
     memory : float
         Bytes that all of them may hold together.
+    patience : Patience
+        How long to wait, in all, for a quiet machine.
     """
 
     rounds: int = 5
     run_in: float = 0.04
     counted: float = 0.02
     memory: float = 18e9
+    patience: Patience = field(default_factory=partial(Patience, 0.0))
 
 
 @dataclass
@@ -63,22 +66,35 @@ class Entrant:
     others: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
+    @property
+    def usual(self) -> float:
+        """Seconds of a call as far as they are known; a first one may make what later ones use."""
+        return statistics.median(self.seconds) if self.seconds else self.first
+
+    def wants_turn(self, turn: int, query: str) -> bool:
+        """Whether there is time for one more turn; a build that takes many seconds is timed when it is first made."""
+        if turn == 0:
+            return query not in BUILDS or rounds(self.first) > 1
+        return turn < rounds(self.usual)
+
     def take_turn(self, pace: Pace) -> None:
         """Run in, then time calls; short ones some at a time, so that the clock does not count."""
-        until = time.perf_counter() + (pace.run_in if self.first < 10 * pace.run_in else 0)
+        turn, _ = timed(partial(self._time_calls, pace))
+        self.others.append(turn.others)
+
+    def _time_calls(self, pace: Pace) -> None:
+        until = time.perf_counter() + (pace.run_in if self.usual < 10 * pace.run_in else 0)
         calls = 0
         while time.perf_counter() < until:
             self.call()
             calls += 1
         number = max(1, int(calls * SHORT / pace.run_in)) if pace.run_in else 1
         until = time.perf_counter() + pace.counted
-        while not self.seconds or time.perf_counter() < until:
+        while True:
             timing, _ = timed(self.call if number == 1 else partial(_repeat, self.call, number))
-            self._count(timing, number)
-
-    def _count(self, timing: Timing, number: int) -> None:
-        self.seconds.append(timing.seconds / number)
-        self.others.append(timing.others)
+            self.seconds.append(timing.seconds / number)
+            if time.perf_counter() >= until:
+                return
 
     def figure(self, error: float) -> dict[str, Any]:
         """The figures of the contender, ready for JSON; where a call is too long to be repeated, of the first."""
@@ -131,9 +147,10 @@ class Race:
             warnings.simplefilter("ignore")
             figures, entrants = self._line_up(Question(self.problem, query))
             for turn in range(self.pace.rounds):
+                self.pace.patience.wait()
                 start = turn % max(1, len(entrants))
                 for entrant in entrants[start:] + entrants[:start]:
-                    if turn < rounds(entrant.first) > 1:
+                    if entrant.wants_turn(turn, query):
                         entrant.take_turn(self.pace)
         return self._record(query, figures, entrants)
 
@@ -192,10 +209,10 @@ class Race:
         return Entrant(contender, call, answer, timing.seconds)
 
     def _residual(self, question: Question, x: np.ndarray) -> float:
-        """‖v − Fx‖/‖v‖ of an answer."""
+        """‖v − Fx‖/‖v‖ of an answer, or eps where it is less: iterations in float32 do not see what is below."""
         (error,) = QUERIES[question.query].errors(self.reference, question, [x])
         v = QUERIES[question.query].sample(question.v)
-        return float(error * EPS * self.reference.norm * np.linalg.norm(x) / np.linalg.norm(v))
+        return max(EPS, float(error * EPS * self.reference.norm * np.linalg.norm(x) / np.linalg.norm(v)))
 
     def _record(self, query: str, figures: list[dict[str, Any]], entrants: list[Entrant]) -> dict[str, Any]:
         """Everything that is known of a question, ready for JSON."""
