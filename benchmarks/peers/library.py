@@ -110,12 +110,12 @@ def _window(name: str, arrays: Callable[[], Arrays], needs: tuple[str, ...], cop
 NUMPY, TORCH, JAX = "mfac_linalg", "mfac_linalg, PyTorch", "mfac_linalg, JAX"
 WHITENED = "mfac_linalg, W kept"
 
-CONTENDERS = (
-    _static(NUMPY, _numpy, (), 0),
+CONTENDERS = (_static(NUMPY, _numpy, (), 0), _window(NUMPY, _numpy, (), 1))
+VARIANTS = (
     _whitened(WHITENED, _numpy, ()),
     _static(TORCH, _torch, ("torch",), 0),
-    _static(JAX, _jax, ("jax",), 1),
-    _window(NUMPY, _numpy, (), 1),
     _window(TORCH, _torch, ("torch",), 1),
+    _static(JAX, _jax, ("jax",), 1),
     _window(JAX, _jax, ("jax",), 4),
 )
+"""They come after the peers, which have the first claim to the memory."""

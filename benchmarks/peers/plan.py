@@ -21,11 +21,12 @@ CONTENDERS: tuple[Contender, ...] = (
     *scipy_krylov.CONTENDERS,
     *curvlinops.CONTENDERS,
     *dense.CONTENDERS,
+    *library.VARIANTS,
 )
 SIZES = (
     *((8, 100), (32, 1_000), (64, 1_000), (64, 10_000), (64, 100_000)),
     *((32, 100_000), (128, 100_000), (256, 100_000), (512, 100_000), (1024, 100_000)),
-    *((64, 270_000), (64, 1_000_000), (512, 270_000), (1024, 270_000), (1024, 1_000_000)),
+    *((64, 1_000_000), (512, 270_000), (1024, 1_000_000)),
 )
 KAPPAS = (5e4, 1e2, 5e5)
 """Real gradients have the first: within a size it is measured first."""
