@@ -11,8 +11,10 @@ from benchmarks.machine import Limits
 from benchmarks.peers.contender import Call, Contender, Question
 from benchmarks.problems import Problem
 
-MOST_ITERATIONS = 500
-MOST_SECONDS = 30.0
+MOST_ITERATIONS = 100
+MOST_SECONDS = 60.0
+PASSES = {"block": 32}
+"""Plain passes over G in the time of an iteration, about; 4 for a vector."""
 NOTHING_BUILT = "builds nothing"
 NO_ELEMENTS = "only estimates a diagonal at random"
 NO_WINDOW = "has no window"
@@ -45,10 +47,8 @@ def _product(operator: Any, question: Question) -> Call:
 
 
 def _refuse_long_solves(question: Question, limits: Limits) -> str:
-    """Some ten iterations at least, of more than two passes each for each right-hand side."""
-    columns = 64 if question.query == "block" else 1
-    seconds = 20 * columns * limits.two_passes
-    return f"ten iterations would take some {seconds:.0f} s" if seconds > MOST_SECONDS else ""
+    seconds = MOST_ITERATIONS * PASSES.get(question.query, 4) * limits.two_passes
+    return f"{MOST_ITERATIONS} iterations would take some {seconds:.0f} s" if seconds > MOST_SECONDS else ""
 
 
 CONTENDERS = (

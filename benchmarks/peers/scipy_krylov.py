@@ -13,8 +13,8 @@ from benchmarks.machine import Limits
 from benchmarks.peers.contender import Call, Contender, Question
 from benchmarks.problems import Problem
 
-MOST_ITERATIONS = 500
-MOST_SECONDS = 30.0
+MOST_ITERATIONS = 100
+MOST_SECONDS = 60.0
 NOTHING_BUILT = "builds nothing"
 NO_ELEMENTS = "has no elements or diagonal of an inverse"
 NO_WINDOW = "has no window"
@@ -41,8 +41,8 @@ def _product(solver: Callable[..., Any], operator: Any, question: Question) -> C
 
 def _refuse_long_solves(question: Question, limits: Limits) -> str:
     columns = 64 if question.query == "block" else 1
-    seconds = 10 * columns * limits.two_passes
-    return f"ten iterations would take some {seconds:.0f} s" if seconds > MOST_SECONDS else ""
+    seconds = MOST_ITERATIONS * columns * limits.two_passes
+    return f"{MOST_ITERATIONS} iterations would take some {seconds:.0f} s" if seconds > MOST_SECONDS else ""
 
 
 CONTENDERS = tuple(
