@@ -87,7 +87,8 @@ def test_a_file_with_one_question_has_a_page(held, report):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(3.0, "3.00 s"), (0.0123, "12.3 ms"), (4.5e-5, "45.0 µs"), (1e-9, "0.0010 µs"), (123.4, "123 s")]
+    ("value", "text"),
+    [(3.0, "3.00 s"), (0.0123, "12.3 ms"), (4.5e-5, "45.0 µs"), (1e-9, "0.0010 µs"), (123.4, "123 s")],
 )
 def test_times_have_units(value, text):
     assert words.seconds(value) == text
