@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import words
-from benchmarks.report.cases import LIBRARY, Case, Results
+from benchmarks.report.cases import LIBRARY, PROMISED, Case, Results
 
 STYLES: dict[str, dict[str, Any]] = {
     LIBRARY: {"color": "#0072b2", "marker": "o", "linewidth": 2.6, "zorder": 5},
@@ -48,11 +48,12 @@ def roofline(results: Results, path: Path) -> None:
     x = np.geomspace(min(intensities) / 3, max(intensities) * 3, 400)
     panel.plot(x, np.minimum(flops, read * x) / 1e9, color="0.25", linewidth=1.8)
     panel.text(x[-1], 1.1 * flops / 1e9, f"SGEMM {flops / 1e9:.0f} GFLOP/s", ha="right", color="0.25")
-    panel.text(x[0] * 1.1, 1.35 * read * x[0] / 1e9, f"reads of G, {read / 1e9:.0f} GB/s", color="0.25", rotation=0)
+    panel.text(3 * x[0], 2.4 * read * x[0] / 1e9, f"reads of G, {read / 1e9:.0f} GB/s", va="top", color="0.25")
     shift = _shifts(intensities)
     for (query, case), factor in zip(cases.items(), shift, strict=True):
         _roofline_points(panel, query, case, factor)
-    panel.plot([], [], "o", color="0.5", markerfacecolor="white", label="fastest peer, R ≤ 30")
+    hollow = {"color": STYLES["five lines of NumPy"]["color"], "markerfacecolor": "white", "markersize": 10}
+    panel.plot([], [], "o", label=f"fastest peer, R ≤ {PROMISED}", **hollow)
     panel.set(xscale="log", yscale="log", xlabel="flops a byte that has to be moved", ylabel="GFLOP/s")
     panel.set_title(f"(m, d) = {words.size(*size)}, κ = {words.power(results.main_kappa())}", fontsize=11)
     panel.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -92,6 +93,8 @@ def against(results: Results, variable: str, path: Path) -> None:
     for query, panel in zip(PANELS, panels, strict=True):
         _times(panel, [case for case in chosen if case.query == query], variable)
         panel.set_title(words.TITLES[query].replace("`", ""), fontsize=11)
+    for panel in panels:
+        _show_a_decade(panel)
     for panel in panels[::4]:
         panel.set_ylabel("seconds")
     for panel in panels[4:]:
@@ -100,7 +103,7 @@ def against(results: Results, variable: str, path: Path) -> None:
         label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False, fontsize=10)
-    title = f"{other} = {held:,}, κ = {words.power(results.main_kappa())}; hollow: R over 30"
+    title = f"{other} = {held:,}, κ = {words.power(results.main_kappa())}; hollow: R over {PROMISED}"
     figure.suptitle(title, fontsize=12)
     figure.savefig(path)
 
@@ -122,6 +125,15 @@ def _times(panel: Any, cases: list[Case], variable: str) -> None:
             _markers(panel, [(x, f.seconds) for x, f in points if f.is_good == good], style, good=good)
         panel.plot([], [], label=label, **{"linewidth": 1.5, **style})
     panel.set(xscale="log", yscale="log")
+    values = sorted({case.entry[variable] for case in cases})
+    panel.set_xticks(values, [words.short(value) for value in values])
+    panel.minorticks_off()
+
+
+def _show_a_decade(panel: Any) -> None:
+    """Have two powers of ten at the least on the axis of times."""
+    least, most = panel.get_ylim()
+    panel.set_ylim(10 ** np.floor(np.log10(least)), 10 ** np.ceil(np.log10(most)))
 
 
 def _markers(panel: Any, points: Iterable[tuple[float, float]], style: dict[str, Any], *, good: bool) -> None:

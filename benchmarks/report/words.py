@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+import textwrap
+from collections.abc import Iterator
 
 TITLES = {
     "build": "Build",
@@ -78,3 +81,27 @@ def ratio(x: float | None) -> str:
 def size(m: int, d: int) -> str:
     """(m, d)."""
     return f"({m:,}, {d:,})"
+
+
+def short(count: int) -> str:
+    """A count as an axis has it: 512, 100k, 1M."""
+    unit, factor = next(((u, f) for u, f in (("M", 10**6), ("k", 10**3)) if count >= f), ("", 1))
+    return f"{count / factor:g}{unit}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def fill(text: str) -> str:
+    """Text in lines of the pages' width; the lines of a list hang, and code is not broken."""
+    hanging = "  " if text.startswith("- ") else ""
+    whole = re.sub(r"`[^`]+`", lambda code: code[0].replace(" ", "\0"), text)
+    lines = textwrap.fill(whole, 120, subsequent_indent=hanging, break_on_hyphens=False, break_long_words=False)
+    return lines.replace("\0", " ")
+
+
+def bullets(items: Iterator[str] | list[str]) -> str:
+    """A list."""
+    return "\n".join(fill(f"- {item}") for item in items)
