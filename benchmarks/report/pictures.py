@@ -48,13 +48,18 @@ def roofline(results: Results, path: Path) -> None:
     x = np.geomspace(min(intensities) / 3, max(intensities) * 3, 400)
     panel.plot(x, np.minimum(flops, read * x) / 1e9, color="0.25", linewidth=1.8)
     panel.text(x[-1], 1.1 * flops / 1e9, f"SGEMM {flops / 1e9:.0f} GFLOP/s", ha="right", color="0.25")
-    panel.text(3 * x[0], 2.4 * read * x[0] / 1e9, f"reads of G, {read / 1e9:.0f} GB/s", va="top", color="0.25")
+    panel.text(x[0], 12 * read * x[0] / 1e9, f"reads of G, {read / 1e9:.0f} GB/s", color="0.25")
     shift = _shifts(intensities)
     for (query, case), factor in zip(cases.items(), shift, strict=True):
         _roofline_points(panel, query, case, factor)
     hollow = {"color": STYLES["five lines of NumPy"]["color"], "markerfacecolor": "white", "markersize": 10}
     panel.plot([], [], "o", label=f"fastest peer, R ≤ {PROMISED}", **hollow)
-    panel.set(xscale="log", yscale="log", xlabel="flops a byte that has to be moved", ylabel="GFLOP/s")
+    panel.set(
+        xscale="log",
+        yscale="log",
+        xlabel="flops a byte that has to be moved (side by side where equal)",
+        ylabel="GFLOP/s",
+    )
     panel.set_title(f"(m, d) = {words.size(*size)}, κ = {words.power(results.main_kappa())}", fontsize=11)
     panel.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.savefig(path)
