@@ -90,20 +90,10 @@ class Problem:
         """Gᵀc, shape (d,)."""
         return self.coefficients @ self.gradients
 
-    def at_kappa(self, kappa: float) -> Problem:
-        """Return the problem with another damping and the same arrays, which do not depend on it."""
-        other = dataclasses.replace(self, kappa=kappa)
-        other.__dict__.update((name, array) for name, array in self.__dict__.items() if name in ARRAYS)
-        return other
-
     def forget(self) -> None:
         """Free the arrays; they are drawn again, the same, when next asked for."""
-        for name in ARRAYS:
+        for name in ("gradients", "random_vector", "stored_row", "block", "pairs", "coefficients", "combination"):
             self.__dict__.pop(name, None)
-
-
-ARRAYS = tuple(name for name, value in vars(Problem).items() if isinstance(value, cached_property))
-"""The arrays of a problem, by name."""
 
 
 PROBLEMS = (Problem(64, 270_000), Problem(512, 270_000), Problem(1024, 100_000))

@@ -17,22 +17,22 @@ class Reference:
     ----------
     problem : Problem
         Its gradients are read by panels of 8192 columns: no float64 copy of G is made.
-    gram : numpy.ndarray, shape (m, m), optional
-        G Gᵀ in float64, where it is known: it does not depend on the damping.
 
     Notes
     -----
     Cost: build d m² float64 flops; a residual is two float64 passes over G.
     """
 
-    def __init__(self, problem: Problem, gram: np.ndarray | None = None) -> None:
+    def __init__(self, problem: Problem) -> None:
         self._gradients = problem.gradients
         self.num_gradients = problem.num_gradients
         self.damping = problem.damping
-        self.gram = sum(panel @ panel.T for _, panel in self._panels()) if gram is None else gram
-        self.norm = self.damping + eigvalsh(self.gram)[-1] / self.num_gradients
-        shift = self.num_gradients * self.damping * np.eye(self.num_gradients)
-        self._factor = cho_factor(self.gram + shift, overwrite_a=True)
+        gram = np.zeros((problem.num_gradients, problem.num_gradients))
+        for _, panel in self._panels():
+            gram += panel @ panel.T
+        self.norm = self.damping + eigvalsh(gram)[-1] / self.num_gradients
+        gram[np.diag_indices_from(gram)] += self.num_gradients * self.damping
+        self._factor = cho_factor(gram, overwrite_a=True)
 
     @property
     def kappa(self) -> float:

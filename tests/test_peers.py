@@ -1,6 +1,5 @@
 """The peers of the benchmarks answer what they are asked, and the races between them are kept."""
 
-import dataclasses
 import importlib.util
 import json
 
@@ -137,11 +136,3 @@ def test_a_run_that_the_time_cuts_off_is_gone_on_with(tmp_path, capsys, monkeypa
     assert again[-1]["query"] == "random"
     assert again[-1]["run"] == 2
     assert "(8, 100) κ = 100, random: two passes" in capsys.readouterr().out
-
-
-def test_problems_of_one_size_share_their_arrays():
-    other = PROBLEM.at_kappa(1e4)
-    assert other.gradients is PROBLEM.gradients
-    assert other.damping == pytest.approx(PROBLEM.damping * PROBLEM.kappa / 1e4)
-    assert dataclasses.replace(other, kappa=PROBLEM.kappa) == PROBLEM
-    assert np.array_equal(Problem(6, 60).gradients, PROBLEM.gradients)

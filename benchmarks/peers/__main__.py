@@ -65,16 +65,12 @@ def line(figure: dict[str, Any], limit: float) -> str:
 def tasks(options: argparse.Namespace, store: Store) -> Iterator[tuple[dict[str, Any], Race]]:
     """The questions that are to be asked, each with its race; one problem is in memory at a time."""
     contenders, pace = plan.contenders(options), plan.pace(options)
-    for sizes in plan.problems(options):
-        problem, gram = sizes[0], None
-        for kappa in (each.kappa for each in sizes):
-            problem, race = problem.at_kappa(kappa), None
-            key = {"m": problem.num_gradients, "d": problem.dim, "kappa": kappa}
-            for query in plan.queries(options):
-                if options.again or not store.holds({**key, "query": query}):
-                    race = race or Race(problem, contenders, pace, gram)
-                    gram = race.reference.gram
-                    yield {**key, "query": query}, race
+    for problem in plan.problems(options):
+        key, race = {"m": problem.num_gradients, "d": problem.dim, "kappa": problem.kappa}, None
+        for query in plan.queries(options):
+            if options.again or not store.holds({**key, "query": query}):
+                race = race or Race(problem, contenders, pace)
+                yield {**key, "query": query}, race
 
 
 def report(key: dict[str, Any], problem: Problem, figures: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ SIZES = (
     *((64, 1_000_000), (512, 270_000), (1024, 1_000_000)),
 )
 KAPPAS = (5e4, 1e2, 5e5)
-"""Real gradients have the first: within a size it is measured first."""
+"""Real gradients have the first: it is measured first."""
 QUICK_SIZES, QUICK_KAPPAS = ((8, 100), (32, 1_000)), (5e4, 1e2)
 QUICK = Pace(rounds=3, run_in=0.002, counted=0.002)
 
@@ -52,12 +52,13 @@ def pace(options: argparse.Namespace) -> Pace:
     return Pace(rounds=options.rounds, memory=1e9 * options.memory, patience=patience)
 
 
-def problems(options: argparse.Namespace) -> Iterator[list[Problem]]:
-    """For each size that was asked for, the problems of every κ."""
+def problems(options: argparse.Namespace) -> Iterator[Problem]:
+    """The problems that were asked for: all sizes at one κ, then at the next."""
     kappas: Sequence[float] = options.kappas or (QUICK_KAPPAS if options.quick else KAPPAS)
-    for m, d in QUICK_SIZES if options.quick else SIZES:
-        if (not options.gradients or m in options.gradients) and (not options.dims or d in options.dims):
-            yield [Problem(m, d, kappa) for kappa in kappas]
+    for kappa in kappas:
+        for m, d in QUICK_SIZES if options.quick else SIZES:
+            if (not options.gradients or m in options.gradients) and (not options.dims or d in options.dims):
+                yield Problem(m, d, kappa)
 
 
 def queries(options: argparse.Namespace) -> list[str]:

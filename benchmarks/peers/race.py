@@ -7,13 +7,13 @@ import time
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from benchmarks.cases import rounds
-from benchmarks.machine import measure
+from benchmarks.machine import Limits, measure
 from benchmarks.neighbours import Patience, timed
 from benchmarks.peers.contender import Call, Contender, Question, RefusalError
 from benchmarks.peers.library import NUMPY
@@ -129,18 +129,22 @@ class Race:
         The library first: iterations stop at the residual of its answer.
     pace : Pace
         How long turns are, and the memory.
-    gram : numpy.ndarray, shape (m, m), optional
-        G Gᵀ in float64, where it is known.
     """
 
-    def __init__(
-        self, problem: Problem, contenders: Iterable[Contender], pace: Pace, gram: np.ndarray | None = None
-    ) -> None:
+    def __init__(self, problem: Problem, contenders: Iterable[Contender], pace: Pace) -> None:
         self.problem, self.pace = problem, pace
         self.contenders = list(contenders)
-        self.reference = Reference(problem, gram)
-        self.limits = measure(problem.gradients, repeats=2)
         self._built: dict[int, Any] = {}
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The float64 reference."""
+        return Reference(self.problem)
+
+    @cached_property
+    def limits(self) -> Limits:
+        """The machine's limits, the best so far."""
+        return measure(self.problem.gradients, repeats=2)
 
     def run(self, query: str) -> dict[str, Any]:
         """Return the figures of a question, ready for JSON."""
