@@ -47,8 +47,8 @@ def reason(case: Case, peer: Figure) -> str:
     if known:
         return known
     beyond = case.ours.seconds - peer.seconds
-    if beyond <= words.FIXED_COST and case.limit < words.FIXED_COST:
-        return f"{words.seconds(beyond)} of checks and dispatch in Python"
+    if case.limit <= beyond / 4 and beyond <= words.FIXED_COST:
+        return f"the cost of a call: {words.seconds(beyond)} more, where the limit is {words.seconds(case.limit)}"
     return "–"
 
 

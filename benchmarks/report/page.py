@@ -66,7 +66,8 @@ def _machines(results: Results) -> Iterator[str]:
     most = {name: max(rate[name] for rate in rates) / 1e9 for name in ("sgemm", "read")}
     large = max(results.cases, key=lambda case: case.size[0] * case.size[1])
     yield (
-        f"Measured on {_days(results)}. The SGEMM rate is {words.three_digits(most['sgemm'])} GFLOP/s. A plain read of G has "
+        f"Measured on {_days(results)}. The SGEMM rate is {words.three_digits(most['sgemm'])} GFLOP/s. "
+        "A plain read of G has "
         f"{words.three_digits(large.entry['rates']['read'] / 1e9)} GB/s at {words.size(*large.size)}, and up to "
         f"{words.three_digits(most['read'])} GB/s at smaller sizes, from cache."
     )

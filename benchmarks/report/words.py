@@ -44,7 +44,7 @@ REASONS = {
     ("dense Cholesky", "elements"): "it holds F⁻¹, and reads one number for a pair",
 }
 FIXED_COST = 5e-4
-"""Seconds that a call of the library may take beyond a peer's and still be explained by its checks in Python."""
+"""Seconds that a call of the library may take beyond a peer's and still be explained by what every call costs."""
 
 
 def seconds(x: float) -> str:
