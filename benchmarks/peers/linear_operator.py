@@ -52,6 +52,7 @@ CONTENDERS = (
         {"build": _of_row, **dict.fromkeys(("random", "row", "combination", "block"), _product)},
         needs=("linear_operator",),
         cannot={"diagonal": NO_ELEMENTS, "elements": NO_ELEMENTS, "step": NO_WINDOW},
-        copies=1,
+        copies=0.2,
+        copies_for={"build": 1.2},
     ),
 )

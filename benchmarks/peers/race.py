@@ -53,7 +53,7 @@ class Pace:
     rounds: int = 5
     run_in: float = 0.04
     counted: float = 0.02
-    memory: float = 14e9
+    memory: float = 17e9
     patience: Patience = field(default_factory=partial(Patience, 0.0))
 
 
