@@ -84,7 +84,7 @@ def test_a_figure_taken_on_a_busy_machine_is_marked(held, report):
 def test_a_contender_that_did_not_answer_is_named_with_its_reason(held, report):
     changed = copy.deepcopy(held)
     changed["cases"][0]["contenders"].append({"name": "a new peer", "reason": "needs no_such_library"})
-    assert "- a new peer needs no_such_library: " in report(changed)
+    assert "- a new peer: needs no_such_library (" in report(changed)
 
 
 def test_a_file_with_one_question_has_a_page(held, report):

@@ -49,7 +49,7 @@ class Dense:
 
 def _refuse_large(question: Question, _: Limits) -> str:
     d = question.problem.dim
-    return f"d × d numbers are {4 * d * d / 1e9:,.1f} GB" if d > LARGEST_DIM else ""
+    return f"needs {4 * d * d / 1e9:,.1f} GB for d × d numbers" if d > LARGEST_DIM else ""
 
 
 def _product(state: Dense, question: Question) -> Call:

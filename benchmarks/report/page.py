@@ -148,7 +148,7 @@ def _absent(results: Results) -> str:
         for name, reason in case.reasons.items():
             found.setdefault((name, reason), []).append(case)
     ordered = sorted(found.items(), key=lambda item: item[0])
-    return bullets([f"{name} {reason}: {_where(results, cases)}." for (name, reason), cases in ordered])
+    return bullets([f"{name}: {reason} ({_where(results, cases)})." for (name, reason), cases in ordered])
 
 
 def _where(results: Results, cases: list[Case]) -> str:
@@ -157,4 +157,4 @@ def _where(results: Results, cases: list[Case]) -> str:
     every = {case.size for case in results.cases if case.query in queries}
     sizes = sorted({case.size for case in cases})
     where = "" if set(sizes) == every else f" at {', '.join(words.size(*size) for size in sizes)}"
-    return ", ".join(words.TITLES[query] for query in queries) + where
+    return "; ".join(words.TITLES[query] for query in queries) + where
