@@ -62,7 +62,7 @@ def line(figure: dict[str, Any], limit: float) -> str:
     )
 
 
-def tasks(options: argparse.Namespace, store: Store) -> Iterator[tuple[dict[str, Any], Race]]:
+def races(options: argparse.Namespace, store: Store) -> Iterator[tuple[dict[str, Any], Race]]:
     """The questions that are to be asked, each with its race; one problem is in memory at a time."""
     contenders, pace = plan.contenders(options), plan.pace(options)
     for problem in plan.problems(options):
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     with threadpoolctl.threadpool_limits(options.threads):
         store = Store(options.output, describe_run(options.threads))
-        for key, race in tasks(options, store):
+        for key, race in races(options, store):
             if time.monotonic() > until:
                 print("The time is over; the same command goes on from here.")
                 return 1
