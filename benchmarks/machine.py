@@ -125,7 +125,7 @@ def _blas() -> list[str]:
     return [f"{pool['internal_api']} {pool['version']}, {pool['num_threads']} threads" for pool in threadpool_info()]
 
 
-def _version(package: str) -> str:
+def version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -142,5 +142,5 @@ def describe() -> dict[str, object]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "blas": _blas(),
-        "versions": {package: _version(package) for package in packages},
+        "versions": {package: version(package) for package in packages},
     }

@@ -80,9 +80,19 @@ class Problem:
         rows, columns = self._generator(3).integers(self.dim, size=(2, 1_000_000))
         return rows, columns
 
+    @cached_property
+    def coefficients(self) -> np.ndarray:
+        """Random coefficients c of a combination of the rows, shape (m,)."""
+        return self._generator(4).standard_normal(self.num_gradients, dtype=np.float32)
+
+    @cached_property
+    def combination(self) -> np.ndarray:
+        """Gᵀc, shape (d,)."""
+        return self.coefficients @ self.gradients
+
     def forget(self) -> None:
         """Free the arrays; they are drawn again, the same, when next asked for."""
-        for name in ("gradients", "random_vector", "stored_row", "block", "pairs"):
+        for name in ("gradients", "random_vector", "stored_row", "block", "pairs", "coefficients", "combination"):
             self.__dict__.pop(name, None)
 
 

@@ -46,15 +46,25 @@ class Reference:
 
     def backward_error(self, v: np.ndarray, x: np.ndarray) -> float:
         """Return the largest ‖v − Fx‖/(‖F‖‖x‖) over the columns of v and x, both of shape (d,) or (d, k)."""
+        return float(np.max(self.backward_errors(v, x)))
+
+    def backward_errors(self, v: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Return ‖v − Fx‖/(‖F‖‖x‖) of each column of x, shape (k,), for one v or as many."""
         v, x = (array.reshape(len(array), -1).astype(np.float64) for array in (v, x))
         projected = sum(panel @ x[columns] for columns, panel in self._panels())
         residual = v - self.damping * x
         for columns, panel in self._panels():
             residual[columns] -= panel.T @ projected / self.num_gradients
-        return float(np.max(np.linalg.norm(residual, axis=0) / (self.norm * np.linalg.norm(x, axis=0))))
+        return np.linalg.norm(residual, axis=0) / (self.norm * np.linalg.norm(x, axis=0))
 
     def element(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Return (F⁻¹)_ij = ([i = j] − g_iᵀ (K + mλI)⁻¹ g_j)/λ, g_i column i of G, for index arrays of one shape."""
         left, right = (self._gradients[:, index].astype(np.float64) for index in (i, j))
         solved = cho_solve(self._factor, right)
         return ((i == j) - np.einsum("ki,ki->i", left, solved)) / self.damping
+
+    def element_error(self, i: np.ndarray, j: np.ndarray, values: object) -> float:
+        """Return the largest error of about 1024 of the values (F⁻¹)_ij, as a multiple of 1/λ."""
+        step = -(-len(i) // 1024)
+        i, j, values = i[::step], j[::step], np.asarray(values)[::step]
+        return float(np.max(np.abs(values - self.element(i, j)))) * self.damping
