@@ -90,9 +90,12 @@ from .operators import as_parts as as_parts
 from .operators import from_parts as from_parts
 from .operators import is_complex as is_complex
 from .operators import linear_operator as linear_operator
+from .products import divide_over as divide_over
 from .products import long_matmul as long_matmul
 from .products import matmul as matmul
+from .products import matmul_by_blocks as matmul_by_blocks
 from .products import may_be_cast as may_be_cast
+from .products import subtract_over as subtract_over
 from .products import vecdot as vecdot
 from .pytree import picklable as picklable
 from .scans import dynamic_slice as dynamic_slice

@@ -23,6 +23,28 @@ def matmul(a: Array, b: Array) -> Array:
     return _product_rule().apply(operator.matmul, a, b) if may_be_cast(a, b) else a @ b
 
 
+def matmul_by_blocks(a: Array, b: Array, size: int) -> Array:
+    """Return a @ b; NumPy multiplies `size` rows of a at a time by a matrix b, for which BLAS is faster."""
+    if not (isinstance(a, np.ndarray) and b.shape[1] > 1 and a.shape[0] > size):
+        return matmul(a, b)
+    product = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b))
+    for start in range(0, a.shape[0], size):
+        np.matmul(a[start : start + size], b, out=product[start : start + size])
+    return product
+
+
+def subtract_over(x: Array, y: Array) -> Array:
+    """Return x − y for a y that nothing else refers to: NumPy writes over it."""
+    if isinstance(y, np.ndarray) and isinstance(x, np.ndarray) and x.dtype == y.dtype and y.ndim:
+        return np.subtract(x, y, out=y)
+    return x - y
+
+
+def divide_over(x: Array, y: Any) -> Array:
+    """Return x / y for an x that nothing else refers to and a number y: NumPy writes over it."""
+    return np.divide(x, y, out=x) if isinstance(x, np.ndarray) and x.ndim and isinstance(y, float) else x / y
+
+
 def long_matmul(product: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
     """Return product(a, b), which is a @ b in float64, as one node of differentiation."""
     return _product_rule().apply(product, a, b)

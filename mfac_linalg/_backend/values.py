@@ -224,7 +224,9 @@ def transposed_copy(x: Array) -> Array:
 
 def take_rows(x: Array, i: Array) -> Array:
     """Return x[i, :] of a row-major x."""
-    return x[i] if isinstance(x, np.ndarray) else namespace(x).take(x, i, axis=0)
+    if isinstance(x, np.ndarray) and not x.flags.c_contiguous:
+        return x[i]  # take would copy all of x
+    return x.take(i, axis=0) if isinstance(x, np.ndarray) else namespace(x).take(x, i, axis=0)
 
 
 def take_columns(x: Array, j: Array) -> Array:

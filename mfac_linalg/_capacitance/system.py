@@ -52,6 +52,7 @@ class Capacitance(Part):
     scaled_gram_source: Any  # B, or a function that computes it on first use
     cholesky: Array  # L
     is_from_rows: bool = False  # whether L was computed from the rows of S and is more accurate than B
+    diagonal: Array | None = None  # of B, where that costs less than B
 
     @property
     def scaled_gram(self) -> Array:
@@ -115,6 +116,14 @@ class Capacitance(Part):
         y = self.solve(identity)
         column_quadratic_forms = xp.sum(y * (self.scaled_gram @ y), axis=-2)
         return xp.clip(column_quadratic_forms, 0.0) + _backend.column_squares(identity - y)
+
+    def row_norms(self) -> Array:
+        """The norm √A_ii of each row of L, (m,)."""
+        return self._once("row_norms", self._row_norms)
+
+    def _row_norms(self) -> Array:
+        xp = _backend.namespace(self.cholesky)
+        return xp.sqrt(1 + (xp.linalg.diagonal(self.scaled_gram) if self.diagonal is None else self.diagonal))
 
     def trace(self) -> Array:
         """The trace of B."""

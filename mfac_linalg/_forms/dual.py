@@ -60,7 +60,9 @@ class DualForm(OneSystem, Part):
 
     @property
     def _dual_sweeps(self) -> DualSweeps:
-        return DualSweeps(self.rows, self.capacitance.solve, self.norm, self.sweeps, self.cancellation)
+        small = self.capacitance
+        row_norms = small.row_norms if self.arithmetic == "float32" else None  # L is float64, and more accurate
+        return DualSweeps(self.rows, small.solve, self.norm, self.sweeps, self.cancellation, row_norms)
 
     def solve_in_span(self, b: Array) -> Array:
         """M Sᵀ b by push-through, Sᵀ A⁻¹ b, with further sweeps if the sum Sᵀ a cancels."""

@@ -49,6 +49,7 @@ class DualSweeps:
     norm: Any  # ‖S‖₂; (n, 1) for a batch of n
     sweeps: int
     cancellation: float = CANCELLATION
+    row_norms: Callable[[], Array] | None = None  # ν, the norms of the rows of L, (m,)
 
     def from_zero(self, u: Array) -> tuple[Array, Array]:
         """From r = u, a = 0: (I + SᵀS)⁻¹u and its dual."""
@@ -69,7 +70,7 @@ class DualSweeps:
         """Return r − Sᵀδ, and S times that where the rows give it in the same pass."""
         if self.rows.is_streamed:
             return cast(ScaledRows | WhitenedRows, self.rows).descend(r, delta)
-        return r - self.rows.combine(delta), None
+        return _backend.subtract_over(r, self.rows.combine(delta)), None
 
     def _continue(self, r: Array, a: Array, y: Array | None, is_done: Any) -> tuple[Array, Array]:
         if _backend.is_traced(is_done):
@@ -104,7 +105,15 @@ class DualSweeps:
         if size is None:
             return None
         is_small = before + self.norm * _norms(delta) <= self.cancellation * size
+        if self.row_norms is not None and not (_backend.is_traced(is_small) or is_small.all()):
+            is_small = before + self._by_rows(self.row_norms(), delta) <= self.cancellation * size
         return _backend.namespace(is_small).all(is_small) if _backend.is_traced(is_small) else is_small.all()
+
+    def _by_rows(self, row_norms: Array, delta: Array) -> np.ndarray:
+        """‖ν‖/‖S‖ Σ_i ν_i |δ_i|, in place of ‖S‖ ‖δ‖: smaller where δ is that of few rows."""
+        norms = _backend.read(row_norms)
+        total = np.sum(norms[..., None] * np.abs(_backend.read(delta)), axis=-2)
+        return np.sqrt(np.sum(norms * norms, axis=-1, keepdims=True)) / self.norm * total
 
 
 def _norms(x: Array) -> Any:

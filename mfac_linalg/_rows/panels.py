@@ -14,7 +14,9 @@ WIDENED_ROWS, WIDENED_WIDTH = 32, 8192  # converted to float64 at a time, 2 MB
 FEW_ROWS = 16  # for fewer BLAS uses a less accurate kernel: half as many terms
 MOST_ROWS = 576  # terms of one sum over rows, all in the computing dtype; the ring of a window of 512 fits
 GROUP = 16  # panels whose results are added in one call
-BATCH_SIZE = 2**20  # numbers in a batch of products
+BATCH_SIZE = 2**20  # numbers in a batch of products with a vector
+BATCH_PANELS = 8  # panels in a batch of products with a matrix
+BLOCK_COLUMNS = 2048  # columns of the rows whose combinations are computed at a time
 ROW_BYTES, PANEL_BYTES = 2**15, 2**26  # of panels in products of matrices
 DEVICE_PANELS, TRACED_PANELS = 256, 64  # most kernel launches of a device, and most steps that a compiler unrolls
 
@@ -146,8 +148,10 @@ def _batched_product(rows: Array, v: Array) -> Array:
         return total + rows[:, :whole] @ v[:whole, :] if count else total
     panels = rows[:, :whole].reshape(m, count, width).transpose(1, 0, 2)
     pieces = v[:whole, :].reshape(count, width, k)
-    for group in slices(count, max(1, BATCH_SIZE // max(1, m * k))):
-        total += (panels[group] @ pieces[group]).sum(axis=0, dtype="float64")
+    # for k > 1 a batch stays in a cache, and its few panels are added in their dtype
+    most, dtype = (BATCH_SIZE // max(1, m), "float64") if k == 1 else (BATCH_PANELS, None)
+    for group in slices(count, max(1, most)):
+        total += (panels[group] @ pieces[group]).sum(axis=0, dtype=dtype)
     return total
 
 
@@ -185,6 +189,6 @@ def combination(rows: Array, a: Array) -> Array:
         return _backend.asarray(combination(host, weights), like=rows, dtype=rows.dtype)
     count = -(-rows.shape[0] // MOST_ROWS) if _backend.on_host(rows) else 1
     if count <= 1:
-        return _backend.matmul(rows.T, a)
+        return _backend.matmul_by_blocks(rows.T, a, BLOCK_COLUMNS)
     blocks = slices(rows.shape[0], -(-rows.shape[0] // count))
-    return sum(_backend.matmul(rows[block, :].T, a[block, :]) for block in blocks)
+    return sum(_backend.matmul_by_blocks(rows[block, :].T, a[block, :], BLOCK_COLUMNS) for block in blocks)

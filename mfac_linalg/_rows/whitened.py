@@ -20,7 +20,7 @@ from .scaled import ScaledRows
 from .streamed import StreamedRows
 
 REDO_BELOW = 1e-2  # a diagonal entry 1 − ‖w_j‖² under this has lost two digits or more
-PAIRS = 4096  # of columns, gathered at a time
+PAIRS = 1024  # of columns, gathered at a time: they fit into a cache
 BLOCK_ROWS = 64
 SAMPLED_COLUMNS, LARGEST_ERROR = (
     64,

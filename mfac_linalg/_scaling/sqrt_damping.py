@@ -186,12 +186,15 @@ def as_scaled_result(
     harmless: int = HARMLESS_POWER,
     least: float = 0.0,
 ) -> Array:
-    """Return x / over · 2^power in dtype, for x (d, k) and over of order one; powers below `harmless` are not checked.
+    """Return x / over · 2^power in dtype, for x (d, k) and over of order one; x is overwritten.
+
+    Powers below `harmless` are not checked.
 
     `name`, here and below, is the argument to blame for overflow and underflow; None if there is only the inverse.
     """
     if isinstance(power, int) and abs(power) < harmless:
-        return _backend.cast(x / scalar_like(over * 2.0**-power, x), dtype)  # one division: powers of two are exact
+        divisor = scalar_like(over * 2.0**-power, x)  # one division: powers of two are exact
+        return _backend.cast(_backend.divide_over(x, divisor), dtype)
     return check_range(_backend.cast(ldexp(x / scalar_like(over, x), power), dtype), x, name, least=least)
 
 

@@ -142,9 +142,14 @@ class SlotGram:
     scale: np.ndarray
 
     @property
+    def diagonal(self) -> np.ndarray:
+        """Its diagonal, (m,)."""
+        return self.scale**2 * self.gram_by_slot[self.slots, self.slots]
+
+    @property
     def largest_diagonal(self) -> float:
         """The largest entry of its diagonal, which is its largest."""
-        return float(np.max(self.scale**2 * self.gram_by_slot[self.slots, self.slots], initial=0.0))
+        return float(np.max(self.diagonal, initial=0.0))
 
     def rows(self, positions: slice) -> np.ndarray:
         """Some rows of B."""
