@@ -16,6 +16,7 @@ from .._typing import Array
 
 MAX_SWEEPS = 24  # duplicated rows at κ = 0.1/eps need up to twenty
 CANCELLATION = 4.0  # stop where rounding is amplified by no more than this
+PUSH_THROUGH_CANCELLATION = 10.0  # by the rows, of a sum Sᵀy, where nothing is subtracted from a vector
 RESIDUAL_ROUNDINGS = 4.0  # or where the residual is no more than this many roundings of ‖F‖ ‖x‖
 
 
@@ -64,7 +65,8 @@ class DualSweeps:
             r, projection = self._descend(zero, -y)
         else:
             r, projection = self.rows.combine(y), None
-        return self._continue(r, b - y, projection, self._is_done(0.0, y, r))
+        is_done = self._is_done(0.0, y, r, PUSH_THROUGH_CANCELLATION)
+        return self._continue(r, b - y, projection, is_done)
 
     def _descend(self, r: Array, delta: Array) -> tuple[Array, Array | None]:
         """Return r − Sᵀδ, and S times that where the rows give it in the same pass."""
@@ -99,14 +101,14 @@ class DualSweeps:
         r, a, _, is_done = self._sweep(r, a, None)
         return r, a, is_done
 
-    def _is_done(self, before: Any, delta: Array, after: Array) -> Any:
+    def _is_done(self, before: Any, delta: Array, after: Array, by_rows: float = 0.0) -> Any:
         """Whether q is small in every column; None where values cannot be read."""
         size = _norms(after)
         if size is None:
             return None
         is_small = before + self.norm * _norms(delta) <= self.cancellation * size
         if self.row_norms is not None and not (_backend.is_traced(is_small) or is_small.all()):
-            is_small = before + self._by_rows(self.row_norms(), delta) <= self.cancellation * size
+            is_small = before + self._by_rows(self.row_norms(), delta) <= max(by_rows, self.cancellation) * size
         return _backend.namespace(is_small).all(is_small) if _backend.is_traced(is_small) else is_small.all()
 
     def _by_rows(self, row_norms: Array, delta: Array) -> np.ndarray:
