@@ -41,8 +41,8 @@ class DualSweeps:
     """Sweeps of r and a towards a = S r. Each keeps r + Sᵀa, so that at the end r = (I + SᵀS)⁻¹(r + Sᵀa).
 
     They end when q = (‖r‖ + ‖S‖ ‖δ‖)/‖r_after‖ ≤ `cancellation` in every column, where values can be read and under
-    `jit`. Where they can be read, the residual decides on a larger q. On a device, and in a batch of torch.func, there
-    are always `sweeps` of them.
+    `jit`. Where they can be read, a sharper bound by rows and then the residual decide on a larger q. On a device, and
+    in a batch of torch.func, there are always `sweeps` of them.
     """
 
     rows: SystemRows
@@ -101,14 +101,15 @@ class DualSweeps:
         r, a, _, is_done = self._sweep(r, a, None)
         return r, a, is_done
 
-    def _is_done(self, before: Any, delta: Array, after: Array, by_rows: float = 0.0) -> Any:
-        """Whether q is small in every column; None where values cannot be read."""
+    def _is_done(self, before: Any, delta: Array, after: Array, limit_by_rows: float = 0.0) -> Any:
+        """Whether q is small in every column, or q by rows where that is known; None where values cannot be read."""
         size = _norms(after)
         if size is None:
             return None
         is_small = before + self.norm * _norms(delta) <= self.cancellation * size
         if self.row_norms is not None and not (_backend.is_traced(is_small) or is_small.all()):
-            is_small = before + self._by_rows(self.row_norms(), delta) <= max(by_rows, self.cancellation) * size
+            limit = max(limit_by_rows, self.cancellation)
+            is_small |= before + self._by_rows(self.row_norms(), delta) <= limit * size
         return _backend.namespace(is_small).all(is_small) if _backend.is_traced(is_small) else is_small.all()
 
     def _by_rows(self, row_norms: Array, delta: Array) -> np.ndarray:

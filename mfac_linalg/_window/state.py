@@ -222,8 +222,8 @@ class WindowState:
         else:
             sweeps = sweeps_for(self.kappa, self.arithmetic, float64_gram=float64_gram)
             gram = self.gram  # not self, which caches the State: a reference cycle would keep its arrays for longer
-            whole, diagonal = lambda: transfer(gram.rows(slice(None))), transfer(gram.diagonal)
-            capacitance = Capacitance(whole, transfer(self.factor.cholesky), diagonal=diagonal)
+            scaled_gram, cholesky = lambda: transfer(gram.rows(slice(None))), transfer(self.factor.cholesky)
+            capacitance = Capacitance(scaled_gram, cholesky, diagonal=transfer(gram.diagonal))
             cancellation = CANCELLATION if self.arithmetic == "float32" else UPDATED_CANCELLATION
             form = DualForm(rows, None, capacitance, self.factor.norm, sweeps, cancellation, float64_gram)
         order = None if np.array_equal(self.ages, np.arange(self.count)) else self.ages
