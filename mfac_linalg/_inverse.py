@@ -137,7 +137,7 @@ class Inverse(SymmetricOperator):
         -----
         Cost: as `matvec`.
         """
-        return self._product(State.dual, v)
+        return self._columns_of(State.dual, v)[..., 0]
 
     def sqrt_matvec(self, v: Array) -> Array:
         """B v for a B with B Bᵀ = F⁻¹; B = F^-½ for scalar damping.
@@ -146,7 +146,7 @@ class Inverse(SymmetricOperator):
         -----
         Cost: an eigendecomposition, O(m³), and two passes over the rows.
         """
-        return self._product(State.apply_square_root, v)
+        return self._columns_of(State.apply_square_root, v)[..., 0]
 
     def sample(self, size: int, *, seed: int) -> Array:
         """Draw from N(0, F⁻¹) by the library's own generator, on its own device.
@@ -183,7 +183,7 @@ class Inverse(SymmetricOperator):
         """
         self._current.require_scalar("damping_path")
         values = check.dampings(dampings)
-        return self._product(lambda state, u: damping_path(state, u, values), v, keep=True)
+        return self._columns_of(lambda state, u: damping_path(state, u, values), v)
 
     # --- entries ----------------------------------------------------------------------------------------------
 
@@ -384,11 +384,10 @@ class Inverse(SymmetricOperator):
 
     # --- checks ------------------------------------------------------------------------------------------------
 
-    def _product(self, function: Any, v: Array, *, keep: bool = False) -> Array:
-        """A query of one vector; `keep` an answer that is not one column."""
+    def _columns_of(self, function: Any, v: Array) -> Array:
+        """`function` of the state and of one vector as a column."""
         v = check.vector("v", v, self._like, self.dtype, self.dim)
-        result = _backend.with_x64(function, self._unchanged, v[:, None])
-        return result if keep else result[..., 0]
+        return _backend.with_x64(function, self._unchanged, v[:, None])
 
     def _certificate(self, function: Any, v: Array, x: Array) -> Array:
         (columns, is_vector), (answers, _) = self._one_or_more("v", v), self._one_or_more("x", x)

@@ -50,7 +50,7 @@ def weigh(columns: Array, column_scale: Array | None, dtype: Any) -> Array:
 def gram(panel: Array) -> Array:
     """The Gram matrix of a panel, panel panelᵀ, float64."""
     host = _backend.host_view(panel)
-    if host is panel and panel.size <= SMALL_PANEL:
+    if host is panel and host is not None and host.size <= SMALL_PANEL:
         wide = _backend.to_float64(panel)
         return wide @ wide.T
     if host is None or host is panel:
