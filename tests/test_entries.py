@@ -88,7 +88,7 @@ def test_elements_keep_their_absolute_error_in_float32(kind, kappa, make):
 
 @pytest.mark.parametrize(("kappa", "float64_gram"), [(100.0, False), (5e5, False), (5e6, True)])
 def test_a_float32_window_takes_its_gram_matrix_in_float64_where_sweeps_need_it(kappa, float64_gram):
-    problem = make_problem(2, shape=(6, 40), kappa=kappa, dtype="float32")
+    problem = make_problem(2, shape=(6, 20_000), kappa=kappa, dtype="float32")
     with warnings.catch_warnings(action="ignore", category=ml.IllConditionedWarning):
         window = ml.SlidingWindowInverse.from_gradients(problem.gradients, problem.damping)
     assert window.state_dict()["sharp"] is float64_gram
