@@ -12,6 +12,8 @@ from .._typing import Array
 from .fingerprint import Fingerprint, require_unchanged
 from .panels import column_slices, combination, gram, long_product, scaled_squares, weigh
 
+SMALL_SIZE = 2**16  # numbers
+
 
 @dataclass(frozen=True)
 class DenseRows(Part):
@@ -51,6 +53,12 @@ class DenseRows(Part):
     def _needs_no_copy(self) -> bool:
         """Whether products use the caller's G itself."""
         return self._once("needs_no_copy", lambda: self.is_plain and _backend.is_blas_ready(self.gradients))
+
+    @property
+    def _is_small(self) -> bool:
+        """Whether float64 costs next to nothing; nor is there a second panel, whose rounding would average out."""
+        is_few = self.shape[0] * self.shape[1] <= SMALL_SIZE
+        return is_few and _backend.on_host(self.gradients) and _backend.supports_float64(self.gradients)
 
     def with_dtype(self, dtype: Any) -> "DenseRows":
         """The same rows, computed in another dtype."""
@@ -110,6 +118,8 @@ class DenseRows(Part):
 
     def gram(self, column_scale: Array | None, progress: Progress) -> Array:
         """K = Ĝ diag(column_scale)² Ĝᵀ, shape (m, m), float64: panels in the computing dtype, float64 across panels."""
+        if self._is_small and _backend.dtype_name(self.dtype) == "float32":
+            return self.with_dtype(_backend.namespace(self.gradients).float64).gram(column_scale, progress)
         total = None
         for columns in progress(self.column_slices(), "gram"):
             panel = self.panel(columns)

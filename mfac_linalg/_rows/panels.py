@@ -14,7 +14,6 @@ WIDENED_ROWS, WIDENED_WIDTH = 32, 8192  # converted to float64 at a time, 2 MB
 FEW_ROWS = 16  # for fewer BLAS uses a less accurate kernel: half as many terms
 MOST_ROWS = 576  # terms of one sum over rows, all in the computing dtype; the ring of a window of 512 fits
 GROUP = 16  # panels whose results are added in one call
-SMALL_PANEL = 2**16  # numbers: float64 costs next to nothing, and there are no other panels to average with
 BATCH_SIZE = 2**20  # numbers in a batch of products with a vector
 BATCH_PANELS = 8  # panels in a batch of products with a matrix
 BLOCK_COLUMNS = 2048  # columns of the rows whose combinations are computed at a time
@@ -50,9 +49,6 @@ def weigh(columns: Array, column_scale: Array | None, dtype: Any) -> Array:
 def gram(panel: Array) -> Array:
     """The Gram matrix of a panel, panel panelᵀ, float64."""
     host = _backend.host_view(panel)
-    if host is panel and host is not None and host.size <= SMALL_PANEL:
-        wide = _backend.to_float64(panel)
-        return wide @ wide.T
     if host is None or host is panel:
         return _backend.to_float64(_backend.matmul(panel, panel.T))
     return _backend.asarray(gram(host), like=panel, dtype=_backend.namespace(panel).float64)
