@@ -376,3 +376,27 @@ def test_datasets_of_a_file_that_is_closed_are_refused_by_name(tmp_path):
         with pytest.raises(ValueError, match="`gradients` must"):
             inverse.matvec(LONG[0])
     assert not (tmp_path / "folder").exists()
+
+
+@pytest.mark.parametrize("writeable", [True, False])
+def test_what_combine_returns_stays_as_it_is(writeable):
+    """It may be kept by the rows and returned again."""
+    g = np.random.default_rng(0).standard_normal((6, 40))
+
+    known = {}
+
+    class Remembering(ArrayRows):
+        def combine(self, coefficients):
+            key = coefficients.tobytes()
+            if key not in known:
+                known[key] = super().combine(coefficients)
+                known[key].flags.writeable = writeable
+            return known[key]
+
+    inverse = WoodburyRankOneInverse(Remembering(g), 0.1)
+    first = inverse.matvec(g[0])
+    assert np.array_equal(inverse.matvec(g[0]), first)
+    c = np.eye(6)[0]
+    pushed = inverse.matvec_gradients(c)
+    pushed[:] = 0
+    assert np.allclose(inverse.matvec_gradients(c), first)

@@ -142,3 +142,51 @@ def test_pruning_in_parts_is_one_query(gradients, whitenings, monkeypatch):
     inverse = ml.WoodburyRankOneInverse(gradients, HARD)
     pruning.group_scores(gradients[0], inverse, np.arange(D).reshape(-1, 4))
     assert len(whitenings) == 1
+
+
+@pytest.mark.parametrize("mode", ["no_grad", "inference_mode"])
+@pytest.mark.parametrize("query", ["diagonal", "trace", "logdet"])
+def test_what_is_kept_without_recording_serves_no_derivative(mode, query):
+    torch = pytest.importorskip("torch")
+    rows = torch.from_numpy(np.random.default_rng(0).standard_normal((80, 1100), dtype="float32")).requires_grad_()
+    fresh, asked = (ml.WoodburyRankOneInverse(rows, 1e-4) for _ in range(2))
+    with getattr(torch, mode)():
+        for other in ("diagonal", "trace", "logdet"):
+            getattr(asked, other)()
+        asked.sqrt_matvec(torch.ones(1100))
+    (wanted,), (found,) = (torch.autograd.grad(getattr(x, query)().sum(), rows) for x in (fresh, asked))
+    assert torch.equal(found, wanted)
+
+
+def test_jax_differentiates_products_with_rows_that_need_two_sweeps():
+    jax = pytest.importorskip("jax")
+    rows = np.random.default_rng(0).standard_normal((12, 300), dtype="float32")
+    for inverse in (ml.WoodburyRankOneInverse, ml.SlidingWindowInverse.from_gradients):
+        inverse = inverse(jax.numpy.asarray(rows), 1e-2)
+        v, ones = jax.numpy.asarray(rows[0]), jax.numpy.ones(300, "float32")
+        derivative = jax.grad(lambda v, inverse=inverse: inverse.matvec(v).sum())(v)
+        assert np.allclose(derivative, inverse.matvec(ones), rtol=1e-3)
+
+
+def test_vmap_takes_one_element_of_many():
+    torch = pytest.importorskip("torch")
+    inverse = ml.WoodburyRankOneInverse(torch.randn(8, 300, generator=torch.Generator().manual_seed(0)), 0.1)
+    index = torch.arange(0, 300, 7)
+    found = torch.func.vmap(lambda j: inverse.element(j, j))(index)
+    assert torch.allclose(found, inverse.diagonal()[index], rtol=1e-5)
+
+
+def test_a_traced_inverse_has_a_float64_gram_matrix_for_entries():
+    jax = pytest.importorskip("jax")
+    rows = np.ones((80, 1100), "float32")
+    rows += 1e-3 * np.random.default_rng(0).standard_normal(rows.shape).astype("float32")
+    inverse = ml.WoodburyRankOneInverse(jax.numpy.asarray(rows), 2e-3)
+    wanted = ml.WoodburyRankOneInverse(rows.astype(float), 2e-3).diagonal()
+    found = jax.jit(lambda inverse: inverse.diagonal())(inverse)
+    assert np.max(np.abs(found - wanted)) <= 30 * np.finfo("float32").eps / 2e-3
+
+
+def test_never_whitened_is_never_whitened_after_a_file(gradients, whitenings, tmp_path):
+    ml.WoodburyRankOneInverse(gradients, HARD, whiten=False).save(tmp_path / "inverse.npz")
+    ml.load(tmp_path / "inverse.npz").element(*indices(D))
+    assert not whitenings

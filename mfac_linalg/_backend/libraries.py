@@ -3,9 +3,9 @@
 from typing import Any
 
 import array_api_compat as compat
+import numpy as np
 
 _LIBRARIES = {
-    "numpy": compat.is_numpy_array,
     "torch": compat.is_torch_array,
     "jax": compat.is_jax_array,
     "dask": compat.is_dask_array,
@@ -16,6 +16,8 @@ _library_of: dict[type, str | None] = {}
 
 def library(x: Any) -> str | None:
     """Return the name of the library of x; None for another one, and for what is no array."""
+    if isinstance(x, np.ndarray):  # of any dtype, JAX's float0 too
+        return "numpy"
     known = _library_of.get(type(x), "")
     if known == "":
         known = next((name for name, is_of_library in _LIBRARIES.items() if is_of_library(x)), None)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._typing import Array
-from .kinds import namespace
+from .kinds import is_concrete, namespace
 from .libraries import is_torch
 from .modes import without_autocast
 
@@ -52,7 +52,8 @@ def long_matmul(product: Callable[[Array, Array], Array], a: Array, b: Array) ->
 
 def vecdot(x: Array, y: Array) -> Array:
     """Return Σ_i x_i y_i over the last axis."""
-    return matmul(x[..., None, :], y[..., :, None])[..., 0, 0] if may_be_cast(x, y) else namespace(x).vecdot(x, y)
+    as_product = is_torch(x) and (may_be_cast(x, y) or not (is_concrete(x) and is_concrete(y)))  # which vmap can batch
+    return matmul(x[..., None, :], y[..., :, None])[..., 0, 0] if as_product else namespace(x).vecdot(x, y)
 
 
 def may_be_cast(a: Array, b: Array) -> bool:

@@ -29,7 +29,7 @@ class Part:
         if name in vars(self):
             return vars(self)[name]
         value = make()
-        if _is_lasting(value):
+        if _is_lasting(value) and _is_lasting(self):  # unrecorded values of differentiated arrays look constant
             vars(self)[name] = value
         return value
 

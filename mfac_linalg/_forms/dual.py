@@ -96,7 +96,7 @@ class DualForm(OneSystem, Part):
 
         Rows are whitened with such a factor.
         """
-        if self.whitened or not isinstance(self.norm, float | np.ndarray):
+        if self.whitened:
             return self.capacitance
         if sum_loses_digits(self.norm):
             return self._once("float64_capacitance", self._capacitance_of_rows)
@@ -111,10 +111,10 @@ class DualForm(OneSystem, Part):
     @property
     def _lacks_float64_gram(self) -> bool:
         """Whether the Gram matrix is float32, as products need it, and its rounding shows in entries."""
-        if self.float64_gram or self.arithmetic == "float64" or not isinstance(self.norm, float):
+        if self.float64_gram or self.arithmetic == "float64":
             return False
-        can_widen = self._unwhitened.can_change_dtype and _backend.supports_float64(self.rows.like)
-        return float32_gram_shows(self.norm) and can_widen
+        is_small = isinstance(self.norm, float) and not float32_gram_shows(self.norm)  # it may be unknown
+        return not is_small and self._unwhitened.can_change_dtype and _backend.supports_float64(self.rows.like)
 
     @property
     def has_consistent_columns(self) -> bool:

@@ -114,8 +114,8 @@ class DualSweeps:
 
     def _by_rows(self, row_norms: Array, delta: Array) -> np.ndarray:
         """‖ν‖/‖S‖ Σ_i ν_i |δ_i|, in place of ‖S‖ ‖δ‖: smaller where δ is that of few rows."""
-        norms = _backend.read(row_norms)
-        total = np.sum(norms[..., None] * np.abs(_backend.read(delta)), axis=-2)
+        norms, delta = (_backend.read(_backend.stop_gradient(x)) for x in (row_norms, delta))
+        total = np.sum(norms[..., None] * np.abs(delta), axis=-2)
         return np.sqrt(np.sum(norms * norms, axis=-1, keepdims=True)) / self.norm * total
 
 

@@ -93,7 +93,8 @@ class ProvidedRows(Part):
         """Gᵀ a, shape (d, k), for float64 a of shape (m, k)."""
         a = _backend.from_float64(a, like=self.like, dtype=self.dtype)
         shape = (self.shape[1], a.shape[1])
-        return self._require_dtype("combine", _require_finite("combine", self._call("combine", a), shape), shape)
+        total = self._require_dtype("combine", _require_finite("combine", self._call("combine", a), shape), shape)
+        return _backend.copy_of(total)  # which is written over
 
     def columns(self, j: Array) -> Array:
         """G[:, j], shape (m, len(j)): a copy."""

@@ -87,6 +87,8 @@ def parts_of(state: State) -> tuple[dict[str, Any], dict[str, Array]]:
         "exponent": None if state.rows is None else state.rows.exponent,
         "dtype": _backend.dtype_name(state.dtype),
     }
+    if isinstance(form, DualForm) and form.on_demand_dtype is not None:
+        facts["on_demand"] = True
     arrays = {"gram": form.capacitance.scaled_gram, "factor": form.capacitance.cholesky}
     if whitened is not None:
         arrays["whitened"] = whitened.rows
@@ -142,7 +144,7 @@ def _form_of(
         return PrimalForm(rows, capacitance, norm)
     if whitened is not None and dtype == rows.dtype:
         return DualForm(whitened, whitened, capacitance, norm, sweeps)
-    on_demand = dtype if whitened is None and can_whiten(rows) else None
+    on_demand = dtype if facts.get("on_demand", False) and whitened is None and can_whiten(rows) else None
     return DualForm(rows, whitened, capacitance, norm, sweeps, float64_gram=float64_gram, on_demand_dtype=on_demand)
 
 

@@ -40,7 +40,7 @@ def check_contents(kind: str, facts: dict[str, Any], arrays: Arrays) -> None:
         _need(_shape_of(facts, arrays) is not None, "gradients", "there")
         _check_rules(facts, arrays)
         return
-    _need_names(facts, (*RULES, "damping", "sparse", *STATIC), ("wide", "width", "asked"))
+    _need_names(facts, (*RULES, "damping", "sparse", *STATIC), ("wide", "width", "asked", "on_demand"))
     _need_names(arrays, ("gram", "factor"), (*inputs, "whitened", "small.index", "small.values"))
     _check_rules(facts, arrays)
     m, d = _check_rows(facts, arrays)
@@ -166,7 +166,7 @@ def _check_numbers(facts: dict[str, Any]) -> None:
     _need(_is_number(norm) and 0 <= norm < 1e154, "norm", "a finite number ≥ 0")
     _need(_is_number(kappa) and math.isclose(kappa, kappa_of(norm), rel_tol=1e-6), "kappa", "1 + norm²")
     _need(type(sweeps) is int and sweeps >= 1, "sweeps", "an integer ≥ 1")
-    for name in ("sharp", "wide"):
+    for name in ("sharp", "wide", "on_demand"):
         _need(type(facts.get(name, False)) is bool, name, "true or false")
     fine = power is None or (type(power) is int and abs(power) <= LARGEST_EXPONENT)
     _need(fine, "exponent", f"null, or an integer within ±{LARGEST_EXPONENT}")

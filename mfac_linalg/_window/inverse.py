@@ -69,7 +69,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
     that are kept and O(d); a step three passes over these and two more for each further sweep, O(m²), and O(d) to find
     the largest entries.
     Accuracy: ‖v − Fx‖ ≤ 30 eps ‖F‖ ‖x‖, as the static class; elements are right to about κ/4 eps/λ, with
-    ``precision="high"`` in float32 to 30 eps/λ. Where κ of float32 rows passes 8e4 the Gram matrix is computed in
+    ``precision="high"`` in float32 to 30 eps/λ. Where κ of float32 rows passes 0.1/eps the Gram matrix is computed in
     float64 from then on, which makes a step about three times as expensive.
     Gradients and damping are constants of differentiation; answers are differentiable by v and by coefficients.
     A call that raises leaves the window as it was. Several threads may ask at once; one may change it while none asks.
