@@ -13,9 +13,9 @@ collect_ignore = [path.name for path in Path(__file__).parent.glob("*.py") if no
 """Modules that the tests import, and programs: not tests, and some need libraries that are not installed."""
 
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-settings.register_profile(
-    "deterministic", derandomize=True, deadline=None, database=None, max_examples=40, suppress_health_check=QUIET
-)
+REPEATABLE = {"derandomize": True, "deadline": None, "database": None, "suppress_health_check": QUIET}
+settings.register_profile("deterministic", max_examples=40, **REPEATABLE)
+settings.register_profile("brief", max_examples=15, **REPEATABLE)
 settings.register_profile("thorough", deadline=None, max_examples=1000, suppress_health_check=QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "deterministic"))
 
