@@ -36,3 +36,12 @@ def test_the_read_only_backend_hands_out_read_only_arrays():
 def test_a_missing_library_is_named():
     absent = Backend("absent", "no_such_library", ("float32",), lambda xp, array: array)
     assert absent.missing == "needs no_such_library"
+
+
+def test_a_tangent_of_jax_does_not_make_numpy_arrays_those_of_jax():
+    """Tangents of integers are NumPy arrays of the dtype float0."""
+    jax = pytest.importorskip("jax")
+    from mfac_linalg._backend.libraries import library
+
+    assert library(np.zeros(3, jax.dtypes.float0)) == library(np.zeros(3)) == "numpy"
+    assert library(jax.numpy.zeros(3)) == "jax"

@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--figures", type=Path, default=FIGURES, help="read these (default: benchmarks/results/peers.json)"
     )
     parser.add_argument(
-        "--page", type=Path, default=PAGE, help="write there, pictures beside (default: docs/performance.md)"
+        "--page", type=Path, default=PAGE, help="write there, and pictures next to it (default: docs/performance.md)"
     )
     options = parser.parse_args(arguments)
     results = Results.read(options.figures)

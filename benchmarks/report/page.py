@@ -48,7 +48,7 @@ def written(results: Results) -> str:
 
 def _opening(results: Results) -> str:
     return fill(
-        f"The time of every kind of query, beside other ways to the same answer and beside the limits of the machine. "
+        f"The time of every kind of query, next to other ways to the same answer and the limits of the machine. "
         f"`python -m benchmarks.report` writes this page from [peers.json](../benchmarks/results/peers.json), which "
         f"`{COMMAND}` measures; no number is typed by hand. "
         f"[benchmarks/README.md](../benchmarks/README.md) says how to repeat it."

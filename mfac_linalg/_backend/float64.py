@@ -4,6 +4,8 @@ import sys
 from functools import partial
 from typing import Any
 
+import array_api_compat as compat
+
 from .kinds import is_traced
 from .libraries import is_jax
 from .modes import plain_modes
@@ -28,7 +30,7 @@ def with_x64(function: Any, *arguments: Any, like: Any = None) -> Any:
 
 def _with_float64_gradient(jax: Any, function: Any, arguments: tuple[Any, ...]) -> Any:
     leaves, structure = jax.tree_util.tree_flatten(arguments)
-    is_leaf_array = [is_jax(x) for x in leaves]
+    is_leaf_array = [compat.is_jax_array(x) for x in leaves]
     arrays = [x for x, yes in zip(leaves, is_leaf_array, strict=True) if yes]
 
     def evaluate(*arrays: Any) -> Any:

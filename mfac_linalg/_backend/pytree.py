@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import array_api_compat as compat
 import numpy as np
 
 from .._typing import Array
@@ -75,7 +76,7 @@ def _estimates_of(cls: type) -> set[str]:
 def _is_child(value: Any) -> bool:
     if isinstance(value, tuple):
         return any(type(part) in _registered for part in value)
-    return is_jax(value) or type(value) in _registered
+    return compat.is_jax_array(value) or type(value) in _registered  # JAX's float0, of NumPy's class, too
 
 
 def _unflatten(cls: type) -> Any:

@@ -111,10 +111,10 @@ class DualForm(OneSystem, Part):
     @property
     def _lacks_float64_gram(self) -> bool:
         """Whether the Gram matrix is float32, as products need it, and its rounding shows in entries."""
-        if self.float64_gram or self.arithmetic == "float64":
+        if self.float64_gram or self.arithmetic == "float64" or not _backend.supports_float64(self.rows.like):
             return False
         is_small = isinstance(self.norm, float) and not float32_gram_shows(self.norm)  # it may be unknown
-        return not is_small and self._unwhitened.can_change_dtype and _backend.supports_float64(self.rows.like)
+        return not is_small and self._unwhitened.can_change_dtype
 
     @property
     def has_consistent_columns(self) -> bool:
