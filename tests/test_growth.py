@@ -86,6 +86,14 @@ def test_products_take_their_passes_at_every_size(m, d, work):
     assert {name: read / (m * d) for name, read in passes.items()} == {"random": 2, "row": 4, "push-through": 1}
 
 
+@pytest.mark.parametrize(("m", "d"), [(64, 20_000), (64, 80_000)])
+def test_a_small_residual_saves_a_pass(m, d, work):
+    """A row at a small κ: its first sweep may amplify rounding, and the residual shows that it did not."""
+    rows, damping = problem(m, d)
+    inverse = ml.WoodburyRankOneInverse(rows, damping * KAPPA / 1e2)
+    assert work.of(lambda: inverse.matvec(rows[1]))[1] == 3 * m * d
+
+
 @pytest.mark.parametrize(("m", "d"), [(16, 20_000), (64, 20_000), (16, 80_000)])
 @pytest.mark.parametrize("kappa", [1e2, 5e4, 5e5])
 def test_a_step_of_a_window_is_two_passes(m, d, kappa, work):

@@ -4,7 +4,7 @@ import abc
 from typing import Any
 
 from .._capacitance.system import Capacitance
-from .._rows.protocol import SystemRows
+from .._rows.protocol import RowMatrix
 from .._scaling.powers_of_two import ldexp
 from .._typing import Array
 
@@ -12,7 +12,7 @@ from .._typing import Array
 class OneSystem(abc.ABC):
     """A form of M with one capacitance matrix, A = I + S Sᵀ or I + SᵀS."""
 
-    rows: SystemRows  # S
+    rows: RowMatrix  # S
     capacitance: Capacitance
 
     @property

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from .._rows.protocol import SystemRows
+from .._rows.protocol import RowMatrix
 from .._typing import Array
 
 
@@ -13,7 +13,7 @@ class Form(Protocol):
     """
 
     @property
-    def rows(self) -> SystemRows:
+    def rows(self) -> RowMatrix:
         """S."""
         ...
 

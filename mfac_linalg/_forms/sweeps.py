@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _backend
 from .._condition import kappa_of, largest_kappa
-from .._rows.protocol import SystemRows
+from .._rows.protocol import RowMatrix
 from .._rows.scaled import ScaledRows
 from .._rows.whitened import WhitenedRows
 from .._typing import Array
@@ -45,7 +45,7 @@ class DualSweeps:
     in a batch of torch.func, there are always `sweeps` of them.
     """
 
-    rows: SystemRows
+    rows: RowMatrix
     solve: Callable[[Array], Array]
     norm: Any  # ‖S‖₂; (n, 1) for a batch of n
     sweeps: int

@@ -55,8 +55,8 @@ class GradientRows(Protocol):
             yield self.columns(np.arange(self.shape[1])[columns])
 
 
-class Rows(Protocol):
-    """Ĝ = 2^−exponent G, shape (m, d), computed in `dtype`: every operation on d-sized arrays is one of these.
+class RowMatrix(Protocol):
+    """A matrix of m rows by its products: Ĝ, or S = C^½ G Λ^-½ in the forms of M, of a batch with a leading axis.
 
     Vectors are columns (d, k) in `dtype`; arrays with one entry per row are (m, k), float64.
     """
@@ -64,11 +64,6 @@ class Rows(Protocol):
     @property
     def multiplies_by_entries(self) -> bool:
         """Whether products of rows use only their common non-zeros; `column_quadratic_forms` is then there."""
-        ...
-
-    @property
-    def can_change_dtype(self) -> bool:
-        """Whether `with_dtype` changes the dtype of the computation."""
         ...
 
     @property
@@ -89,6 +84,26 @@ class Rows(Protocol):
     @property
     def like(self) -> Array:
         """An array of the library and on the device of d-sized results."""
+        ...
+
+    def project(self, u: Array) -> Array:
+        """The matrix times u, (m, k), float64."""
+        ...
+
+    def combine(self, a: Array) -> Array:
+        """Its transpose times a, (d, k), for a (m, k)."""
+        ...
+
+
+class Rows(RowMatrix, Protocol):
+    """Ĝ = 2^−exponent G, shape (m, d), computed in `dtype`: every operation on d-sized arrays is one of these.
+
+    Vectors are columns (d, k) in `dtype`; arrays with one entry per row are (m, k), float64.
+    """
+
+    @property
+    def can_change_dtype(self) -> bool:
+        """Whether `with_dtype` changes the dtype of the computation."""
         ...
 
     @property
@@ -112,14 +127,6 @@ class Rows(Protocol):
 
     def gram(self, column_scale: Array | None, progress: Progress) -> Array:
         """Ĝ diag(column_scale)² Ĝᵀ, (m, m), float64; column_scale (d, 1)."""
-        ...
-
-    def project(self, v: Array) -> Array:
-        """Ĝ v, (m, k), float64."""
-        ...
-
-    def combine(self, a: Array) -> Array:
-        """Ĝᵀ a, (d, k), for a (m, k)."""
         ...
 
     def columns(self, j: Array) -> Array:
@@ -148,46 +155,6 @@ class PanelRows(Rows, Protocol):
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """The columns of each panel, and the panel."""
-        ...
-
-
-class SystemRows(Protocol):
-    """S = C^½ G Λ^-½, shape (m, d), as the forms of M use it; of a batch of blocks with a leading axis.
-
-    Vectors are columns (d, k) in `dtype`; arrays with one entry per row are (m, k), float64.
-    """
-
-    @property
-    def multiplies_by_entries(self) -> bool:
-        """Whether products of rows use only their common non-zeros."""
-        ...
-
-    @property
-    def is_streamed(self) -> bool:
-        """Whether a pass over the rows costs more than its arithmetic; `descend` then joins two passes."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(m, d)."""
-        ...
-
-    @property
-    def dtype(self) -> Any:
-        """The computing dtype of d-sized arrays."""
-        ...
-
-    @property
-    def like(self) -> Array:
-        """An array of the library and on the device of d-sized results."""
-        ...
-
-    def project(self, u: Array) -> Array:
-        """S u, (m, k), float64."""
-        ...
-
-    def combine(self, a: Array) -> Array:
-        """Sᵀ a, (d, k), for a (m, k)."""
         ...
 
 

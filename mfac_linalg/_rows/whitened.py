@@ -15,7 +15,7 @@ from .._typing import Array
 from .dense import DenseRows
 from .fingerprint import Fingerprint
 from .panels import slices, squares
-from .protocol import SystemRows
+from .protocol import RowMatrix
 from .scaled import ScaledRows
 from .streamed import StreamedRows
 
@@ -133,7 +133,7 @@ def _pair_products(gather: Callable[[Array], Array], i: Array, j: Array) -> Arra
     return xp.concat([_backend.vecdot(gather(i[c]), gather(j[c])) for c in slices(i.shape[0], PAIRS)])
 
 
-def can_whiten(rows: SystemRows) -> bool:
+def can_whiten(rows: RowMatrix) -> bool:
     """Whether W may be computed on demand: of an array in memory, in a dtype that W has too."""
     given = rows.rows if isinstance(rows, ScaledRows) else None
     return isinstance(given, DenseRows) and not _backend.is_narrow(given.gradients)

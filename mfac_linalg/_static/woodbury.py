@@ -214,7 +214,8 @@ class WoodburyRankOneInverse(Inverse, Saveable):
     def with_damping(self, damping: Any) -> "WoodburyRankOneInverse":
         """Return a new inverse with another damping.
 
-        For scalar dampings the Gram matrix is computed again only where the new κ asks for float64 and the old did not.
+        For scalar dampings G is read again only where κ passes 0.1/eps, and by the first query that needs a float64
+        Gram matrix of float32 rows.
 
         Parameters
         ----------
