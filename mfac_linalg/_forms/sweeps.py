@@ -54,9 +54,7 @@ class DualSweeps:
 
     def from_zero(self, u: Array) -> tuple[Array, Array]:
         """From r = u, a = 0: (I + SᵀS)⁻¹u and its dual."""
-        delta = self.solve(self.rows.project(u))
-        r, y = self._descend(u, delta)
-        return self._continue(r, delta, y, self._is_done(_norms(u), delta, r))
+        return self._continue(*self._sweep(u, 0.0, None, _norms(u)))
 
     def from_dual(self, y: Array, b: Array) -> tuple[Array, Array]:
         """From r = Sᵀy, y = A⁻¹b, which is (I + SᵀS)⁻¹Sᵀb: further sweeps follow if the sum Sᵀy cancels."""
@@ -65,8 +63,9 @@ class DualSweeps:
             r, projection = self._descend(zero, -y)
         else:
             r, projection = self.rows.combine(y), None
-        is_done = self._is_done(0.0, y, r, PUSH_THROUGH_CANCELLATION)
-        return self._continue(r, b - y, projection, is_done)
+        size = _norms(r)
+        is_done = self._is_done(0.0, y, size, PUSH_THROUGH_CANCELLATION)
+        return self._continue(r, b - y, projection, size, is_done)
 
     def _descend(self, r: Array, delta: Array) -> tuple[Array, Array | None]:
         """Return r − Sᵀδ, and S times that where the rows give it in the same pass."""
@@ -74,42 +73,46 @@ class DualSweeps:
             return cast(ScaledRows | WhitenedRows, self.rows).descend(r, delta)
         return _backend.subtract_over(r, self.rows.combine(delta)), None
 
-    def _continue(self, r: Array, a: Array, y: Array | None, is_done: Any) -> tuple[Array, Array]:
+    def _continue(self, r: Array, a: Array, y: Array | None, size: Any, is_done: Any) -> tuple[Array, Array]:
+        """Sweep until `is_done`; size is ‖r‖, and y is S r where that is known."""
         if _backend.is_traced(is_done):
             return _backend.scan_until(is_done, self._traced_sweep, (r, a), self.sweeps - 1)
         for _ in range(1, self.sweeps if is_done is None else MAX_SWEEPS):
             if is_done:
                 break
             y = self.rows.project(r) if y is None else y
-            if is_done is not None and self._is_solved(r, y - a):
+            if is_done is not None and self._is_solved(size, y - a):
                 break
-            r, a, y, is_done = self._sweep(r, a, y)
+            r, a, y, size, is_done = self._sweep(r, a, y, size)
         return r, a
 
-    def _is_solved(self, r: Array, residual: Array) -> Any:
-        """Whether the residual Sᵀ(S r − a) is that of a backward stable solution in every column."""
+    def _is_solved(self, size: Any, residual: Array) -> Any:
+        """Whether the residual Sᵀ(S r − a) is that of a backward stable solution in every column; size is ‖r‖."""
         eps = float(np.finfo(_backend.dtype_name(self.rows.dtype)).eps)
-        allowed = RESIDUAL_ROUNDINGS * eps * kappa_of(self.norm) * _norms(r)
+        allowed = RESIDUAL_ROUNDINGS * eps * kappa_of(self.norm) * size
         return (self.norm * _norms(residual) <= allowed).all()
 
-    def _sweep(self, r: Array, a: Array, y: Array | None) -> tuple[Array, Array, Array | None, Any]:
+    def _sweep(self, r: Array, a: Any, y: Array | None, size: Any) -> tuple[Array, Array, Array | None, Any, Any]:
         delta = self.solve((self.rows.project(r) if y is None else y) - a)
-        after, y = self._descend(r, delta)
-        return after, a + delta, y, self._is_done(_norms(r), delta, after)
+        r, y = self._descend(r, delta)
+        after = _norms(r)
+        return r, a + delta, y, after, self._is_done(size, delta, after)
 
     def _traced_sweep(self, r: Array, a: Array) -> tuple[Array, Array, Any]:
-        r, a, _, is_done = self._sweep(r, a, None)
+        r, a, _, _, is_done = self._sweep(r, a, None, _norms(r))
         return r, a, is_done
 
-    def _is_done(self, before: Any, delta: Array, after: Array, limit_by_rows: float = 0.0) -> Any:
-        """Whether q is small in every column, or q by rows where that is known; None where values cannot be read."""
-        size = _norms(after)
-        if size is None:
+    def _is_done(self, before: Any, delta: Array, after: Any, limit_by_rows: float = 0.0) -> Any:
+        """Whether q is small in every column, or q by rows where that is known; None where values cannot be read.
+
+        `before` and `after` are ‖r‖ and ‖r_after‖.
+        """
+        if after is None:
             return None
-        is_small = before + self.norm * _norms(delta) <= self.cancellation * size
+        is_small = before + self.norm * _norms(delta) <= self.cancellation * after
         if self.row_norms is not None and not (_backend.is_traced(is_small) or is_small.all()):
             limit = max(limit_by_rows, self.cancellation)
-            is_small |= before + self._by_rows(self.row_norms(), delta) <= limit * size
+            is_small |= before + self._by_rows(self.row_norms(), delta) <= limit * after
         return _backend.namespace(is_small).all(is_small) if _backend.is_traced(is_small) else is_small.all()
 
     def _by_rows(self, row_norms: Array, delta: Array) -> np.ndarray:

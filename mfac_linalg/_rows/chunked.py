@@ -14,7 +14,7 @@ from .._capacitance.system import triangle_above
 from .._progress import SILENT, Progress
 from .._typing import Array
 from .dense import DenseRows
-from .panels import descend, panel_width, scale_columns
+from .panels import descend, panel_width
 
 Make = Callable[[Array], DenseRows]  # the rows of a chunk
 
@@ -158,7 +158,7 @@ def _descend(
     make: Make, block: np.ndarray, r: np.ndarray, a: np.ndarray, column_scale: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     rows = make(block)
-    return descend(scale_columns(rows.blocks(), column_scale), r, _backend.cast(a, rows.dtype))
+    return descend(rows.blocks(), r, _backend.cast(a, rows.dtype), column_scale)
 
 
 def _squares(rows: DenseRows, row_scale: np.ndarray) -> np.ndarray:

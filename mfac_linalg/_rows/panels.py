@@ -171,12 +171,16 @@ def scale_columns(blocks: Iterable[tuple[slice, Array]], column_scale: Array | N
         yield columns, block if column_scale is None else block * column_scale[columns, 0]
 
 
-def descend(blocks: Iterable[tuple[slice, Array]], r: Array, a: Array) -> tuple[Array, Array]:
-    """Return r − Tᵀa and, in float64, T times that, for T (m, d) in blocks of columns, each used once."""
+def descend(
+    blocks: Iterable[tuple[slice, Array]], r: Array, a: Array, column_scale: Array | None
+) -> tuple[Array, Array]:
+    """Return r − diag(column_scale) Ĝᵀ a and, in float64, Ĝ diag(column_scale) times that; blocks are used once."""
     parts, total = [], None
     for columns, block in blocks:
-        after = r[columns, :] - combination(block, a)
-        product = long_product(block, after)
+        step = combination(block, a)
+        scale = None if column_scale is None else column_scale[columns, :]
+        after = _backend.subtract_over(r[columns, :], step if scale is None else scale * step)
+        product = long_product(block, after if scale is None else scale * after)
         total = product if total is None else total + product
         parts.append(after)
     return _backend.namespace(r).concat(parts, axis=0), total

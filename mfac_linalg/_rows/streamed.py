@@ -14,7 +14,7 @@ from .._progress import Progress, reporter
 from .._scaling.powers_of_two import ldexp
 from .._typing import Array
 from .fingerprint import Fingerprint, require_unchanged
-from .panels import combination, descend, gram, long_product, scale_columns, scaled_squares
+from .panels import combination, descend, gram, long_product, scaled_squares
 
 LEAST_COLUMNS = 1024  # of a panel, if there are so many
 SMALL_ARRAYS, VECTORS = 48, 36  # bytes for each of min(m, d)² and of m + d, in a build and a query
@@ -150,7 +150,7 @@ class StreamedRows(Part):
     def descend(self, r: Array, a: Array, column_scale: Array | None) -> tuple[Array, Array]:
         """Return r − diag(column_scale) Ĝᵀ a, and Ĝ diag(column_scale) times that, in one pass."""
         a = _backend.from_float64(a, like=self.like, dtype=self.dtype)
-        return descend(scale_columns(self.blocks(), column_scale), r, a)
+        return descend(self.blocks(), r, a, column_scale)
 
     def squares(self, row_scale: Array) -> Array:
         """Σ_i (row_scale_i Ĝ_ij)² for each column j, shape (d,), float64."""
