@@ -14,7 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import forward_error
-from mfac_linalg import FactorizationError, IllConditionedWarning
+from mfac_linalg import (
+    BlockDiagonalInverse,
+    FactorizationError,
+    IllConditionedWarning,
+    SlidingWindowInverse,
+    WoodburyRankOneInverse,
+)
 from tests.backends import AVAILABLE, FLAVOURS, NUMPY, eps, flavour_name
 from tests.cases import construct
 from tests.contract import REACH, STATIC_HIGH, decades, measure
@@ -25,6 +31,7 @@ from tests.strategies import problems, seeds
 ARITHMETIC = [("float32", "default"), ("float32", "high"), ("float64", "default"), ("float64", "high")]
 OTHERS = [flavour for flavour in FLAVOURS if flavour[0] is not NUMPY]
 LONG = [b for b in AVAILABLE if b.name in ("numpy", "strict:device1", "torch:cpu", "torch:cuda:0", "jax", "cupy")]
+READ = [b for b in AVAILABLE if b.name in ("numpy", "strict:CPU_DEVICE", "torch:cpu", "jax")]
 BIASED = [f for f in FLAVOURS if f[0].name in ("numpy", "strict:device1", "strict:no_float64")]
 SHAPES = [(5, 11), (7, 7), (9, 4)]  # few, because JAX compiles for each
 SCALES = [1e-15, 1e-8, 1.0, 1e8, 1e20]
@@ -144,6 +151,27 @@ def test_duplicates_keep_the_contract_at_the_end_of_the_reach(backend):
     for seed in range(8):
         problem = make_problem(seed, kind="duplicates", shape=(28, 203), kappa=0.6 * STATIC_HIGH)
         check(problem, backend, seed=seed, precision="high")
+
+
+@pytest.mark.parametrize("kappa", [3.0, 50.0, 5e3])
+@pytest.mark.parametrize("backend", READ, ids=repr)
+def test_the_difference_of_nearly_equal_rows_keeps_the_contract(backend, kappa):
+    """The terms of Sᵀy cancel by 1e5, by more than kappa: no sweep would correct their rounding in float32."""
+    rng = np.random.default_rng(0)
+    half = rng.standard_normal((20, 300))
+    gradients = np.concatenate([half, half + 1e-5 * rng.standard_normal(half.shape)]).astype("float32")
+    wide, c = gradients.astype("float64"), np.eye(40, dtype="float32")[0] - np.eye(40, dtype="float32")[20]
+    damping = float(np.linalg.norm(wide, 2) ** 2 / 40 / (kappa - 1))
+    given, coefficients = backend.asarray(gradients), backend.asarray(c)
+    inverses = [
+        WoodburyRankOneInverse(given, damping),
+        SlidingWindowInverse.from_gradients(given, damping),
+        BlockDiagonalInverse(given, damping, block_sizes=300),
+    ]
+    for inverse in inverses:
+        x = backend.to_numpy(inverse.matvec_gradients(coefficients)).astype("float64")
+        residual = wide.T @ (c - wide @ x / 40) - damping * x
+        assert np.linalg.norm(residual) <= LIMIT * eps("float32") * kappa * damping * np.linalg.norm(x), inverse
 
 
 @settings(max_examples=100)

@@ -61,8 +61,12 @@ class DualForm(OneSystem, Part):
     @property
     def _dual_sweeps(self) -> DualSweeps:
         small = self.capacitance
-        row_norms = small.row_norms if self.arithmetic == "float32" else None  # L is float64, and more accurate
-        return DualSweeps(self.rows, small.solve, self.norm, self.sweeps, self.cancellation, row_norms)
+        rows, row_norms, wide_rows = self.rows, None, None
+        if self.arithmetic == "float32":  # L is float64, and more accurate
+            row_norms = small.row_norms
+            can_widen = self.whitened is None and self._unwhitened.can_change_dtype
+            wide_rows = self._unwhitened.astype_float64 if can_widen and _backend.supports_float64(rows.like) else None
+        return DualSweeps(rows, small.solve, self.norm, self.sweeps, self.cancellation, row_norms, wide_rows)
 
     def solve_in_span(self, b: Array) -> Array:
         """M Sᵀ b by push-through, Sᵀ A⁻¹ b, with further sweeps if the sum Sᵀ a cancels."""

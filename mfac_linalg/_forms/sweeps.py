@@ -51,6 +51,7 @@ class DualSweeps:
     sweeps: int
     cancellation: float = CANCELLATION
     row_norms: Callable[[], Array] | None = None  # ν, the norms of the rows of L, (m,)
+    wide_rows: Callable[[], RowMatrix] | None = None  # S in float64, for a sum Sᵀy that would lose its digits
 
     def from_zero(self, u: Array) -> tuple[Array, Array]:
         """From r = u, a = 0: (I + SᵀS)⁻¹u and its dual."""
@@ -64,8 +65,24 @@ class DualSweeps:
         else:
             r, projection = self.rows.combine(y), None
         size = _norms(r)
+        if self.wide_rows is not None and self._rounding_shows(y, size):
+            r, projection = _backend.cast(self.wide_rows().combine(y), self.rows.dtype), None
+            size = _norms(r)
         is_done = self._is_done(0.0, y, size, PUSH_THROUGH_CANCELLATION)
         return self._continue(r, b - y, projection, size, is_done)
+
+    def _rounding_shows(self, y: Array, size: Any) -> bool:
+        """Whether the rounding of Sᵀy, ε Σ_i ‖s_i‖ |y_i|, may be larger than RESIDUAL_ROUNDINGS of ‖F‖ ‖Sᵀy‖.
+
+        No sweep would correct it: they solve for Sᵀb as it follows from this Sᵀy.
+        """
+        if self.row_norms is None or size is None or _backend.is_traced(size):
+            return False
+        allowed = RESIDUAL_ROUNDINGS * kappa_of(self.norm) * size
+        if (math.sqrt(y.shape[-2]) * self.norm * _norms(y) <= allowed).all():  # Σ ‖s_i‖² ≤ m ‖S‖²
+            return False
+        norms = _backend.read(_backend.stop_gradient(self.row_norms()))
+        return bool((_weighted_sum(np.sqrt(np.maximum(norms * norms - 1, 0.0)), y) > allowed).any())
 
     def _descend(self, r: Array, delta: Array) -> tuple[Array, Array | None]:
         """Return r − Sᵀδ, and S times that where the rows give it in the same pass."""
@@ -117,9 +134,13 @@ class DualSweeps:
 
     def _by_rows(self, row_norms: Array, delta: Array) -> np.ndarray:
         """‖ν‖/‖S‖ Σ_i ν_i |δ_i|, in place of ‖S‖ ‖δ‖: smaller where δ is that of few rows."""
-        norms, delta = (_backend.read(_backend.stop_gradient(x)) for x in (row_norms, delta))
-        total = np.sum(norms[..., None] * np.abs(delta), axis=-2)
-        return np.sqrt(np.sum(norms * norms, axis=-1, keepdims=True)) / self.norm * total
+        norms = _backend.read(_backend.stop_gradient(row_norms))
+        return np.sqrt(np.sum(norms * norms, axis=-1, keepdims=True)) / self.norm * _weighted_sum(norms, delta)
+
+
+def _weighted_sum(norms: np.ndarray, x: Array) -> np.ndarray:
+    """Σ_i norms_i |x_i| for each column of x (…, m, k)."""
+    return np.sum(norms[..., None] * np.abs(_backend.read(_backend.stop_gradient(x))), axis=-2)
 
 
 def _norms(x: Array) -> Any:

@@ -23,6 +23,7 @@ class BatchedRows(Part):
 
     multiplies_by_entries = False
     is_streamed = False
+    can_change_dtype = True
 
     @property
     def shape(self) -> tuple[int, int]:
