@@ -37,6 +37,8 @@ class Part:
 
 def _is_lasting(value: Any) -> bool:
     """Whether all arrays of a value have values of their own: none is traced, batched or differentiated."""
+    if value is None or isinstance(value, np.ndarray | int | float):
+        return True
     if isinstance(value, tuple):
         return all(map(_is_lasting, value))
     if isinstance(value, Part):
