@@ -123,7 +123,6 @@ from .values import empty_vector as empty_vector
 from .values import entries as entries
 from .values import from_bits as from_bits
 from .values import from_float64 as from_float64
-from .values import host_view as host_view
 from .values import index_like as index_like
 from .values import like_small_system as like_small_system
 from .values import native as native
