@@ -116,6 +116,10 @@ from .streams import read_block as read_block
 from .streams import write_columns as write_columns
 from .threads import in_threads as in_threads
 from .threads import read_ahead as read_ahead
+from .twins import by_numpy as by_numpy
+from .twins import count_changes as count_changes
+from .twins import from_numpy as from_numpy
+from .twins import has_view as has_view
 from .values import asarray as asarray
 from .values import cast as cast
 from .values import empty as empty

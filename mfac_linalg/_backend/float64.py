@@ -9,7 +9,7 @@ import array_api_compat as compat
 from .kinds import is_traced
 from .libraries import is_jax
 from .modes import plain_modes
-from .twins import call_by_numpy
+from .twins import call_by_numpy, in_library
 
 
 def with_x64(function: Any, *arguments: Any, like: Any = None, by_library: bool = False) -> Any:
@@ -24,6 +24,7 @@ def with_x64(function: Any, *arguments: Any, like: Any = None, by_library: bool 
     is_computed, result = (False, None) if by_library else call_by_numpy(function, arguments)
     if is_computed:
         return result
+    arguments = in_library(arguments)
     jax: Any = sys.modules.get("jax")
     leaves = [] if jax is None else [x for x in jax.tree_util.tree_leaves(arguments) if is_jax(x)]
     if any(is_traced(x) for x in leaves):

@@ -4,8 +4,10 @@ The *twin* of a `Part` is the same Part of NumPy's views of its arrays, in NumPy
 the Part. Derivatives, transforms, traces, devices and 16-bit numbers have no twin: their library computes.
 """
 
+import contextlib
 import dataclasses
 import sys
+from collections.abc import Iterator, Sequence
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -14,10 +16,11 @@ import numpy as np
 from .._typing import Array
 from .kinds import dtype_name, is_concrete, is_differentiated, is_narrow, on_host
 from .libraries import is_jax, is_torch, library
-from .modes import in_transforms, plain_modes
+from .modes import in_transforms, outside_transforms, plain_modes
 from .pytree import CACHED, ESTIMATE, ON_HOST, Part
+from .values import read
 
-TWIN = CACHED + "twin"
+TWIN, LIBRARY = CACHED + "twin", CACHED + "library"
 PLAIN = (np.ndarray, np.generic, bool, int, float, str, slice, type(None))
 
 
@@ -42,12 +45,19 @@ class Twin(NamedTuple):
         return not any(getattr(one.array, "requires_grad", False) for one in self.shared)
 
 
+@dataclasses.dataclass
+class Library:
+    """The Part of a library's arrays that stands for one of NumPy's where NumPy cannot compute: made on first use."""
+
+    part: Part | None = None
+
+
 class _NoViewError(Exception):
     """There is something that NumPy cannot compute with."""
 
 
 def call_by_numpy(function: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
-    """Whether a Part and all arrays among the arguments have views, and the result of the function of these."""
+    """Whether there is a Part among the arguments, and all of them have views; and the result of the function of these."""
     if not ("torch" in sys.modules or "jax" in sys.modules) or not any(isinstance(x, Part) for x in arguments):
         return False, None
     if in_transforms() or _is_dispatching():
@@ -57,11 +67,77 @@ def call_by_numpy(function: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any]
         given = [views.argument(x) for x in arguments]
     except _NoViewError:
         return False, None
-    if not views.shared:
-        return False, None
+    if not views.shared:  # all is NumPy's
+        with plain_modes():
+            return True, function(*arguments)
     like = views.shared[0].array
-    with plain_modes(sys.modules["jax"], like=like) if is_jax(like) else plain_modes():
-        return True, _Library(views.shared).convert(function(*given))
+    with _modes(like):
+        return True, _Library(like, views.shared).convert(function(*given))
+
+
+def _modes(like: Array) -> contextlib.AbstractContextManager[Any]:
+    return plain_modes(sys.modules["jax"], like=like) if is_jax(like) else plain_modes()
+
+
+def by_numpy(function: Any, *arguments: Any, like: Array) -> Any:
+    """Return the function of the values of all arguments, without recording it for differentiation.
+
+    Arrays are returned in the library and on the device of like; a Part stays NumPy's, as a twin for that library.
+    """
+    with _modes(like), outside_transforms():
+        given = [_values(x) for x in arguments]
+        result = function(*given)
+        if isinstance(result, Part):
+            vars(result).setdefault(TWIN, Twin(None, (Shared(like, np.empty(0), 0, 0),)))
+            vars(result).setdefault(LIBRARY, Library())
+            return result
+        convert = _Library(like, ()).of_arrays
+        return tuple(map(convert, result)) if type(result) is tuple else convert(result)
+
+
+def from_numpy(values: np.ndarray, *, like: Array) -> Array:
+    """Return values that nothing else refers to in the library and on the device of like."""
+    return by_numpy(lambda: values, like=like)
+
+
+def _values(x: Any) -> Any:
+    """Views of arrays, copies of those that have none."""
+    if isinstance(x, dict):
+        return {name: _values(value) for name, value in x.items()}
+    if library(x) in (None, "numpy"):
+        return x
+    return _view_of(x) if has_view(x) else read(x)
+
+
+def in_library(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments, with Parts that are NumPy's for another library in that library: made once, for PyTorch of views."""
+    if not any(isinstance(x, Part) and LIBRARY in vars(x) for x in arguments):
+        return arguments
+    return tuple(_part_in_library(x) if isinstance(x, Part) and LIBRARY in vars(x) else x for x in arguments)
+
+
+def _part_in_library(part: Part) -> Part:
+    stored, like = vars(part)[LIBRARY], vars(part)[TWIN].shared[0].array
+    if stored.part is None:
+        with _modes(like), outside_transforms():
+            stored.part = _Library(like, ()).convert(part)
+    return stored.part
+
+
+def count_changes(part: Part) -> None:
+    """Tell PyTorch that the arrays of a twin change: derivatives that were recorded from them are then refused."""
+    stored = vars(part).get(LIBRARY)
+    if stored is not None and stored.part is not None:
+        arrays = [array for array in _arrays_of(stored.part) if is_torch(array)]
+        sys.modules["torch"].autograd.graph.increment_version(arrays)
+
+
+def _arrays_of(part: Part) -> Iterator[Array]:
+    for value in vars(part).values():
+        if isinstance(value, Part):
+            yield from _arrays_of(value)
+        elif library(value) is not None:
+            yield value
 
 
 def _is_dispatching() -> bool:
@@ -117,9 +193,9 @@ class _Views:
         return x if all(views[name] is value for name, value in fields.items()) else _part(type(x), views)
 
     def _view(self, x: Array) -> np.ndarray:
-        if not _has_view(x):
+        if not has_view(x):
             raise _NoViewError
-        view = x.detach().numpy() if is_torch(x) else np.asarray(x)  # detached, it stays with this memory
+        view = _view_of(x)
         start = view.__array_interface__["data"][0]
         extent = sum((n - 1) * stride for n, stride in zip(view.shape, view.strides, strict=True)) + view.itemsize
         self.shared.append(Shared(x, view, start, start + (extent if view.size else 0)))
@@ -137,7 +213,11 @@ def _is_dtype_of_torch(x: Any) -> bool:
     return torch is not None and isinstance(x, torch.dtype)
 
 
-def _has_view(x: Array) -> bool:
+def _view_of(x: Array) -> np.ndarray:
+    return x.detach().numpy() if is_torch(x) else np.asarray(x)  # detached, it stays with this memory
+
+
+def has_view(x: Array) -> bool:
     """Whether x is a plain array of real numbers in the host's memory, without derivatives."""
     if is_torch(x):
         torch = sys.modules["torch"]
@@ -158,22 +238,26 @@ def _dtypes_without_view(torch: Any) -> tuple[Any, ...]:
 class _Library:
     """The way back: results as arrays of the library and on the device of the arguments, without a copy by PyTorch."""
 
-    def __init__(self, shared: list[Shared]) -> None:
-        self._shared, self._like = shared, shared[0].array
+    def __init__(self, like: Array, shared: Sequence[Shared]) -> None:
+        self._like, self._shared = like, shared
         self._parts: dict[int, Part] = {}
+
+    def of_arrays(self, x: Any) -> Any:
+        """An array of the library for one of NumPy; anything else unchanged."""
+        return self._array(np.asarray(x)) if isinstance(x, np.ndarray | np.generic) else x
 
     def convert(self, x: Any) -> Any:
         """A result, or a part of it."""
-        if isinstance(x, np.ndarray):
-            return self._array(x)
-        if isinstance(x, np.generic):
-            return self._array(np.asarray(x))
+        if isinstance(x, np.ndarray | np.generic):
+            return self.of_arrays(x)
         if isinstance(x, Part):
             if id(x) not in self._parts:
                 self._parts[id(x)] = _part(type(x), self._fields(x))
             return self._parts[id(x)]
         if isinstance(x, tuple):
             return tuple(self.convert(part) for part in x)
+        if isinstance(x, FunctionType):
+            return lambda: self.convert(x())
         if isinstance(x, np.dtype):
             return getattr(sys.modules["torch"], x.name) if is_torch(self._like) else x
         if isinstance(x, type) and issubclass(x, np.generic):
@@ -198,7 +282,7 @@ class _Library:
         jax: Any = sys.modules["jax"]
         if self._like.committed:
             return jax.device_put(np.array(values), self._like.sharding)
-        return jax.numpy.asarray(values)
+        return jax.numpy.array(values, copy=True)
 
     def _in_shared(self, values: np.ndarray) -> Array | None:
         """The array in whose memory values are, or a view of it by PyTorch; None where they are in new memory."""

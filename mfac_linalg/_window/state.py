@@ -37,6 +37,8 @@ class WindowState:
     change writes only to memory that the state it starts from does not use. So of a sequence of changes the newest
     state and the one before it are valid, and no older one. A new damping allocates its own memory and does not count.
     Two changes that start from the same state overwrite each other: a copy of a window is always a deep one.
+
+    The arrays are NumPy's where those of the library are in the host's memory.
     """
 
     options: WindowOptions
@@ -46,6 +48,7 @@ class WindowState:
     ages: np.ndarray  # (m,) position of each age, oldest first
     row_scale: np.ndarray  # (m,) √(c_i / λ₀) 2^exponent: S = row_scale ∘ rows ∘ column_scale
     factor: CurrentCholesky
+    like: Array  # (0, d) of the library, device and dtype of the gradients
 
     @classmethod
     def empty(cls, options: WindowOptions, damping: Any, like: Array) -> "WindowState":
@@ -60,7 +63,8 @@ class WindowState:
                 gram_dtype = _backend.namespace(like).float64
         none, ring = np.zeros(0), Ring.empty(storage, computing, gram_dtype)
         factor = CurrentCholesky.empty(options.window)
-        return cls(options, damping, DampingScaling.read(damping, computing), ring, none.astype(int), none, factor)
+        scaling = DampingScaling.read(damping, computing)
+        return cls(options, damping, scaling, ring, none.astype(int), none, factor, like[:0, :])
 
     def without_rows(self) -> "WindowState":
         """The same memory and options without rows."""
@@ -70,6 +74,11 @@ class WindowState:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name in type(self).__dataclass_fields__}
+
+    @property
+    def is_by_numpy(self) -> bool:
+        """Whether another library's arrays are computed by NumPy."""
+        return _backend.is_numpy(self.ring.like) and not _backend.is_numpy(self.like)
 
     @property
     def count(self) -> int:
@@ -118,7 +127,9 @@ class WindowState:
         return self._with_rows(self.ring.select_rows(keep), ages)._with_updated_cholesky(self, keep)
 
     def append_rows(self, block: Array) -> "WindowState":
-        """Add the rows of a block (k, d), the last `window` of them, as the newest, in a new ring."""
+        """Add the rows of a block (k, d), the last `window` of them, as the newest; more than one in a new ring."""
+        if block.shape[0] == 1:
+            return self.append_row(block[0, :])
         num_skipped = max(0, block.shape[0] - self.options.window)
         k = block.shape[0] - num_skipped
         keep, ages = self._drop(self.ages[: max(0, self.count + k - self.options.window)])
@@ -128,9 +139,7 @@ class WindowState:
         return self._with_rows(ring, ages)._with_updated_cholesky(self, keep)
 
     def import_rows(self, other: "WindowState", move: Any) -> "WindowState":
-        """Fill an empty state with the rows of another, transferred by `move`."""
-        if self.options.compression is None:
-            return self.append_rows(move(other.rows_by_age())) if other.count else self
+        """Fill an empty state with the compressed rows of another, transferred by `move`."""
         ring = self.ring.import_rows(other.ring, self.scaling.column_scale, move)
         if not other.count:
             return replace(self, ring=ring)
@@ -196,10 +205,14 @@ class WindowState:
 
     # --- as an inverse --------------------------------------------------------------------------------------------
 
+    def current(self) -> State:
+        """The inverse for queries."""
+        return self.device_state
+
     @cached_property
     def host_state(self) -> State:
         """The inverse with its small system on the host: a product moves m numbers each way."""
-        return self._state(lambda x: x, small_on_host=True)
+        return self._state(lambda x: x, small_on_host=not _backend.is_numpy(self.ring.like))
 
     @cached_property
     def device_state(self) -> State:
@@ -267,6 +280,15 @@ class WindowState:
         plain, gram = (self.ring.gram(scale).rows(slice(None)) for scale in (ones[:, 0], self.row_scale))
         refuse_mixed_state(rows, plain, gram, self.factor.cholesky, self.factor.norm)
         return self if is_factor(gram, self.factor.cholesky) else self._refactor()
+
+    def count_changes(self) -> None:
+        """Tell PyTorch that rows change which derivatives may need: it then refuses to take them."""
+        if self.is_by_numpy and "host_state" in vars(self):
+            _backend.count_changes(self.host_state)
+
+    def copy_of_damping(self) -> Any:
+        """The damping, as given."""
+        return _backend.copy_of(self.damping) if _backend.is_array(self.damping) else self.damping
 
     def rows_by_age(self) -> Array:
         """A copy of the gradients, oldest first."""
