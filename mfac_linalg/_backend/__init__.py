@@ -119,7 +119,6 @@ from .threads import read_ahead as read_ahead
 from .twins import by_numpy as by_numpy
 from .twins import count_changes as count_changes
 from .twins import from_numpy as from_numpy
-from .twins import has_view as has_view
 from .values import asarray as asarray
 from .values import cast as cast
 from .values import empty as empty
@@ -145,3 +144,4 @@ from .values import writable_zeros as writable_zeros
 from .values import write_row as write_row
 from .values import zeros as zeros
 from .values import zeros_like as zeros_like
+from .views import has_view as has_view

@@ -38,6 +38,13 @@ class Part:
         return value
 
 
+def part_of(cls: type, fields: dict[str, Any]) -> Part:
+    """Return a Part of a class with these fields."""
+    part: Any = object.__new__(cls)
+    vars(part).update(fields)
+    return part
+
+
 def _is_lasting(value: Any) -> bool:
     """Whether all arrays of a value have values of their own: none is traced, batched or differentiated."""
     if isinstance(value, tuple):

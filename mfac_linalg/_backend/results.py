@@ -1,0 +1,77 @@
+"""Results of NumPy as arrays of the library that their arguments are of, and Parts of such arrays."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+
+from .._typing import Array
+from .libraries import is_torch
+from .pytree import CACHED, ESTIMATE, ON_HOST, Part, part_of
+from .views import Shared
+
+
+class FromNumpy:
+    """The way back: results as arrays of the library and on the device of the arguments, without a copy by PyTorch."""
+
+    def __init__(self, like: Array, shared: Sequence[Shared]) -> None:
+        self._like, self._shared = like, shared
+        self._parts: dict[int, Part] = {}
+
+    def of_arrays(self, x: Any) -> Any:
+        """An array of the library for one of NumPy; anything else unchanged."""
+        return self._array(np.asarray(x)) if isinstance(x, np.ndarray | np.generic) else x
+
+    def convert(self, x: Any) -> Any:
+        """A result, or a part of it."""
+        if isinstance(x, np.ndarray | np.generic):
+            return self.of_arrays(x)
+        if isinstance(x, Part):
+            if id(x) not in self._parts:
+                self._parts[id(x)] = part_of(type(x), self._fields(x))
+            return self._parts[id(x)]
+        if isinstance(x, tuple):
+            return tuple(self.convert(part) for part in x)
+        if isinstance(x, FunctionType):
+            return lambda: self.convert(x())
+        if isinstance(x, np.dtype):
+            return getattr(sys.modules["torch"], x.name) if is_torch(self._like) else x
+        if isinstance(x, type) and issubclass(x, np.generic):
+            return self.convert(np.dtype(x)) if is_torch(self._like) else x
+        return x.map_arrays(self.convert) if hasattr(x, "map_arrays") else x
+
+    def _fields(self, x: Part) -> dict[str, Any]:
+        """Converted, but for numbers and arrays that belong on the host."""
+        facts = {field.name: field.metadata for field in dataclasses.fields(x)}  # type: ignore[arg-type]
+        keep = {name for name, given in facts.items() if given in (ESTIMATE, ON_HOST)}
+        fields = {name: value for name, value in vars(x).items() if not name.startswith(CACHED)}
+        return {name: value if name in keep else self.convert(value) for name, value in fields.items()}
+
+    def _array(self, values: np.ndarray) -> Array:
+        known = None if values.flags.owndata or not values.size else self._in_shared(values)
+        if known is not None:
+            return known
+        if is_torch(self._like):
+            if not values.flags.writeable or any(stride < 0 for stride in values.strides):
+                values = values.copy()
+            return sys.modules["torch"].from_numpy(values)
+        jax: Any = sys.modules["jax"]
+        if self._like.committed:
+            return jax.device_put(np.array(values), self._like.sharding)
+        return jax.numpy.array(values, copy=True)
+
+    def _in_shared(self, values: np.ndarray) -> Array | None:
+        """The array in whose memory values are, or a view of it by PyTorch; None where they are in new memory."""
+        place = values.__array_interface__["data"][0]
+        for array, view, start, stop in self._shared:
+            if start <= place < stop and values.dtype == view.dtype:
+                if values.shape == view.shape and values.strides == view.strides and place == start:
+                    return array
+                if is_torch(array) and min(values.strides, default=0) >= 0:
+                    strides = [stride // values.itemsize for stride in values.strides]
+                    offset = array.storage_offset() + (place - start) // values.itemsize
+                    return array.detach().as_strided(values.shape, strides, offset)
+        return None

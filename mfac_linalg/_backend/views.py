@@ -1,0 +1,124 @@
+"""NumPy's views of arrays in the host's memory, and Parts of these views."""
+
+import sys
+from types import FunctionType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._typing import Array
+from .kinds import dtype_name, is_concrete, is_differentiated, is_narrow, on_host
+from .libraries import is_jax, is_torch, library
+from .pytree import CACHED, Part, part_of
+
+TWIN = CACHED + "twin"
+PLAIN = (np.ndarray, np.generic, bool, int, float, str, slice, type(None))
+
+
+class Shared(NamedTuple):
+    """An array, NumPy's view of its memory, and where that lies: what is in it goes back as the array, or a part."""
+
+    array: Array
+    view: np.ndarray
+    start: int
+    stop: int
+
+
+class Twin(NamedTuple):
+    """A Part of views, None where the Part has nothing but NumPy's, and the arrays behind these views."""
+
+    part: Part | None
+    shared: tuple[Shared, ...]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether no derivatives were asked for since the views were made."""
+        return not any(getattr(one.array, "requires_grad", False) for one in self.shared)
+
+
+class NoViewError(Exception):
+    """There is something that NumPy cannot compute with."""
+
+
+class Views:
+    """Views of arrays, and which arrays they are of."""
+
+    def __init__(self) -> None:
+        self.shared: list[Shared] = []
+        self._parts: dict[int, Part] = {}
+
+    def argument(self, x: Any) -> Any:
+        """A view for an argument: a twin for a Part, and nothing unknown, which may have arrays in it."""
+        if isinstance(x, Part):
+            twin = vars(x).get(TWIN)
+            if twin is None or not twin.is_current:
+                own = Views()
+                part = own.value(x)
+                twin = vars(x)[TWIN] = Twin(None if part is x else part, tuple(own.shared))  # None: no cycle
+            self.shared += twin.shared
+            return x if twin.part is None else twin.part
+        if isinstance(x, PLAIN):
+            return x
+        if isinstance(x, tuple):
+            return tuple(self.argument(part) for part in x)
+        if library(x) is None:
+            raise NoViewError
+        return self.value(x)
+
+    def value(self, x: Any) -> Any:
+        """The same for what a Part is made of."""
+        if isinstance(x, Part):
+            if id(x) not in self._parts:
+                self._parts[id(x)] = self._twin(x)
+            return self._parts[id(x)]
+        if isinstance(x, tuple):
+            return tuple(self.value(part) for part in x)
+        if isinstance(x, FunctionType):
+            raise NoViewError
+        if library(x) in (None, "numpy"):
+            return np.dtype(dtype_name(x)) if _is_dtype_of_torch(x) else x
+        return self._view(x)
+
+    def _twin(self, x: Part) -> Part:
+        if not x.has_twin:
+            raise NoViewError
+        fields = {name: value for name, value in vars(x).items() if not name.startswith(CACHED)}
+        views = {name: self.value(value) for name, value in fields.items()}
+        return x if all(views[name] is value for name, value in fields.items()) else part_of(type(x), views)
+
+    def _view(self, x: Array) -> np.ndarray:
+        if not has_view(x):
+            raise NoViewError
+        view = view_of(x)
+        start = view.__array_interface__["data"][0]
+        extent = sum((n - 1) * stride for n, stride in zip(view.shape, view.strides, strict=True)) + view.itemsize
+        self.shared.append(Shared(x, view, start, start + (extent if view.size else 0)))
+        return view
+
+
+def _is_dtype_of_torch(x: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.dtype)
+
+
+def view_of(x: Array) -> np.ndarray:
+    """Return NumPy's view of an array that has one."""
+    return x.detach().numpy() if is_torch(x) else np.asarray(x)  # detached, it stays with this memory
+
+
+def has_view(x: Array) -> bool:
+    """Whether x is a plain array of real numbers in the host's memory, without derivatives."""
+    if is_torch(x):
+        torch = sys.modules["torch"]
+        if type(x) is not torch.Tensor and type(x) is not torch.nn.Parameter:
+            return False
+        if x.requires_grad or x.device.type != "cpu" or x.dtype in _dtypes_without_view(torch) or x.is_neg():
+            return False
+        return x.layout is torch.strided and is_concrete(x) and not is_differentiated(x)
+    if not (is_jax(x) and is_concrete(x) and x.dtype.kind in "biuf") or is_narrow(x):
+        return False
+    return len(x.sharding.device_set) == 1 and on_host(x)
+
+
+def _dtypes_without_view(torch: Any) -> tuple[Any, ...]:
+    return (torch.float16, torch.bfloat16, torch.complex64, torch.complex128)
