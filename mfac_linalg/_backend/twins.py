@@ -36,21 +36,21 @@ def call_by_numpy(function: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any]
         return False, None
     if in_transforms():
         return False, None
-    views = Views()
-    try:
-        given = [views.argument(x) for x in arguments]
-    except NoViewError:
-        return False, None
-    if not views.shared:  # all is NumPy's
-        with plain_modes():
-            return True, function(*arguments)
-    like = views.shared[0].array
-    with _modes(like):
-        return True, FromNumpy(like, views.shared).convert(function(*given))
+    with plain_modes():
+        views = Views()
+        try:
+            given = [views.argument(x) for x in arguments]
+        except NoViewError:
+            return False, None
+        if not views.shared:  # all is NumPy's
+            return True, function(*given)
+        like = views.shared[0].array
+        with _modes_of_jax(like):
+            return True, FromNumpy(like, views.shared).convert(function(*given))
 
 
-def _modes(like: Array) -> contextlib.AbstractContextManager[Any]:
-    return plain_modes(sys.modules["jax"], like=like) if is_jax(like) else plain_modes()
+def _modes_of_jax(like: Array) -> contextlib.AbstractContextManager[Any]:
+    return plain_modes(sys.modules["jax"], like=like) if is_jax(like) else contextlib.nullcontext()
 
 
 def by_numpy(function: Any, *arguments: Any, like: Array) -> Any:
@@ -58,7 +58,7 @@ def by_numpy(function: Any, *arguments: Any, like: Array) -> Any:
 
     Arrays are returned in the library and on the device of like; a Part stays NumPy's, as a twin for that library.
     """
-    with _modes(like), outside_transforms():
+    with plain_modes(), _modes_of_jax(like), outside_transforms():
         given = [_values(x) for x in arguments]
         result = function(*given)
         if isinstance(result, Part):
@@ -93,7 +93,7 @@ def in_library(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 def _part_in_library(part: Part) -> Part:
     stored, like = vars(part)[LIBRARY], vars(part)[TWIN].shared[0].array
     if stored.part is None:
-        with _modes(like), outside_transforms():
+        with plain_modes(), _modes_of_jax(like), outside_transforms():
             stored.part = FromNumpy(like, ()).convert(part)
     return stored.part
 

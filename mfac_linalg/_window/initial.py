@@ -19,7 +19,8 @@ def empty_state(options: WindowOptions, like: Array, damping: Any) -> WindowStat
     with _backend.no_grad_constants(like):
         like = _backend.writable_zeros((0, options.dim), like=like)
         damping = copied_damping(damping, like)
-    if options.compression is None and _backend.has_view(like):
+        by_numpy = options.compression is None and _backend.has_view(like)
+    if by_numpy:
         return replace(_backend.by_numpy(WindowState.empty, options, damping, like, like=like), like=like)
     with _backend.no_grad_constants(like):
         return _backend.with_x64(WindowState.empty, options, damping, like)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, Self
 
 from .. import _backend
@@ -161,8 +162,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
 
     @property
     def _current(self) -> State:
-        state = self._known_state
-        return run(WindowState.current, state)
+        return run(attrgetter("device_state"), self._known_state)
 
     @property
     def _known_state(self) -> WindowState:
@@ -226,7 +226,9 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         """λ as a float, or a copy of the (d,) array it was given as; settable at the cost of a factorisation, O(m³)."""
         if self._state is None:
             return self._initial_damping
-        return run(WindowState.copy_of_damping, self._state)
+        if not _backend.is_array(self._state.damping):
+            return self._state.damping
+        return run(lambda state: _backend.copy_of(state.damping), self._state)
 
     @damping.setter
     def damping(self, damping: Any) -> None:

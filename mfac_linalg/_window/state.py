@@ -19,9 +19,9 @@ from .._forms.protocol import Form
 from .._forms.state import State
 from .._forms.sweeps import CANCELLATION, sweeps_for
 from .._rows.scaled import ScaledRows
-from .._scaling.sqrt_damping import DampingScaling, refuse_span, spans_widely
+from .._scaling.sqrt_damping import DampingScaling
 from .._typing import Array
-from .options import WindowOptions
+from .options import WindowOptions, computing_dtype
 from .ring import Ring, SlotGram
 from .slots import DenseSlots
 from .topk_slots import TopKSlots
@@ -53,7 +53,7 @@ class WindowState:
     @classmethod
     def empty(cls, options: WindowOptions, damping: Any, like: Array) -> "WindowState":
         """No rows, in slots for gradients like those of an array (·, d), under a checked damping."""
-        computing = _computing(options, damping, like)
+        computing = computing_dtype(options, damping, like)
         count, compression, gram_dtype = options.window + 1, options.compression, computing
         if compression is None:
             storage: DenseSlots | TopKSlots = DenseSlots.empty(count, like)
@@ -147,7 +147,7 @@ class WindowState:
 
     def with_damping(self, damping: Any) -> "WindowState":
         """The same rows under another, checked damping, with new memory for the factor."""
-        ring = replace(self.ring, dtype=_computing(self.options, damping, self.ring.like))
+        ring = replace(self.ring, dtype=computing_dtype(self.options, damping, self.ring.like))
         scaling = DampingScaling.read(damping, ring.dtype)
         if not (scaling.column_scale is None and self.scaling.column_scale is None):
             ring = ring.with_gram(scaling.column_scale, float64=_backend.dtype_name(ring.dtype) == "float64")
@@ -204,10 +204,6 @@ class WindowState:
         return self.ring.gram(self.row_scale)
 
     # --- as an inverse --------------------------------------------------------------------------------------------
-
-    def current(self) -> State:
-        """The inverse for queries."""
-        return self.device_state
 
     @cached_property
     def host_state(self) -> State:
@@ -286,21 +282,6 @@ class WindowState:
         if self.is_by_numpy and "host_state" in vars(self):
             _backend.count_changes(self.host_state)
 
-    def copy_of_damping(self) -> Any:
-        """The damping, as given."""
-        return _backend.copy_of(self.damping) if _backend.is_array(self.damping) else self.damping
-
     def rows_by_age(self) -> Array:
         """A copy of the gradients, oldest first."""
         return self.ring.copy_rows(self.ages)
-
-
-def _computing(options: WindowOptions, damping: Any, like: Array) -> Any:
-    """The dtype that products of rows are computed in."""
-    dtype = _backend.result_dtype(like)
-    wide = options.precision == "high" or options.decays_widely or spans_widely(damping, dtype)
-    if wide and _backend.supports_float64(like):
-        return _backend.namespace(like).float64
-    if _backend.is_vector(damping) and wide:
-        refuse_span(damping)
-    return dtype
