@@ -7,6 +7,7 @@ from types import FunctionType
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from .._typing import Array
 from .libraries import is_torch
@@ -51,7 +52,7 @@ class FromNumpy:
         return {name: value if name in keep else self.convert(value) for name, value in fields.items()}
 
     def _array(self, values: np.ndarray) -> Array:
-        known = None if values.flags.owndata or not values.size else self._in_shared(values)
+        known = None if _is_new(values) else self._in_shared(values)
         if known is not None:
             return known
         if is_torch(self._like):
@@ -65,8 +66,9 @@ class FromNumpy:
 
     def _in_shared(self, values: np.ndarray) -> Array | None:
         """The array in whose memory values are, or a view of it by PyTorch; None where they are in new memory."""
-        place = values.__array_interface__["data"][0]
-        for array, view, start, stop in self._shared:
+        place = byte_bounds(values)[0]
+        for array, view in self._shared:
+            start, stop = byte_bounds(view)
             if start <= place < stop and values.dtype == view.dtype:
                 if values.shape == view.shape and values.strides == view.strides and place == start:
                     return array
@@ -75,3 +77,11 @@ class FromNumpy:
                     offset = array.storage_offset() + (place - start) // values.itemsize
                     return array.detach().as_strided(values.shape, strides, offset)
         return None
+
+
+def _is_new(values: np.ndarray) -> bool:
+    """Whether values are in memory that NumPy allocated, and not in that of a view."""
+    base: Any = values
+    while isinstance(base, np.ndarray):
+        values, base = base, base.base
+    return values.flags.owndata

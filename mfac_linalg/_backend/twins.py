@@ -62,7 +62,7 @@ def by_numpy(function: Any, *arguments: Any, like: Array) -> Any:
         given = [_values(x) for x in arguments]
         result = function(*given)
         if isinstance(result, Part):
-            vars(result).setdefault(TWIN, Twin(None, (Shared(like, np.empty(0), 0, 0),)))
+            vars(result).setdefault(TWIN, Twin(None, (Shared(like, np.empty(0)),)))
             vars(result).setdefault(LIBRARY, InLibrary())
             return result
         convert = FromNumpy(like, ()).of_arrays

@@ -1,5 +1,6 @@
 """NumPy's views of arrays in the host's memory, and Parts of these views."""
 
+import functools
 import sys
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._typing import Array
-from .kinds import dtype_name, is_concrete, is_differentiated, is_narrow, on_host
+from .kinds import dtype_name, is_differentiated, is_narrow, is_traced
 from .libraries import is_jax, is_torch, library
 from .pytree import CACHED, Part, part_of
 
@@ -16,12 +17,10 @@ PLAIN = (np.ndarray, np.generic, bool, int, float, str, slice, type(None))
 
 
 class Shared(NamedTuple):
-    """An array, NumPy's view of its memory, and where that lies: what is in it goes back as the array, or a part."""
+    """An array and NumPy's view of its memory."""
 
     array: Array
     view: np.ndarray
-    start: int
-    stop: int
 
 
 class Twin(NamedTuple):
@@ -90,9 +89,7 @@ class Views:
         if not has_view(x):
             raise NoViewError
         view = view_of(x)
-        start = view.__array_interface__["data"][0]
-        extent = sum((n - 1) * stride for n, stride in zip(view.shape, view.strides, strict=True)) + view.itemsize
-        self.shared.append(Shared(x, view, start, start + (extent if view.size else 0)))
+        self.shared.append(Shared(x, view))
         return view
 
 
@@ -110,15 +107,21 @@ def has_view(x: Array) -> bool:
     """Whether x is a plain array of real numbers in the host's memory, without derivatives."""
     if is_torch(x):
         torch = sys.modules["torch"]
-        if type(x) is not torch.Tensor and type(x) is not torch.nn.Parameter:
+        if not (type(x) in _plain_tensors() and x.device.type == "cpu" and x.layout is torch.strided):
             return False
-        if x.requires_grad or x.device.type != "cpu" or x.dtype in _dtypes_without_view(torch) or x.is_neg():
-            return False
-        return x.layout is torch.strided and is_concrete(x) and not is_differentiated(x)
-    if not (is_jax(x) and is_concrete(x) and x.dtype.kind in "biuf") or is_narrow(x):
+        return not (x.dtype in _dtypes_without_view() or x.is_neg() or is_differentiated(x))
+    if not is_jax(x) or is_traced(x) or x.dtype.kind not in "biuf" or is_narrow(x):
         return False
-    return len(x.sharding.device_set) == 1 and on_host(x)
+    return len(x.sharding.device_set) == 1 and next(iter(x.sharding.device_set)).platform == "cpu"
 
 
-def _dtypes_without_view(torch: Any) -> tuple[Any, ...]:
-    return (torch.float16, torch.bfloat16, torch.complex64, torch.complex128)
+@functools.cache
+def _plain_tensors() -> tuple[type, ...]:
+    torch = sys.modules["torch"]
+    return torch.Tensor, torch.nn.Parameter
+
+
+@functools.cache
+def _dtypes_without_view() -> frozenset[Any]:
+    torch = sys.modules["torch"]
+    return frozenset((torch.float16, torch.bfloat16, torch.complex32, torch.complex64, torch.complex128))
