@@ -14,6 +14,9 @@ from .libraries import is_torch
 from .pytree import CACHED, ESTIMATE, ON_HOST, Part, part_of
 from .views import Shared
 
+ALIGNMENT = 64  # bytes
+LARGE = 2**20  # bytes
+
 
 class FromNumpy:
     """The way back: results as arrays of the library and on the device of the arguments, without a copy by PyTorch."""
@@ -61,8 +64,8 @@ class FromNumpy:
             return sys.modules["torch"].from_numpy(values)
         jax: Any = sys.modules["jax"]
         if self._like.committed:
-            return jax.device_put(np.array(values), self._like.sharding)
-        return jax.numpy.array(values, copy=True)
+            return jax.device_put(_aligned_copy(values), self._like.sharding)
+        return jax.numpy.array(values, copy=True) if values.nbytes < LARGE else jax.device_put(_aligned_copy(values))
 
     def _in_shared(self, values: np.ndarray) -> Array | None:
         """The array in whose memory values are, or a view of it by PyTorch; None where they are in new memory."""
@@ -77,6 +80,15 @@ class FromNumpy:
                     offset = array.storage_offset() + (place - start) // values.itemsize
                     return array.detach().as_strided(values.shape, strides, offset)
         return None
+
+
+def _aligned_copy(values: np.ndarray) -> np.ndarray:
+    """A copy that JAX takes as it is: it makes one of its own more slowly, in memory without huge pages."""
+    memory = np.empty(values.nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    copy = memory[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
+    copy[...] = values
+    return copy
 
 
 def _is_new(values: np.ndarray) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 
 from .._typing import Array
 from .libraries import is_jax, is_torch, library
-from .modes import in_transforms, outside_transforms, plain_modes
+from .modes import in_transforms, makes_plain_arrays, outside_transforms, plain_modes
 from .pytree import CACHED, Part
 from .results import FromNumpy
 from .values import read
@@ -44,13 +44,19 @@ def call_by_numpy(function: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any]
             return False, None
         if not views.shared:  # all is NumPy's
             return True, function(*given)
-        like = views.shared[0].array
-        with _modes_of_jax(like):
-            return True, FromNumpy(like, views.shared).convert(function(*given))
+        like, result = views.shared[0].array, function(*given)
+        with _modes_of_jax(like, result):
+            return True, FromNumpy(like, views.shared).convert(result)
 
 
-def _modes_of_jax(like: Array) -> contextlib.AbstractContextManager[Any]:
-    return plain_modes(sys.modules["jax"], like=like) if is_jax(like) else contextlib.nullcontext()
+def _modes_of_jax(like: Array, result: Any = None) -> contextlib.AbstractContextManager[Any]:
+    """The modes in which a result becomes an array of JAX: few of them matter to one of float32."""
+    if not is_jax(like):
+        return contextlib.nullcontext()
+    jax: Any = sys.modules["jax"]
+    if type(result) is np.ndarray and result.dtype == np.float32 and makes_plain_arrays(jax, like):
+        return jax.ensure_compile_time_eval()
+    return plain_modes(jax, like=like)
 
 
 def by_numpy(function: Any, *arguments: Any, like: Array) -> Any:
@@ -59,8 +65,7 @@ def by_numpy(function: Any, *arguments: Any, like: Array) -> Any:
     Arrays are returned in the library and on the device of like; a Part stays NumPy's, as a twin for that library.
     """
     with plain_modes(), _modes_of_jax(like), outside_transforms():
-        given = [_values(x) for x in arguments]
-        result = function(*given)
+        result = function(*map(_values, arguments))
         if isinstance(result, Part):
             vars(result).setdefault(TWIN, Twin(None, (Shared(like, np.empty(0)),)))
             vars(result).setdefault(LIBRARY, InLibrary())

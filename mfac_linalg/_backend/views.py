@@ -13,7 +13,7 @@ from .libraries import is_jax, is_torch, library
 from .pytree import CACHED, Part, part_of
 
 TWIN = CACHED + "twin"
-PLAIN = (np.ndarray, np.generic, bool, int, float, str, slice, type(None))
+PLAIN = (np.generic, bool, int, float, str, slice, type(None))
 
 
 class Shared(NamedTuple):
@@ -28,11 +28,12 @@ class Twin(NamedTuple):
 
     part: Part | None
     shared: tuple[Shared, ...]
+    tensors: tuple[Array, ...] = ()  # those of PyTorch among these arrays
 
     @property
     def is_current(self) -> bool:
         """Whether no derivatives were asked for since the views were made."""
-        return not any(getattr(one.array, "requires_grad", False) for one in self.shared)
+        return not any(x.requires_grad for x in self.tensors)
 
 
 class NoViewError(Exception):
@@ -53,16 +54,17 @@ class Views:
             if twin is None or not twin.is_current:
                 own = Views()
                 part = own.value(x)
-                twin = vars(x)[TWIN] = Twin(None if part is x else part, tuple(own.shared))  # None: no cycle
+                tensors = tuple(one.array for one in own.shared if is_torch(one.array))
+                twin = vars(x)[TWIN] = Twin(None if part is x else part, tuple(own.shared), tensors)  # None: no cycle
             self.shared += twin.shared
             return x if twin.part is None else twin.part
+        if library(x) is not None:
+            return self._view(x) if not isinstance(x, np.ndarray) else x
         if isinstance(x, PLAIN):
             return x
         if isinstance(x, tuple):
             return tuple(self.argument(part) for part in x)
-        if library(x) is None:
-            raise NoViewError
-        return self.value(x)
+        raise NoViewError
 
     def value(self, x: Any) -> Any:
         """The same for what a Part is made of."""
@@ -105,23 +107,22 @@ def view_of(x: Array) -> np.ndarray:
 
 def has_view(x: Array) -> bool:
     """Whether x is a plain array of real numbers in the host's memory, without derivatives."""
-    if is_torch(x):
-        torch = sys.modules["torch"]
-        if not (type(x) in _plain_tensors() and x.device.type == "cpu" and x.layout is torch.strided):
-            return False
-        return not (x.dtype in _dtypes_without_view() or x.is_neg() or is_differentiated(x))
+    if type(x) in _plain_tensors():
+        strided, without_view = _strided_and_dtypes_without_view()
+        is_plain = x.is_cpu and x.layout is strided and x.dtype not in without_view
+        return is_plain and not (x.requires_grad or x.is_neg() or is_differentiated(x))
     if not is_jax(x) or is_traced(x) or x.dtype.kind not in "biuf" or is_narrow(x):
         return False
     return len(x.sharding.device_set) == 1 and next(iter(x.sharding.device_set)).platform == "cpu"
 
 
-@functools.cache
 def _plain_tensors() -> tuple[type, ...]:
-    torch = sys.modules["torch"]
-    return torch.Tensor, torch.nn.Parameter
+    torch = sys.modules.get("torch")
+    return () if torch is None else (torch.Tensor, torch.nn.Parameter)
 
 
 @functools.cache
-def _dtypes_without_view() -> frozenset[Any]:
+def _strided_and_dtypes_without_view() -> tuple[Any, frozenset[Any]]:
     torch = sys.modules["torch"]
-    return frozenset((torch.float16, torch.bfloat16, torch.complex32, torch.complex64, torch.complex128))
+    narrow_or_complex = (torch.float16, torch.bfloat16, torch.complex32, torch.complex64, torch.complex128)
+    return torch.strided, frozenset(narrow_or_complex)
