@@ -221,10 +221,7 @@ class Inverse(SymmetricOperator):
         """
         i = check.indices("i", i, self.dim, like=self._like)
         j = check.indices("j", j, self.dim, like=self._like)
-        i, j = check.broadcast_indices(i, j)
-        xp = _backend.namespace(i)
-        flat = _backend.with_x64(State.element, self._unchanged, xp.reshape(i, (-1,)), xp.reshape(j, (-1,)))
-        return flat[0] if i.ndim == 0 else xp.reshape(flat, i.shape)
+        return _backend.with_x64(_elements, self._unchanged, i, j)
 
     def columns(self, j: Any) -> Array:
         """Columns F⁻¹[:, j], shape (d, k), for a (k,) list or array of indices.
@@ -405,6 +402,14 @@ class Inverse(SymmetricOperator):
         if _backend.is_array(v) and v.ndim == 2:
             return check.columns(name, v, self._like, self.dtype, self.dim), False
         return check.vector(name, v, self._like, self.dtype, self.dim)[:, None], True
+
+
+def _elements(state: State, i: Array, j: Array) -> Array:
+    """F⁻¹[i, j] for index arrays that broadcast."""
+    i, j = check.broadcast_indices(i, j)
+    xp = _backend.namespace(i)
+    flat = state.element(xp.reshape(i, (-1,)), xp.reshape(j, (-1,)))
+    return flat[0] if i.ndim == 0 else xp.reshape(flat, i.shape)
 
 
 def check_inverse(inverse: Any) -> Inverse:

@@ -11,18 +11,19 @@ from numpy.lib.array_utils import byte_bounds
 
 from .._typing import Array
 from .libraries import is_torch
+from .memory import as_aligned
 from .pytree import CACHED, ESTIMATE, ON_HOST, Part, part_of
 from .views import Shared
 
-ALIGNMENT = 64  # bytes
-LARGE = 2**20  # bytes
+LARGE = 2**17  # bytes
 
 
 class FromNumpy:
     """The way back: results as arrays of the library and on the device of the arguments, without a copy by PyTorch."""
 
-    def __init__(self, like: Array, shared: Sequence[Shared]) -> None:
+    def __init__(self, like: Array, shared: Sequence[Shared], *, is_written: bool = False) -> None:
         self._like, self._shared = like, shared
+        self._is_written = is_written  # the memory of what is converted, later, in place: JAX then has a copy
         self._parts: dict[int, Part] = {}
 
     def of_arrays(self, x: Any) -> Any:
@@ -63,9 +64,11 @@ class FromNumpy:
                 values = values.copy()
             return sys.modules["torch"].from_numpy(values)
         jax: Any = sys.modules["jax"]
+        if self._is_written or values.nbytes >= LARGE:
+            values = values.copy() if self._is_written else as_aligned(values)
         if self._like.committed:
-            return jax.device_put(_aligned_copy(values), self._like.sharding)
-        return jax.numpy.array(values, copy=True) if values.nbytes < LARGE else jax.device_put(_aligned_copy(values))
+            return jax.device_put(values, self._like.sharding)
+        return jax.device_put(values) if values.nbytes >= LARGE else jax.numpy.array(values, copy=True)
 
     def _in_shared(self, values: np.ndarray) -> Array | None:
         """The array in whose memory values are, or a view of it by PyTorch; None where they are in new memory."""
@@ -80,15 +83,6 @@ class FromNumpy:
                     offset = array.storage_offset() + (place - start) // values.itemsize
                     return array.detach().as_strided(values.shape, strides, offset)
         return None
-
-
-def _aligned_copy(values: np.ndarray) -> np.ndarray:
-    """A copy that JAX takes as it is: it makes one of its own more slowly, in memory without huge pages."""
-    memory = np.empty(values.nbytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    copy = memory[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
-    copy[...] = values
-    return copy
 
 
 def _is_new(values: np.ndarray) -> bool:

@@ -99,7 +99,7 @@ def _part_in_library(part: Part) -> Part:
     stored, like = vars(part)[LIBRARY], vars(part)[TWIN].shared[0].array
     if stored.part is None:
         with plain_modes(), _modes_of_jax(like), outside_transforms():
-            stored.part = FromNumpy(like, ()).convert(part)
+            stored.part = FromNumpy(like, (), is_written=True).convert(part)
     return stored.part
 
 
