@@ -2,7 +2,8 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -41,7 +42,7 @@ class FromNumpy:
         if isinstance(x, tuple):
             return tuple(self.convert(part) for part in x)
         if isinstance(x, FunctionType):
-            return lambda: self.convert(x())
+            return partial(_converted, self._like, x)  # without self, whose Parts would be in a cycle
         if isinstance(x, np.dtype):
             return getattr(sys.modules["torch"], x.name) if is_torch(self._like) else x
         if isinstance(x, type) and issubclass(x, np.generic):
@@ -67,7 +68,7 @@ class FromNumpy:
         if self._is_written or values.nbytes >= LARGE:
             values = values.copy() if self._is_written else as_aligned(values)
         if self._like.committed:
-            return jax.device_put(values, self._like.sharding)
+            return jax.device_put(values, _sharding_of(self._like))
         return jax.device_put(values) if values.nbytes >= LARGE else jax.numpy.array(values, copy=True)
 
     def _in_shared(self, values: np.ndarray) -> Array | None:
@@ -83,6 +84,18 @@ class FromNumpy:
                     offset = array.storage_offset() + (place - start) // values.itemsize
                     return array.detach().as_strided(values.shape, strides, offset)
         return None
+
+
+def _converted(like: Array, function: Callable[[], np.ndarray]) -> Array:
+    return FromNumpy(like, ()).of_arrays(function())
+
+
+def _sharding_of(like: Array) -> Any:
+    """Where a JAX array on one device is, for arrays of any shape."""
+    sharding: Any = sys.modules["jax"].sharding
+    given = like.sharding
+    on_mesh = isinstance(given, sharding.NamedSharding)
+    return sharding.NamedSharding(given.mesh, sharding.PartitionSpec()) if on_mesh else given
 
 
 def _is_new(values: np.ndarray) -> bool:

@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from functools import partial
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -74,7 +75,7 @@ class Views:
             return self._parts[id(x)]
         if isinstance(x, tuple):
             return tuple(self.value(part) for part in x)
-        if isinstance(x, FunctionType):
+        if isinstance(x, FunctionType | partial):
             raise NoViewError
         if library(x) in (None, "numpy"):
             return np.dtype(dtype_name(x)) if _is_dtype_of_torch(x) else x
