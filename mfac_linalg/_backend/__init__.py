@@ -32,7 +32,6 @@ from .kinds import is_narrow as is_narrow
 from .kinds import is_numpy as is_numpy
 from .kinds import is_overwritable as is_overwritable
 from .kinds import is_plain_like as is_plain_like
-from .kinds import is_plain_numpy as is_plain_numpy
 from .kinds import is_real as is_real
 from .kinds import is_row_major as is_row_major
 from .kinds import is_supported as is_supported

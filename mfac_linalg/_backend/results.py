@@ -1,6 +1,7 @@
 """Results of NumPy as arrays of the library that their arguments are of, and Parts of such arrays."""
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +15,7 @@ from .._typing import Array
 from .libraries import is_torch
 from .memory import as_aligned
 from .pytree import CACHED, ESTIMATE, ON_HOST, Part, part_of
-from .views import Shared
+from .views import CONSTANTS, Shared
 
 LARGE = 2**17  # bytes
 
@@ -33,6 +34,8 @@ class FromNumpy:
 
     def convert(self, x: Any) -> Any:
         """A result, or a part of it."""
+        if type(x) in CONSTANTS:
+            return x
         if isinstance(x, np.ndarray | np.generic):
             return self.of_arrays(x)
         if isinstance(x, Part):
@@ -51,8 +54,8 @@ class FromNumpy:
 
     def _fields(self, x: Part) -> dict[str, Any]:
         """Converted, but for numbers and arrays that belong on the host."""
-        facts = {field.name: field.metadata for field in dataclasses.fields(x)}  # type: ignore[arg-type]
-        keep = {name for name, given in facts.items() if given in (ESTIMATE, ON_HOST)}
+        cls: Any = type(x)
+        keep = _fields_on_host(cls)
         fields = {name: value for name, value in vars(x).items() if not name.startswith(CACHED)}
         return {name: value if name in keep else self.convert(value) for name, value in fields.items()}
 
@@ -96,6 +99,12 @@ def _sharding_of(like: Array) -> Any:
     given = like.sharding
     on_mesh = isinstance(given, sharding.NamedSharding)
     return sharding.NamedSharding(given.mesh, sharding.PartitionSpec()) if on_mesh else given
+
+
+@functools.cache
+def _fields_on_host(cls: Any) -> set[str]:
+    fields = dataclasses.fields(cls)
+    return {field.name for field in fields if field.metadata in (ESTIMATE, ON_HOST)}
 
 
 def _is_new(values: np.ndarray) -> bool:

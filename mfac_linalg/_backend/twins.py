@@ -107,8 +107,8 @@ def count_changes(part: Part) -> None:
     """Tell PyTorch that the arrays of a twin change: derivatives that were recorded from them are then refused."""
     stored = vars(part).get(LIBRARY)
     if stored is not None and stored.part is not None:
-        arrays = [array for array in _arrays_of(stored.part) if is_torch(array)]
-        sys.modules["torch"].autograd.graph.increment_version(arrays)
+        for array in filter(is_torch, _arrays_of(stored.part)):
+            sys.modules["torch"].autograd.graph.increment_version(array)
 
 
 def _arrays_of(part: Part) -> Iterator[Array]:

@@ -15,6 +15,7 @@ from .pytree import CACHED, Part, part_of
 
 TWIN = CACHED + "twin"
 PLAIN = (np.generic, bool, int, float, str, slice, type(None))
+CONSTANTS = frozenset((bool, int, float, str, type(None)))
 
 
 class Shared(NamedTuple):
@@ -69,6 +70,8 @@ class Views:
 
     def value(self, x: Any) -> Any:
         """The same for what a Part is made of."""
+        if type(x) in CONSTANTS:
+            return x
         if isinstance(x, Part):
             if id(x) not in self._parts:
                 self._parts[id(x)] = self._twin(x)
