@@ -29,6 +29,10 @@ class Forward(SymmetricOperator):
         return self._inverse._current
 
     @property
+    def _like(self) -> Array:
+        return self._inverse._like
+
+    @property
     def dim(self) -> int:
         """Number d of parameters."""
         return self._inverse.dim

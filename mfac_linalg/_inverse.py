@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +14,7 @@ from ._forms.certificates import backward_error, relative_residual
 from ._forms.damping_path import damping_path
 from ._forms.state import State
 from ._forward import Forward
-from ._operator import SymmetricOperator
+from ._operator import SymmetricOperator, of_one_column
 from ._repr import as_call, as_table, short
 from ._typing import Array
 
@@ -128,7 +129,7 @@ class Inverse(SymmetricOperator):
             c = check.columns("coefficients", c, like, self.dtype, self.num_gradients)
             return _backend.with_x64(State.solve_gradients, self._unchanged, c)
         c = check.vector("coefficients", c, like, self.dtype, self.num_gradients)
-        return _backend.with_x64(State.solve_gradients, self._unchanged, c[:, None])[:, 0]
+        return _backend.with_x64(partial(of_one_column, State.solve_gradients), self._unchanged, c)
 
     def dual_coefficients(self, v: Array) -> Array:
         """The a, shape (m,), with F⁻¹ v = Λ⁻¹ (v − Gᵀ a): what to keep to apply F⁻¹ v without this object.
@@ -137,7 +138,7 @@ class Inverse(SymmetricOperator):
         -----
         Cost: as `matvec`.
         """
-        return self._columns_of(State.dual, v)[..., 0]
+        return self._of_vector(partial(of_one_column, State.dual), v)
 
     def sqrt_matvec(self, v: Array) -> Array:
         """B v for a B with B Bᵀ = F⁻¹; B = F^-½ for scalar damping.
@@ -146,7 +147,7 @@ class Inverse(SymmetricOperator):
         -----
         Cost: an eigendecomposition, O(m³), and two passes over the rows.
         """
-        return self._columns_of(State.apply_square_root, v)[..., 0]
+        return self._of_vector(partial(of_one_column, State.apply_square_root), v)
 
     def sample(self, size: int, *, seed: int) -> Array:
         """Draw from N(0, F⁻¹) by the library's own generator, on its own device.
@@ -167,7 +168,9 @@ class Inverse(SymmetricOperator):
         Cost: an eigendecomposition, O(m³), and O(dm) per draw; O(d · size) memory.
         """
         size, seed = check.count("size", size), check.count("seed", seed)
-        return _backend.with_x64(State.sample, self._unchanged, size, seed).T
+        state = self._unchanged
+        draws = _backend.with_x64(State.standard_normal, state, size, seed, by_library=True)
+        return _backend.with_x64(partial(State.apply_square_root, name=None), state, draws).T
 
     def damping_path(self, v: Array, dampings: Any) -> Array:
         """F(λ_k)⁻¹ v as the columns of a (d, k) array, each as accurate as an inverse built with its λ_k.
@@ -183,7 +186,7 @@ class Inverse(SymmetricOperator):
         """
         self._current.require_scalar("damping_path")
         values = check.dampings(dampings)
-        return self._columns_of(lambda state, u: damping_path(state, u, values), v)
+        return self._of_vector(lambda state, u: damping_path(state, u[:, None], values), v)
 
     # --- entries ----------------------------------------------------------------------------------------------
 
@@ -218,10 +221,7 @@ class Inverse(SymmetricOperator):
         """
         i = check.indices("i", i, self.dim, like=self._like)
         j = check.indices("j", j, self.dim, like=self._like)
-        i, j = check.broadcast_indices(i, j)
-        xp = _backend.namespace(i)
-        flat = _backend.with_x64(State.element, self._unchanged, xp.reshape(i, (-1,)), xp.reshape(j, (-1,)))
-        return flat[0] if i.ndim == 0 else xp.reshape(flat, i.shape)
+        return _backend.with_x64(_elements, self._unchanged, i, j)
 
     def columns(self, j: Any) -> Array:
         """Columns F⁻¹[:, j], shape (d, k), for a (k,) list or array of indices.
@@ -384,10 +384,10 @@ class Inverse(SymmetricOperator):
 
     # --- checks ------------------------------------------------------------------------------------------------
 
-    def _columns_of(self, function: Any, v: Array) -> Array:
-        """`function` of the state and of one vector as a column."""
+    def _of_vector(self, function: Any, v: Array) -> Array:
+        """`function` of the state and of one vector."""
         v = check.vector("v", v, self._like, self.dtype, self.dim)
-        return _backend.with_x64(function, self._unchanged, v[:, None])
+        return _backend.with_x64(function, self._unchanged, v)
 
     def _certificate(self, function: Any, v: Array, x: Array) -> Array:
         (columns, is_vector), (answers, _) = self._one_or_more("v", v), self._one_or_more("x", x)
@@ -402,6 +402,14 @@ class Inverse(SymmetricOperator):
         if _backend.is_array(v) and v.ndim == 2:
             return check.columns(name, v, self._like, self.dtype, self.dim), False
         return check.vector(name, v, self._like, self.dtype, self.dim)[:, None], True
+
+
+def _elements(state: State, i: Array, j: Array) -> Array:
+    """F⁻¹[i, j] for index arrays that broadcast."""
+    i, j = check.broadcast_indices(i, j)
+    xp = _backend.namespace(i)
+    flat = state.element(xp.reshape(i, (-1,)), xp.reshape(j, (-1,)))
+    return flat[0] if i.ndim == 0 else xp.reshape(flat, i.shape)
 
 
 def check_inverse(inverse: Any) -> Inverse:

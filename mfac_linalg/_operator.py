@@ -132,7 +132,7 @@ class SymmetricOperator(abc.ABC):
         v = check.vector(name, v, self._like, self.dtype, self.dim, column=True)
         if v.ndim == 2:
             return _backend.with_x64(function, self._unchanged, v)
-        return _backend.with_x64(function, self._unchanged, v[:, None])[:, 0]
+        return _backend.with_x64(partial(of_one_column, function), self._unchanged, v)
 
     def _matrix_product(self, function: Any, v: Array, name: str) -> Array:
         """`function` of columns (d, k); of complex ones by parts."""
@@ -147,3 +147,8 @@ class SymmetricOperator(abc.ABC):
         """`function` of x + iy for real x and y (d, k), as one product with 2k columns."""
         parts = check.columns(name, _backend.with_x64(_backend.as_parts, z), self._like, self.dtype, self.dim)
         return _backend.with_x64(_backend.from_parts, _backend.with_x64(function, self._unchanged, parts))
+
+
+def of_one_column(function: Any, state: State, v: Array) -> Array:
+    """`function` of the one column that a vector is; its last axis is left out."""
+    return function(state, v[:, None])[..., 0]

@@ -31,7 +31,7 @@ from .kinds import is_matrix as is_matrix
 from .kinds import is_narrow as is_narrow
 from .kinds import is_numpy as is_numpy
 from .kinds import is_overwritable as is_overwritable
-from .kinds import is_plain_numpy as is_plain_numpy
+from .kinds import is_plain_like as is_plain_like
 from .kinds import is_real as is_real
 from .kinds import is_row_major as is_row_major
 from .kinds import is_supported as is_supported
@@ -116,6 +116,9 @@ from .streams import read_block as read_block
 from .streams import write_columns as write_columns
 from .threads import in_threads as in_threads
 from .threads import read_ahead as read_ahead
+from .twins import by_numpy as by_numpy
+from .twins import count_changes as count_changes
+from .twins import from_numpy as from_numpy
 from .values import asarray as asarray
 from .values import cast as cast
 from .values import empty as empty
@@ -123,7 +126,6 @@ from .values import empty_vector as empty_vector
 from .values import entries as entries
 from .values import from_bits as from_bits
 from .values import from_float64 as from_float64
-from .values import host_view as host_view
 from .values import index_like as index_like
 from .values import like_small_system as like_small_system
 from .values import native as native
@@ -142,3 +144,4 @@ from .values import writable_zeros as writable_zeros
 from .values import write_row as write_row
 from .values import zeros as zeros
 from .values import zeros_like as zeros_like
+from .views import has_view as has_view

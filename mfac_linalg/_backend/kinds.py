@@ -67,6 +67,15 @@ def is_plain_numpy(x: Any) -> bool:
     return type(x) is np.ndarray and x.dtype.isnative
 
 
+def is_plain_like(x: Any, like: Array, dtype: Any) -> bool:
+    """Return whether x is for certain of like's own class, on its device and in dtype: a quick look before others."""
+    if isinstance(like, np.ndarray):
+        return is_plain_numpy(x) and x.dtype == dtype
+    if type(x) is not type(like) or not (is_torch(x) or (is_jax(x) and not is_traced(x))) or x.dtype != dtype:
+        return False
+    return x.device == like.device and (is_jax(x) or kind_of_tensor(x) is None)
+
+
 def is_real(x: Array) -> bool:
     """Return whether x holds real numbers."""
     if isinstance(x, np.ndarray | np.generic):

@@ -1,5 +1,6 @@
 """Memory that is shared with others, and copies that are not."""
 
+import math
 import sys
 from typing import Any
 
@@ -11,6 +12,8 @@ from .kinds import is_traced, namespace, on_host
 from .libraries import is_dask, is_jax, is_torch
 from .modes import outside_transforms, plain_modes
 from .sparse import arrays_of, is_sparse
+
+ALIGNMENT = 64  # bytes
 
 
 def copy_of(x: Array) -> Array:
@@ -55,6 +58,25 @@ def resolved(x: Any) -> Any:
 def address(x: Any) -> int | None:
     """Return where the memory of a PyTorch tensor begins, which may be exchanged; None for other arrays."""
     return x.data_ptr() if is_torch(x) else None
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return memory that JAX, once it is in use, takes as it is."""
+    if "jax" not in sys.modules:
+        return np.empty(shape, dtype)
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.__array_interface__["data"][0] % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def as_aligned(values: np.ndarray) -> np.ndarray:
+    """Return values in such memory, row by row, with no holes between them."""
+    if values.flags.c_contiguous and values.__array_interface__["data"][0] % ALIGNMENT == 0:
+        return values
+    copy = aligned_empty(values.shape, values.dtype)
+    copy[...] = values
+    return copy
 
 
 def own_copy(block: Array, *, source: Any) -> Array:

@@ -69,6 +69,15 @@ def transfers_allowed(jax: Any) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if allowed else getattr(jax, guard)("allow")
 
 
+def makes_plain_arrays(jax: Any, like: Any) -> bool:
+    """Return whether JAX takes a host array as it is, and puts it on the device of like."""
+    config = jax.config
+    if config.jax_debug_nans or config.jax_debug_infs or config.jax_default_device is not None:
+        return False
+    guard = "transfer_guard_host_to_device"
+    return getattr(config, OPTION[guard]) in PLAIN_JAX[guard] and like.device == jax.local_devices()[0]
+
+
 def without_autocast() -> contextlib.AbstractContextManager[Any]:
     """Return a context in which PyTorch computes in the dtypes that tensors have."""
     return _CombinedContext(_autocasts_off())

@@ -11,6 +11,7 @@ import numpy as np
 from .._typing import Array
 from .kinds import is_concrete, namespace
 from .libraries import is_torch
+from .memory import aligned_empty
 from .modes import without_autocast
 
 
@@ -25,9 +26,11 @@ def matmul(a: Array, b: Array) -> Array:
 
 def matmul_by_blocks(a: Array, b: Array, size: int) -> Array:
     """Return a @ b; NumPy multiplies `size` rows of a at a time by a matrix b, for which BLAS is faster."""
-    if not (isinstance(a, np.ndarray) and b.shape[1] > 1 and a.shape[0] > size):
+    if not (isinstance(a, np.ndarray) and a.shape[0] > size):
         return matmul(a, b)
-    product = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b))
+    product = aligned_empty((a.shape[0], b.shape[1]), np.result_type(a, b))
+    if b.shape[1] == 1:
+        return np.matmul(a, b, out=product)
     for start in range(0, a.shape[0], size):
         np.matmul(a[start : start + size], b, out=product[start : start + size])
     return product

@@ -14,12 +14,15 @@ from .modes import outside_transforms, plain_modes
 
 CACHED = "_cached_"  # prefix of attributes that are computed on demand
 ESTIMATE = {"is_estimate": True}  # metadata of a field: a float that jit must not compile in
+ON_HOST = {"is_on_host": True}  # metadata of a field: a NumPy array for any library
 
 _registered: dict[type, set[str]] = {}  # the names of their estimates
 
 
 class Part:
     """An immutable piece of state; its subclasses are frozen dataclasses of arrays, Parts and constants."""
+
+    has_twin = True  # whether all its arrays are in its fields, so that NumPy's views can take their place
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: picklable(value) for name, value in vars(self).items() if not name.startswith(CACHED)}
@@ -33,6 +36,13 @@ class Part:
         if _is_lasting(value) and _is_lasting(self):  # unrecorded values of differentiated arrays look constant
             vars(self)[name] = value
         return value
+
+
+def part_of(cls: type, fields: dict[str, Any]) -> Part:
+    """Return a Part of a class with these fields."""
+    part: Any = object.__new__(cls)
+    vars(part).update(fields)
+    return part
 
 
 def _is_lasting(value: Any) -> bool:

@@ -13,12 +13,9 @@ from . import lazy
 from .kinds import (
     dtype_name,
     index_dtype,
-    is_differentiated,
-    is_narrow,
     is_numpy,
     is_traced,
     namespace,
-    on_host,
     require_bfloat16,
     supports_float64,
 )
@@ -59,19 +56,6 @@ def from_bits(values: np.ndarray, name: str, *, like: Array) -> Array:
         return asarray(values.view(np.int16), like=like).view(sys.modules["torch"].bfloat16)
     values = values.view(require_bfloat16().bfloat16)
     return values if is_numpy(like) else asarray(values, like=like)
-
-
-def host_view(x: Array) -> np.ndarray | None:
-    """Return a NumPy array over x's own memory, None where that is not the host's or derivatives flow through x."""
-    if is_numpy(x):
-        return x
-    shared = is_torch(x) or is_jax(x)
-    if not shared or not on_host(x) or is_differentiated(x) or is_narrow(x):
-        return None
-    if not is_torch(x):
-        return np.asarray(x)
-    with outside_transforms():
-        return x.resolve_neg().numpy()
 
 
 def asarray(values: Any, *, like: Array, dtype: Any = None) -> Array:

@@ -28,6 +28,7 @@ class ChunkedRows(Part):
     exponent: int | None
     dtype: Any
 
+    has_twin = False
     is_plain = False
     multiplies_by_entries = False
     can_change_dtype = True

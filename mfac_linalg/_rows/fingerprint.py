@@ -1,7 +1,7 @@
 """A test whether an array of the user has changed since an inverse was built from it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -38,6 +38,11 @@ class Fingerprint:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_read"}
+
+    def map_arrays(self, convert: Callable[[Any], Any]) -> "Fingerprint":
+        """The same of a source as another library's array over the same memory."""
+        source = convert(self.source)
+        return self if source is self.source else replace(self, source=source)
 
     @cached_property
     def _read(self) -> Callable[[], bytes]:

@@ -27,6 +27,7 @@ class ProvidedRows(Part):
 
     exponent = None
     fingerprint = None
+    has_twin = False
     is_plain = False
     multiplies_by_entries = False
     can_change_dtype = False

@@ -1,13 +1,13 @@
 """A selection of the rows of a larger array, in any order: the gradients of a window in its ring."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 
 from .. import _backend
-from .._backend.pytree import Part
+from .._backend.pytree import ON_HOST, Part
 from .._progress import Progress
 from .._typing import Array
 from .dense import DenseRows
@@ -19,7 +19,7 @@ class SelectedRows(Part):
     """`Rows` for m of the rows of another; products read all of those and drop the others."""
 
     rows: DenseRows | TopKRows
-    select: np.ndarray  # (m,) the position of each row
+    select: np.ndarray = field(metadata=ON_HOST)  # (m,) the position of each row
     small_on_host: bool  # whether arrays with one entry per row are copied to the host, where the small system is
 
     is_plain = False

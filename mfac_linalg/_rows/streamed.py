@@ -36,6 +36,7 @@ class StreamedRows(Part):
     shows_progress: bool = False  # of each pass
     fingerprint: Fingerprint | None = None  # of an array in the host's memory
 
+    has_twin = False
     is_plain = False
     multiplies_by_entries = False
     can_change_dtype = True

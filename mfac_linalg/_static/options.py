@@ -4,13 +4,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import _backend
+from .._backend.pytree import Part
 from .._progress import SILENT, Progress
 from .._scaling.sqrt_damping import NARROW_SPAN, span
 from .._typing import Array
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Part):
     """How to build."""
 
     dtype: Any
@@ -20,6 +21,11 @@ class Options:
     progress: Progress = SILENT
     wide: bool = False  # compute in float64, for dampings or rows that span too much for float32
     out: Any = None  # where W is written to outside memory: a Target or a Folder
+
+    @property
+    def has_twin(self) -> bool:  # type: ignore[override]
+        """Whether nothing is written outside memory."""
+        return self.out is None
 
     def computing_dtype(self, like: Array) -> Any:
         """float64 for precision "high", and for widened options where float64 exists, else the dtype of results."""

@@ -71,7 +71,7 @@ def check_same_library(name: str, x: Array, like: Array) -> None:
 
 def check_compatible(name: str, x: Any, like: Array, dtype: Any) -> Array:
     """Accept an array of like's library and device in dtype; a 16-bit one is widened."""
-    if isinstance(like, np.ndarray) and _backend.is_plain_numpy(x) and x.dtype == dtype:
+    if _backend.is_plain_like(x, like, dtype):
         return x
     if not _backend.is_array(x):
         msg = f"`{name}` must be an array of the gradients' library; got {describe(x)}. Convert it first."

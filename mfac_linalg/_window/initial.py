@@ -1,6 +1,7 @@
 """The first state of a window: empty, or restored from a dictionary."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from .. import _backend
@@ -18,13 +19,17 @@ def empty_state(options: WindowOptions, like: Array, damping: Any) -> WindowStat
     with _backend.no_grad_constants(like):
         like = _backend.writable_zeros((0, options.dim), like=like)
         damping = copied_damping(damping, like)
+        by_numpy = options.compression is None and _backend.has_view(like)
+    if by_numpy:
+        return replace(_backend.by_numpy(WindowState.empty, options, damping, like, like=like), like=like)
+    with _backend.no_grad_constants(like):
         return _backend.with_x64(WindowState.empty, options, damping, like)
 
 
 def restore_state(options: WindowOptions, state: dict[str, Any]) -> WindowState:
     """The state that `WindowState.as_dict` described, copied: its arrays may be read-only, or shared."""
     empty = empty_state(options, gradients_like(state), state["damping"])
-    return with_x64(empty.restore, state, like=empty.ring.like)
+    return run(WindowState.restore, empty, state)
 
 
 def gradients_like(state: dict[str, Any]) -> Array:
@@ -42,7 +47,9 @@ def copied_damping(damping: Any, like: Array) -> Any:
     return _backend.stop_gradient(damping) if _backend.is_array(damping) else damping
 
 
-def with_x64(function: Callable[..., Any], *arguments: Any, like: Array) -> Any:
-    """Call a function where float64 exists, for arrays like one, without recording it for differentiation."""
-    with _backend.no_grad_constants(like):
-        return _backend.with_x64(function, *arguments, like=like)
+def run(function: Callable[..., Any], state: WindowState, *arguments: Any) -> Any:
+    """Call a function of a state where float64 exists, without recording it for differentiation."""
+    if state.is_by_numpy:
+        return _backend.by_numpy(function, state, *arguments, like=state.like)
+    with _backend.no_grad_constants(state.like):
+        return _backend.with_x64(function, state, *arguments, like=state.like)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, Self
 
 from .. import _backend
@@ -12,7 +13,7 @@ from .._files.saveable import Saveable
 from .._forms.state import State
 from .._inverse import Inverse
 from .._typing import Array
-from .initial import copied_damping, empty_state, restore_state, with_x64
+from .initial import copied_damping, empty_state, restore_state, run
 from .options import STATE_ON_HOST, STATE_OPTIONS, WindowOptions, arguments_of
 from .own_memory import OwnMemory
 from .state import WindowState
@@ -161,9 +162,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
 
     @property
     def _current(self) -> State:
-        state = self._known_state
-        with _backend.no_grad_constants(state.ring.like):
-            return _backend.with_x64(lambda: state.device_state, like=state.ring.like)
+        return run(attrgetter("device_state"), self._known_state)
 
     @property
     def _known_state(self) -> WindowState:
@@ -176,7 +175,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
 
     @property
     def _like(self) -> Array:
-        return self._known_state.ring.like
+        return self._known_state.like
 
     def __len__(self) -> int:
         """Return the number of gradients stored."""
@@ -220,21 +219,23 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
     @property
     def gradients(self) -> Array:
         """The stored gradients, shape (m, d), oldest first: a copy; with compression the rows of F, in `dtype`."""
-        return self._run(WindowState.rows_by_age, self._known_state)
+        return run(WindowState.rows_by_age, self._known_state)
 
     @property
     def damping(self) -> Any:
         """λ as a float, or a copy of the (d,) array it was given as; settable at the cost of a factorisation, O(m³)."""
         if self._state is None:
             return self._initial_damping
-        return _backend.copy_of(self._state.damping) if _backend.is_array(self._state.damping) else self._state.damping
+        if not _backend.is_array(self._state.damping):
+            return self._state.damping
+        return run(lambda state: _backend.copy_of(state.damping), self._state)
 
     @damping.setter
     def damping(self, damping: Any) -> None:
         state = self._state
         if state is not None:
-            checked = copied_damping(damping, state.ring.like)
-            self._commit(self._run(lambda: state.with_damping(checked)), rows_changed=False)
+            checked = copied_damping(damping, state.like)
+            self._commit(run(WindowState.with_damping, state, checked), rows_changed=False)
         elif _backend.is_vector(damping):
             self._state = empty_state(self._options, check.computing("damping", damping), damping)
         else:
@@ -267,7 +268,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         Cost: one pass over the rows and O(m²).
         """
         state, g = self._accept(g)
-        self._commit(self._run(WindowState.append_row, state, g))
+        self._commit(run(WindowState.append_row, state, g))
 
     def append_matvec(self, g: Array) -> Array:
         """Append g, then return F⁻¹ g, by push-through, in the two passes over the rows that both need.
@@ -283,7 +284,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         With compression F has the compressed gradient in it, and the answer is the product with g itself, as `matvec`.
         """
         state, g = self._accept(g)
-        state, x = self._run(WindowState.append_and_solve, state, g)
+        state, x = run(WindowState.append_and_solve, state, g)
         self._commit(state)
         return x
 
@@ -302,19 +303,18 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         """
         state, rows = self._accept(gradients, "gradients", ("k", self.dim))
         if rows.shape[0]:
-            one = rows.shape[0] == 1
-            self._commit(self._run(*((state.append_row, rows[0, :]) if one else (state.append_rows, rows))))
+            self._commit(run(WindowState.append_rows, state, rows))
 
     def replace(self, age: int, g: Array) -> None:
         """Replace the gradient of an age, 0 for the oldest, −1 for the newest, by g. Cost: as `append`."""
         age = check.age(age, len(self))
         state, g = self._accept(g)
-        self._commit(self._run(WindowState.replace_row, state, age, g))
+        self._commit(run(WindowState.replace_row, state, age, g))
 
     def remove(self, age: int) -> None:
         """Remove the gradient of an age, 0 for the oldest. Cost: O(m²); O(m³) under "mean": the divisor changes."""
         age = check.age(age, len(self))
-        self._commit(self._run(WindowState.remove_row, self._known_state, age))
+        self._commit(run(WindowState.remove_row, self._known_state, age))
 
     def clear(self) -> None:
         """Remove all gradients, and the error that compression feeds back."""
@@ -327,19 +327,16 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         shape = shape or (self.dim,)
         check.gradient_values(name, g)
         state = self._state or empty_state(self._options, g, self._initial_damping)
-        g = check.as_window_dtype(name, _backend.stop_gradient(g), state.ring.like)
+        g = check.as_window_dtype(name, _backend.stop_gradient(g), state.like)
         check.shape(name, g, shape, f"Pass flattened gradients of {self.dim} entries.")
         return state, g
-
-    def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function where float64 exists; before the first gradient the last argument shows the library."""
-        like = self._state.ring.like if self._state is not None else arguments[-1]
-        return with_x64(function, *arguments, like=like)
 
     def _commit(self, state: WindowState, *, rows_changed: bool = True) -> None:
         """Make a finished change visible by one assignment, after everything that can fail."""
         if self.kappa <= largest_kappa(state.arithmetic):
             warn_if_unresolved(state.kappa, state.arithmetic)
+        if rows_changed and self._state is not None:
+            self._state.count_changes()
         self._state = state
         self._changes += rows_changed
 
@@ -359,7 +356,9 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         pickle, but for tensors of bfloat16, which PyTorch refuses to NumPy ("unsupported ScalarType"): use `save` or
         ``torch.save``, or put ``x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)`` in the place of such a tensor x.
         """
-        parts = {} if self._state is None else self._run(WindowState.as_dict, self._state)
+        parts = {} if self._state is None else run(WindowState.as_dict, self._state)
+        if self._state is not None and self._state.is_by_numpy:
+            parts["rows"] = _backend.from_numpy(parts["rows"], like=self._like)
         parts |= {name: _backend.host_array(parts[name], like=self._like) for name in STATE_ON_HOST if name in parts}
         return {"version": STATE_VERSION, "damping": self.damping, **self._options.as_dict(), **parts}
 
@@ -390,7 +389,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
             new.damping = state["damping"]
             return new
         restored = restore_state(new._options, state)
-        new._state = with_x64(restored.require_consistent, like=restored.ring.like)
+        new._state = run(WindowState.require_consistent, restored)
         return new
 
     # --- other windows ----------------------------------------------------------------------------------------------
@@ -414,6 +413,9 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         new = type(self)(damping=1.0, **vars(self._options))
         before, damping = self._known_state, self.damping
         damping = move(damping) if _backend.is_vector(damping) else damping
-        empty = empty_state(new._options, move(before.ring.like[:0, :]), damping)
-        new._commit(with_x64(empty.import_rows, before, move, like=empty.ring.like))
+        empty = new._state = empty_state(new._options, move(before.like[:0, :]), damping)
+        if new._options.compression is not None:
+            new._commit(run(WindowState.import_rows, empty, before, move))
+        elif before.count:
+            new._commit(run(WindowState.append_rows, empty, move(self.gradients)))
         return new

@@ -5,8 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from .. import _backend
 from .. import _validation as check
 from .._scaling.normalization import divisor_of
+from .._scaling.sqrt_damping import refuse_span, spans_widely
+from .._typing import Array
 from .topk import TopK, check_compression
 
 LEAST_WEIGHT = 1e-250  # of a decayed row: its reciprocal is still a number
@@ -76,3 +79,14 @@ def arguments_of(state: dict[str, Any]) -> dict[str, Any]:
         return options | {"compression": TopK(**compression) if compression else None}
     except (TypeError, ValueError) as refused:  # of `density`, which is compression.density here
         raise type(refused)(str(refused).replace("`", f"`{COMPRESSION}", 1)) from refused
+
+
+def computing_dtype(options: WindowOptions, damping: Any, like: Array) -> Any:
+    """The dtype that products of rows are computed in."""
+    dtype = _backend.result_dtype(like)
+    wide = options.precision == "high" or options.decays_widely or spans_widely(damping, dtype)
+    if wide and _backend.supports_float64(like):
+        return _backend.namespace(like).float64
+    if _backend.is_vector(damping) and wide:
+        refuse_span(damping)
+    return dtype

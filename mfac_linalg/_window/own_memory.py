@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from .. import _backend
 from .. import _validation as check
-from .initial import restore_state, with_x64
+from .initial import restore_state, run
 from .options import STATE_ON_HOST, WindowOptions
 from .state import WindowState
 
@@ -38,7 +38,7 @@ class OwnMemory(abc.ABC):
     def _fill_copy(self, new: Self, copy_value: Callable[[Any], Any]) -> Self:
         """Make `new` the same window, with new memory for what is written in place."""
         vars(new).update({name: copy_value(value) for name, value in vars(self).items() if name != "_state"})
-        new._state = None if self._state is None else with_x64(copy.deepcopy, self._state, like=self._state.ring.like)
+        new._state = None if self._state is None else run(copy.deepcopy, self._state)
         return new
 
     def __getstate__(self) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from .._forms.protocol import Form
 from .._forms.state import State
 from .._forms.sweeps import CANCELLATION, sweeps_for
 from .._rows.scaled import ScaledRows
-from .._scaling.sqrt_damping import DampingScaling, refuse_span, spans_widely
+from .._scaling.sqrt_damping import DampingScaling
 from .._typing import Array
-from .options import WindowOptions
+from .options import WindowOptions, computing_dtype
 from .ring import Ring, SlotGram
 from .slots import DenseSlots
 from .topk_slots import TopKSlots
@@ -37,6 +37,8 @@ class WindowState:
     change writes only to memory that the state it starts from does not use. So of a sequence of changes the newest
     state and the one before it are valid, and no older one. A new damping allocates its own memory and does not count.
     Two changes that start from the same state overwrite each other: a copy of a window is always a deep one.
+
+    The arrays are NumPy's where those of the library are in the host's memory.
     """
 
     options: WindowOptions
@@ -46,11 +48,12 @@ class WindowState:
     ages: np.ndarray  # (m,) position of each age, oldest first
     row_scale: np.ndarray  # (m,) √(c_i / λ₀) 2^exponent: S = row_scale ∘ rows ∘ column_scale
     factor: CurrentCholesky
+    like: Array  # (0, d) of the library, device and dtype of the gradients
 
     @classmethod
     def empty(cls, options: WindowOptions, damping: Any, like: Array) -> "WindowState":
         """No rows, in slots for gradients like those of an array (·, d), under a checked damping."""
-        computing = _computing(options, damping, like)
+        computing = computing_dtype(options, damping, like)
         count, compression, gram_dtype = options.window + 1, options.compression, computing
         if compression is None:
             storage: DenseSlots | TopKSlots = DenseSlots.empty(count, like)
@@ -60,7 +63,8 @@ class WindowState:
                 gram_dtype = _backend.namespace(like).float64
         none, ring = np.zeros(0), Ring.empty(storage, computing, gram_dtype)
         factor = CurrentCholesky.empty(options.window)
-        return cls(options, damping, DampingScaling.read(damping, computing), ring, none.astype(int), none, factor)
+        scaling = DampingScaling.read(damping, computing)
+        return cls(options, damping, scaling, ring, none.astype(int), none, factor, like[:0, :])
 
     def without_rows(self) -> "WindowState":
         """The same memory and options without rows."""
@@ -70,6 +74,11 @@ class WindowState:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name in type(self).__dataclass_fields__}
+
+    @property
+    def is_by_numpy(self) -> bool:
+        """Whether another library's arrays are computed by NumPy."""
+        return _backend.is_numpy(self.ring.like) and not _backend.is_numpy(self.like)
 
     @property
     def count(self) -> int:
@@ -118,7 +127,9 @@ class WindowState:
         return self._with_rows(self.ring.select_rows(keep), ages)._with_updated_cholesky(self, keep)
 
     def append_rows(self, block: Array) -> "WindowState":
-        """Add the rows of a block (k, d), the last `window` of them, as the newest, in a new ring."""
+        """Add the rows of a block (k, d), the last `window` of them, as the newest; more than one in a new ring."""
+        if block.shape[0] == 1:
+            return self.append_row(block[0, :])
         num_skipped = max(0, block.shape[0] - self.options.window)
         k = block.shape[0] - num_skipped
         keep, ages = self._drop(self.ages[: max(0, self.count + k - self.options.window)])
@@ -128,9 +139,7 @@ class WindowState:
         return self._with_rows(ring, ages)._with_updated_cholesky(self, keep)
 
     def import_rows(self, other: "WindowState", move: Any) -> "WindowState":
-        """Fill an empty state with the rows of another, transferred by `move`."""
-        if self.options.compression is None:
-            return self.append_rows(move(other.rows_by_age())) if other.count else self
+        """Fill an empty state with the compressed rows of another, transferred by `move`."""
         ring = self.ring.import_rows(other.ring, self.scaling.column_scale, move)
         if not other.count:
             return replace(self, ring=ring)
@@ -138,7 +147,7 @@ class WindowState:
 
     def with_damping(self, damping: Any) -> "WindowState":
         """The same rows under another, checked damping, with new memory for the factor."""
-        ring = replace(self.ring, dtype=_computing(self.options, damping, self.ring.like))
+        ring = replace(self.ring, dtype=computing_dtype(self.options, damping, self.ring.like))
         scaling = DampingScaling.read(damping, ring.dtype)
         if not (scaling.column_scale is None and self.scaling.column_scale is None):
             ring = ring.with_gram(scaling.column_scale, float64=_backend.dtype_name(ring.dtype) == "float64")
@@ -199,7 +208,7 @@ class WindowState:
     @cached_property
     def host_state(self) -> State:
         """The inverse with its small system on the host: a product moves m numbers each way."""
-        return self._state(lambda x: x, small_on_host=True)
+        return self._state(lambda x: x, small_on_host=not _backend.is_numpy(self.ring.like))
 
     @cached_property
     def device_state(self) -> State:
@@ -268,17 +277,11 @@ class WindowState:
         refuse_mixed_state(rows, plain, gram, self.factor.cholesky, self.factor.norm)
         return self if is_factor(gram, self.factor.cholesky) else self._refactor()
 
+    def count_changes(self) -> None:
+        """Tell PyTorch that rows change which derivatives may need: it then refuses to take them."""
+        if self.is_by_numpy and "host_state" in vars(self):
+            _backend.count_changes(self.host_state)
+
     def rows_by_age(self) -> Array:
         """A copy of the gradients, oldest first."""
         return self.ring.copy_rows(self.ages)
-
-
-def _computing(options: WindowOptions, damping: Any, like: Array) -> Any:
-    """The dtype that products of rows are computed in."""
-    dtype = _backend.result_dtype(like)
-    wide = options.precision == "high" or options.decays_widely or spans_widely(damping, dtype)
-    if wide and _backend.supports_float64(like):
-        return _backend.namespace(like).float64
-    if _backend.is_vector(damping) and wide:
-        refuse_span(damping)
-    return dtype

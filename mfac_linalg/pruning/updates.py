@@ -122,12 +122,11 @@ def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     """
     w, mask = _check_weights_and_mask(weights, inverse, mask)
     removed = _backend.namespace(w).where(mask, _backend.namespace(w).zeros_like(w), w)
-    change = _backend.with_x64(_compensation, inverse, removed, mask)
+    change = _backend.with_x64(_compensation, inverse._unchanged, removed, mask)
     return _backend.namespace(w).where(mask, change, -w)
 
 
-def _compensation(inverse: Inverse, removed: Array, mask: Array) -> Array:
-    state = inverse._unchanged
+def _compensation(state: State, removed: Array, mask: Array) -> Array:
     return State.solve_cross(restrict(state, mask), state, removed[:, None])[:, 0]
 
 
