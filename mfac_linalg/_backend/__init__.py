@@ -71,7 +71,7 @@ from .linalg import column_norms as column_norms
 from .linalg import column_squares as column_squares
 from .linalg import factor_solve as factor_solve
 from .linalg import is_blas_ready as is_blas_ready
-from .linalg import multiply_triangular_over as multiply_triangular_over
+from .linalg import multiply_triangular as multiply_triangular
 from .linalg import solve_triangular as solve_triangular
 from .linalg import solve_triangular_over as solve_triangular_over
 from .linalg import squares_without_copy as squares_without_copy

@@ -15,11 +15,14 @@ from .lazy import solve_triangular as lazy_solve
 from .libraries import is_cupy, is_jax, is_torch
 from .modes import in_plain_modes
 from .products import may_be_cast
-from .threads import in_threads
+from .threads import in_threads, thread_count
+from .triangular import factor_solve_by_blocks, multiply_by_blocks, solve_by_blocks
 from .values import cast, read
 
-THREADED_SIZE = 2**22
-BLOCK_ROWS, PANEL_COLUMNS = 2**12, 2**16  # terms of one sum in the computing dtype; the share of one thread
+SERIAL_COLUMNS = 3  # LAPACK solves so many in one thread
+THREADED_SIZE = 2**22  # numbers whose squares are added in threads
+BLOCK_ROWS = 2**12  # terms of one sum in the computing dtype
+LONG_COLUMNS = 2**17  # of one sum of rows: more leave the cache
 
 
 def squares_without_copy(x: Array) -> bool:
@@ -38,12 +41,18 @@ def column_squares(x: Array) -> Array:
         return np.einsum("...ij,...ij->...j", x, x).astype(np.float64)
     if x.shape[1] == 1:
         return np.vecdot(x.T, x.T).astype(np.float64)  # BLAS, which keeps partial sums
-    panels = [x[:, start : start + PANEL_COLUMNS] for start in range(0, max(1, x.shape[1]), PANEL_COLUMNS)]
-    over_panels = in_threads if x.size >= THREADED_SIZE else map
-    return np.concatenate(list(over_panels(_panel_squares, panels)))
+    count, threads = -(-x.shape[1] // LONG_COLUMNS), thread_count() if x.size >= THREADED_SIZE else 1
+    if count > 1:  # equal panels, as many for each thread
+        width = -(-x.shape[1] // (-(-count // threads) * threads))
+        panels = [x[:, start : start + width] for start in range(0, x.shape[1], width)]
+        return np.concatenate(in_threads(_squares_by_rows, panels) if threads > 1 else [*map(_squares_by_rows, panels)])
+    if threads == 1:
+        return _squares_by_rows(x)
+    height = -(-x.shape[0] // threads)
+    return sum(in_threads(_squares_by_rows, [x[start : start + height] for start in range(0, x.shape[0], height)]))
 
 
-def _panel_squares(x: np.ndarray) -> np.ndarray:
+def _squares_by_rows(x: np.ndarray) -> np.ndarray:
     """The same by einsum, without a temporary of x's size, in one thread."""
     blocks = (x[start : start + BLOCK_ROWS] for start in range(0, max(1, x.shape[0]), BLOCK_ROWS))
     return sum(np.einsum("ij,ij->j", block, block).astype(np.float64) for block in blocks)
@@ -114,6 +123,8 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
     if is_numpy(b):
         if b.size == 0:
             return b.astype(lower.dtype)
+        if b.shape[1] > SERIAL_COLUMNS:
+            return solve_by_blocks(lower, b, transposed=transposed)
         if lower.flags.f_contiguous:
             return _lapack().dtrtrs(lower, b, lower=1, trans=int(transposed))[0]
         return _lapack().dtrtrs(lower.T, b, lower=0, trans=int(not transposed))[0]
@@ -136,6 +147,8 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
 def factor_solve(lower: Array, b: Array) -> Array:
     """Return (L Lᵀ)⁻¹b for a lower-triangular L, whose diagonal may have any signs."""
     if isinstance(b, np.ndarray) and b.ndim == 2 and lower.ndim == 2 and b.size:
+        if b.shape[1] > SERIAL_COLUMNS:
+            return factor_solve_by_blocks(lower, b)
         if lower.flags.f_contiguous:
             return _lapack().dpotrs(lower, b, lower=1)[0]
         return _lapack().dpotrs(lower.T, b, lower=0)[0]
@@ -178,24 +191,22 @@ def as_blas_ready(x: Array) -> Array:
 
 
 def can_overwrite_blocks(x: Array) -> bool:
-    """Return whether `solve_triangular_over` and `multiply_triangular_over` write over blocks like x."""
+    """Return whether `solve_triangular_over` writes over blocks like x, and `multiply_triangular` takes them."""
     return is_numpy(x)
 
 
 def solve_triangular_over(lower: Array, b: Array) -> Array:
     """Return L⁻¹b for a contiguous b, written over b where arrays of its kind can be."""
-    return _triangular_over("trsm", lower, b) if can_overwrite_blocks(b) else solve_triangular(lower, b)
-
-
-def multiply_triangular_over(lower: Array, b: Array) -> Array:
-    """Return L b for a contiguous NumPy matrix b, written over b."""
-    return _triangular_over("trmm", lower, b)
-
-
-def _triangular_over(routine: str, lower: Array, b: Array) -> Array:
+    if not can_overwrite_blocks(b):
+        return solve_triangular(lower, b)
     import scipy.linalg
 
-    (run,) = scipy.linalg.get_blas_funcs((routine,), (b,))
+    (solve,) = scipy.linalg.get_blas_funcs(("trsm",), (b,))
     if b.flags.f_contiguous:
-        return run(1.0, lower, b, lower=1, overwrite_b=1)
-    return run(1.0, lower, b.T, side=1, lower=1, trans_a=1, overwrite_b=1).T  # on bᵀ, in Fortran order: no copy
+        return solve(1.0, lower, b, lower=1, overwrite_b=1)
+    return solve(1.0, lower, b.T, side=1, lower=1, trans_a=1, overwrite_b=1).T  # on bᵀ, in Fortran order: no copy
+
+
+def multiply_triangular(lower: Array, b: Array, out: Array | None = None) -> Array:
+    """Return L b for NumPy matrices, written to `out` where it is given: b itself, or of another dtype."""
+    return multiply_by_blocks(lower, b, out)

@@ -13,7 +13,8 @@ from .._condition import kappa_of
 from .._progress import SILENT
 from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
-from .._rows.whitened import WhitenedRows, complement, whiten, whitened_blocks
+from .._rows.whitened import WhitenedRows, complement, whiten
+from .._rows.whitener import Whitener
 from .._typing import Array
 from .diagonal import refine
 from .one_system import OneSystem
@@ -145,16 +146,24 @@ class DualForm(OneSystem, Part):
         return self._once("whitened", self._whiten) if on_demand and self.whitened is None else self.whitened
 
     def _whiten(self) -> WhitenedRows:
-        rows = self._whitening_rows
-        return whiten(rows, self.float64_capacitance, dtype=self.on_demand_dtype, overwrite=False, progress=SILENT)
+        return whiten(
+            self._unwhitened,
+            self.float64_capacitance,
+            dtype=self.on_demand_dtype,
+            wide_rows=self._wide_rows,
+            overwrite=False,
+            progress=SILENT,
+        )
 
     @property
-    def _whitening_rows(self) -> ScaledRows:
-        """S in the dtype that W is accurate enough in."""
+    def _wide_rows(self) -> ScaledRows | None:
+        """S in float64 where κ asks for it in W."""
         resolved = isinstance(self.norm, float) and whitens_in_float32(kappa_of(self.norm))
-        if resolved or not _backend.supports_float64(self.rows.like):
-            return self._unwhitened
-        return self._unwhitened.astype_float64()
+        return self._unwhitened.astype_float64() if self._can_widen and not resolved else None
+
+    @property
+    def _can_widen(self) -> bool:
+        return self.arithmetic != "float64" and _backend.supports_float64(self.rows.like)
 
     def element(self, i: Array, j: Array, *, total: int | None = None) -> Array:
         """M_ij = δ_ij − w_iᵀw_j for flat index arrays."""
@@ -193,8 +202,9 @@ class DualForm(OneSystem, Part):
         if self.whitened:
             yield from self.whitened.panels()
             return
-        rows = self._whitening_rows
-        for _, block in whitened_blocks(rows, self.float64_capacitance, rows.unscaled_blocks(), dtype=rows.dtype):
+        rows = self._unwhitened
+        whitener = Whitener.of(rows, self.float64_capacitance, rows.dtype, wide_rows=self._wide_rows)
+        for _, block in whitener.blocks(whitener.rows.unscaled_blocks()):
             yield block
 
     def leverages(self) -> Array:
@@ -213,9 +223,8 @@ class DualForm(OneSystem, Part):
 def _diagonal_of_part(rows: ScaledRows, capacitance: Capacitance) -> Array:
     """The diagonal of M in some columns, by the capacitance matrix of all; float64, with an error of κ eps."""
     wide = rows.astype_float64()
-    return complement(
-        block for _, block in whitened_blocks(wide, capacitance, wide.unscaled_blocks(), dtype=wide.dtype)
-    )
+    whitener = Whitener.of(wide, capacitance, wide.dtype)
+    return complement(block for _, block in whitener.blocks(wide.unscaled_blocks()))
 
 
 @dataclass(frozen=True)
