@@ -21,13 +21,18 @@ def gradients():
 @pytest.fixture
 def passes(monkeypatch):
     """The dtype of every Gram matrix of panels that is computed from here on."""
-    dtypes, gram = [], dense.gram
+    dtypes, gram, add_widened_gram = [], dense.gram, dense.add_widened_gram
 
     def recording_gram(panel):
         dtypes.append(panel.dtype.name)
         return gram(panel)
 
+    def recording_widened_gram(total, panel, convert):
+        dtypes.append(total.dtype.name)
+        return add_widened_gram(total, panel, convert)
+
     monkeypatch.setattr(dense, "gram", recording_gram)
+    monkeypatch.setattr(dense, "add_widened_gram", recording_widened_gram)
     return dtypes
 
 

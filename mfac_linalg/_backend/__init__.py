@@ -70,6 +70,7 @@ from .linalg import cholesky as cholesky
 from .linalg import column_norms as column_norms
 from .linalg import column_squares as column_squares
 from .linalg import factor_solve as factor_solve
+from .linalg import invert_triangular as invert_triangular
 from .linalg import is_blas_ready as is_blas_ready
 from .linalg import multiply_triangular as multiply_triangular
 from .linalg import solve_triangular as solve_triangular

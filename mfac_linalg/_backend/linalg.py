@@ -16,11 +16,11 @@ from .libraries import is_cupy, is_jax, is_torch
 from .modes import in_plain_modes
 from .products import may_be_cast
 from .threads import in_threads, thread_count
-from .triangular import factor_solve_by_blocks, multiply_by_blocks, solve_by_blocks
+from .triangular import factor_solve_by_blocks, invert_by_blocks, multiply_by_blocks, solve_by_blocks
 from .values import cast, read
 
 SERIAL_COLUMNS = 3  # LAPACK solves so many in one thread
-THREADED_SIZE = 2**22  # numbers whose squares are added in threads
+THREADED_SIZE, THREADED_COLUMNS = 2**22, 2**14  # numbers whose squares are added in threads, not those of a panel
 BLOCK_ROWS = 2**12  # terms of one sum in the computing dtype
 LONG_COLUMNS = 2**17  # of one sum of rows: more leave the cache
 
@@ -41,7 +41,8 @@ def column_squares(x: Array) -> Array:
         return np.einsum("...ij,...ij->...j", x, x).astype(np.float64)
     if x.shape[1] == 1:
         return np.vecdot(x.T, x.T).astype(np.float64)  # BLAS, which keeps partial sums
-    count, threads = -(-x.shape[1] // LONG_COLUMNS), thread_count() if x.size >= THREADED_SIZE else 1
+    is_long = x.size >= THREADED_SIZE and x.shape[1] >= THREADED_COLUMNS
+    count, threads = -(-x.shape[1] // LONG_COLUMNS), thread_count() if is_long else 1
     if count > 1:  # equal panels, as many for each thread
         width = -(-x.shape[1] // (-(-count // threads) * threads))
         panels = [x[:, start : start + width] for start in range(0, x.shape[1], width)]
@@ -142,6 +143,11 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
 
         return solve(lower, b, trans=int(transposed), lower=True, check_finite=False)
     return namespace(b).linalg.solve(matrix, b)
+
+
+def invert_triangular(lower: Array) -> Array:
+    """Return L⁻¹ for a lower-triangular L of NumPy."""
+    return invert_by_blocks(lower)
 
 
 def factor_solve(lower: Array, b: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 SOLVED_ROWS = 32  # solved at a time
-MULTIPLIED_ROWS = 128  # multiplied at a time: nothing above the diagonal but within these
+MULTIPLIED_ROWS = 64  # multiplied at a time: nothing above the diagonal but within these
 
 
 class _Diagonal(NamedTuple):
@@ -29,6 +29,17 @@ def factor_solve_by_blocks(lower: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return (L Lᵀ)⁻¹b for matrices of float64."""
     diagonal = _diagonal_of(lower)
     return _substitute(lower, _substitute(lower, b, diagonal, transposed=False), diagonal, transposed=True)
+
+
+def invert_by_blocks(lower: np.ndarray) -> np.ndarray:
+    """Return L⁻¹."""
+    diagonal, inverse = _diagonal_of(lower), np.zeros(lower.shape)
+    for rows, corner, corner_inverse in zip(*diagonal, strict=True):
+        rest = -(lower[rows, : rows.start] @ inverse[: rows.start, : rows.start])
+        first = corner_inverse @ rest
+        inverse[rows, : rows.start] = first + corner_inverse @ (rest - corner @ first)
+        inverse[rows, rows] = corner_inverse
+    return inverse
 
 
 def _diagonal_of(lower: np.ndarray) -> _Diagonal:

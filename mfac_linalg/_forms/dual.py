@@ -1,6 +1,5 @@
 """The dual form: M = I − Sᵀ A⁻¹ S with A = I + S Sᵀ (Woodbury), by dual sweeps."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -180,15 +179,16 @@ class DualForm(OneSystem, Part):
         return _backend.to_float64(i[:, None] == j[None, :]) - _backend.to_float64(products)
 
     def diagonal(self) -> Array:
-        """M_jj = 1 − ‖w_j‖², or ‖r‖² + ‖a‖² of the swept solution where that cancels; float64."""
+        """M_jj = 1 − ‖w_j‖², or ‖r‖² + ‖a‖² of the swept solution where that cancels; float64, kept."""
+        return self._diagonal() if _backend.is_lazy(self.rows.like) else self._once("diagonal", self._diagonal)
+
+    def _diagonal(self) -> Array:
         if _backend.is_lazy(self.rows.like):
             values = self._unwhitened.map_parts(_diagonal_of_part, self.float64_capacitance)
             if not sum_loses_digits(self.norm):  # else entries are computed again, at once
                 return values
-        elif self.rows.multiplies_by_entries and not sum_loses_digits(self.norm):  # A⁻¹ is as accurate as S Sᵀ
-            values = 1 - self._unwhitened.column_quadratic_forms(self.float64_capacitance.inverse())
         else:
-            values = complement(self._whitened_panels())
+            values = self._complement()
         if self.whitened and self.whitened.exact_diagonal is not None:
             index, exact = self.whitened.exact_diagonal
             if len(index) == 0:
@@ -198,14 +198,15 @@ class DualForm(OneSystem, Part):
             )
         return refine(self, values, like=self.rows.like, norm=self.norm)
 
-    def _whitened_panels(self) -> Iterator[Array]:
+    def _complement(self) -> Array:
+        """The 1 − ‖w_j‖², (d,), float64."""
         if self.whitened:
-            yield from self.whitened.panels()
-            return
+            return complement(self.whitened.panels())
         rows = self._unwhitened
+        if rows.multiplies_by_entries and not sum_loses_digits(self.norm):  # A⁻¹ is as accurate as S Sᵀ
+            return 1 - rows.column_quadratic_forms(self.float64_capacitance.inverse())
         whitener = Whitener.of(rows, self.float64_capacitance, rows.dtype, wide_rows=self._wide_rows)
-        for _, block in whitener.blocks(whitener.rows.unscaled_blocks()):
-            yield block
+        return 1 - whitener.column_squares()
 
     def leverages(self) -> Array:
         """The diagonal of S M Sᵀ = I − A⁻¹, float64."""
@@ -223,8 +224,7 @@ class DualForm(OneSystem, Part):
 def _diagonal_of_part(rows: ScaledRows, capacitance: Capacitance) -> Array:
     """The diagonal of M in some columns, by the capacitance matrix of all; float64, with an error of κ eps."""
     wide = rows.astype_float64()
-    whitener = Whitener.of(wide, capacitance, wide.dtype)
-    return complement(block for _, block in whitener.blocks(wide.unscaled_blocks()))
+    return 1 - Whitener.of(wide, capacitance, wide.dtype).column_squares()
 
 
 @dataclass(frozen=True)

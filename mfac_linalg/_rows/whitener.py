@@ -42,10 +42,10 @@ class Whitener:
         lower = capacitance.cholesky / rows.row_scale
         return cls(rows, _backend.from_float64(lower, like=rows.like, dtype=rows.dtype), multiplies=False)
 
-    def apply(self, block: Array) -> Array:
-        """Columns of W, in the dtype of `rows`, for a block of T."""
+    def apply(self, block: Array, out: Array | None = None) -> Array:
+        """Columns of W, in the dtype of `rows`, for a block of T; a product is written to `out` where it is given."""
         if self.multiplies:
-            return _backend.multiply_triangular(self.factor, block)
+            return _backend.multiply_triangular(self.factor, block, out)
         return _backend.solve_triangular_over(self.factor, _backend.own_copy(block, source=self.rows.rows.source))
 
     def blocks(self, blocks: Iterable[tuple[slice, Array]]) -> Iterator[tuple[slice, Array]]:
@@ -55,6 +55,14 @@ class Whitener:
     def panels(self, columns: Iterable[slice]) -> Iterator[tuple[slice, Array]]:
         """The same for rows in memory, by slices of columns."""
         return self.blocks((c, self.rows.unscaled_panel(c)) for c in columns)
+
+    def column_squares(self) -> Array:
+        """‖w_j‖² for each j, shape (d,), float64."""
+        parts, block = [], None
+        for _, unscaled in self.rows.unscaled_blocks():
+            block = self.apply(unscaled, block if block is not None and block.shape == unscaled.shape else None)
+            parts.append(_backend.to_float64(_backend.column_squares(block)))
+        return _backend.namespace(parts[0]).concat(parts)
 
     def write(self, out: Array, columns: Iterable[slice]) -> None:
         """Write W to an array, which may be the caller's G: a product to the array itself, a solve over T in it."""
