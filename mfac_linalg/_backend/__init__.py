@@ -117,6 +117,7 @@ from .streams import read_block as read_block
 from .streams import write_columns as write_columns
 from .threads import in_threads as in_threads
 from .threads import read_ahead as read_ahead
+from .threads import thread_count as thread_count
 from .values import asarray as asarray
 from .values import cast as cast
 from .values import empty as empty

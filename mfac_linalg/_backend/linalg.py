@@ -203,16 +203,22 @@ def can_overwrite_blocks(x: Array) -> bool:
 
 def solve_triangular_over(lower: Array, b: Array) -> Array:
     """Return L⁻¹b for a contiguous b, written over b where arrays of its kind can be."""
-    if not can_overwrite_blocks(b):
-        return solve_triangular(lower, b)
-    import scipy.linalg
-
-    (solve,) = scipy.linalg.get_blas_funcs(("trsm",), (b,))
-    if b.flags.f_contiguous:
-        return solve(1.0, lower, b, lower=1, overwrite_b=1)
-    return solve(1.0, lower, b.T, side=1, lower=1, trans_a=1, overwrite_b=1).T  # on bᵀ, in Fortran order: no copy
+    return _triangular_over("trsm", lower, b) if can_overwrite_blocks(b) else solve_triangular(lower, b)
 
 
 def multiply_triangular(lower: Array, b: Array, out: Array | None = None) -> Array:
     """Return L b for NumPy matrices, written to `out` where it is given: b itself, or of another dtype."""
-    return multiply_by_blocks(lower, b, out)
+    if thread_count() > 1 or not (out is None or (out.flags.c_contiguous and out.dtype == b.dtype)):
+        return multiply_by_blocks(lower, b, out)
+    out = np.empty_like(b) if out is None else out  # without threads, SciPy's BLAS is the fastest
+    np.copyto(out, b)
+    return _triangular_over("trmm", lower, out)
+
+
+def _triangular_over(routine: str, lower: Array, b: Array) -> Array:
+    import scipy.linalg
+
+    (run,) = scipy.linalg.get_blas_funcs((routine,), (b,))
+    if b.flags.f_contiguous:
+        return run(1.0, lower, b, lower=1, overwrite_b=1)
+    return run(1.0, lower, b.T, side=1, lower=1, trans_a=1, overwrite_b=1).T  # on bᵀ, in Fortran order: no copy

@@ -25,7 +25,7 @@ from .kinds import (
 from .libraries import is_cupy, is_jax, is_torch
 from .modes import in_plain_modes, outside_transforms, plain_modes, transfers_allowed
 from .sparse import is_sparse
-from .threads import in_threads
+from .threads import in_threads, thread_count
 
 TRANSPOSED_COLUMNS = 2**13  # by a thread at a time
 
@@ -230,7 +230,7 @@ def transposed_copy(x: Array) -> Array:
         transposed[start : start + TRANSPOSED_COLUMNS] = x[:, start : start + TRANSPOSED_COLUMNS].T
 
     starts = range(0, x.shape[1], TRANSPOSED_COLUMNS)
-    list((in_threads if len(starts) > 1 else map)(copy, starts))
+    list((in_threads if thread_count() > 1 else map)(copy, starts))
     return transposed
 
 

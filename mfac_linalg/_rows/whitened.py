@@ -126,7 +126,7 @@ class WhitenedRows(Part):
 
 def _pair_products(gather: Callable[[Array], Array], i: Array, j: Array) -> Array:
     """gather(i)·gather(j) for each pair; those of arrays of NumPy in threads."""
-    runs = slices(i.shape[0], RUN) if _backend.is_numpy(i) else [slice(None)]
+    runs = slices(i.shape[0], RUN) if _backend.is_numpy(i) and _backend.thread_count() > 1 else [slice(None)]
     over_runs = _backend.in_threads if len(runs) > 1 else map
     return _backend.namespace(i).concat(list(over_runs(lambda run: _chunked_products(gather, i[run], j[run]), runs)))
 
