@@ -48,7 +48,7 @@ def _diagonal_of(lower: np.ndarray) -> _Diagonal:
     padded = np.zeros((len(rows), SOLVED_ROWS, SOLVED_ROWS)) + np.eye(SOLVED_ROWS)
     for corner, run in zip(padded, rows, strict=True):
         corner[: run.stop - run.start, : run.stop - run.start] = np.tril(lower[run, run])
-    sizes, inverses = [run.stop - run.start for run in rows], np.linalg.inv(padded)
+    sizes, inverses = [run.stop - run.start for run in rows], np.linalg.inv(padded.mT).mT  # no pivots
     return _Diagonal(rows, *([x[:n, :n] for x, n in zip(xs, sizes, strict=True)] for xs in (padded, inverses)))
 
 
