@@ -155,7 +155,7 @@ def test_a_new_damping_and_new_rows_of_a_window_have_a_diagonal_of_their_own(gra
     assert np.allclose(window.diagonal(), ml.WoodburyRankOneInverse(rows, HARD).diagonal(), rtol=1e-3)
 
 
-@pytest.mark.parametrize(("damping", "wanted"), [(60.0, {"float32"}), (0.2, {"float32", "float64"})])
+@pytest.mark.parametrize(("damping", "wanted"), [(60.0, {"float32"}), (0.2, {"float64"})])
 def test_whitening_takes_one_pass_whatever_the_condition_number(damping, wanted, passes, monkeypatch):
     rows = np.random.default_rng(0).standard_normal((M, 2**17), dtype="float32")
     read, gram, add_widened_gram = [], dense.gram, dense.add_widened_gram
@@ -165,7 +165,7 @@ def test_whitening_takes_one_pass_whatever_the_condition_number(damping, wanted,
     )
     inverse = ml.WoodburyRankOneInverse(rows, damping, whiten=True)
     assert set(passes) == wanted
-    assert sum(read) <= 1.05 * rows.size
+    assert sum(read) == rows.size
     i, j = np.random.default_rng(1).integers(0, 2**17, (2, 200))
     exact = ml.WoodburyRankOneInverse(rows.astype(float), damping)
     assert np.max(np.abs(inverse.element(i, j) - exact.element(i, j))) <= 10 * np.finfo("float32").eps / damping

@@ -124,7 +124,7 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
     if is_numpy(b):
         if b.size == 0:
             return b.astype(lower.dtype)
-        if b.shape[1] > SERIAL_COLUMNS:
+        if b.ndim == 2 and b.shape[1] > SERIAL_COLUMNS:
             return solve_by_blocks(lower, b, transposed=transposed)
         if lower.flags.f_contiguous:
             return _lapack().dtrtrs(lower, b, lower=1, trans=int(transposed))[0]

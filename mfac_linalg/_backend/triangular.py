@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 SOLVED_ROWS = 32  # solved at a time
-MULTIPLIED_ROWS = 64  # multiplied at a time: nothing above the diagonal but within these
+MULTIPLIED_ROWS = 96  # multiplied at a time: nothing above the diagonal but within these
 
 
 class _Diagonal(NamedTuple):

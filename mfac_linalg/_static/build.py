@@ -3,6 +3,8 @@
 import math
 from typing import cast
 
+import numpy as np
+
 from .. import _backend
 from .._capacitance.system import float32_gram_shows
 from .._condition import kappa_of
@@ -20,6 +22,7 @@ from .plan import LARGEST_ENTRY, SystemPlan, plan_system
 from .problem import Problem, ScaledProblem
 
 MANY_COLUMNS, SEEN_SHARE = 2**14, 32  # so many columns are enough for a look at a 32nd of them
+POWER_STEPS = 3
 
 
 def build(problem: Problem, options: Options, gram: Array | None = None, *, float64_gram: bool = False) -> State:
@@ -72,9 +75,19 @@ def _shows_in_some_columns(rows: ScaledRows) -> bool:
     For streamed rows, a second pass costs more than float64 does.
     """
     m, d = rows.shape
-    if m >= d or not (isinstance(rows.rows, DenseRows) and _backend.is_numpy(rows.like)):
+    if m >= d or d < MANY_COLUMNS or not (isinstance(rows.rows, DenseRows) and _backend.is_numpy(rows.like)):
         return False
-    norm = float(System.of(rows.select_columns(slice(0, d // SEEN_SHARE))).norm) if d >= MANY_COLUMNS else 0.0
+    some, x, norm = (
+        rows.select_columns(slice(0, d // SEEN_SHARE)),
+        np.random.default_rng(0).standard_normal((m, 1)),
+        0.0,
+    )
+    for _ in range(POWER_STEPS):  # each norm is one from below
+        size = float(np.linalg.norm(x))
+        if not 0 < size < math.inf:
+            return False
+        y = some.combine(x / size)
+        x, norm = some.project(y), float(np.linalg.norm(y))
     return math.isfinite(norm) and float32_gram_shows(norm)
 
 
