@@ -94,7 +94,9 @@ def test_a_product_is_written_where_it_is_asked_for(size, dtype, threads):
     assert np.array_equal(b[:, 20:], right_sides(size, 50).astype(dtype)[:, 20:])
 
 
-@pytest.mark.parametrize("shape", [(300, 2**14), (17, 2**18), (3, 2**21), (2**12 + 5, 1100)])
+@pytest.mark.parametrize(
+    "shape", [(300, 2**14), (17, 2**18), (3, 2**21), (2**12 + 5, 1100), (10**5 + 7, 3), (5, 2), (0, 4), (4, 0)]
+)
 def test_squares_of_columns_are_the_same_in_threads(shape, threads):
     x = np.random.default_rng(0).standard_normal(shape, dtype="float32")
     wanted = np.sum(x.astype(float) ** 2, axis=0)

@@ -22,6 +22,7 @@ from .values import cast, read
 SERIAL_COLUMNS = 3  # LAPACK solves so many in one thread
 THREADED_SIZE, THREADED_COLUMNS = 2**22, 2**14  # numbers whose squares are added in threads, not those of a panel
 BLOCK_ROWS = 2**12  # terms of one sum in the computing dtype
+FOLDED_COLUMNS = 2**10  # numbers that are added in one go
 LONG_COLUMNS = 2**17  # of one sum of rows: more leave the cache
 
 
@@ -54,7 +55,17 @@ def column_squares(x: Array) -> Array:
 
 
 def _squares_by_rows(x: np.ndarray) -> np.ndarray:
-    """The same by einsum, without a temporary of x's size, in one thread."""
+    """The same by einsum, without a temporary of x's size, in one thread; of few columns several rows are one."""
+    count, k = x.shape
+    folds = min(count, FOLDED_COLUMNS // k) if k else 1
+    if folds > 1 and x.flags.c_contiguous:
+        whole = count // folds * folds
+        folded = _squares_by_blocks(x[:whole].reshape(-1, folds * k)).reshape(folds, k)
+        return folded.sum(axis=0) + _squares_by_blocks(x[whole:])
+    return _squares_by_blocks(x)
+
+
+def _squares_by_blocks(x: np.ndarray) -> np.ndarray:
     blocks = (x[start : start + BLOCK_ROWS] for start in range(0, max(1, x.shape[0]), BLOCK_ROWS))
     return sum(np.einsum("ij,ij->j", block, block).astype(np.float64) for block in blocks)
 
