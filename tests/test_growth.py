@@ -25,11 +25,16 @@ class Work:
         self.flops = self.read = 0
 
     def count(self, monkeypatch):
-        gram, project, combine = dense.gram, dense.long_product, dense.combination
+        gram, widened_gram = dense.gram, dense.add_widened_gram
+        project, combine = dense.long_product, dense.combination
 
         def counted_gram(panel):
             self.add(panel.size, panel.shape[0])
             return gram(panel)
+
+        def counted_widened_gram(total, panel, convert):
+            self.add(panel.size, panel.shape[0])
+            return widened_gram(total, panel, convert)
 
         def counted_project(rows, v, convert=None):
             self.add(rows.size, 2 * v.shape[1])
@@ -41,6 +46,7 @@ class Work:
 
         for name, function in [
             ("gram", counted_gram),
+            ("add_widened_gram", counted_widened_gram),
             ("long_product", counted_project),
             ("combination", counted_combine),
         ]:

@@ -1,12 +1,13 @@
 """A build does what a product needs; what other queries need is computed by the first of them, once."""
 
+import pickle
 import tracemalloc
 
 import numpy as np
 import pytest
 
 import mfac_linalg as ml
-from mfac_linalg._rows import dense, whitened
+from mfac_linalg._rows import dense, whitened, whitener
 
 M, D = 24, 6000
 EASY, HARD = 1.0, 1e-3  # dampings: κ of about 30 and 3e4
@@ -21,13 +22,18 @@ def gradients():
 @pytest.fixture
 def passes(monkeypatch):
     """The dtype of every Gram matrix of panels that is computed from here on."""
-    dtypes, gram = [], dense.gram
+    dtypes, gram, add_widened_gram = [], dense.gram, dense.add_widened_gram
 
     def recording_gram(panel):
         dtypes.append(panel.dtype.name)
         return gram(panel)
 
+    def recording_widened_gram(total, panel, convert):
+        dtypes.append(total.dtype.name)
+        return add_widened_gram(total, panel, convert)
+
     monkeypatch.setattr(dense, "gram", recording_gram)
+    monkeypatch.setattr(dense, "add_widened_gram", recording_widened_gram)
     return dtypes
 
 
@@ -104,12 +110,91 @@ def test_many_elements_at_once_whiten_once_and_few_do_not(gradients, whitenings)
     assert np.array_equal(inverse.element(*indices(D // 2 - 1)), few)  # whatever was asked before
 
 
-def test_a_diagonal_keeps_nothing(gradients, whitenings):
+def test_a_diagonal_keeps_nothing_of_the_size_of_the_gradients(gradients, whitenings):
     inverse = ml.WoodburyRankOneInverse(gradients, HARD)
     before = inverse.diagonal()
     assert not whitenings
     inverse.element(*indices(D))
     assert np.array_equal(inverse.diagonal(), before)
+
+
+@pytest.mark.parametrize("whiten", [None, True])
+def test_a_diagonal_is_computed_once(whiten, gradients, monkeypatch):
+    computed, column_squares = [], whitener._backend.column_squares
+    monkeypatch.setattr(whitener._backend, "column_squares", lambda x: computed.append(1) or column_squares(x))
+    inverse = ml.WoodburyRankOneInverse(gradients, HARD, whiten=whiten)
+    first = inverse.diagonal()
+    computed.clear()
+    assert np.array_equal(inverse.diagonal(), first)
+    assert np.isclose(inverse.trace(), np.sum(first, dtype=float))
+    assert not computed
+    copy = pickle.loads(pickle.dumps(inverse))
+    assert np.array_equal(copy.diagonal(), first)
+    assert computed
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_a_diagonal_that_was_written_to_changes_no_answer(library, gradients):
+    rows = gradients if library == "numpy" else pytest.importorskip("torch").from_numpy(gradients)
+    inverse = ml.WoodburyRankOneInverse(rows, HARD)
+    first, trace = inverse.diagonal(), float(inverse.trace())
+    wanted = first.tolist()
+    first[:] = 0
+    assert inverse.diagonal().tolist() == wanted
+    assert float(inverse.trace()) == trace
+
+
+def test_a_new_damping_and_new_rows_of_a_window_have_a_diagonal_of_their_own(gradients):
+    inverse = ml.WoodburyRankOneInverse(gradients, HARD)
+    before = inverse.diagonal()
+    assert np.max(inverse.with_damping(10 * HARD).diagonal()) < np.max(before)
+    window = ml.SlidingWindowInverse.from_gradients(gradients, HARD, window=M)
+    window.diagonal()
+    window.append(10 * gradients[0])
+    rows = np.concatenate([gradients[1:], 10 * gradients[:1]])
+    assert np.allclose(window.diagonal(), ml.WoodburyRankOneInverse(rows, HARD).diagonal(), rtol=1e-3)
+
+
+@pytest.mark.parametrize(("damping", "wanted"), [(60.0, {"float32"}), (0.2, {"float64"})])
+def test_whitening_takes_one_pass_whatever_the_condition_number(damping, wanted, passes, monkeypatch):
+    rows = np.random.default_rng(0).standard_normal((M, 2**17), dtype="float32")
+    read, gram, add_widened_gram = [], dense.gram, dense.add_widened_gram
+    monkeypatch.setattr(dense, "gram", lambda panel: read.append(panel.size) or gram(panel))
+    monkeypatch.setattr(
+        dense, "add_widened_gram", lambda total, panel, c: read.append(panel.size) or add_widened_gram(total, panel, c)
+    )
+    inverse = ml.WoodburyRankOneInverse(rows, damping, whiten=True)
+    assert set(passes) == wanted
+    assert sum(read) == rows.size
+    i, j = np.random.default_rng(1).integers(0, 2**17, (2, 200))
+    exact = ml.WoodburyRankOneInverse(rows.astype(float), damping)
+    assert np.max(np.abs(inverse.element(i, j) - exact.element(i, j))) <= 10 * np.finfo("float32").eps / damping
+
+
+@pytest.mark.parametrize("height", [1, 20])
+def test_rows_are_whitened_in_float32_where_no_column_is_long(height, gradients):
+    rows = gradients.copy()
+    rows[:, 5] *= np.float32(height)
+    inverse = ml.WoodburyRankOneInverse(rows, HARD)
+    form = inverse._state.form
+    assert inverse.kappa > 1e4  # float64, if it were for κ alone
+    maker = whitener.Whitener.of(form.rows, form.float64_capacitance, np.float32, wide_rows=form.rows.astype_float64())
+    assert maker.rows.dtype == (np.float32 if height == 1 else np.float64)
+    exact = ml.WoodburyRankOneInverse(rows.astype(float), HARD)
+    bound = 10 * np.finfo("float32").eps / HARD
+    assert np.max(np.abs(inverse.diagonal() - exact.diagonal())) <= bound
+    i, j = indices(D)
+    assert np.max(np.abs(inverse.element(i, j) - exact.element(i, j))) <= bound
+
+
+def test_elements_are_the_same_in_any_number_of_threads(gradients, monkeypatch):
+    monkeypatch.setattr(whitened, "RUN", 1000)
+    inverse = ml.WoodburyRankOneInverse(gradients, HARD, whiten=True)
+    answers = []
+    for count in (1, 2):
+        monkeypatch.setattr(whitened._backend, "thread_count", lambda count=count: count)
+        answers.append(inverse.element(*indices(D)))
+    assert np.array_equal(*answers)
 
 
 def test_without_whitening_there_is_no_w(gradients, whitenings):

@@ -15,11 +15,15 @@ from .lazy import solve_triangular as lazy_solve
 from .libraries import is_cupy, is_jax, is_torch
 from .modes import in_plain_modes
 from .products import may_be_cast
-from .threads import in_threads
+from .threads import in_threads, thread_count
+from .triangular import factor_solve_by_blocks, invert_by_blocks, multiply_by_blocks, solve_by_blocks
 from .values import cast, read
 
-THREADED_SIZE = 2**22
-BLOCK_ROWS, PANEL_COLUMNS = 2**12, 2**16  # terms of one sum in the computing dtype; the share of one thread
+SERIAL_COLUMNS = 3  # LAPACK solves so many in one thread
+THREADED_SIZE, THREADED_COLUMNS = 2**22, 2**14  # numbers whose squares are added in threads, not those of a panel
+BLOCK_ROWS = 2**12  # terms of one sum in the computing dtype
+FOLDED_COLUMNS = 2**10  # numbers that are added in one go
+LONG_COLUMNS = 2**17  # of one sum of rows: more leave the cache
 
 
 def squares_without_copy(x: Array) -> bool:
@@ -38,13 +42,30 @@ def column_squares(x: Array) -> Array:
         return np.einsum("...ij,...ij->...j", x, x).astype(np.float64)
     if x.shape[1] == 1:
         return np.vecdot(x.T, x.T).astype(np.float64)  # BLAS, which keeps partial sums
-    panels = [x[:, start : start + PANEL_COLUMNS] for start in range(0, max(1, x.shape[1]), PANEL_COLUMNS)]
-    over_panels = in_threads if x.size >= THREADED_SIZE else map
-    return np.concatenate(list(over_panels(_panel_squares, panels)))
+    is_long = x.size >= THREADED_SIZE and x.shape[1] >= THREADED_COLUMNS
+    count, threads = -(-x.shape[1] // LONG_COLUMNS), thread_count() if is_long else 1
+    if count > 1:  # equal panels, as many for each thread
+        width = -(-x.shape[1] // (-(-count // threads) * threads))
+        panels = [x[:, start : start + width] for start in range(0, x.shape[1], width)]
+        return np.concatenate(in_threads(_squares_by_rows, panels) if threads > 1 else [*map(_squares_by_rows, panels)])
+    if threads == 1:
+        return _squares_by_rows(x)
+    height = -(-x.shape[0] // threads)
+    return sum(in_threads(_squares_by_rows, [x[start : start + height] for start in range(0, x.shape[0], height)]))
 
 
-def _panel_squares(x: np.ndarray) -> np.ndarray:
-    """The same by einsum, without a temporary of x's size, in one thread."""
+def _squares_by_rows(x: np.ndarray) -> np.ndarray:
+    """The same by einsum, without a temporary of x's size, in one thread; of few columns several rows are one."""
+    count, k = x.shape
+    folds = min(count, FOLDED_COLUMNS // k) if k else 1
+    if folds > 1 and x.flags.c_contiguous:
+        whole = count // folds * folds
+        folded = _squares_by_blocks(x[:whole].reshape(-1, folds * k)).reshape(folds, k)
+        return folded.sum(axis=0) + _squares_by_blocks(x[whole:])
+    return _squares_by_blocks(x)
+
+
+def _squares_by_blocks(x: np.ndarray) -> np.ndarray:
     blocks = (x[start : start + BLOCK_ROWS] for start in range(0, max(1, x.shape[0]), BLOCK_ROWS))
     return sum(np.einsum("ij,ij->j", block, block).astype(np.float64) for block in blocks)
 
@@ -114,6 +135,8 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
     if is_numpy(b):
         if b.size == 0:
             return b.astype(lower.dtype)
+        if b.ndim == 2 and b.shape[1] > SERIAL_COLUMNS:
+            return solve_by_blocks(lower, b, transposed=transposed)
         if lower.flags.f_contiguous:
             return _lapack().dtrtrs(lower, b, lower=1, trans=int(transposed))[0]
         return _lapack().dtrtrs(lower.T, b, lower=0, trans=int(not transposed))[0]
@@ -133,9 +156,16 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
     return namespace(b).linalg.solve(matrix, b)
 
 
+def invert_triangular(lower: Array) -> Array:
+    """Return L⁻¹ for a lower-triangular L of NumPy."""
+    return invert_by_blocks(lower)
+
+
 def factor_solve(lower: Array, b: Array) -> Array:
     """Return (L Lᵀ)⁻¹b for a lower-triangular L, whose diagonal may have any signs."""
     if isinstance(b, np.ndarray) and b.ndim == 2 and lower.ndim == 2 and b.size:
+        if b.shape[1] > SERIAL_COLUMNS:
+            return factor_solve_by_blocks(lower, b)
         if lower.flags.f_contiguous:
             return _lapack().dpotrs(lower, b, lower=1)[0]
         return _lapack().dpotrs(lower.T, b, lower=0)[0]
@@ -178,7 +208,7 @@ def as_blas_ready(x: Array) -> Array:
 
 
 def can_overwrite_blocks(x: Array) -> bool:
-    """Return whether `solve_triangular_over` and `multiply_triangular_over` write over blocks like x."""
+    """Return whether `solve_triangular_over` writes over blocks like x, and `multiply_triangular` takes them."""
     return is_numpy(x)
 
 
@@ -187,9 +217,13 @@ def solve_triangular_over(lower: Array, b: Array) -> Array:
     return _triangular_over("trsm", lower, b) if can_overwrite_blocks(b) else solve_triangular(lower, b)
 
 
-def multiply_triangular_over(lower: Array, b: Array) -> Array:
-    """Return L b for a contiguous NumPy matrix b, written over b."""
-    return _triangular_over("trmm", lower, b)
+def multiply_triangular(lower: Array, b: Array, out: Array | None = None) -> Array:
+    """Return L b for NumPy matrices, written to `out` where it is given: b itself, or of another dtype."""
+    if thread_count() > 1 or not (out is None or (out.flags.c_contiguous and out.dtype == b.dtype)):
+        return multiply_by_blocks(lower, b, out)
+    out = np.empty_like(b) if out is None else out  # without threads, SciPy's BLAS is the fastest
+    np.copyto(out, b)
+    return _triangular_over("trmm", lower, out)
 
 
 def _triangular_over(routine: str, lower: Array, b: Array) -> Array:

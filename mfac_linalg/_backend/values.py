@@ -22,6 +22,9 @@ from .kinds import (
 from .libraries import is_cupy, is_jax, is_torch
 from .modes import in_plain_modes, outside_transforms, plain_modes, transfers_allowed
 from .sparse import is_sparse
+from .threads import in_threads, thread_count
+
+TRANSPOSED_COLUMNS = 2**13  # by a thread at a time
 
 
 def read(x: Array) -> np.ndarray:
@@ -203,7 +206,16 @@ def times_power(x: Array, power: Array, reach: int) -> Array:
 
 def transposed_copy(x: Array) -> Array:
     """Return xᵀ as a row-major array of its own (NumPy, PyTorch)."""
-    return np.ascontiguousarray(x.T) if isinstance(x, np.ndarray) else x.T.contiguous()
+    if not isinstance(x, np.ndarray):
+        return x.T.contiguous()
+    transposed = np.empty(x.shape[::-1], x.dtype)
+
+    def copy(start: int) -> None:
+        transposed[start : start + TRANSPOSED_COLUMNS] = x[:, start : start + TRANSPOSED_COLUMNS].T
+
+    starts = range(0, x.shape[1], TRANSPOSED_COLUMNS)
+    list((in_threads if thread_count() > 1 else map)(copy, starts))
+    return transposed
 
 
 def take_rows(x: Array, i: Array) -> Array:

@@ -93,7 +93,7 @@ class Capacitance(Part):
     def inverse_factor(self, growth: float) -> Array | None:
         """L⁻¹, or None if ‖|L| |L⁻¹| |S|‖ > growth ‖S‖: L (L⁻¹S) may then miss S by more than `growth` roundings."""
         xp = _backend.namespace(self.cholesky)
-        inverse = _backend.solve_triangular(self.cholesky, add_identity(xp.zeros_like(self.cholesky)))
+        inverse = _backend.invert_triangular(self.cholesky)
         row_norms = xp.sqrt(xp.linalg.diagonal(self.scaled_gram))
         bound = xp.abs(self.cholesky) @ (xp.abs(inverse) @ row_norms)
         return inverse if xp.linalg.vector_norm(bound) <= growth * xp.linalg.vector_norm(row_norms) else None

@@ -1,6 +1,5 @@
 """The dual form: M = I − Sᵀ A⁻¹ S with A = I + S Sᵀ (Woodbury), by dual sweeps."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -13,7 +12,8 @@ from .._condition import kappa_of
 from .._progress import SILENT
 from .._rows.batched import BatchedRows
 from .._rows.scaled import ScaledRows
-from .._rows.whitened import WhitenedRows, complement, whiten, whitened_blocks
+from .._rows.whitened import WhitenedRows, complement, whiten
+from .._rows.whitener import Whitener
 from .._typing import Array
 from .diagonal import refine
 from .one_system import OneSystem
@@ -64,8 +64,8 @@ class DualForm(OneSystem, Part):
         rows, row_norms, wide_rows = self.rows, None, None
         if self.arithmetic == "float32":  # L is float64, and more accurate
             row_norms = small.row_norms
-            can_widen = self.whitened is None and self._unwhitened.can_change_dtype
-            wide_rows = self._unwhitened.astype_float64 if can_widen and _backend.supports_float64(rows.like) else None
+            if self._can_widen and self.whitened is None and self._unwhitened.can_change_dtype:
+                wide_rows = self._unwhitened.astype_float64
         return DualSweeps(rows, small.solve, self.norm, self.sweeps, self.cancellation, row_norms, wide_rows)
 
     def solve_in_span(self, b: Array) -> Array:
@@ -149,16 +149,24 @@ class DualForm(OneSystem, Part):
         return self._once("whitened", self._whiten) if on_demand and self.whitened is None else self.whitened
 
     def _whiten(self) -> WhitenedRows:
-        rows = self._whitening_rows
-        return whiten(rows, self.float64_capacitance, dtype=self.on_demand_dtype, overwrite=False, progress=SILENT)
+        return whiten(
+            self._unwhitened,
+            self.float64_capacitance,
+            dtype=self.on_demand_dtype,
+            wide_rows=self._wide_rows,
+            overwrite=False,
+            progress=SILENT,
+        )
 
     @property
-    def _whitening_rows(self) -> ScaledRows:
-        """S in the dtype that W is accurate enough in."""
+    def _wide_rows(self) -> ScaledRows | None:
+        """S in float64 where κ asks for it in W."""
         resolved = isinstance(self.norm, float) and whitens_in_float32(kappa_of(self.norm))
-        if resolved or not _backend.supports_float64(self.rows.like):
-            return self._unwhitened
-        return self._unwhitened.astype_float64()
+        return self._unwhitened.astype_float64() if self._can_widen and not resolved else None
+
+    @property
+    def _can_widen(self) -> bool:
+        return self.arithmetic != "float64" and _backend.supports_float64(self.rows.like)
 
     def element(self, i: Array, j: Array, *, total: int | None = None) -> Array:
         """M_ij = δ_ij − w_iᵀw_j for flat index arrays."""
@@ -175,15 +183,16 @@ class DualForm(OneSystem, Part):
         return _backend.to_float64(i[:, None] == j[None, :]) - _backend.to_float64(products)
 
     def diagonal(self) -> Array:
-        """M_jj = 1 − ‖w_j‖², or ‖r‖² + ‖a‖² of the swept solution where that cancels; float64."""
+        """M_jj = 1 − ‖w_j‖², or ‖r‖² + ‖a‖² of the swept solution where that cancels; float64, kept."""
+        return self._diagonal() if _backend.is_lazy(self.rows.like) else self._once("diagonal", self._diagonal)
+
+    def _diagonal(self) -> Array:
         if _backend.is_lazy(self.rows.like):
             values = self._unwhitened.map_parts(_diagonal_of_part, self.float64_capacitance)
             if not sum_loses_digits(self.norm):  # else entries are computed again, at once
                 return values
-        elif self.rows.multiplies_by_entries and not sum_loses_digits(self.norm):  # A⁻¹ is as accurate as S Sᵀ
-            values = 1 - self._unwhitened.column_quadratic_forms(self.float64_capacitance.inverse())
         else:
-            values = complement(self._whitened_panels())
+            values = self._complement()
         if self.whitened and self.whitened.exact_diagonal is not None:
             index, exact = self.whitened.exact_diagonal
             if len(index) == 0:
@@ -193,13 +202,15 @@ class DualForm(OneSystem, Part):
             )
         return refine(self, values, like=self.rows.like, norm=self.norm)
 
-    def _whitened_panels(self) -> Iterator[Array]:
+    def _complement(self) -> Array:
+        """The 1 − ‖w_j‖², (d,), float64."""
         if self.whitened:
-            yield from self.whitened.panels()
-            return
-        rows = self._whitening_rows
-        for _, block in whitened_blocks(rows, self.float64_capacitance, rows.unscaled_blocks(), dtype=rows.dtype):
-            yield block
+            return complement(self.whitened.panels())
+        rows = self._unwhitened
+        if rows.multiplies_by_entries and not sum_loses_digits(self.norm):  # A⁻¹ is as accurate as S Sᵀ
+            return 1 - rows.column_quadratic_forms(self.float64_capacitance.inverse())
+        whitener = Whitener.of(rows, self.float64_capacitance, rows.dtype, wide_rows=self._wide_rows)
+        return 1 - whitener.column_squares()
 
     def leverages(self) -> Array:
         """The diagonal of S M Sᵀ = I − A⁻¹, float64."""
@@ -217,9 +228,7 @@ class DualForm(OneSystem, Part):
 def _diagonal_of_part(rows: ScaledRows, capacitance: Capacitance) -> Array:
     """The diagonal of M in some columns, by the capacitance matrix of all; float64, with an error of κ eps."""
     wide = rows.astype_float64()
-    return complement(
-        block for _, block in whitened_blocks(wide, capacitance, wide.unscaled_blocks(), dtype=wide.dtype)
-    )
+    return 1 - Whitener.of(wide, capacitance, wide.dtype).column_squares()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from .. import _backend
 from .._backend.pytree import Part
@@ -10,7 +13,17 @@ from .._progress import Progress
 from .._scaling.powers_of_two import ldexp
 from .._typing import Array
 from .fingerprint import Fingerprint, require_unchanged
-from .panels import column_slices, combination, gram, long_product, scaled_squares, weigh
+from .panels import (
+    GRAM_COLUMNS,
+    add_widened_gram,
+    column_slices,
+    combination,
+    gram,
+    long_product,
+    scaled_squares,
+    slices,
+    weigh,
+)
 
 SMALL_SIZE = 2**16  # numbers
 
@@ -120,6 +133,8 @@ class DenseRows(Part):
         """K = Ĝ diag(column_scale)² Ĝᵀ, shape (m, m), float64: panels in the computing dtype, float64 across panels."""
         if self._is_small and _backend.dtype_name(self.dtype) == "float32":
             return self.with_dtype(_backend.namespace(self.gradients).float64).gram(column_scale, progress)
+        if _backend.is_numpy(self.gradients) and self.gradients.dtype != self.dtype == np.float64:
+            return self._widened_gram(column_scale, progress)
         total = None
         for columns in progress(self.column_slices(), "gram"):
             panel = self.panel(columns)
@@ -127,6 +142,19 @@ class DenseRows(Part):
             part = gram(scaled)
             total = part if total is None else total + part
         return total
+
+    def _widened_gram(self, column_scale: Array | None, progress: Progress) -> np.ndarray:
+        """The same in float64 for shorter rows of NumPy."""
+        m, d = self.shape
+        total = np.zeros((m, m))
+        for columns in progress(slices(d, GRAM_COLUMNS), "gram"):
+            scale = None if column_scale is None else column_scale[columns, 0]
+            convert = self._to_computed if scale is None else partial(self._scaled, scale)
+            add_widened_gram(total, self.gradients[:, columns], convert)
+        return np.tril(total) + np.tril(total, -1).T
+
+    def _scaled(self, scale: Array, block: Array) -> Array:
+        return self._to_computed(block) * scale
 
     def cross(self, other: "DenseRows", column_scale: Array | None) -> Array:
         """Ĝ diag(column_scale)² Ĥᵀ for the rows of another H, shape (m, k), float64."""

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from .. import _backend
 from .._typing import Array
 
@@ -13,6 +15,7 @@ SERIAL_WIDTH = 128
 WIDENED_ROWS, WIDENED_WIDTH = 32, 8192  # converted to float64 at a time, 2 MB
 FEW_ROWS = 16  # for fewer BLAS uses a less accurate kernel: half as many terms
 MOST_ROWS = 576  # terms of one sum over rows, all in the computing dtype; the ring of a window of 512 fits
+GRAM_ROWS, GRAM_COLUMNS = 128, 2048  # of a Gram matrix in float64 of shorter rows, at a time
 GROUP = 16  # panels whose results are added in one call
 BATCH_SIZE = 2**20  # numbers in a batch of products with a vector
 BATCH_PANELS = 8  # panels in a batch of products with a matrix
@@ -49,6 +52,17 @@ def weigh(columns: Array, column_scale: Array | None, dtype: Any) -> Array:
 def gram(panel: Array) -> Array:
     """The Gram matrix of a panel, panel panelᵀ, float64."""
     return _backend.to_float64(_backend.matmul(panel, panel.T))
+
+
+def add_widened_gram(total: np.ndarray, panel: np.ndarray, convert: Callable[[Array], Array]) -> None:
+    """Add the Gram matrix of convert(panel), float64, to `total` in blocks on and below its diagonal.
+
+    Runs of rows are converted one by one, so that they are in a cache when they are multiplied.
+    """
+    wide = np.empty(panel.shape)
+    for run in slices(len(panel), GRAM_ROWS):
+        wide[run] = convert(panel[run])
+        total[run, : run.stop] += wide[run] @ wide[: run.stop].T
 
 
 def squares(panels: Iterable[Array]) -> Array:

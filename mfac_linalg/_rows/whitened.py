@@ -18,15 +18,12 @@ from .panels import slices, squares
 from .protocol import RowMatrix
 from .scaled import ScaledRows
 from .streamed import StreamedRows
+from .whitener import Whitener
 
 REDO_BELOW = 1e-2  # a diagonal entry 1 − ‖w_j‖² under this has lost two digits or more
 PAIRS = 1024  # of columns, gathered at a time: they fit into a cache
+RUN = 2**15  # pairs that a thread takes at a time
 BLOCK_ROWS = 64
-SAMPLED_COLUMNS, LARGEST_ERROR = (
-    64,
-    4.0,
-)  # columns of W that are tested; largest ‖L W − S‖ in roundings, that of a solve
-LARGEST_GROWTH = 32.0  # a bound; measured errors are 0.02 to 0.4 of it (docs/theory.md, "Whitened rows")
 
 
 @dataclass(frozen=True)
@@ -124,11 +121,18 @@ class WhitenedRows(Part):
         if not self.is_streamed and _backend.is_row_major(self.rows) and i.shape[0] > PAIRS:
             blocks = (_backend.transposed_copy(self.rows[block, :]) for block in slices(self.shape[0], BLOCK_ROWS))
             return sum(_pair_products(partial(_backend.take_rows, block), i, j) for block in blocks)
-        return _pair_products(lambda k: self.matrix.columns(k).T, i, j)
+        return _chunked_products(lambda k: self.matrix.columns(k).T, i, j)
 
 
 def _pair_products(gather: Callable[[Array], Array], i: Array, j: Array) -> Array:
-    """gather(i)·gather(j) for each pair, in chunks of pairs."""
+    """gather(i)·gather(j) for each pair; those of arrays of NumPy in threads."""
+    runs = slices(i.shape[0], RUN) if _backend.is_numpy(i) and _backend.thread_count() > 1 else [slice(None)]
+    over_runs = _backend.in_threads if len(runs) > 1 else map
+    return _backend.namespace(i).concat(list(over_runs(lambda run: _chunked_products(gather, i[run], j[run]), runs)))
+
+
+def _chunked_products(gather: Callable[[Array], Array], i: Array, j: Array) -> Array:
+    """The same in one thread, in chunks of pairs."""
     xp = _backend.namespace(i)
     return xp.concat([_backend.vecdot(gather(i[c]), gather(j[c])) for c in slices(i.shape[0], PAIRS)])
 
@@ -140,22 +144,25 @@ def can_whiten(rows: RowMatrix) -> bool:
 
 
 def whiten(
-    rows: ScaledRows, capacitance: Capacitance, *, dtype: Any, overwrite: bool, progress: Progress
+    rows: ScaledRows,
+    capacitance: Capacitance,
+    *,
+    dtype: Any,
+    wide_rows: ScaledRows | None,
+    overwrite: bool,
+    progress: Progress,
 ) -> WhitenedRows:
-    """Return W = L⁻¹ S in `dtype`: in a new array, or over the caller's G with `overwrite`."""
-    dense = cast(DenseRows, rows.rows)
+    """Return W = L⁻¹ S in `dtype`: in a new array, or over the caller's G with `overwrite`.
+
+    `wide_rows` are S in float64 where κ asks for it.
+    """
+    dense, whitener = cast(DenseRows, rows.rows), Whitener.of(rows, capacitance, dtype, wide_rows=wide_rows)
     source, panels = dense.gradients, progress(dense.column_slices(), "whiten")
-    blocks = whitened_blocks(rows, capacitance, ((c, rows.unscaled_panel(c)) for c in panels), dtype=dtype)
     if not _backend.is_writable(source) or _backend.is_differentiated(capacitance.cholesky):
-        parts = [_backend.cast(block, dtype) for _, block in blocks]
+        parts = [_backend.cast(block, dtype) for _, block in whitener.panels(panels)]
         return WhitenedRows.of(_backend.namespace(source).concat(parts, axis=1), capacitance)
     out = source if overwrite else _backend.empty(rows.shape, like=source, dtype=dtype)
-    if _backend.can_overwrite_blocks(out) and rows.dtype == dtype:
-        if not (overwrite and rows.is_plain):
-            rows.copy_unscaled(out)
-        return WhitenedRows.of(_half_solver(rows, capacitance, dtype)(out), capacitance, is_shared=overwrite)
-    for columns, block in blocks:
-        out[:, columns] = _backend.cast(block, dtype)
+    whitener.write(out, panels)
     return WhitenedRows.of(out, capacitance, is_shared=overwrite)
 
 
@@ -169,7 +176,7 @@ def whiten_into(
     start, arrays = progress.restore("whiten")
     cancelled, streamed = [arrays.get("small", np.zeros(0, np.int64))], cast(StreamedRows, rows.rows)
     without_bar = replace(rows, rows=replace(streamed, shows_progress=False))  # the build has its own bar
-    panels = whitened_blocks(rows, capacitance, without_bar.unscaled_blocks(start), dtype=dtype)
+    panels = Whitener.of(rows, capacitance, dtype).blocks(without_bar.unscaled_blocks(start))
     for _ in progress(streamed.column_slices(start), "whiten"):
         columns, block = next(panels)
         cancelled.append(columns.start + np.flatnonzero(_backend.read(complement([block])) < REDO_BELOW))
@@ -182,40 +189,3 @@ def complement(panels: Iterable[Array]) -> Array:
     """1 − ‖w_j‖² for the columns of all panels, shape (d,), float64."""
     parts = [1 - _backend.to_float64(_backend.column_squares(panel)) for panel in panels]
     return _backend.namespace(parts[0]).concat(parts)
-
-
-def whitened_blocks(
-    rows: ScaledRows, capacitance: Capacitance, blocks: Iterable[tuple[slice, Array]], *, dtype: Any
-) -> Iterator[tuple[slice, Array]]:
-    """Column slices and L⁻¹ S[:, columns] for blocks of T, in the dtype of rows, accurate enough for a W in `dtype`."""
-    half_solve = _half_solver(rows, capacitance, dtype)
-    for columns, block in blocks:
-        yield columns, half_solve(_backend.own_copy(block, source=rows.rows.source))
-
-
-def _half_solver(rows: ScaledRows, capacitance: Capacitance, dtype: Any) -> Callable[[Array], Array]:
-    """T ↦ L⁻¹ diag(row_scale) T for blocks of columns, which NumPy's overwrite.
-
-    TRMM with L⁻¹ is used if it is accurate enough for W in `dtype`: it is nearly as fast as a matrix product, TRSM has
-    two thirds of its speed.
-    """
-    if _backend.can_overwrite_blocks(rows.like) and not rows.is_streamed:
-        growth = LARGEST_GROWTH * float(np.finfo(dtype).eps) / float(np.finfo(rows.dtype).eps)
-        inverse = capacitance.inverse_factor(growth)
-        if inverse is not None:
-            factor = _backend.cast(inverse * rows.row_scale.T, rows.dtype)
-            multiply = partial(_backend.multiply_triangular_over, factor)
-            if _is_accurate(multiply, rows, capacitance, dtype):
-                return multiply
-    lower = _backend.from_float64(capacitance.cholesky / rows.row_scale, like=rows.like, dtype=rows.dtype)
-    return partial(_backend.solve_triangular_over, lower)
-
-
-def _is_accurate(multiply: Callable[[Array], Array], rows: ScaledRows, capacitance: Capacitance, dtype: Any) -> bool:
-    """Whether L W is S to a few roundings in a sample of columns: many similar rows round with a bias."""
-    dim = rows.shape[1]
-    sample = np.arange(0, dim, max(1, dim // SAMPLED_COLUMNS))[:SAMPLED_COLUMNS]
-    expected = rows.columns(sample)
-    whitened = _backend.cast(multiply(rows.unscaled_columns(sample)), dtype)
-    error = np.linalg.norm(capacitance.cholesky @ whitened - expected)
-    return bool(error <= LARGEST_ERROR * np.finfo(dtype).eps * np.linalg.norm(expected))

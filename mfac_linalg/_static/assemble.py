@@ -55,15 +55,21 @@ def _factor(system: System, options: Options) -> Capacitance | None:
 
 def _whitened(form: DualForm, system: System, whitening_dtype: str, options: Options) -> DualForm:
     """The form with W, through which products go where W is in their dtype."""
-    is_narrow = whitening_dtype == _backend.dtype_name(system.rows.dtype)
-    source = cast(ScaledRows, system.rows if is_narrow else system.gram_rows)
+    rows = cast(ScaledRows, system.rows)
+    wide_rows = None if whitening_dtype == _backend.dtype_name(rows.dtype) else cast(ScaledRows, system.gram_rows)
     if options.out is not None:
-        whitened = _whiten_into_out(replace(form, rows=system.gram_rows), source, options)
+        whitened = _whiten_into_out(replace(form, rows=system.gram_rows), wide_rows or rows, options)
         return replace(form, rows=whitened, whitened=whitened, float64_gram=False)
-    overwrite, progress = options.overwrite, options.progress
-    whitened = whiten(source, form.capacitance, dtype=options.dtype, overwrite=overwrite, progress=progress)
-    rows = whitened if options.dtype == system.rows.dtype else system.rows
-    return replace(form, rows=rows, whitened=whitened, float64_gram=False)
+    whitened = whiten(
+        rows,
+        form.capacitance,
+        dtype=options.dtype,
+        wide_rows=wide_rows,
+        overwrite=options.overwrite,
+        progress=options.progress,
+    )
+    products = whitened if options.dtype == rows.dtype else rows
+    return replace(form, rows=products, whitened=whitened, float64_gram=False)
 
 
 def _whiten_into_out(exact: DualForm, rows: ScaledRows, options: Options) -> WhitenedRows:

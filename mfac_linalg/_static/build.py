@@ -3,10 +3,14 @@
 import math
 from typing import cast
 
+import numpy as np
+
 from .. import _backend
+from .._capacitance.system import float32_gram_shows
 from .._condition import kappa_of
 from .._errors import breakdown
 from .._forms.state import State
+from .._rows.dense import DenseRows
 from .._rows.protocol import GivenRows
 from .._rows.scaled import ScaledRows
 from .._scaling.powers_of_two import ldexp
@@ -16,6 +20,9 @@ from .measure import System, measure, measure_rescaled
 from .options import Options
 from .plan import LARGEST_ENTRY, SystemPlan, plan_system
 from .problem import Problem, ScaledProblem
+
+MANY_COLUMNS, SEEN_SHARE = 2**14, 32  # so many columns are enough for a look at a 32nd of them
+POWER_STEPS = 3
 
 
 def build(problem: Problem, options: Options, gram: Array | None = None, *, float64_gram: bool = False) -> State:
@@ -45,7 +52,7 @@ def _measured_system(
     """S and its small matrix; the plan says whether all has to be wider."""
     rows, progress = scaled.rows(), options.progress
     whitens = options.whiten is True
-    if whitens and gram is None and rows.is_streamed:  # W needs it for a large κ, and another pass costs more
+    if whitens and gram is None and (rows.is_streamed or _shows_in_some_columns(rows)):
         float64_gram = _backend.dtype_name(rows.dtype) != "float64" and _backend.supports_float64(rows.like)
     system = System.of(rows, progress, gram=gram, float64_gram=float64_gram)
     (system,), (measured,) = measure([system], problem, scaled)
@@ -60,6 +67,28 @@ def _measured_system(
     if plan.gram_dtype != system.gram_dtype and not plan.widen:
         system = system.with_float64_gram(progress)
     return system, plan
+
+
+def _shows_in_some_columns(rows: ScaledRows) -> bool:
+    """Whether some columns of an array in memory show that W needs a float64 Gram matrix: ‖S‖ is larger than theirs.
+
+    For streamed rows, a second pass costs more than float64 does.
+    """
+    m, d = rows.shape
+    if m >= d or d < MANY_COLUMNS or not (isinstance(rows.rows, DenseRows) and _backend.is_numpy(rows.like)):
+        return False
+    some, x, norm = (
+        rows.select_columns(slice(0, d // SEEN_SHARE)),
+        np.random.default_rng(0).standard_normal((m, 1)),
+        0.0,
+    )
+    for _ in range(POWER_STEPS):  # each norm is one from below
+        size = float(np.linalg.norm(x))
+        if not 0 < size < math.inf:
+            return False
+        y = some.combine(x / size)
+        x, norm = some.project(y), float(np.linalg.norm(y))
+    return math.isfinite(norm) and float32_gram_shows(norm)
 
 
 def _state_of(system: System, scaled: ScaledProblem, options: Options) -> State:
