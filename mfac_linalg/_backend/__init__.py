@@ -147,3 +147,4 @@ from .values import write_row as write_row
 from .values import zeros as zeros
 from .values import zeros_like as zeros_like
 from .views import has_view as has_view
+from .views import host_view as host_view

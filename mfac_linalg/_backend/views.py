@@ -11,6 +11,7 @@ import numpy as np
 from .._typing import Array
 from .kinds import dtype_name, is_differentiated, is_narrow, is_traced
 from .libraries import is_jax, is_torch, library
+from .modes import outside_transforms
 from .pytree import CACHED, Part, part_of
 
 TWIN = CACHED + "twin"
@@ -107,6 +108,16 @@ def _is_dtype_of_torch(x: Any) -> bool:
 def view_of(x: Array) -> np.ndarray:
     """Return NumPy's view of an array that has one."""
     return x.detach().numpy() if is_torch(x) else np.asarray(x)  # detached, it stays with this memory
+
+
+def host_view(x: Array) -> np.ndarray | None:
+    """Return a NumPy array over x's own memory, None where there is none or derivatives flow through x."""
+    if isinstance(x, np.ndarray):
+        return x
+    if not has_view(x):
+        return None
+    with outside_transforms():
+        return view_of(x)
 
 
 def has_view(x: Array) -> bool:

@@ -51,7 +51,10 @@ def weigh(columns: Array, column_scale: Array | None, dtype: Any) -> Array:
 
 def gram(panel: Array) -> Array:
     """The Gram matrix of a panel, panel panelᵀ, float64."""
-    return _backend.to_float64(_backend.matmul(panel, panel.T))
+    host = _backend.host_view(panel)
+    if host is None or host is panel:
+        return _backend.to_float64(_backend.matmul(panel, panel.T))
+    return _backend.asarray(gram(host), like=panel, dtype=_backend.namespace(panel).float64)
 
 
 def add_widened_gram(total: np.ndarray, panel: np.ndarray, convert: Callable[[Array], Array]) -> None:
@@ -84,6 +87,9 @@ def long_product(rows: Array, v: Array, convert: Callable[[Array], Array] | None
     """
     v = _backend.as_blas_ready(v)
     if convert is None:
+        host, vector = _backend.host_view(rows), _backend.host_view(v)
+        if not (host is rows or host is None or vector is None):
+            return _backend.asarray(long_product(host, vector), like=rows, dtype=_backend.namespace(rows).float64)
         if _backend.can_multiply_batches(rows):
             return _batched_product(rows, v)
         convert = _unchanged
@@ -196,6 +202,9 @@ def descend(
 
 def combination(rows: Array, a: Array) -> Array:
     """Σ_i a_i rows_i for a (m, k) in the dtype of rows, shape (d, k), in partial sums of at most MOST_ROWS terms."""
+    host, weights = _backend.host_view(rows), _backend.host_view(a)
+    if not (host is rows or host is None or weights is None):
+        return _backend.asarray(combination(host, weights), like=rows, dtype=rows.dtype)
     count = -(-rows.shape[0] // MOST_ROWS) if _backend.on_host(rows) else 1
     if count <= 1:
         return _backend.matmul_by_blocks(rows.T, a, BLOCK_COLUMNS)
