@@ -183,8 +183,11 @@ class DualForm(OneSystem, Part):
         return _backend.to_float64(i[:, None] == j[None, :]) - _backend.to_float64(products)
 
     def diagonal(self) -> Array:
-        """M_jj = 1 − ‖w_j‖², or ‖r‖² + ‖a‖² of the swept solution where that cancels; float64, kept."""
-        return self._diagonal() if _backend.is_lazy(self.rows.like) else self._once("diagonal", self._diagonal)
+        """M_jj = 1 − ‖w_j‖², or ‖r‖² + ‖a‖² of the swept solution where that cancels; float64.
+
+        It is kept, but for streamed rows, whose memory is limited.
+        """
+        return self._diagonal() if self.rows.is_streamed else self._once("diagonal", self._diagonal)
 
     def _diagonal(self) -> Array:
         if _backend.is_lazy(self.rows.like):
