@@ -41,7 +41,7 @@ class Pace:
         Turns of each contender, fewer where calls take seconds.
     run_in : float
         Seconds of calls that do not count at the start of a turn: threads that wait for the BLAS of the contender
-        before stand in the way for some 30 ms.
+        before stand in the way for a tenth of a second.
     counted : float
         Seconds of calls that count, one at least.
     memory : float
@@ -51,7 +51,7 @@ class Pace:
     """
 
     rounds: int = 5
-    run_in: float = 0.04
+    run_in: float = 0.12
     counted: float = 0.02
     memory: float = 17e9
     patience: Patience = field(default_factory=partial(Patience, 0.0))

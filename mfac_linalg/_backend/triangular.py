@@ -1,7 +1,7 @@
 """Solves and products with a triangle in NumPy, by blocks that its own BLAS multiplies.
 
-SciPy has another BLAS. A triangular solve with several columns wakes its threads, which then wait for 30 ms in the way
-of NumPy's.
+SciPy has another BLAS. A triangular solve with several columns wakes its threads, which then wait for work for a tenth
+of a second, in the way of NumPy's.
 """
 
 from typing import NamedTuple
