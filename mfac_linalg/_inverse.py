@@ -168,9 +168,9 @@ class Inverse(SymmetricOperator):
         Cost: an eigendecomposition, O(m³), and O(dm) per draw; O(d · size) memory.
         """
         size, seed = check.count("size", size), check.count("seed", seed)
-        state = self._unchanged
-        draws = _backend.with_x64(State.standard_normal, state, size, seed, by_library=True)
-        return _backend.with_x64(partial(State.apply_square_root, name=None), state, draws).T
+        draw = partial(_backend.standard_normal, (self.dim, size), seed=seed, dtype=self.dtype)
+        draws = _backend.with_x64(lambda like: draw(like=like), self._like)
+        return _backend.with_x64(partial(State.apply_square_root, name=None), self._unchanged, draws).T
 
     def damping_path(self, v: Array, dampings: Any) -> Array:
         """F(λ_k)⁻¹ v as the columns of a (d, k) array, each as accurate as an inverse built with its λ_k.

@@ -12,16 +12,15 @@ from .modes import plain_modes
 from .twins import call_by_numpy, in_library
 
 
-def with_x64(function: Any, *arguments: Any, like: Any = None, by_library: bool = False) -> Any:
+def with_x64(function: Any, *arguments: Any, like: Any = None) -> Any:
     """Call function(*arguments) where float64 exists and no ambient mode has a say: the way into all computation.
 
     JAX needs float64 switched on, for this call and its gradient alone. That it is in use is seen from the arguments,
     whose arrays may be nested in registered classes, or from an array that they are `like`. Traced JAX arguments get a
     reverse rule that works in float64 too (without it JAX transposes the float64 part in float32). Queries of what is
-    in the host's memory are computed by NumPy: see twins.py;
-    not `by_library`.
+    in the host's memory are computed by NumPy: see twins.py.
     """
-    is_computed, result = (False, None) if by_library else call_by_numpy(function, arguments)
+    is_computed, result = call_by_numpy(function, arguments)
     if is_computed:
         return result
     arguments = in_library(arguments)

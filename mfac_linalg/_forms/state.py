@@ -120,11 +120,6 @@ class State(Part):
         u, power = DampingScaling(1.0, None).to_scaled(v, self.form.dtype)
         return self._from_scaled(self.form.apply_square_root(u), power, name, scale=self.scaling.scale**0.5)
 
-    def standard_normal(self, size: int, seed: int) -> Array:
-        """Draws from N(0, I) as columns, by the library's own generator."""
-        shape, like = (self.form.shape[1], size), self.form.rows.like
-        return _backend.standard_normal(shape, seed=seed, like=like, dtype=self.dtype)
-
     def quadratics(self, v: Array, name: str = "v") -> Array:
         """vᵀF⁻¹v for each column of v (d, k), shape (k,): sums of squares."""
         u, power = self.scaling.to_scaled(v, self.form.dtype, name)
