@@ -49,7 +49,9 @@ def reason(case: Case, peer: Figure) -> str:
     beyond = case.ours.seconds - peer.seconds
     if case.limit <= beyond / 4 and beyond <= words.FIXED_COST:
         return f"the cost of a call: {words.seconds(beyond)} more, where the limit is {words.seconds(case.limit)}"
-    return "–"
+    if case.query == "random" and case.size[0] < words.SERIAL_ROWS:
+        return words.SERIAL_REASON
+    return words.GENERAL_REASONS.get(case.query, "–")
 
 
 def _by_peer(worse: list[tuple[Case, Figure]]) -> Iterator[list[str]]:

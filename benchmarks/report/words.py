@@ -43,6 +43,14 @@ REASONS = {
     ("dense Cholesky", "diagonal"): "it holds F⁻¹, and reads d of its numbers",
     ("dense Cholesky", "elements"): "it holds F⁻¹, and reads one number for a pair",
 }
+GENERAL_REASONS = {
+    "block": "sums of 128 numbers are float32, and float64 adds these up",
+    "elements": "indices are checked, and answers clipped to their bounds",
+}
+"""Of a question, whoever the peer is."""
+SERIAL_ROWS = 506
+SERIAL_REASON = "sums of 912 numbers are float32: OpenBLAS takes them in one thread below 506 rows"
+"""Of a product with a vector by more than one thread."""
 FIXED_COST = 5e-4
 """Seconds that a call of the library may take beyond a peer's and still be explained by what every call costs."""
 
