@@ -25,7 +25,7 @@ MEANINGS = {
     "row": "F⁻¹v for a stored gradient v, where a single subtraction from v/λ cancels.",
     "combination": "F⁻¹Gᵀc. The peers get v = Gᵀc ready made; the library takes c.",
     "block": "F⁻¹V for random V of shape (d, 64).",
-    "diagonal": "The whole diagonal of F⁻¹. The first call also makes what later ones use.",
+    "diagonal": "The whole diagonal of F⁻¹. From the first call on the library keeps it; peers keep W.",
     "elements": "A million random elements of F⁻¹. The first call also makes what later ones use.",
     "step": "A window drops its oldest gradient, takes a new one g and answers F⁻¹g.",
 }
