@@ -174,6 +174,28 @@ def test_the_difference_of_nearly_equal_rows_keeps_the_contract(backend, kappa):
         assert np.linalg.norm(residual) <= LIMIT * eps("float32") * kappa * damping * np.linalg.norm(x), inverse
 
 
+@pytest.mark.parametrize("kappa", [1.2, 50.0])
+@pytest.mark.parametrize("backend", READ, ids=repr)
+def test_coefficients_that_nearly_annihilate_many_rows_keep_the_contract(backend, kappa):
+    """More rows than columns: Gᵀc cancels for the residual c of any least-squares fit."""
+    rng = np.random.default_rng(3)
+    gradients = rng.standard_normal((64, 3)) @ rng.standard_normal((3, 20)) + 1e-5 * rng.standard_normal((64, 20))
+    gradients = gradients.astype("float32")
+    wide = gradients.astype("float64")
+    left, values, _ = np.linalg.svd(wide, full_matrices=False)
+    c, damping = left[:, -1].astype("float32"), float(values[0] ** 2 / 64 / (kappa - 1))
+    given, coefficients = backend.asarray(gradients), backend.asarray(c)
+    inverses = [
+        WoodburyRankOneInverse(given, damping),
+        SlidingWindowInverse.from_gradients(given, damping),
+        BlockDiagonalInverse(given, damping, block_sizes=20),
+    ]
+    for inverse in inverses:
+        x = backend.to_numpy(inverse.matvec_gradients(coefficients)).astype("float64")
+        residual = wide.T @ (c - wide @ x / 64) - damping * x
+        assert np.linalg.norm(residual) <= LIMIT * eps("float32") * kappa * damping * np.linalg.norm(x), inverse
+
+
 @settings(max_examples=100)
 @given(problems("float32", (0.1, 7.0), shape=(9, 30)), st.booleans(), seeds())
 def test_high_precision_in_float32_is_right_to_1e_6_for_rows(problem, whiten, seed):

@@ -281,3 +281,36 @@ def test_no_warning_of_memory_that_is_read_only(torch):
         warnings.simplefilter("error")
         for x in answers(inverse, torch.from_numpy):
             assert x.numpy().flags.writeable
+
+
+TORCH = [backend for backend in LIBRARIES if backend.name == "torch:cpu"]
+
+
+@pytest.mark.parametrize("torch_backend", TORCH, ids=repr)
+def test_a_tensor_whose_memory_moves_is_found_again(torch_backend):
+    """``share_memory_`` does it, and so does whoever sends a tensor, or an inverse, to another process."""
+    gradients, v = torch_backend.asarray(G[:M]), torch_backend.asarray(V[:, 0])
+    inverses = [ml.WoodburyRankOneInverse(gradients, 0.1), ml.BlockDiagonalInverse(gradients, 0.1, block_sizes=1000)]
+    before = [inverse @ v for inverse in inverses]
+    place = gradients.data_ptr()
+    gradients.share_memory_()
+    assert gradients.data_ptr() != place
+    for inverse, expected in zip(inverses, before, strict=True):
+        twins = [inverse @ v for _ in range(2)]
+        assert all(bool((x == expected).all()) for x in twins)
+
+
+@pytest.mark.parametrize("torch_backend", TORCH, ids=repr)
+@pytest.mark.parametrize("change", [lambda win: setattr(win, "damping", 0.5), lambda win: win.clear()])
+def test_derivatives_are_refused_when_rows_change_after_a_new_damping(torch_backend, change):
+    """What was recorded needs the rows as they were; until one is overwritten it is right."""
+    window = ml.SlidingWindowInverse.from_gradients(torch_backend.asarray(G[:M]), 0.1)
+    v = torch_backend.asarray(V[:, 0]).requires_grad_()
+    early, late = (window @ v).sum(), (window @ v).sum()
+    expected = window @ torch_backend.asarray(np.ones(D, "float32"))
+    change(window)
+    early.backward()
+    assert bool((v.grad - expected).norm() <= 1e-3 * expected.norm())
+    window.append(torch_backend.asarray(G[-1]))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        late.backward()

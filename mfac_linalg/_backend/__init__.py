@@ -121,6 +121,7 @@ from .threads import thread_count as thread_count
 from .twins import by_numpy as by_numpy
 from .twins import count_changes as count_changes
 from .twins import from_numpy as from_numpy
+from .twins import is_in_library as is_in_library
 from .values import asarray as asarray
 from .values import cast as cast
 from .values import empty as empty

@@ -103,6 +103,11 @@ def _part_in_library(part: Part) -> Part:
     return stored.part
 
 
+def is_in_library(part: Part) -> bool:
+    """Return whether the library's arrays of a twin were made, for derivatives."""
+    return LIBRARY in vars(part) and vars(part)[LIBRARY].part is not None
+
+
 def count_changes(part: Part) -> None:
     """Tell PyTorch that the arrays of a twin change: derivatives that were recorded from them are then refused."""
     stored = vars(part).get(LIBRARY)

@@ -32,11 +32,15 @@ class Twin(NamedTuple):
     part: Part | None
     shared: tuple[Shared, ...]
     tensors: tuple[Array, ...] = ()  # those of PyTorch among these arrays
+    places: tuple[Any, ...] = ()  # of these tensors when the views were made
 
     @property
     def is_current(self) -> bool:
-        """Whether no derivatives were asked for since the views were made."""
-        return not any(x.requires_grad for x in self.tensors)
+        """Whether tensors are where they were, `share_memory_` moves them, and no derivatives were asked for since."""
+        for tensor, place in zip(self.tensors, self.places, strict=True):
+            if tensor.requires_grad or place_of(tensor) != place:
+                return False
+        return True
 
 
 class NoViewError(Exception):
@@ -58,7 +62,8 @@ class Views:
                 own = Views()
                 part = own.value(x)
                 tensors = tuple(one.array for one in own.shared if is_torch(one.array))
-                twin = vars(x)[TWIN] = Twin(None if part is x else part, tuple(own.shared), tensors)  # None: no cycle
+                places = tuple(map(place_of, tensors))
+                twin = vars(x)[TWIN] = Twin(None if part is x else part, tuple(own.shared), tensors, places)  # no cycle
             self.shared += twin.shared
             return x if twin.part is None else twin.part
         if library(x) is not None:
@@ -103,6 +108,11 @@ class Views:
 def _is_dtype_of_torch(x: Any) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.dtype)
+
+
+def place_of(tensor: Array) -> tuple[Any, ...]:
+    """Return where a tensor of PyTorch lies in memory, and in which shape and strides."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
 def view_of(x: Array) -> np.ndarray:

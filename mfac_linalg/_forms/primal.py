@@ -1,7 +1,7 @@
 """The primal form, for m ≥ d: every query uses the Cholesky factor of the d × d matrix I + SᵀS."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from .. import _backend
 from .._backend.pytree import ESTIMATE, Part
@@ -50,8 +50,11 @@ class PrimalForm(OneSystem, Part):
         return _backend.column_squares(self.capacitance.half_solve(_backend.to_float64(u)))
 
     def solve_in_span(self, b: Array) -> Array:
-        """M Sᵀ b."""
-        return self._to_rows_dtype(self.capacitance.solve(_backend.to_float64(self.rows.combine(b))))
+        """M Sᵀ b; Sᵀb is a sum in float64, in which more rows than columns may cancel, unless rows are streamed."""
+        rows, like = cast(ScaledRows, self.rows), self.rows.like
+        wide = rows.can_change_dtype and not rows.is_streamed and _backend.supports_float64(like)
+        total = (rows.astype_float64() if wide else rows).combine(b)
+        return self._to_rows_dtype(self.capacitance.solve(_backend.to_float64(total)))
 
     def apply_square_root(self, u: Array) -> Array:
         """M^½ u = Q (I + s)^-½ Qᵀ u."""

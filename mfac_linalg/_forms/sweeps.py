@@ -16,7 +16,8 @@ from .._typing import Array
 
 MAX_SWEEPS = 24  # duplicated rows at κ = 0.1/eps need up to twenty
 CANCELLATION = 4.0  # stop where rounding is amplified by no more than this
-PUSH_THROUGH_CANCELLATION = 12.0  # for a sum Sᵀy of float32 rows, where nothing is subtracted from a vector
+PUSH_THROUGH_CANCELLATION = 10.0  # by the rows, of a sum Sᵀy, where nothing is subtracted from a vector
+SUM_ROUNDINGS = 2.0  # of ‖F‖ ‖x‖, that float32 may leave in this sum
 RESIDUAL_ROUNDINGS = 4.0  # or where the residual is no more than this many roundings of ‖F‖ ‖x‖
 
 
@@ -72,13 +73,13 @@ class DualSweeps:
         return self._continue(r, b - y, projection, size, is_done)
 
     def _rounding_shows(self, y: Array, size: Any) -> bool:
-        """Whether the rounding of Sᵀy, ε Σ_i ‖s_i‖ |y_i|, may be larger than RESIDUAL_ROUNDINGS of ‖F‖ ‖Sᵀy‖.
+        """Whether the rounding of Sᵀy, ε Σ_i ‖s_i‖ |y_i|, may be larger than SUM_ROUNDINGS of ‖F‖ ‖Sᵀy‖.
 
         No sweep would correct it: they solve for Sᵀb as it follows from this Sᵀy.
         """
         if self.row_norms is None or size is None or _backend.is_traced(size):
             return False
-        allowed = RESIDUAL_ROUNDINGS * kappa_of(self.norm) * size
+        allowed = SUM_ROUNDINGS * kappa_of(self.norm) * size
         if (math.sqrt(y.shape[-2]) * self.norm * _norms(y) <= allowed).all():  # Σ ‖s_i‖² ≤ m ‖S‖²
             return False
         norms = _backend.read(_backend.stop_gradient(self.row_norms()))
@@ -119,16 +120,16 @@ class DualSweeps:
         r, a, _, _, is_done = self._sweep(r, a, None, _norms(r))
         return r, a, is_done
 
-    def _is_done(self, before: Any, delta: Array, after: Any, limit: float = 0.0) -> Any:
+    def _is_done(self, before: Any, delta: Array, after: Any, limit_by_rows: float = 0.0) -> Any:
         """Whether q is small in every column, or q by rows where that is known; None where values cannot be read.
 
         `before` and `after` are ‖r‖ and ‖r_after‖.
         """
         if after is None:
             return None
-        limit = self.cancellation if self.row_norms is None else max(limit, self.cancellation)
-        is_small = before + self.norm * _norms(delta) <= limit * after
+        is_small = before + self.norm * _norms(delta) <= self.cancellation * after
         if self.row_norms is not None and not (_backend.is_traced(is_small) or is_small.all()):
+            limit = max(limit_by_rows, self.cancellation)
             is_small |= before + self._by_rows(self.row_norms(), delta) <= limit * after
         return _backend.namespace(is_small).all(is_small) if _backend.is_traced(is_small) else is_small.all()
 

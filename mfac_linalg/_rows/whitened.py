@@ -148,13 +148,14 @@ def whiten(
     capacitance: Capacitance,
     *,
     dtype: Any,
-    wide_rows: ScaledRows | None,
     overwrite: bool,
     progress: Progress,
+    wide_rows: ScaledRows | None = None,
 ) -> WhitenedRows:
     """Return W = L⁻¹ S in `dtype`: in a new array, or over the caller's G with `overwrite`.
 
-    `wide_rows` are S in float64 where κ asks for it.
+    `wide_rows` are S in float64 where κ asks for it, for a W that only elements use: a sum Sᵀy by W needs each w_j
+    rounded once.
     """
     dense, whitener = cast(DenseRows, rows.rows), Whitener.of(rows, capacitance, dtype, wide_rows=wide_rows)
     source, panels = dense.gradients, progress(dense.column_slices(), "whiten")

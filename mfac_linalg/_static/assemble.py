@@ -56,18 +56,12 @@ def _factor(system: System, options: Options) -> Capacitance | None:
 def _whitened(form: DualForm, system: System, whitening_dtype: str, options: Options) -> DualForm:
     """The form with W, through which products go where W is in their dtype."""
     rows = cast(ScaledRows, system.rows)
-    wide_rows = None if whitening_dtype == _backend.dtype_name(rows.dtype) else cast(ScaledRows, system.gram_rows)
+    source = rows if whitening_dtype == _backend.dtype_name(rows.dtype) else cast(ScaledRows, system.gram_rows)
     if options.out is not None:
-        whitened = _whiten_into_out(replace(form, rows=system.gram_rows), wide_rows or rows, options)
+        whitened = _whiten_into_out(replace(form, rows=system.gram_rows), source, options)
         return replace(form, rows=whitened, whitened=whitened, float64_gram=False)
-    whitened = whiten(
-        rows,
-        form.capacitance,
-        dtype=options.dtype,
-        wide_rows=wide_rows,
-        overwrite=options.overwrite,
-        progress=options.progress,
-    )
+    overwrite, progress = options.overwrite, options.progress
+    whitened = whiten(source, form.capacitance, dtype=options.dtype, overwrite=overwrite, progress=progress)
     products = whitened if options.dtype == rows.dtype else rows
     return replace(form, rows=products, whitened=whitened, float64_gram=False)
 
