@@ -16,6 +16,7 @@ from .._typing import Array
 from .initial import copied_damping, empty_state, restore_state, run
 from .options import STATE_ON_HOST, STATE_OPTIONS, WindowOptions, arguments_of
 from .own_memory import OwnMemory
+from .recorded import count_changes
 from .state import WindowState
 from .topk import TopK
 
@@ -336,7 +337,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         if self.kappa <= largest_kappa(state.arithmetic):
             warn_if_unresolved(state.kappa, state.arithmetic)
         if rows_changed and self._state is not None:
-            self._state.count_changes()
+            count_changes(self._state)
         self._state = state
         self._changes += rows_changed
 

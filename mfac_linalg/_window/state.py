@@ -22,6 +22,7 @@ from .._rows.scaled import ScaledRows
 from .._scaling.sqrt_damping import DampingScaling
 from .._typing import Array
 from .options import WindowOptions, computing_dtype
+from .recorded import with_recorded
 from .ring import Ring, SlotGram
 from .slots import DenseSlots
 from .topk_slots import TopKSlots
@@ -71,7 +72,7 @@ class WindowState:
         factor = replace(CurrentCholesky.empty(self.options.window), num_factorizations=self.factor.num_factorizations)
         none = self.row_scale[:0]
         empty = replace(self, ring=self.ring.without_rows(), ages=self.ages[:0], row_scale=none, factor=factor)
-        return empty._with_memory_of(self)
+        return with_recorded(empty, self)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name in type(self).__dataclass_fields__}
@@ -154,7 +155,7 @@ class WindowState:
             ring = ring.with_gram(scaling.column_scale, float64=_backend.dtype_name(ring.dtype) == "float64")
         factor = self.factor.with_own_memory()
         after = replace(self, damping=damping, scaling=scaling, factor=factor)._with_rows(ring, self.ages)._refactor()
-        return after._with_memory_of(self)
+        return with_recorded(after, self)
 
     def _exchange_row(self, dropped: np.ndarray, g: Array, *, age: int) -> "WindowState":
         """Drop the rows at some positions, and write g to a free slot, as the row of an age."""
@@ -278,22 +279,6 @@ class WindowState:
         plain, gram = (self.ring.gram(scale).rows(slice(None)) for scale in (ones[:, 0], self.row_scale))
         refuse_mixed_state(rows, plain, gram, self.factor.cholesky, self.factor.norm)
         return self if is_factor(gram, self.factor.cholesky) else self._refactor()
-
-    def _with_memory_of(self, before: "WindowState") -> "WindowState":
-        """Note that this state has the ring of another: derivatives of queries of that one need its rows, too."""
-        vars(self)["states_of_ring"] = before._states_of_ring()
-        return self
-
-    def _states_of_ring(self) -> tuple[State, ...]:
-        """What PyTorch may have recorded for derivatives since the rows last changed."""
-        earlier = vars(self).get("states_of_ring", ())
-        is_recorded = self.is_by_numpy and "host_state" in vars(self) and _backend.is_in_library(self.host_state)
-        return (*earlier, self.host_state) if is_recorded else earlier
-
-    def count_changes(self) -> None:
-        """Tell PyTorch that rows change which derivatives may need: it then refuses to take them."""
-        for state in self._states_of_ring():
-            _backend.count_changes(state)
 
     def rows_by_age(self) -> Array:
         """A copy of the gradients, oldest first."""
