@@ -196,6 +196,20 @@ def test_coefficients_that_nearly_annihilate_many_rows_keep_the_contract(backend
         assert np.linalg.norm(residual) <= LIMIT * eps("float32") * kappa * damping * np.linalg.norm(x), inverse
 
 
+def test_whitened_rows_that_products_use_are_rounded_once():
+    """Columns are short here, and W from float32 products with L⁻¹ would do for elements; a sum Sᵀy would lose more."""
+    rng = np.random.default_rng(0)
+    gradients = rng.standard_normal((16, 8192))
+    gradients[1::2] = gradients[::2] * (1 + 1e-3 * rng.standard_normal((8, 1)))
+    gradients = gradients.astype("float32")
+    wide, c, kappa = gradients.astype("float64"), np.zeros(16, "float32"), 1e4
+    c[0], c[1] = 1, -1
+    damping = float(np.linalg.norm(wide, 2) ** 2 / 16 / (kappa - 1))
+    x = WoodburyRankOneInverse(gradients, damping, whiten=True).matvec_gradients(c).astype("float64")
+    residual = wide.T @ (c - wide @ x / 16) - damping * x
+    assert np.linalg.norm(residual) <= LIMIT * eps("float32") * kappa * damping * np.linalg.norm(x)
+
+
 @settings(max_examples=100)
 @given(problems("float32", (0.1, 7.0), shape=(9, 30)), st.booleans(), seeds())
 def test_high_precision_in_float32_is_right_to_1e_6_for_rows(problem, whiten, seed):
