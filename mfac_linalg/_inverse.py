@@ -119,7 +119,8 @@ class Inverse(SymmetricOperator):
 
         Notes
         -----
-        Cost: one pass over the rows (three where Gᵀ c itself cancels), O(dm + m²).
+        Cost: one pass over the rows, O(dm + m²); a second where terms of the sum cancel, to see whether a sweep must
+        follow, and one in float64 where those of float32 rows cancel by more than κ.
         Accuracy: the backward error of `matvec`; digits are lost only where rows that nearly depend on each other
         cancel in the answer; for float32 ``precision="high"`` keeps those too.
         """

@@ -44,6 +44,21 @@ def check(problem, backend, **options):
         assert answer.forward <= LIMIT, f"forward {answer.forward:.3g} for {answer.name}: {problem}, {options}"
 
 
+def check_push_through(backend, gradients, damping, c, kappa):
+    """F⁻¹Gᵀc keeps the contract in every class, against products in float64."""
+    given, coefficients, (m, d) = backend.asarray(gradients), backend.asarray(c), gradients.shape
+    wide = gradients.astype("float64")
+    inverses = [
+        WoodburyRankOneInverse(given, damping),
+        SlidingWindowInverse.from_gradients(given, damping),
+        BlockDiagonalInverse(given, damping, block_sizes=d),
+    ]
+    for inverse in inverses:
+        x = backend.to_numpy(inverse.matvec_gradients(coefficients)).astype("float64")
+        residual = wide.T @ (c - wide @ x / m) - damping * x
+        assert np.linalg.norm(residual) <= LIMIT * eps("float32") * kappa * damping * np.linalg.norm(x), inverse
+
+
 @pytest.mark.parametrize("whiten", [True, False], ids=["whitened", "referenced"])
 @pytest.mark.parametrize(("dtype", "precision"), ARITHMETIC)
 def test_every_answer_keeps_the_contract(dtype, precision, whiten):
@@ -162,16 +177,7 @@ def test_the_difference_of_nearly_equal_rows_keeps_the_contract(backend, kappa):
     gradients = np.concatenate([half, half + 1e-5 * rng.standard_normal(half.shape)]).astype("float32")
     wide, c = gradients.astype("float64"), np.eye(40, dtype="float32")[0] - np.eye(40, dtype="float32")[20]
     damping = float(np.linalg.norm(wide, 2) ** 2 / 40 / (kappa - 1))
-    given, coefficients = backend.asarray(gradients), backend.asarray(c)
-    inverses = [
-        WoodburyRankOneInverse(given, damping),
-        SlidingWindowInverse.from_gradients(given, damping),
-        BlockDiagonalInverse(given, damping, block_sizes=300),
-    ]
-    for inverse in inverses:
-        x = backend.to_numpy(inverse.matvec_gradients(coefficients)).astype("float64")
-        residual = wide.T @ (c - wide @ x / 40) - damping * x
-        assert np.linalg.norm(residual) <= LIMIT * eps("float32") * kappa * damping * np.linalg.norm(x), inverse
+    check_push_through(backend, gradients, damping, c, kappa)
 
 
 @pytest.mark.parametrize("kappa", [1.2, 50.0])
@@ -184,16 +190,7 @@ def test_coefficients_that_nearly_annihilate_many_rows_keep_the_contract(backend
     wide = gradients.astype("float64")
     left, values, _ = np.linalg.svd(wide, full_matrices=False)
     c, damping = left[:, -1].astype("float32"), float(values[0] ** 2 / 64 / (kappa - 1))
-    given, coefficients = backend.asarray(gradients), backend.asarray(c)
-    inverses = [
-        WoodburyRankOneInverse(given, damping),
-        SlidingWindowInverse.from_gradients(given, damping),
-        BlockDiagonalInverse(given, damping, block_sizes=20),
-    ]
-    for inverse in inverses:
-        x = backend.to_numpy(inverse.matvec_gradients(coefficients)).astype("float64")
-        residual = wide.T @ (c - wide @ x / 64) - damping * x
-        assert np.linalg.norm(residual) <= LIMIT * eps("float32") * kappa * damping * np.linalg.norm(x), inverse
+    check_push_through(backend, gradients, damping, c, kappa)
 
 
 def test_whitened_rows_that_products_use_are_rounded_once():

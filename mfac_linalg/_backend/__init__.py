@@ -70,7 +70,6 @@ from .linalg import cholesky as cholesky
 from .linalg import column_norms as column_norms
 from .linalg import column_squares as column_squares
 from .linalg import factor_solve as factor_solve
-from .linalg import invert_triangular as invert_triangular
 from .linalg import is_blas_ready as is_blas_ready
 from .linalg import multiply_triangular as multiply_triangular
 from .linalg import solve_triangular as solve_triangular
@@ -118,6 +117,7 @@ from .streams import write_columns as write_columns
 from .threads import in_threads as in_threads
 from .threads import read_ahead as read_ahead
 from .threads import thread_count as thread_count
+from .triangular import invert_triangular as invert_triangular
 from .twins import by_numpy as by_numpy
 from .twins import count_changes as count_changes
 from .twins import from_numpy as from_numpy

@@ -16,7 +16,7 @@ from .libraries import is_cupy, is_jax, is_torch
 from .modes import in_plain_modes
 from .products import may_be_cast
 from .threads import in_threads, thread_count
-from .triangular import factor_solve_by_blocks, invert_by_blocks, multiply_by_blocks, solve_by_blocks
+from .triangular import factor_solve_by_blocks, multiply_by_blocks, solve_by_blocks
 from .values import cast, read
 
 SERIAL_COLUMNS = 3  # LAPACK solves so many in one thread
@@ -154,11 +154,6 @@ def solve_triangular(lower: Array, b: Array, *, transposed: bool = False) -> Arr
 
         return solve(lower, b, trans=int(transposed), lower=True, check_finite=False)
     return namespace(b).linalg.solve(matrix, b)
-
-
-def invert_triangular(lower: Array) -> Array:
-    """Return L⁻¹ for a lower-triangular L of NumPy."""
-    return invert_by_blocks(lower)
 
 
 def factor_solve(lower: Array, b: Array) -> Array:

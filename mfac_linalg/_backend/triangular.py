@@ -31,7 +31,7 @@ def factor_solve_by_blocks(lower: np.ndarray, b: np.ndarray) -> np.ndarray:
     return _substitute(lower, _substitute(lower, b, diagonal, transposed=False), diagonal, transposed=True)
 
 
-def invert_by_blocks(lower: np.ndarray) -> np.ndarray:
+def invert_triangular(lower: np.ndarray) -> np.ndarray:
     """Return L⁻¹."""
     diagonal, inverse = _diagonal_of(lower), np.zeros(lower.shape)
     for rows, corner, corner_inverse in zip(*diagonal, strict=True):

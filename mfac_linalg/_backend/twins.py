@@ -110,9 +110,8 @@ def is_in_library(part: Part) -> bool:
 
 def count_changes(part: Part) -> None:
     """Tell PyTorch that the arrays of a twin change: derivatives that were recorded from them are then refused."""
-    stored = vars(part).get(LIBRARY)
-    if stored is not None and stored.part is not None:
-        for array in filter(is_torch, _arrays_of(stored.part)):
+    if is_in_library(part):
+        for array in filter(is_torch, _arrays_of(vars(part)[LIBRARY].part)):
             sys.modules["torch"].autograd.graph.increment_version(array)
 
 

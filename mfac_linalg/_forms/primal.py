@@ -50,7 +50,7 @@ class PrimalForm(OneSystem, Part):
         return _backend.column_squares(self.capacitance.half_solve(_backend.to_float64(u)))
 
     def solve_in_span(self, b: Array) -> Array:
-        """M Sᵀ b; Sᵀb is a sum in float64, in which more rows than columns may cancel, unless rows are streamed."""
+        """M Sᵀ b. Sᵀb is summed in float64, unless rows are streamed: more rows than columns may nearly cancel."""
         rows, like = cast(ScaledRows, self.rows), self.rows.like
         wide = rows.can_change_dtype and not rows.is_streamed and _backend.supports_float64(like)
         total = (rows.astype_float64() if wide else rows).combine(b)

@@ -77,11 +77,8 @@ def _shows_in_some_columns(rows: ScaledRows) -> bool:
     m, d = rows.shape
     if m >= d or d < MANY_COLUMNS or not (isinstance(rows.rows, DenseRows) and _backend.is_numpy(rows.like)):
         return False
-    some, x, norm = (
-        rows.select_columns(slice(0, d // SEEN_SHARE)),
-        np.random.default_rng(0).standard_normal((m, 1)),
-        0.0,
-    )
+    some, norm = rows.select_columns(slice(0, d // SEEN_SHARE)), 0.0
+    x = np.random.default_rng(0).standard_normal((m, 1))
     for _ in range(POWER_STEPS):  # each norm is one from below
         size = float(np.linalg.norm(x))
         if not 0 < size < math.inf:
