@@ -3,7 +3,7 @@
 import functools
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,15 +24,17 @@ def matmul(a: Array, b: Array) -> Array:
     return _product_rule().apply(operator.matmul, a, b) if may_be_cast(a, b) else a @ b
 
 
-def matmul_by_blocks(a: Array, b: Array, size: int) -> Array:
-    """Return a @ b; NumPy multiplies `size` rows of a at a time by a matrix b, for which BLAS is faster."""
-    if not (isinstance(a, np.ndarray) and a.shape[0] > size):
-        return matmul(a, b)
+def matmul_by_blocks(a: Array, b: Array, size: int, runs: Sequence[slice]) -> Array:
+    """Return a @ b as the sum over runs of the inner index; NumPy takes `size` rows of a at a time for a matrix b."""
+    if not isinstance(a, np.ndarray):
+        return sum(matmul(a[:, run], b[run, :]) for run in runs) if len(runs) > 1 else matmul(a, b)
     product = aligned_empty((a.shape[0], b.shape[1]), np.result_type(a, b))
-    if b.shape[1] == 1:
-        return np.matmul(a, b, out=product)
-    for start in range(0, a.shape[0], size):
-        np.matmul(a[start : start + size], b, out=product[start : start + size])
+    size = max(1, a.shape[0]) if b.shape[1] == 1 else size
+    for start in range(0, a.shape[0], size):  # each block stays in a cache
+        block, total = a[start : start + size, :], product[start : start + size, :]
+        np.matmul(block[:, runs[0]], b[runs[0], :], out=total)
+        for run in runs[1:]:
+            total += block[:, run] @ b[run, :]
     return product
 
 

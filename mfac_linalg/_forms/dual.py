@@ -62,11 +62,14 @@ class DualForm(OneSystem, Part):
     def _dual_sweeps(self) -> DualSweeps:
         small = self.capacitance
         rows, row_norms, wide_rows = self.rows, None, None
+        sample_rows = rows.sample_rows if isinstance(rows, ScaledRows) and rows.can_sample_rows else None
         if self.arithmetic == "float32":  # L is float64, and more accurate
             row_norms = small.row_norms
             if self._can_widen and self.whitened is None and self._unwhitened.can_change_dtype:
                 wide_rows = self._unwhitened.astype_float64
-        return DualSweeps(rows, small.solve, self.norm, self.sweeps, self.cancellation, row_norms, wide_rows)
+        return DualSweeps(
+            rows, small.solve, self.norm, self.sweeps, self.cancellation, row_norms, sample_rows, wide_rows
+        )
 
     def solve_in_span(self, b: Array) -> Array:
         """M Sᵀ b by push-through, Sᵀ A⁻¹ b, with further sweeps if the sum Sᵀ a cancels."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -15,10 +15,13 @@ from .._rows.whitened import WhitenedRows
 from .._typing import Array
 
 MAX_SWEEPS = 24  # duplicated rows at κ = 0.1/eps need up to twenty
-CANCELLATION = 4.0  # stop where rounding is amplified by no more than this
-PUSH_THROUGH_CANCELLATION = 10.0  # by the rows, of a sum Sᵀy, where nothing is subtracted from a vector
-SUM_ROUNDINGS = 2.0  # of ‖F‖ ‖x‖, that float32 may leave in this sum
-RESIDUAL_ROUNDINGS = 4.0  # or where the residual is no more than this many roundings of ‖F‖ ‖x‖
+HARMLESS = 2.0  # an amplification q of rounding that needs no look at the residual
+CANCELLATION = 4.0  # up to which the residual in some rows decides, and q alone where values cannot be read
+PUSH_THROUGH_CANCELLATION = 30.0  # the same for a sum Sᵀy, where nothing is subtracted from a vector
+RESIDUAL_ROUNDINGS = 4.0  # of ‖F‖ ‖x‖: a residual at which sweeps end
+SUM_ROUNDINGS = 2.0  # of ‖F‖ ‖x‖, that a float32 sum Sᵀy may leave
+SAMPLE, SAMPLE_STEP = 8, 16  # rows in which the residual is computed first, or one in so many
+SMALL_SIZE = 2**17  # of S, for which its residual in all rows costs no more
 
 
 def sweeps_for(kappa: float, dtype: str, *, float64_gram: bool) -> int:
@@ -37,13 +40,24 @@ def sweeps_for(kappa: float, dtype: str, *, float64_gram: bool) -> int:
     return min(MAX_SWEEPS, 1 + max(1, more))
 
 
+class Iterate(NamedTuple):
+    """r and a after a sweep, and what tells how accurate they are."""
+
+    r: Array
+    a: Array
+    projection: Array | None  # S r, where it is known
+    size: Any  # ‖r‖, by column; None where it cannot be read
+    step: Array  # δ
+    before: Any  # ‖r‖ ahead of the step
+
+
 @dataclass(frozen=True)
 class DualSweeps:
     """Sweeps of r and a towards a = S r. Each keeps r + Sᵀa, so that at the end r = (I + SᵀS)⁻¹(r + Sᵀa).
 
-    They end when q = (‖r‖ + ‖S‖ ‖δ‖)/‖r_after‖ ≤ `cancellation` in every column, where values can be read and under
-    `jit`. Where they can be read, a sharper bound by rows and then the residual decide on a larger q. On a device, and
-    in a batch of torch.func, there are always `sweeps` of them.
+    Where values can be read, they end when q = (‖r‖ + ‖S‖ ‖δ‖)/‖r_after‖, or a sharper bound by rows, is harmless in
+    every column, or else when the residual is small: in a sample of rows for a moderate q, in all of them otherwise.
+    Under `jit` they end when q ≤ `cancellation`. On a device, and in a batch of torch.func, there are always `sweeps`.
     """
 
     rows: RowMatrix
@@ -51,12 +65,13 @@ class DualSweeps:
     norm: Any  # ‖S‖₂; (n, 1) for a batch of n
     sweeps: int
     cancellation: float = CANCELLATION
-    row_norms: Callable[[], Array] | None = None  # ν, the norms of the rows of L, (m,)
+    row_norms: Callable[[], Array] | None = None  # ν, the norms of the rows of L, (m,), if they bound rounding
+    sample_rows: Callable[[int, int], tuple[np.ndarray, RowMatrix]] | None = None  # for a look at the residual
     wide_rows: Callable[[], RowMatrix] | None = None  # S in float64, for a sum Sᵀy that would lose its digits
 
     def from_zero(self, u: Array) -> tuple[Array, Array]:
         """From r = u, a = 0: (I + SᵀS)⁻¹u and its dual."""
-        return self._continue(*self._sweep(u, 0.0, None, _norms(u)))
+        return self._continue(self._sweep(u, 0.0, None, _norms(u)), self.cancellation)
 
     def from_dual(self, y: Array, b: Array) -> tuple[Array, Array]:
         """From r = Sᵀy, y = A⁻¹b, which is (I + SᵀS)⁻¹Sᵀb: further sweeps follow if the sum Sᵀy cancels."""
@@ -69,8 +84,8 @@ class DualSweeps:
         if self.wide_rows is not None and self._rounding_shows(y, size):
             r, projection = _backend.cast(self.wide_rows().combine(y), self.rows.dtype), None
             size = _norms(r)
-        is_done = self._is_done(0.0, y, size, PUSH_THROUGH_CANCELLATION)
-        return self._continue(r, b - y, projection, size, is_done)
+        limit = self.cancellation if self.row_norms is None else PUSH_THROUGH_CANCELLATION
+        return self._continue(Iterate(r, b - y, projection, size, y, 0.0), limit)
 
     def _rounding_shows(self, y: Array, size: Any) -> bool:
         """Whether the rounding of Sᵀy, ε Σ_i ‖s_i‖ |y_i|, may be larger than SUM_ROUNDINGS of ‖F‖ ‖Sᵀy‖.
@@ -82,7 +97,7 @@ class DualSweeps:
         allowed = SUM_ROUNDINGS * kappa_of(self.norm) * size
         if (math.sqrt(y.shape[-2]) * self.norm * _norms(y) <= allowed).all():  # Σ ‖s_i‖² ≤ m ‖S‖²
             return False
-        norms = _backend.read(_backend.stop_gradient(self.row_norms()))
+        norms = _read(self.row_norms())
         return bool((_weighted_sum(np.sqrt(np.maximum(norms * norms - 1, 0.0)), y) > allowed).any())
 
     def _descend(self, r: Array, delta: Array) -> tuple[Array, Array | None]:
@@ -91,57 +106,76 @@ class DualSweeps:
             return cast(ScaledRows | WhitenedRows, self.rows).descend(r, delta)
         return _backend.subtract_over(r, self.rows.combine(delta)), None
 
-    def _continue(self, r: Array, a: Array, y: Array | None, size: Any, is_done: Any) -> tuple[Array, Array]:
-        """Sweep until `is_done`; size is ‖r‖, and y is S r where that is known."""
-        if _backend.is_traced(is_done):
-            return _backend.scan_until(is_done, self._traced_sweep, (r, a), self.sweeps - 1)
-        for _ in range(1, self.sweeps if is_done is None else MAX_SWEEPS):
-            if is_done:
+    def _continue(self, now: Iterate, limit: float) -> tuple[Array, Array]:
+        """Sweep until r and a are accurate; up to q = limit a sample of the residual may tell."""
+        if _backend.is_traced(now.size):
+            return _backend.scan_until(self._is_done(now), self._traced_sweep, (now.r, now.a), self.sweeps - 1)
+        can_read = now.size is not None
+        for _ in range(1, MAX_SWEEPS if can_read else self.sweeps):
+            if can_read and self._is_accurate(now, limit):
                 break
-            y = self.rows.project(r) if y is None else y
-            if is_done is not None and self._is_solved(size, y - a):
+            y = self.rows.project(now.r) if now.projection is None else now.projection
+            if can_read and self._is_solved(now.size, _norms(y - now.a)):
                 break
-            r, a, y, size, is_done = self._sweep(r, a, y, size)
-        return r, a
+            now = self._sweep(now.r, now.a, y, now.size)
+        return now.r, now.a
 
-    def _is_solved(self, size: Any, residual: Array) -> Any:
-        """Whether the residual Sᵀ(S r − a) is that of a backward stable solution in every column; size is ‖r‖."""
+    def _is_accurate(self, now: Iterate, limit: float) -> bool:
+        """Whether q, or q by rows, is harmless in every column, or up to `limit` and the residual small in a sample."""
+        norm = self.norm if isinstance(self.norm, float) else _read(self.norm)
+        step = norm * _norms(now.step)
+        if self.row_norms is not None and (now.before + step > HARMLESS * now.size).any():
+            step = np.minimum(step, _by_rows(_read(self.row_norms()), now.step) / norm)
+        amplified = now.before + step
+        if (amplified <= min(HARMLESS, self.cancellation) * now.size).all():
+            return True
+        is_likely = now.projection is None and bool((amplified <= limit * now.size).all())
+        return is_likely and self._is_solved_in_sample(now)
+
+    def _is_solved(self, size: Any, residual: Any) -> bool:
+        """Whether Sᵀ(S r − a) is the residual of a backward stable solution in every column; residual is ‖S r − a‖."""
         eps = float(np.finfo(_backend.dtype_name(self.rows.dtype)).eps)
-        allowed = RESIDUAL_ROUNDINGS * eps * kappa_of(self.norm) * size
-        return (self.norm * _norms(residual) <= allowed).all()
+        return bool((self.norm * residual <= RESIDUAL_ROUNDINGS * eps * kappa_of(self.norm) * size).all())
 
-    def _sweep(self, r: Array, a: Any, y: Array | None, size: Any) -> tuple[Array, Array, Array | None, Any, Any]:
+    def _is_solved_in_sample(self, now: Iterate) -> bool:
+        """The same by some rows, evenly spaced, among them the one with the largest ν_i |δ_i|."""
+        m, d = self.rows.shape
+        if self.sample_rows is None or m * d <= SMALL_SIZE or m < SAMPLE_STEP:
+            return False
+        norms = np.ones(m) if self.row_norms is None else _read(self.row_norms())
+        largest = int(np.argmax(norms * np.abs(_read(now.step)).max(axis=-1)))
+        index, rows = self.sample_rows(largest, max(SAMPLE_STEP, m // SAMPLE))
+        share = np.sum(norms[index] ** 2) / np.sum(norms**2)
+        return self._is_solved(now.size, _norms(rows.project(now.r) - now.a[index, :]) / np.sqrt(share))
+
+    def _sweep(self, r: Array, a: Any, y: Array | None, size: Any) -> Iterate:
+        """The next iterate, from r, a, S r where it is known, and ‖r‖."""
         delta = self.solve((self.rows.project(r) if y is None else y) - a)
         r, y = self._descend(r, delta)
-        after = _norms(r)
-        return r, a + delta, y, after, self._is_done(size, delta, after)
+        return Iterate(r, a + delta, y, _norms(r), delta, size)
 
     def _traced_sweep(self, r: Array, a: Array) -> tuple[Array, Array, Any]:
-        r, a, _, _, is_done = self._sweep(r, a, None, _norms(r))
-        return r, a, is_done
+        now = self._sweep(r, a, None, _norms(r))
+        return now.r, now.a, self._is_done(now)
 
-    def _is_done(self, before: Any, delta: Array, after: Any, limit_by_rows: float = 0.0) -> Any:
-        """Whether q is small in every column, or q by rows where that is known; None where values cannot be read.
+    def _is_done(self, now: Iterate) -> Any:
+        """Whether q is small in every column, traced."""
+        is_small = now.before + self.norm * _norms(now.step) <= self.cancellation * now.size
+        return _backend.namespace(is_small).all(is_small)
 
-        `before` and `after` are ‖r‖ and ‖r_after‖.
-        """
-        if after is None:
-            return None
-        is_small = before + self.norm * _norms(delta) <= self.cancellation * after
-        if self.row_norms is not None and not (_backend.is_traced(is_small) or is_small.all()):
-            limit = max(limit_by_rows, self.cancellation)
-            is_small |= before + self._by_rows(self.row_norms(), delta) <= limit * after
-        return _backend.namespace(is_small).all(is_small) if _backend.is_traced(is_small) else is_small.all()
 
-    def _by_rows(self, row_norms: Array, delta: Array) -> np.ndarray:
-        """‖ν‖/‖S‖ Σ_i ν_i |δ_i|, in place of ‖S‖ ‖δ‖: smaller where δ is that of few rows."""
-        norms = _backend.read(_backend.stop_gradient(row_norms))
-        return np.sqrt(np.sum(norms * norms, axis=-1, keepdims=True)) / self.norm * _weighted_sum(norms, delta)
+def _by_rows(norms: np.ndarray, delta: Array) -> np.ndarray:
+    """‖ν‖ Σ_i ν_i |δ_i|, in place of ‖S‖² ‖δ‖: smaller where δ is that of few rows."""
+    return np.sqrt(np.sum(norms * norms, axis=-1, keepdims=True)) * _weighted_sum(norms, delta)
 
 
 def _weighted_sum(norms: np.ndarray, x: Array) -> np.ndarray:
     """Σ_i norms_i |x_i| for each column of x (…, m, k)."""
-    return np.sum(norms[..., None] * np.abs(_backend.read(_backend.stop_gradient(x))), axis=-2)
+    return np.sum(norms[..., None] * np.abs(_read(x)), axis=-2)
+
+
+def _read(x: Array) -> np.ndarray:
+    return _backend.read(_backend.stop_gradient(x))
 
 
 def _norms(x: Array) -> Any:

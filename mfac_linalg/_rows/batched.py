@@ -8,7 +8,7 @@ from .. import _backend
 from .._backend.pytree import Part
 from .._typing import Array
 from .dense import DenseRows
-from .panels import MOST_ROWS, product_width, slices
+from .panels import product_width, row_runs, slices
 from .scaled import ScaledRows
 
 
@@ -97,6 +97,6 @@ class BatchedRows(Part):
         """S_bᵀ a_b, shape (count, size, k), for float64 a of shape (count, m, k)."""
         c = _backend.from_float64(self.row_scale * a, like=self.like, dtype=self.dtype)
         gradients = self._gradients()
-        runs = slices(self.shape[0], MOST_ROWS)
+        runs = row_runs(self.shape[0], a.shape[-1])
         total = sum(_backend.matmul(gradients[:, rows, :].mT, c[:, rows, :]) for rows in runs)
         return total if self.column_scale is None else self.column_scale * total

@@ -81,6 +81,11 @@ class DenseRows(Part):
         """The same rows in some columns."""
         return DenseRows(self.gradients[:, columns], self.exponent, self.dtype)
 
+    def sample_rows(self, row: int, step: int) -> tuple[np.ndarray, "DenseRows"]:
+        """Every `step`-th row, this one among them, as a view: the indices, and the rows."""
+        rows = slice(row % step, None, step)
+        return np.arange(self.shape[0])[rows], DenseRows(self.gradients[rows, :], self.exponent, self.dtype)
+
     def unscaled(self) -> "DenseRows":
         """The rows of G without scaling, computed in the dtype of the answers."""
         require_unchanged(self)

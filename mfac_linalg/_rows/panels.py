@@ -14,7 +14,8 @@ PARTIAL_WIDTH = {"float32": 912, "float64": 256}
 SERIAL_WIDTH = 128
 WIDENED_ROWS, WIDENED_WIDTH = 32, 8192  # converted to float64 at a time, 2 MB
 FEW_ROWS = 16  # for fewer BLAS uses a less accurate kernel: half as many terms
-MOST_ROWS = 576  # terms of one sum over rows, all in the computing dtype; the ring of a window of 512 fits
+# terms of one sum over rows: a limit set by equal rows. BLAS adds four at a time for one column, else each by itself
+MOST_ROWS_VECTOR, MOST_ROWS_MATRIX = 288, 96
 GRAM_ROWS, GRAM_COLUMNS = 128, 2048  # of a Gram matrix in float64 of shorter rows, at a time
 GROUP = 16  # panels whose results are added in one call
 BATCH_SIZE = 2**20  # numbers in a batch of products with a vector
@@ -201,12 +202,15 @@ def descend(
 
 
 def combination(rows: Array, a: Array) -> Array:
-    """Σ_i a_i rows_i for a (m, k) in the dtype of rows, shape (d, k), in partial sums of at most MOST_ROWS terms."""
+    """Σ_i a_i rows_i for a (m, k) in the dtype of rows, shape (d, k), by runs of rows."""
     host, weights = _backend.host_view(rows), _backend.host_view(a)
     if not (host is rows or host is None or weights is None):
         return _backend.asarray(combination(host, weights), like=rows, dtype=rows.dtype)
-    count = -(-rows.shape[0] // MOST_ROWS) if _backend.on_host(rows) else 1
-    if count <= 1:
-        return _backend.matmul_by_blocks(rows.T, a, BLOCK_COLUMNS)
-    blocks = slices(rows.shape[0], -(-rows.shape[0] // count))
-    return sum(_backend.matmul_by_blocks(rows[block, :].T, a[block, :], BLOCK_COLUMNS) for block in blocks)
+    runs = row_runs(rows.shape[0], a.shape[1]) if _backend.on_host(rows) else [slice(0, rows.shape[0])]
+    return _backend.matmul_by_blocks(rows.T, a, BLOCK_COLUMNS, runs)
+
+
+def row_runs(m: int, k: int) -> list[slice]:
+    """Runs of rows of about equal length, for sums over m rows with k columns of coefficients."""
+    count = max(1, -(-m // (MOST_ROWS_VECTOR if k == 1 else MOST_ROWS_MATRIX)))
+    return slices(m, max(1, -(-m // count)))

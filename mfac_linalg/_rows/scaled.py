@@ -102,6 +102,17 @@ class ScaledRows(Part):
         column_scale = None if self.column_scale is None else self.column_scale[columns, :]
         return ScaledRows(cast(DenseRows, self.rows).select_columns(columns), self.row_scale, column_scale)
 
+    @property
+    def can_sample_rows(self) -> bool:
+        """Whether products with a sample of the rows cost in proportion, without a copy."""
+        rows = self.rows.rows if isinstance(self.rows, SelectedRows) else self.rows
+        return isinstance(rows, DenseRows)
+
+    def sample_rows(self, row: int, step: int) -> tuple[np.ndarray, "ScaledRows"]:
+        """About every `step`-th row of S, this one among them, if `can_sample_rows`: the indices, and the rows."""
+        index, rows = cast(DenseRows | SelectedRows, self.rows).sample_rows(row, step)
+        return index, ScaledRows(rows, self.row_scale[index, :], self.column_scale)
+
     def astype_float64(self) -> "ScaledRows":
         """The same rows, computed in float64 where their dtype can be changed."""
         rows = self.rows.with_dtype(_backend.namespace(self.like).float64)

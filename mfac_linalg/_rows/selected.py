@@ -94,6 +94,13 @@ class SelectedRows(Part):
         """Rows times v, shape (m, k), float64."""
         return self._select_small(self.rows.project(v))
 
+    def sample_rows(self, row: int, step: int) -> tuple[np.ndarray, "SelectedRows"]:
+        """Some rows, this one among them, of every `step`-th place: the indices, and the rows."""
+        places, rows = cast(DenseRows, self.rows).sample_rows(int(self.select[row]), step)
+        index = inverse_selection(self.select, self.rows.shape[0])[places]
+        is_used = index < len(self.select)
+        return index[is_used], SelectedRows(rows, np.flatnonzero(is_used), self.small_on_host)
+
     def _select_small(self, y: Array) -> Array:
         """The entries of these rows in y (slots, k), on the device of the small system."""
         return self._select(_backend.read(y) if self.small_on_host else y)
