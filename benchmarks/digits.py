@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.drift import backward_ratio
 from benchmarks.window import DynamicRecursion, as_printed
 from mfac_linalg import IllConditionedWarning, SlidingWindowInverse
-from tests.oracle import Oracle
+from mfac_linalg.testing import Oracle
 
 KAPPAS = tuple(10.0**power for power in range(2, 8))
 WINDOW, DIM, STEPS, SEED = 64, 2000, 160, 4242

@@ -1,5 +1,8 @@
 """Inverses of Fisher-like matrices, F = Λ + Σ c_i g_i g_iᵀ, without ever forming a d × d array."""
 
+import sys as _sys
+from importlib import import_module as _import_module
+
 from ._errors import FactorizationError as FactorizationError
 from ._errors import IllConditionedWarning as IllConditionedWarning
 from ._errors import InvalidFileError as InvalidFileError
@@ -22,3 +25,6 @@ __all__ = [
     "WoodburyRankOneInverse",
     "load",
 ]
+
+if "hypothesis" in _sys.modules:  # `strategies.from_type` then knows the classes
+    _import_module("mfac_linalg.testing._registration")

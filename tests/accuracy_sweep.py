@@ -16,10 +16,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import numpy as np
 
+from mfac_linalg.testing import KINDS, LIMIT, Problem, make_problem
 from tests.backends import AVAILABLE, NUMPY, Backend
 from tests.contract import STATIC_HIGH, decades, measure
-from tests.oracle import LIMIT
-from tests.problems import KINDS, Problem, make_problem
 
 SCALES = (1.0, 1.0, 1.0, 1e-6, 1e8, 1e-15, 1e20)
 

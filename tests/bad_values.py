@@ -6,7 +6,7 @@ import re
 import array_api_strict
 import numpy as np
 
-from tests.problems import make_problem
+from mfac_linalg.testing import make_problem
 
 M, D = 4, 6
 G = make_problem(1, shape=(M, D)).gradients

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from mfac_linalg import WoodburyRankOneInverse
+from mfac_linalg.testing import Oracle, Problem, make_problem, tolerance
 from tests.backends import NUMPY, STATIC_FLAVOURS, Backend, eps, flavour_name
 from tests.inputs import INPUTS
-from tests.oracle import Oracle, tolerance
-from tests.problems import Problem, make_problem
 
 WIDE, SQUARE, TALL = (6, 14), (9, 9), (15, 7)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from mfac_linalg.testing import Problem, right_hand_sides
 from tests.backends import Backend, eps
 from tests.cases import construct
-from tests.problems import Problem, right_hand_sides
 
 REACH = {
     ("float32", "default"): 0.1 / eps("float32"),

@@ -21,12 +21,11 @@ from mfac_linalg import (
     SlidingWindowInverse,
     WoodburyRankOneInverse,
 )
+from mfac_linalg.testing import KINDS, LIMIT, make_problem, right_hand_sides, tolerance
+from mfac_linalg.testing.strategies import problems, seeds
 from tests.backends import AVAILABLE, FLAVOURS, NUMPY, eps, flavour_name
 from tests.cases import construct
 from tests.contract import REACH, STATIC_HIGH, decades, measure
-from tests.oracle import LIMIT, tolerance
-from tests.problems import KINDS, make_problem, right_hand_sides
-from tests.strategies import problems, seeds
 
 ARITHMETIC = [("float32", "default"), ("float32", "high"), ("float64", "default"), ("float64", "high")]
 OTHERS = [flavour for flavour in FLAVOURS if flavour[0] is not NUMPY]

@@ -7,9 +7,8 @@ import pytest
 
 from mfac_linalg import BlockDiagonalInverse, SlidingWindowInverse, WoodburyRankOneInverse
 from mfac_linalg.pruning import prune, relative_damping
+from mfac_linalg.testing import LIMIT, Oracle, make_problem
 from tests.backends import eps
-from tests.oracle import LIMIT, Oracle
-from tests.problems import make_problem
 
 PROBLEM = make_problem(11, shape=(3, 6), kappa=30.0)
 TALL = make_problem(11, shape=(6, 3), kappa=30.0)

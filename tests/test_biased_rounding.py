@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mfac_linalg import SlidingWindowInverse, WoodburyRankOneInverse
+from mfac_linalg.testing import LIMIT
 from tests.backends import eps
-from tests.oracle import LIMIT
 
 EPS = eps("float32")
 

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from scipy.linalg import block_diag
 
 from mfac_linalg import BlockDiagonalInverse, FactorizationError, WoodburyRankOneInverse
+from mfac_linalg.testing import KINDS, LIMIT, Oracle, Problem, make_problem, tolerance
+from mfac_linalg.testing.strategies import seeds
 from tests.backends import AVAILABLE, FLOATS, NUMPY, eps
 from tests.contract import REACH
 from tests.inputs import ArrayRows, memory_map
-from tests.oracle import LIMIT, Oracle, tolerance
-from tests.problems import KINDS, Problem, make_problem
-from tests.strategies import seeds
 
 CUTS = {"ones": 1, "equal": 3, "uneven": 4, "all in one": 14, "layers": (2, 2, 2, 5, 1, 1, 1)}
 DIM = 14

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mfac_linalg import SlidingWindowInverse, TopK
+from mfac_linalg.testing import LIMIT, Oracle
 from tests.backends import eps
 from tests.compressed import DIM, feedback_error, filled_window, random_rows
-from tests.oracle import LIMIT, Oracle
 
 
 def largest(x, compression):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from mfac_linalg import SlidingWindowInverse, TopK
+from mfac_linalg.testing import LIMIT, Oracle
 from tests.backends import AVAILABLE, FLAVOURS, eps, flavour_name
 from tests.compressed import DIM, random_rows
-from tests.oracle import LIMIT, Oracle
 
 AT_ONCE = [flavour for flavour in FLAVOURS if flavour[0].name not in ("strict:no_x64", "jax")]
 """All but one without integers to look entries up, and JAX, which compiles for each number of rows: see `KEPT`."""

@@ -8,9 +8,9 @@ import pytest
 
 import mfac_linalg as ml
 from mfac_linalg import SlidingWindowInverse, TopK
+from mfac_linalg.testing import LIMIT, Oracle
 from tests.backends import AVAILABLE, eps
 from tests.compressed import DIM, feedback_error, filled_window, random_rows
-from tests.oracle import LIMIT, Oracle
 
 # --- guarantees -----------------------------------------------------------------------------------------------------
 

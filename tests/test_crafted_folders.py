@@ -12,11 +12,11 @@ import pytest
 
 import mfac_linalg as ml
 from mfac_linalg import _files
+from mfac_linalg.testing import KINDS, make_problem
 from tests import crafted_outcomes
 from tests.crafted import read_parts, write_parts
 from tests.crafted_outcomes import ALL, assert_refused, outcome, versions
 from tests.inputs import Dataset
-from tests.problems import KINDS, make_problem
 from tests.stored import gradients
 
 path = crafted_outcomes.path

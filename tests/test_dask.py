@@ -12,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mfac_linalg as ml
+from mfac_linalg.testing import LIMIT, make_problem
+from mfac_linalg.testing.strategies import problems
 from tests.backends import FLOATS, PRESENT, eps
 from tests.cases import construct
 from tests.contract import REACH, decades, measure
-from tests.oracle import LIMIT
-from tests.problems import make_problem
 from tests.source import ROOT as PACKAGE
-from tests.strategies import problems
 
 da = pytest.importorskip("dask.array")
 dask = pytest.importorskip("dask")

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from mfac_linalg import BlockDiagonalInverse, FactorizationError, IllConditionedWarning, WoodburyRankOneInverse
+from mfac_linalg.testing import LIMIT, Oracle, Problem, make_problem, right_hand_sides
 from tests.backends import AVAILABLE, NUMPY, eps
 from tests.cases import SQUARE, TALL, WIDE, construct
 from tests.contract import measure
-from tests.oracle import LIMIT, Oracle
-from tests.problems import Problem, make_problem, right_hand_sides
 
 SHAPES = (WIDE, SQUARE, TALL, (1, 1), (1, 5), (5, 1))
 WHITEN = pytest.mark.parametrize("whiten", [True, False], ids=["whitened", "referenced"])

@@ -9,10 +9,10 @@ from scipy.sparse import csr_array
 
 import mfac_linalg as ml
 from mfac_linalg._forms.dual import DualForm
+from mfac_linalg.testing import LIMIT, make_problem
 from tests.backends import AVAILABLE, eps
 from tests.inputs import PanelledRows
-from tests.oracle import LIMIT, ExactOracle, exact
-from tests.problems import make_problem
+from tests.oracle import ExactOracle, exact
 
 
 def in_chunks(g):

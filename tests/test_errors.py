@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mfac_linalg import WoodburyRankOneInverse
+from mfac_linalg.testing import make_problem
 from tests.backends import AVAILABLE, BACKENDS
-from tests.problems import make_problem
 
 GRADIENTS = make_problem(1, shape=(4, 6)).gradients
 STRICT, ELSEWHERE = (next(b for b in BACKENDS if b.name == name) for name in ("strict:CPU_DEVICE", "strict:device1"))

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 import mfac_linalg as ml
+from mfac_linalg.testing import LIMIT, make_problem
 from tests import folders
 from tests.backends import AVAILABLE, eps
 from tests.folders import DAMPING, STREAMING, D, Failing, M, gradients, h5py_dataset, zarr_array
 from tests.inputs import Dataset, memory_map
-from tests.oracle import LIMIT
-from tests.problems import make_problem
 from tests.source import ROOT as PACKAGE
 
 dtype = folders.dtype

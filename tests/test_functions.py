@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from mfac_linalg.testing import Oracle, tolerance
 from tests.backends import FLAVOURS, eps, flavour_name
 from tests.cases import CASES, build
-from tests.oracle import Oracle, tolerance
 
 
 def columns_of(built, function):

@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given, settings
 
 from mfac_linalg import GradientRows, WoodburyRankOneInverse
+from mfac_linalg.testing import LIMIT, Oracle, make_problem
+from mfac_linalg.testing.strategies import problems
 from tests.backends import FLOATS, NUMPY
 from tests.cases import construct
 from tests.contract import decades, measure
 from tests.inputs import ArrayRows
-from tests.oracle import LIMIT, Oracle
-from tests.problems import make_problem
-from tests.strategies import problems
 
 
 class KroneckerRows(GradientRows):

@@ -5,9 +5,9 @@ import pytest
 
 from mfac_linalg import SlidingWindowInverse, TopK
 from mfac_linalg.influence import influence, self_influence
+from mfac_linalg.testing import make_problem
 from tests.backends import BACKENDS
 from tests.cases import CASES, build, construct
-from tests.problems import make_problem
 
 DEVICE = next(backend for backend in BACKENDS if backend.name == "strict:device1")
 ON_DEVICE = [case for case in CASES if case.options.get("form", "rows") in ("rows", "panelled rows")]

@@ -13,11 +13,10 @@ from mfac_linalg import BlockDiagonalInverse, SlidingWindowInverse, TopK, Woodbu
 from mfac_linalg._capacitance.system import Capacitance
 from mfac_linalg._forms.state import State
 from mfac_linalg.influence import influence, self_influence
+from mfac_linalg.testing import KINDS, LIMIT, Oracle, make_problem, tolerance
+from mfac_linalg.testing.strategies import problems, seeds
 from tests.backends import AVAILABLE, BACKENDS, FLOATS, NUMPY, eps
 from tests.cases import BUILT, CASES, build, built_name, construct
-from tests.oracle import LIMIT, Oracle, tolerance
-from tests.problems import KINDS, make_problem
-from tests.strategies import problems, seeds
 
 STRICT, ELSEWHERE = (next(b for b in BACKENDS if b.name == name) for name in ("strict:CPU_DEVICE", "strict:device1"))
 WHOLE = build(NUMPY, "float64", CASES[0])  # rows, dampings and answers of NumPy in float64

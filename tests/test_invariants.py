@@ -6,10 +6,10 @@ import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from mfac_linalg.testing import tolerance
+from mfac_linalg.testing.strategies import problems, seeds
 from tests.backends import NUMPY, eps
 from tests.cases import construct
-from tests.oracle import tolerance
-from tests.strategies import problems, seeds
 
 DTYPES = st.sampled_from(["float32", "float64"])
 MODERATE = DTYPES.flatmap(lambda dtype: problems(dtype, decades=(0.1, 3)))

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mfac_linalg import IllConditionedWarning, SlidingWindowInverse
+from mfac_linalg.testing import LIMIT, Oracle
 from tests.backends import eps
-from tests.oracle import LIMIT, Oracle
 
 jax = pytest.importorskip("jax", reason="needs jax")
 State = pytest.importorskip("mfac_linalg.jax", reason="needs jax").SlidingWindowState

@@ -9,11 +9,10 @@ import pytest
 import scipy.sparse.linalg
 
 from mfac_linalg import BlockDiagonalInverse, SlidingWindowInverse, WoodburyRankOneInverse
+from mfac_linalg.testing import make_problem, tolerance
 from tests.backends import AVAILABLE, NUMPY, PRESENT, eps
 from tests.cases import BUILT, CASES, build, built_name, construct
 from tests.inputs import dense
-from tests.oracle import tolerance
-from tests.problems import make_problem
 
 
 def test_the_sizes_are_those_of_the_gradients(built):

@@ -10,9 +10,8 @@ import scipy.sparse
 import scipy.sparse.linalg as sla
 
 from mfac_linalg import BlockDiagonalInverse, SlidingWindowInverse, WoodburyRankOneInverse
+from mfac_linalg.testing import Oracle, make_problem, tolerance
 from tests.backends import NUMPY, PRESENT, eps
-from tests.oracle import Oracle, tolerance
-from tests.problems import make_problem
 
 D = 14
 CLASSES = {

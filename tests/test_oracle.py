@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from tests.oracle import Oracle, RankOneRecursion, backward_ratio, dense_inverse
-from tests.problems import make_problem, right_hand_sides
-from tests.strategies import problems
+from mfac_linalg.testing import Oracle, make_problem, right_hand_sides
+from mfac_linalg.testing.strategies import problems
+from tests.oracle import RankOneRecursion, backward_ratio, dense_inverse
 
 EPS = float(np.finfo(np.float64).eps)
 LONG_EPS = float(np.finfo(np.longdouble).eps)
@@ -42,7 +42,7 @@ def test_the_oracle_solves_to_extended_precision_where_float64_cannot(problem):
 
 @given(problems(decades=(0.1, 14)))
 def test_a_problem_has_the_condition_number_it_was_asked_for(problem):
-    asked = float(problem.name.split("kappa ")[1].split(",")[0])
+    asked = float(problem.name.split("kappa=")[1].split(",")[0])
     assert problem.oracle.kappa == pytest.approx(asked, rel=0.06)
 
 

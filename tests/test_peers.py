@@ -6,8 +6,6 @@ import json
 import numpy as np
 import pytest
 
-from tests.oracle import Oracle, tolerance
-
 pytest.importorskip("torch")
 pytest.importorskip("threadpoolctl")
 
@@ -19,6 +17,7 @@ from benchmarks.peers.library import NUMPY
 from benchmarks.peers.queries import BUILDS, PRODUCTS, QUERIES
 from benchmarks.peers.race import Pace, Race
 from benchmarks.problems import Problem
+from mfac_linalg.testing import Oracle, tolerance
 
 EPS = float(np.finfo(np.float32).eps)
 PROBLEM = Problem(6, 60, kappa=30.0)

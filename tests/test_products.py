@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mfac_linalg import WoodburyRankOneInverse
+from mfac_linalg.testing import make_problem
 from tests.backends import AVAILABLE, Backend
 from tests.cases import CASES, WIDE, build, construct
-from tests.problems import make_problem
 
 RIGHT_AND_LEFT = [b for b in AVAILABLE if b.library in ("numpy", "torch", "jax.numpy", "cupy")]
 

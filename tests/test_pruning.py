@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 import mfac_linalg as ml
 from mfac_linalg.pruning import group_scores, group_update, joint_update, n_m_mask, obs_scores, obs_update
+from mfac_linalg.testing import Oracle, make_problem, tolerance
+from mfac_linalg.testing.strategies import problems, seeds
 from tests.backends import NUMPY, eps
 from tests.cases import construct
-from tests.oracle import Oracle, tolerance
-from tests.problems import make_problem
-from tests.strategies import problems, seeds
 
 
 def inverse_of(problem):

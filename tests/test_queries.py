@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from mfac_linalg import WoodburyRankOneInverse
+from mfac_linalg.testing import make_problem, tolerance
 from tests.backends import FLAVOURS, eps, flavour_name
 from tests.cases import construct
-from tests.oracle import tolerance
-from tests.problems import make_problem
 
 
 def entry_limit(built, rows, columns):

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 import mfac_linalg as ml
 from mfac_linalg.influence import influence, self_influence
 from mfac_linalg.pruning import group_scores, obs_scores
+from mfac_linalg.testing import LIMIT, make_problem
 from tests.backends import AVAILABLE, eps
-from tests.oracle import LIMIT, ExactOracle, exact
-from tests.problems import make_problem
+from tests.oracle import ExactOracle, exact
 from tests.wild_problems import check_all, wild_problems
 
 SOME = [b for b in AVAILABLE if b.name in ("numpy", "strict:no_x64", "torch:cpu", "jax")]

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from mfac_linalg import WoodburyRankOneInverse
+from mfac_linalg.testing import LIMIT, Oracle
 from tests.backends import eps
-from tests.oracle import LIMIT, Oracle, RankOneRecursion, dense_inverse
+from tests.oracle import RankOneRecursion, dense_inverse
 
 FOLDER = os.environ.get("MFAC_LINALG_DATA")
 pytestmark = pytest.mark.skipif(FOLDER is None, reason="needs MFAC_LINALG_DATA")

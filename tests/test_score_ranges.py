@@ -18,9 +18,9 @@ from mfac_linalg.pruning import (
     prune,
     relative_damping,
 )
+from mfac_linalg.testing.strategies import seeds
 from tests.backends import AVAILABLE
 from tests.oracle import ExactOracle, as_float, exact
-from tests.strategies import seeds
 
 SOME = [b for b in AVAILABLE if b.name in ("numpy", "strict:no_x64", "torch:cpu", "jax", "dask")]
 POWERS = {"float32": 80, "float64": 700}

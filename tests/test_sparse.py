@@ -9,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mfac_linalg import WoodburyRankOneInverse
+from mfac_linalg.testing import LIMIT, Oracle, make_problem
+from mfac_linalg.testing.strategies import problems
 from tests.backends import FLOATS, NUMPY, eps
 from tests.cases import construct
 from tests.contract import REACH, decades, measure
-from tests.oracle import LIMIT, Oracle
-from tests.problems import make_problem
-from tests.strategies import problems
 
 FORMATS = ("csr", "csc", "coo", "lil", "dok", "bsr", "dia")
 

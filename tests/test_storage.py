@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 import mfac_linalg as ml
 from mfac_linalg import _files
+from mfac_linalg.testing.strategies import problems
 from tests.backends import AVAILABLE, FLOATS
 from tests.cases import BUILT, build, built_name
 from tests.inputs import ArrayRows
 from tests.stored import SAVED, WRITTEN
-from tests.strategies import problems
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = ("array_api_strict", "dask.array")  # no values to store, or no library to load

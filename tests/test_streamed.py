@@ -9,13 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mfac_linalg import WoodburyRankOneInverse
+from mfac_linalg.testing import LIMIT, Oracle, make_problem
+from mfac_linalg.testing.strategies import problems
 from tests.backends import AVAILABLE, FLOATS, NUMPY
 from tests.cases import construct
 from tests.contract import REACH, decades, measure
 from tests.inputs import Dataset, memory_map
-from tests.oracle import LIMIT, Oracle
-from tests.problems import make_problem
-from tests.strategies import problems
 
 M, D = 12, 30_000
 

@@ -14,8 +14,8 @@ from hypothesis import example, given
 
 import mfac_linalg as ml
 from mfac_linalg import SlidingWindowInverse, TopK
+from mfac_linalg.testing import Oracle
 from tests.backends import AVAILABLE, NUMPY
-from tests.oracle import Oracle
 from tests.window_copies import (
     CHANGES,
     DIM,

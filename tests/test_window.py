@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mfac_linalg import IllConditionedWarning, SlidingWindowInverse, TopK
+from mfac_linalg.testing import LIMIT, Oracle
 from tests.backends import AVAILABLE, eps
-from tests.oracle import LIMIT, Oracle
 from tests.windows import filled_window, random_rows
 
 STRICT, ELSEWHERE = (next(b for b in AVAILABLE if b.name == f"strict:{name}") for name in ("CPU_DEVICE", "device1"))

@@ -7,8 +7,8 @@ import pytest
 
 from mfac_linalg import IllConditionedWarning, SlidingWindowInverse, WoodburyRankOneInverse
 from mfac_linalg._capacitance.update import factor_with, factor_without
+from mfac_linalg.testing import LIMIT, Oracle
 from tests.backends import eps
-from tests.oracle import LIMIT, Oracle
 from tests.windows import filled_window, random_rows
 
 # --- the factor -----------------------------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 import mfac_linalg as ml
+from mfac_linalg.testing import LIMIT
+from mfac_linalg.testing.strategies import seeds
 from tests.backends import eps
-from tests.oracle import LIMIT, ExactOracle, as_float, exact
-from tests.strategies import seeds
+from tests.oracle import ExactOracle, as_float, exact
 
 NAMED = (OverflowError, ml.FactorizationError)
 DTYPES = st.sampled_from(["float32", "float64"])

@@ -8,8 +8,8 @@ from collections.abc import Generator
 from benchmarks.gpu.device import processes
 from benchmarks.gpu.libraries import Library
 from benchmarks.gpu.record import Json, Record
+from mfac_linalg.testing import LIMIT
 from tests.accuracy_sweep import Table, run, sweep_by_name
-from tests.oracle import LIMIT
 
 PROBLEMS, DRY_PROBLEMS, PORTION, MOST_JOBS, SHOWN = 500, 4, 25, 8, 20
 

@@ -1,0 +1,135 @@
+"""Checks of what an inverse answers. Each measures one exam; the value, its limit and what was found."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ._arrays import to_numpy
+from ._exam import Exam, NoAnswerError, NotApplicableError
+from ._explain import explain_error, explain_rounding
+from ._oracle import LIMIT
+
+SAMPLES, DEVIATIONS = 4000, 6.0
+
+
+class Measured(NamedTuple):
+    """What a check measured; it passes if value ≤ limit."""
+
+    value: float
+    limit: float
+    message: str = ""
+
+
+def right_formula(group: str, exam: Exam) -> Measured:
+    """F⁻¹v to a few κε: whether the formula is right, however it rounds."""
+    worst, is_resolved = Measured(0.0, LIMIT), True
+    for name, v in _questions(exam, group).items():
+        expected = exam.problem.oracle.solve(v)
+        x = exam.answer(v)
+        error = exam.error(v, x, expected)
+        is_resolved &= exam.resolves(v, expected)
+        if error > worst.value:
+            worst = Measured(error, LIMIT, f"v = {name}. {explain_error(exam, v, x, expected)}")
+    if worst.value <= LIMIT and not is_resolved:
+        msg = f"rounding may hide a wrong formula at κ = {exam.problem.oracle.kappa:.3g} in {exam.problem.dtype}"
+        raise NotApplicableError(msg)
+    return worst
+
+
+def stable(group: str, exam: Exam) -> Measured:
+    """R = ‖v − Fx‖/(‖F‖‖x‖ε) ≤ 30: an answer as good as LAPACK's, at any κ."""
+    worst = Measured(0.0, LIMIT)
+    for name, v in _questions(exam, group).items():
+        x = exam.answer(v)
+        ratio = float(exam.problem.oracle.backward_ratio(v, x, exam.unit))
+        if ratio > worst.value:
+            worst = Measured(ratio, LIMIT, f"v = {name}. {explain_rounding(exam, v, x)}")
+    return worst
+
+
+def _questions(exam: Exam, group: str) -> dict[str, np.ndarray]:
+    found = exam.in_group(group)
+    if not found:
+        msg = "no vector is orthogonal to the rows: m ≥ d"
+        raise NotApplicableError(msg)
+    return found
+
+
+def factor(exam: Exam) -> Measured:
+    """The n of F = Λ + (1/n) Σ w_i g_i g_iᵀ that the answers have, as a multiple of the one that was asked for."""
+    v = exam.questions["first singular vector"]
+    top = exam.problem.oracle.size  # F v = (1 + top) Λv
+    shrinking = float(np.linalg.norm((v / exam.roots).astype(np.float64)))
+    shrinking /= float(np.linalg.norm((exam.roots * exam.answer(v)).astype(np.float64)))
+    if top < 0.1:
+        msg = f"the gradients hardly change F at κ = {1 + top:.3g}"
+        raise NotApplicableError(msg)
+    implied = top / (shrinking - 1) if shrinking > 1 else np.inf
+    m, asked = exam.problem.shape[0], exam.problem.normalization
+    n = m if asked == "mean" else 1
+    found = f"the answers divide Σ w_i g_i g_iᵀ by {implied * n:.3g}; normalization={asked!r} is {n}, with m = {m}"
+    return Measured(max(implied, 1 / implied), 1.1 + LIMIT * exam.unit * (1 + top), found)
+
+
+def symmetric(exam: Exam) -> Measured:
+    """uᵀF⁻¹v = vᵀF⁻¹u, in units of κε‖u‖‖v‖/λ."""
+    worst = 0.0
+    for one, other in (("random", "row"), ("row", "combination"), ("random", "last singular vector")):
+        u, v = exam.questions[one], exam.questions[other]
+        gap = abs(u @ exam.answer(v).astype(np.longdouble) - v @ exam.answer(u).astype(np.longdouble))
+        worst = max(worst, float(gap) / _product_rounding(exam, u, v))
+    return Measured(worst, LIMIT, "uᵀF⁻¹v and vᵀF⁻¹u differ")
+
+
+def positive(exam: Exam) -> Measured:
+    """‖v‖²/‖F‖ ≤ vᵀF⁻¹v ≤ ‖v‖²/λ, in units of κε‖v‖²/λ."""
+    worst = Measured(0.0, LIMIT)
+    for name, v in exam.questions.items():
+        form = float(v @ exam.answer(v).astype(np.longdouble))
+        most = float(np.sum((v / exam.roots) ** 2))
+        beyond = max(form - most, most / exam.problem.oracle.kappa - form) / _product_rounding(exam, v, v)
+        if beyond > worst.value:
+            worst = Measured(beyond, LIMIT, f"v = {name}: vᵀF⁻¹v = {form:.3g}")
+    return worst
+
+
+def _product_rounding(exam: Exam, u: np.ndarray, v: np.ndarray) -> float:
+    sizes = [np.linalg.norm((x / exam.roots).astype(np.float64)) for x in (u, v)]
+    return float(exam.unit * exam.problem.oracle.kappa * sizes[0] * sizes[1]) or 1.0
+
+
+def diagonal(exam: Exam) -> Measured:
+    """Entries within κε/λ of those of F⁻¹, and between 1/‖F‖ and 1/λ."""
+    if not hasattr(exam.inverse, "diagonal"):
+        msg = "there is no `diagonal`"
+        raise NotApplicableError(msg)
+    entries = exam.checked(exam.inverse.diagonal) * exam.roots**2
+    expected = np.diag(exam.problem.oracle.inverse) * exam.roots**2
+    kappa = exam.problem.oracle.kappa
+    unit = exam.unit * kappa
+    outside = np.maximum(entries - 1, 1 / kappa - entries)
+    j = int(np.argmax(np.abs(entries - expected)))
+    found = f"entry {j} is {entries[j]:.6g}/λ instead of {expected[j]:.6g}/λ"
+    return Measured(float(max(np.max(np.abs(entries - expected)), np.max(outside)) / unit), LIMIT, found)
+
+
+def sample(exam: Exam) -> Measured:
+    """The variance of samples of N(0, F⁻¹) in four directions, in standard deviations."""
+    if not hasattr(exam.inverse, "sample"):
+        msg = "there is no `sample`"
+        raise NotApplicableError(msg)
+    draws = to_numpy(exam.inverse.sample(SAMPLES, seed=0)).astype(np.float64)
+    d = exam.problem.shape[1]
+    if draws.shape != (SAMPLES, d):
+        msg = f"sample({SAMPLES}) has shape {draws.shape}; ({SAMPLES}, {d}) is needed"
+        raise NoAnswerError(msg)
+    worst = Measured(0.0, DEVIATIONS)
+    for name in ("orthogonal to rows", "random", "row", "first singular vector"):
+        v = exam.questions.get(name)
+        variance = 0.0 if v is None else float(v @ exam.problem.oracle.solve(v))
+        if v is not None and variance > 0:
+            ratio = float(np.mean((draws @ v) ** 2)) / variance
+            off = abs(ratio - 1) / np.sqrt(2 / SAMPLES)
+            if off > worst.value:
+                worst = Measured(off, DEVIATIONS, f"along {name} the variance is {ratio:.3g} of vᵀF⁻¹v")
+    return worst

@@ -1,0 +1,104 @@
+"""Checks of how an inverse behaves: towards other problems, its arguments, and invalid ones."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ._answers import Measured
+from ._arrays import to_numpy
+from ._exam import Exam, NotApplicableError, changed_traits
+from ._explain import explain_error
+from ._oracle import LIMIT
+from ._problems import Problem
+
+
+def damping(exam: Exam) -> Measured:
+    """An inverse whose damping is changed after a product answers like one that is built with it."""
+    problem = exam.problem.with_damping(exam.problem.damping * 7)
+    changed = exam.of(problem, lambda _: _redamped(exam, problem))
+    v = exam.questions["combination"]
+    expected, x = problem.oracle.solve(v), changed.answer(v)
+    return Measured(changed.error(v, x, expected), LIMIT, f"for 7 λ. {explain_error(changed, v, x, expected)}")
+
+
+def _redamped(exam: Exam, problem: Problem) -> Any:
+    other = exam.of(exam.problem)  # the exam's own inverse stays as it is
+    other.answer(exam.questions["row"])  # what a product keeps is kept now
+    value = problem.damping if np.ndim(problem.damping) == 0 else exam.asarray(problem.damping)
+    if exam.redamp is not None:
+        return exam.redamp(other.inverse, value)
+    if hasattr(other.inverse, "with_damping"):
+        return other.inverse.with_damping(value)
+    try:
+        _ = other.inverse.damping
+        other.inverse.damping = value
+    except AttributeError:
+        msg = "there is no `with_damping`, `damping` cannot be set, and no `redamp` was given"
+        raise NotApplicableError(msg) from None
+    return other.inverse
+
+
+def permutation(exam: Exam) -> Measured:
+    """The order of the gradients does not matter."""
+    return _same_answer(exam, exam.problem.permuted(), 1.0, "for the gradients in reverse order")
+
+
+def scale(exam: Exam) -> Measured:
+    """Gradients times 2^10 and damping times 2^20 divide the answer by 2^20."""
+    return _same_answer(exam, exam.problem.scaled_by(2.0**10), 2.0**20, "for gradients times 2^10, damping times 2^20")
+
+
+def _same_answer(exam: Exam, problem: Problem, factor: float, what: str) -> Measured:
+    other, worst = exam.of(problem), Measured(0.0, LIMIT)
+    for name in ("random", "row"):
+        v = exam.questions[name]
+        gap = exam.error(v, other.answer(v) * factor, exam.answer(v).astype(np.longdouble))
+        if gap > worst.value:
+            worst = Measured(gap, LIMIT, f"v = {name}: another answer {what}")
+    return worst
+
+
+def inputs(exam: Exam) -> Measured:
+    """The gradients, the damping, the weights and v are as they were."""
+    problem, v = exam.problem, exam.questions["row"]
+    given = {"gradients": problem.gradients, "damping": problem.damping, "weights": problem.weights}
+    arrays = {name: array for name, array in given.items() if isinstance(array, np.ndarray)}
+    before = {name: array.copy() for name, array in arrays.items()}
+    asked = exam.asarray(v.copy())
+    exam.checked(lambda: exam.of(problem).ask(asked))
+    changed = [name for name, array in arrays.items() if not np.array_equal(array, before[name])]
+    for name in changed:
+        arrays[name][...] = before[name]  # so that the next check has the problem that it names
+    changed += [] if np.array_equal(to_numpy(asked), v) else ["v"]
+    return Measured(float(len(changed)), 0.0, f"changed: {', '.join(changed)}")
+
+
+def dtype(exam: Exam) -> Measured:
+    """Library, dtype, device and shape of an answer are those of v."""
+    v = exam.asarray(exam.questions["random"])
+    exam.checked(lambda: exam.ask(v))
+    lost = changed_traits(v, exam.ask(v))
+    return Measured(float(bool(lost)), 0.0, f"F⁻¹v has {lost}")
+
+
+def refusal(exam: Exam) -> Measured:
+    """A v of the wrong length, a damping that is not positive, and gradients that are not finite raise."""
+    problem, v = exam.problem, exam.questions["random"]
+    spoiled = problem.gradients.copy()
+    spoiled[-1, -1] = np.nan
+    cases = {
+        "a v that is too long": (problem, np.append(v, v[:1])),
+        "a damping that is negative": (problem.with_damping(-1.0 * problem.damping), v),
+        "gradients with a nan": (replace(problem, gradients=spoiled), v),
+    }
+    accepted = [name for name, (given, asked) in cases.items() if not _raises(exam.of(given), asked)]
+    return Measured(float(len(accepted)), 0.0, f"accepted: {', '.join(accepted)}")
+
+
+def _raises(exam: Exam, v: np.ndarray) -> bool:
+    try:
+        to_numpy(exam.ask(exam.asarray(v)))
+    except Exception:
+        return True
+    return False

@@ -1,0 +1,179 @@
+"""`check_inverse`: every check on every problem."""
+
+import fnmatch
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from ._checks import CHECKS
+from ._exam import Exam, NoAnswerError, NotApplicableError
+from ._problems import Problem, make_problem
+from ._results import CheckError, CheckResult, report
+
+
+def check_inverse(
+    make: Callable[[Problem], Any],
+    problem: Problem | Iterable[Problem] | None = None,
+    *,
+    checks: Sequence[str] | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+    on_fail: Literal["raise", "warn"] | None = "raise",
+    callback: Callable[[CheckResult], None] | None = None,
+    asarray: Callable[[np.ndarray], Any] | None = None,
+    redamp: Callable[[Any, Any], Any] | None = None,
+    eps: float | None = None,
+) -> list[CheckResult]:
+    """Check anybody's F⁻¹ against a dense inverse in extended precision.
+
+    Two kinds of checks are told apart. "right formula" allows what a correct formula may lose to rounding: an inverse
+    that fails it has a bug. "stable" allows R = ‖v − Fx‖/(‖F‖‖x‖ε) ≤ 30, as LAPACK does for its solvers: the textbook
+    Woodbury formula is right and fails it, because it cancels where v lies in the span of the gradients.
+
+    Parameters
+    ----------
+    make : callable
+        ``make(problem)`` returns the inverse for a `Problem`: an object with `matvec` or `@`, or a function of v. It
+        is called several times, also with permuted, scaled and invalid problems.
+    problem : Problem or iterable of Problem, optional
+        By default `default_problems("float32")`.
+    checks : sequence of str, optional
+        Names or patterns ("stable: *") of the checks to make; by default all of `CHECKS`. A check of what the inverse
+        does not offer (`diagonal`, `sample`) is skipped.
+    expected_failures : mapping of str to str, optional
+        Names or patterns of checks that may fail, with the reason.
+    on_fail : {"raise", "warn", None}
+        What happens after the last check if some failed.
+    callback : callable, optional
+        Called with every `CheckResult` as soon as it is there.
+    asarray : callable, optional
+        From NumPy arrays to those that the inverse takes: ``torch.asarray``, ``jax.numpy.asarray``, or a function that
+        moves to a device. By default NumPy's are passed.
+    redamp : callable, optional
+        ``redamp(inverse, damping)`` returns the inverse under another damping. By default `with_damping` or a settable
+        `damping` is used where there is one.
+    eps : float, optional
+        The error of one operation, in place of that of the problem's dtype: the tolerance of an iterative solver.
+
+    Returns
+    -------
+    list of CheckResult
+        One a check and problem.
+
+    Raises
+    ------
+    CheckError
+        If a check failed that was not expected to; an AssertionError with the worst failure of each check, each with
+        the line that makes it again.
+
+    Notes
+    -----
+    Cost: O(d³) per problem, in longdouble; the default ones take about two seconds.
+
+    Examples
+    --------
+    >>> import mfac_linalg as ml
+    >>> from mfac_linalg.testing import check_inverse
+    >>> def make(problem):
+    ...     return ml.WoodburyRankOneInverse(problem.gradients, problem.damping)
+    >>> results = check_inverse(make)
+    >>> {result.status for result in results} <= {"passed", "skipped"}
+    True
+    """
+    _require_known(checks)
+    _require_known(expected_failures)
+    expected = expected_failures or {}
+    results = []
+    for exam in _exams(make, problem, asarray, redamp, eps):
+        for name, check in CHECKS.items():
+            if checks is None or _matches(name, checks):
+                result = _run(name, check, exam, expected)
+                results.append(result)
+                if callback is not None:
+                    callback(result)
+    if any(result.status == "failed" for result in results):
+        if on_fail == "raise":
+            raise CheckError(results)
+        if on_fail == "warn":
+            warnings.warn(report(results), stacklevel=2)
+    return results
+
+
+def default_problems(dtype: str = "float32") -> list[Problem]:
+    """Return a dozen problems that find most mistakes: one λ, no weights, F = λI + (1/m) Σ g_i g_iᵀ.
+
+    Parameters
+    ----------
+    dtype : str
+        "float32" or "float64".
+
+    Returns
+    -------
+    list of Problem
+        At small κ, where a wrong formula shows, and at large κ, where rounding does: 1e4 and 1e5 in float32, 1e8 and
+        1e9 in float64.
+
+    Examples
+    --------
+    >>> from mfac_linalg.testing import default_problems
+    >>> len(default_problems("float64"))
+    12
+    """
+    large, larger = (1e4, 1e5) if dtype == "float32" else (1e8, 1e9)
+    cases: list[tuple[str, tuple[int, int], float]] = [
+        ("gaussian", (1, 9), 5.0),
+        ("gaussian", (6, 40), 10.0),
+        ("common mean", (8, 30), 100.0),
+        ("duplicates", (6, 20), 30.0),
+        ("scaled rows", (5, 25), 50.0),
+        ("zero rows", (5, 12), 20.0),
+        ("gaussian", (12, 7), 20.0),
+        ("gaussian", (9, 9), 20.0),
+        ("common mean", (16, 100), large),
+        ("decay", (10, 60), large),
+        ("nearly dependent", (10, 50), larger),
+        ("duplicates", (10, 50), larger),
+    ]
+    return [
+        make_problem(seed, kind=kind, shape=shape, kappa=kappa, dtype=dtype)
+        for seed, (kind, shape, kappa) in enumerate(cases)
+    ]
+
+
+def _exams(
+    make: Callable[[Problem], Any],
+    problem: Problem | Iterable[Problem] | None,
+    asarray: Callable[[np.ndarray], Any] | None,
+    redamp: Callable[[Any, Any], Any] | None,
+    eps: float | None,
+) -> Iterator[Exam]:
+    if problem is None:
+        problem = default_problems()
+    for each in [problem] if isinstance(problem, Problem) else problem:
+        yield Exam(make, each, asarray or (lambda x: x), redamp, each.eps if eps is None else eps)
+
+
+def _run(name: str, check: Callable[[Exam], Any], exam: Exam, expected: Mapping[str, str]) -> CheckResult:
+    try:
+        value, limit, message = check(exam)
+    except NotApplicableError as skipped:
+        return CheckResult(name, "skipped", message=str(skipped), problem=exam.problem)
+    except NoAnswerError as failed:
+        value, limit, message = np.nan, np.nan, str(failed)
+    if value <= limit:
+        return CheckResult(name, "passed", value, limit, problem=exam.problem)
+    reasons = [reason for pattern, reason in expected.items() if _matches(name, [pattern])]
+    status = "expected failure" if reasons else "failed"
+    return CheckResult(name, status, value, limit, "; ".join([message, *reasons]), exam.problem)
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _require_known(patterns: Iterable[str] | None) -> None:
+    for pattern in patterns or ():
+        if not fnmatch.filter(CHECKS, pattern):
+            msg = f"`checks` and `expected_failures` must name checks; got {pattern!r}. There are {sorted(CHECKS)}."
+            raise ValueError(msg)

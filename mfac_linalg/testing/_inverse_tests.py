@@ -1,0 +1,132 @@
+"""`InverseTests`: the checks as a class of pytest tests over generated problems."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ._check_inverse import check_inverse
+from ._problems import Problem
+from .strategies import RELATIONS, problems
+
+
+class InverseTests:
+    """Tests of an inverse over generated problems, for pytest: subclass it and define `make_inverse`.
+
+    Attributes
+    ----------
+    dtype : str
+        Of the problems, "float32" or "float64".
+    decades : tuple of float
+        Powers of ten between which κ lies.
+    largest : int
+        Of m and of d.
+    relations : sequence of str
+        Of m to d, those that may be drawn: see `strategies.shapes`.
+    options : mapping
+        Arguments of `make_problem` that are not drawn. By default one λ, no weights and the mean; ``{}`` draws
+        dampings per parameter, weights and both normalizations.
+    expected_failures : mapping of str to str
+        Names or patterns of checks that may fail, with the reason.
+    redamp : callable or None
+        ``redamp(self, inverse, damping)``, as in `check_inverse`.
+    eps : float or None
+        The error of one operation, in place of that of the dtype.
+
+    Examples
+    --------
+    In a file of tests:
+
+    >>> import mfac_linalg as ml
+    >>> from mfac_linalg.testing import InverseTests
+    >>> class TestWoodbury(InverseTests):
+    ...     def make_inverse(self, problem):
+    ...         return ml.WoodburyRankOneInverse(problem.gradients, problem.damping)
+    """
+
+    dtype: ClassVar[str] = "float32"
+    decades: ClassVar[tuple[float, float]] = (0.1, 5.0)
+    largest: ClassVar[int] = 24
+    relations: ClassVar[Sequence[str]] = RELATIONS
+    options: ClassVar[Mapping[str, Any]] = {"vector": False, "weighted": False, "normalization": "mean"}
+    expected_failures: ClassVar[Mapping[str, str]] = {}
+    redamp: ClassVar[Any] = None
+    eps: ClassVar[float | None] = None
+
+    def make_inverse(self, problem: Problem) -> Any:
+        """The inverse of a problem: an object with `matvec` or `@`, or a function of v.
+
+        Parameters
+        ----------
+        problem : Problem
+            Gradients, damping, weights and normalization.
+        """
+        msg = "`make_inverse` must be defined: return the inverse for problem.gradients and problem.damping."
+        raise NotImplementedError(msg)
+
+    def asarray(self, x: np.ndarray) -> Any:
+        """The array that the inverse takes for one of NumPy: override it for another library or device.
+
+        Parameters
+        ----------
+        x : numpy.ndarray
+            A vector (d,).
+        """
+        return x
+
+    def check(self, data: st.DataObject, *checks: str) -> None:
+        """Draw a problem and make some of the checks.
+
+        Parameters
+        ----------
+        data : hypothesis.strategies.DataObject
+            What ``@given(st.data())`` passes.
+        *checks : str
+            Names or patterns.
+        """
+        problem = data.draw(problems(self.dtype, self.decades, self.largest, self.relations, **self.options))
+        check_inverse(
+            self.make_inverse,
+            problem,
+            checks=checks,
+            expected_failures=self.expected_failures,
+            asarray=self.asarray,
+            redamp=self.redamp,
+            eps=self.eps,
+        )
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Give each subclass test functions of its own: Hypothesis keeps what it found by function."""
+        super().__init_subclass__(**options)
+        for name, checks in TESTS.items():
+            if getattr(cls, name, None) is None or getattr(cls, name) in _MADE:
+                setattr(cls, name, _test(name, checks))
+
+
+TESTS = {
+    "test_the_formula_is_right": ("right formula: *", "factor"),
+    "test_answers_are_stable": ("stable: *",),
+    "test_it_is_symmetric_and_positive": ("symmetric", "positive"),
+    "test_its_diagonal_is_right": ("diagonal",),
+    "test_samples_have_its_covariance": ("sample",),
+    "test_another_damping_is_another_inverse": ("damping",),
+    "test_order_and_units_do_not_matter": ("permutation", "scale"),
+    "test_arguments_and_dtypes_are_kept": ("inputs", "dtype"),
+    "test_invalid_arguments_are_refused": ("refusal",),
+}
+"""The tests of a subclass, and the checks of each."""
+
+_MADE: set[Any] = set()
+
+
+def _test(name: str, checks: Sequence[str]) -> Callable[..., None]:
+    def test(self: InverseTests, data: st.DataObject) -> None:
+        self.check(data, *checks)
+
+    test.__name__, test.__qualname__ = name, f"InverseTests.{name}"
+    test.__doc__ = f"Checks: {', '.join(checks)}."
+    made = settings(deadline=None)(given(data=st.data())(test))
+    _MADE.add(made)
+    return made

@@ -1,0 +1,171 @@
+"""The answers to compare with: dense, in extended precision, obvious and slow. Nothing here imports the library."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+LIMIT = 30.0
+"""The constant of all limits: what LAPACK allows its own solvers."""
+
+
+def tolerance(eps: float, kappa: float = 1.0) -> float:
+    """The one rule for tolerances: constant x eps x condition number."""
+    return LIMIT * eps * kappa
+
+
+def cholesky(matrix: np.ndarray) -> np.ndarray:
+    """Lower Cholesky factor in the matrix's own precision, which LAPACK has not for longdouble."""
+    factor = np.tril(matrix)
+    for k in range(factor.shape[0]):
+        factor[k, k] = np.sqrt(factor[k, k])
+        factor[k + 1 :, k] /= factor[k, k]
+        factor[k + 1 :, k + 1 :] -= np.tril(np.outer(factor[k + 1 :, k], factor[k + 1 :, k]))
+    return factor
+
+
+def triangular_inverse(factor: np.ndarray) -> np.ndarray:
+    """Inverse of a lower triangular matrix, row by row."""
+    inverse = np.eye(len(factor), dtype=factor.dtype)
+    for k in range(len(factor)):
+        inverse[k, : k + 1] = (inverse[k, : k + 1] - factor[k, :k] @ inverse[:k, : k + 1]) / factor[k, k]
+    return inverse
+
+
+@dataclass(frozen=True, eq=False)
+class Oracle:
+    """Dense answers for F = Λ + Σ c_i g_i g_iᵀ, c_i = w_i/n, in extended precision with refined solves.
+
+    Attributes
+    ----------
+    gradients : numpy.ndarray, shape (m, d)
+        The rows g_i.
+    damping : float or numpy.ndarray, shape (d,)
+        λ, or the diagonal of Λ.
+    weights : numpy.ndarray, shape (m,), or None
+        The w_i; None for 1.
+    normalization : str
+        "mean" for n = m, "sum" for n = 1.
+    wide : type
+        The dtype of the arithmetic: numpy.longdouble, or numpy.float64 where that takes too long: no BLAS knows it.
+
+    Notes
+    -----
+    Cost: O(min(m, d)³) to set up, O(d²) for a solve of d columns. Accuracy: to the last digits of float64 up to
+    κ = 1e14, where longdouble has 64 bits.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mfac_linalg.testing import Oracle
+    >>> oracle = Oracle(np.array([[1.0, 2.0, 0.0]]), damping=0.5)
+    >>> round(oracle.kappa, 9)
+    11.0
+    >>> oracle.solve(np.array([0.0, 0.0, 1.0])).astype(float)
+    array([0., 0., 2.])
+    """
+
+    gradients: np.ndarray
+    damping: Any
+    weights: np.ndarray | None = None
+    normalization: str = "mean"
+    wide: type = np.longdouble
+
+    @functools.cached_property
+    def coefficients(self) -> np.ndarray:
+        """The c_i, (m,)."""
+        m = len(self.gradients)
+        weights = np.ones(m) if self.weights is None else self.weights
+        return np.asarray(weights, self.wide) / (m if self.normalization == "mean" else 1)
+
+    @functools.cached_property
+    def roots(self) -> np.ndarray:
+        """Square roots of the damping, (d,)."""
+        return np.sqrt(np.broadcast_to(np.asarray(self.damping, self.wide), self.gradients.shape[1:]))
+
+    @functools.cached_property
+    def scaled(self) -> np.ndarray:
+        """S = C^1/2 G damping^-1/2, (m, d)."""
+        return np.sqrt(self.coefficients)[:, None] * np.asarray(self.gradients, self.wide) / self.roots
+
+    @functools.cached_property
+    def size(self) -> float:
+        """||S||^2."""
+        rows = (self.scaled if self.is_wide else self.scaled.T).astype(np.float64)
+        return float(np.max(np.linalg.eigvalsh(rows @ rows.T), initial=0.0))
+
+    @property
+    def kappa(self) -> float:
+        """1 + ||S||^2: the condition number of F in the norm that the damping sets."""
+        return 1.0 + self.size
+
+    @functools.cached_property
+    def _inverse_factor(self) -> np.ndarray:
+        """L^-1 with I + S S^T = L L^T, or I + S^T S where that is no larger."""
+        rows = self.scaled if self.is_wide else self.scaled.T
+        return triangular_inverse(cholesky(np.eye(len(rows), dtype=self.wide) + rows @ rows.T))
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether m < d."""
+        return self.scaled.shape[0] < self.scaled.shape[1]
+
+    def _solve_scaled(self, u: np.ndarray) -> np.ndarray:
+        """(I + S^T S)^-1 u. Each round corrects the last one by the residual that is really there."""
+        rows, factor = self.scaled, self._inverse_factor
+        solution, dual = (u, 0.0) if self.is_wide else (np.zeros_like(u), 0.0)
+        for _ in range(2 if self.kappa < 1e8 else 6):
+            if self.is_wide:  # u = solution + S^T dual throughout; the rounds bring dual to S solution
+                step = factor.T @ (factor @ (rows @ solution - dual))
+                solution, dual = solution - rows.T @ step, dual + step
+            else:
+                solution = solution + factor.T @ (factor @ (u - solution - rows.T @ (rows @ solution)))
+        return solution
+
+    def solve(self, v: np.ndarray) -> np.ndarray:
+        """F^-1 v in longdouble; v is (d,) or (d, k)."""
+        roots = self._column(v, self.roots)
+        return self._solve_scaled(np.asarray(v, self.wide) / roots) / roots
+
+    @staticmethod
+    def _column(v: np.ndarray, roots: np.ndarray) -> np.ndarray:
+        return roots if np.ndim(v) == 1 else roots[:, None]
+
+    @functools.cached_property
+    def forward(self) -> np.ndarray:
+        """F itself, (d, d), float64."""
+        gradients: np.ndarray = np.asarray(self.gradients, self.wide)
+        return np.asarray(np.diag(self.roots**2) + (gradients.T * self.coefficients) @ gradients, np.float64)
+
+    @functools.cached_property
+    def inverse(self) -> np.ndarray:
+        """F^-1, (d, d), float64."""
+        return np.asarray(self.solve(np.eye(len(self.roots))), np.float64)
+
+    def backward_ratio(self, v: np.ndarray, x: np.ndarray, eps: float, floor: Any = 0.0) -> Any:
+        """R = ||damping^-1/2 (v - F x)|| / (kappa ||damping^1/2 x|| eps + floor), one figure per column of v."""
+        roots = self._column(v, self.roots)
+        scaled_x = roots * np.asarray(x, self.wide)
+        residual = np.asarray(v, self.wide) / roots - scaled_x - self.scaled.T @ (self.scaled @ scaled_x)
+        return _ratio(residual, scaled_x, self.kappa * eps, floor)
+
+    def forward_ratio(self, v: np.ndarray, x: np.ndarray, eps: float, floor: Any = 0.0) -> Any:
+        """||damping^1/2 (x - F^-1 v)|| / (kappa ||damping^1/2 F^-1 v|| eps + floor), one figure per column of v."""
+        return self.distance_ratio(self.solve(v), x, eps, floor)
+
+    def distance_ratio(self, exact: np.ndarray, x: np.ndarray, eps: float, floor: Any = 0.0) -> Any:
+        """`forward_ratio` where F^-1 v is known already."""
+        roots = self._column(x, self.roots)
+        return _ratio(roots * (np.asarray(x, self.wide) - exact), roots * exact, self.kappa * eps, floor)
+
+    def rounding_of_combinations(self, coefficients: np.ndarray, eps: float) -> Any:
+        """How far rounding its terms moves G^T c, by column of c: eps ||damping^-1/2 |G|^T |c|||."""
+        terms = np.abs(np.asarray(self.gradients, self.wide)).T @ np.abs(coefficients)
+        return eps * np.sqrt(np.sum((terms / self._column(terms, self.roots)) ** 2, axis=0))
+
+
+def _ratio(error: np.ndarray, size: np.ndarray, unit: float, floor: Any) -> Any:
+    error, size = (np.sqrt(np.sum(array**2, axis=0)) for array in (error, size))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(error == 0, 0, error / (size * unit + floor)), np.float64)

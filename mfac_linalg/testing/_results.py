@@ -1,0 +1,86 @@
+"""What a check says: one result a check and problem, and the report of the failures."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ._problems import Problem
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The outcome of one check on one problem.
+
+    Attributes
+    ----------
+    check : str
+        Its name, for example "stable: in span".
+    status : str
+        "passed", "failed", "expected failure" or "skipped".
+    value, limit : float
+        What was measured, and the largest value that passes; nan where nothing was measured.
+    message : str
+        What was found, or why the check was skipped.
+    problem : Problem or None
+        The problem; None for `check_rows`.
+    """
+
+    check: str
+    status: str
+    value: float = math.nan
+    limit: float = math.nan
+    message: str = ""
+    problem: Problem | None = None
+
+    @property
+    def reproduce(self) -> str:
+        """The line that runs this check again."""
+        if self.problem is None:
+            return f"check_rows(rows, checks=[{self.check!r}])"
+        return f"check_inverse(make, {self.problem!r}, checks=[{self.check!r}])"
+
+    def __str__(self) -> str:
+        figures = "" if math.isnan(self.value) else f": {self.value:.3g}, limit {self.limit:.3g}"
+        lines = [f"{self.status.upper()} {self.check}{figures}"]
+        if self.problem is not None:
+            problem = self.problem
+            m, d = problem.shape
+            lines[0] += f" (m = {m}, d = {d}, κ = {problem.oracle.kappa:.3g}, {problem.dtype})"
+        lines += [f"    {self.message}"] if self.message else []
+        return "\n".join([*lines, f"    {self.reproduce}"])
+
+
+class CheckError(AssertionError):
+    """Some checks failed; `results` has all of them.
+
+    Attributes
+    ----------
+    results : list of CheckResult
+        Every result, of checks that passed too.
+    """
+
+    def __init__(self, results: Sequence[CheckResult]) -> None:
+        self.results = list(results)
+        super().__init__(report(self.results))
+
+
+def report(results: Sequence[CheckResult]) -> str:
+    """The failures, the worst of each check, and how many passed."""
+    worst: dict[str, CheckResult] = {}
+    for result in results:
+        if result.status == "failed" and not _excess(worst.get(result.check)) >= _excess(result):
+            worst[result.check] = result
+    failed = sum(result.status == "failed" for result in results)
+    done = sum(result.status != "skipped" for result in results)
+    order = list(dict.fromkeys(result.check for result in results))
+    listed = sorted(worst.values(), key=lambda result: order.index(result.check))
+    heading = f"{failed} of {done} checks failed, {len(worst)} of them different; the worst of each:"
+    return "\n\n".join([heading, *map(str, listed)])
+
+
+def _excess(result: CheckResult | None) -> float:
+    """How far beyond its limit a result is; a failure without a figure is infinitely far."""
+    if result is None:
+        return -1.0
+    ratio = result.value / result.limit if result.limit else math.inf
+    return math.inf if math.isnan(ratio) else ratio

@@ -1,0 +1,205 @@
+"""`WindowMachine`: any sequence of calls of a sliding window against a list of rows and the dense oracle."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from ._arrays import to_numpy
+from ._oracle import LIMIT, Oracle
+from .strategies import seeds
+
+KINDS = ("normal", "large", "small", "repeated", "zero", "close")
+"""Kinds of new gradients, relative to those in the window: rows may be duplicates or nearly dependent."""
+
+
+def _has(method: str) -> Callable[["WindowMachine"], bool]:
+    return lambda machine: hasattr(machine.inverse, method)
+
+
+class WindowMachine(RuleBasedStateMachine):
+    """A state machine of Hypothesis for anybody's window over the newest gradients: define `make_window`.
+
+    The window needs `append(g)` and a product, `matvec(v)` or `@`. `append_matvec`, `replace(age, g)`, `remove(age)`,
+    `clear()` and a settable `damping` are called where they are there; age 0 is the oldest gradient.
+
+    Attributes
+    ----------
+    dtype : str
+        Of the gradients.
+    normalization : str
+        The n of F = λI + (1/n) Σ g_i g_iᵀ over the gradients held: "mean" for their number, "window" for the capacity,
+        "sum" for 1.
+    is_stable : bool
+        Whether R ≤ 30 is required of products; if not, what a correct formula may lose is allowed.
+    largest_window, largest_dim : int
+        Bounds of the sizes.
+
+    Examples
+    --------
+    In a file of tests:
+
+    >>> import mfac_linalg as ml
+    >>> from mfac_linalg.testing import WindowMachine
+    >>> class Machine(WindowMachine):
+    ...     def make_window(self, window, dim, damping):
+    ...         return ml.SlidingWindowInverse(window, dim, damping)
+    >>> TestWindow = Machine.TestCase
+    """
+
+    dtype: ClassVar[str] = "float64"
+    normalization: ClassVar[str] = "mean"
+    is_stable: ClassVar[bool] = True
+    largest_window: ClassVar[int] = 6
+    largest_dim: ClassVar[int] = 9
+
+    inverse: Any = None
+    rows: list[np.ndarray]
+
+    def make_window(self, window: int, dim: int, damping: float) -> Any:
+        """An empty window.
+
+        Parameters
+        ----------
+        window : int
+            How many gradients it holds at most.
+        dim : int
+            The length d of a gradient.
+        damping : float
+            λ.
+        """
+        msg = "`make_window` must be defined: return an empty window."
+        raise NotImplementedError(msg)
+
+    def asarray(self, x: np.ndarray) -> Any:
+        """The array that the window takes for one of NumPy: override it for another library or device.
+
+        Parameters
+        ----------
+        x : numpy.ndarray
+            A vector (d,).
+        """
+        return x
+
+    @initialize(data=st.data(), power=st.integers(-20, 10), seed=seeds())
+    def start(self, data: st.DataObject, power: int, seed: int) -> None:
+        """An empty window, and one gradient."""
+        self.rng = np.random.default_rng(seed)
+        self.window = data.draw(st.integers(1, self.largest_window))
+        self.dim = data.draw(st.integers(1, self.largest_dim))
+        self.damping, self.rows = float(10 ** (power / 10)), []
+        self.inverse = self.make_window(self.window, self.dim, self.damping)
+        self.append("normal")
+
+    def gradient(self, kind: str) -> np.ndarray:
+        """A gradient (d,) of one of `KINDS`."""
+        g = self.rng.standard_normal(self.dim)
+        held = self.rows[self.rng.integers(len(self.rows))] if self.rows else g
+        made = {"large": 10 * g, "small": 0.1 * g, "repeated": held, "zero": 0 * g, "close": held + 1e-4 * g}
+        return np.asarray(made.get(kind, g), self.dtype)
+
+    @property
+    def oracle(self) -> Oracle:
+        """The dense answers for the rows that the window should hold."""
+        count = len(self.rows)
+        divisor = {"mean": count, "sum": 1, "window": self.window}[self.normalization]
+        rows = np.reshape(np.asarray(self.rows, self.dtype), (count, self.dim))
+        return Oracle(rows, self.damping, np.full(count, 1.0) / max(1, divisor), "sum")
+
+    def expect(self, v: np.ndarray, x: Any) -> None:
+        """Check that x is F⁻¹v.
+
+        Parameters
+        ----------
+        v : numpy.ndarray, shape (d,)
+            The vector.
+        x : array, shape (d,)
+            What the window answered.
+        """
+        answer, oracle, eps = to_numpy(x), self.oracle, float(np.finfo(self.dtype).eps)
+        assert answer.shape == v.shape, f"F⁻¹v has shape {answer.shape} for v of shape {v.shape}"
+        if not np.any(v):
+            assert not np.any(answer), "F⁻¹0 is not 0"
+        elif self.is_stable:
+            ratio = float(oracle.backward_ratio(v, answer, eps))
+            assert ratio <= LIMIT, f"R = {ratio:.3g}, limit {LIMIT:g}, κ = {oracle.kappa:.3g}, {len(self.rows)} rows"
+        else:
+            exact = oracle.solve(v)
+            loss = eps * (
+                oracle.kappa * np.linalg.norm(exact) + np.sqrt(oracle.kappa) * np.linalg.norm(v) / self.damping
+            )
+            error = float(np.linalg.norm(answer - exact) / loss)
+            assert error <= LIMIT, f"the error is {error:.3g} of what rounding may cost, κ = {oracle.kappa:.3g}"
+
+    @rule(kind=st.sampled_from(KINDS))
+    def append(self, kind: str) -> None:
+        """Append a gradient."""
+        g = self.gradient(kind)
+        self.inverse.append(self.asarray(g))
+        self.rows = [*self.rows, g][-self.window :]
+
+    @precondition(_has("append_matvec"))
+    @rule(kind=st.sampled_from(KINDS))
+    def append_matvec(self, kind: str) -> None:
+        """Append a gradient and ask for its product."""
+        g = self.gradient(kind)
+        x = self.inverse.append_matvec(self.asarray(g))
+        self.rows = [*self.rows, g][-self.window :]
+        self.expect(g, x)
+
+    @precondition(lambda self: self.rows and _has("replace")(self))
+    @rule(kind=st.sampled_from(KINDS), data=st.data())
+    def replace(self, kind: str, data: st.DataObject) -> None:
+        """Replace the gradient of an age."""
+        age, g = data.draw(st.integers(0, len(self.rows) - 1)), self.gradient(kind)
+        self.inverse.replace(age, self.asarray(g))
+        self.rows[age] = g
+
+    @precondition(lambda self: self.rows and _has("remove")(self))
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        """Remove the gradient of an age."""
+        age = data.draw(st.integers(0, len(self.rows) - 1))
+        self.inverse.remove(age)
+        del self.rows[age]
+
+    @precondition(_has("clear"))
+    @rule()
+    def clear(self) -> None:
+        """Remove all gradients."""
+        self.inverse.clear()
+        self.rows = []
+
+    @precondition(_has("damping"))
+    @rule(power=st.integers(-20, 10))
+    def set_damping(self, power: int) -> None:
+        """Change λ."""
+        damping = float(10 ** (power / 10))
+        try:
+            self.inverse.damping = damping
+        except AttributeError:  # it can be read only
+            return
+        self.damping = damping
+
+    @rule()
+    def refuse_a_gradient(self) -> None:
+        """A gradient of another length raises, and the window stays as it is."""
+        try:
+            self.inverse.append(self.asarray(np.ones(self.dim + 1, self.dtype)))
+        except Exception:
+            return
+        msg = f"a gradient of length {self.dim + 1} was accepted, d = {self.dim}"
+        raise AssertionError(msg)
+
+    @invariant()
+    def solves(self) -> None:
+        """A product is that of the rows that should be held."""
+        if self.inverse is None:
+            return
+        for v in (self.rng.standard_normal(self.dim), *self.rows[-1:]):
+            vector = np.asarray(v, self.dtype)
+            asked = self.asarray(vector.copy())
+            matvec = getattr(self.inverse, "matvec", None)
+            self.expect(vector, self.inverse @ asked if matvec is None else matvec(asked))

@@ -1,0 +1,233 @@
+"""mfac_linalg.testing with Hypothesis: strategies that shrink, the class of tests, the machine, `from_type`."""
+
+import subprocess
+import sys
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+from hypothesis import find, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import run_state_machine_as_test
+
+import mfac_linalg as ml
+from benchmarks.defects import FactorOfM, Textbook
+from mfac_linalg.testing import KINDS, CheckError, InverseTests, Problem, WindowMachine, strategies
+from tests.backends import AVAILABLE
+
+FAST = settings(max_examples=200, database=None, derandomize=True, deadline=None)
+
+
+class TestWoodbury(InverseTests):
+    def make_inverse(self, problem):
+        return ml.WoodburyRankOneInverse(problem.gradients, problem.damping)
+
+
+class TestEveryOption(InverseTests):
+    dtype = "float64"
+    decades = (0.1, 8.0)
+    options = MappingProxyType({})
+
+    def make_inverse(self, problem):
+        return ml.WoodburyRankOneInverse(
+            problem.gradients, problem.damping, weights=problem.weights, normalization=problem.normalization
+        )
+
+
+class TestTextbook(InverseTests):
+    """Right, and not stable; it checks no arguments."""
+
+    expected_failures = MappingProxyType({"stable: *": "it cancels", "refusal": "it checks nothing"})
+
+    def make_inverse(self, problem):
+        return Textbook(problem)
+
+
+@pytest.mark.skipif(not any(b.library == "torch" for b in AVAILABLE), reason="needs torch")
+class TestTensors(InverseTests):
+    def make_inverse(self, problem):
+        return ml.WoodburyRankOneInverse(self.asarray(problem.gradients), problem.damping)
+
+    def asarray(self, x):
+        import torch
+
+        return torch.asarray(x)
+
+
+def falsified(cls, name):
+    """The failure that a test of a class finds, after shrinking."""
+    with pytest.raises(CheckError) as caught:
+        getattr(cls(), name)()
+    return caught.value
+
+
+def test_a_planted_factor_of_m_is_found_and_shrunk():
+    class Planted(InverseTests):
+        def make_inverse(self, problem):
+            return FactorOfM(problem)
+
+    failure = falsified(Planted, "test_the_formula_is_right")
+    problem = failure.results[0].problem
+    assert problem.shape == (2, 1)
+    assert "kind='gaussian'" in repr(problem)
+    assert "make_problem(0," in repr(problem)
+    assert "a factor of m" in str(failure)
+
+
+def test_a_class_without_make_inverse_says_so():
+    class Forgotten(InverseTests):
+        pass
+
+    failure = falsified(Forgotten, "test_the_formula_is_right")
+    assert "`make_inverse` must be defined" in str(failure)
+
+
+def test_a_test_of_a_subclass_replaces_ours():
+    class Own(TestWoodbury):
+        def test_its_diagonal_is_right(self):
+            return "own"
+
+    assert Own().test_its_diagonal_is_right() == "own"
+    assert type("Third", (Own,), {})().test_its_diagonal_is_right() == "own"
+
+
+class Window:
+    """A window in a few lines that solves the dense system; `limit` is where gradients are dropped."""
+
+    def __init__(self, window, dim, damping, extra=0):
+        self.limit, self.dim, self.damping, self.rows = window + extra, dim, damping, []
+
+    def append(self, g):
+        if g.shape != (self.dim,):
+            raise ValueError(g.shape)
+        self.rows = [*self.rows, g][-self.limit :]
+
+    def matvec(self, v):
+        rows = np.reshape(self.rows, (len(self.rows), self.dim)).astype("longdouble")
+        matrix = self.damping * np.eye(self.dim) + rows.T @ rows / max(1, len(rows))
+        inverse = np.linalg.inv(matrix.astype("float64"))
+        inverse = inverse @ (2 * np.eye(self.dim) - matrix @ inverse)
+        return (inverse @ v).astype(v.dtype)
+
+
+def run(machine):
+    run_state_machine_as_test(machine, settings=settings(FAST, max_examples=60, stateful_step_count=15))
+
+
+def test_the_machine_accepts_a_right_window():
+    class Machine(WindowMachine):
+        dtype = "float32"
+
+        def make_window(self, window, dim, damping):
+            return Window(window, dim, damping)
+
+    run(Machine)
+
+
+def test_the_machine_finds_a_window_that_keeps_one_gradient_too_many():
+    class Machine(WindowMachine):
+        dtype = "float32"
+
+        def make_window(self, window, dim, damping):
+            return Window(window, dim, damping, extra=1)
+
+    with pytest.raises(AssertionError, match="R = ") as caught:
+        run(Machine)
+    assert sum("append" in line for note in caught.value.__notes__ for line in note.splitlines()) <= 3
+
+
+def test_the_machine_finds_a_stale_damping():
+    class Stale(Window):
+        @property
+        def damping(self):
+            return self._damping
+
+        @damping.setter
+        def damping(self, value):
+            self._damping = getattr(self, "_damping", value)
+
+    class Machine(WindowMachine):
+        dtype = "float32"
+        is_stable = False
+
+        def make_window(self, window, dim, damping):
+            return Stale(window, dim, damping)
+
+    with pytest.raises(AssertionError, match="of what rounding may cost"):
+        run(Machine)
+
+
+@given(strategies.problems("float32", decades=(0.1, 5.0)))
+def test_a_problem_is_what_was_asked_for(problem):
+    m, d = problem.shape
+    assert problem.gradients.dtype == "float32"
+    assert 1 <= m <= 24
+    assert 1 <= d <= 24
+    assert np.isfinite(problem.gradients).all()
+    assert np.all(np.asarray(problem.damping) > 0)
+
+
+def test_problems_shrink_to_the_smallest_that_fails():
+    problem = find(strategies.problems(), lambda p: p.shape[0] >= 3 and p.shape[1] > p.shape[0], settings=FAST)
+    assert problem.shape == (3, 4)
+    assert repr(problem).startswith("make_problem(0, kind='gaussian', shape=(3, 4), kappa=1.26,")
+    assert problem.weights is None
+
+
+@given(st.data())
+def test_gradients_have_their_shape_and_dtype(data):
+    shape = data.draw(strategies.shapes(9))
+    kind = data.draw(strategies.kinds())
+    gradients = data.draw(strategies.gradients("float32", shape=shape, kind=kind))
+    assert kind in KINDS
+    assert (gradients.shape, gradients.dtype) == (shape, np.float32)
+
+
+@given(strategies.dampings(5, decades=(-3, 0)), strategies.dampings())
+def test_dampings_are_positive(vector, scalar):
+    assert vector.shape == (5,)
+    assert np.all(vector > 0)
+    assert 1e-4 <= scalar <= 10
+
+
+@given(st.data())
+def test_right_hand_sides_are_those_of_the_problem(data):
+    problem = data.draw(strategies.problems(largest=8))
+    v = data.draw(strategies.right_hand_sides(problem))
+    assert v.shape == problem.shape[1:]
+    assert np.isfinite(v).all()
+
+
+@given(strategies.operations(3, 4))
+def test_operations_are_valid_calls(operations):
+    window = ml.SlidingWindowInverse(3, 4, 0.1)
+    for method, arguments in operations:
+        getattr(window, method)(*arguments)
+
+
+@pytest.mark.parametrize("kind", [ml.WoodburyRankOneInverse, ml.SlidingWindowInverse, ml.BlockDiagonalInverse, Problem])
+def test_types_have_strategies(kind):
+    @settings(max_examples=20, deadline=None)
+    @given(st.from_type(kind))
+    def draws(value):
+        assert isinstance(value, kind)
+
+    draws()
+
+
+@pytest.mark.parametrize("order", ["hypothesis.strategies, mfac_linalg", "mfac_linalg, hypothesis.strategies"])
+def test_types_have_strategies_whichever_is_imported_first(order):
+    """The entry point of Hypothesis, or ours, registers them: nothing else has to be imported."""
+    code = f"""
+import {order}
+import hypothesis.strategies as st, mfac_linalg as ml
+print(st.from_type(ml.WoodburyRankOneInverse).validate())
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_entry_point_imports_nothing_of_the_package():
+    code = "import sys, hypothesis; print(*[m for m in ('mfac_linalg', 'numpy', 'scipy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
