@@ -8,6 +8,7 @@ from ._errors import IllConditionedWarning as IllConditionedWarning
 from ._errors import InvalidFileError as InvalidFileError
 from ._load import load as load
 from ._rows.protocol import GradientRows as GradientRows
+from ._show_versions import show_versions as show_versions
 from ._static.blocks import BlockDiagonalInverse as BlockDiagonalInverse
 from ._static.woodbury import WoodburyRankOneInverse as WoodburyRankOneInverse
 from ._version import __version__ as __version__
@@ -24,6 +25,7 @@ __all__ = [
     "TopK",
     "WoodburyRankOneInverse",
     "load",
+    "show_versions",
 ]
 
 if "hypothesis" in _sys.modules:  # `strategies.from_type` then knows the classes

@@ -15,7 +15,7 @@ from ._forms.damping_path import damping_path
 from ._forms.state import State
 from ._forward import Forward
 from ._operator import SymmetricOperator, of_one_column
-from ._repr import as_call, as_table, short
+from ._repr import as_call, as_table, short, with_hint
 from ._typing import Array
 
 
@@ -382,7 +382,8 @@ class Inverse(SymmetricOperator):
         return as_call(type(self).__name__, self._describe())
 
     def _repr_html_(self) -> str:
-        return as_table(type(self).__name__, self._describe())
+        kappa = with_hint(self.kappa, _backend.dtype_name(self.dtype))
+        return as_table(type(self).__name__, {**self._describe(), "kappa": kappa})
 
     # --- checks ------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import mfac_linalg
 from tests.source import MODULES, ROOT, TEXTS, body_lines, chain, docstring, functions, imports
 
 LAYERS = (
-    ("demo",),
+    ("demo", "__main__"),
     ("testing",),
     ("torch", "jax"),
     ("pruning", "influence"),
@@ -30,6 +30,7 @@ LAYERS = (
     ("_validation",),
     ("_backend",),
     ("_progress",),
+    ("_show_versions",),
     ("_errors", "_typing", "_version"),
     ("_hypothesis_entry_point",),
     ("_condition",),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mfac_linalg as ml
-from benchmarks.defects import DEFECTS, FactorOfM, Textbook
+from benchmarks.kit.defects import DEFECTS, FactorOfM, Textbook
 from mfac_linalg.testing import (
     CHECKS,
     CheckError,
@@ -212,7 +212,8 @@ def test_an_iterative_solver_is_held_to_its_tolerance():
 
     checks, problem = ["right formula: *", "stable: *"], make_problem(0, kappa=10.0)
     assert failures(check_inverse(make, problem, checks=checks, on_fail=None)) >= {"right formula: in span"}
-    check_inverse(make, problem, checks=checks, eps=1e-5)
+    results = check_inverse(make, problem, checks=checks, eps=1e-5)
+    assert all(result.reproduce.endswith(f"checks=[{result.check!r}], eps=1e-05)") for result in results)
 
 
 def test_another_damping_can_be_made_by_a_function():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 
 import mfac_linalg as ml
-from benchmarks.defects import FactorOfM, Textbook
+from benchmarks.kit.defects import FactorOfM, Textbook
 from mfac_linalg.testing import KINDS, CheckError, InverseTests, Problem, WindowMachine, strategies
 from tests.backends import AVAILABLE
 

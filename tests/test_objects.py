@@ -73,6 +73,13 @@ def test_the_html_text_is_a_table_or_a_box(built):
     assert "WoodburyRankOneInverse" in text
 
 
+@pytest.mark.parametrize(("kappa", "is_near"), [(1e3, False), (5e5, True)])
+def test_the_html_text_says_when_kappa_is_near_the_limit(kappa, is_near):
+    problem = make_problem(0, kappa=kappa, dtype="float32")
+    text = WoodburyRankOneInverse(problem.gradients, problem.damping)._repr_html_()
+    assert ("near the limit 8.4e+05 of float32: forward errors may be κ eps = 0.06" in text) is is_near
+
+
 @pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 def test_a_copy_gives_the_same_answers(built, clone):
     v = built.send(built.vectors(built.inverse.dim))

@@ -3,6 +3,7 @@
 import fnmatch
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -85,10 +86,12 @@ def check_inverse(
     _require_known(expected_failures)
     expected = expected_failures or {}
     results = []
+    options = "".join(f", {name}={name}" for name, x in (("asarray", asarray), ("redamp", redamp)) if x is not None)
+    options += "" if eps is None else f", eps={eps}"
     for exam in _exams(make, problem, asarray, redamp, eps):
         for name, check in CHECKS.items():
             if checks is None or _matches(name, checks):
-                result = _run(name, check, exam, expected)
+                result = replace(_run(name, check, exam, expected), options=options)
                 results.append(result)
                 if callback is not None:
                     callback(result)

@@ -23,6 +23,8 @@ class CheckResult:
         What was found, or why the check was skipped.
     problem : Problem or None
         The problem; None for `check_rows`.
+    options : str
+        The other arguments of the call, as they are written there.
     """
 
     check: str
@@ -31,13 +33,14 @@ class CheckResult:
     limit: float = math.nan
     message: str = ""
     problem: Problem | None = None
+    options: str = ""
 
     @property
     def reproduce(self) -> str:
         """The line that runs this check again."""
         if self.problem is None:
-            return f"check_rows(rows, checks=[{self.check!r}])"
-        return f"check_inverse(make, {self.problem!r}, checks=[{self.check!r}])"
+            return f"check_rows(rows, checks=[{self.check!r}]{self.options})"
+        return f"check_inverse(make, {self.problem!r}, checks=[{self.check!r}]{self.options})"
 
     def __str__(self) -> str:
         figures = "" if math.isnan(self.value) else f": {self.value:.3g}, limit {self.limit:.3g}"

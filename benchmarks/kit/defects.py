@@ -1,6 +1,6 @@
 """Inverses with defects that published code has or had, each in a few lines, for mfac_linalg.testing to find.
 
-None of them is copied: each is the mistake alone, in NumPy. `PUBLISHED` says where it was seen.
+None of them is copied: each is the mistake alone, in NumPy.
 """
 
 from dataclasses import dataclass
@@ -32,13 +32,18 @@ class Textbook:
         return ((v - self.gradients.T @ self._solve(self.gradients @ v)) / self._damping).astype(v.dtype)
 
 
-class QRTextbook(Textbook):
-    """The same by a QR factorization of the stacked [Gᵀ; √(mλ)I], as linear_operator does: the same cancellation."""
+class ScaledTextbook(Textbook):
+    """The same as a low rank plus a diagonal, with I + GGᵀ/(mλ): linear_operator's form, with the same cancellation."""
 
-    def _factorize(self) -> np.ndarray:
+    def _capacitance(self) -> np.ndarray:
         m = len(self.gradients)
-        root = np.sqrt(m * self._damping).astype(self.gradients.dtype) * np.eye(m, dtype=self.gradients.dtype)
-        return np.linalg.qr(np.concatenate([self.gradients.T, root]), mode="r").T
+        scale = np.float32(m * self._damping)
+        return np.eye(m, dtype=self.gradients.dtype) + self.gradients @ self.gradients.T / scale
+
+    def matvec(self, v: np.ndarray) -> np.ndarray:
+        scale = np.float32(len(self.gradients) * self._damping)
+        correction = self.gradients.T @ (self._solve(self.gradients @ v) / scale)
+        return ((v - correction) / self._damping).astype(v.dtype)
 
 
 class RangeRestricted:
@@ -108,20 +113,20 @@ class UpperForLower(Textbook):
 
 @dataclass(frozen=True)
 class Defect:
-    """A class, the check that is to find it, and where it was seen."""
+    """A class, the check that is to find it, and where it was seen, if that is told."""
 
     make: type
     check: str
-    seen: str
+    seen: str = ""
 
 
 DEFECTS = (
-    Defect(Textbook, "stable: in span", "two pruning codes, in float32"),
-    Defect(QRTextbook, "stable: in span", "linear_operator, a low rank plus a diagonal"),
-    Defect(RangeRestricted, "right formula: orthogonal", "a solver in the span of the rows"),
-    Defect(StaleFactors, "damping", "an optimizer whose damping is a setting"),
-    Defect(SingularSampler, "sample", "a Laplace approximation"),
-    Defect(IdentityOnFailure, "right formula: random", "a K-FAC code"),
-    Defect(FactorOfM, "factor", "a library of influence functions"),
-    Defect(UpperForLower, "right formula: in span", "a port to a library whose Cholesky factor is upper"),
+    Defect(Textbook, "stable: in span", "two pruning codes"),
+    Defect(ScaledTextbook, "stable: in span", "linear_operator"),
+    Defect(RangeRestricted, "right formula: orthogonal"),
+    Defect(StaleFactors, "damping", "ISTA-DASLab-Optimizers"),
+    Defect(SingularSampler, "sample"),
+    Defect(IdentityOnFailure, "right formula: random"),
+    Defect(FactorOfM, "factor"),
+    Defect(UpperForLower, "right formula: in span"),
 )

@@ -1,0 +1,1 @@
+"""What mfac_linalg.testing finds in inverses that are not ours."""
