@@ -1,10 +1,13 @@
 """Which files hold tests, and one line at the end about what was not there to test with."""
 
+import os
 import re
 from importlib.util import find_spec
 from typing import Any
 
-collect_ignore_glob = [f"mfac_linalg/{library}/*" for library in ("torch", "jax") if find_spec(library) is None]
+NEEDS = {"torch/*": "torch", "jax/*": "jax", "plot.py": "matplotlib"}
+collect_ignore_glob = [f"mfac_linalg/{files}" for files, library in NEEDS.items() if find_spec(library) is None]
+os.environ.setdefault("MPLBACKEND", "Agg")  # pictures without a window
 
 
 def wanting(reason: str) -> set[str]:

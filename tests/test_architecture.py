@@ -13,7 +13,7 @@ from tests.source import MODULES, ROOT, TEXTS, body_lines, chain, docstring, fun
 
 LAYERS = (
     ("demo", "__main__"),
-    ("testing",),
+    ("testing", "plot"),
     ("torch", "jax"),
     ("pruning", "influence"),
     ("",),  # the package itself: its public names

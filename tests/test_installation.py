@@ -40,6 +40,11 @@ def library(requirement):
         ("import mfac_linalg.jax", "jax", "jax"),
         ("from mfac_linalg.jax import scale_by_mfac", "jax", "jax"),
         (
+            "import numpy; from mfac_linalg import plot; plot.influence(numpy.ones(3))",
+            "matplotlib",
+            "viz",
+        ),
+        (
             "import numpy, mfac_linalg as ml; ml.WoodburyRankOneInverse(numpy.ones((2, 3)), 1.0, progress=True)",
             "tqdm",
             "progress",

@@ -6,17 +6,16 @@ from typing import Any
 import numpy as np
 
 from .. import WoodburyRankOneInverse
+from ..plot import BLUE, GREY, ORANGE, spectrum
 from .descent import Comparison
 from .pruning import Curves
-
-BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
 
 
 def draw(path: str, curves: Curves, inverse: WoodburyRankOneInverse, *, before: float) -> None:
     """Write both panels to `path`, in the format that its suffix names."""
     figure, (left, right) = _two_panels()
     _draw_accuracy(left, curves, before=before)
-    _draw_spectrum(right, inverse)
+    spectrum(inverse, ax=right)
     _save(path, figure, (left, right))
 
 
@@ -69,16 +68,3 @@ def _draw_accuracy(panel: Any, curves: Curves, *, before: float) -> None:
     panel.set(xlim=(0, 95.5), ylim=(0, 102), xlabel="weights removed, %", ylabel="test accuracy, %")
     panel.set_title("Optimal brain surgeon (OBS) and magnitude, no retraining", fontsize=11)
     panel.legend(loc="lower left", frameon=False)
-
-
-def _draw_spectrum(panel: Any, inverse: WoodburyRankOneInverse) -> None:
-    """Eigenvalues that the gradients move, above the level of all the others."""
-    eigenvalues, damping = inverse.forward.eigenvalues(), float(inverse.damping)
-    rank = float(inverse.forward.effective_rank())
-    others = f"index (the other {inverse.dim - len(eigenvalues):,} equal the damping)"
-    panel.loglog(np.arange(1, len(eigenvalues) + 1), eigenvalues, color=BLUE, linewidth=2, label="eigenvalues of F")
-    panel.axhline(damping, color=ORANGE, linewidth=1.5, linestyle="--", zorder=3, label=f"damping {damping:.3g}")
-    panel.axvline(rank, color=GREY, linewidth=1, linestyle=":", label=f"effective rank {rank:.0f}")
-    panel.set(xlabel=others, ylim=(damping / 3, None))
-    panel.set_title(f"Spectrum of F, {inverse.num_gradients:,} gradients of dimension {inverse.dim:,}", fontsize=11)
-    panel.legend(frameon=False)
