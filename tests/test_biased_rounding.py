@@ -115,3 +115,54 @@ def test_products_with_many_equal_rows_keep_the_contract(kappa):
             for x in (alone, together):
                 worst = np.max(backward_errors(gradients, damping, columns, x))
                 assert worst <= LIMIT, f"R = {worst:.3g}: {inverse}"
+
+
+@pytest.mark.parametrize(("shape", "kappa"), [((20, 9000), 7.5e5), ((64, 8192), 7.5e5), ((2, 70_000), 2e5)], ids=str)
+def test_sweeps_that_do_not_contract_use_a_better_factor(shape, kappa):
+    """The float32 Gram matrix of such rows is off by some ten roundings: θκε is above one."""
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        gradients = (rng.uniform(1, 2, (shape[0], 1)) * np.ones(shape)).astype("float32")
+        damping, v = damping_for(gradients, kappa), gradients[:1].T
+        for inverse in inverses(gradients, damping):
+            worst = np.max(backward_errors(gradients, damping, v, inverse.matvec(v[:, 0])[:, None]))
+            assert worst <= LIMIT, f"R = {worst:.3g}: {inverse}"
+
+
+@pytest.mark.parametrize("scale", [1e3, 1.0])
+def test_a_column_is_not_judged_by_the_rows_of_another(scale):
+    """Two parallel rows of signs among others, and beside their column one with a larger dual."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        gradients = rng.standard_normal((100, 8192))
+        i, j = rng.choice(100, 2, replace=False)
+        gradients[[i, j]] = rng.uniform(1, 2, (2, 1)) * rng.choice([-1.0, 1.0], 8192)
+        gradients = gradients.astype("float32")
+        damping = damping_for(gradients, 15.0)
+        c = np.stack([scale * rng.standard_normal(100), np.eye(100)[i]], axis=1).astype("float32")
+        v = gradients.astype("float64").T @ c
+        for inverse in inverses(gradients, damping):
+            assert np.max(backward_errors(gradients, damping, v, inverse.matvec_gradients(c))) <= LIMIT
+
+
+@pytest.mark.parametrize("m", [16, 24, 64])
+def test_few_rows_are_not_judged_by_chance(m):
+    """A third of the rows are parallel rows of signs, and c nearly annihilates these."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        gradients = rng.standard_normal((m, 8300))
+        some, scales = rng.choice(m, m // 3, replace=False), rng.uniform(1, 2, m // 3)
+        gradients[some] = scales[:, None] * rng.choice([-1.0, 1.0], 8300)
+        gradients = gradients.astype("float32")
+        damping = damping_for(gradients, 31.0)
+        scaled = gradients.astype("float64") / np.sqrt(m * damping)
+        inverse = WoodburyRankOneInverse(gradients, damping)
+        for _ in range(10):
+            free, other = rng.standard_normal(m // 3), rng.standard_normal(m)
+            y = np.zeros(m)
+            y[some] = free - scales * (free @ scales) / (scales @ scales)
+            y += other * rng.uniform(0.035, 0.5) * np.linalg.norm(y) * norm(scaled) / np.linalg.norm(scaled.T @ other)
+            c = y + scaled @ (scaled.T @ y)
+            c = (c / np.abs(c).max()).astype("float32")
+            v = gradients.astype("float64").T @ c
+            assert backward_errors(gradients, damping, v, inverse.matvec_gradients(c)) <= LIMIT

@@ -174,7 +174,7 @@ def test_the_line_of_a_failure_makes_it_again():
 
 @pytest.mark.parametrize("change", [lambda p: p.scaled_by(0.5), lambda p: p.permuted(), lambda p: p.with_damping(0.25)])
 def test_a_problem_is_made_again_by_its_repr(change):
-    problem = change(make_problem(3, kind="signs", shape=(4, 7), kappa=30.0, weighted=True, normalization="sum"))
+    problem = change(make_problem(3, kind="decay", shape=(4, 7), kappa=30.0, weighted=True, normalization="sum"))
     again = eval(repr(problem), {"make_problem": make_problem, "np": np})
     assert np.array_equal(again.gradients, problem.gradients)
     assert np.array_equal(again.weights, problem.weights)

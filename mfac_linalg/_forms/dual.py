@@ -60,16 +60,15 @@ class DualForm(OneSystem, Part):
 
     @property
     def _dual_sweeps(self) -> DualSweeps:
-        small = self.capacitance
-        rows, row_norms, wide_rows = self.rows, None, None
-        sample_rows = rows.sample_rows if isinstance(rows, ScaledRows) and rows.can_sample_rows else None
+        rows, options = self.rows, dict[str, Any]()
+        if isinstance(rows, ScaledRows) and rows.can_sample_rows:
+            options["sample_rows"] = rows.sample_rows
         if self.arithmetic == "float32":  # L is float64, and more accurate
-            row_norms = small.row_norms
+            options["row_norms"] = self.capacitance.row_norms
             if self._can_widen and self.whitened is None and self._unwhitened.can_change_dtype:
-                wide_rows = self._unwhitened.astype_float64
-        return DualSweeps(
-            rows, small.solve, self.norm, self.sweeps, self.cancellation, row_norms, sample_rows, wide_rows
-        )
+                options["wide_rows"] = self._unwhitened.astype_float64
+                options["better_solve"] = lambda b: self.float64_capacitance.solve(b)
+        return DualSweeps(rows, self.capacitance.solve, self.norm, self.sweeps, self.cancellation, **options)
 
     def solve_in_span(self, b: Array) -> Array:
         """M Sᵀ b by push-through, Sᵀ A⁻¹ b, with further sweeps if the sum Sᵀ a cancels."""

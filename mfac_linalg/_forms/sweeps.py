@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -15,13 +15,14 @@ from .._rows.whitened import WhitenedRows
 from .._typing import Array
 
 MAX_SWEEPS = 24  # duplicated rows at κ = 0.1/eps need up to twenty
-HARMLESS = 2.0  # an amplification q of rounding that needs no look at the residual
+HARMLESS = 1.5  # an amplification q of rounding that needs no look at the residual
 CANCELLATION = 4.0  # up to which the residual in some rows decides, and q alone where values cannot be read
 PUSH_THROUGH_CANCELLATION = 30.0  # the same for a sum Sᵀy, where nothing is subtracted from a vector
 RESIDUAL_ROUNDINGS = 4.0  # of ‖F‖ ‖x‖: a residual at which sweeps end
 SUM_ROUNDINGS = 2.0  # of ‖F‖ ‖x‖, that a float32 sum Sᵀy may leave
-SAMPLE, SAMPLE_STEP = 8, 16  # rows in which the residual is computed first, or one in so many
-SMALL_SIZE = 2**17  # of S, for which its residual in all rows costs no more
+SAMPLE, SAMPLE_STEP = 16, 16  # rows at least, in which the residual is computed first, and at most so far apart
+SMALL_SIZE = 2**17  # of S, for which the residual in all rows costs no more
+SLOW = 0.25  # a sweep that leaves more of the residual than this needs a better factor
 
 
 def sweeps_for(kappa: float, dtype: str, *, float64_gram: bool) -> int:
@@ -49,6 +50,7 @@ class Iterate(NamedTuple):
     size: Any  # ‖r‖, by column; None where it cannot be read
     step: Array  # δ
     before: Any  # ‖r‖ ahead of the step
+    residual: Array  # S r − a ahead of the step
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class DualSweeps:
     row_norms: Callable[[], Array] | None = None  # ν, the norms of the rows of L, (m,), if they bound rounding
     sample_rows: Callable[[int, int], tuple[np.ndarray, RowMatrix]] | None = None  # for a look at the residual
     wide_rows: Callable[[], RowMatrix] | None = None  # S in float64, for a sum Sᵀy that would lose its digits
+    better_solve: Callable[[Array], Array] | None = None  # by a float64 Gram matrix, where sweeps do not contract
 
     def from_zero(self, u: Array) -> tuple[Array, Array]:
         """From r = u, a = 0: (I + SᵀS)⁻¹u and its dual."""
@@ -85,7 +88,7 @@ class DualSweeps:
             r, projection = _backend.cast(self.wide_rows().combine(y), self.rows.dtype), None
             size = _norms(r)
         limit = self.cancellation if self.row_norms is None else PUSH_THROUGH_CANCELLATION
-        return self._continue(Iterate(r, b - y, projection, size, y, 0.0), limit)
+        return self._continue(Iterate(r, b - y, projection, size, y, 0.0, b), limit)
 
     def _rounding_shows(self, y: Array, size: Any) -> bool:
         """Whether the rounding of Sᵀy, ε Σ_i ‖s_i‖ |y_i|, may be larger than SUM_ROUNDINGS of ‖F‖ ‖Sᵀy‖.
@@ -110,15 +113,25 @@ class DualSweeps:
         """Sweep until r and a are accurate; up to q = limit a sample of the residual may tell."""
         if _backend.is_traced(now.size):
             return _backend.scan_until(self._is_done(now), self._traced_sweep, (now.r, now.a), self.sweeps - 1)
-        can_read = now.size is not None
+        can_read, sweeps, last = now.size is not None, self, now
         for _ in range(1, MAX_SWEEPS if can_read else self.sweeps):
             if can_read and self._is_accurate(now, limit):
                 break
             y = self.rows.project(now.r) if now.projection is None else now.projection
-            if can_read and self._is_solved(now.size, _norms(y - now.a)):
-                break
-            now = self._sweep(now.r, now.a, y, now.size)
+            if can_read:
+                size = _norms(y - now.a)
+                if self._is_solved(now.size, size):
+                    break
+                if sweeps is self and self._is_slow(now, size):
+                    sweeps = replace(self, solve=cast(Any, self.better_solve))
+                    if last is not now:  # r would keep the rounding of a sweep that made it larger
+                        now, y = last, now.residual + last.a
+            now, last = sweeps._sweep(now.r, now.a, y, now.size), now
         return now.r, now.a
+
+    def _is_slow(self, now: Iterate, residual: Any) -> bool:
+        """Whether the last sweep left much of the residual, whose norm is now this, and a better factor is there."""
+        return self.better_solve is not None and bool(np.any(_read(residual) > SLOW * _read(_norms(now.residual))))
 
     def _is_accurate(self, now: Iterate, limit: float) -> bool:
         """Whether q, or q by rows, is harmless in every column, or up to `limit` and the residual small in a sample."""
@@ -138,21 +151,22 @@ class DualSweeps:
         return bool((self.norm * residual <= RESIDUAL_ROUNDINGS * eps * kappa_of(self.norm) * size).all())
 
     def _is_solved_in_sample(self, now: Iterate) -> bool:
-        """The same by some rows, evenly spaced, among them the one with the largest ν_i |δ_i|."""
+        """The same of one column by some rows, evenly spaced, among them the one with the largest ν_i |δ_i|."""
         m, d = self.rows.shape
-        if self.sample_rows is None or m * d <= SMALL_SIZE or m < SAMPLE_STEP:
+        if self.sample_rows is None or now.r.shape[-1] > 1 or m < SAMPLE or m * d <= SMALL_SIZE:
             return False
         norms = np.ones(m) if self.row_norms is None else _read(self.row_norms())
         largest = int(np.argmax(norms * np.abs(_read(now.step)).max(axis=-1)))
-        index, rows = self.sample_rows(largest, max(SAMPLE_STEP, m // SAMPLE))
+        index, rows = self.sample_rows(largest, min(SAMPLE_STEP, m // SAMPLE))
         share = np.sum(norms[index] ** 2) / np.sum(norms**2)
         return self._is_solved(now.size, _norms(rows.project(now.r) - now.a[index, :]) / np.sqrt(share))
 
     def _sweep(self, r: Array, a: Any, y: Array | None, size: Any) -> Iterate:
         """The next iterate, from r, a, S r where it is known, and ‖r‖."""
-        delta = self.solve((self.rows.project(r) if y is None else y) - a)
+        residual = (self.rows.project(r) if y is None else y) - a
+        delta = self.solve(residual)
         r, y = self._descend(r, delta)
-        return Iterate(r, a + delta, y, _norms(r), delta, size)
+        return Iterate(r, a + delta, y, _norms(r), delta, size, residual)
 
     def _traced_sweep(self, r: Array, a: Array) -> tuple[Array, Array, Any]:
         now = self._sweep(r, a, None, _norms(r))

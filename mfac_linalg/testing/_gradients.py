@@ -91,14 +91,6 @@ def _sparse(rng: Rng, m: int, d: int) -> np.ndarray:
     return gradients
 
 
-def _signs(rng: Rng, m: int, d: int) -> np.ndarray:
-    """Rows of one sign pattern, with a few other signs and two scales: sums round the same way in every row."""
-    first, second = rng.uniform(1, 2, 2)
-    scales = np.where(np.arange(m) < m // 2, first, second)
-    flips = np.where(rng.uniform(size=(m, d)) < 0.002, -1.0, 1.0)
-    return scales[:, None] * rng.choice([-1.0, 1.0], d) * flips
-
-
 KINDS: dict[str, Callable[[Rng, int, int], np.ndarray]] = {
     "gaussian": _gaussian,
     "decay": _decay,
@@ -115,5 +107,4 @@ KINDS: dict[str, Callable[[Rng, int, int], np.ndarray]] = {
     "bumps": _bumps,
     "opposites": _opposites,
     "sparse": _sparse,
-    "signs": _signs,
 }
