@@ -28,5 +28,5 @@ __all__ = [
     "show_versions",
 ]
 
-if "hypothesis" in _sys.modules:  # `strategies.from_type` then knows the classes
+if _sys.modules.get("hypothesis") is not None:  # `strategies.from_type` then knows the classes
     _import_module("mfac_linalg.testing._registration")

@@ -1,5 +1,6 @@
 """mfac_linalg.testing without Hypothesis: what its checks find, and what they say."""
 
+import pickle
 import subprocess
 import sys
 import warnings
@@ -237,7 +238,15 @@ def test_names_that_are_no_checks_are_refused(argument):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"), [({"kind": "gauss"}, "`kind`"), ({"kappa": 1.0}, "`kappa`"), ({"kappa": np.nan}, "`kappa`")]
+    ("arguments", "words"),
+    [
+        ({"kind": "gauss"}, "`kind`"),
+        ({"kappa": 1.0}, "`kappa`"),
+        ({"kappa": np.nan}, "`kappa`"),
+        ({"kappa": np.inf}, "`kappa`"),
+        ({"normalization": "Mean"}, "`normalization`"),
+        ({"shape": (0, 5)}, "`shape`"),
+    ],
 )
 def test_invalid_problems_are_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
@@ -262,3 +271,92 @@ print("hypothesis" in sys.modules, "pytest" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_answers_of_zero_and_other_signatures_do_not_end_the_run():
+    zeros = check_inverse(lambda problem: np.zeros_like, make_problem(0), on_fail=None)
+    assert {"right formula: random", "factor"} <= failures(zeros)
+
+    class OtherSample(Textbook):
+        def sample(self, size, *, rng=None):
+            raise AssertionError
+
+    results = check_inverse(OtherSample, make_problem(0), checks=["sample"])
+    assert [(result.status, "sample(size, seed=0)" in result.message) for result in results] == [("skipped", True)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"on_fail": "raises"}, {"checks": []}, {"problem": []}, {"problem": iter(())}],
+    ids=["on_fail", "checks", "list", "iterator"],
+)
+def test_a_run_that_checks_nothing_is_refused(options):
+    problem = options.pop("problem", make_problem(0))
+    with pytest.raises(ValueError, match=r"`on_fail`|must not be empty"):
+        check_inverse(woodbury, problem, **options)
+
+
+def test_checks_may_be_one_name_or_a_generator():
+    for checks in ("stable: random", (name for name in ["stable: random"])):
+        assert [result.check for result in check_inverse(woodbury, make_problem(0), checks=checks)] == [
+            "stable: random"
+        ]
+
+
+def test_a_factor_is_not_judged_where_rounding_hides_it():
+    problem = make_problem(0, kind="decay", shape=(10, 600), kappa=1e6, dtype="float32")
+    results = check_inverse(Textbook, problem, on_fail=None)
+    assert {result.check: result.status for result in results}["factor"] == "skipped"
+
+
+def test_a_class_that_reorders_its_gradients_leaves_the_problem_and_is_found():
+    def make(problem):
+        problem.gradients[:] = problem.gradients[::-1].copy()
+        return woodbury(problem)
+
+    problem = make_problem(0)
+    before = problem.gradients.copy()
+    assert failures(check_inverse(make, problem, on_fail=None)) == {"inputs"}
+    assert np.array_equal(problem.gradients, before)
+
+
+def test_failures_survive_processes():
+    with pytest.raises(CheckError) as caught:
+        check_inverse(Textbook, make_problem(2, kappa=1e6, dtype="float32"), checks=["stable: *"])
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)
+    assert [result.check for result in again.results] == [result.check for result in caught.value.results]
+
+
+def test_a_damping_that_is_only_kept_may_mean_anything():
+    class Keeps(Textbook):
+        def __init__(self, problem):
+            super().__init__(problem)
+            self.damping = problem.damping
+
+    assert [result.status for result in check_inverse(Keeps, make_problem(0), checks=["damping"])] == ["skipped"]
+
+
+def test_an_inverse_that_always_raises_refuses_nothing():
+    with pytest.raises(CheckError, match="ZeroDivisionError"):
+        check_inverse(lambda problem: 1 / 0, make_problem(0), checks=["refusal"])
+
+
+def test_what_make_may_return_is_said():
+    with pytest.raises(CheckError, match="`matvec` or `@`, or a function; got NoneType"):
+        check_inverse(lambda problem: None, make_problem(0), checks=["stable: random"])
+
+
+def test_options_are_in_the_line_of_a_failure():
+    results = check_inverse(
+        Textbook, make_problem(0), asarray=np.asarray, eps=1e-30, checks=["stable: *"], on_fail=None
+    )
+    assert all(result.reproduce.endswith(", asarray=asarray, eps=1e-30)") for result in results)
+
+
+def test_a_problem_with_a_damping_per_parameter_is_made_again_by_its_repr():
+    problem = make_problem(0, dtype=np.float32, vector=True)
+    problem = problem.with_damping(problem.damping * 2)
+    again = eval(repr(problem), {"make_problem": make_problem, "np": np})
+    assert np.array_equal(again.damping, problem.damping)
+    assert again.damping.dtype == np.float32

@@ -91,6 +91,14 @@ def test_a_test_of_a_subclass_replaces_ours():
     assert type("Third", (Own,), {})().test_its_diagonal_is_right() == "own"
 
 
+def test_a_test_can_be_left_out():
+    class Without(TestWoodbury):
+        test_its_diagonal_is_right = None
+
+    assert Without.test_its_diagonal_is_right is None
+    assert type("Third", (Without,), {}).test_its_diagonal_is_right is None
+
+
 class Window:
     """A window in a few lines that solves the dense system; `limit` is where gradients are dropped."""
 
@@ -134,6 +142,20 @@ def test_the_machine_finds_a_window_that_keeps_one_gradient_too_many():
     with pytest.raises(AssertionError, match="R = ") as caught:
         run(Machine)
     assert sum("append" in line for note in caught.value.__notes__ for line in note.splitlines()) <= 3
+
+
+def test_the_machine_finds_a_window_that_writes_to_gradients():
+    class Normalizes(Window):
+        def append(self, g):
+            super().append(g)
+            g *= 0.5
+
+    class Machine(WindowMachine):
+        def make_window(self, window, dim, damping):
+            return Normalizes(window, dim, damping)
+
+    with pytest.raises(AssertionError, match="changed the gradient"):
+        run(Machine)
 
 
 def test_the_machine_finds_a_stale_damping():
@@ -215,7 +237,14 @@ def test_types_have_strategies(kind):
     draws()
 
 
-@pytest.mark.parametrize("order", ["hypothesis.strategies, mfac_linalg", "mfac_linalg, hypothesis.strategies"])
+@pytest.mark.parametrize(
+    "order",
+    [
+        "hypothesis.strategies, mfac_linalg",
+        "mfac_linalg, hypothesis.strategies",
+        "mfac_linalg.testing.strategies, mfac_linalg",
+    ],
+)
 def test_types_have_strategies_whichever_is_imported_first(order):
     """The entry point of Hypothesis, or ours, registers them: nothing else has to be imported."""
     code = f"""
@@ -231,3 +260,10 @@ def test_the_entry_point_imports_nothing_of_the_package():
     code = "import sys, hypothesis; print(*[m for m in ('mfac_linalg', 'numpy', 'scipy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("name", ["strategies", "InverseTests", "WindowMachine"])
+def test_without_hypothesis_the_way_to_install_it_is_said(name):
+    code = f"import sys; sys.modules['hypothesis'] = None; import mfac_linalg.testing as kit; kit.{name}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.rstrip().endswith('which is not installed. Run pip install "mfac_linalg[testing]".')

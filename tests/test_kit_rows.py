@@ -62,9 +62,10 @@ def wrong(**methods):
             "float32",
         ),
         (wrong(gram=lambda self: self.array @ self.array), {"gram", "dtype"}, "ValueError"),
+        (wrong(gram=lambda self: np.full((4, 4), np.nan)), {"gram"}, "nan instead of"),
         (wrong(project=lambda self, v: (self.array @ v)[:, 0]), {"project", "adjoint"}, "shape (4,)"),
     ],
-    ids=["gram", "project", "combine", "a lost column", "panels out of order", "dtype", "raises", "shape"],
+    ids=["gram", "project", "combine", "a lost column", "panels out of order", "dtype", "raises", "nan", "shape"],
 )
 def test_wrong_rows_are_found(rows, found, words):
     with pytest.raises(CheckError) as caught:
@@ -94,3 +95,8 @@ def test_failures_can_be_warnings():
     with pytest.warns(UserWarning, match="gram"):
         check_rows(rows, on_fail="warn")
     assert len(check_rows(rows, on_fail=None)) == len(NAMES)
+
+
+def test_a_misspelt_way_to_fail_is_refused():
+    with pytest.raises(ValueError, match="`on_fail`"):
+        check_rows(Rows(array()), on_fail="raises")

@@ -41,7 +41,7 @@ def _peers(cases: list[dict[str, Any]]) -> str:
     for case in cases:
         failed = case["failed"]
         heading = f"**{case['name']}** of {case['package']} {case['version']}:"
-        lines += [f"{heading} {len(failed)} of the checks fail." if failed else f"{heading} every check passes.", ""]
+        lines += [f"{heading} {', '.join(f'`{check}`' for check in failed) or 'nothing'} failed.", ""]
         for text in failed.values():
             lines += ["```text", text, "```", ""]
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from .._errors import not_installed as _not_installed
 from ._check_inverse import check_inverse as check_inverse
 from ._check_inverse import default_problems as default_problems
 from ._check_rows import check_rows as check_rows
@@ -54,7 +55,12 @@ def __getattr__(name: str) -> _Any:
     if name not in _BY_HYPOTHESIS:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    module = _import_module(f"{__name__}.{_BY_HYPOTHESIS[name]}")
+    try:
+        module = _import_module(f"{__name__}.{_BY_HYPOTHESIS[name]}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "hypothesis":
+            raise
+        raise _not_installed(what=f"{__name__}.{name}", library="hypothesis", extra="testing") from error
     return module if name == "strategies" else getattr(module, name)
 
 

@@ -59,11 +59,14 @@ def factor(exam: Exam) -> Measured:
     """The n of F = Λ + (1/n) Σ w_i g_i g_iᵀ that the answers have, as a multiple of the one that was asked for."""
     v = exam.questions["first singular vector"]
     top = exam.problem.oracle.size  # F v = (1 + top) Λv
-    shrinking = float(np.linalg.norm((v / exam.roots).astype(np.float64)))
-    shrinking /= float(np.linalg.norm((exam.roots * exam.answer(v)).astype(np.float64)))
-    if top < 0.1:
-        msg = f"the gradients hardly change F at κ = {1 + top:.3g}"
+    if top < 0.1 or not exam.resolves(v, exam.problem.oracle.solve(v)):
+        msg = f"n can hardly be told at κ = {1 + top:.3g} in {exam.problem.dtype}"
         raise NotApplicableError(msg)
+    size = float(np.linalg.norm((exam.roots * exam.answer(v)).astype(np.float64)))
+    if not size:
+        msg = "F⁻¹v is 0"
+        raise NoAnswerError(msg)
+    shrinking = float(np.linalg.norm((v / exam.roots).astype(np.float64))) / size
     implied = top / (shrinking - 1) if shrinking > 1 else np.inf
     m, asked = exam.problem.shape[0], exam.problem.normalization
     n = m if asked == "mean" else 1
@@ -118,7 +121,11 @@ def sample(exam: Exam) -> Measured:
     if not hasattr(exam.inverse, "sample"):
         msg = "there is no `sample`"
         raise NotApplicableError(msg)
-    draws = to_numpy(exam.inverse.sample(SAMPLES, seed=0)).astype(np.float64)
+    try:
+        draws = to_numpy(exam.inverse.sample(SAMPLES, seed=0)).astype(np.float64)
+    except TypeError as error:
+        msg = f"`sample` is not called as sample(size, seed=0): {error}"
+        raise NotApplicableError(msg) from error
     d = exam.problem.shape[1]
     if draws.shape != (SAMPLES, d):
         msg = f"sample({SAMPLES}) has shape {draws.shape}; ({SAMPLES}, {d}) is needed"

@@ -11,7 +11,7 @@ import numpy as np
 from ._checks import CHECKS
 from ._exam import Exam, NoAnswerError, NotApplicableError
 from ._problems import Problem, make_problem
-from ._results import CheckError, CheckResult, report
+from ._results import CheckError, CheckResult, report, require_way_to_fail
 
 
 def check_inverse(
@@ -28,8 +28,9 @@ def check_inverse(
 ) -> list[CheckResult]:
     """Check anybody's F⁻¹ against a dense inverse in extended precision.
 
-    Two kinds of checks are told apart. "right formula" allows what a correct formula may lose to rounding: an inverse
-    that fails it has a bug. "stable" allows R = ‖v − Fx‖/(‖F‖‖x‖ε) ≤ 30, as LAPACK does for its solvers: the textbook
+    Two kinds of checks are told apart. "right formula" allows what Woodbury's formula loses to rounding if its m × m
+    system is solved: an inverse that fails it has a bug, or rounds worse, as one that multiplies by an explicit inverse
+    of this system does. "stable" allows R = ‖v − Fx‖/(‖F‖‖x‖ε) ≤ 30, as LAPACK does for its solvers: the textbook
     Woodbury formula is right and fails it, because it cancels where v lies in the span of the gradients.
 
     Parameters
@@ -70,7 +71,10 @@ def check_inverse(
 
     Notes
     -----
-    Cost: O(d³) per problem, in longdouble; the default ones take about two seconds.
+    Cost: O(d³) per problem, in longdouble; the default ones take about a second. `make` is given copies of the arrays.
+
+    docs/testing.md says what each check requires. "refusal" is about invalid arguments, which a class that checks none
+    fails: ``expected_failures={"refusal": "no checks"}``.
 
     Examples
     --------
@@ -82,19 +86,24 @@ def check_inverse(
     >>> {result.status for result in results} <= {"passed", "skipped"}
     True
     """
-    _require_known(checks)
-    _require_known(expected_failures)
-    expected = expected_failures or {}
-    results = []
+    require_way_to_fail(on_fail)
+    names = None if checks is None else [checks] if isinstance(checks, str) else list(checks)
+    expected = dict(expected_failures or {})
+    _require_known("checks", names)
+    _require_known("expected_failures", expected)
+    results: list[CheckResult] = []
     options = "".join(f", {name}={name}" for name, x in (("asarray", asarray), ("redamp", redamp)) if x is not None)
     options += "" if eps is None else f", eps={eps}"
     for exam in _exams(make, problem, asarray, redamp, eps):
         for name, check in CHECKS.items():
-            if checks is None or _matches(name, checks):
+            if names is None or _matches(name, names):
                 result = replace(_run(name, check, exam, expected), options=options)
                 results.append(result)
                 if callback is not None:
                     callback(result)
+    if not results:
+        msg = "`problem` and `checks` must not be empty; nothing was checked. Leave them out to check everything."
+        raise ValueError(msg)
     if any(result.status == "failed" for result in results):
         if on_fail == "raise":
             raise CheckError(results)
@@ -164,6 +173,8 @@ def _run(name: str, check: Callable[[Exam], Any], exam: Exam, expected: Mapping[
         return CheckResult(name, "skipped", message=str(skipped), problem=exam.problem)
     except NoAnswerError as failed:
         value, limit, message = np.nan, np.nan, str(failed)
+    except Exception as error:  # of the inverse, in a call that only this check makes
+        value, limit, message = np.nan, np.nan, f"raised {type(error).__name__}: {error}"
     if value <= limit:
         return CheckResult(name, "passed", value, limit, problem=exam.problem)
     reasons = [reason for pattern, reason in expected.items() if _matches(name, [pattern])]
@@ -175,8 +186,8 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _require_known(patterns: Iterable[str] | None) -> None:
+def _require_known(argument: str, patterns: Iterable[str] | None) -> None:
     for pattern in patterns or ():
         if not fnmatch.filter(CHECKS, pattern):
-            msg = f"`checks` and `expected_failures` must name checks; got {pattern!r}. There are {sorted(CHECKS)}."
+            msg = f"`{argument}` must name checks; got {pattern!r}. There are {list(CHECKS)}."
             raise ValueError(msg)

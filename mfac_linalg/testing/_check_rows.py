@@ -8,7 +8,7 @@ import numpy as np
 
 from ._arrays import to_numpy
 from ._oracle import LIMIT
-from ._results import CheckError, CheckResult, report
+from ._results import CheckError, CheckResult, report, require_way_to_fail
 
 
 def check_rows(
@@ -67,6 +67,8 @@ def check_rows(
     >>> [result.status for result in check_rows(Rows(np.ones((2, 5))))]
     ['passed', 'passed', 'passed', 'passed', 'passed', 'passed', 'passed']
     """
+    require_way_to_fail(on_fail)
+    checks = [checks] if isinstance(checks, str) else checks
     unknown = [name for name in checks or () if name not in ROW_CHECKS]
     if unknown:
         msg = f"`checks` must be names of checks; got {unknown}. There are {list(ROW_CHECKS)}."
@@ -100,11 +102,11 @@ class _RowsExam:
         answer = to_numpy(x)
         if answer.shape != expected.shape:
             return np.inf, f"shape {answer.shape} instead of {expected.shape}"
-        error = np.abs(answer.astype(np.float64) - expected)
+        error = np.nan_to_num(np.abs(answer.astype(np.float64) - expected), nan=np.inf)
         ratio = np.where(error > 0, error / np.where(scale > 0, scale * self.eps, np.finfo(np.float64).tiny), 0.0)
         if not ratio.size:
             return 0.0, ""
-        place = np.unravel_index(np.argmax(np.nan_to_num(ratio, nan=np.inf)), ratio.shape)
+        place = np.unravel_index(np.argmax(ratio), ratio.shape)
         worst = float(ratio[place])
         return worst, f"entry {tuple(map(int, place))} is {answer[place]:.6g} instead of {expected[place]:.6g}"
 

@@ -39,7 +39,7 @@ class Exam:
     def inverse(self) -> Any:
         """What `make` returns."""
         try:
-            return self.make(self.problem)
+            return self.make(self.problem.copy())
         except NotApplicableError:
             raise
         except Exception as error:
@@ -51,11 +51,8 @@ class Exam:
         return replace(self, problem=problem, make=make or self.make)
 
     def ask(self, v: Any) -> Any:
-        """The inverse times v, an array of its library, as it answers: by `matvec`, `@`, or a call."""
-        inverse = self.inverse
-        if hasattr(inverse, "matvec"):
-            return inverse.matvec(v)
-        return inverse @ v if hasattr(type(inverse), "__matmul__") else inverse(v)
+        """The inverse times v, an array of its library, as it answers."""
+        return ask(self.inverse, v)
 
     def answer(self, v: np.ndarray) -> np.ndarray:
         """The inverse times v, (d,), in NumPy."""
@@ -108,6 +105,18 @@ class Exam:
         """Whether a wrong formula shows: rounding may not be of the size of the answer."""
         size = np.linalg.norm((self.roots * expected).astype(np.float64))
         return bool(LIMIT * self._loss(v, expected) <= 0.3 * size)
+
+
+def ask(inverse: Any, v: Any) -> Any:
+    """The inverse times v: by `matvec`, `@`, or a call."""
+    if hasattr(inverse, "matvec"):
+        return inverse.matvec(v)
+    if hasattr(type(inverse), "__matmul__"):
+        return inverse @ v
+    if not callable(inverse):
+        msg = f"`make` must return an object with `matvec` or `@`, or a function; got {type(inverse).__name__}"
+        raise NoAnswerError(msg)
+    return inverse(v)
 
 
 def changed_traits(v: Any, x: Any) -> str:

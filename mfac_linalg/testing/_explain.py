@@ -33,8 +33,8 @@ def explain_rounding(exam: "Exam", v: np.ndarray, x: np.ndarray) -> str:
     if exam.error(v, x, expected) > LIMIT:
         return "The formula is wrong, or it loses more than the textbook's."
     return (
-        "The formula is right, but rounding is amplified: near the span of the gradients v/λ is much larger than "
-        "F⁻¹v, and (v − Gᵀa)/λ cancels."
+        "The formula is right, but rounding is amplified: near the span of the gradients F⁻¹v is much smaller than "
+        "v/λ, and a difference such as (v − Gᵀa)/λ cancels."
     )
 
 

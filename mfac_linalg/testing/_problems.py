@@ -85,6 +85,14 @@ class Problem:
         """The dense answers."""
         return Oracle(self.gradients, self.damping, self.weights, self.normalization, self.wide)
 
+    def copy(self) -> "Problem":
+        """The same problem on arrays of its own, with the same oracle."""
+        arrays = {name: getattr(self, name) for name in ("gradients", "damping", "weights")}
+        copies: dict[str, Any] = {name: array.copy() for name, array in arrays.items() if isinstance(array, np.ndarray)}
+        other = replace(self, **copies)
+        other.__dict__["oracle"] = self.oracle
+        return other
+
     def scaled_by(self, scale: float) -> "Problem":
         """The same problem in other units: gradients times `scale`, damping times its square."""
         gradients = (self.gradients * np.float64(scale)).astype(self.dtype)
@@ -97,7 +105,8 @@ class Problem:
 
     def with_damping(self, damping: Any) -> "Problem":
         """The same gradients under another damping."""
-        return replace(self, name=f"{self}.with_damping({damping!r})", damping=damping)
+        words = f"np.array({damping.tolist()}, {self.dtype!r})" if isinstance(damping, np.ndarray) else repr(damping)
+        return replace(self, name=f"{self}.with_damping({words})", damping=damping)
 
     def __repr__(self) -> str:
         return self.name
@@ -151,11 +160,17 @@ def make_problem(
     if kind not in KINDS:
         msg = f"`kind` must be one of {sorted(KINDS)}; got {kind!r}."
         raise ValueError(msg)
-    if not kappa > 1:
-        msg = f"`kappa` must be above 1, the value without gradients; got {kappa}."
+    if not 1 < kappa < np.inf:
+        msg = f"`kappa` must be finite and above 1, the value without gradients; got {kappa}."
+        raise ValueError(msg)
+    if normalization not in ("mean", "sum"):
+        msg = f"`normalization` must be 'mean' or 'sum'; got {normalization!r}."
+        raise ValueError(msg)
+    (m, d), dtype = shape, np.dtype(dtype).name
+    if m < 1 or d < 1:
+        msg = f"`shape` must be (m, d) with m ≥ 1 and d ≥ 1; got {shape}."
         raise ValueError(msg)
     rng = np.random.default_rng(seed)
-    m, d = shape
     gradients = KINDS[kind](rng, m, d).astype(dtype)
     weights = (10 ** rng.uniform(-1, 1, m)).astype(dtype) if weighted else None
     profile = (10 ** rng.uniform(-1, 1, d)).astype(dtype) if vector else 1.0

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 import mfac_linalg
 
 from ._problems import Problem
-from .strategies import problems
 
 
 def _static(problem: Problem) -> mfac_linalg.WoodburyRankOneInverse:
@@ -35,17 +34,28 @@ def _window(problem: Problem, spare: int) -> mfac_linalg.SlidingWindowInverse:
     return mfac_linalg.SlidingWindowInverse.from_gradients(problem.gradients, problem.damping, window=window)
 
 
-def register() -> None:
-    """Register a strategy for each class: inverses of generated problems in float64."""
+def _strategy(kind: type) -> st.SearchStrategy[Any]:
+    from .strategies import problems  # when it is asked for: this module may be imported in the middle of that one
+
     plain = problems(vector=False, weighted=False, normalization="mean")
-    found: dict[Any, st.SearchStrategy[Any]] = {
+    found: dict[type, st.SearchStrategy[Any]] = {
         Problem: problems(),
         mfac_linalg.WoodburyRankOneInverse: st.builds(_static, problems()),
         mfac_linalg.BlockDiagonalInverse: st.builds(_blocks, problems(), st.integers(1, 8)),
         mfac_linalg.SlidingWindowInverse: st.builds(_window, plain, st.integers(0, 3)),
     }
-    for kind, strategy in found.items():
-        st.register_type_strategy(kind, strategy)
+    return found[kind]
+
+
+def register() -> None:
+    """Register a strategy for each class: inverses of generated problems in float64."""
+    inverses = (
+        mfac_linalg.WoodburyRankOneInverse,
+        mfac_linalg.BlockDiagonalInverse,
+        mfac_linalg.SlidingWindowInverse,
+    )
+    for kind in (Problem, *inverses):
+        st.register_type_strategy(kind, _strategy)
 
 
 register()

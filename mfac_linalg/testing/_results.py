@@ -53,6 +53,13 @@ class CheckResult:
         return "\n".join([*lines, f"    {self.reproduce}"])
 
 
+def require_way_to_fail(on_fail: str | None) -> None:
+    """Refuse any other `on_fail` than those there are."""
+    if on_fail not in ("raise", "warn", None):
+        msg = f"`on_fail` must be 'raise', 'warn' or None; got {on_fail!r}."
+        raise ValueError(msg)
+
+
 class CheckError(AssertionError):
     """Some checks failed; `results` has all of them.
 
@@ -65,6 +72,9 @@ class CheckError(AssertionError):
     def __init__(self, results: Sequence[CheckResult]) -> None:
         self.results = list(results)
         super().__init__(report(self.results))
+
+    def __reduce__(self) -> tuple[type, tuple[list[CheckResult]]]:
+        return type(self), (self.results,)
 
 
 def report(results: Sequence[CheckResult]) -> str:

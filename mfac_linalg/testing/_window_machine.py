@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ._arrays import to_numpy
+from ._behaviour import has_setter
 from ._oracle import LIMIT, Oracle
 from .strategies import seeds
 
@@ -133,11 +134,26 @@ class WindowMachine(RuleBasedStateMachine):
             error = float(np.linalg.norm(answer - exact) / loss)
             assert error <= LIMIT, f"the error is {error:.3g} of what rounding may cost, κ = {oracle.kappa:.3g}"
 
+    def give(self, g: np.ndarray, call: Callable[[Any], Any]) -> Any:
+        """Call the window with an array of its library, which it may not change.
+
+        Parameters
+        ----------
+        g : numpy.ndarray, shape (d,)
+            The gradient.
+        call : callable
+            Takes the array.
+        """
+        sent = self.asarray(g.copy())
+        answer = call(sent)
+        assert np.array_equal(to_numpy(sent), g), "the window changed the gradient that it was given"
+        return answer
+
     @rule(kind=st.sampled_from(KINDS))
     def append(self, kind: str) -> None:
         """Append a gradient."""
         g = self.gradient(kind)
-        self.inverse.append(self.asarray(g))
+        self.give(g, self.inverse.append)
         self.rows = [*self.rows, g][-self.window :]
 
     @precondition(_has("append_matvec"))
@@ -145,7 +161,7 @@ class WindowMachine(RuleBasedStateMachine):
     def append_matvec(self, kind: str) -> None:
         """Append a gradient and ask for its product."""
         g = self.gradient(kind)
-        x = self.inverse.append_matvec(self.asarray(g))
+        x = self.give(g, self.inverse.append_matvec)
         self.rows = [*self.rows, g][-self.window :]
         self.expect(g, x)
 
@@ -154,7 +170,7 @@ class WindowMachine(RuleBasedStateMachine):
     def replace(self, kind: str, data: st.DataObject) -> None:
         """Replace the gradient of an age."""
         age, g = data.draw(st.integers(0, len(self.rows) - 1)), self.gradient(kind)
-        self.inverse.replace(age, self.asarray(g))
+        self.give(g, lambda sent: self.inverse.replace(age, sent))
         self.rows[age] = g
 
     @precondition(lambda self: self.rows and _has("remove")(self))
@@ -172,16 +188,12 @@ class WindowMachine(RuleBasedStateMachine):
         self.inverse.clear()
         self.rows = []
 
-    @precondition(_has("damping"))
+    @precondition(lambda self: has_setter(self.inverse, "damping"))
     @rule(power=st.integers(-20, 10))
     def set_damping(self, power: int) -> None:
-        """Change λ."""
-        damping = float(10 ** (power / 10))
-        try:
-            self.inverse.damping = damping
-        except AttributeError:  # it can be read only
-            return
-        self.damping = damping
+        """Change λ, where `damping` is a property that can be set."""
+        self.damping = float(10 ** (power / 10))
+        self.inverse.damping = self.damping
 
     @rule()
     def refuse_a_gradient(self) -> None:
