@@ -55,8 +55,8 @@ def test_the_eigenvalues_lie_between_the_bounds(problem, whiten):
 @given(MODERATE, WHITEN)
 def test_the_diagonal_lies_between_the_bounds(problem, whiten):
     diagonal = construct(problem, NUMPY, whiten=whiten).diagonal() * problem.oracle.roots.astype(np.float64) ** 2
-    assert np.all(diagonal >= (1 - 4 * eps(problem.dtype)) / problem.oracle.kappa)
-    assert np.all(diagonal <= 1 + 4 * eps(problem.dtype))
+    assert np.all(diagonal >= (1 - 8 * eps(problem.dtype)) / problem.oracle.kappa)
+    assert np.all(diagonal <= 1 + 8 * eps(problem.dtype))  # of which the test rounds half
 
 
 @given(MODERATE, WHITEN, st.integers(-20, 20), seeds())
