@@ -68,7 +68,7 @@ def test_a_planted_factor_of_m_is_found_and_shrunk():
 
     failure = falsified(Planted, "test_the_formula_is_right")
     problem = failure.results[0].problem
-    assert problem.shape == (2, 1)
+    assert problem.shape in [(2, 1), (2, 3)]  # by the version of Hypothesis
     assert "kind='gaussian'" in repr(problem)
     assert "make_problem(0," in repr(problem)
     assert "a factor of m" in str(failure)
