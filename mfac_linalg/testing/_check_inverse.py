@@ -1,7 +1,6 @@
 """`check_inverse`: every check on every problem."""
 
 import fnmatch
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -11,7 +10,7 @@ import numpy as np
 from ._checks import CHECKS
 from ._exam import Exam, NoAnswerError, NotApplicableError
 from ._problems import Problem, make_problem
-from ._results import CheckError, CheckResult, report, require_way_to_fail
+from ._results import CheckResult, deliver, require_way_to_fail
 
 
 def check_inverse(
@@ -104,12 +103,7 @@ def check_inverse(
     if not results:
         msg = "`problem` and `checks` must not be empty; nothing was checked. Leave them out to check everything."
         raise ValueError(msg)
-    if any(result.status == "failed" for result in results):
-        if on_fail == "raise":
-            raise CheckError(results)
-        if on_fail == "warn":
-            warnings.warn(report(results), stacklevel=2)
-    return results
+    return deliver(results, on_fail)
 
 
 def default_problems(dtype: str = "float32") -> list[Problem]:

@@ -1,6 +1,5 @@
 """`check_rows`: whether the five methods of `GradientRows` are those of one matrix."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from ._arrays import to_numpy
 from ._oracle import LIMIT
-from ._results import CheckError, CheckResult, report, require_way_to_fail
+from ._results import CheckResult, deliver, require_way_to_fail
 
 
 def check_rows(
@@ -75,12 +74,7 @@ def check_rows(
         raise ValueError(msg)
     exam = _RowsExam(rows, asarray or (lambda x: x), np.random.default_rng(seed))
     results = [_run(name, check, exam) for name, check in ROW_CHECKS.items() if checks is None or name in checks]
-    if any(result.status == "failed" for result in results):
-        if on_fail == "raise":
-            raise CheckError(results)
-        if on_fail == "warn":
-            warnings.warn(report(results), stacklevel=2)
-    return results
+    return deliver(results, on_fail)
 
 
 class _RowsExam:

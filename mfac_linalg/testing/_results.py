@@ -1,6 +1,7 @@
 """What a check says: one result a check and problem, and the report of the failures."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,6 +76,16 @@ class CheckError(AssertionError):
 
     def __reduce__(self) -> tuple[type, tuple[list[CheckResult]]]:
         return type(self), (self.results,)
+
+
+def deliver(results: list[CheckResult], on_fail: str | None) -> list[CheckResult]:
+    """Return the results, after an error or a warning where some failed."""
+    if any(result.status == "failed" for result in results):
+        if on_fail == "raise":
+            raise CheckError(results)
+        if on_fail == "warn":
+            warnings.warn(report(results), stacklevel=3)
+    return results
 
 
 def report(results: Sequence[CheckResult]) -> str:
