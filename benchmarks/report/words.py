@@ -44,7 +44,7 @@ REASONS = {
     ("dense Cholesky", "elements"): "it holds F⁻¹, and reads one number for a pair",
 }
 GENERAL_REASONS = {
-    "block": "sums of 128 numbers are float32, and float64 adds these up",
+    "block": "sums of 128 numbers are float32, and float64 adds these up; a third product where rounding may show",
     "elements": "indices are checked, and answers clipped to their bounds",
 }
 """Of a question, whoever the peer is."""
