@@ -120,18 +120,20 @@ class DualSweeps:
             y = self.rows.project(now.r) if now.projection is None else now.projection
             if can_read:
                 size = _norms(y - now.a)
-                if self._is_solved(now.size, size):
+                is_solved = self._is_solved(now.size, size)
+                if is_solved.all():
                     break
-                if sweeps is self and self._is_slow(now, size):
+                if sweeps is self and self._is_slow(now, size, is_solved):
                     sweeps = replace(self, solve=cast(Any, self.better_solve))
                     if last is not now:  # r would keep the rounding of a sweep that made it larger
                         now, y = last, now.residual + last.a
             now, last = sweeps._sweep(now.r, now.a, y, now.size), now
         return now.r, now.a
 
-    def _is_slow(self, now: Iterate, residual: Any) -> bool:
-        """Whether the last sweep left much of the residual, whose norm is now this, and a better factor is there."""
-        return self.better_solve is not None and bool(np.any(_read(residual) > SLOW * _read(_norms(now.residual))))
+    def _is_slow(self, now: Iterate, residual: Any, is_solved: np.ndarray) -> bool:
+        """Whether the last sweep left much of a residual, whose norm is now this, and a better factor is there."""
+        is_left = ~is_solved & (_read(residual) > SLOW * _read(_norms(now.residual)))
+        return self.better_solve is not None and bool(is_left.any())
 
     def _is_accurate(self, now: Iterate, limit: float) -> bool:
         """Whether q, or q by rows, is harmless in every column, or up to `limit` and the residual small in a sample."""
@@ -145,10 +147,10 @@ class DualSweeps:
         is_likely = now.projection is None and bool((amplified <= limit * now.size).all())
         return is_likely and self._is_solved_in_sample(now)
 
-    def _is_solved(self, size: Any, residual: Any) -> bool:
-        """Whether Sᵀ(S r − a) is the residual of a backward stable solution in every column; residual is ‖S r − a‖."""
+    def _is_solved(self, size: Any, residual: Any) -> np.ndarray:
+        """Whether Sᵀ(S r − a) is the residual of a backward stable solution, by column; residual is ‖S r − a‖."""
         eps = float(np.finfo(_backend.dtype_name(self.rows.dtype)).eps)
-        return bool((self.norm * residual <= RESIDUAL_ROUNDINGS * eps * kappa_of(self.norm) * size).all())
+        return _read(self.norm * residual <= RESIDUAL_ROUNDINGS * eps * kappa_of(self.norm) * size)
 
     def _is_solved_in_sample(self, now: Iterate) -> bool:
         """The same of one column by some rows, evenly spaced, among them the one with the largest ν_i |δ_i|."""
@@ -159,7 +161,8 @@ class DualSweeps:
         largest = int(np.argmax(norms * np.abs(_read(now.step)).max(axis=-1)))
         index, rows = self.sample_rows(largest, min(SAMPLE_STEP, m // SAMPLE))
         share = np.sum(norms[index] ** 2) / np.sum(norms**2)
-        return self._is_solved(now.size, _norms(rows.project(now.r) - now.a[index, :]) / np.sqrt(share))
+        residual = _norms(rows.project(now.r) - now.a[index, :]) / np.sqrt(share)
+        return bool(self._is_solved(now.size, residual).all())
 
     def _sweep(self, r: Array, a: Any, y: Array | None, size: Any) -> Iterate:
         """The next iterate, from r, a, S r where it is known, and ‖r‖."""
