@@ -166,3 +166,23 @@ def test_few_rows_are_not_judged_by_chance(m):
             c = (c / np.abs(c).max()).astype("float32")
             v = gradients.astype("float64").T @ c
             assert backward_errors(gradients, damping, v, inverse.matvec_gradients(c)) <= LIMIT
+
+
+def test_many_columns_are_not_judged_by_some_rows_alone():
+    """Two groups of equal rows between the rows of the sample, which has a larger row at its first place."""
+    m, d = 256, 5000
+    first, second = np.arange(1, 15), np.arange(17, 31)
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        gradients = 0.01 * rng.standard_normal((m, d))
+        scales = rng.uniform(1, 2, 2)
+        gradients[first], gradients[second], gradients[0] = *scales, 1.5 * rng.standard_normal(d)
+        gradients = gradients.astype("float32")
+        damping = damping_for(gradients, 100.0)
+        cancelling, large = np.zeros(m), np.eye(m)[0]
+        cancelling[first], cancelling[second] = 1 / scales[0], -1 / scales[1]
+        c = aimed(gradients, damping, [large, large - cancelling], 28.0, by_norms)
+        columns = np.outer(c, rng.uniform(0.5, 1, 4)).astype("float32")
+        v = gradients.astype("float64").T @ columns
+        x = WoodburyRankOneInverse(gradients, damping).matvec_gradients(columns)
+        assert np.max(backward_errors(gradients, damping, v, x)) <= LIMIT

@@ -1,5 +1,6 @@
 """Dual sweeps: (I + SᵀS)⁻¹u without the cancellation of u − Sᵀ A⁻¹ S u (docs/theory.md, "Dual sweeps")."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ RESIDUAL_ROUNDINGS = 4.0  # of ‖F‖ ‖x‖: a residual at which sweeps end
 SUM_ROUNDINGS = 2.0  # of ‖F‖ ‖x‖, that a float32 sum Sᵀy may leave
 SAMPLE, SAMPLE_STEP = 16, 16  # rows at least, in which the residual is computed first, and at most so far apart
 SMALL_SIZE = 2**17  # of S, for which the residual in all rows costs no more
+MANY_COLUMNS = 4  # from which the residual of one costs much less than that of all
 SLOW = 0.25  # a sweep that leaves more of the residual than this needs a better factor
 
 
@@ -58,7 +60,8 @@ class DualSweeps:
     """Sweeps of r and a towards a = S r. Each keeps r + Sᵀa, so that at the end r = (I + SᵀS)⁻¹(r + Sᵀa).
 
     Where values can be read, they end when q = (‖r‖ + ‖S‖ ‖δ‖)/‖r_after‖, or a sharper bound by rows, is harmless in
-    every column, or else when the residual is small: in a sample of rows for a moderate q, in all of them otherwise.
+    every column, or else when the residual is small: for a moderate q in a sample of rows, and for many columns in a
+    combination of them, otherwise in all rows and columns.
     Under `jit` they end when q ≤ `cancellation`. On a device, and in a batch of torch.func, there are always `sweeps`.
     """
 
@@ -110,7 +113,7 @@ class DualSweeps:
         return _backend.subtract_over(r, self.rows.combine(delta)), None
 
     def _continue(self, now: Iterate, limit: float) -> tuple[Array, Array]:
-        """Sweep until r and a are accurate; up to q = limit a sample of the residual may tell."""
+        """Sweep until r and a are accurate; up to q = limit a part of the residual may tell."""
         if _backend.is_traced(now.size):
             return _backend.scan_until(self._is_done(now), self._traced_sweep, (now.r, now.a), self.sweeps - 1)
         can_read, sweeps, last = now.size is not None, self, now
@@ -136,7 +139,7 @@ class DualSweeps:
         return self.better_solve is not None and bool(is_left.any())
 
     def _is_accurate(self, now: Iterate, limit: float) -> bool:
-        """Whether q, or q by rows, is harmless in every column, or up to `limit` and the residual small in a sample."""
+        """Whether q, or q by rows, is harmless in every column, or up to `limit` and a part of the residual small."""
         norm = self.norm if isinstance(self.norm, float) else _read(self.norm)
         step = norm * _norms(now.step)
         if self.row_norms is not None and (now.before + step > HARMLESS * now.size).any():
@@ -145,7 +148,9 @@ class DualSweeps:
         if (amplified <= min(HARMLESS, self.cancellation) * now.size).all():
             return True
         is_likely = now.projection is None and bool((amplified <= limit * now.size).all())
-        return is_likely and self._is_solved_in_sample(now)
+        if not is_likely or 1 < now.r.shape[-1] < MANY_COLUMNS or not self._is_solved_in_sample(now):
+            return False
+        return now.r.shape[-1] == 1 or self._is_solved_in_combination(now)
 
     def _is_solved(self, size: Any, residual: Any) -> np.ndarray:
         """Whether Sᵀ(S r − a) is the residual of a backward stable solution, by column; residual is ‖S r − a‖."""
@@ -153,9 +158,9 @@ class DualSweeps:
         return _read(self.norm * residual <= RESIDUAL_ROUNDINGS * eps * kappa_of(self.norm) * size)
 
     def _is_solved_in_sample(self, now: Iterate) -> bool:
-        """The same of one column by some rows, evenly spaced, among them the one with the largest ν_i |δ_i|."""
+        """The same by some rows, evenly spaced, among them the one with the largest ν_i |δ_i|."""
         m, d = self.rows.shape
-        if self.sample_rows is None or now.r.shape[-1] > 1 or m < SAMPLE or m * d <= SMALL_SIZE:
+        if self.sample_rows is None or m < SAMPLE or m * d <= SMALL_SIZE:
             return False
         norms = np.ones(m) if self.row_norms is None else _read(self.row_norms())
         largest = int(np.argmax(norms * np.abs(_read(now.step)).max(axis=-1)))
@@ -163,6 +168,14 @@ class DualSweeps:
         share = np.sum(norms[index] ** 2) / np.sum(norms**2)
         residual = _norms(rows.project(now.r) - now.a[index, :]) / np.sqrt(share)
         return bool(self._is_solved(now.size, residual).all())
+
+    def _is_solved_in_combination(self, now: Iterate) -> bool:
+        """Whether every column is, by the residual of a random combination of the r_j/‖r_j‖: each is a part of it."""
+        weights = (_coefficients(now.r.shape[-1]) / np.where(now.size > 0, now.size, np.inf))[:, None]
+        r, a = _backend.stop_gradient(now.r), _backend.stop_gradient(now.a)
+        r = _backend.matmul(r, _backend.from_float64(weights, like=r, dtype=r.dtype))
+        a = _backend.matmul(a, _backend.to_device_of(weights, like=a))
+        return bool(self._is_solved(1.0, _norms(self.rows.project(r) - a)).all())
 
     def _sweep(self, r: Array, a: Any, y: Array | None, size: Any) -> Iterate:
         """The next iterate, from r, a, S r where it is known, and ‖r‖."""
@@ -179,6 +192,13 @@ class DualSweeps:
         """Whether q is small in every column, traced."""
         is_small = now.before + self.norm * _norms(now.step) <= self.cancellation * now.size
         return _backend.namespace(is_small).all(is_small)
+
+
+@functools.lru_cache(maxsize=8)
+def _coefficients(count: int) -> np.ndarray:
+    """Numbers of size 1 to 2 and either sign, so that residuals of several columns do not cancel by design."""
+    rng = np.random.default_rng(0)
+    return rng.choice([-1.0, 1.0], count) * rng.uniform(1.0, 2.0, count)
 
 
 def _by_rows(norms: np.ndarray, delta: Array) -> np.ndarray:
