@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+import mfac_linalg
 from benchmarks.neighbours import Clock, timed
 
 PANEL_COLUMNS = 32_768
@@ -134,7 +135,7 @@ def version(package: str) -> str:
 
 def describe() -> dict[str, object]:
     """Return processor, core count, BLAS with its threads, versions and date, ready for JSON."""
-    packages = ("mfac_linalg", "numpy", "scipy", "torch", "array-api-compat")
+    packages = ("numpy", "scipy", "torch", "array-api-compat")
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
@@ -142,5 +143,5 @@ def describe() -> dict[str, object]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "blas": _blas(),
-        "versions": {package: version(package) for package in packages},
+        "versions": {"mfac_linalg": mfac_linalg.__version__} | {package: version(package) for package in packages},
     }
