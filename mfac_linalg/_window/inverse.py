@@ -442,7 +442,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
 
         Notes
         -----
-        Cost: none; the memory of the rows is kept.
+        Cost: O(window²) for an empty small system; the memory of the rows is kept.
 
         Examples
         --------
