@@ -5,6 +5,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -33,14 +34,18 @@ NO_EXAMPLE = {
     "GradientRows.project": "is defined in the example of its class",
     "GradientRows.combine": "is defined in the example of its class",
     "GradientRows.columns": "is defined in the example of its class",
+    "GradientRows.panels": "has a default, which the example of its class uses",
     "InverseTests.make_inverse": "is defined in the example of its class",
     "WindowMachine.make_window": "is defined in the example of its class",
     "WindowMachine.gradient": "is called in the example of its class",
     "WindowMachine.give": "is called in the example of its class",
+    "WindowMachine.expect": "is called in the example of its class",
+    "Forward.rmatvec": "is `matvec`, by symmetry",
+    "Forward.rmatmat": "is `matmat`, by symmetry",
 }
 """Methods without an example of their own, and why."""
-NO_SIGNATURE = {"GradientRows", "FactorizationError", "IllConditionedWarning", "InvalidFileError"}
-"""A protocol and exceptions, whose constructors are Python's."""
+NO_SIGNATURE = {"Forward", "GradientRows", "FactorizationError", "IllConditionedWarning", "InvalidFileError"}
+"""What users do not construct themselves: a property, a protocol and exceptions."""
 CHECKERS = re.compile(r"check|refuse\w*|require\w*|_one_or_more|_of_vector|_certificate|_accept|_vector_product")
 
 
@@ -93,7 +98,7 @@ class Name(NamedTuple):
 
 
 def is_property(value: Any) -> bool:
-    return isinstance(value, property) or type(value).__name__ in ("cached_property", "_tuplegetter")
+    return isinstance(value, property | cached_property)
 
 
 def members(kind: type) -> Iterator[Name]:
@@ -224,7 +229,9 @@ def test_a_method_of_an_operator_states_its_cost(name):
     assert "Cost" in "\n".join(name.sections.get("Notes", [])) or name.qualified in NO_EXAMPLE
 
 
-@pytest.mark.parametrize("name", [name for name in CALLABLE if not name.owner and name.name.endswith("Inverse")], ids=str)
+@pytest.mark.parametrize(
+    "name", [name for name in CALLABLE if not name.owner and name.name.endswith("Inverse")], ids=str
+)
 def test_a_class_states_parameters_cost_accuracy_and_normalization(name):
     for word in ("Parameters", "Notes", "Cost", "Accuracy", "References", "Examples", "normalization"):
         assert word in name.text
