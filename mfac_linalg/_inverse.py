@@ -353,7 +353,7 @@ class Inverse(SymmetricOperator):
 
         Parameters
         ----------
-        i, j : int or integer array
+        i, j : int or array of int
             Indices of parameters, which broadcast against each other; negative ones count from the end.
 
         Returns
@@ -394,7 +394,7 @@ class Inverse(SymmetricOperator):
 
         Parameters
         ----------
-        j : integer array or list, shape (k,)
+        j : array or list of int, shape (k,)
             As in `element`.
 
         Returns
@@ -425,9 +425,9 @@ class Inverse(SymmetricOperator):
 
         Parameters
         ----------
-        rows : integer array or list, shape (n,)
+        rows : array or list of int, shape (n,)
             As in `element`.
-        cols : integer array or list, shape (k,), optional
+        cols : array or list of int, shape (k,), optional
             Unless given they are the rows.
 
         Returns
@@ -441,7 +441,7 @@ class Inverse(SymmetricOperator):
 
         Notes
         -----
-        Cost: O(m · |rows| · |cols|) on whitened rows.
+        Cost: O(mnk) on whitened rows, for n rows and k columns; O(m²(n + k) + mnk) where rows are not whitened.
         Accuracy: that of `element`.
 
         Examples

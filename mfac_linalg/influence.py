@@ -72,8 +72,8 @@ def influence(
     others takes 2tnd flops. O(d · block_size) memory in addition to arguments and result. For the stored rows the
     second product is not needed: G F⁻¹ t = C⁻¹ a with a the `dual_coefficients(t)`; for t > m it is T (F⁻¹ Gᵀ), by
     push-through.
-    Accuracy: |error| ≤ 30 eps ‖F‖ ‖F⁻¹t‖ ‖F⁻¹r‖, and the rounding of the product, eps ‖r‖ ‖F⁻¹t‖ (‖t‖ ‖F⁻¹r‖ where
-    F⁻¹ is applied to the r).
+    Accuracy: an error of at most 30 eps ‖F‖ ‖F⁻¹t‖ ‖F⁻¹r‖, and the rounding of the product, eps ‖r‖ ‖F⁻¹t‖ (‖t‖ ‖F⁻¹r‖
+    where F⁻¹ is applied to the r).
 
     References
     ----------
@@ -119,7 +119,9 @@ def self_influence(
         As in `influence`.
     gradients : array, shape (n, d), optional
         One gradient per row. Unless given they are the stored rows, which needs no pass over them.
-    block_size, progress
+    block_size : int
+        As in `influence`.
+    progress : bool
         As in `influence`.
 
     Returns

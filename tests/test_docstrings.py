@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pytest
@@ -197,11 +198,20 @@ def test_the_parameters_of_the_signature_are_documented_in_order_and_no_others(n
     assert list(name.entries("Parameters")) == name.parameters
 
 
+@pytest.mark.parametrize("name", CALLABLE, ids=str)
+def test_a_parameter_has_a_type_and_a_description(name):
+    lines = [line for line in name.sections.get("Parameters", []) if line]
+    for head, below in pairwise([*lines, ""]):
+        if not head.startswith(" "):
+            assert " : " in head or head.startswith("*")
+            assert below.startswith("    ")
+
+
 @pytest.mark.parametrize("name", NAMES, ids=str)
 def test_a_type_of_arrays_has_a_shape(name):
     for section in ("Parameters", "Attributes", "Returns", "Yields"):
         for entry, kind in name.entries(section).items():
-            if re.match(r"(boolean |integer )?(array|numpy\.ndarray|torch\.Tensor|Tensor)\b", kind or entry):
+            if re.match(r"(array|numpy\.ndarray|torch\.Tensor|Tensor)\b", kind or entry):
                 assert "shape" in kind or "shape" in " ".join(name.sections[section]), entry
 
 

@@ -138,7 +138,13 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
             As in the constructor.
         window : int, optional
             Capacity; k where not given.
-        normalization, decay, precision, compression
+        normalization : {"mean", "sum", "window"}
+            As in the constructor.
+        decay : float
+            As in the constructor.
+        precision : {"default", "high"}
+            As in the constructor.
+        compression : TopK, optional
             As in the constructor.
 
         Returns

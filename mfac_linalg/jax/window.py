@@ -139,7 +139,11 @@ class SlidingWindowState(Inverse):
             As in the constructor.
         window : int, optional
             Capacity; k where not given.
-        normalization, decay, precision
+        normalization : {"mean", "sum", "window"}
+            As in the constructor.
+        decay : float
+            As in the constructor.
+        precision : {"default", "high"}
             As in the constructor.
 
         Returns

@@ -102,9 +102,11 @@ def group_scores(weights: Array, inverse: Inverse, groups: Any) -> Array:
 
     Parameters
     ----------
-    weights, inverse
+    weights : array, shape (d,)
         As in `obs_scores`.
-    groups : int or integer array, shape (k, B)
+    inverse : Inverse
+        As in `obs_scores`.
+    groups : int or array of int, shape (k, B)
         The indices of each group; an int B for runs of B neighbours. No index twice; not all have to be in a group.
 
     Returns
@@ -163,11 +165,13 @@ def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = 
 
     Parameters
     ----------
-    weights, inverse
+    weights : array, shape (d,)
+        As in `obs_scores`.
+    inverse : Inverse
         As in `obs_scores`.
     n, m : int
         0 < n < m ≤ 16: 2 and 4 for the pattern that hardware runs.
-    groups : integer array, shape (k, m), optional
+    groups : array of int, shape (k, m), optional
         The indices of each group; runs of m neighbours unless given. Weights in no group are kept.
 
     Returns

@@ -21,7 +21,9 @@ def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
 
     Parameters
     ----------
-    weights, inverse
+    weights : array, shape (d,)
+        As in `obs_scores`.
+    inverse : Inverse
         As in `obs_scores`.
     mask : array of bool, shape (d,)
         True where a weight stays.
@@ -70,9 +72,11 @@ def group_update(weights: Array, inverse: Inverse, groups: Any) -> Array:
 
     Parameters
     ----------
-    weights, inverse
+    weights : array, shape (d,)
         As in `obs_scores`.
-    groups : integer array, shape (k, B)
+    inverse : Inverse
+        As in `obs_scores`.
+    groups : array of int, shape (k, B)
         The indices of each group that is removed, as for `group_scores`.
 
     Returns
@@ -117,7 +121,9 @@ def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
 
     Parameters
     ----------
-    weights, inverse
+    weights : array, shape (d,)
+        As in `obs_scores`.
+    inverse : Inverse
         As in `obs_scores`.
     mask : array of bool, shape (d,)
         True where a weight stays.

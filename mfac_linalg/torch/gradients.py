@@ -186,12 +186,14 @@ def iter_gradients(
 
     Parameters
     ----------
-    model, loss_fn
+    model : torch.nn.Module
+        As in `per_sample_gradients`.
+    loss_fn : callable
         As in `per_sample_gradients`; without `per_sample` the loss of a batch, as in `mean_gradients`.
     batches : iterable of (inputs, targets)
         A `torch.utils.data.DataLoader`, for example. From samples ``((a, b), y)`` it makes batches ``[[a, b], y]``,
         and the model is called with a and b.
-    params
+    params : iterable of str or callable, optional
         As in `per_sample_gradients`.
     per_sample : bool
         One gradient for each sample; False for one for each batch.
@@ -245,7 +247,7 @@ def gathered_gradients(
     model : torch.nn.Module
         After a backward pass under `backpack(BatchGrad())`, which sets `grad_batch`, or of Opacus's
         `GradSampleModule`, which sets `grad_sample`.
-    params
+    params : iterable of str or callable, optional
         As in `per_sample_gradients`.
     reduction : {"mean", "sum"}
         That of the loss. BackPACK's gradients of a mean are those of the samples divided by their number, and are

@@ -61,7 +61,18 @@ class Unravel:
         return sum(self.sizes)
 
     def __call__(self, vectors: Tensor) -> dict[str, Tensor]:
-        """Return views of vectors, shape (…, d), as one tensor (…, *shape) for each parameter."""
+        """Return views of a vector, or of rows, as one tensor for each parameter.
+
+        Parameters
+        ----------
+        vectors : torch.Tensor, shape (…, d)
+            One entry for each weight.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            Each of its parameter's shape, after the leading axes.
+        """
         _check_tensor("vectors", vectors)
         if vectors.shape[-1:] != (self.dim,):
             msg = f"`vectors` must have shape (…, {self.dim}); got {tuple(vectors.shape)}. "
@@ -77,8 +88,8 @@ class Unravel:
 
         Parameters
         ----------
-        tensors : mapping of str to torch.Tensor, shape (…, *shape)
-            All chosen parameters; other names are ignored.
+        tensors : mapping of str to torch.Tensor, of the parameters' shapes
+            All chosen parameters, with the same leading axes, if any; other names are ignored.
 
         Returns
         -------

@@ -56,6 +56,7 @@ def prune_model(
     steps : int
         As in `prune`.
     damping : float or sequence of float
+        As in `prune`.
     relative : bool
         As in `prune`.
     num_gradients : int, optional
@@ -71,6 +72,7 @@ def prune_model(
         Blocks of F, as in `prune`; "layers" for one for each parameter, "filters" for one for each index of its first
         axis: the weights of an output channel, or of an output of a linear layer.
     update : {"joint", "single"}
+        As in `prune`.
     lengths : sequence of float
         As in `prune`.
     validation : iterable of (inputs, targets), optional
