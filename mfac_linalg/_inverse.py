@@ -92,9 +92,11 @@ class Inverse(SymmetricOperator):
         Notes
         -----
         Cost: 2s passes over the m × d rows for s sweeps, O(dm + m²) time, O(d) memory.
+
         Accuracy: ‖v − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ for every v, also in the span of the gradients. That is the backward error;
         ‖x − F⁻¹v‖ ≤ 30 κ eps ‖x‖ follows, and in that span it is of the order of κ eps (κ = 4e5, float32: 3e-2).
-        With ``precision="high"`` it is below 1e-6 for a row as it is given, κ up to 1e7.
+
+        With ``precision="high"`` the forward error is below 1e-6 for a row as it is given, κ up to 1e7.
 
         Examples
         --------
@@ -126,6 +128,7 @@ class Inverse(SymmetricOperator):
         Notes
         -----
         Cost: 2s passes over the rows for s sweeps, whatever k; O(dmk + m²k) time, O(dk) memory.
+
         Accuracy: that of `matvec`, for every column.
 
         Examples
@@ -162,6 +165,7 @@ class Inverse(SymmetricOperator):
         -----
         Cost: one pass over the rows, O(dm + m²); a second where terms of the sum cancel, to see whether a sweep must
         follow, and one in float64 where those of float32 rows cancel by more than κ.
+
         Accuracy: the backward error of `matvec`; digits are lost only where rows that nearly depend on each other
         cancel in the answer; for float32 ``precision="high"`` keeps those too.
 
@@ -336,6 +340,7 @@ class Inverse(SymmetricOperator):
         -----
         Cost: one pass over whitened rows, O(dm); O(dm²) where rows are not whitened. It is kept, in d numbers of
         float64, so that the next call costs O(d).
+
         Accuracy: that of `element` absolute, and 1e-3 relative: entries that cancel are redone as sums of squares. In
         float64 1e-5 relative up to κ = 4e14.
 
@@ -372,6 +377,7 @@ class Inverse(SymmetricOperator):
         Notes
         -----
         Cost: O(m) each on whitened rows, O(m²) where rows are not whitened.
+
         Accuracy: 30 eps/λ absolute for float32 where float64 exists; else about κ/4 eps/λ, and then `columns` is
         better (docs/theory.md, section 6).
 
@@ -442,6 +448,7 @@ class Inverse(SymmetricOperator):
         Notes
         -----
         Cost: O(mnk) on whitened rows, for n rows and k columns; O(m²(n + k) + mnk) where rows are not whitened.
+
         Accuracy: that of `element`.
 
         Examples
@@ -529,6 +536,7 @@ class Inverse(SymmetricOperator):
         Notes
         -----
         Cost: O(m); a pass over the rows more where κ > 1e10 (float64) or κ > 250 (float32 windows).
+
         Accuracy: 3e-6 absolute for κ up to 4e14, and the rounding of the sum Σ log λ_i to `dtype` (docs/theory.md,
         section 8); min(m, d) κ eps of float64 under `jit`.
 
@@ -552,6 +560,7 @@ class Inverse(SymmetricOperator):
         Notes
         -----
         Cost: as `diagonal`.
+
         Accuracy: relative, that of `diagonal` and better.
 
         Examples

@@ -72,6 +72,7 @@ def influence(
     others takes 2tnd flops. O(d · block_size) memory in addition to arguments and result. For the stored rows the
     second product is not needed: G F⁻¹ t = C⁻¹ a with a the `dual_coefficients(t)`; for t > m it is T (F⁻¹ Gᵀ), by
     push-through.
+
     Accuracy: an error of at most 30 eps ‖F‖ ‖F⁻¹t‖ ‖F⁻¹r‖, and the rounding of the product, eps ‖r‖ ‖F⁻¹t‖ (‖t‖ ‖F⁻¹r‖
     where F⁻¹ is applied to the r).
 
@@ -137,6 +138,7 @@ def self_influence(
     -----
     Cost: as n products, O(dmn), with O(d · block_size) memory. For the stored rows O(m³) from the m × m system alone
     (for m ≥ d and in blocks of B ≤ m columns O(dm min(d, B)), one pass over the rows).
+
     Accuracy: of rows that are passed, √κ eps relative, at worst. For the stored rows that of `element`: the error of
     h_i is that of the Gram matrix, some ½ κ eps at worst, with the eps of float64 where κ is large; for κ → 1, where
     h_i is small, it is relative. Pass the rows where that is not enough.

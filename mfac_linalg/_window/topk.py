@@ -36,6 +36,7 @@ class TopK:
     Notes
     -----
     Cost: ⌈density · d⌉ (2 + b) bytes a row for values of b bytes, and d numbers for e in the whole window.
+
     With ``density=1`` and no other dtype the window is that of whole gradients, at 1 + 2/b times its memory.
 
     References

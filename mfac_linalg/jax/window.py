@@ -74,10 +74,13 @@ class SlidingWindowState(Inverse):
     Cost: a step is one pass over the rows, O(window²), and a Cholesky factorisation of the small system, window³/3
     flops: XLA has no faster update of a factor (`cholesky_update` takes 7 times as long at 512 and 1,024 rows on
     a CPU). O(d · window) memory; under `jit` with a donated state the rows are written to in place.
+
     Accuracy: as `SlidingWindowInverse`; under `jit` a product does as many dual sweeps as it needs, under `vmap` as
     many as the worst κ needs. The small arrays are float64 whether or not `jax_enable_x64` is set: keep them out of
     casts, and restore saved ones within ``jax.enable_x64(True)``.
+
     A batch of states, as `jax.vmap` returns it, is queried under `jax.vmap`.
+
     Stored gradients and damping are constants of differentiation; results are differentiable by v. A gradient with nan
     or infinity is refused where values can be read; under `jit` results are nan until it has left the window.
 

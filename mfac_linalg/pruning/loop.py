@@ -211,6 +211,7 @@ def prune(
     Notes
     -----
     Cost: a step O(dm²) for each damping, and a copy of its gradients.
+
     For eager use only: the number of remaining weights is read.
 
     References

@@ -45,6 +45,7 @@ def obs_scores(weights: Array, inverse: Inverse) -> Array:
     Notes
     -----
     Cost: that of ``inverse.diagonal()``: O(dm) with whitened rows.
+
     Accuracy: 1e-3 relative and better, that of the diagonal.
 
     References
@@ -125,6 +126,7 @@ def group_scores(weights: Array, inverse: Inverse, groups: Any) -> Array:
     Notes
     -----
     Cost: B²/2 elements of F⁻¹ a group, O(m) each with whitened rows, and an eigendecomposition of B × B.
+
     Accuracy: float64 throughout; between ½ w_Qᵀ Λ w_Q and 2(1 + ‖S‖²_F) times that, whatever the elements lost.
 
     References

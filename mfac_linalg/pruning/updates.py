@@ -141,6 +141,7 @@ def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     Notes
     -----
     Cost: the Gram matrix of the columns that stay, dm² flops, its factorisation, and two passes over G.
+
     Accuracy: by push-through: no digits are lost to the damping.
 
     Examples

@@ -60,6 +60,7 @@ def fisher_gradients(
     -----
     Cost: C forward and backward passes a sample, one at a time where `torch.func.vmap` cannot batch the model
     (`torch.nn.GRU`); O(N C d) memory for the rows.
+
     A sample's C rows are dependent, Σ_y √p_iy g_iy = 0, so that F − Λ has the rank N (C − 1) at most.
 
     References

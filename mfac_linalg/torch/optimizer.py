@@ -95,14 +95,19 @@ class MFAC(Optimizer):
     -----
     A parameter without a gradient counts as zero in g and is not changed; a group without any gradient takes no step. A
     step that raises changes no parameters, momenta or windows.
+
     Cost: two passes over the m gradients and O(m²) a step, and a few passes over the parameters; a window that is not
     full factors its m × m system from scratch in each step. (m + 1) d numbers of memory, d more for momentum; with
     `compression` as `SlidingWindowInverse`; d more with `beta2`.
+
     With `beta2`, D = √v̂ + 1e-8, the windows store D^−½g, each with the D of its step, and the step is D^−½F̂⁻¹D^−½g with
     F̂ = λI + (1/m)Σ D^−½g gᵀD^−½: that is F⁻¹g for F = λD + (1/m)Σ g gᵀ as long as D changes little within a window.
+
     Accuracy: ‖g − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ for x = F⁻¹g. Windows of 16-bit parameters store 16-bit gradients;
     F⁻¹g, momentum and √v̂ are float32.
+
     A gradient of zeros counts: it is stored in the window, and changes F by the divisor only.
+
     `state_dict` has all that the next step depends on, in tensors, numbers and strings that `torch.load` accepts with
     ``weights_only=True``; training resumed from it is the same to the bit. Windows are in the state of parameters, so
     that `torch.distributed.checkpoint` and hooks of state dictionaries include them.
