@@ -212,7 +212,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
 
     @property
     def window(self) -> int:
-        """Capacity."""
+        """Capacity: the largest number of gradients."""
         return self._options.window
 
     @property

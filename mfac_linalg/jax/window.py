@@ -253,7 +253,7 @@ class SlidingWindowState(Inverse):
 
     @property
     def window(self) -> int:
-        """Capacity."""
+        """Capacity: the largest number of gradients."""
         return self._options.window
 
     @property
@@ -274,7 +274,7 @@ class SlidingWindowState(Inverse):
     @property
     @_backend.in_plain_modes
     def count(self) -> Array:
-        """Number of stored gradients, at most `window`, a () integer array."""
+        """Number of stored gradients, at most `window`, an integer array of shape ()."""
         return jnp.minimum(self._arrays.steps, self.window)
 
     @property

@@ -61,7 +61,7 @@ class Problem:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(m, d)."""
+        """The shape (m, d) of the gradients."""
         m, d = self.gradients.shape
         return m, d
 

@@ -41,7 +41,7 @@ class MFAC(Optimizer):
         Parameters, or dictionaries that describe groups of them, as for every optimizer of PyTorch. Each group
         has its own window, and so one dtype on one device. Sharded parameters (DTensor) are refused; parameters that
         replace those of a model later, as fully_shard does, are not optimised.
-    lr : float
+    lr : float or torch.Tensor, shape ()
         Learning rate ≥ 0.
     window : int
         Capacity m ≥ 1 of a window: the number of gradients in F. It stores m + 1 vectors of the parameters' size.
