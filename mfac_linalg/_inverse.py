@@ -134,7 +134,8 @@ class Inverse(SymmetricOperator):
         Examples
         --------
         >>> import numpy as np, mfac_linalg as ml
-        >>> inverse = ml.WoodburyRankOneInverse(np.random.default_rng(0).standard_normal((4, 30)), damping=0.1)
+        >>> gradients = np.random.default_rng(0).standard_normal((4, 30))
+        >>> inverse = ml.WoodburyRankOneInverse(gradients, damping=0.1)
         >>> V = np.eye(30)[:, :2]
         >>> inverse.matmat(V).shape, bool(np.allclose(inverse @ V, inverse.columns([0, 1])))
         ((30, 2), True)
@@ -317,7 +318,8 @@ class Inverse(SymmetricOperator):
         Examples
         --------
         >>> import numpy as np, mfac_linalg as ml
-        >>> inverse = ml.WoodburyRankOneInverse(np.random.default_rng(0).standard_normal((4, 30)), damping=0.1)
+        >>> gradients = np.random.default_rng(0).standard_normal((4, 30))
+        >>> inverse = ml.WoodburyRankOneInverse(gradients, damping=0.1)
         >>> v, dampings = np.ones(30), [0.01, 0.1, 1.0]
         >>> path = inverse.damping_path(v, dampings)
         >>> path.shape, bool(np.allclose(path[:, 2], inverse.with_damping(1.0) @ v))
@@ -631,7 +633,8 @@ class Inverse(SymmetricOperator):
         Examples
         --------
         >>> import numpy as np, mfac_linalg as ml
-        >>> inverse = ml.WoodburyRankOneInverse(np.random.default_rng(0).standard_normal((4, 30)), damping=0.1)
+        >>> gradients = np.random.default_rng(0).standard_normal((4, 30))
+        >>> inverse = ml.WoodburyRankOneInverse(gradients, damping=0.1)
         >>> v = np.ones(30)
         >>> bool(inverse.backward_error(v, inverse @ v) < 30 * np.finfo(float).eps)
         True
@@ -666,9 +669,11 @@ class Inverse(SymmetricOperator):
         Examples
         --------
         >>> import numpy as np, mfac_linalg as ml
-        >>> inverse = ml.WoodburyRankOneInverse(np.random.default_rng(0).standard_normal((4, 30)), damping=0.1)
+        >>> gradients = np.random.default_rng(0).standard_normal((4, 30))
+        >>> inverse = ml.WoodburyRankOneInverse(gradients, damping=0.1)
         >>> v = np.ones(30)
-        >>> bool(inverse.relative_residual(v, inverse @ v) < 30 * inverse.kappa * np.finfo(float).eps)
+        >>> limit = 30 * inverse.kappa * np.finfo(float).eps
+        >>> bool(inverse.relative_residual(v, inverse @ v) < limit)
         True
         """
         return self._certificate(relative_residual, v, x)

@@ -87,7 +87,8 @@ def influence(
     --------
     >>> import numpy as np, mfac_linalg as ml
     >>> from mfac_linalg.influence import influence
-    >>> train, test = np.random.default_rng(0).standard_normal((8, 5)), np.random.default_rng(1).standard_normal((2, 5))
+    >>> rng = np.random.default_rng(0)
+    >>> train, test = rng.standard_normal((8, 5)), rng.standard_normal((2, 5))
     >>> inverse = ml.WoodburyRankOneInverse(train, damping=0.1)
     >>> scores = influence(inverse, test)
     >>> bool(np.allclose(scores, test @ inverse.to_dense() @ train.T)), scores.shape

@@ -47,6 +47,7 @@ NO_EXAMPLE = {
 """Methods without an example of their own, and why."""
 NO_SIGNATURE = {"Forward", "GradientRows", "FactorizationError", "IllConditionedWarning", "InvalidFileError"}
 """What users do not construct themselves: a property, a protocol and exceptions."""
+LONGEST_EXAMPLE = 92
 CHECKERS = re.compile(r"check|refuse\w*|require\w*|_one_or_more|_of_vector|_certificate|_accept|_vector_product")
 
 
@@ -232,6 +233,13 @@ def test_errors_of_arguments_are_documented(name):
 @pytest.mark.parametrize("name", CALLABLE, ids=str)
 def test_there_is_an_example(name):
     assert ">>> " in "\n".join(name.sections.get("Examples", [])) or name.qualified in NO_EXAMPLE
+
+
+@pytest.mark.parametrize("name", CALLABLE, ids=str)
+def test_an_example_fits_on_a_page(name):
+    """Longer lines scroll on a page of 1,100 pixels with a menu on its left."""
+    code = [line for line in name.sections.get("Examples", []) if line.startswith((">>>", "..."))]
+    assert [line for line in code if len(line) > LONGEST_EXAMPLE] == []
 
 
 @pytest.mark.parametrize("name", [name for name in CALLABLE if name.owner.endswith(("Inverse", "Forward"))], ids=str)

@@ -47,7 +47,8 @@ class TopK:
     Examples
     --------
     >>> import numpy as np, mfac_linalg as ml
-    >>> window = ml.SlidingWindowInverse(4, 6, damping=0.1, compression=ml.TopK(0.5, block_size=3))
+    >>> half = ml.TopK(0.5, block_size=3)
+    >>> window = ml.SlidingWindowInverse(4, 6, damping=0.1, compression=half)
     >>> window.append(np.array([1.0, -3.0, 2.0, 0.5, 0.0, 0.25]))
     >>> window.append(np.zeros(6))
     >>> window.gradients.tolist()

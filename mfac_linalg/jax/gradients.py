@@ -173,7 +173,8 @@ def iter_gradients(
     >>> import jax, mfac_linalg as ml
     >>> from jax import numpy as jnp
     >>> from mfac_linalg.jax import iter_gradients
-    >>> batches = [(jax.random.normal(jax.random.key(i), (8, 4)), jnp.ones(8)) for i in range(5)]
+    >>> keys = jax.random.split(jax.random.key(0), 5)
+    >>> batches = [(jax.random.normal(key, (8, 4)), jnp.ones(8)) for key in keys]
     >>> def loss(weight, x, y):
     ...     return (x @ weight - y) ** 2
     >>> window = ml.SlidingWindowInverse(window=3, dim=4, damping=0.1)

@@ -129,7 +129,7 @@ def scale_by_mfac(
     >>> state = transform.init(params)
     >>> gradients = {"w": jax.numpy.array([3.0, 0.0]), "b": jax.numpy.array(4.0)}
     >>> updates, state = jax.jit(transform.update)(gradients, state)
-    >>> bool(jax.numpy.allclose(updates["b"], 4 / (0.5 + 25)))  # F⁻¹g = g/(λ + ‖g‖²) for the first gradient
+    >>> bool(jax.numpy.allclose(updates["b"], 4 / (0.5 + 25)))  # the first is g/(λ + ‖g‖²)
     True
     """
     if beta2 is not None:

@@ -44,7 +44,8 @@ class Step:
     --------
     >>> import numpy as np
     >>> from mfac_linalg.pruning import prune
-    >>> pruned = prune(np.arange(1.0, 5.0), lambda weights, step: np.eye(4), 0.75, steps=2, damping=1.0)
+    >>> w = np.array([1.0, 2.0, 3.0, 4.0])
+    >>> pruned = prune(w, lambda w, step: np.eye(4), 0.75, steps=2, damping=1.0)
     >>> [step.sparsity for step in pruned.steps]
     [0.5, 0.75]
     """
@@ -72,7 +73,8 @@ class Pruned:
     --------
     >>> import numpy as np
     >>> from mfac_linalg.pruning import prune
-    >>> pruned = prune(np.arange(1.0, 5.0), lambda weights, step: np.eye(4), 0.5, damping=1.0)
+    >>> w = np.array([1.0, 2.0, 3.0, 4.0])
+    >>> pruned = prune(w, lambda w, step: np.eye(4), 0.5, damping=1.0)
     >>> pruned.weights, pruned.mask
     (array([0., 0., 3., 4.]), array([False, False,  True,  True]))
     """

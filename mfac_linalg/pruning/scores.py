@@ -194,8 +194,9 @@ def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = 
     --------
     >>> import numpy as np, mfac_linalg as ml
     >>> from mfac_linalg.pruning import n_m_mask
-    >>> inverse = ml.WoodburyRankOneInverse(np.eye(8), damping=0.1)  # F is a multiple of I: the largest weights stay
-    >>> n_m_mask(np.array([1.0, 4.0, 2.0, 3.0, 8.0, 5.0, 7.0, 6.0]), inverse, 2, 4).astype(int)
+    >>> inverse = ml.WoodburyRankOneInverse(np.eye(8), damping=0.1)  # of a multiple of I
+    >>> weights = np.array([1.0, 4.0, 2.0, 3.0, 8.0, 5.0, 7.0, 6.0])
+    >>> n_m_mask(weights, inverse, 2, 4).astype(int)  # so the largest stay
     array([0, 1, 0, 1, 1, 0, 1, 0])
     """
     w = check_weights(weights, inverse)

@@ -158,8 +158,9 @@ def mean_gradients(
     --------
     >>> import torch
     >>> from mfac_linalg.torch import mean_gradients
-    >>> model, x, y = torch.nn.Linear(4, 3), torch.randn(8, 4), torch.randint(3, (8,))
-    >>> rows, unravel = mean_gradients(model, torch.nn.functional.cross_entropy, x, y, batch_size=3)
+    >>> model, loss = torch.nn.Linear(4, 3), torch.nn.functional.cross_entropy
+    >>> x, y = torch.randn(8, 4), torch.randint(3, (8,))
+    >>> rows, unravel = mean_gradients(model, loss, x, y, batch_size=3)
     >>> rows.shape  # of samples 0 to 2, 3 to 5, and 6 and 7
     torch.Size([3, 15])
     """
@@ -274,7 +275,7 @@ def gathered_gradients(
     >>> import torch
     >>> from mfac_linalg.torch import gathered_gradients
     >>> model, x = torch.nn.Linear(4, 1, bias=False), torch.randn(8, 4)
-    >>> model.weight.grad_sample = x[:, None, :]  # as Opacus would have, for the sum of the outputs as the loss
+    >>> model.weight.grad_sample = x[:, None, :]  # Opacus's, for the sum of the outputs
     >>> rows, unravel = gathered_gradients(model)
     >>> torch.equal(rows, x)
     True

@@ -305,9 +305,9 @@ class MFAC(Optimizer):
         >>> import torch
         >>> from mfac_linalg.torch import MFAC
         >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
-        >>> optimizer = MFAC([w], lr=1.0, damping=1.0, beta2=None, momentum=0.0, normalization="mean")
+        >>> optimizer = MFAC([w], lr=1.0, beta2=None, momentum=0.0, normalization="mean")
         >>> w.square().sum().div(2).backward()  # g = w
-        >>> optimizer.step()  # the first is −g/(λ + ‖g‖²)
+        >>> optimizer.step()  # the first is −g/(λ + ‖g‖²), λ = 1
         >>> w.detach() / torch.tensor([3.0, 4.0])
         tensor([0.9615, 0.9615])
         """

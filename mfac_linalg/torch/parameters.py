@@ -107,7 +107,8 @@ class Unravel:
         >>> import torch
         >>> from mfac_linalg.torch import Unravel
         >>> unravel = Unravel({"weight": (2, 3), "bias": (2,)})
-        >>> unravel.ravel({"bias": torch.tensor([6.0, 7.0]), "weight": torch.arange(6.0).reshape(2, 3)})
+        >>> weight, bias = torch.arange(6.0).reshape(2, 3), torch.tensor([6.0, 7.0])
+        >>> unravel.ravel({"bias": bias, "weight": weight})
         tensor([0., 1., 2., 3., 4., 5., 6., 7.])
         """
         if not isinstance(tensors, Mapping):
