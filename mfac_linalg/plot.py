@@ -48,8 +48,8 @@ def spectrum(inverse: Inverse, *, ax: Any = None) -> Any:
     >>> import numpy as np
     >>> import mfac_linalg as ml
     >>> from mfac_linalg import plot
-    >>> inverse = ml.WoodburyRankOneInverse(np.random.default_rng(0).standard_normal((20, 100)), damping=0.1)
-    >>> ax = plot.spectrum(inverse)
+    >>> gradients = np.random.default_rng(0).standard_normal((20, 100))
+    >>> ax = plot.spectrum(ml.WoodburyRankOneInverse(gradients, damping=0.1))
     """
     damping, eigenvalues = _damping_of(inverse), _backend.read(inverse.forward.eigenvalues())
     rank = float(_backend.read(inverse.forward.effective_rank()))

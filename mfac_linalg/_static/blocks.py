@@ -63,7 +63,9 @@ class BlockDiagonalInverse(Inverse, Saveable):
     -----
     Cost: build O(d m min(m, B)) and O(d min(m, B)²/B · min(m, B)) for the factors, O(d min(m, B)²/B) memory besides G;
     `matvec` O(d m), and O(d B) for B ≤ m. Neighbours of one size share their calls while m B ≤ 2¹⁸.
+
     Accuracy: as `WoodburyRankOneInverse`, block by block; `kappa` is the largest of them.
+
     `dual_coefficients` has one row for each block, shape (n, m).
 
     References
@@ -135,9 +137,26 @@ class BlockDiagonalInverse(Inverse, Saveable):
         damping : float or array, shape (d,) or (n,)
             As in the constructor.
 
+        Returns
+        -------
+        BlockDiagonalInverse
+            This one stays as it is.
+
+        Raises
+        ------
+        TypeError, ValueError, FactorizationError
+            As the constructor.
+
         Notes
         -----
         Cost: a build.
+
+        Examples
+        --------
+        >>> import numpy as np, mfac_linalg as ml
+        >>> inverse = ml.BlockDiagonalInverse(np.ones((2, 6)), damping=1.0, block_sizes=3)
+        >>> inverse.with_damping(np.array([1.0, 2.0])).diagonal()  # one λ per block
+        array([0.75, 0.75, 0.75, 0.4 , 0.4 , 0.4 ])
         """
         new = copy.copy(self)
         new._damping = check.block_damping(damping, len(self._block_sizes), self._like)

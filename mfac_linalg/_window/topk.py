@@ -36,6 +36,7 @@ class TopK:
     Notes
     -----
     Cost: ⌈density · d⌉ (2 + b) bytes a row for values of b bytes, and d numbers for e in the whole window.
+
     With ``density=1`` and no other dtype the window is that of whole gradients, at 1 + 2/b times its memory.
 
     References
@@ -46,7 +47,8 @@ class TopK:
     Examples
     --------
     >>> import numpy as np, mfac_linalg as ml
-    >>> window = ml.SlidingWindowInverse(4, 6, damping=0.1, compression=ml.TopK(0.5, block_size=3))
+    >>> half = ml.TopK(0.5, block_size=3)
+    >>> window = ml.SlidingWindowInverse(4, 6, damping=0.1, compression=half)
     >>> window.append(np.array([1.0, -3.0, 2.0, 0.5, 0.0, 0.25]))
     >>> window.append(np.zeros(6))
     >>> window.gradients.tolist()

@@ -45,6 +45,7 @@ def obs_scores(weights: Array, inverse: Inverse) -> Array:
     Notes
     -----
     Cost: that of ``inverse.diagonal()``: O(dm) with whitened rows.
+
     Accuracy: 1e-3 relative and better, that of the diagonal.
 
     References
@@ -102,9 +103,11 @@ def group_scores(weights: Array, inverse: Inverse, groups: Any) -> Array:
 
     Parameters
     ----------
-    weights, inverse
+    weights : array, shape (d,)
         As in `obs_scores`.
-    groups : int or integer array, shape (k, B)
+    inverse : Inverse
+        As in `obs_scores`.
+    groups : int or array of int, shape (k, B)
         The indices of each group; an int B for runs of B neighbours. No index twice; not all have to be in a group.
 
     Returns
@@ -113,6 +116,8 @@ def group_scores(weights: Array, inverse: Inverse, groups: Any) -> Array:
 
     Raises
     ------
+    TypeError
+        Weights as `obs_scores` refuses them; indices that are not integers.
     IndexError
         An index outside [−d, d).
     ValueError
@@ -121,11 +126,23 @@ def group_scores(weights: Array, inverse: Inverse, groups: Any) -> Array:
     Notes
     -----
     Cost: B²/2 elements of F⁻¹ a group, O(m) each with whitened rows, and an eigendecomposition of B × B.
+
     Accuracy: float64 throughout; between ½ w_Qᵀ Λ w_Q and 2(1 + ‖S‖²_F) times that, whatever the elements lost.
 
     References
     ----------
     .. [1] E. Kurtic et al., "The Optimal BERT Surgeon", EMNLP 2022, arXiv:2203.07259, section 3.1.
+
+    Examples
+    --------
+    >>> import numpy as np, mfac_linalg as ml
+    >>> from mfac_linalg.pruning import group_scores
+    >>> gradients = np.random.default_rng(0).standard_normal((8, 6))
+    >>> inverse, w = ml.WoodburyRankOneInverse(gradients, damping=0.1), np.ones(6)
+    >>> scores = group_scores(w, inverse, 2)  # of w[0:2], w[2:4] and w[4:6]
+    >>> block = inverse.submatrix([0, 1])
+    >>> scores.shape, bool(np.isclose(scores[0], w[:2] @ np.linalg.solve(block, w[:2]) / 2))
+    ((3,), True)
     """
     w = check_weights(weights, inverse)
     groups = check_groups(groups, inverse)
@@ -150,11 +167,13 @@ def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = 
 
     Parameters
     ----------
-    weights, inverse
+    weights : array, shape (d,)
+        As in `obs_scores`.
+    inverse : Inverse
         As in `obs_scores`.
     n, m : int
         0 < n < m ≤ 16: 2 and 4 for the pattern that hardware runs.
-    groups : integer array, shape (k, m), optional
+    groups : array of int, shape (k, m), optional
         The indices of each group; runs of m neighbours unless given. Weights in no group are kept.
 
     Returns
@@ -162,9 +181,23 @@ def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = 
     array of bool, shape (d,)
         True where a weight stays.
 
+    Raises
+    ------
+    TypeError, IndexError, ValueError
+        As `group_scores`; n and m out of range, an m that does not divide d, groups of another size than m.
+
     Notes
     -----
     Cost: as `group_scores`, and an eigendecomposition for each of the m over n subsets of a group.
+
+    Examples
+    --------
+    >>> import numpy as np, mfac_linalg as ml
+    >>> from mfac_linalg.pruning import n_m_mask
+    >>> inverse = ml.WoodburyRankOneInverse(np.eye(8), damping=0.1)  # of a multiple of I
+    >>> weights = np.array([1.0, 4.0, 2.0, 3.0, 8.0, 5.0, 7.0, 6.0])
+    >>> n_m_mask(weights, inverse, 2, 4).astype(int)  # so the largest stay
+    array([0, 1, 0, 1, 1, 0, 1, 0])
     """
     w = check_weights(weights, inverse)
     n, m = check.size("n", n), check.size("m", m)

@@ -21,7 +21,9 @@ def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
 
     Parameters
     ----------
-    weights, inverse
+    weights : array, shape (d,)
+        As in `obs_scores`.
+    inverse : Inverse
         As in `obs_scores`.
     mask : array of bool, shape (d,)
         True where a weight stays.
@@ -31,6 +33,11 @@ def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     array, shape (d,)
         δ, with δ_i = −w_i for removed weights.
 
+    Raises
+    ------
+    TypeError, ValueError
+        As `obs_scores`; a mask that is not a boolean array (d,) of the inverse's library.
+
     Notes
     -----
     Cost: a diagonal and a product with F⁻¹.
@@ -38,6 +45,14 @@ def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     References
     ----------
     .. [1] E. Frantar, E. Kurtic, D. Alistarh, arXiv:2107.03356, section 2 and equation (2).
+
+    Examples
+    --------
+    >>> import numpy as np, mfac_linalg as ml
+    >>> from mfac_linalg.pruning import obs_update
+    >>> inverse = ml.WoodburyRankOneInverse(np.array([[1.0, 1.0]]), damping=0.5)
+    >>> obs_update(np.ones(2), inverse, np.array([False, True])).round(3)
+    array([-1.   ,  0.667])
     """
     w, mask = _check_weights_and_mask(weights, inverse, mask)
     xp = _backend.namespace(w)
@@ -57,9 +72,11 @@ def group_update(weights: Array, inverse: Inverse, groups: Any) -> Array:
 
     Parameters
     ----------
-    weights, inverse
+    weights : array, shape (d,)
         As in `obs_scores`.
-    groups : integer array, shape (k, B)
+    inverse : Inverse
+        As in `obs_scores`.
+    groups : array of int, shape (k, B)
         The indices of each group that is removed, as for `group_scores`.
 
     Returns
@@ -67,9 +84,24 @@ def group_update(weights: Array, inverse: Inverse, groups: Any) -> Array:
     array, shape (d,)
         δ, with δ_i = −w_i for removed weights.
 
+    Raises
+    ------
+    TypeError, IndexError, ValueError
+        As `group_scores`.
+
     Notes
     -----
     Cost: as `group_scores`, and a product with F⁻¹.
+
+    Examples
+    --------
+    >>> import numpy as np, mfac_linalg as ml
+    >>> from mfac_linalg.pruning import group_update
+    >>> gradients = np.random.default_rng(0).standard_normal((8, 6))
+    >>> inverse = ml.WoodburyRankOneInverse(gradients, damping=0.1)
+    >>> delta = group_update(np.ones(6), inverse, np.array([[0, 1], [2, 3]]))
+    >>> np.ones(6)[:4] + delta[:4]
+    array([0., 0., 0., 0.])
     """
     w = check_weights(weights, inverse)
     groups = check_groups(groups, inverse)
@@ -90,7 +122,9 @@ def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
 
     Parameters
     ----------
-    weights, inverse
+    weights : array, shape (d,)
+        As in `obs_scores`.
+    inverse : Inverse
         As in `obs_scores`.
     mask : array of bool, shape (d,)
         True where a weight stays.
@@ -102,12 +136,13 @@ def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
 
     Raises
     ------
-    ValueError
-        An inverse that has whitened rows in a file and nothing else.
+    TypeError, ValueError
+        As `obs_update`; ValueError also for an inverse that has whitened rows in a file and nothing else.
 
     Notes
     -----
     Cost: the Gram matrix of the columns that stay, dm² flops, its factorisation, and two passes over G.
+
     Accuracy: by push-through: no digits are lost to the damping.
 
     Examples
@@ -117,8 +152,10 @@ def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     >>> gradients, w = np.random.default_rng(0).standard_normal((2, 5)), np.ones(5)
     >>> inverse = ml.WoodburyRankOneInverse(gradients, damping=1e-6)
     >>> delta = joint_update(w, inverse, np.array([True, True, True, False, False]))
-    >>> (w + delta)[3:], bool(np.allclose(gradients @ delta, 0, atol=1e-4))  # G δ = 0: the gradients see no change
-    (array([0., 0.]), True)
+    >>> (w + delta)[3:]
+    array([0., 0.])
+    >>> bool(np.allclose(gradients @ delta, 0, atol=1e-4))  # the gradients see no change
+    True
     """
     w, mask = _check_weights_and_mask(weights, inverse, mask)
     removed = _backend.namespace(w).where(mask, _backend.namespace(w).zeros_like(w), w)
