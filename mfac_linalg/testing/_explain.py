@@ -33,7 +33,9 @@ def explain_rounding(exam: "Exam", v: np.ndarray, x: np.ndarray) -> str:
     off = _distance(exam, x, expected)
     if off > NO_DIGIT:  # at a κ at which "right formula" allows for that
         mistake = _known_mistake(exam, v, x, off / 3)
-        return f"The formula is wrong: x is {mistake}." if mistake else "No digit is right, by rounding or by the formula."
+        return (
+            f"The formula is wrong: x is {mistake}." if mistake else "No digit is right, by rounding or by the formula."
+        )
     return (
         "The formula is right, but rounding is amplified: near the span of the gradients F⁻¹v is much smaller than "
         "v/λ, and a difference such as (v − Gᵀa)/λ cancels."
