@@ -1,7 +1,7 @@
-"""What the programs of the documentation print, on their pages: ``python -m tests.printed`` runs them and writes it there.
+"""What the programs of the documentation print, on their pages: ``python -m tests.printed`` runs and writes them.
 
-A program that is followed by ``<!-- printed -->`` has its output between that and ``<!-- end of printed -->``. Words have
-to be the same in every run, and numbers to agree as `are_alike` says: a rounding error is another one with another BLAS.
+A program that is followed by ``<!-- printed -->`` has its output between that and ``<!-- end of printed -->``. Words
+have to be the same in every run, and numbers to agree as `are_alike` says: a rounding error depends on the BLAS.
 """
 
 import re
@@ -28,7 +28,7 @@ def with_outputs(text: str, printed: dict[int, str]) -> str:
 
 
 def are_alike(expected: str, found: str) -> bool:
-    """Return whether two outputs have the same words, and numbers that agree: to 25 %; below 1e-3, to a factor of 30."""
+    """Return whether two outputs have the same words, and numbers alike: to 25 %; below 1e-3, to a factor of 30."""
     if NUMBER.sub("#", expected) != NUMBER.sub("#", found):
         return False
     pairs = zip(*(NUMBER.findall(text.replace("−", "-")) for text in (expected, found)), strict=True)
