@@ -6,6 +6,7 @@ such thing, and "not run" where nothing could be tried. ``test_abilities.py`` tr
 """
 
 import importlib
+import json
 import re
 import tempfile
 import tomllib
@@ -295,18 +296,20 @@ def _package(name: str) -> str:
 
 
 def has_run_on_gpu(name: str) -> str:
-    """Whether a file of results names the library."""
+    """Whether a file of results has tests of the library that passed."""
     library = BY_NAME[name].library.partition(".")[0]
     if library not in ("torch", "jax", "cupy"):
         return "–"
-    files = [p for p in (ROOT / "benchmarks" / "results").glob("gpu-*.json") if "dry-run" not in p.name]
-    return "yes" if any(f'"{library}"' in p.read_text(encoding="utf-8") for p in files) else "no"
+    files = (ROOT / "benchmarks" / "results").glob("gpu-*.json")
+    runs = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    passed = [r["parts"]["suite"].get(library, {}).get("status") == "passed" for r in runs if not r["dry_run"]]
+    return "yes" if any(passed) else "no"
 
 
 def table(before: dict[str, list[str]]) -> str:
     """The table by trials; what could not be tried is as it was before."""
     backends = [BY_NAME[name] for name in COLUMNS.values()]
-    newest = ["not run" if b.missing else version(_package(b.name)) for b in backends]
+    newest = ["not run" if b.missing else version(_package(b.name)).partition("+")[0] for b in backends]
     rows = {"lowest version": lowest_versions(), "newest version tested": newest}
     rows |= {name: [outcome(name, backend) for backend in backends] for name in ABILITIES}
     for name, found in rows.items():
