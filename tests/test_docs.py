@@ -168,6 +168,27 @@ def weights_stay_in_sums(model, x, y, weight, rows, weighted, mean_gradient, **_
     return scaled and torch.allclose(mean_gradient, expected, rtol=1e-4, atol=1e-6)
 
 
+def takes_the_steps_of_the_reference(model, optimizer, lr, momentum, weight_decay, **_):
+    """M-FAC's own optimizer, by dense matrices: v ← μv + (1 − μ)F⁻¹g, F with zeros for the gradients to come."""
+    import torch
+
+    def vector():
+        return torch.cat([p.detach().reshape(-1) for p in model.parameters()]).double()
+
+    p, window = vector(), optimizer.param_groups[0]["window"]
+    v, fisher = torch.zeros_like(p), 1e-5 * torch.eye(len(p), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        optimizer.zero_grad()
+        model(torch.randn(8, 20, generator=generator)).square().mean().backward()
+        g = torch.cat([each.grad.reshape(-1) for each in model.parameters()]).double() + weight_decay * p
+        fisher += torch.outer(g, g) / window
+        v = momentum * v + (1 - momentum) * torch.linalg.solve(fisher, g)
+        before, p = p, p - lr * v
+        optimizer.step()
+    return torch.linalg.norm(vector() - p) <= 1e-2 * torch.linalg.norm(p - before)
+
+
 CLAIMS = {
     "README.md-0": lambda page: page.printed.startswith("True"),
     "docs/optimizer.md-0": lambda page: len(page.names["optimizer"].windows[0]) == 8,
@@ -180,6 +201,7 @@ CLAIMS = {
     "docs/howto/laplace.md-0": lambda page: len(page.names["draws"]) == 100,
     "docs/howto/laplace.md-1": lambda page: page.names["best"][1] not in (0.01, 10.0),
     "docs/howto/natural-gradient.md-0": lambda page: page.names["losses"][-1] < 0.8 * page.names["losses"][0],
+    "docs/migrating.md-1": lambda page: takes_the_steps_of_the_reference(**page.names),
     "docs/influence.md-2": lambda page: tuple(page.names["scores"].shape) == (64, 5),
 }
 """What the text says of a program: checked after it has run."""
