@@ -116,7 +116,11 @@ def test_the_page_of_a_package_index_has_no_link_or_picture_that_only_the_reposi
     assert page.count("```") == readme.count("```")
 
 
-@pytest.mark.parametrize("page", sorted([ROOT / "README.md", *ROOT.glob("*/*.md")]), ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    sorted([ROOT / "README.md", *ROOT.glob("*/*.md"), *ROOT.glob("docs/howto/*.md")]),
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
 def test_links_and_pictures_lead_to_files_that_are_there(page):
     for target in re.findall(r"\]\((?!https?:|#)(.*?)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target.partition("#")[0]).exists(), target
