@@ -22,7 +22,6 @@ extensions = [
     "sphinx_copybutton",
     "site_links",  # beside this file
 ]
-suppress_warnings = ["toc.empty_glob"]
 exclude_patterns = ["**/.*", "**/_*.md"]
 default_role = "py:obj"  # of `name` in docstrings
 
@@ -66,4 +65,4 @@ html_theme_options = {
     "footer_end": [],
     "show_prev_next": True,
 }
-copyright = author  # noqa: A001 (Sphinx's name)
+copyright = author

@@ -2,20 +2,22 @@
 
 Pages are read on a code host too, so their links are paths in the repository. Three kinds of them are not Sphinx's:
 
-- a page may consist of a file outside of docs/, ``{include} ../CONTRIBUTING.md``; that file's links start at its folder;
+- a page may include a file of another folder, ``{include} ../CONTRIBUTING.md``, whose links start at that folder;
 - a link to such a file is a link to the page that shows it;
 - a link to any other file becomes a download of it, which is MyST's doing.
 """
 
 import os
 import re
-from inspect import getmro
 from pathlib import Path
 
-import mfac_linalg
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util.nodes import make_refnode
+
+import mfac_linalg
 
 DOCS = Path(__file__).resolve().parent
 SHOWN_BY = {
@@ -52,22 +54,17 @@ def read_page(app: Sphinx, name: str, source: list[str]) -> None:
     source[0] = INCLUDE.sub(included, relink(source[0], folder, folder))
 
 
-def find_inherited(app: Sphinx, env, node, content):
-    """`SlidingWindowInverse.diagonal` is documented where it is defined, in the base of all inverses."""
-    name, _, member = node["reftarget"].removeprefix("mfac_linalg.").rpartition(".")
-    owner = getattr(mfac_linalg, name or node.get("py:class") or "", None)
-    for base in getmro(owner)[1:] if isinstance(owner, type) else []:
-        full = f"{base.__module__}.{base.__name__}.{member}"
-        if full in env.domains.python_domain.objects:
-            entry = env.domains.python_domain.objects[full]
-            return app.builder and make_reference(app, node["refdoc"], entry, content)
+def find_member(app: Sphinx, env: BuildEnvironment, node: nodes.Element, content: nodes.Node) -> nodes.reference | None:
+    """A public name from within another module, or `SlidingWindowInverse.diagonal`, which a base class documents."""
+    documented = env.domains.python_domain.objects
+    target = node["reftarget"].removeprefix("mfac_linalg.")
+    owner, _, member = target.rpartition(".")
+    bases = getattr(getattr(mfac_linalg, owner or node.get("py:class") or "", None), "__mro__", ())
+    for name in [f"mfac_linalg.{target}", *(f"{base.__module__}.{base.__name__}.{member}" for base in bases)]:
+        if name in documented:
+            entry = documented[name]
+            return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content)
     return None
-
-
-def make_reference(app: Sphinx, page: str, entry, content) -> nodes.reference:
-    """A link from a page to a documented object."""
-    address = f"{app.builder.get_relative_uri(page, entry.docname)}#{entry.node_id}"
-    return nodes.reference("", "", content, internal=True, refuri=address)
 
 
 class PicturesInThePage(SphinxPostTransform):
@@ -89,6 +86,6 @@ class PicturesInThePage(SphinxPostTransform):
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect them."""
     app.connect("source-read", read_page)
-    app.connect("missing-reference", find_inherited)
+    app.connect("missing-reference", find_member)
     app.add_post_transform(PicturesInThePage)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
