@@ -22,14 +22,13 @@ extensions = [
     "sphinx_copybutton",
     "site_links",  # beside this file
 ]
-exclude_patterns = ["**/.*", "**/_*.md"]
+exclude_patterns = ["**/_*.md"]
 default_role = "py:obj"  # of `name` in docstrings
 
 myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 4
 
-nb_execution_mode = "cache"
-nb_execution_cache_path = str(ROOT / "docs" / ".jupyter_cache")
+nb_execution_mode = "cache"  # in .jupyter_cache beside the folder that is built
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
@@ -38,6 +37,7 @@ nb_merge_streams = True
 autodoc_typehints = "none"  # numpydoc's sections say more: shapes
 autodoc_member_order = "bysource"
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 autosummary_generate = False
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
@@ -51,7 +51,8 @@ html_css_files = ["site.css"]
 html_favicon = "_static/logo.svg"
 html_copy_source = False
 html_show_sourcelink = False
-html_sidebars = {name: [] for name in ["index", "start", "search", "genindex"]}
+WITHOUT_SUBPAGES = ["index", "start", "theory", "performance", "search", "genindex", "py-modindex"]
+html_sidebars = {name: [] for name in WITHOUT_SUBPAGES}
 html_theme_options = {
     "logo": {"text": "mfac_linalg", "image_light": "_static/logo.svg", "image_dark": "_static/logo.svg"},
     "header_links_before_dropdown": 7,

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,62 +20,73 @@ from benchmarks.forward_error import SHAPE, measure_errors
 FOLDER = Path(__file__).parent / "_static" / "pictures"
 INK, MUTED, BLUE, ORANGE, PALE, WARM = "#1f2328", "#5f6873", "#0072b2", "#c24e00", "#cfe3f1", "#fbe3d0"
 VARIABLES = {INK: "ink", MUTED: "muted", BLUE: "blue", ORANGE: "orange", PALE: "pale", WARM: "warm"}
-LONG, SHORT = 4.0, 0.8  # d and m, as drawn
+WIDTH, HEIGHT = 3.1, 2.9  # inches, as wide as a third of a page; shapes are drawn in tenths of an inch
 KAPPAS = np.geomspace(10, 8e5, 15)
+STORED = {"facecolor": PALE, "edgecolor": BLUE}
+VECTOR = {"facecolor": WARM, "edgecolor": ORANGE}
+NEVER = {"facecolor": "none", "edgecolor": MUTED, "linestyle": (0, (4, 3))}
 
 
-def box(ax: Axes, x: float, y: float, size: tuple[float, float], name: str = "", **style: str) -> float:
+def box(ax: Axes, x: float, y: float, size: tuple[float, float], name: str = "", **style: Any) -> float:
     """Draw a matrix of (width, height) with its left side at x, its middle at y, and a name; return its right side."""
     width, height = size
-    style = {"facecolor": PALE, "edgecolor": BLUE, **style}
-    ax.add_patch(Rectangle((x, y - height / 2), width, height, linewidth=1.2, **style))
+    ax.add_patch(Rectangle((x, y - height / 2), width, height, linewidth=1.2, **(style or STORED)))
     word(ax, x + width / 2, y, name)
     return x + width
 
 
-def word(ax: Axes, x: float, y: float, text: str, color: str = INK, size: float = 13) -> None:
-    """Write a text around a point."""
-    ax.text(x, y, text, ha="center", va="center", color=color, fontsize=size)
+def word(ax: Axes, x: float, y: float, text: str, color: str = INK, *, size: float = 10.5, ha: str = "center") -> None:
+    """Write a text around a point, or from it on."""
+    ax.text(x, y, text, ha=ha, va="center_baseline", color=color, fontsize=size)
 
 
 def draw_matrix(ax: Axes) -> None:
-    """F = λI + GᵀG/m, by its shapes."""
-    y = 0.0
-    x = box(ax, 0, y, (LONG, LONG), "F", facecolor="none", edgecolor=MUTED, linestyle=(0, (4, 3)))
-    word(ax, LONG / 2, -LONG / 2 - 0.5, "d × d, never formed", MUTED, 11)
-    word(ax, x + 0.45, y, "=")
-    x = box(ax, x + 0.9, y, (LONG, LONG), facecolor="none", edgecolor=MUTED, linestyle=(0, (4, 3)))
-    ax.plot([x - LONG, x], [LONG / 2, -LONG / 2], color=ORANGE, linewidth=2.5)
-    word(ax, x - LONG / 2 + 0.6, 0.6, "λ", ORANGE)
-    word(ax, x + 0.65, y, "+ 1/m")
-    x = box(ax, x + 1.3, y, (SHORT, LONG), "Gᵀ")
-    x = box(ax, x + 0.2, (LONG - SHORT) / 2, (LONG, SHORT), "G")
-    word(ax, x - LONG / 2, LONG / 2 - SHORT - 0.5, "m gradients of length d", MUTED, 11)
+    """F = λI + GᵀG/m, by its shapes: d is 9 and m is 2."""
+    square, upper, lower = (9, 9), 23, 8
+    box(ax, 2, upper, square, "F", **NEVER)
+    word(ax, 6.5, 17.2, "d × d, never formed", MUTED, size=9)
+    word(ax, 12.6, upper, "=")
+    box(ax, 14.3, upper, square, **NEVER)
+    ax.plot([14.3, 23.3], [upper + 4.5, upper - 4.5], color=ORANGE, linewidth=2.5)
+    word(ax, 20.4, upper + 1.7, "λ", ORANGE)
+    word(ax, 11, lower, "+  1/m")
+    box(ax, 14.3, lower, (2, 9), "Gᵀ")
+    box(ax, 16.9, lower + 3.5, (9, 2), "G")
+    word(ax, 17.1, lower + 0.6, "m gradients,", MUTED, size=9, ha="left")
+    word(ax, 17.1, lower - 1.2, "each of length d", MUTED, size=9, ha="left")
 
 
 def draw_product(ax: Axes) -> None:
-    """F⁻¹v in three steps, by their shapes."""
-    thin, tall = 0.28, 2.6
-    warm = {"facecolor": WARM, "edgecolor": ORANGE}
-    for y, number, title in ((5.6, 1, "one pass over G"), (3.4, 2, "an m × m system"), (0.7, 3, "another pass over G")):
-        ax.text(0, y + (0.95 if number < 3 else 1.55), f"{number}  {title}", color=MUTED, fontsize=11, va="center")
-    x = box(ax, 0.0, 5.6, (LONG, SHORT), "G")
-    word(ax, box(ax, x + 0.25, 5.6, (thin, tall / 2), **warm) + 0.3, 5.6, "v", ORANGE)
-    word(ax, x + 1.3, 5.6, "=")
-    word(ax, box(ax, x + 1.75, 5.6, (thin, SHORT)) + 0.35, 5.6, "b")
-    x = box(ax, 0.0, 3.4, (1.0, 1.0), "")
-    word(ax, 0.5, 3.4, "A⁻¹")
-    word(ax, box(ax, x + 0.25, 3.4, (thin, SHORT)) + 0.3, 3.4, "b")
-    word(ax, x + 1.3, 3.4, "=")
-    word(ax, box(ax, x + 1.75, 3.4, (thin, SHORT)) + 0.35, 3.4, "a")
-    ax.text(x + 3.1, 3.4, "A = mλI + GGᵀ", color=MUTED, fontsize=11, va="center")
-    word(ax, 0.2, 0.7, "(")
-    word(ax, box(ax, 0.45, 0.7, (thin, tall), **warm) + 0.3, 0.7, "v", ORANGE)
-    word(ax, 1.5, 0.7, "−")
-    x = box(ax, 1.9, 0.7, (SHORT, tall), "Gᵀ")
-    word(ax, box(ax, x + 0.2, 0.7, (thin, SHORT)) + 0.3, 0.7, "a")
-    word(ax, x + 1.55, 0.7, ") / λ  =")
-    word(ax, box(ax, x + 2.5, 0.7, (thin, tall), **warm) + 0.65, 0.7, "F⁻¹v", ORANGE)
+    """F⁻¹v in three steps, by their shapes: d is 7 and m is 2."""
+    wide, high, column, short, square = (7, 2), (2, 7), (0.9, 7), (0.9, 2), (2.6, 2.6)
+    for y, text in ((28, "1   one pass over G"), (17.6, "2   an m × m system"), (11.6, "3   another pass over G")):
+        word(ax, 0.5, y, text, MUTED, size=9, ha="left")
+    first, second, third = 23, 15, 6.8
+    box(ax, 1, first, wide, "G")
+    box(ax, 8.8, first, column, **VECTOR)
+    word(ax, 11, first, "v", ORANGE)
+    word(ax, 13.4, first, "=")
+    box(ax, 15.2, first, short)
+    word(ax, 17.4, first, "b")
+    box(ax, 1, second, square, "A⁻¹")
+    box(ax, 4.4, second, short)
+    word(ax, 6.5, second, "b")
+    word(ax, 8.9, second, "=")
+    box(ax, 10.7, second, short)
+    word(ax, 12.8, second, "a")
+    word(ax, 17, second, "A = mλI + GGᵀ", MUTED, size=9, ha="left")
+    word(ax, 1, third, "(", size=14)
+    box(ax, 2, third, column, **VECTOR)
+    word(ax, 4.2, third, "v", ORANGE)
+    word(ax, 6.6, third, "−")
+    box(ax, 8.4, third, high, "Gᵀ")
+    box(ax, 11.2, third, short)
+    word(ax, 13.3, third, "a")
+    word(ax, 14.8, third, ")", size=14)
+    word(ax, 16.8, third, "/ λ")
+    word(ax, 19.6, third, "=")
+    box(ax, 21.6, third, column, **VECTOR)
+    word(ax, 25.2, third, "F⁻¹v", ORANGE)
 
 
 def draw_digits(ax: Axes) -> None:
@@ -84,25 +96,25 @@ def draw_digits(ax: Axes) -> None:
     ax.loglog(KAPPAS, lines["textbook"], color=ORANGE, linewidth=2.2)
     ax.loglog(KAPPAS, lines["matvec"], color=BLUE, linewidth=2.2)
     ax.axhline(30, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    ax.set(ylim=(0.01, 3e6), xlim=(KAPPAS[0], KAPPAS[-1]), xlabel="κ = ‖F‖/λ", ylabel="backward error / eps")
-    ax.text(3e3, 1e5, "steps 1 to 3, once", color=ORANGE, ha="right", va="center", fontsize=12)
-    ax.text(3e3, 0.35, "inverse @ v", color=BLUE, ha="center", va="center", fontsize=12)
-    ax.text(KAPPAS[-1], 45, "LAPACK's threshold  ", color=MUTED, ha="right", va="bottom", fontsize=10)
-    ax.tick_params(which="both", colors=MUTED, labelsize=10)
+    ax.set(ylim=(0.01, 3e6), xlim=(KAPPAS[0], KAPPAS[-1]), yticks=10.0 ** np.arange(-2, 7, 2))
+    ax.set_xlabel("κ = ‖F‖/λ", color=MUTED, fontsize=9)
+    ax.set_ylabel("backward error / eps", color=MUTED, fontsize=9)
+    word(ax, 3e4, 6e5, "steps 1 to 3, once", ORANGE, ha="right")
+    word(ax, 3e3, 0.08, "inverse @ v", BLUE)
+    word(ax, KAPPAS[-1], 80, "LAPACK's threshold", MUTED, size=8, ha="right")
+    ax.tick_params(which="both", colors=MUTED, labelsize=8)
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(MUTED)
-    ax.xaxis.label.set_color(MUTED)
-    ax.yaxis.label.set_color(MUTED)
 
 
-def as_svg(draw: Callable[[Axes], None], size: tuple[float, float], *, shapes: bool) -> str:
+def as_svg(draw: Callable[[Axes], None], *, shapes: bool) -> str:
     """A drawing as SVG whose colours are variables, without a style that would hold for a whole page."""
-    figure, ax = plt.subplots(figsize=size, layout="constrained")
+    figure = plt.figure(figsize=(WIDTH, HEIGHT), layout="none" if shapes else "constrained")
+    ax = figure.add_axes((0, 0, 1, 1)) if shapes else figure.add_subplot()
     draw(ax)
     if shapes:
-        ax.set_aspect("equal")
+        ax.set(xlim=(0, 10 * WIDTH), ylim=(0, 10 * HEIGHT))
         ax.axis("off")
-        ax.autoscale_view()
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     plt.close(figure)
@@ -118,7 +130,7 @@ def main() -> None:
     pictures = {"matrix": draw_matrix, "product": draw_product, "digits": draw_digits}
     for name, draw in pictures.items():
         with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
-            text = as_svg(draw, (4.6, 3.6), shapes=draw is not draw_digits)
+            text = as_svg(draw, shapes=draw is not draw_digits)
         (FOLDER / f"{name}.svg").write_text(text, encoding="utf-8")
     print(f"{SHAPE[0]} gradients of length {SHAPE[1]:,}, float32")
 

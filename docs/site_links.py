@@ -1,4 +1,4 @@
-"""Three things that the pages need of Sphinx: links to files, members of base classes, pictures in the page's colours.
+"""What the pages need besides Sphinx: links to files, members of base classes, pictures in the page's colours.
 
 Pages are read on a code host too, so their links are paths in the repository. Three kinds of them are not Sphinx's:
 
@@ -9,6 +9,7 @@ Pages are read on a code host too, so their links are paths in the repository. T
 
 import os
 import re
+from operator import attrgetter
 from pathlib import Path
 
 from docutils import nodes
@@ -30,6 +31,7 @@ SHOWN_BY = {
     }.items()
 }
 INCLUDE = re.compile(r"^```\{include\} (\S+)\n```$", re.M)
+NOTE = re.compile(r"\s*(Accuracy|Shared memory|With compression): ")
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#|<)([^)\s#]+)")
 
 
@@ -59,12 +61,20 @@ def find_member(app: Sphinx, env: BuildEnvironment, node: nodes.Element, content
     documented = env.domains.python_domain.objects
     target = node["reftarget"].removeprefix("mfac_linalg.")
     owner, _, member = target.rpartition(".")
-    bases = getattr(getattr(mfac_linalg, owner or node.get("py:class") or "", None), "__mro__", ())
+    try:
+        bases = attrgetter(owner or node.get("py:class") or "__name__")(mfac_linalg).__mro__
+    except AttributeError:  # not a class
+        bases = ()
     for name in [f"mfac_linalg.{target}", *(f"{base.__module__}.{base.__name__}.{member}" for base in bases)]:
         if name in documented:
             entry = documented[name]
             return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content)
     return None
+
+
+def separate_notes(app: Sphinx, what: str, name: str, item: object, options: object, lines: list[str]) -> None:
+    """Begin a paragraph where a docstring goes from cost to accuracy."""
+    lines[:] = [new for line in lines for new in (["", line] if NOTE.match(line) else [line])]
 
 
 class PicturesInThePage(SphinxPostTransform):
@@ -87,5 +97,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Connect them."""
     app.connect("source-read", read_page)
     app.connect("missing-reference", find_member)
+    app.connect("autodoc-process-docstring", separate_notes, priority=600)  # after numpydoc
     app.add_post_transform(PicturesInThePage)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
