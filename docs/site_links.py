@@ -26,13 +26,15 @@ SHOWN_BY = {
     for file, page in {
         "CHANGELOG.md": "changelog.md",
         "CONTRIBUTING.md": "contributing.md",
+        "README.md": "start.md",
         "benchmarks/README.md": "benchmarks.md",
         "tests/README.md": "tests.md",
     }.items()
 }
+README = DOCS.parent / "README.md"
 INCLUDE = re.compile(r"^```\{include\} (\S+)\n```$", re.M)
 NOTE = re.compile(r"\s*(Accuracy|Shared memory|With compression): ")
-LINK = re.compile(r"(?<=\]\()(?!\w+:|#|<)([^)\s#]+)")
+LINK = re.compile(r"(?<=\]\()(?!\w+:|#|<)([^)\s#]+)(#[^)\s]*)?")
 
 
 def relink(text: str, base: Path, folder: Path) -> str:
@@ -40,7 +42,10 @@ def relink(text: str, base: Path, folder: Path) -> str:
 
     def moved(link: re.Match[str]) -> str:
         path = (base / link[1]).resolve()
-        return os.path.relpath(SHOWN_BY.get(path, path), folder) if path.exists() else link[0]
+        if not path.exists():
+            return link[0]
+        anchor = "" if path == README else link[2] or ""  # another page has other headings
+        return os.path.relpath(SHOWN_BY.get(path, path), folder) + anchor
 
     return LINK.sub(moved, text)
 

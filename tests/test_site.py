@@ -33,9 +33,8 @@ def children(page):
     """The pages in the toctrees of a page."""
     folder = (DOCS / page).parent
     for _, entries in TOCTREE.findall(PAGES[page]):
-        for entry in entries.split():
-            pattern = str((folder / entry).resolve().relative_to(DOCS))
-            yield from (name for name in PAGES if fnmatch(name, pattern) and name != page)
+        patterns = [str((folder / entry).resolve().relative_to(DOCS)) for entry in entries.split()]
+        yield from (name for name in PAGES if name != page and any(fnmatch(name, pattern) for pattern in patterns))
 
 
 def public_names(module):
@@ -107,4 +106,5 @@ def test_links_of_an_included_file_are_those_of_the_site():
     text = "[a](docs/theory.md#1-the-matrix) [b](tests/README.md) [c](https://x.org) [d](#here) [e](pyproject.toml)"
     moved = relink(text, FOLDER.parent, FOLDER)
     assert moved == "[a](theory.md#1-the-matrix) [b](tests.md) [c](https://x.org) [d](#here) [e](../pyproject.toml)"
+    assert relink("[x](../README.md#queries)", FOLDER, FOLDER) == "[x](start.md)"
     assert relink("[x](../CONTRIBUTING.md)", FOLDER, FOLDER / "api") == "[x](../contributing.md)"
