@@ -20,7 +20,7 @@ extensions = [
     "myst_nb",  # pages in Markdown; those with a kernel in their first lines are notebooks, and are executed
     "sphinx_design",
     "sphinx_copybutton",
-    "site_links",  # beside this file
+    "site_extension",  # beside this file
 ]
 exclude_patterns = ["**/_*.md"]
 default_role = "py:obj"  # of `name` in docstrings

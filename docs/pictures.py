@@ -107,8 +107,17 @@ def draw_digits(ax: Axes) -> None:
     ax.spines[["left", "bottom"]].set_color(MUTED)
 
 
-def as_svg(draw: Callable[[Axes], None], *, shapes: bool) -> str:
+def as_svg(draw: Callable[[Axes], None], name: str) -> str:
     """A drawing as SVG whose colours are variables, without a style that would hold for a whole page."""
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
+        text = _svg(draw, shapes=draw is not draw_digits)
+    text = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>", "", text, flags=re.S)
+    for color, variable in VARIABLES.items():
+        text = text.replace(color, f"var(--{variable}, {color})")
+    return re.sub(r"[ \t]+$", "", text, flags=re.M)
+
+
+def _svg(draw: Callable[[Axes], None], *, shapes: bool) -> str:
     figure = plt.figure(figsize=(WIDTH, HEIGHT), layout="none" if shapes else "constrained")
     ax = figure.add_axes((0, 0, 1, 1)) if shapes else figure.add_subplot()
     draw(ax)
@@ -118,21 +127,18 @@ def as_svg(draw: Callable[[Axes], None], *, shapes: bool) -> str:
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     plt.close(figure)
-    text = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>", "", file.getvalue(), flags=re.S)
-    for color, name in VARIABLES.items():
-        text = text.replace(color, f"var(--{name}, {color})")
-    return re.sub(r"[ \t]+$", "", text, flags=re.M)
+    return file.getvalue()
+
+
+PICTURES = {"matrix": draw_matrix, "product": draw_product, "digits": draw_digits}
 
 
 def main() -> None:
     """Write the pictures."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    pictures = {"matrix": draw_matrix, "product": draw_product, "digits": draw_digits}
-    for name, draw in pictures.items():
-        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
-            text = as_svg(draw, shapes=draw is not draw_digits)
-        (FOLDER / f"{name}.svg").write_text(text, encoding="utf-8")
-    print(f"{SHAPE[0]} gradients of length {SHAPE[1]:,}, float32")
+    for name, draw in PICTURES.items():
+        (FOLDER / f"{name}.svg").write_text(as_svg(draw, name), encoding="utf-8")
+    print(f"digits: {SHAPE[0]} gradients of length {SHAPE[1]:,}, float32")
 
 
 if __name__ == "__main__":

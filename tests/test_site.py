@@ -6,15 +6,16 @@
 import ast
 import re
 from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 
 import mfac_linalg as ml
+from docs.site_links import SHOWN_BY, for_site, relink
 from mfac_linalg._forward import Forward
 from tests.source import MODULES
-from tests.source import ROOT as PACKAGE
 
-DOCS = PACKAGE.parent / "docs"
+DOCS = Path(__file__).parents[1] / "docs"
 PAGES = {str(path.relative_to(DOCS).with_suffix("")): path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md")}
 TOCTREE = re.compile(r"^```\{toctree\}\n((?::[^\n]*\n)*)\n?(.*?)^```$", re.S | re.M)
 REFERENCE = "\n".join(text for page, text in PAGES.items() if page.startswith("api/"))
@@ -33,7 +34,8 @@ def children(page):
     """The pages in the toctrees of a page."""
     folder = (DOCS / page).parent
     for _, entries in TOCTREE.findall(PAGES[page]):
-        patterns = [str((folder / entry).resolve().relative_to(DOCS)) for entry in entries.split()]
+        targets = re.findall(r"([^\s<>]+)>?$", entries, re.M)
+        patterns = [str((folder / target).resolve().relative_to(DOCS)) for target in targets]
         yield from (name for name in PAGES if name != page and any(fnmatch(name, pattern) for pattern in patterns))
 
 
@@ -99,12 +101,30 @@ def test_a_page_has_one_title(page):
 
 
 def test_links_of_an_included_file_are_those_of_the_site():
-    pytest.importorskip("sphinx")
-    from docs.site_links import DOCS as FOLDER
-    from docs.site_links import relink
-
     text = "[a](docs/theory.md#1-the-matrix) [b](tests/README.md) [c](https://x.org) [d](#here) [e](pyproject.toml)"
-    moved = relink(text, FOLDER.parent, FOLDER)
+    moved = relink(text, DOCS.parent, DOCS)
     assert moved == "[a](theory.md#1-the-matrix) [b](tests.md) [c](https://x.org) [d](#here) [e](../pyproject.toml)"
-    assert relink("[x](../README.md#queries)", FOLDER, FOLDER) == "[x](start.md)"
-    assert relink("[x](../CONTRIBUTING.md)", FOLDER, FOLDER / "api") == "[x](../contributing.md)"
+    assert relink("[x](../README.md#queries)", DOCS, DOCS) == "[x](start.md)"
+    assert relink("[x](../CONTRIBUTING.md)", DOCS, DOCS / "api") == "[x](../contributing.md)"
+    assert "](architecture.md)" in for_site("contributing", PAGES["contributing"])
+
+
+@pytest.mark.parametrize("file", SHOWN_BY, ids=lambda file: str(file.relative_to(DOCS.parent)))
+def test_a_page_that_shows_a_file_includes_it(file):
+    page = SHOWN_BY[file]
+    included = f"```{{include}} {Path('..') / file.relative_to(DOCS.parent)}" in page.read_text(encoding="utf-8")
+    assert included or (file.name, page.name) == ("README.md", "start.md")
+
+
+def test_pictures_of_the_site_take_its_colours():
+    pytest.importorskip("matplotlib", reason="needs matplotlib")
+    from docs import pictures
+
+    for name in pictures.PICTURES:
+        stored = (pictures.FOLDER / f"{name}.svg").read_text(encoding="utf-8")
+        assert has_no_colors_or_styles(stored), name
+    assert has_no_colors_or_styles(pictures.as_svg(pictures.draw_product, "product"))
+
+
+def has_no_colors_or_styles(svg):
+    return "var(--muted, #" in svg and not re.search(r"<style|(fill|stroke): #", svg)
