@@ -160,7 +160,7 @@ class Oracle:
         return _ratio(roots * (np.asarray(x, self.wide) - exact), roots * exact, self.kappa * eps, floor)
 
     def rounding_of_combinations(self, coefficients: np.ndarray, eps: float) -> Any:
-        """How far rounding its terms moves G^T c, by column of c: ``eps ||damping^-1/2 |G|^T |c|||``."""
+        """How far rounding its terms moves G^T c, by column of c: eps ||damping^-1/2 |G|^T |c|||."""
         terms = np.abs(np.asarray(self.gradients, self.wide)).T @ np.abs(coefficients)
         return eps * np.sqrt(np.sum((terms / self._column(terms, self.roots)) ** 2, axis=0))
 
