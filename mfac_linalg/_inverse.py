@@ -240,7 +240,7 @@ class Inverse(SymmetricOperator):
 
         Notes
         -----
-        Cost: O(m) an entry on whitened rows.
+        Cost: O(m · |rows| · |cols|) on whitened rows.
         Accuracy: that of `element`.
         """
         rows = check.vector_of_indices("rows", rows, self.dim, like=self._like)

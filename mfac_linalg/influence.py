@@ -72,7 +72,7 @@ def influence(
     others takes 2tnd flops. O(d · block_size) memory in addition to arguments and result. For the stored rows the
     second product is not needed: G F⁻¹ t = C⁻¹ a with a the `dual_coefficients(t)`; for t > m it is T (F⁻¹ Gᵀ), by
     push-through.
-    Accuracy: 30 eps ‖F‖ ‖F⁻¹t‖ ‖F⁻¹r‖ absolute, and the rounding of the product, eps ‖r‖ ‖F⁻¹t‖ (‖t‖ ‖F⁻¹r‖ where
+    Accuracy: |error| ≤ 30 eps ‖F‖ ‖F⁻¹t‖ ‖F⁻¹r‖, and the rounding of the product, eps ‖r‖ ‖F⁻¹t‖ (‖t‖ ‖F⁻¹r‖ where
     F⁻¹ is applied to the r).
 
     References

@@ -40,8 +40,8 @@ def check_inverse(
     problem : Problem or iterable of Problem, optional
         By default `default_problems("float32")`.
     checks : sequence of str, optional
-        Names or patterns (``"stable: *"``) of the checks to make; by default all of `CHECKS`. A check of what the
-        inverse does not offer (`diagonal`, `sample`) is skipped.
+        Names or patterns ("stable: *") of the checks to make; by default all of `CHECKS`. A check of what the inverse
+        does not offer (`diagonal`, `sample`) is skipped.
     expected_failures : mapping of str to str, optional
         Names or patterns of checks that may fail, with the reason.
     on_fail : {"raise", "warn", None}

@@ -73,7 +73,7 @@ class Unravel:
         }
 
     def ravel(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Return the inverse: tensors ``(…, *shape)`` by name as one (…, d); names that were not chosen are ignored.
+        """Return the inverse: tensors (…, *shape) by name as one (…, d); names that were not chosen are ignored.
 
         Raises
         ------
