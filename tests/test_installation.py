@@ -84,7 +84,7 @@ def test_every_extra_that_the_package_names_is_one():
 
 def find_names():
     """What code of this repository imports, and its strings: some libraries are asked for by name."""
-    for path in [p for folder in ("mfac_linalg", "tests", "benchmarks", "docs") for p in (ROOT / folder).rglob("*.py")]:
+    for path in [p for folder in ("mfac_linalg", "tests", "benchmarks") for p in (ROOT / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 yield from (alias.name.partition(".")[0] for alias in node.names)

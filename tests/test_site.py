@@ -5,6 +5,7 @@
 
 import ast
 import re
+import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -30,6 +31,9 @@ CLASSES = {
 }
 
 
+TOOLS = ["sphinx", "pydata_sphinx_theme", "numpydoc", "myst_nb", "sphinx_design", "sphinx_copybutton"]
+
+
 def children(page):
     """The pages in the toctrees of a page."""
     folder = (DOCS / page).parent
@@ -52,6 +56,14 @@ def public_modules():
     return [name for name in MODULES if "._" not in name and name.count(".") <= 1 and not name.endswith(".demo")] + [
         "mfac_linalg.testing.strategies"
     ]
+
+
+def test_the_extra_brings_the_tools_that_build_the_site():
+    extras = tomllib.loads((DOCS.parent / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    brought = {re.split(r"[^\w-]", requirement)[0] for requirement in extras["docs"]}
+    configuration = (DOCS / "conf.py").read_text(encoding="utf-8")
+    assert brought.issuperset(TOOLS)
+    assert all(f'"{tool}' in configuration for tool in TOOLS)
 
 
 def test_every_page_can_be_reached_from_the_first():
