@@ -22,6 +22,7 @@ import pytest
 from benchmarks import tables
 from mfac_linalg import WoodburyRankOneInverse
 from tests import printed
+from tests.backends import BACKENDS
 from tests.source import ROOT as PACKAGE
 
 ROOT = PACKAGE.parent
@@ -82,13 +83,21 @@ def programs_of(path):
 PROGRAMS = [program for path in PAGES for program in programs_of(path)]
 
 
+CUPY = next(backend for backend in BACKENDS if backend.name == "cupy")
+
+
+def device_of(program):
+    """The device without which a program cannot run, where there is none."""
+    return "a GPU" if "import cupy" in program.text and CUPY.missing else ""
+
+
 def waits_for(program):
     """The libraries without which it, or what it takes names from, does not run."""
     lost = {}
     for earlier in PROGRAMS:
         if earlier.page == program.page and earlier.index <= program.index:
             from_above = {lost[word] for word in earlier.words(ast.Load) if word in lost}
-            wanting = ", ".join(earlier.missing) or ", ".join(sorted(from_above))
+            wanting = device_of(earlier) or ", ".join(earlier.missing) or ", ".join(sorted(from_above))
             for word in earlier.words(ast.Store):
                 if wanting:
                     lost[word] = wanting
@@ -191,6 +200,13 @@ def takes_the_steps_of_the_reference(model, optimizer, lr, momentum, weight_deca
 
 CLAIMS = {
     "README.md-0": lambda page: page.printed.startswith("True"),
+    "docs/start.md-0": lambda page: "True" in page.printed.split(),
+    "docs/start.md-1": lambda page: (
+        page.printed.startswith("True") and page.names["by_name"]["0.weight"].shape == (30, 20)
+    ),
+    "docs/start.md-2": lambda page: page.printed.startswith("True"),
+    "docs/start.md-6": lambda page: page.names["losses"][-1] < 0.9 * page.names["losses"][0],
+    "docs/start.md-7": lambda page: page.names["steps"].shape == (200, 10_000),
     "docs/optimizer.md-0": lambda page: len(page.names["optimizer"].windows[0]) == 8,
     "docs/optimizer.md-1": lambda page: float(page.names["params"]["w"].max()) < 1,
     "docs/pruning.md-0": lambda page: page.names["pruned"].steps[-1].sparsity == 0.5,
