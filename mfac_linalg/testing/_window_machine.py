@@ -16,8 +16,23 @@ KINDS = ("normal", "large", "small", "repeated", "zero", "close")
 """Kinds of new gradients, relative to those in the window: rows may be duplicates or nearly dependent."""
 
 
+# Conditions of rules have names: some versions of Hypothesis read the source of a lambda again at every step.
+
+
+def has_rows(machine: "WindowMachine") -> bool:
+    """Whether gradients are held."""
+    return bool(machine.rows)
+
+
 def _has(method: str) -> Callable[["WindowMachine"], bool]:
-    return lambda machine: hasattr(machine.inverse, method)
+    def has(machine: "WindowMachine") -> bool:
+        return hasattr(machine.inverse, method)
+
+    return has
+
+
+def _has_damping(machine: "WindowMachine") -> bool:
+    return has_setter(machine.inverse, "damping")
 
 
 class WindowMachine(RuleBasedStateMachine):
@@ -165,7 +180,8 @@ class WindowMachine(RuleBasedStateMachine):
         self.rows = [*self.rows, g][-self.window :]
         self.expect(g, x)
 
-    @precondition(lambda self: self.rows and _has("replace")(self))
+    @precondition(has_rows)
+    @precondition(_has("replace"))
     @rule(kind=st.sampled_from(KINDS), data=st.data())
     def replace(self, kind: str, data: st.DataObject) -> None:
         """Replace the gradient of an age."""
@@ -173,7 +189,8 @@ class WindowMachine(RuleBasedStateMachine):
         self.give(g, lambda sent: self.inverse.replace(age, sent))
         self.rows[age] = g
 
-    @precondition(lambda self: self.rows and _has("remove")(self))
+    @precondition(has_rows)
+    @precondition(_has("remove"))
     @rule(data=st.data())
     def remove(self, data: st.DataObject) -> None:
         """Remove the gradient of an age."""
@@ -188,7 +205,7 @@ class WindowMachine(RuleBasedStateMachine):
         self.inverse.clear()
         self.rows = []
 
-    @precondition(lambda self: has_setter(self.inverse, "damping"))
+    @precondition(_has_damping)
     @rule(power=st.integers(-20, 10))
     def set_damping(self, power: int) -> None:
         """Change λ, where `damping` is a property that can be set."""
