@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import mfac_linalg as ml
+from tests.source import REPOSITORY as ROOT
 from tests.source import ROOT as PACKAGE
 from tests.source import TEXTS
 
-ROOT = PACKAGE.parent
 DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = DECLARED["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -84,7 +84,7 @@ def test_every_extra_that_the_package_names_is_one():
 
 def find_names():
     """What code of this repository imports, and its strings: some libraries are asked for by name."""
-    for path in [p for folder in ("mfac_linalg", "tests", "benchmarks") for p in (ROOT / folder).rglob("*.py")]:
+    for path in [p for folder in (PACKAGE, ROOT / "tests", ROOT / "benchmarks") for p in folder.rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 yield from (alias.name.partition(".")[0] for alias in node.names)
