@@ -1,6 +1,6 @@
 """Checks of what an inverse answers. Each measures one exam; the value, its limit and what was found."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from ._explain import explain_error, explain_rounding
 from ._oracle import LIMIT
 
 SAMPLES, DEVIATIONS = 4000, 6.0
+FEW, ALIKE = 8, 1e-3  # draws that are compared, and their relative distance up to which they are the same
 
 
 class Measured(NamedTuple):
@@ -117,7 +118,7 @@ def diagonal(exam: Exam) -> Measured:
 
 
 def sample(exam: Exam) -> Measured:
-    """The variance of samples of N(0, F⁻¹) in four directions, in standard deviations."""
+    """The variance of samples of N(0, F⁻¹) in four directions, in standard deviations; a seed decides the draws."""
     if not hasattr(exam.inverse, "sample"):
         msg = "there is no `sample`"
         raise NotApplicableError(msg)
@@ -130,6 +131,7 @@ def sample(exam: Exam) -> Measured:
     if draws.shape != (SAMPLES, d):
         msg = f"sample({SAMPLES}) has shape {draws.shape}; ({SAMPLES}, {d}) is needed"
         raise NoAnswerError(msg)
+    _require_seeded(exam.inverse)
     worst = Measured(0.0, DEVIATIONS)
     for name in ("orthogonal to rows", "random", "row", "first singular vector"):
         v = exam.questions.get(name)
@@ -140,3 +142,15 @@ def sample(exam: Exam) -> Measured:
             if off > worst.value:
                 worst = Measured(off, DEVIATIONS, f"along {name} the variance is {ratio:.3g} of vᵀF⁻¹v")
     return worst
+
+
+def _require_seeded(inverse: Any) -> None:
+    draws, again, others = (to_numpy(inverse.sample(FEW, seed=seed)).astype(np.float64) for seed in (1, 1, 2))
+    size = float(np.max(np.abs(draws), initial=0.0))
+    is_repeated, is_alike = (np.max(np.abs(draws - x), initial=0.0) <= ALIKE * size for x in (again, others))
+    if not is_repeated:
+        msg = f"sample({FEW}, seed=1) gives other draws when it is called again: the seed does not decide them"
+        raise NoAnswerError(msg)
+    if is_alike and size:
+        msg = f"sample({FEW}, seed=1) and sample({FEW}, seed=2) give the same draws: the seed is not used"
+        raise NoAnswerError(msg)

@@ -95,7 +95,8 @@ class Exam:
         The second term is what the textbook formula loses where v lies in the span of the gradients.
         """
         gap = float(np.linalg.norm((self.roots * (x - expected)).astype(np.float64)))
-        return gap / float(self._loss(v, expected)) if gap else 0.0
+        loss = float(self._loss(v, expected))
+        return gap / loss if loss else (np.inf if gap else 0.0)  # v = 0 has the answer 0
 
     def _loss(self, v: np.ndarray, expected: np.ndarray) -> Any:
         kappa, size = self.problem.oracle.kappa, np.linalg.norm((self.roots * expected).astype(np.float64))

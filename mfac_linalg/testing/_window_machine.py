@@ -49,7 +49,9 @@ class WindowMachine(RuleBasedStateMachine):
         The n of F = λI + (1/n) Σ g_i g_iᵀ over the gradients held: "mean" for their number, "window" for the capacity,
         "sum" for 1.
     is_stable : bool
-        Whether R ≤ 30 is required of products; if not, what a correct formula may lose is allowed.
+        Whether R ≤ 30 is required of products; if not, what a correct formula may lose is allowed. That includes the
+        drift of an inverse to which rank-one updates are made: kκ²ε‖v‖/λ after k calls, with the largest κ so far. In
+        float32 this leaves little to judge except at small κ.
     largest_window, largest_dim : int
         Bounds of the sizes.
 
@@ -73,6 +75,8 @@ class WindowMachine(RuleBasedStateMachine):
 
     inverse: Any = None
     rows: list[np.ndarray]
+    calls_made: int = 0
+    largest_kappa: float = 1.0
 
     def make_window(self, window: int, dim: int, damping: float) -> Any:
         """An empty window.
@@ -142,10 +146,11 @@ class WindowMachine(RuleBasedStateMachine):
             ratio = float(oracle.backward_ratio(v, answer, eps))
             assert ratio <= LIMIT, f"R = {ratio:.3g}, limit {LIMIT:g}, κ = {oracle.kappa:.3g}, {len(self.rows)} rows"
         else:
-            exact = oracle.solve(v)
-            loss = eps * (
-                oracle.kappa * np.linalg.norm(exact) + np.sqrt(oracle.kappa) * np.linalg.norm(v) / self.damping
-            )
+            exact, size = oracle.solve(v), np.linalg.norm(v) / self.damping
+            drift = (self.calls_made + 1) * max(
+                self.largest_kappa, oracle.kappa
+            ) ** 2  # of updates of an explicit inverse
+            loss = eps * (oracle.kappa * np.linalg.norm(exact) + (np.sqrt(oracle.kappa) + drift) * size)
             error = float(np.linalg.norm(answer - exact) / loss)
             assert error <= LIMIT, f"the error is {error:.3g} of what rounding may cost, κ = {oracle.kappa:.3g}"
 
@@ -227,6 +232,9 @@ class WindowMachine(RuleBasedStateMachine):
         """A product is that of the rows that should be held."""
         if self.inverse is None:
             return
+        if not self.is_stable:
+            self.calls_made += 1
+            self.largest_kappa = max(self.largest_kappa, self.oracle.kappa)
         for v in (self.rng.standard_normal(self.dim), *self.rows[-1:]):
             vector = np.asarray(v, self.dtype)
             asked = self.asarray(vector.copy())
