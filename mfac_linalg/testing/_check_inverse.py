@@ -10,7 +10,7 @@ import numpy as np
 from ._checks import CHECKS
 from ._exam import Exam, NoAnswerError, NotApplicableError
 from ._problems import Problem, make_problem
-from ._results import CheckResult, deliver, require_way_to_fail
+from ._results import CheckResult, CheckResults, deliver, require_way_to_fail
 
 
 def check_inverse(
@@ -24,7 +24,7 @@ def check_inverse(
     asarray: Callable[[np.ndarray], Any] | None = None,
     redamp: Callable[[Any, Any], Any] | None = None,
     eps: float | None = None,
-) -> list[CheckResult]:
+) -> CheckResults:
     """Check anybody's F⁻¹ against a dense inverse in extended precision.
 
     Two kinds of checks are told apart. "right formula" allows what Woodbury's formula loses to rounding if its m × m
@@ -60,8 +60,8 @@ def check_inverse(
 
     Returns
     -------
-    list of CheckResult
-        One a check and problem.
+    CheckResults
+        A list of `CheckResult`, one a check and problem; in a notebook, a table.
 
     Raises
     ------
