@@ -26,7 +26,7 @@ def right_formula(group: str, exam: Exam) -> Measured:
     worst, is_resolved = Measured(0.0, LIMIT), True
     for name, v in _questions(exam, group).items():
         expected = exam.problem.oracle.solve(v)
-        x = exam.answer(v)
+        x = exam.answer_to(name)
         error = exam.error(v, x, expected)
         is_resolved &= exam.resolves(v, expected)
         if error > worst.value:
@@ -41,7 +41,7 @@ def stable(group: str, exam: Exam) -> Measured:
     """R = ‖v − Fx‖/(‖F‖‖x‖ε) ≤ 30: an answer as good as LAPACK's, at any κ."""
     worst = Measured(0.0, LIMIT)
     for name, v in _questions(exam, group).items():
-        x = exam.answer(v)
+        x = exam.answer_to(name)
         ratio = float(exam.problem.oracle.backward_ratio(v, x, exam.unit))
         if ratio > worst.value:
             worst = Measured(ratio, LIMIT, f"v = {name}. {explain_rounding(exam, v, x)}")
@@ -63,7 +63,7 @@ def factor(exam: Exam) -> Measured:
     if top < 0.1 or not exam.resolves(v, exam.problem.oracle.solve(v)):
         msg = f"n can hardly be told at κ = {1 + top:.3g} in {exam.problem.dtype}"
         raise NotApplicableError(msg)
-    size = float(np.linalg.norm((exam.roots * exam.answer(v)).astype(np.float64)))
+    size = float(np.linalg.norm((exam.roots * exam.answer_to("first singular vector")).astype(np.float64)))
     if not size:
         msg = "F⁻¹v is 0"
         raise NoAnswerError(msg)
@@ -80,7 +80,8 @@ def symmetric(exam: Exam) -> Measured:
     worst = 0.0
     for one, other in (("random", "row"), ("row", "combination"), ("random", "last singular vector")):
         u, v = exam.questions[one], exam.questions[other]
-        gap = abs(u @ exam.answer(v).astype(np.longdouble) - v @ exam.answer(u).astype(np.longdouble))
+        x, y = (exam.answer_to(name).astype(np.longdouble) for name in (one, other))
+        gap = abs(u @ y - v @ x)
         worst = max(worst, float(gap) / _product_rounding(exam, u, v))
     return Measured(worst, LIMIT, "uᵀF⁻¹v and vᵀF⁻¹u differ")
 
@@ -89,7 +90,7 @@ def positive(exam: Exam) -> Measured:
     """‖v‖²/‖F‖ ≤ vᵀF⁻¹v ≤ ‖v‖²/λ, in units of κε‖v‖²/λ."""
     worst = Measured(0.0, LIMIT)
     for name, v in exam.questions.items():
-        form = float(v @ exam.answer(v).astype(np.longdouble))
+        form = float(v @ exam.answer_to(name).astype(np.longdouble))
         most = float(np.sum((v / exam.roots) ** 2))
         beyond = max(form - most, most / exam.problem.oracle.kappa - form) / _product_rounding(exam, v, v)
         if beyond > worst.value:

@@ -64,7 +64,7 @@ def _same_answer(exam: Exam, problem: Problem, factor: float, what: str) -> Meas
     other, worst = exam.of(problem), Measured(0.0, LIMIT)
     for name in ("random", "row"):
         v = exam.questions[name]
-        gap = exam.error(v, other.answer(v) * factor, exam.answer(v).astype(np.longdouble))
+        gap = exam.error(v, other.answer(v) * factor, exam.answer_to(name).astype(np.longdouble))
         if gap > worst.value:
             worst = Measured(gap, LIMIT, f"v = {name}: another answer {what}")
     return worst
@@ -98,7 +98,7 @@ def layout(exam: Exam) -> Measured:
     worst = Measured(0.0, LIMIT)
     for name in ("random", "row"):
         v = exam.questions[name]
-        expected = exam.answer(v).astype(np.longdouble)
+        expected = exam.answer_to(name).astype(np.longdouble)
         for words, make in (("a view with strides", _strided), ("read-only", _read_only)):
             same = make(exam, v)
             gap = 0.0 if same is None else exam.error(v, exam.checked(functools.partial(exam.ask, same)), expected)

@@ -58,6 +58,16 @@ class Exam:
         """The inverse times v, (d,), in NumPy."""
         return self.checked(lambda: self.ask(self.asarray(v.copy())))
 
+    def answer_to(self, name: str) -> np.ndarray:
+        """The inverse times a right-hand side by name: asked once for all checks of products."""
+        if name not in self._answers:
+            self._answers[name] = self.answer(self.questions[name])
+        return self._answers[name]
+
+    @functools.cached_property
+    def _answers(self) -> dict[str, np.ndarray]:
+        return {}
+
     def checked(self, function: Callable[[], Any]) -> np.ndarray:
         """The answer of a function as a NumPy array of finite numbers, (d,)."""
         try:
