@@ -5,9 +5,12 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import Distribution, version
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 
 import mfac_linalg as ml
 from tests.source import REPOSITORY as ROOT
@@ -98,6 +101,15 @@ def test_every_extra_brings_what_some_code_imports():
     used = set(find_names()) | {"pytest_benchmark"}  # by its fixture
     unused = {extra: r for extra, wanted in EXTRAS.items() for r in wanted if library(r) not in used}
     assert not unused
+
+
+def test_what_an_extra_names_is_imported_under_that_name_where_it_is_installed():
+    wanted = [Requirement(text) for extra in EXTRAS.values() for text in extra]
+    installed = {each.name: each for each in wanted if list(Distribution.discover(name=each.name))}
+    assert {"pytest", "hypothesis"} <= installed.keys()
+    assert not [name for name in installed if find_spec(library(name)) is None]
+    too_old = [name for name, each in installed.items() if not each.specifier.contains(version(name), prereleases=True)]
+    assert not too_old
 
 
 def long_description():
