@@ -115,3 +115,15 @@ def test_a_long_table_shows_its_ends():
     cells = page.of("td")
     assert {"layer0", "layer199", "…"} <= set(cells)
     assert "layer100" not in cells
+
+
+def test_a_state_of_jax_has_a_table_as_a_batch_in_a_trace_and_as_a_tree():
+    jax = pytest.importorskip("jax", reason="needs jax")
+    batch = jax.vmap(lambda g: state().append(g))(jax.numpy.ones((3, 5)))
+    seen = [batch._repr_html_(), jax.tree.map(lambda _: None, state())._repr_html_()]
+    jax.jit(lambda traced: seen.append(traced._repr_html_()))(state())
+    pages = [Cells(text) for text in seen]
+    assert [page.of("caption") for page in pages] == [["SlidingWindowState"]] * 3
+    assert [("kappa" in page.of("th")) for page in pages] == [True, False, True]
+    near = state().append(100 * jax.numpy.ones(5))
+    assert "near the limit 8.4e+05 of float32" in near._repr_html_()
