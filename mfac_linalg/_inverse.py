@@ -763,8 +763,11 @@ class Inverse(SymmetricOperator):
         return as_call(type(self).__name__, self._describe())
 
     def _repr_html_(self) -> str:
-        kappa = with_hint(self.kappa, _backend.dtype_name(self.dtype))
-        return as_table(type(self).__name__, {**self._describe(), "kappa": kappa})
+        return as_table(type(self).__name__, self._describe() | self._hint())
+
+    def _hint(self) -> dict[str, str]:
+        """What κ near its limit means, in place of κ alone."""
+        return {"kappa": with_hint(self.kappa, _backend.dtype_name(self.dtype))}
 
     # --- checks ------------------------------------------------------------------------------------------------
 

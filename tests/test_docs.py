@@ -23,9 +23,9 @@ from benchmarks import tables
 from mfac_linalg import WoodburyRankOneInverse
 from tests import printed
 from tests.backends import BACKENDS
+from tests.source import REPOSITORY as ROOT
 from tests.source import ROOT as PACKAGE
 
-ROOT = PACKAGE.parent
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("*/*.md"), *ROOT.glob("docs/howto/*.md")])
 WITH = {"mfac_linalg.torch": "torch", "mfac_linalg.jax": "jax"}
 
@@ -268,7 +268,8 @@ def commands():
 
 @pytest.mark.parametrize(("module", "words"), list(commands()))
 def test_a_command_names_a_module_and_options_that_exist(module, words):
-    path = ROOT.joinpath(*module.split("."))
+    above = PACKAGE.parent if module.startswith("mfac_linalg") else ROOT
+    path = above.joinpath(*module.split("."))
     source = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__main__.py"
     text = "\n".join(file.read_text(encoding="utf-8") for file in {source, *source.parent.glob("record.py")})
     assert "__main__" in text

@@ -3,6 +3,7 @@
 from typing import Any
 
 from .. import _validation as check
+from .._repr import as_table
 
 ADDRESSED = 2**16  # columns of a block, so that an index in it takes 16 bits
 STORED = ("float16", "bfloat16", "float32")
@@ -100,6 +101,11 @@ class TopK:
         facts = {"block_size": ADDRESSED, "dtype": None, "error_feedback": True}
         changed = [f"{name}={getattr(self, name)!r}" for name, usual in facts.items() if getattr(self, name) != usual]
         return f"TopK({', '.join([f'{self.density:g}', *changed])})"
+
+    def _repr_html_(self) -> str:
+        dtype = "that of the gradients" if self.dtype is None else self.dtype
+        facts = {"density": f"{self.density:g}", "block size": f"{self.block_size:,}", "dtype of the values": dtype}
+        return as_table("TopK", {**facts, "error feedback": "yes" if self.error_feedback else "no"})
 
 
 def check_compression(compression: Any) -> TopK | None:

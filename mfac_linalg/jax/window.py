@@ -16,6 +16,7 @@ from .._condition import kappa_of
 from .._errors import warn_if_unresolved
 from .._forms.state import State
 from .._inverse import Inverse
+from .._repr import with_hint
 from .._scaling.sqrt_damping import spans_widely
 from .._typing import Array
 from .._window.options import WindowOptions
@@ -424,6 +425,10 @@ class SlidingWindowState(Inverse):
             "device": f"{self.device}",
             "kappa": f"{kappa_of(norm):.3g}" if isinstance(norm, float) else "array",
         }
+
+    def _hint(self) -> dict[str, str]:
+        norm = norm_as_float(self._arrays) if isinstance(self._like, jax.Array) else None
+        return {"kappa": with_hint(kappa_of(norm), _backend.dtype_name(self.dtype))} if isinstance(norm, float) else {}
 
     def _with(self, arrays: Arrays) -> Self:
         return self.tree_unflatten(self._options, (arrays,))

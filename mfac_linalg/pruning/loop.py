@@ -12,6 +12,7 @@ import numpy as np
 from .. import _backend
 from .. import _validation as check
 from .._progress import Progress, reporter
+from .._repr import as_list, as_table
 from .._scaling.powers_of_two import exponent, ldexp
 from .._static.blocks import BlockDiagonalInverse
 from .._static.woodbury import WoodburyRankOneInverse
@@ -55,6 +56,13 @@ class Step:
     length: float
     loss: float | None
 
+    def _texts(self) -> dict[str, str]:
+        figures = {"sparsity": self.sparsity, "damping": self.damping, "length": self.length, "loss": self.loss}
+        return {name: "not computed" if figure is None else f"{figure:.4g}" for name, figure in figures.items()}
+
+    def _repr_html_(self) -> str:
+        return as_table("Step", self._texts())
+
 
 @dataclass(frozen=True)
 class Pruned:
@@ -82,6 +90,12 @@ class Pruned:
     weights: Array = field(repr=False)
     mask: Array = field(repr=False)
     steps: tuple[Step, ...]
+
+    def _repr_html_(self) -> str:
+        name = f"Pruned: {self.weights.shape[0]} weights, {len(self.steps)} steps"
+        heads = ["step", "sparsity", "damping", "length", "loss"]
+        rows = ([f"{count}", *step._texts().values()] for count, step in enumerate(self.steps, 1))
+        return as_list(name, heads, rows)
 
 
 def relative_damping(gradients: Array, ratio: float) -> float:

@@ -16,6 +16,7 @@ from .descent import apply_step, scaled_gradient
 from .groups import (
     Group,
     agreed,
+    as_html,
     check_group,
     check_parameters,
     check_params,
@@ -185,6 +186,8 @@ class MFAC(Optimizer):
         require_groups(self.param_groups)
         return tuple(self._window(groups) for groups in self._groups_by_window())
 
+    _repr_html_ = as_html
+
     def add_param_group(self, param_group: Group) -> None:
         """Add a group with a window of its own, or to the shared window as long as that has no gradients.
 
@@ -217,8 +220,7 @@ class MFAC(Optimizer):
             msg = "`param_group` must come before the first step of a shared window; got one after it. Its "
             msg += "gradients have no entries for it. Construct a new optimizer, or leave shared_window out."
             raise ValueError(msg)
-        known = {p for group in self.param_groups for p in group["params"]}
-        super().add_param_group(check_group(param_group, known))
+        super().add_param_group(check_group(param_group, {p for group in self.param_groups for p in group["params"]}))
         try:
             normalize_options(self.param_groups[-1:])
             groups = self._groups_by_window()[-1]

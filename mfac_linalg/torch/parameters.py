@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _validation as check
+from .._repr import as_list
 from .model_state import forget_cached_weights
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -59,6 +60,10 @@ class Unravel:
     def dim(self) -> int:
         """Number d of entries of a vector."""
         return sum(self.sizes)
+
+    def _repr_html_(self) -> str:
+        rows = ((name, " × ".join(map(str, shape)), f"{math.prod(shape):,}") for name, shape in self.shapes.items())
+        return as_list(f"Unravel: d = {self.dim:,}", ["parameter", "shape", "entries"], rows)
 
     def __call__(self, vectors: Tensor) -> dict[str, Tensor]:
         """Return views of a vector, or of rows, as one tensor for each parameter.
