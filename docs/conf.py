@@ -24,6 +24,7 @@ extensions = [
 ]
 exclude_patterns = ["**/_*.md"]
 default_role = "py:obj"  # of `name` in docstrings
+smartquotes = False  # "mean" is an argument
 
 myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 4
