@@ -44,7 +44,11 @@ REASONS = {
     ("dense Cholesky", "elements"): "it holds F⁻¹, and reads one number for a pair",
 }
 GENERAL_REASONS = {
-    "block": "sums of 128 numbers are float32, and float64 adds these up; a third product where rounding may show",
+    "whitened build": "W answers to κ eps: a float64 Gram matrix, another pass",
+    "random": "sums of 912 numbers are float32, float64 adds these up; where rounding may show, a residual in rows",
+    "row": "a second sweep: two passes more, for a small R whatever κ and v",
+    "block": "sums of 128 numbers are float32, float64 adds these up; where rounding may show, a residual in some rows "
+    "and of one column",
     "elements": "indices are checked, and answers clipped to their bounds",
 }
 """Of a question, whoever the peer is."""
