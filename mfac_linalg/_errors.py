@@ -13,15 +13,55 @@ INNER = (__package__, "torch")  # packages whose frames are not the user's: PyTo
 
 
 class FactorizationError(np.linalg.LinAlgError):
-    """The m × m (or d × d) system could not be factored: the same class on every backend."""
+    """The m × m (or d × d) system could not be factored: the same class on every backend.
+
+    Its message names m, κ and the likely causes. It is a `numpy.linalg.LinAlgError`.
+
+    Examples
+    --------
+    >>> import numpy as np, mfac_linalg as ml
+    >>> try:
+    ...     ml.WoodburyRankOneInverse(np.array([[1e200, 1.0]]), damping=1.0)  # ‖g‖² is beyond float64
+    ... except ml.FactorizationError as error:
+    ...     print(str(error)[:50])
+    The 1 × 1 system of this inverse could not be fact
+    """
 
 
 class IllConditionedWarning(RuntimeWarning):
-    """The condition number is beyond what the arithmetic in use can resolve; answers lose digits."""
+    """The condition number is beyond what the arithmetic in use can resolve; answers lose digits.
+
+    Its message says what to do. ``warnings.simplefilter("error", ml.IllConditionedWarning)`` makes an error of it.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import numpy as np, mfac_linalg as ml
+    >>> gradients = np.random.default_rng(0).standard_normal((4, 30), dtype=np.float32)
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     inverse = ml.WoodburyRankOneInverse(gradients, damping=1e-8)
+    >>> caught[0].category.__name__, bool(inverse.kappa > 0.1 / np.finfo(np.float32).eps)
+    ('IllConditionedWarning', True)
+    """
 
 
 class InvalidFileError(ValueError):
-    """A file that `save` did not write, that is damaged, or that a newer version of the library wrote."""
+    """A file that `save` did not write, that is damaged, or that a newer version of the library wrote.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import mfac_linalg as ml
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "inverse.npz")
+    ...     _ = path.write_bytes(b"not an archive")
+    ...     try:
+    ...         ml.load(path)
+    ...     except ml.InvalidFileError as error:
+    ...         print(type(error).__name__)
+    InvalidFileError
+    """
 
 
 class FolderInUseError(ValueError):

@@ -44,5 +44,16 @@ def load(path: Any, *, xp: Any = None, device: Any = None) -> Inverse:
     Cost: one pass over the file (of a folder, whose rows then stay in it), one product with the rows, and a build for
     blocks. Nothing is unpickled, no size is believed before it is checked against the file's own, and nothing is used
     before all of it is checked: a file from a stranger has right checksums, too.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np, mfac_linalg as ml
+    >>> window = ml.SlidingWindowInverse.from_gradients(np.eye(2, 3), damping=1.0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     window.save(f"{folder}/window.npz")
+    ...     loaded = ml.load(f"{folder}/window.npz")
+    >>> type(loaded).__name__, len(loaded)
+    ('SlidingWindowInverse', 2)
     """
     return restore(path, KINDS, xp=xp, device=device)

@@ -67,18 +67,58 @@ class SymmetricOperator(abc.ABC):
 
     @abc.abstractmethod
     def matvec(self, v: Array) -> Array:
-        """Return the product with v, (d,) or (d, 1)."""
+        """Return the product with a vector.
+
+        Parameters
+        ----------
+        v : array, shape (d,) or (d, 1)
+            The vector.
+
+        Returns
+        -------
+        array, of the shape of v
+        """
 
     @abc.abstractmethod
     def matmat(self, V: Array) -> Array:  # noqa: N803 (one letter, as in the formulas)
-        """Return the product with V, (d, k)."""
+        """Return the product with vectors.
+
+        Parameters
+        ----------
+        V : array, shape (d, k)
+            A vector per column.
+
+        Returns
+        -------
+        array, shape (d, k)
+        """
 
     def rmatvec(self, v: Array) -> Array:
-        """The product of the transpose with v: `matvec`, by symmetry."""
+        """The product of the transpose with v: `matvec`, by symmetry.
+
+        Parameters
+        ----------
+        v : array, shape (d,) or (d, 1)
+            As in `matvec`.
+
+        Returns
+        -------
+        array, of the shape of v
+        """
         return self.matvec(v)
 
     def rmatmat(self, V: Array) -> Array:  # noqa: N803
-        """The product of the transpose with V: `matmat`, by symmetry."""
+        """The product of the transpose with V: `matmat`, by symmetry.
+
+        Parameters
+        ----------
+        V : array, shape (d, k)
+            As in `matmat`.
+
+        Returns
+        -------
+        array, shape (d, k)
+        """
         return self.matmat(V)
 
     def _matvec(self, v: Array) -> Array:
@@ -113,12 +153,32 @@ class SymmetricOperator(abc.ABC):
         return NotImplemented
 
     def as_linear_operator(self) -> Any:
-        """A scipy.sparse.linalg.LinearOperator (CuPy's for CuPy), with matmat; it can be pickled.
+        """The operator as a LinearOperator of SciPy, or of CuPy for CuPy, with `matmat`.
 
-        SciPy's takes and gives NumPy arrays for any library: vectors of another travel there and back. Vectors and
-        matrices of any real or complex dtype are answered in the dtype that a matrix of `dtype` would give; what is
-        wider than `dtype` is computed in `dtype`, scaled so that nothing overflows or underflows. It follows the
-        operator: that of a window slides with it.
+        It follows the operator: that of a window slides with it. It can be pickled.
+
+        Returns
+        -------
+        scipy.sparse.linalg.LinearOperator
+            For NumPy arrays, whatever the library of the gradients: vectors of another travel there and back. Vectors
+            and matrices of any real or complex dtype are answered in the dtype that a matrix of `dtype` would give;
+            what is wider than `dtype` is computed in `dtype`, scaled so that nothing overflows or underflows.
+
+        Notes
+        -----
+        Cost: none; products cost as much as those of the operator.
+
+        Examples
+        --------
+        >>> import numpy as np, mfac_linalg as ml
+        >>> from scipy.sparse.linalg import cg
+        >>> gradients = np.random.default_rng(0).standard_normal((20, 100))
+        >>> inverse = ml.WoodburyRankOneInverse(gradients, damping=1e-3)
+        >>> F, preconditioner = inverse.forward.as_linear_operator(), inverse.as_linear_operator()
+        >>> iterations = []
+        >>> x, info = cg(F, np.ones(100), M=preconditioner, callback=iterations.append)
+        >>> info, len(iterations)  # F⁻¹ is the ideal preconditioner of F
+        (0, 1)
         """
         return _backend.linear_operator(self, self._like)
 

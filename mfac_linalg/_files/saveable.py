@@ -56,6 +56,17 @@ class Saveable(abc.ABC):
         Cost: one pass over the rows, O(m²) more, no copy of the rows on the host. The file is written next to `path`,
         synced to the disk and renamed, so that the old or the new file is always there and complete. It keeps the mode
         and, where allowed, the owner of the old one. Remains of killed saves of this file are removed.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np, mfac_linalg as ml
+        >>> inverse = ml.WoodburyRankOneInverse(np.ones((2, 3)), damping=1.0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     inverse.save(f"{folder}/inverse.npz")
+        ...     loaded = ml.load(f"{folder}/inverse.npz")
+        >>> bool(np.array_equal(loaded.diagonal(), inverse.diagonal()))
+        True
         """
         check.values("gradients", self.kappa)
         facts, arrays = self._to_parts()
@@ -63,5 +74,37 @@ class Saveable(abc.ABC):
 
     @classmethod
     def load(cls, path: Any, *, xp: Any = None, device: Any = None) -> Self:
-        """Return an inverse of this class from a file; as `mfac_linalg.load`, with its parameters and errors."""
+        """Return an inverse of this class from a file, as `mfac_linalg.load` does for any class.
+
+        Parameters
+        ----------
+        path : str or path-like
+            As in `mfac_linalg.load`.
+        xp, device : optional
+            As in `mfac_linalg.load`.
+
+        Returns
+        -------
+        inverse of this class
+
+        Raises
+        ------
+        InvalidFileError, OSError, TypeError
+            As `mfac_linalg.load`; InvalidFileError also for a file of another class.
+
+        Notes
+        -----
+        Cost: as `mfac_linalg.load`.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np, mfac_linalg as ml
+        >>> inverse = ml.WoodburyRankOneInverse(np.ones((2, 3)), damping=1.0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     inverse.save(f"{folder}/inverse.npz")
+        ...     loaded = ml.WoodburyRankOneInverse.load(f"{folder}/inverse.npz")
+        >>> loaded.shape
+        (3, 3)
+        """
         return restore(path, {cls.__name__: cls}, xp=xp, device=device)

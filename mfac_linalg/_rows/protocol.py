@@ -29,28 +29,92 @@ class GradientRows(Protocol):
     Accuracy: an inverse is as accurate as these products. Sums of float32 numbers over d should be accumulated in
     float64 every thousand terms or so, and `gram` and `project` should return the float64 sums. For κ > 250 the
     entries of F⁻¹ are accurate only if `gram` is computed in float64.
+
+    Examples
+    --------
+    The gradients of a linear layer are outer products, g_i = vec(a_i b_iᵀ) of its inputs a_i and output errors b_i:
+
+    >>> import numpy as np, mfac_linalg as ml
+    >>> class OuterProducts(ml.GradientRows):
+    ...     def __init__(self, a, b):
+    ...         self.a, self.b, self.shape = a, b, (a.shape[0], a.shape[1] * b.shape[1])
+    ...     def gram(self):
+    ...         return (self.a @ self.a.T) * (self.b @ self.b.T)
+    ...     def project(self, v):
+    ...         v = v.reshape(self.a.shape[1], self.b.shape[1], -1)
+    ...         return np.einsum("mi,mj,ijk->mk", self.a, self.b, v)
+    ...     def combine(self, coefficients):
+    ...         return np.einsum("mi,mj,mk->ijk", self.a, self.b, coefficients).reshape(self.shape[1], -1)
+    ...     def columns(self, j):
+    ...         return self.a[:, j // self.b.shape[1]] * self.b[:, j % self.b.shape[1]]
+    >>> rng = np.random.default_rng(0)
+    >>> rows = OuterProducts(rng.standard_normal((5, 6)), rng.standard_normal((5, 4)))
+    >>> dense = ml.WoodburyRankOneInverse(rows.columns(np.arange(24)), damping=0.1)
+    >>> bool(np.allclose(ml.WoodburyRankOneInverse(rows, damping=0.1) @ np.ones(24), dense @ np.ones(24)))
+    True
     """
 
     shape: tuple[int, int]
 
     def gram(self) -> Array:
-        """G Gᵀ, shape (m, m), float64 where the library has it."""
+        """G Gᵀ, in float64 where the library has it.
+
+        Returns
+        -------
+        array, shape (m, m)
+        """
         ...
 
     def project(self, v: Array) -> Array:
-        """G v for v of shape (d, k), shape (m, k), in the dtype of the rows or float64."""
+        """G v, in the dtype of the rows or in float64.
+
+        Parameters
+        ----------
+        v : array, shape (d, k)
+            A vector per column.
+
+        Returns
+        -------
+        array, shape (m, k)
+        """
         ...
 
     def combine(self, coefficients: Array) -> Array:
-        """Gᵀ c for coefficients c of shape (m, k), shape (d, k), in the dtype of the rows."""
+        """Gᵀ c, in the dtype of the rows.
+
+        Parameters
+        ----------
+        coefficients : array, shape (m, k)
+            The weights c of the rows.
+
+        Returns
+        -------
+        array, shape (d, k)
+        """
         ...
 
     def columns(self, j: Array) -> Array:
-        """G[:, j] for a NumPy array j of n non-negative indices, shape (m, n), in the dtype of the rows."""
+        """G[:, j], in the dtype of the rows.
+
+        Parameters
+        ----------
+        j : numpy.ndarray of int, shape (n,)
+            Indices ≥ 0, for any library.
+
+        Returns
+        -------
+        array, shape (m, n)
+        """
         ...
 
     def panels(self) -> Iterable[Array]:
-        """Column blocks of G in order, each of shape (m, p) for any p: for `diagonal` and vector damping."""
+        """Yield column blocks of G, from the first to the last column: for `diagonal` and vector damping.
+
+        Yields
+        ------
+        array, shape (m, p)
+            Of any p; blocks may differ in it.
+        """
         for columns in column_slices(*self.shape, np.float64):
             yield self.columns(np.arange(self.shape[1])[columns])
 

@@ -135,9 +135,26 @@ class BlockDiagonalInverse(Inverse, Saveable):
         damping : float or array, shape (d,) or (n,)
             As in the constructor.
 
+        Returns
+        -------
+        BlockDiagonalInverse
+            This one stays as it is.
+
+        Raises
+        ------
+        TypeError, ValueError, FactorizationError
+            As the constructor.
+
         Notes
         -----
         Cost: a build.
+
+        Examples
+        --------
+        >>> import numpy as np, mfac_linalg as ml
+        >>> inverse = ml.BlockDiagonalInverse(np.ones((2, 6)), damping=1.0, block_sizes=3)
+        >>> inverse.with_damping(np.array([1.0, 2.0])).diagonal()  # one λ per block
+        array([0.75, 0.75, 0.75, 0.4 , 0.4 , 0.4 ])
         """
         new = copy.copy(self)
         new._damping = check.block_damping(damping, len(self._block_sizes), self._like)

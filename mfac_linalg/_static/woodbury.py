@@ -222,9 +222,27 @@ class WoodburyRankOneInverse(Inverse, Saveable):
         damping : float or array, shape (d,)
             As in the constructor.
 
+        Returns
+        -------
+        WoodburyRankOneInverse
+            This one stays as it is.
+
+        Raises
+        ------
+        TypeError, ValueError, FactorizationError
+            As the constructor; ValueError also if the inverse has whitened rows in a file and no gradients.
+
         Notes
         -----
         Cost: O(m³), and O(dm²) where the rows are whitened; one Gram pass for vector damping or the case above.
+
+        Examples
+        --------
+        >>> import numpy as np, mfac_linalg as ml
+        >>> gradients = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> inverse = ml.WoodburyRankOneInverse(gradients, damping=1.0)
+        >>> inverse.with_damping(2.0).diagonal().round(3)
+        array([0.417, 0.417, 0.4  ])
         """
         like = self._like
         new = object.__new__(type(self))

@@ -128,7 +128,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         precision: str = "default",
         compression: TopK | None = None,
     ) -> Self:
-        """Return a window that holds the last rows of an array (k, d), the oldest first; a copy.
+        """Return a window that holds the last rows of an array, the oldest first; a copy.
 
         Parameters
         ----------
@@ -141,9 +141,26 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         normalization, decay, precision, compression
             As in the constructor.
 
+        Returns
+        -------
+        SlidingWindowInverse
+
+        Raises
+        ------
+        TypeError, ValueError, FactorizationError
+            As the constructor and `append`.
+
         Notes
         -----
         Cost: dk² + k³/3 flops for the k ≤ window rows that are kept.
+
+        Examples
+        --------
+        >>> import numpy as np, mfac_linalg as ml
+        >>> gradients = np.random.default_rng(0).standard_normal((9, 6))
+        >>> window = ml.SlidingWindowInverse.from_gradients(gradients, damping=0.1, window=4)
+        >>> bool(np.array_equal(window.gradients, gradients[-4:]))
+        True
         """
         check.gradients(gradients)
         check.gradient_values("gradients", gradients)
@@ -253,7 +270,12 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
     # --- changes ----------------------------------------------------------------------------------------------------
 
     def append(self, g: Array) -> None:
-        """Add a gradient g, shape (d,); a full window drops its oldest.
+        """Add a gradient; a full window drops its oldest.
+
+        Parameters
+        ----------
+        g : array, shape (d,)
+            The gradient, which is copied.
 
         Raises
         ------
@@ -267,6 +289,16 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         Notes
         -----
         Cost: one pass over the rows and O(m²).
+
+        Examples
+        --------
+        >>> import numpy as np, mfac_linalg as ml
+        >>> window = ml.SlidingWindowInverse(window=2, dim=3, damping=0.5)
+        >>> for g in np.eye(3):
+        ...     window.append(g)
+        >>> window.gradients
+        array([[0., 1., 0.],
+               [0., 0., 1.]])
         """
         state, g = self._accept(g)
         self._commit(run(WindowState.append_row, state, g))
@@ -274,15 +306,34 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
     def append_matvec(self, g: Array) -> Array:
         """Append g, then return F⁻¹ g, by push-through, in the two passes over the rows that both need.
 
+        Parameters
+        ----------
+        g : array, shape (d,)
+            As in `append`.
+
         Returns
         -------
         array, shape (d,)
+
+        Raises
+        ------
+        TypeError, ValueError, FactorizationError
+            As `append`.
+        OverflowError
+            The answer does not fit into `dtype` (host arrays); g is not appended.
 
         Notes
         -----
         Cost: two passes over the rows and O(m²); two passes more where the rows are nearly dependent.
         Accuracy: as `matvec_gradients`: nothing is lost to the damping.
         With compression F has the compressed gradient in it, and the answer is the product with g itself, as `matvec`.
+
+        Examples
+        --------
+        >>> import numpy as np, mfac_linalg as ml
+        >>> window = ml.SlidingWindowInverse(window=2, dim=3, damping=1.0)
+        >>> window.append_matvec(np.array([0.0, 0.0, 3.0])).round(3)  # g/(λ + ‖g‖²) for the first
+        array([0. , 0. , 0.3])
         """
         state, g = self._accept(g)
         state, x = run(WindowState.append_and_solve, state, g)
@@ -297,28 +348,110 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         gradients : array, shape (k, d)
             One gradient per row, the oldest first.
 
+        Raises
+        ------
+        TypeError, ValueError, FactorizationError
+            As `append`.
+
         Notes
         -----
         Cost: 2dmk + dk² flops and O(km²), O(m³) for k > m/8; the ring is copied, which takes O(dm) memory more.
         With compression gradients are compressed one after the other, as by `append`.
+
+        Examples
+        --------
+        >>> import numpy as np, mfac_linalg as ml
+        >>> window = ml.SlidingWindowInverse(window=4, dim=6, damping=0.1)
+        >>> window.extend(np.random.default_rng(0).standard_normal((9, 6)))
+        >>> len(window)
+        4
         """
         state, rows = self._accept(gradients, "gradients", ("k", self.dim))
         if rows.shape[0]:
             self._commit(run(WindowState.append_rows, state, rows))
 
     def replace(self, age: int, g: Array) -> None:
-        """Replace the gradient of an age, 0 for the oldest, −1 for the newest, by g. Cost: as `append`."""
+        """Replace the gradient of an age by another.
+
+        Parameters
+        ----------
+        age : int
+            0 for the oldest, −1 for the newest.
+        g : array, shape (d,)
+            As in `append`.
+
+        Raises
+        ------
+        TypeError, ValueError, FactorizationError
+            As `append`; TypeError also for an age that is not an integer.
+        IndexError
+            An age that no gradient has.
+
+        Notes
+        -----
+        Cost: as `append`.
+
+        Examples
+        --------
+        >>> import numpy as np, mfac_linalg as ml
+        >>> window = ml.SlidingWindowInverse.from_gradients(np.eye(2, 3), damping=0.5)
+        >>> window.replace(0, np.array([0.0, 0.0, 5.0]))
+        >>> window.gradients
+        array([[0., 0., 5.],
+               [0., 1., 0.]])
+        """
         age = check.age(age, len(self))
         state, g = self._accept(g)
         self._commit(run(WindowState.replace_row, state, age, g))
 
     def remove(self, age: int) -> None:
-        """Remove the gradient of an age, 0 for the oldest. Cost: O(m²); O(m³) under "mean": the divisor changes."""
+        """Remove the gradient of an age.
+
+        Parameters
+        ----------
+        age : int
+            0 for the oldest, −1 for the newest.
+
+        Raises
+        ------
+        TypeError
+            An age that is not an integer.
+        IndexError
+            An age that no gradient has.
+        FactorizationError
+            The m × m system has no factor.
+
+        Notes
+        -----
+        Cost: O(m²); O(m³) under "mean", whose divisor changes.
+
+        Examples
+        --------
+        >>> import numpy as np, mfac_linalg as ml
+        >>> window = ml.SlidingWindowInverse.from_gradients(np.eye(3), damping=0.5)
+        >>> window.remove(0)
+        >>> window.gradients
+        array([[0., 1., 0.],
+               [0., 0., 1.]])
+        """
         age = check.age(age, len(self))
         self._commit(run(WindowState.remove_row, self._known_state, age))
 
     def clear(self) -> None:
-        """Remove all gradients, and the error that compression feeds back."""
+        """Remove all gradients, and the error that compression feeds back.
+
+        Notes
+        -----
+        Cost: O(window²) for an empty small system; the memory of the rows is kept.
+
+        Examples
+        --------
+        >>> import numpy as np, mfac_linalg as ml
+        >>> window = ml.SlidingWindowInverse.from_gradients(np.eye(3), damping=0.5)
+        >>> window.clear()
+        >>> len(window), window.diagonal()  # F = λI
+        (0, array([2., 2., 2.]))
+        """
         if self._state is not None:
             self._state = self._state.without_rows()
             self._changes += 1
@@ -349,6 +482,11 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         A window made from it by `from_state_dict` gives the same answers, and takes the same steps, to the bit. The
         float64 arrays must be kept as float64.
 
+        Returns
+        -------
+        dict of str to array, number or str
+            The rows, the small arrays, the damping and the options.
+
         Notes
         -----
         Cost: a copy of the rows, O(dm), and of the small system, O(m²).
@@ -356,6 +494,14 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         wrote; of others the small ones are NumPy's. ``numpy.savez(file, **state)`` and ``numpy.load`` take all without
         pickle, but for tensors of bfloat16, which PyTorch refuses to NumPy ("unsupported ScalarType"): use `save` or
         ``torch.save``, or put ``x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)`` in the place of such a tensor x.
+
+        Examples
+        --------
+        >>> import numpy as np, mfac_linalg as ml
+        >>> window = ml.SlidingWindowInverse.from_gradients(np.eye(2, 3), damping=0.5)
+        >>> state = window.state_dict()
+        >>> state["window"], state["dim"], state["damping"]
+        (2, 3, 0.5)
         """
         parts = {} if self._state is None else run(WindowState.as_dict, self._state)
         if self._state is not None and self._state.is_by_numpy:
@@ -372,6 +518,10 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         state : mapping
             What `state_dict` returned, or what `numpy.load` or `torch.load` made of it; its arrays are copied.
 
+        Returns
+        -------
+        SlidingWindowInverse
+
         Raises
         ------
         TypeError
@@ -382,6 +532,15 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         Notes
         -----
         Cost: a copy of the rows and a product with them, O(dm), and O(m²).
+
+        Examples
+        --------
+        >>> import numpy as np, mfac_linalg as ml
+        >>> window = ml.SlidingWindowInverse.from_gradients(np.eye(2, 3), damping=0.5)
+        >>> copy = ml.SlidingWindowInverse.from_state_dict(window.state_dict())
+        >>> v = np.ones(3)
+        >>> bool(np.array_equal(copy.append_matvec(v), window.append_matvec(v)))
+        True
         """
         state = check.as_window_state(state, STATE_ON_HOST)
         check.window_state(state, STATE_VERSION, STATE_OPTIONS)
@@ -396,7 +555,36 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
     # --- other windows ----------------------------------------------------------------------------------------------
 
     def with_damping(self, damping: Any) -> "SlidingWindowInverse":
-        """Return another window with the same gradients and another damping. Cost: a copy, and O(m³)."""
+        """Return another window with the same gradients and another damping.
+
+        To change the damping of this window, set `damping`.
+
+        Parameters
+        ----------
+        damping : float or array, shape (d,)
+            As in the constructor.
+
+        Returns
+        -------
+        SlidingWindowInverse
+            This one stays as it is.
+
+        Raises
+        ------
+        TypeError, ValueError, FactorizationError
+            As the constructor.
+
+        Notes
+        -----
+        Cost: a copy of the rows, O(dm), and O(m³).
+
+        Examples
+        --------
+        >>> import numpy as np, mfac_linalg as ml
+        >>> window = ml.SlidingWindowInverse.from_gradients(np.eye(2, 3), damping=0.5)
+        >>> window.with_damping(1.5).diagonal().round(3), window.damping
+        (array([0.5  , 0.5  , 0.667]), 0.5)
+        """
         other = copy.deepcopy(self)
         other.damping = damping
         return other

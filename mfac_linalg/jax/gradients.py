@@ -100,9 +100,27 @@ def mean_gradients(loss_fn: Loss, params: Any, inputs: Any, targets: Any, *, bat
     rows : array, shape (⌈samples / batch_size⌉, d)
     unravel : callable
 
+    Raises
+    ------
+    TypeError, ValueError
+        As `per_sample_gradients`; a `batch_size` that is not an integer ≥ 1.
+
     Notes
     -----
     Cost: one forward and one backward pass a sample; memory as for one batch.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from jax import numpy as jnp
+    >>> from mfac_linalg.jax import mean_gradients
+    >>> params = {"weight": jnp.ones((4, 3)), "bias": jnp.zeros(3)}
+    >>> x, y = jax.random.normal(jax.random.key(0), (8, 4)), jnp.arange(8) % 3
+    >>> def loss(params, x, y):
+    ...     return -jax.nn.log_softmax(x @ params["weight"] + params["bias"])[y]
+    >>> rows, unravel = mean_gradients(loss, params, x, y, batch_size=3)
+    >>> rows.shape  # of samples 0 to 2, 3 to 5, and 6 and 7
+    (3, 15)
     """
     _check_arguments(loss_fn, params)
     count, size = count_samples(inputs, targets), check.size("batch_size", batch_size)
@@ -134,6 +152,29 @@ def iter_gradients(
     Yields
     ------
     array, shape (d,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `per_sample_gradients`; batches that are not pairs.
+
+    Notes
+    -----
+    Cost: one forward and one backward pass a sample, compiled; O(d) memory, with `per_sample` O(d) a sample of a batch.
+
+    Examples
+    --------
+    >>> import jax, mfac_linalg as ml
+    >>> from jax import numpy as jnp
+    >>> from mfac_linalg.jax import iter_gradients
+    >>> batches = [(jax.random.normal(jax.random.key(i), (8, 4)), jnp.ones(8)) for i in range(5)]
+    >>> def loss(weight, x, y):
+    ...     return (x @ weight - y) ** 2
+    >>> window = ml.SlidingWindowInverse(window=3, dim=4, damping=0.1)
+    >>> for g in iter_gradients(loss, jnp.zeros(4), batches):
+    ...     window.append(g)
+    >>> len(window)
+    3
     """
     check.flag("per_sample", per_sample)
     _check_arguments(loss_fn, params)

@@ -129,7 +129,7 @@ class SlidingWindowState(Inverse):
         decay: float = 1.0,
         precision: str = "default",
     ) -> Self:
-        """Return a state with the last rows of an array (k, d), the oldest first.
+        """Return a state with the last rows of an array, the oldest first.
 
         Parameters
         ----------
@@ -142,9 +142,27 @@ class SlidingWindowState(Inverse):
         normalization, decay, precision
             As in the constructor.
 
+        Returns
+        -------
+        SlidingWindowState
+
+        Raises
+        ------
+        TypeError, ValueError
+            As the constructor and `append`.
+
         Notes
         -----
         Cost: dk² + k³/3 flops for the k ≤ window rows that are stored.
+
+        Examples
+        --------
+        >>> import jax
+        >>> from mfac_linalg.jax import SlidingWindowState
+        >>> gradients = jax.random.normal(jax.random.key(0), (9, 6))
+        >>> state = SlidingWindowState.from_gradients(gradients, damping=0.1, window=4)
+        >>> bool((state.gradients == gradients[-4:]).all())
+        True
         """
         check.gradients(gradients)
         check.same_library("gradients", gradients, jnp.zeros(0))
@@ -188,12 +206,32 @@ class SlidingWindowState(Inverse):
         register(self._like)
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Arrays]], WindowOptions]:
-        """The arrays as children, the options as static data, without d, which is a shape of the arrays."""
+        """The arrays as children, the options as static data, without d, which is a shape of the arrays.
+
+        Returns
+        -------
+        children : tuple
+            The arrays with their key.
+        options : WindowOptions
+            Hashable.
+        """
         return ((jax.tree_util.GetAttrKey("arrays"), self._arrays),), self._options
 
     @classmethod
     def tree_unflatten(cls, options: WindowOptions, children: tuple[Arrays]) -> Self:
-        """The state of these arrays and options."""
+        """The state of these arrays and options.
+
+        Parameters
+        ----------
+        options : WindowOptions
+            The static data of `tree_flatten_with_keys`.
+        children : tuple
+            The arrays.
+
+        Returns
+        -------
+        SlidingWindowState
+        """
         state = object.__new__(cls)
         state._options, (state._arrays,) = options, children
         return state
@@ -246,7 +284,16 @@ class SlidingWindowState(Inverse):
     # --- steps ----------------------------------------------------------------------------------------------------
 
     def append(self, g: Array) -> Self:
-        """Return the state with a gradient g, shape (d,), as its newest; a full window drops its oldest.
+        """Return the state with a gradient as its newest; a full window drops its oldest.
+
+        Parameters
+        ----------
+        g : array, shape (d,)
+            The gradient, in the dtype of the stored ones.
+
+        Returns
+        -------
+        SlidingWindowState
 
         Raises
         ------
@@ -258,6 +305,15 @@ class SlidingWindowState(Inverse):
         Notes
         -----
         Cost: one pass over the rows, O(window²), and window³/3 flops.
+
+        Examples
+        --------
+        >>> import jax
+        >>> from mfac_linalg.jax import SlidingWindowState
+        >>> state = SlidingWindowState(window=4, dim=6, damping=0.1)
+        >>> state = jax.jit(SlidingWindowState.append)(state, jax.numpy.ones(6))
+        >>> int(state.count)
+        1
         """
         arrays = self._checked_arrays
         g = check.as_window_dtype("g", g, self._like)
@@ -268,9 +324,35 @@ class SlidingWindowState(Inverse):
     def append_matvec(self, g: Array) -> tuple[Self, Array]:
         """Return the state with g, and F⁻¹ g, by push-through: the body of a `lax.scan` over gradients.
 
+        Parameters
+        ----------
+        g : array, shape (d,)
+            As in `append`.
+
+        Returns
+        -------
+        state : SlidingWindowState
+        x : array, shape (d,)
+            F⁻¹ g, with g in F.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `append`.
+
         Notes
         -----
         Cost: as `append`, and one pass more; two more for each sweep where the rows are nearly dependent.
+
+        Examples
+        --------
+        >>> import jax
+        >>> from mfac_linalg.jax import SlidingWindowState
+        >>> gradients = jax.random.normal(jax.random.key(0), (9, 6))
+        >>> state = SlidingWindowState(window=4, dim=6, damping=0.1)
+        >>> state, steps = jax.lax.scan(SlidingWindowState.append_matvec, state, gradients)
+        >>> steps.shape, int(state.count)
+        ((9, 6), 4)
         """
         state = self.append(g)
         return state, state.matvec_gradients(
@@ -280,9 +362,31 @@ class SlidingWindowState(Inverse):
     def with_damping(self, damping: Any) -> Self:
         """Return the state with another damping, which may be traced.
 
+        Parameters
+        ----------
+        damping : float or array, shape (d,)
+            As in the constructor.
+
+        Returns
+        -------
+        SlidingWindowState
+
+        Raises
+        ------
+        TypeError, ValueError
+            As the constructor.
+
         Notes
         -----
         Cost: window³/3 flops; from or to a vector of dampings also a Gram matrix, d · window² flops.
+
+        Examples
+        --------
+        >>> import jax
+        >>> from mfac_linalg.jax import SlidingWindowState
+        >>> state = SlidingWindowState.from_gradients(jax.numpy.eye(2, 3), damping=0.5)
+        >>> [round(float(x), 3) for x in state.with_damping(1.5).diagonal()]
+        [0.5, 0.5, 0.667]
         """
         arrays = self._checked_arrays
         damping = check.damping(damping, self._like, self.dtype)

@@ -27,7 +27,7 @@ UPDATES: dict[str, Callable[..., Array]] = {"joint": joint_update, "single": obs
 
 @dataclass(frozen=True)
 class Step:
-    """The record of one step.
+    """The record of one step of `prune`.
 
     Parameters
     ----------
@@ -38,7 +38,15 @@ class Step:
     length : float
         The factor by which the change of the remaining weights was multiplied.
     loss : float or None
-        `loss_fn` of the result.
+        `loss_fn` of the result; None without one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mfac_linalg.pruning import prune
+    >>> pruned = prune(np.arange(1.0, 5.0), lambda weights, step: np.eye(4), 0.75, steps=2, damping=1.0)
+    >>> [step.sparsity for step in pruned.steps]
+    [0.5, 0.75]
     """
 
     sparsity: float
@@ -59,6 +67,14 @@ class Pruned:
         True where a weight stays.
     steps : tuple of Step
         A record of each step.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mfac_linalg.pruning import prune
+    >>> pruned = prune(np.arange(1.0, 5.0), lambda weights, step: np.eye(4), 0.5, damping=1.0)
+    >>> pruned.weights, pruned.mask
+    (array([0., 0., 3., 4.]), array([False, False,  True,  True]))
     """
 
     weights: Array = field(repr=False)
@@ -76,10 +92,28 @@ def relative_damping(gradients: Array, ratio: float) -> float:
     ratio : float
         > 0; 1 damps every weight by as much as the average one curves.
 
+    Returns
+    -------
+    float
+        λ, in units of squared gradients.
+
     Raises
     ------
-    ValueError
-        A ratio out of range; gradients that are all zero.
+    TypeError, ValueError
+        Gradients that are not a real floating array (m, d) with finite values, or are all zero; a ratio out of range.
+    OverflowError
+        A damping that float64 cannot represent.
+
+    Notes
+    -----
+    Cost: one pass over the gradients.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mfac_linalg.pruning import relative_damping
+    >>> relative_damping(np.array([[3.0, 4.0], [0.0, 5.0]]), 0.1)
+    1.25
     """
     check.gradients(gradients)
     check.values("gradients", gradients)

@@ -113,6 +113,8 @@ def group_scores(weights: Array, inverse: Inverse, groups: Any) -> Array:
 
     Raises
     ------
+    TypeError
+        Weights as `obs_scores` refuses them; indices that are not integers.
     IndexError
         An index outside [−d, d).
     ValueError
@@ -126,6 +128,17 @@ def group_scores(weights: Array, inverse: Inverse, groups: Any) -> Array:
     References
     ----------
     .. [1] E. Kurtic et al., "The Optimal BERT Surgeon", EMNLP 2022, arXiv:2203.07259, section 3.1.
+
+    Examples
+    --------
+    >>> import numpy as np, mfac_linalg as ml
+    >>> from mfac_linalg.pruning import group_scores
+    >>> gradients = np.random.default_rng(0).standard_normal((8, 6))
+    >>> inverse, w = ml.WoodburyRankOneInverse(gradients, damping=0.1), np.ones(6)
+    >>> scores = group_scores(w, inverse, 2)  # of w[0:2], w[2:4] and w[4:6]
+    >>> block = inverse.submatrix([0, 1])
+    >>> scores.shape, bool(np.isclose(scores[0], w[:2] @ np.linalg.solve(block, w[:2]) / 2))
+    ((3,), True)
     """
     w = check_weights(weights, inverse)
     groups = check_groups(groups, inverse)
@@ -162,9 +175,22 @@ def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = 
     array of bool, shape (d,)
         True where a weight stays.
 
+    Raises
+    ------
+    TypeError, IndexError, ValueError
+        As `group_scores`; n and m out of range, an m that does not divide d, groups of another size than m.
+
     Notes
     -----
     Cost: as `group_scores`, and an eigendecomposition for each of the m over n subsets of a group.
+
+    Examples
+    --------
+    >>> import numpy as np, mfac_linalg as ml
+    >>> from mfac_linalg.pruning import n_m_mask
+    >>> inverse = ml.WoodburyRankOneInverse(np.eye(8), damping=0.1)  # F is a multiple of I: the largest weights stay
+    >>> n_m_mask(np.array([1.0, 4.0, 2.0, 3.0, 8.0, 5.0, 7.0, 6.0]), inverse, 2, 4).astype(int)
+    array([0, 1, 0, 1, 1, 0, 1, 0])
     """
     w = check_weights(weights, inverse)
     n, m = check.size("n", n), check.size("m", m)

@@ -31,6 +31,11 @@ def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     array, shape (d,)
         δ, with δ_i = −w_i for removed weights.
 
+    Raises
+    ------
+    TypeError, ValueError
+        As `obs_scores`; a mask that is not a boolean array (d,) of the inverse's library.
+
     Notes
     -----
     Cost: a diagonal and a product with F⁻¹.
@@ -38,6 +43,14 @@ def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     References
     ----------
     .. [1] E. Frantar, E. Kurtic, D. Alistarh, arXiv:2107.03356, section 2 and equation (2).
+
+    Examples
+    --------
+    >>> import numpy as np, mfac_linalg as ml
+    >>> from mfac_linalg.pruning import obs_update
+    >>> inverse = ml.WoodburyRankOneInverse(np.array([[1.0, 1.0]]), damping=0.5)
+    >>> obs_update(np.ones(2), inverse, np.array([False, True])).round(3)  # the second weight takes over
+    array([-1.   ,  0.667])
     """
     w, mask = _check_weights_and_mask(weights, inverse, mask)
     xp = _backend.namespace(w)
@@ -67,9 +80,23 @@ def group_update(weights: Array, inverse: Inverse, groups: Any) -> Array:
     array, shape (d,)
         δ, with δ_i = −w_i for removed weights.
 
+    Raises
+    ------
+    TypeError, IndexError, ValueError
+        As `group_scores`.
+
     Notes
     -----
     Cost: as `group_scores`, and a product with F⁻¹.
+
+    Examples
+    --------
+    >>> import numpy as np, mfac_linalg as ml
+    >>> from mfac_linalg.pruning import group_update
+    >>> inverse = ml.WoodburyRankOneInverse(np.random.default_rng(0).standard_normal((8, 6)), damping=0.1)
+    >>> delta = group_update(np.ones(6), inverse, np.array([[0, 1], [2, 3]]))
+    >>> np.ones(6)[:4] + delta[:4]
+    array([0., 0., 0., 0.])
     """
     w = check_weights(weights, inverse)
     groups = check_groups(groups, inverse)
@@ -102,8 +129,8 @@ def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
 
     Raises
     ------
-    ValueError
-        An inverse that has whitened rows in a file and nothing else.
+    TypeError, ValueError
+        As `obs_update`; ValueError also for an inverse that has whitened rows in a file and nothing else.
 
     Notes
     -----

@@ -56,12 +56,22 @@ class InverseTests:
     eps: ClassVar[float | None] = None
 
     def make_inverse(self, problem: Problem) -> Any:
-        """The inverse of a problem: an object with `matvec` or `@`, or a function of v.
+        """The inverse of a problem, which a subclass defines.
 
         Parameters
         ----------
         problem : Problem
             Gradients, damping, weights and normalization.
+
+        Returns
+        -------
+        object
+            With `matvec` or `@`; or a function of v.
+
+        Raises
+        ------
+        NotImplementedError
+            If the subclass does not define it.
         """
         msg = "`make_inverse` must be defined: return the inverse for problem.gradients and problem.damping."
         raise NotImplementedError(msg)
@@ -71,13 +81,27 @@ class InverseTests:
 
         Parameters
         ----------
-        x : numpy.ndarray
-            A vector (d,).
+        x : numpy.ndarray, shape (d,)
+            A vector.
+
+        Returns
+        -------
+        array, shape (d,)
+            Here x itself.
+
+        Examples
+        --------
+        >>> from mfac_linalg.testing import InverseTests
+        >>> class TorchTests(InverseTests):
+        ...     def asarray(self, x):
+        ...         import torch
+        ...
+        ...         return torch.asarray(x, device="cuda")
         """
         return x
 
     def check(self, data: st.DataObject, *checks: str) -> None:
-        """Draw a problem and make some of the checks.
+        """Draw a problem and make some of the checks, in a test of your own.
 
         Parameters
         ----------
@@ -85,6 +109,26 @@ class InverseTests:
             What ``@given(st.data())`` passes.
         *checks : str
             Names or patterns.
+
+        Raises
+        ------
+        CheckError
+            If a check failed that was not expected to.
+
+        Examples
+        --------
+        >>> import mfac_linalg as ml
+        >>> from hypothesis import given, settings, strategies as st
+        >>> from mfac_linalg.testing import InverseTests
+        >>> class TestWoodbury(InverseTests):
+        ...     def make_inverse(self, problem):
+        ...         return ml.WoodburyRankOneInverse(problem.gradients, problem.damping)
+        ...
+        ...     @settings(max_examples=5, deadline=None)
+        ...     @given(st.data())
+        ...     def test_rows(self, data):
+        ...         self.check(data, "*: in span")
+        >>> TestWoodbury().test_rows()  # pytest does this
         """
         problem = data.draw(problems(self.dtype, self.decades, self.largest, self.relations, **self.options))
         check_inverse(

@@ -11,7 +11,26 @@ LIMIT = 30.0
 
 
 def tolerance(eps: float, kappa: float = 1.0) -> float:
-    """The one rule for tolerances: constant x eps x condition number."""
+    """The one rule for tolerances: constant x eps x condition number.
+
+    Parameters
+    ----------
+    eps : float
+        The rounding unit of the arithmetic.
+    kappa : float
+        The condition number.
+
+    Returns
+    -------
+    float
+        `LIMIT` · eps · kappa.
+
+    Examples
+    --------
+    >>> from mfac_linalg.testing import tolerance
+    >>> tolerance(1e-7, kappa=1000.0)
+    0.003
+    """
     return LIMIT * eps * kappa
 
 
@@ -37,7 +56,7 @@ def triangular_inverse(factor: np.ndarray) -> np.ndarray:
 class Oracle:
     """Dense answers for F = Λ + Σ c_i g_i g_iᵀ, c_i = w_i/n, in extended precision with refined solves.
 
-    Attributes
+    Parameters
     ----------
     gradients : numpy.ndarray, shape (m, d)
         The rows g_i.
@@ -74,30 +93,30 @@ class Oracle:
 
     @functools.cached_property
     def coefficients(self) -> np.ndarray:
-        """The c_i, (m,)."""
+        """The c_i, shape (m,)."""
         m = len(self.gradients)
         weights = np.ones(m) if self.weights is None else self.weights
         return np.asarray(weights, self.wide) / (m if self.normalization == "mean" else 1)
 
     @functools.cached_property
     def roots(self) -> np.ndarray:
-        """Square roots of the damping, (d,)."""
+        """Square roots of the damping, shape (d,)."""
         return np.sqrt(np.broadcast_to(np.asarray(self.damping, self.wide), self.gradients.shape[1:]))
 
     @functools.cached_property
     def scaled(self) -> np.ndarray:
-        """S = C^1/2 G damping^-1/2, (m, d)."""
+        """S = C^½ G Λ^-½, shape (m, d)."""
         return np.sqrt(self.coefficients)[:, None] * np.asarray(self.gradients, self.wide) / self.roots
 
     @functools.cached_property
     def size(self) -> float:
-        """||S||^2."""
+        """‖S‖²."""
         rows = (self.scaled if self.is_wide else self.scaled.T).astype(np.float64)
         return float(np.max(np.linalg.eigvalsh(rows @ rows.T), initial=0.0))
 
     @property
     def kappa(self) -> float:
-        """1 + ||S||^2: the condition number of F in the norm that the damping sets."""
+        """κ = 1 + ‖S‖²: the condition number of F in the norm that the damping sets."""
         return 1.0 + self.size
 
     @functools.cached_property
@@ -124,7 +143,26 @@ class Oracle:
         return solution
 
     def solve(self, v: np.ndarray) -> np.ndarray:
-        """F^-1 v in longdouble; v is (d,) or (d, k)."""
+        """F⁻¹ v in the arithmetic of the oracle.
+
+        Parameters
+        ----------
+        v : numpy.ndarray, shape (d,) or (d, k)
+            One vector, or one per column.
+
+        Returns
+        -------
+        numpy.ndarray, of the shape of v
+            In the dtype `wide`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mfac_linalg.testing import Oracle
+        >>> oracle, v = Oracle(np.eye(2, 3), damping=0.5), np.ones(3)
+        >>> bool(np.allclose(oracle.forward @ oracle.solve(v).astype(float), v))
+        True
+        """
         roots = self._column(v, self.roots)
         return self._solve_scaled(np.asarray(v, self.wide) / roots) / roots
 
@@ -134,33 +172,128 @@ class Oracle:
 
     @functools.cached_property
     def forward(self) -> np.ndarray:
-        """F itself, (d, d), float64."""
+        """F itself, shape (d, d), float64."""
         gradients: np.ndarray = np.asarray(self.gradients, self.wide)
         return np.asarray(np.diag(self.roots**2) + (gradients.T * self.coefficients) @ gradients, np.float64)
 
     @functools.cached_property
     def inverse(self) -> np.ndarray:
-        """F^-1, (d, d), float64."""
+        """F⁻¹, shape (d, d), float64."""
         return np.asarray(self.solve(np.eye(len(self.roots))), np.float64)
 
     def backward_ratio(self, v: np.ndarray, x: np.ndarray, eps: float, floor: Any = 0.0) -> Any:
-        """R = ||damping^-1/2 (v - F x)|| / (kappa ||damping^1/2 x|| eps + floor), one figure per column of v."""
+        """R = ‖Λ^-½ (v − F x)‖ / (κ ‖Λ^½ x‖ eps + floor): how far x is from an exact answer, in roundings.
+
+        Parameters
+        ----------
+        v : numpy.ndarray, shape (d,) or (d, k)
+            The right-hand side, or one per column.
+        x : numpy.ndarray, of the shape of v
+            The answer to be judged.
+        eps : float
+            The rounding unit of the arithmetic that gave x.
+        floor : float or numpy.ndarray, shape (k,)
+            An error that is allowed besides, in the norm of the numerator.
+
+        Returns
+        -------
+        numpy.ndarray, shape () or (k,)
+            `LIMIT` is the largest that a stable algorithm may have.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mfac_linalg.testing import LIMIT, Oracle
+        >>> oracle, v = Oracle(np.eye(2, 3), damping=0.5), np.ones(3)
+        >>> bool(oracle.backward_ratio(v, np.linalg.solve(oracle.forward, v), eps=2**-52) < LIMIT)
+        True
+        """
         roots = self._column(v, self.roots)
         scaled_x = roots * np.asarray(x, self.wide)
         residual = np.asarray(v, self.wide) / roots - scaled_x - self.scaled.T @ (self.scaled @ scaled_x)
         return _ratio(residual, scaled_x, self.kappa * eps, floor)
 
     def forward_ratio(self, v: np.ndarray, x: np.ndarray, eps: float, floor: Any = 0.0) -> Any:
-        """||damping^1/2 (x - F^-1 v)|| / (kappa ||damping^1/2 F^-1 v|| eps + floor), one figure per column of v."""
+        """‖Λ^½ (x − F⁻¹ v)‖ / (κ ‖Λ^½ F⁻¹ v‖ eps + floor): the error of x, in units of what rounding may cost.
+
+        Parameters
+        ----------
+        v : numpy.ndarray, shape (d,) or (d, k)
+            The right-hand side, or one per column.
+        x : numpy.ndarray, of the shape of v
+            The answer to be judged.
+        eps : float
+            The rounding unit of the arithmetic that gave x.
+        floor : float or numpy.ndarray, shape (k,)
+            An error that is allowed besides, in the norm of the numerator.
+
+        Returns
+        -------
+        numpy.ndarray, shape () or (k,)
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mfac_linalg.testing import LIMIT, Oracle
+        >>> oracle, v = Oracle(np.eye(2, 3), damping=0.5), np.ones(3)
+        >>> bool(oracle.forward_ratio(v, 1.001 * oracle.solve(v), eps=2**-52) < LIMIT)
+        False
+        """
         return self.distance_ratio(self.solve(v), x, eps, floor)
 
     def distance_ratio(self, exact: np.ndarray, x: np.ndarray, eps: float, floor: Any = 0.0) -> Any:
-        """`forward_ratio` where F^-1 v is known already."""
+        """`forward_ratio` where F⁻¹ v is known already.
+
+        Parameters
+        ----------
+        exact : numpy.ndarray, shape (d,) or (d, k)
+            F⁻¹ v.
+        x : numpy.ndarray, of the shape of exact
+            The answer to be judged.
+        eps : float
+            The rounding unit of the arithmetic that gave x.
+        floor : float or numpy.ndarray, shape (k,)
+            As in `forward_ratio`.
+
+        Returns
+        -------
+        numpy.ndarray, shape () or (k,)
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mfac_linalg.testing import Oracle
+        >>> oracle, v = Oracle(np.eye(2, 3), damping=0.5), np.ones(3)
+        >>> exact, x = oracle.solve(v), np.ones(3)
+        >>> bool(oracle.distance_ratio(exact, x, eps=2**-52) == oracle.forward_ratio(v, x, eps=2**-52))
+        True
+        """
         roots = self._column(x, self.roots)
         return _ratio(roots * (np.asarray(x, self.wide) - exact), roots * exact, self.kappa * eps, floor)
 
     def rounding_of_combinations(self, coefficients: np.ndarray, eps: float) -> Any:
-        """How far rounding its terms moves G^T c, by column of c: eps ||damping^-1/2 |G|^T |c|||."""
+        """How far rounding its terms moves a combination Gᵀ c of the rows: eps times ‖Λ^-½ abs(G)ᵀ abs(c)‖.
+
+        Parameters
+        ----------
+        coefficients : numpy.ndarray, shape (m, k)
+            The weights c of the rows, by column.
+        eps : float
+            The rounding unit of the arithmetic.
+
+        Returns
+        -------
+        numpy.ndarray, shape (k,)
+            A `floor` for the ratios.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mfac_linalg.testing import Oracle
+        >>> oracle = Oracle(np.array([[3.0, 4.0]]), damping=1.0)
+        >>> oracle.rounding_of_combinations(np.array([[2.0]]), eps=0.5).astype(float)
+        array([5.])
+        """
         terms = np.abs(np.asarray(self.gradients, self.wide)).T @ np.abs(coefficients)
         return eps * np.sqrt(np.sum((terms / self._column(terms, self.roots)) ** 2, axis=0))
 

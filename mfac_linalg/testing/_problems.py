@@ -27,7 +27,7 @@ class Problem:
 
     Its `repr` is the call of `make_problem` that makes it again.
 
-    Attributes
+    Parameters
     ----------
     name : str
         That call.
@@ -77,7 +77,7 @@ class Problem:
 
     @property
     def coefficients(self) -> np.ndarray:
-        """The c_i, (m,), float64."""
+        """The c_i, shape (m,), float64."""
         return self.oracle.coefficients.astype(np.float64)
 
     @functools.cached_property
@@ -86,7 +86,20 @@ class Problem:
         return Oracle(self.gradients, self.damping, self.weights, self.normalization, self.wide)
 
     def copy(self) -> "Problem":
-        """The same problem on arrays of its own, with the same oracle."""
+        """The same problem on arrays of its own, with the same oracle.
+
+        Returns
+        -------
+        Problem
+
+        Examples
+        --------
+        >>> from mfac_linalg.testing import make_problem
+        >>> problem = make_problem(0)
+        >>> copy = problem.copy()
+        >>> copy.gradients is problem.gradients, copy.oracle is problem.oracle
+        (False, True)
+        """
         arrays = {name: getattr(self, name) for name in ("gradients", "damping", "weights")}
         copies: dict[str, Any] = {name: array.copy() for name, array in arrays.items() if isinstance(array, np.ndarray)}
         other = replace(self, **copies)
@@ -94,17 +107,63 @@ class Problem:
         return other
 
     def scaled_by(self, scale: float) -> "Problem":
-        """The same problem in other units: gradients times `scale`, damping times its square."""
+        """The same problem in other units: gradients times a scale, damping times its square.
+
+        Parameters
+        ----------
+        scale : float
+            The scale; F⁻¹ is divided by its square.
+
+        Returns
+        -------
+        Problem
+
+        Examples
+        --------
+        >>> from mfac_linalg.testing import make_problem
+        >>> problem = make_problem(0, kappa=10.0)
+        >>> scaled = problem.scaled_by(2.0)
+        >>> scaled.damping / problem.damping, round(scaled.oracle.kappa, 6)
+        (4.0, 10.0)
+        """
         gradients = (self.gradients * np.float64(scale)).astype(self.dtype)
         return replace(self, name=f"{self}.scaled_by({scale!r})", gradients=gradients, damping=self.damping * scale**2)
 
     def permuted(self) -> "Problem":
-        """The same problem with the gradients in reverse order."""
+        """The same problem with the gradients in reverse order.
+
+        Returns
+        -------
+        Problem
+
+        Examples
+        --------
+        >>> from mfac_linalg.testing import make_problem
+        >>> problem = make_problem(0)
+        >>> bool((problem.permuted().gradients[0] == problem.gradients[-1]).all())
+        True
+        """
         weights = None if self.weights is None else self.weights[::-1].copy()
         return replace(self, name=f"{self}.permuted()", gradients=self.gradients[::-1].copy(), weights=weights)
 
     def with_damping(self, damping: Any) -> "Problem":
-        """The same gradients under another damping."""
+        """The same gradients under another damping.
+
+        Parameters
+        ----------
+        damping : float or numpy.ndarray, shape (d,)
+            λ, or the diagonal of Λ.
+
+        Returns
+        -------
+        Problem
+
+        Examples
+        --------
+        >>> from mfac_linalg.testing import make_problem
+        >>> make_problem(0, kappa=10.0).with_damping(0.5)
+        make_problem(0, kind='gaussian', shape=(6, 14), kappa=10.0, dtype='float64').with_damping(0.5)
+        """
         words = f"np.array({damping.tolist()}, {self.dtype!r})" if isinstance(damping, np.ndarray) else repr(damping)
         return replace(self, name=f"{self}.with_damping({words})", damping=damping)
 
@@ -150,6 +209,15 @@ def make_problem(
         "mean" for c_i = w_i/m, "sum" for c_i = w_i.
     wide : type
         The dtype of the oracle's arithmetic; numpy.float64 is faster, for sizes of a thousand.
+
+    Returns
+    -------
+    Problem
+
+    Raises
+    ------
+    ValueError
+        Another kind, shape or normalization; a κ that is not above 1.
 
     Examples
     --------

@@ -12,7 +12,7 @@ from ._problems import Problem
 class CheckResult:
     """The outcome of one check on one problem.
 
-    Attributes
+    Parameters
     ----------
     check : str
         Its name, for example "stable: in span".
@@ -26,6 +26,16 @@ class CheckResult:
         The problem; None for `check_rows`.
     options : str
         The other arguments of the call, as they are written there.
+
+    Examples
+    --------
+    >>> import mfac_linalg as ml
+    >>> from mfac_linalg.testing import check_inverse, make_problem
+    >>> def make(problem):
+    ...     return ml.WoodburyRankOneInverse(problem.gradients, problem.damping)
+    >>> (result,) = check_inverse(make, make_problem(0), checks=["stable: in span"])
+    >>> result.status, result.value < result.limit
+    ('passed', True)
     """
 
     check: str
@@ -64,10 +74,21 @@ def require_way_to_fail(on_fail: str | None) -> None:
 class CheckError(AssertionError):
     """Some checks failed; `results` has all of them.
 
-    Attributes
+    Parameters
     ----------
-    results : list of CheckResult
-        Every result, of checks that passed too.
+    results : sequence of CheckResult
+        Every result, of checks that passed too; a list as an attribute.
+
+    Examples
+    --------
+    >>> from mfac_linalg.testing import CheckError, check_inverse, make_problem
+    >>> def make(problem):  # 1/λ in the place of F⁻¹
+    ...     return lambda v: v / problem.damping
+    >>> try:
+    ...     check_inverse(make, make_problem(0), checks=["right formula: *"])
+    ... except CheckError as error:
+    ...     print([result.check for result in error.results if result.status == "passed"])
+    ['right formula: orthogonal']
     """
 
     def __init__(self, results: Sequence[CheckResult]) -> None:

@@ -40,13 +40,21 @@ class WindowMachine(RuleBasedStateMachine):
 
     Examples
     --------
-    In a file of tests:
+    In a file of tests; `extend` is a step of our own, which the machine takes among the others:
 
     >>> import mfac_linalg as ml
+    >>> from hypothesis.stateful import rule
     >>> from mfac_linalg.testing import WindowMachine
     >>> class Machine(WindowMachine):
     ...     def make_window(self, window, dim, damping):
     ...         return ml.SlidingWindowInverse(window, dim, damping)
+    ...
+    ...     @rule()
+    ...     def extend(self):
+    ...         g = self.gradient("close")
+    ...         self.give(g[None, :], self.inverse.extend)
+    ...         self.rows = [*self.rows, g][-self.window :]
+    ...         self.expect(g, self.inverse @ g)
     >>> TestWindow = Machine.TestCase
     """
 
@@ -60,7 +68,7 @@ class WindowMachine(RuleBasedStateMachine):
     rows: list[np.ndarray]
 
     def make_window(self, window: int, dim: int, damping: float) -> Any:
-        """An empty window.
+        """An empty window, which a subclass defines.
 
         Parameters
         ----------
@@ -70,6 +78,16 @@ class WindowMachine(RuleBasedStateMachine):
             The length d of a gradient.
         damping : float
             λ.
+
+        Returns
+        -------
+        object
+            With `append`, and `matvec` or `@`.
+
+        Raises
+        ------
+        NotImplementedError
+            If the subclass does not define it.
         """
         msg = "`make_window` must be defined: return an empty window."
         raise NotImplementedError(msg)
@@ -79,8 +97,22 @@ class WindowMachine(RuleBasedStateMachine):
 
         Parameters
         ----------
-        x : numpy.ndarray
-            A vector (d,).
+        x : numpy.ndarray, shape (d,)
+            A vector.
+
+        Returns
+        -------
+        array, shape (d,)
+            Here x itself.
+
+        Examples
+        --------
+        >>> from mfac_linalg.testing import WindowMachine
+        >>> class TorchMachine(WindowMachine):
+        ...     def asarray(self, x):
+        ...         import torch
+        ...
+        ...         return torch.asarray(x, device="cuda")
         """
         return x
 
@@ -95,7 +127,17 @@ class WindowMachine(RuleBasedStateMachine):
         self.append("normal")
 
     def gradient(self, kind: str) -> np.ndarray:
-        """A gradient (d,) of one of `KINDS`."""
+        """A new gradient, for a step.
+
+        Parameters
+        ----------
+        kind : str
+            "normal", "large", "small", "repeated", "zero" or "close", relative to those in the window.
+
+        Returns
+        -------
+        numpy.ndarray, shape (d,)
+        """
         g = self.rng.standard_normal(self.dim)
         held = self.rows[self.rng.integers(len(self.rows))] if self.rows else g
         made = {"large": 10 * g, "small": 0.1 * g, "repeated": held, "zero": 0 * g, "close": held + 1e-4 * g}
@@ -143,6 +185,11 @@ class WindowMachine(RuleBasedStateMachine):
             The gradient.
         call : callable
             Takes the array.
+
+        Returns
+        -------
+        object
+            What the call returned.
         """
         sent = self.asarray(g.copy())
         answer = call(sent)

@@ -18,7 +18,19 @@ STEPS = 40  # values of κ between the bounds
 
 
 def seeds() -> st.SearchStrategy[int]:
-    """Return seeds for NumPy's generator."""
+    """Return seeds for NumPy's generator.
+
+    Returns
+    -------
+    strategy of int
+
+    Examples
+    --------
+    >>> from hypothesis import find
+    >>> from mfac_linalg.testing import strategies
+    >>> find(strategies.seeds(), lambda seed: seed > 7)
+    8
+    """
     return st.integers(0, 2**32 - 1)
 
 
@@ -28,12 +40,21 @@ def shapes(draw: st.DrawFn, largest: int = 24, relations: Sequence[str] = RELATI
 
     Parameters
     ----------
-    draw
-        Given by Hypothesis.
     largest : int
         Of m and of d; at least 3.
     relations : sequence of str
         Of "m = 1", "m < d", "m = d", "m > d" and "d = 1", those that may be drawn.
+
+    Returns
+    -------
+    strategy of tuple of int
+
+    Examples
+    --------
+    >>> from hypothesis import find
+    >>> from mfac_linalg.testing import strategies
+    >>> find(strategies.shapes(relations=["m < d"]), lambda shape: True)
+    (2, 3)
     """
     relation = draw(st.sampled_from(list(relations)))
     if relation == "m = 1":
@@ -46,7 +67,19 @@ def shapes(draw: st.DrawFn, largest: int = 24, relations: Sequence[str] = RELATI
 
 
 def kinds() -> st.SearchStrategy[str]:
-    """Return the kinds of gradients, the keys of `mfac_linalg.testing.KINDS`; they shrink towards the first."""
+    """Return the kinds of gradients, the keys of `mfac_linalg.testing.KINDS`; they shrink towards the first.
+
+    Returns
+    -------
+    strategy of str
+
+    Examples
+    --------
+    >>> from hypothesis import find
+    >>> from mfac_linalg.testing import strategies
+    >>> find(strategies.kinds(), lambda kind: True)
+    'gaussian'
+    """
     return st.sampled_from(list(KINDS))
 
 
@@ -57,6 +90,17 @@ def kappas(decades: tuple[float, float] = (0.1, 3.0)) -> st.SearchStrategy[float
     ----------
     decades : tuple of float
         The exponents of ten; the first above 0.
+
+    Returns
+    -------
+    strategy of float
+
+    Examples
+    --------
+    >>> from hypothesis import find
+    >>> from mfac_linalg.testing import strategies
+    >>> find(strategies.kappas((1, 5)), lambda kappa: True)
+    10.0
     """
     return _powers_of_ten(decades)
 
@@ -79,8 +123,6 @@ def problems(
 
     Parameters
     ----------
-    draw
-        Given by Hypothesis.
     dtype : str
         "float32" or "float64".
     decades : tuple of float
@@ -92,6 +134,23 @@ def problems(
     **fixed
         Arguments of `make_problem` that are not drawn: ``vector=False, weighted=False, normalization="mean"`` for
         one λ and the mean of the gradients' outer products.
+
+    Returns
+    -------
+    strategy of Problem
+
+    Examples
+    --------
+    >>> import numpy as np, mfac_linalg as ml
+    >>> from hypothesis import given, settings
+    >>> from mfac_linalg.testing import strategies, tolerance
+    >>> @settings(max_examples=20, deadline=None)
+    ... @given(strategies.problems(vector=False, weighted=False, normalization="mean"))
+    ... def test_trace(problem):
+    ...     trace = ml.WoodburyRankOneInverse(problem.gradients, problem.damping).trace()
+    ...     exact = np.trace(problem.oracle.inverse)
+    ...     assert abs(trace - exact) <= tolerance(problem.eps, problem.oracle.kappa) * exact
+    >>> test_trace()  # pytest does this
     """
     free: dict[str, Any] = {
         "kind": kinds(),
@@ -120,6 +179,17 @@ def gradients(
         (m, d).
     kind : str, optional
         One key of `mfac_linalg.testing.KINDS`.
+
+    Returns
+    -------
+    strategy of numpy.ndarray, shape (m, d)
+
+    Examples
+    --------
+    >>> from hypothesis import find
+    >>> from mfac_linalg.testing import strategies
+    >>> find(strategies.gradients("float32", shape=(2, 5)), lambda gradients: True).shape
+    (2, 5)
     """
     return st.builds(
         lambda seed, shape, kind: KINDS[kind](np.random.default_rng(seed), *shape).astype(dtype),
@@ -142,6 +212,19 @@ def dampings(
         Powers of ten between which λ, or its geometric middle, lies.
     dtype : str
         Of the arrays.
+
+    Returns
+    -------
+    strategy of float, or of numpy.ndarray, shape (dim,)
+
+    Examples
+    --------
+    >>> from hypothesis import find
+    >>> from mfac_linalg.testing import strategies
+    >>> find(strategies.dampings(decades=(-2, 1)), lambda damping: True)
+    0.01
+    >>> find(strategies.dampings(dim=3), lambda damping: True).shape
+    (3,)
     """
     scalars = _powers_of_ten(decades)
     if dim is None:
@@ -157,13 +240,39 @@ def right_hand_sides(problem: Problem) -> st.SearchStrategy[np.ndarray]:
     ----------
     problem : Problem
         The matrix.
+
+    Returns
+    -------
+    strategy of numpy.ndarray, shape (d,)
+
+    Examples
+    --------
+    >>> from hypothesis import find
+    >>> from mfac_linalg.testing import make_problem, strategies
+    >>> vectors = strategies.right_hand_sides(make_problem(0, shape=(3, 5)))
+    >>> find(vectors, lambda v: True).shape
+    (5,)
     """
     names = list(_right_hand_sides(problem, 0))
     return st.builds(lambda name, seed: _right_hand_sides(problem, seed)[name], st.sampled_from(names), seeds())
 
 
 class Operation(NamedTuple):
-    """One call of a window: `method(*arguments)`."""
+    """One call of a window: ``getattr(window, method)(*arguments)``.
+
+    Parameters
+    ----------
+    method : str
+        The name of a method.
+    arguments : tuple
+        What it is called with: an age, a gradient, both, or nothing.
+
+    Examples
+    --------
+    >>> from mfac_linalg.testing.strategies import Operation
+    >>> Operation("remove", (0,))
+    Operation(method='remove', arguments=(0,))
+    """
 
     method: str
     arguments: tuple[Any, ...]
@@ -182,8 +291,6 @@ def operations(
 
     Parameters
     ----------
-    draw
-        Given by Hypothesis.
     window : int
         How many gradients the window holds at most.
     dim : int
@@ -195,12 +302,23 @@ def operations(
     most : int
         The largest number of calls.
 
+    Returns
+    -------
+    strategy of list of Operation
+
     Examples
     --------
+    >>> import mfac_linalg as ml
+    >>> from hypothesis import given, settings
     >>> from mfac_linalg.testing import strategies
-    >>> steps = strategies.operations(window=3, dim=5).example()  # doctest: +SKIP
-    >>> for method, arguments in steps:  # doctest: +SKIP
-    ...     getattr(window, method)(*arguments)
+    >>> @settings(max_examples=20, deadline=None)
+    ... @given(strategies.operations(window=3, dim=5))
+    ... def test_window(operations):
+    ...     window = ml.SlidingWindowInverse(window=3, dim=5, damping=0.1)
+    ...     for method, arguments in operations:
+    ...         getattr(window, method)(*arguments)
+    ...     assert len(window) <= 3
+    >>> test_window()  # pytest does this
     """
     found: list[Operation] = []
     count = 0

@@ -127,22 +127,40 @@ def mean_gradients(
 
     Parameters
     ----------
-    model, inputs, targets, params
+    model : torch.nn.Module
         As in `per_sample_gradients`.
     loss_fn : callable
         As there, of `batch_size` samples: a mean over the batch makes the rows means. Each batch has its own divisor:
         the last, shorter one its number of samples, and with a `weight` the sum of the weights of its targets.
+    inputs, targets : tensors, shape (m, …)
+        As in `per_sample_gradients`.
     batch_size : int
         Samples a row; the last row is of the remaining ones.
+    params : iterable of str or callable, optional
+        As in `per_sample_gradients`.
 
     Returns
     -------
     rows : torch.Tensor, shape (⌈samples / batch_size⌉, d)
     unravel : Unravel
 
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As `per_sample_gradients`, except for models that cannot be batched; a `batch_size` that is not an integer ≥ 1.
+
     Notes
     -----
     Cost: one forward and one backward pass a sample; memory as for the training of one batch.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mfac_linalg.torch import mean_gradients
+    >>> model, x, y = torch.nn.Linear(4, 3), torch.randn(8, 4), torch.randint(3, (8,))
+    >>> rows, unravel = mean_gradients(model, torch.nn.functional.cross_entropy, x, y, batch_size=3)
+    >>> rows.shape  # of samples 0 to 2, 3 to 5, and 6 and 7
+    torch.Size([3, 15])
     """
     samples, size = Samples.of(inputs, targets), check.size("batch_size", batch_size)
     rows = ModelRows.of_selection(model, loss_fn, params)
@@ -168,17 +186,30 @@ def iter_gradients(
 
     Parameters
     ----------
-    model, loss_fn, params, chunk_size
-        As in `per_sample_gradients`.
+    model, loss_fn
+        As in `per_sample_gradients`; without `per_sample` the loss of a batch, as in `mean_gradients`.
     batches : iterable of (inputs, targets)
         A `torch.utils.data.DataLoader`, for example. From samples ``((a, b), y)`` it makes batches ``[[a, b], y]``,
         and the model is called with a and b.
+    params
+        As in `per_sample_gradients`.
     per_sample : bool
         One gradient for each sample; False for one for each batch.
+    chunk_size : int, optional
+        As in `per_sample_gradients`.
 
     Yields
     ------
     torch.Tensor, shape (d,)
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As `per_sample_gradients`; batches that are not pairs.
+
+    Notes
+    -----
+    Cost: one forward and one backward pass a sample; O(d) memory, with `per_sample` O(d) a sample of a batch.
 
     Examples
     --------
@@ -230,6 +261,20 @@ def gathered_gradients(
     ------
     ValueError
         A chosen parameter that has neither attribute, or gradients of another shape or of another number of samples.
+
+    Notes
+    -----
+    Cost: a copy of the stored gradients, O(md).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mfac_linalg.torch import gathered_gradients
+    >>> model, x = torch.nn.Linear(4, 1, bias=False), torch.randn(8, 4)
+    >>> model.weight.grad_sample = x[:, None, :]  # as Opacus would have, for the sum of the outputs as the loss
+    >>> rows, unravel = gathered_gradients(model)
+    >>> torch.equal(rows, x)
+    True
     """
     check.choice("reduction", reduction, ("mean", "sum"))
     chosen = chosen_parameters(model, params)

@@ -181,7 +181,32 @@ class MFAC(Optimizer):
         return tuple(self._window(groups) for groups in self._groups_by_window())
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add a group with a window of its own, or to the shared window as long as that has no gradients."""
+        """Add a group with a window of its own, or to the shared window as long as that has no gradients.
+
+        Parameters
+        ----------
+        param_group : dict
+            ``{"params": parameters}``, and options of the group, as for every optimizer of PyTorch.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As the constructor; a group of parameters that another has; a shared window that has gradients.
+
+        Notes
+        -----
+        Cost: memory for its window is taken at its first step.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from mfac_linalg.torch import MFAC
+        >>> body, head = torch.nn.Linear(4, 3), torch.nn.Linear(3, 1)
+        >>> optimizer = MFAC(body.parameters(), lr=1e-3, window=16)
+        >>> optimizer.add_param_group({"params": list(head.parameters()), "lr": 1e-4, "window": 8})
+        >>> [window.dim for window in optimizer.windows]
+        [15, 4]
+        """
         require_groups(self.param_groups)
         if self._shared_window and self.param_groups and len(self._window(self.param_groups)):
             msg = "`param_group` must come before the first step of a shared window; got one after it. Its "
@@ -253,6 +278,33 @@ class MFAC(Optimizer):
         ----------
         closure : callable, optional
             Called first, with gradients enabled.
+
+        Returns
+        -------
+        object
+            What the closure returned; None without one.
+
+        Raises
+        ------
+        TypeError
+            A closure that is not a function; sparse gradients.
+        ValueError
+            Gradients with nan or infinity; groups or options that were changed in a way that the windows cannot follow.
+
+        Notes
+        -----
+        Cost: two passes over the stored gradients and O(m²); see the class.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from mfac_linalg.torch import MFAC
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = MFAC([w], lr=1.0, damping=1.0, beta2=None, momentum=0.0, normalization="mean")
+        >>> w.square().sum().div(2).backward()  # g = w
+        >>> optimizer.step()  # the first is −g/(λ + ‖g‖²)
+        >>> w.detach() / torch.tensor([3.0, 4.0])
+        tensor([0.9615, 0.9615])
         """
         loss = None
         if not (closure is None or callable(closure)):
@@ -288,6 +340,23 @@ class MFAC(Optimizer):
 
         The state of a parameter has its momentum and moment, and that of one in each group its window, in tensors and
         numbers whose shapes never change. ``"windows"`` describes the parameters and options of each window.
+
+        Returns
+        -------
+        dict
+            "state", "param_groups" and "windows".
+
+        Notes
+        -----
+        Cost: a copy of the windows, O(dm).
+
+        Examples
+        --------
+        >>> import torch
+        >>> from mfac_linalg.torch import MFAC
+        >>> optimizer = MFAC(torch.nn.Linear(4, 1).parameters(), window=16)
+        >>> sorted(optimizer.state_dict())
+        ['param_groups', 'state', 'windows']
         """
         normalize_options(self.param_groups)
         # after the hooks that run before, and before those that see the dictionary
@@ -309,11 +378,34 @@ class MFAC(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned: the options of groups, the momenta and moments, the windows.
 
+        Parameters
+        ----------
+        state_dict : dict
+            What `state_dict` returned, or what `torch.load` made of it.
+
         Raises
         ------
         TypeError, ValueError
             Not such a dictionary, or one of other parameters, masks, or options that groups do not have. The
             optimizer is unchanged.
+
+        Notes
+        -----
+        Cost: a copy of the windows, O(dm), and a product with each.
+
+        Examples
+        --------
+        >>> import io, torch
+        >>> from mfac_linalg.torch import MFAC
+        >>> model, file = torch.nn.Linear(4, 1), io.BytesIO()
+        >>> optimizer, other = MFAC(model.parameters()), MFAC(model.parameters())
+        >>> model(torch.ones(8, 4)).square().mean().backward()
+        >>> optimizer.step()
+        >>> torch.save(optimizer.state_dict(), file)
+        >>> _ = file.seek(0)
+        >>> other.load_state_dict(torch.load(file, weights_only=True))
+        >>> torch.equal(other.windows[0].gradients, optimizer.windows[0].gradients)
+        True
         """
         loaded: list[Loaded] = []
 

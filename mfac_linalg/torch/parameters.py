@@ -73,7 +73,16 @@ class Unravel:
         }
 
     def ravel(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Return the inverse: tensors (…, *shape) by name as one (…, d); names that were not chosen are ignored.
+        """Return the inverse: tensors by name as one vector, or as rows for tensors with leading axes.
+
+        Parameters
+        ----------
+        tensors : mapping of str to torch.Tensor, shape (…, *shape)
+            All chosen parameters; other names are ignored.
+
+        Returns
+        -------
+        torch.Tensor, shape (…, d)
 
         Raises
         ------
@@ -81,6 +90,14 @@ class Unravel:
             A parameter that is missing, or has another shape; leading axes that differ.
         TypeError
             Not tensors, or of several dtypes or devices.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from mfac_linalg.torch import Unravel
+        >>> unravel = Unravel({"weight": (2, 3), "bias": (2,)})
+        >>> unravel.ravel({"bias": torch.tensor([6.0, 7.0]), "weight": torch.arange(6.0).reshape(2, 3)})
+        tensor([0., 1., 2., 3., 4., 5., 6., 7.])
         """
         if not isinstance(tensors, Mapping):
             msg = f"`tensors` must be a dictionary of tensors by name; got {check.describe(tensors)}. Name them."
@@ -96,7 +113,32 @@ class Unravel:
         return torch.cat(parts, dim=-1)
 
     def write(self, model: nn.Module, vector: Tensor) -> None:
-        """Copy a vector, shape (d,), into the chosen parameters of a model."""
+        """Copy a vector into the chosen parameters of a model.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            A model with parameters of these names and shapes.
+        vector : torch.Tensor, shape (d,)
+            The new values.
+
+        Raises
+        ------
+        TypeError
+            A vector that is not a real tensor.
+        ValueError
+            A vector of another length; a model with other parameters.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from mfac_linalg.torch import Unravel
+        >>> model = torch.nn.Linear(3, 2)
+        >>> unravel = Unravel({name: tuple(p.shape) for name, p in model.named_parameters()})
+        >>> unravel.write(model, torch.arange(8.0))
+        >>> model.bias.detach()
+        tensor([6., 7.])
+        """
         _check_real("vector", vector)
         check.shape("vector", vector, (self.dim,), "Pass one entry for each chosen parameter.")
         tensors, chosen = self(vector), chosen_parameters(model, self.names)
