@@ -21,7 +21,7 @@ class FactorizationError(np.linalg.LinAlgError):
     --------
     >>> import numpy as np, mfac_linalg as ml
     >>> try:
-    ...     ml.WoodburyRankOneInverse(np.array([[1e200, 1.0]]), damping=1.0)  # ‖g‖² is beyond float64
+    ...     ml.WoodburyRankOneInverse(np.array([[1e200, 1.0]]), damping=1.0)
     ... except ml.FactorizationError as error:
     ...     print(str(error)[:50])
     The 1 × 1 system of this inverse could not be fact

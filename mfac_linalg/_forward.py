@@ -89,7 +89,8 @@ class Forward(SymmetricOperator):
         Examples
         --------
         >>> import numpy as np, mfac_linalg as ml
-        >>> inverse = ml.WoodburyRankOneInverse(np.random.default_rng(0).standard_normal((4, 30)), damping=0.1)
+        >>> gradients = np.random.default_rng(0).standard_normal((4, 30))
+        >>> inverse = ml.WoodburyRankOneInverse(gradients, damping=0.1)
         >>> v = np.ones(30)
         >>> bool(np.allclose(inverse.forward.matvec(inverse @ v), v))
         True
@@ -297,7 +298,8 @@ class Forward(SymmetricOperator):
         --------
         >>> import numpy as np, mfac_linalg as ml
         >>> gradients = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-        >>> float(ml.WoodburyRankOneInverse(gradients, damping=1.0).forward.condition_number().round(3))
+        >>> F = ml.WoodburyRankOneInverse(gradients, damping=1.0).forward
+        >>> float(F.condition_number().round(3))
         2.0
         """
         self._current.require_scalar("condition_number")
@@ -318,7 +320,8 @@ class Forward(SymmetricOperator):
         --------
         >>> import numpy as np, mfac_linalg as ml
         >>> gradients = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # σ = 1 and 1/2
-        >>> float(ml.WoodburyRankOneInverse(gradients, damping=1.0).forward.effective_rank().round(3))
+        >>> F = ml.WoodburyRankOneInverse(gradients, damping=1.0).forward
+        >>> float(F.effective_rank().round(3))
         0.833
         """
         return _backend.with_x64(State.effective_rank, self._unchanged)

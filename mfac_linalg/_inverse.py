@@ -92,9 +92,11 @@ class Inverse(SymmetricOperator):
         Notes
         -----
         Cost: 2s passes over the m × d rows for s sweeps, O(dm + m²) time, O(d) memory.
+
         Accuracy: ‖v − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ for every v, also in the span of the gradients. That is the backward error;
         ‖x − F⁻¹v‖ ≤ 30 κ eps ‖x‖ follows, and in that span it is of the order of κ eps (κ = 4e5, float32: 3e-2).
-        With ``precision="high"`` it is below 1e-6 for a row as it is given, κ up to 1e7.
+
+        With ``precision="high"`` the forward error is below 1e-6 for a row as it is given, κ up to 1e7.
 
         Examples
         --------
@@ -126,12 +128,14 @@ class Inverse(SymmetricOperator):
         Notes
         -----
         Cost: 2s passes over the rows for s sweeps, whatever k; O(dmk + m²k) time, O(dk) memory.
+
         Accuracy: that of `matvec`, for every column.
 
         Examples
         --------
         >>> import numpy as np, mfac_linalg as ml
-        >>> inverse = ml.WoodburyRankOneInverse(np.random.default_rng(0).standard_normal((4, 30)), damping=0.1)
+        >>> gradients = np.random.default_rng(0).standard_normal((4, 30))
+        >>> inverse = ml.WoodburyRankOneInverse(gradients, damping=0.1)
         >>> V = np.eye(30)[:, :2]
         >>> inverse.matmat(V).shape, bool(np.allclose(inverse @ V, inverse.columns([0, 1])))
         ((30, 2), True)
@@ -162,6 +166,7 @@ class Inverse(SymmetricOperator):
         -----
         Cost: one pass over the rows, O(dm + m²); a second where terms of the sum cancel, to see whether a sweep must
         follow, and one in float64 where those of float32 rows cancel by more than κ.
+
         Accuracy: the backward error of `matvec`; digits are lost only where rows that nearly depend on each other
         cancel in the answer; for float32 ``precision="high"`` keeps those too.
 
@@ -313,7 +318,8 @@ class Inverse(SymmetricOperator):
         Examples
         --------
         >>> import numpy as np, mfac_linalg as ml
-        >>> inverse = ml.WoodburyRankOneInverse(np.random.default_rng(0).standard_normal((4, 30)), damping=0.1)
+        >>> gradients = np.random.default_rng(0).standard_normal((4, 30))
+        >>> inverse = ml.WoodburyRankOneInverse(gradients, damping=0.1)
         >>> v, dampings = np.ones(30), [0.01, 0.1, 1.0]
         >>> path = inverse.damping_path(v, dampings)
         >>> path.shape, bool(np.allclose(path[:, 2], inverse.with_damping(1.0) @ v))
@@ -336,6 +342,7 @@ class Inverse(SymmetricOperator):
         -----
         Cost: one pass over whitened rows, O(dm); O(dm²) where rows are not whitened. It is kept, in d numbers of
         float64, so that the next call costs O(d).
+
         Accuracy: that of `element` absolute, and 1e-3 relative: entries that cancel are redone as sums of squares. In
         float64 1e-5 relative up to κ = 4e14.
 
@@ -353,7 +360,7 @@ class Inverse(SymmetricOperator):
 
         Parameters
         ----------
-        i, j : int or integer array
+        i, j : int or array of int
             Indices of parameters, which broadcast against each other; negative ones count from the end.
 
         Returns
@@ -372,6 +379,7 @@ class Inverse(SymmetricOperator):
         Notes
         -----
         Cost: O(m) each on whitened rows, O(m²) where rows are not whitened.
+
         Accuracy: 30 eps/λ absolute for float32 where float64 exists; else about κ/4 eps/λ, and then `columns` is
         better (docs/theory.md, section 6).
 
@@ -394,7 +402,7 @@ class Inverse(SymmetricOperator):
 
         Parameters
         ----------
-        j : integer array or list, shape (k,)
+        j : array or list of int, shape (k,)
             As in `element`.
 
         Returns
@@ -425,9 +433,9 @@ class Inverse(SymmetricOperator):
 
         Parameters
         ----------
-        rows : integer array or list, shape (n,)
+        rows : array or list of int, shape (n,)
             As in `element`.
-        cols : integer array or list, shape (k,), optional
+        cols : array or list of int, shape (k,), optional
             Unless given they are the rows.
 
         Returns
@@ -441,7 +449,8 @@ class Inverse(SymmetricOperator):
 
         Notes
         -----
-        Cost: O(m · |rows| · |cols|) on whitened rows.
+        Cost: O(mnk) on whitened rows, for n rows and k columns; O(m²(n + k) + mnk) where rows are not whitened.
+
         Accuracy: that of `element`.
 
         Examples
@@ -529,6 +538,7 @@ class Inverse(SymmetricOperator):
         Notes
         -----
         Cost: O(m); a pass over the rows more where κ > 1e10 (float64) or κ > 250 (float32 windows).
+
         Accuracy: 3e-6 absolute for κ up to 4e14, and the rounding of the sum Σ log λ_i to `dtype` (docs/theory.md,
         section 8); min(m, d) κ eps of float64 under `jit`.
 
@@ -552,6 +562,7 @@ class Inverse(SymmetricOperator):
         Notes
         -----
         Cost: as `diagonal`.
+
         Accuracy: relative, that of `diagonal` and better.
 
         Examples
@@ -622,7 +633,8 @@ class Inverse(SymmetricOperator):
         Examples
         --------
         >>> import numpy as np, mfac_linalg as ml
-        >>> inverse = ml.WoodburyRankOneInverse(np.random.default_rng(0).standard_normal((4, 30)), damping=0.1)
+        >>> gradients = np.random.default_rng(0).standard_normal((4, 30))
+        >>> inverse = ml.WoodburyRankOneInverse(gradients, damping=0.1)
         >>> v = np.ones(30)
         >>> bool(inverse.backward_error(v, inverse @ v) < 30 * np.finfo(float).eps)
         True
@@ -657,9 +669,11 @@ class Inverse(SymmetricOperator):
         Examples
         --------
         >>> import numpy as np, mfac_linalg as ml
-        >>> inverse = ml.WoodburyRankOneInverse(np.random.default_rng(0).standard_normal((4, 30)), damping=0.1)
+        >>> gradients = np.random.default_rng(0).standard_normal((4, 30))
+        >>> inverse = ml.WoodburyRankOneInverse(gradients, damping=0.1)
         >>> v = np.ones(30)
-        >>> bool(inverse.relative_residual(v, inverse @ v) < 30 * inverse.kappa * np.finfo(float).eps)
+        >>> limit = 30 * inverse.kappa * np.finfo(float).eps
+        >>> bool(inverse.relative_residual(v, inverse @ v) < limit)
         True
         """
         return self._certificate(relative_residual, v, x)
@@ -749,8 +763,11 @@ class Inverse(SymmetricOperator):
         return as_call(type(self).__name__, self._describe())
 
     def _repr_html_(self) -> str:
-        kappa = with_hint(self.kappa, _backend.dtype_name(self.dtype))
-        return as_table(type(self).__name__, {**self._describe(), "kappa": kappa})
+        return as_table(type(self).__name__, self._describe() | self._hint())
+
+    def _hint(self) -> dict[str, str]:
+        """What κ near its limit means, in place of κ alone."""
+        return {"kappa": with_hint(self.kappa, _backend.dtype_name(self.dtype))}
 
     # --- checks ------------------------------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ class SymmetricOperator(abc.ABC):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(d, d)."""
+        """The shape (d, d)."""
         return (self.dim, self.dim)
 
     @property

@@ -1,6 +1,7 @@
 """What an inverse looks like in a terminal and in a notebook."""
 
 import html
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from . import _validation as check
 from ._condition import largest_kappa
 
 NEAR = 0.05  # of the largest κ
+MOST_ROWS = 40  # of a table
 
 
 def short(value: Any, *, digits: int = 6) -> str:
@@ -19,8 +21,11 @@ def short(value: Any, *, digits: int = 6) -> str:
 
 def with_hint(kappa: Any, dtype: str) -> str:
     """κ, and near the largest that the dtype resolves what that means."""
-    words, limit = short(kappa, digits=3), largest_kappa(dtype)
-    if not isinstance(kappa, float) or kappa < NEAR * limit:
+    words = short(kappa, digits=3)
+    if not isinstance(kappa, float) or kappa <= 1:  # of an empty window, which may have no dtype yet
+        return words
+    limit = largest_kappa(dtype)
+    if kappa < NEAR * limit:
         return words
     eps = float(np.finfo(np.dtype(dtype)).eps)
     return f"{words}, near the limit {limit:.1e} of {dtype}: forward errors may be κ eps = {kappa * eps:.1g}"
@@ -33,5 +38,19 @@ def as_call(name: str, facts: dict[str, str]) -> str:
 
 def as_table(name: str, facts: dict[str, str]) -> str:
     """Name and facts as an HTML table."""
-    rows = "".join(f"<tr><th>{fact}</th><td>{html.escape(value)}</td></tr>" for fact, value in facts.items())
-    return f"<table><caption>{name}</caption>{rows}</table>"
+    rows = "".join(f"<tr><th>{html.escape(fact)}</th>{_cell(value)}</tr>" for fact, value in facts.items())
+    return f"<table><caption>{html.escape(name)}</caption>{rows}</table>"
+
+
+def as_list(name: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Name, heads of columns and rows as an HTML table; of a long list, its first and last rows."""
+    rows = list(rows)
+    if len(rows) > MOST_ROWS:
+        rows = [*rows[: MOST_ROWS // 2], ["…"] * len(heads), *rows[-MOST_ROWS // 2 :]]
+    head = "".join(_cell(word, "th") for word in heads)
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    return f"<table><caption>{html.escape(name)}</caption><tr>{head}</tr>{body}</table>"
+
+
+def _cell(value: str, element: str = "td") -> str:
+    return f'<{element} style="text-align: left">{html.escape(value)}</{element}>'

@@ -72,8 +72,9 @@ def influence(
     others takes 2tnd flops. O(d · block_size) memory in addition to arguments and result. For the stored rows the
     second product is not needed: G F⁻¹ t = C⁻¹ a with a the `dual_coefficients(t)`; for t > m it is T (F⁻¹ Gᵀ), by
     push-through.
-    Accuracy: |error| ≤ 30 eps ‖F‖ ‖F⁻¹t‖ ‖F⁻¹r‖, and the rounding of the product, eps ‖r‖ ‖F⁻¹t‖ (‖t‖ ‖F⁻¹r‖ where
-    F⁻¹ is applied to the r).
+
+    Accuracy: an error of at most 30 eps ‖F‖ ‖F⁻¹t‖ ‖F⁻¹r‖, and the rounding of the product, eps ‖r‖ ‖F⁻¹t‖ (‖t‖ ‖F⁻¹r‖
+    where F⁻¹ is applied to the r).
 
     References
     ----------
@@ -86,7 +87,8 @@ def influence(
     --------
     >>> import numpy as np, mfac_linalg as ml
     >>> from mfac_linalg.influence import influence
-    >>> train, test = np.random.default_rng(0).standard_normal((8, 5)), np.random.default_rng(1).standard_normal((2, 5))
+    >>> rng = np.random.default_rng(0)
+    >>> train, test = rng.standard_normal((8, 5)), rng.standard_normal((2, 5))
     >>> inverse = ml.WoodburyRankOneInverse(train, damping=0.1)
     >>> scores = influence(inverse, test)
     >>> bool(np.allclose(scores, test @ inverse.to_dense() @ train.T)), scores.shape
@@ -119,7 +121,9 @@ def self_influence(
         As in `influence`.
     gradients : array, shape (n, d), optional
         One gradient per row. Unless given they are the stored rows, which needs no pass over them.
-    block_size, progress
+    block_size : int
+        As in `influence`.
+    progress : bool
         As in `influence`.
 
     Returns
@@ -135,6 +139,7 @@ def self_influence(
     -----
     Cost: as n products, O(dmn), with O(d · block_size) memory. For the stored rows O(m³) from the m × m system alone
     (for m ≥ d and in blocks of B ≤ m columns O(dm min(d, B)), one pass over the rows).
+
     Accuracy: of rows that are passed, √κ eps relative, at worst. For the stored rows that of `element`: the error of
     h_i is that of the Gram matrix, some ½ κ eps at worst, with the eps of float64 where κ is large; for κ → 1, where
     h_i is small, it is relative. Pass the rows where that is not enough.

@@ -48,8 +48,8 @@ def spectrum(inverse: Inverse, *, ax: Any = None) -> Any:
     >>> import numpy as np
     >>> import mfac_linalg as ml
     >>> from mfac_linalg import plot
-    >>> inverse = ml.WoodburyRankOneInverse(np.random.default_rng(0).standard_normal((20, 100)), damping=0.1)
-    >>> ax = plot.spectrum(inverse)
+    >>> gradients = np.random.default_rng(0).standard_normal((20, 100))
+    >>> ax = plot.spectrum(ml.WoodburyRankOneInverse(gradients, damping=0.1))
     """
     damping, eigenvalues = _damping_of(inverse), _backend.read(inverse.forward.eigenvalues())
     rank = float(_backend.read(inverse.forward.effective_rank()))
@@ -59,6 +59,7 @@ def spectrum(inverse: Inverse, *, ax: Any = None) -> Any:
     ax.axvline(rank, color=GREY, linewidth=1, linestyle=":", label=f"effective rank {rank:.0f}")
     others = inverse.dim - len(eigenvalues)
     ax.set(xlabel=f"index (the other {others:,} equal the damping)" if others else "index", ylim=(damping / 3, None))
+    ax.set(ylabel="eigenvalue (squared gradients)")
     ax.set_title(f"Spectrum of F, {inverse.num_gradients:,} gradients of dimension {inverse.dim:,}", fontsize=11)
     return _finished(ax)
 
@@ -108,7 +109,7 @@ def damping_path(inverse: Inverse, v: Array, dampings: Any = None, *, ax: Any = 
     size = float(np.linalg.norm(_backend.read(v).astype(np.float64)))
     ax.loglog(values, size / values, color=GREY, linewidth=1, linestyle=":", label="‖v‖/λ, no gradients")
     ax.axvline(damping, color=ORANGE, linewidth=1.5, linestyle="--", label=f"damping {damping:.3g}")
-    ax.set(xlabel="λ")
+    ax.set(xlabel="λ (squared gradients)", ylabel="‖F(λ)⁻¹v‖")
     ax.set_title("The size of F(λ)⁻¹v over the damping", fontsize=11)
     return _finished(ax)
 

@@ -4,7 +4,12 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1] / "mfac_linalg"
+import mfac_linalg
+
+ROOT = Path(mfac_linalg.__file__).parent
+"""The package that is tested: of this repository, or installed from a wheel."""
+REPOSITORY = Path(__file__).parents[1]
+"""The folder of tests/, benchmarks/ and docs/; in `.ci/run` it is a copy without the package."""
 
 
 def _name(path: Path) -> str:

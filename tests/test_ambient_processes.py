@@ -20,7 +20,7 @@ from mfac_linalg._backend import read_ahead
 from tests.ambient_queries import Asked, answer, gradients, inverses, queries, same
 from tests.backends import PRESENT
 from tests.modes import setting
-from tests.source import ROOT
+from tests.source import REPOSITORY
 
 SOME = ("static", "static, vector damping", "tall", "window", "compressed window", "blocks", "streamed", "sparse")
 UNASKED = ("repr", "gradients")  # a repr names nothing else, and gradients are those of the other process
@@ -55,7 +55,7 @@ def check_answers(library, found):
 def in_a_process(*flags, library="numpy", **environment):
     done = subprocess.run(
         [sys.executable, *flags, "-c", PROGRAM, library],
-        cwd=ROOT.parent,
+        cwd=REPOSITORY,
         env=os.environ | environment,
         capture_output=True,
         check=False,
@@ -133,7 +133,7 @@ def test_a_child_process_answers_as_its_parent(method, tmp_path):
         pytest.skip("needs fork")
     script = tmp_path / "children.py"
     script.write_text(CHILDREN)
-    environment = os.environ | {"PYTHONPATH": str(ROOT.parent)}
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([sys.executable, script, method], env=environment, capture_output=True, check=False)
     assert not done.returncode, done.stderr.decode()
 

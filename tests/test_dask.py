@@ -17,12 +17,11 @@ from mfac_linalg.testing.strategies import problems
 from tests.backends import FLOATS, PRESENT, eps
 from tests.cases import construct
 from tests.contract import REACH, decades, measure
-from tests.source import ROOT as PACKAGE
+from tests.source import REPOSITORY as ROOT
 
 da = pytest.importorskip("dask.array")
 dask = pytest.importorskip("dask")
 DASK = next((backend for backend in PRESENT if backend.is_lazy), None)
-ROOT = PACKAGE.parent
 M, D, WIDTH = 6, 60, 10
 G = np.random.default_rng(0).standard_normal((M, D))
 V = np.random.default_rng(1).standard_normal(D)

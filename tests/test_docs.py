@@ -6,6 +6,7 @@ One with ``if __name__ == "__main__":`` is a script of its own.
 import ast
 import builtins
 import contextlib
+import importlib
 import io
 import os
 import re
@@ -20,10 +21,12 @@ import pytest
 
 from benchmarks import tables
 from mfac_linalg import WoodburyRankOneInverse
+from tests import printed
+from tests.backends import BACKENDS
+from tests.source import REPOSITORY as ROOT
 from tests.source import ROOT as PACKAGE
 
-ROOT = PACKAGE.parent
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("*/*.md")])
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("*/*.md"), *ROOT.glob("docs/howto/*.md")])
 WITH = {"mfac_linalg.torch": "torch", "mfac_linalg.jax": "jax"}
 
 
@@ -45,12 +48,16 @@ class Program:
         return '__name__ == "__main__"' in self.text
 
     @property
-    def missing(self):
-        """The libraries that it imports and that are not here."""
+    def modules(self):
+        """What it imports."""
         imports = [node for node in ast.walk(self.tree) if isinstance(node, ast.Import | ast.ImportFrom)]
         modules = {alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names}
-        modules |= {node.module for node in imports if isinstance(node, ast.ImportFrom)}
-        return sorted({top for m in modules if not find_spec(top := WITH.get(m, m).partition(".")[0])})
+        return modules | {node.module for node in imports if isinstance(node, ast.ImportFrom)}
+
+    @property
+    def missing(self):
+        """The libraries that it imports and that are not here."""
+        return sorted({top for m in self.modules if not find_spec(top := WITH.get(m, m).partition(".")[0])})
 
     @property
     def tree(self):
@@ -76,13 +83,21 @@ def programs_of(path):
 PROGRAMS = [program for path in PAGES for program in programs_of(path)]
 
 
+CUPY = next(backend for backend in BACKENDS if backend.name == "cupy")
+
+
+def device_of(program):
+    """The device without which a program cannot run, where there is none."""
+    return "a GPU" if "import cupy" in program.text and CUPY.missing else ""
+
+
 def waits_for(program):
     """The libraries without which it, or what it takes names from, does not run."""
     lost = {}
     for earlier in PROGRAMS:
         if earlier.page == program.page and earlier.index <= program.index:
             from_above = {lost[word] for word in earlier.words(ast.Load) if word in lost}
-            wanting = ", ".join(earlier.missing) or ", ".join(sorted(from_above))
+            wanting = device_of(earlier) or ", ".join(earlier.missing) or ", ".join(sorted(from_above))
             for word in earlier.words(ast.Store):
                 if wanting:
                     lost[word] = wanting
@@ -113,14 +128,23 @@ class Page:
             script = self.folder / "program.py"
             script.write_text(program.text, encoding="utf-8")
             environment = os.environ | {"PYTHONPATH": str(ROOT)}
-            subprocess.run([sys.executable, script.name], cwd=self.folder, env=environment, check=True, timeout=300)
+            command = [sys.executable, script.name]
+            done = subprocess.run(
+                command, cwd=self.folder, env=environment, check=True, timeout=300, stdout=subprocess.PIPE, text=True
+            )
+            self.printed = done.stdout
             return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # curvlinops warns when it is imported
+            for module in program.modules:
+                importlib.import_module(module)
         code = compile("\n" * (program.line - 1) + program.text, program.page, "exec")
-        printed = io.StringIO()
-        with warnings.catch_warnings(), contextlib.chdir(self.folder), contextlib.redirect_stdout(printed):
+        output = io.StringIO()
+        with warnings.catch_warnings(), contextlib.chdir(self.folder), contextlib.redirect_stdout(output):
             warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)  # of curvlinops
             exec(code, self.names)
-        self.printed = printed.getvalue()
+        self.printed = output.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -153,19 +177,47 @@ def weights_stay_in_sums(model, x, y, weight, rows, weighted, mean_gradient, **_
     return scaled and torch.allclose(mean_gradient, expected, rtol=1e-4, atol=1e-6)
 
 
+def takes_the_steps_of_the_reference(model, optimizer, lr, momentum, weight_decay, **_):
+    """M-FAC's own optimizer, by dense matrices: v ← μv + (1 − μ)F⁻¹g, F with zeros for the gradients to come."""
+    import torch
+
+    def vector():
+        return torch.cat([p.detach().reshape(-1) for p in model.parameters()]).double()
+
+    p, window = vector(), optimizer.param_groups[0]["window"]
+    v, fisher = torch.zeros_like(p), 1e-5 * torch.eye(len(p), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        optimizer.zero_grad()
+        model(torch.randn(8, 20, generator=generator)).square().mean().backward()
+        g = torch.cat([each.grad.reshape(-1) for each in model.parameters()]).double() + weight_decay * p
+        fisher += torch.outer(g, g) / window
+        v = momentum * v + (1 - momentum) * torch.linalg.solve(fisher, g)
+        before, p = p, p - lr * v
+        optimizer.step()
+    return torch.linalg.norm(vector() - p) <= 1e-2 * torch.linalg.norm(p - before)
+
+
 CLAIMS = {
     "README.md-0": lambda page: page.printed.startswith("True"),
+    "docs/start.md-0": lambda page: "True" in page.printed.split(),
+    "docs/start.md-1": lambda page: (
+        page.printed.startswith("True") and page.names["by_name"]["0.weight"].shape == (30, 20)
+    ),
+    "docs/start.md-2": lambda page: page.printed.startswith("True"),
+    "docs/start.md-6": lambda page: page.names["losses"][-1] < 0.9 * page.names["losses"][0],
+    "docs/start.md-7": lambda page: page.names["steps"].shape == (200, 10_000),
     "docs/optimizer.md-0": lambda page: len(page.names["optimizer"].windows[0]) == 8,
     "docs/optimizer.md-1": lambda page: float(page.names["params"]["w"].max()) < 1,
     "docs/pruning.md-0": lambda page: page.names["pruned"].steps[-1].sparsity == 0.5,
     "docs/pruning.md-1": lambda page: page.names["two_of_four"].sum() == (page.names["pruned"] == 0).sum() == 500,
-    "docs/recipes.md-0": lambda page: (
-        page.names["variances"][1] > 10 * page.names["variances"][0]
-        and page.names["best"] not in (min(page.names["dampings"]), max(page.names["dampings"]))
-    ),
-    "docs/recipes.md-1": lambda page: fisher_is_the_hessian(**page.names),
-    "docs/recipes.md-2": lambda page: weights_stay_in_sums(**page.names),
-    "docs/recipes.md-3": lambda page: page.names["losses"][-1] < 0.8 * page.names["losses"][0],
+    "docs/howto/fisher.md-0": lambda page: fisher_is_the_hessian(**page.names),
+    "docs/howto/fisher.md-1": lambda page: weights_stay_in_sums(**page.names),
+    "docs/howto/ihvp.md-0": lambda page: page.names["inverse"].backward_error(page.names["v"], page.names["x"]) < 1e-6,
+    "docs/howto/laplace.md-0": lambda page: len(page.names["draws"]) == 100,
+    "docs/howto/laplace.md-1": lambda page: page.names["best"][1] not in (0.01, 10.0),
+    "docs/howto/natural-gradient.md-0": lambda page: page.names["losses"][-1] < 0.8 * page.names["losses"][0],
+    "docs/migrating.md-1": lambda page: takes_the_steps_of_the_reference(**page.names),
     "docs/influence.md-2": lambda page: tuple(page.names["scores"].shape) == (64, 5),
 }
 """What the text says of a program: checked after it has run."""
@@ -178,6 +230,19 @@ def test_a_program_runs_and_finds_what_the_text_says(program, opened):
     page = opened[program.page]
     page.run_to(program)
     assert CLAIMS.get(program.name, bool)(page)
+    shown = printed.outputs((ROOT / program.page).read_text(encoding="utf-8"))
+    assert printed.are_alike(shown.get(program.index, page.printed), page.printed), page.printed
+
+
+def test_an_output_with_another_word_or_number_is_seen():
+    shown = "error 3.0e-7, kept 1,200 of 4,000: True\n"
+    assert printed.are_alike(shown, "error 8.1e-8, kept 1,190 of 4,000: True\n")
+    for other in (shown.replace("True", "False"), shown.replace("e-7", "e-4"), shown.replace("1,200", "2,200")):
+        assert not printed.are_alike(shown, other)
+    page = f"```python\nx = 1\n```\n\n<!-- printed -->\n\n```text\n{shown}```\n\n<!-- end of printed -->\n"
+    assert printed.outputs(page) == {0: shown}
+    assert printed.outputs(printed.with_outputs(page, {0: "2\n"})) == {0: "2\n"}
+    assert printed.outputs("```python\ny = 2\n```\n\n" + page) == {1: shown}
 
 
 def test_every_claim_is_of_a_program():
@@ -203,7 +268,8 @@ def commands():
 
 @pytest.mark.parametrize(("module", "words"), list(commands()))
 def test_a_command_names_a_module_and_options_that_exist(module, words):
-    path = ROOT.joinpath(*module.split("."))
+    above = PACKAGE.parent if module.startswith("mfac_linalg") else ROOT
+    path = above.joinpath(*module.split("."))
     source = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__main__.py"
     text = "\n".join(file.read_text(encoding="utf-8") for file in {source, *source.parent.glob("record.py")})
     assert "__main__" in text

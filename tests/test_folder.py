@@ -12,11 +12,10 @@ from tests import folders
 from tests.backends import AVAILABLE, eps
 from tests.folders import DAMPING, STREAMING, D, Failing, M, gradients, h5py_dataset, zarr_array
 from tests.inputs import Dataset, memory_map
-from tests.source import ROOT as PACKAGE
+from tests.source import REPOSITORY as ROOT
 
 dtype = folders.dtype
 short_entries = folders.short_entries
-ROOT = PACKAGE.parent
 
 
 class Counting(Dataset):

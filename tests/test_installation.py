@@ -5,15 +5,18 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import Distribution, version
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 
 import mfac_linalg as ml
+from tests.source import REPOSITORY as ROOT
 from tests.source import ROOT as PACKAGE
 from tests.source import TEXTS
 
-ROOT = PACKAGE.parent
 DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = DECLARED["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -84,7 +87,7 @@ def test_every_extra_that_the_package_names_is_one():
 
 def find_names():
     """What code of this repository imports, and its strings: some libraries are asked for by name."""
-    for path in [p for folder in ("mfac_linalg", "tests", "benchmarks") for p in (ROOT / folder).rglob("*.py")]:
+    for path in [p for folder in (PACKAGE, ROOT / "tests", ROOT / "benchmarks") for p in folder.rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -98,6 +101,15 @@ def test_every_extra_brings_what_some_code_imports():
     used = set(find_names()) | {"pytest_benchmark"}  # by its fixture
     unused = {extra: r for extra, wanted in EXTRAS.items() for r in wanted if library(r) not in used}
     assert not unused
+
+
+def test_what_an_extra_names_is_imported_under_that_name_where_it_is_installed():
+    wanted = [Requirement(text) for extra in EXTRAS.values() for text in extra]
+    installed = {each.name: each for each in wanted if list(Distribution.discover(name=each.name))}
+    assert {"pytest", "hypothesis"} <= installed.keys()
+    assert not [name for name in installed if find_spec(library(name)) is None]
+    too_old = [name for name, each in installed.items() if not each.specifier.contains(version(name), prereleases=True)]
+    assert not too_old
 
 
 def long_description():
@@ -116,7 +128,11 @@ def test_the_page_of_a_package_index_has_no_link_or_picture_that_only_the_reposi
     assert page.count("```") == readme.count("```")
 
 
-@pytest.mark.parametrize("page", sorted([ROOT / "README.md", *ROOT.glob("*/*.md")]), ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    sorted([ROOT / "README.md", *ROOT.glob("*/*.md"), *ROOT.glob("docs/howto/*.md")]),
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
 def test_links_and_pictures_lead_to_files_that_are_there(page):
     for target in re.findall(r"\]\((?!https?:|#)(.*?)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target.partition("#")[0]).exists(), target

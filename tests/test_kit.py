@@ -110,6 +110,13 @@ def test_a_factor_of_m_is_named():
     assert "the answers divide Σ w_i g_i g_iᵀ by 1; normalization='mean' is 6, with m = 6" in str(caught.value)
 
 
+def test_a_wrong_formula_is_not_called_right_where_rounding_would_hide_it():
+    problem = make_problem(8, kind="common mean", shape=(16, 100), kappa=1e4, dtype="float32")
+    (result,) = check_inverse(FactorOfM, problem, checks=["stable: in span"], on_fail=None)
+    assert result.status == "failed"
+    assert "The formula is wrong: x is the answer for m times" in result.message
+
+
 @pytest.mark.parametrize(
     ("mistake", "words"),
     [

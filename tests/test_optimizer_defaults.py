@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from tests.source import ROOT
+from tests.source import REPOSITORY
 
-PAGE = (ROOT.parent / "docs" / "optimizer.md").read_text(encoding="utf-8")
+PAGE = (REPOSITORY / "docs" / "optimizer.md").read_text(encoding="utf-8")
 
 
 def read_options():

@@ -40,6 +40,7 @@ def test_a_spectrum_shows_the_eigenvalues_the_damping_and_the_rank(backend, ax):
     assert np.allclose(values, expected, rtol=1e-5)
     assert "damping 0.5" in [text.get_text() for text in ax.get_legend().get_texts()]
     assert ax.get_xlabel() == "index (the other 7 equal the damping)"
+    assert ax.get_ylabel() == "eigenvalue (squared gradients)"
     rank = next(text.get_text() for text in ax.get_legend().get_texts() if "rank" in text.get_text())
     assert rank == f"effective rank {np.sum(1 - 0.5 / expected):.0f}"
 
@@ -53,6 +54,7 @@ def test_a_damping_path_shows_the_sizes_of_the_answers(backend, ax):
     assert np.allclose(dampings, [0.1, 1.0, 10.0])
     assert np.allclose(sizes, expected, rtol=1e-4)
     assert np.allclose(line(ax, "‖v‖/λ, no gradients")[1], np.linalg.norm(GRADIENTS[0]) / dampings)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("λ (squared gradients)", "‖F(λ)⁻¹v‖")
 
 
 def test_the_dampings_of_a_path_are_around_that_of_the_inverse(ax):

@@ -9,7 +9,7 @@ import pytest
 
 import mfac_linalg as ml
 from mfac_linalg._backend import in_threads, read_ahead
-from tests.source import ROOT
+from tests.source import REPOSITORY
 
 LATE = """
 import atexit, threading, time
@@ -42,7 +42,7 @@ def test_an_inverse_answers_after_the_end_of_the_main_thread(start, before):
     wait, begin = STARTS[start]
     before = f"import scipy.linalg{before}"  # which itself cannot be imported so late from Python 3.13 on
     code = LATE.format(before=before, wait=wait, start=begin)
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (done.stdout.split(), done.stderr) == (["True"] * 3, "")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import mfac_linalg as ml
-from tests.source import ROOT
+from tests.source import REPOSITORY
 from tests.torch_optimizer import CONFIGURATIONS, MFAC, OPTIONS, copies, parameters, run_steps, same, start_optimizer
 
 torch = pytest.importorskip("torch")
@@ -43,7 +43,7 @@ def test_training_resumed_in_another_process_is_the_same_to_the_bit(tmp_path):
 
     train(tmp_path, 0, 6)
     code = f"from tests.resumed import train; train({str(tmp_path)!r}, 6, 9)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
     resumed = torch.load(tmp_path / "9.pt", weights_only=True)["model"]
     assert same(train(tmp_path, 0, 9).values(), resumed.values())
 

@@ -12,6 +12,7 @@ from hypothesis.stateful import initialize, invariant, precondition, rule, run_s
 
 from mfac_linalg import SlidingWindowInverse
 from mfac_linalg.testing import LIMIT, Oracle, WindowMachine
+from mfac_linalg.testing._window_machine import has_rows
 from mfac_linalg.testing.strategies import seeds
 from tests.backends import FLAVOURS, Backend, eps, flavour_name
 
@@ -74,14 +75,14 @@ class OurMachine(WindowMachine):
         self.inverse.extend(self.asarray(block))
         self.rows = [*self.rows, *block][-self.window :]
 
-    @precondition(lambda self: self.rows)
+    @precondition(has_rows)
     @rule(kind=st.sampled_from(KINDS), data=st.data())
     def replace_from_the_end(self, kind, data):
         age, g = data.draw(st.integers(-len(self.rows), -1)), self.gradient(kind)
         self.inverse.replace(age, self.asarray(g))
         self.rows[age] = g
 
-    @precondition(lambda self: self.rows)
+    @precondition(has_rows)
     @rule(data=st.data())
     def remove_from_the_end(self, data):
         age = data.draw(st.integers(-len(self.rows), -1))
@@ -123,7 +124,7 @@ class OurMachine(WindowMachine):
         foreign = {k for k, v in state.items() if hasattr(v, "shape") and not isinstance(v, np.ndarray)}
         return {k: self.backend.to_numpy(v) if k in foreign else v for k, v in state.items()}
 
-    @precondition(lambda self: self.rows)
+    @precondition(has_rows)
     @rule()
     def ask_for_entries(self):
         exact, unit = self.oracle.inverse, eps(self.dtype)
@@ -135,7 +136,7 @@ class OurMachine(WindowMachine):
         expected = -np.linalg.slogdet(self.oracle.forward)[1]
         assert abs(logdet - expected) <= LIMIT * unit * self.oracle.kappa * (self.dim + abs(expected))
 
-    @precondition(lambda self: self.rows)
+    @precondition(has_rows)
     @rule()
     def ask_for_a_combination(self):
         c = self.rng.standard_normal(len(self.rows)).astype(self.dtype)

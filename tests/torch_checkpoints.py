@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.source import ROOT
+from tests.source import REPOSITORY
 from tests.torch_optimizer import (
     MFAC,
     OPTIONS,
@@ -15,7 +15,7 @@ dist = pytest.importorskip("torch.distributed")
 dcp = pytest.importorskip("torch.distributed.checkpoint")
 api = pytest.importorskip("torch.distributed.checkpoint.state_dict")
 nn = torch.nn
-FIRST = torch.load(ROOT.parent / "tests" / "files" / "mfac_states_1.pt", weights_only=True)
+FIRST = torch.load(REPOSITORY / "tests" / "files" / "mfac_states_1.pt", weights_only=True)
 """States as version 1 wrote them, with the parameters then and after four more steps."""
 
 

@@ -44,13 +44,15 @@ class GradientRows(Protocol):
     ...         v = v.reshape(self.a.shape[1], self.b.shape[1], -1)
     ...         return np.einsum("mi,mj,ijk->mk", self.a, self.b, v)
     ...     def combine(self, coefficients):
-    ...         return np.einsum("mi,mj,mk->ijk", self.a, self.b, coefficients).reshape(self.shape[1], -1)
+    ...         sums = np.einsum("mi,mj,mk->ijk", self.a, self.b, coefficients)
+    ...         return sums.reshape(self.shape[1], -1)
     ...     def columns(self, j):
     ...         return self.a[:, j // self.b.shape[1]] * self.b[:, j % self.b.shape[1]]
     >>> rng = np.random.default_rng(0)
     >>> rows = OuterProducts(rng.standard_normal((5, 6)), rng.standard_normal((5, 4)))
+    >>> inverse = ml.WoodburyRankOneInverse(rows, damping=0.1)
     >>> dense = ml.WoodburyRankOneInverse(rows.columns(np.arange(24)), damping=0.1)
-    >>> bool(np.allclose(ml.WoodburyRankOneInverse(rows, damping=0.1) @ np.ones(24), dense @ np.ones(24)))
+    >>> bool(np.allclose(inverse @ np.ones(24), dense @ np.ones(24)))
     True
     """
 

@@ -63,7 +63,9 @@ class BlockDiagonalInverse(Inverse, Saveable):
     -----
     Cost: build O(d m min(m, B)) and O(d min(m, B)²/B · min(m, B)) for the factors, O(d min(m, B)²/B) memory besides G;
     `matvec` O(d m), and O(d B) for B ≤ m. Neighbours of one size share their calls while m B ≤ 2¹⁸.
+
     Accuracy: as `WoodburyRankOneInverse`, block by block; `kappa` is the largest of them.
+
     `dual_coefficients` has one row for each block, shape (n, m).
 
     References

@@ -92,8 +92,11 @@ class WoodburyRankOneInverse(Inverse, Saveable):
     -----
     Cost: build dm² + m³/3 flops and O(m²) memory, with whitening 2dm² flops and W; `matvec` O(dm + m²). The first query
     of entries, log det, spectrum or square root computes the Gram matrix of float32 rows again in float64 if κ > 250.
+
     Accuracy: ‖v − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ in float32 for κ ≤ 0.1/eps, in float64 for κ ≤ 4.5e14, 0.1/eps too.
+
     Under JAX tracing values are not checked; under `vmap` the sweeps are those of the worst κ.
+
     Shared memory: of an array in the host's memory (NumPy's, a mapped file, a PyTorch tensor, the arrays of a SciPy
     matrix) that answers are read from, 32 entries are remembered, 8 of a file. Every query compares them and raises
     ValueError for a buffer that was refilled. A change of few entries is not seen, nor one on a device, in a dataset

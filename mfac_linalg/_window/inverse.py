@@ -67,16 +67,21 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
     -----
     Cost: O(dm) memory for a ring of window + 1 rows, O(m²) on the host; a step two passes over the rows and O(m²).
     While a "mean" window fills or shrinks, and under decay, a step refactors the m × m system, O(m³).
+
     With compression: O(density · dm) memory and a vector of d numbers, products in time proportional to the entries
     that are kept and O(d); a step three passes over these and two more for each further sweep, O(m²), and O(d) to find
     the largest entries.
+
     Accuracy: ‖v − Fx‖ ≤ 30 eps ‖F‖ ‖x‖, as the static class; elements are right to about κ/4 eps/λ, with
     ``precision="high"`` in float32 to 30 eps/λ. Where κ of float32 rows passes 0.1/eps the Gram matrix is computed in
     float64 from then on, which makes a step about three times as expensive.
+
     Gradients and damping are constants of differentiation; answers are differentiable by v and by coefficients.
+
     A call that raises leaves the window as it was. Several threads may ask at once; one may change it while none asks.
     Copies (`copy.copy` as well), pickles, files and state dictionaries share no memory with the window; `forward` and
     `as_linear_operator()` follow it. PyTorch's derivatives of an answer are to be taken before the next change.
+
     Under JAX it is for eager use: a traced gradient is refused. `mfac_linalg.jax.SlidingWindowState` is for `jit`.
 
     References
@@ -138,7 +143,13 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
             As in the constructor.
         window : int, optional
             Capacity; k where not given.
-        normalization, decay, precision, compression
+        normalization : {"mean", "sum", "window"}
+            As in the constructor.
+        decay : float
+            As in the constructor.
+        precision : {"default", "high"}
+            As in the constructor.
+        compression : TopK, optional
             As in the constructor.
 
         Returns
@@ -201,7 +212,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
 
     @property
     def window(self) -> int:
-        """Capacity."""
+        """Capacity: the largest number of gradients."""
         return self._options.window
 
     @property
@@ -325,7 +336,9 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         Notes
         -----
         Cost: two passes over the rows and O(m²); two passes more where the rows are nearly dependent.
+
         Accuracy: as `matvec_gradients`: nothing is lost to the damping.
+
         With compression F has the compressed gradient in it, and the answer is the product with g itself, as `matvec`.
 
         Examples
@@ -356,6 +369,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         Notes
         -----
         Cost: 2dmk + dk² flops and O(km²), O(m³) for k > m/8; the ring is copied, which takes O(dm) memory more.
+
         With compression gradients are compressed one after the other, as by `append`.
 
         Examples
@@ -490,6 +504,7 @@ class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
         Notes
         -----
         Cost: a copy of the rows, O(dm), and of the small system, O(m²).
+
         The arrays of PyTorch's windows are tensors, so that ``torch.load(weights_only=True)`` takes what ``torch.save``
         wrote; of others the small ones are NumPy's. ``numpy.savez(file, **state)`` and ``numpy.load`` take all without
         pickle, but for tensors of bfloat16, which PyTorch refuses to NumPy ("unsupported ScalarType"): use `save` or

@@ -3,6 +3,7 @@
 from typing import Any
 
 from .. import _validation as check
+from .._repr import as_table
 
 ADDRESSED = 2**16  # columns of a block, so that an index in it takes 16 bits
 STORED = ("float16", "bfloat16", "float32")
@@ -36,6 +37,7 @@ class TopK:
     Notes
     -----
     Cost: ⌈density · d⌉ (2 + b) bytes a row for values of b bytes, and d numbers for e in the whole window.
+
     With ``density=1`` and no other dtype the window is that of whole gradients, at 1 + 2/b times its memory.
 
     References
@@ -46,7 +48,8 @@ class TopK:
     Examples
     --------
     >>> import numpy as np, mfac_linalg as ml
-    >>> window = ml.SlidingWindowInverse(4, 6, damping=0.1, compression=ml.TopK(0.5, block_size=3))
+    >>> half = ml.TopK(0.5, block_size=3)
+    >>> window = ml.SlidingWindowInverse(4, 6, damping=0.1, compression=half)
     >>> window.append(np.array([1.0, -3.0, 2.0, 0.5, 0.0, 0.25]))
     >>> window.append(np.zeros(6))
     >>> window.gradients.tolist()
@@ -98,6 +101,11 @@ class TopK:
         facts = {"block_size": ADDRESSED, "dtype": None, "error_feedback": True}
         changed = [f"{name}={getattr(self, name)!r}" for name, usual in facts.items() if getattr(self, name) != usual]
         return f"TopK({', '.join([f'{self.density:g}', *changed])})"
+
+    def _repr_html_(self) -> str:
+        dtype = "that of the gradients" if self.dtype is None else self.dtype
+        facts = {"density": f"{self.density:g}", "block size": f"{self.block_size:,}", "dtype of the values": dtype}
+        return as_table("TopK", {**facts, "error feedback": "yes" if self.error_feedback else "no"})
 
 
 def check_compression(compression: Any) -> TopK | None:

@@ -64,7 +64,9 @@ def fisher_gradients(
     >>> from mfac_linalg.jax import fisher_gradients
     >>> params = {"weight": jnp.ones((4, 3)), "bias": jnp.zeros(3)}
     >>> x = jax.random.normal(jax.random.key(0), (8, 4))
-    >>> rows, unravel = fisher_gradients(lambda params, x: x @ params["weight"] + params["bias"], params, x)
+    >>> def logits(params, x):
+    ...     return x @ params["weight"] + params["bias"]
+    >>> rows, unravel = fisher_gradients(logits, params, x)
     >>> fisher = ml.WoodburyRankOneInverse(rows, damping=0.1, normalization="sum")
     >>> rows.shape, fisher.dim
     ((24, 15), 15)

@@ -89,9 +89,13 @@ def mean_gradients(loss_fn: Loss, params: Any, inputs: Any, targets: Any, *, bat
 
     Parameters
     ----------
-    loss_fn, params, inputs, targets
-        As in `per_sample_gradients`: the loss of one sample. The mean divides by the number of samples, not by the
-        sum of weights in the losses or a number of tokens.
+    loss_fn : callable
+        As in `per_sample_gradients`: the loss of one sample. The mean divides by the number of samples, not by the sum
+        of weights in the losses or a number of tokens.
+    params : pytree of arrays
+        As in `per_sample_gradients`.
+    inputs, targets : pytrees of arrays, shape (samples, …)
+        As in `per_sample_gradients`.
     batch_size : int
         Samples a row; the last row is of the remaining ones.
 
@@ -142,7 +146,9 @@ def iter_gradients(
 
     Parameters
     ----------
-    loss_fn, params
+    loss_fn : callable
+        As in `per_sample_gradients`.
+    params : pytree of arrays
         As in `per_sample_gradients`.
     batches : iterable of (inputs, targets)
         Batches of one shape are compiled once.
@@ -167,7 +173,8 @@ def iter_gradients(
     >>> import jax, mfac_linalg as ml
     >>> from jax import numpy as jnp
     >>> from mfac_linalg.jax import iter_gradients
-    >>> batches = [(jax.random.normal(jax.random.key(i), (8, 4)), jnp.ones(8)) for i in range(5)]
+    >>> keys = jax.random.split(jax.random.key(0), 5)
+    >>> batches = [(jax.random.normal(key, (8, 4)), jnp.ones(8)) for key in keys]
     >>> def loss(weight, x, y):
     ...     return (x @ weight - y) ** 2
     >>> window = ml.SlidingWindowInverse(window=3, dim=4, damping=0.1)

@@ -97,16 +97,22 @@ def scale_by_mfac(
     Cost: that of `SlidingWindowState.append_matvec` on the raveled gradients; m d numbers of memory in total
     where the state is donated to a compiled step; d more with `beta2`. A damping that is an array costs one more
     factorisation, m³/3 flops.
+
     Accuracy: ‖g − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ for the x = F⁻¹g that is returned, before it is cast to 16-bit dtypes.
+
     Updates are constants of differentiation: derivatives of `update` by gradients, state and damping are zero. Later
     operations on them, as a learned rate, have their derivatives.
+
     Under `jit` a gradient with nan or infinity makes updates nan until it has left the window: wrap the chain in
     `optax.apply_if_finite`, which returns to the state before it.
+
     The state has small float64 arrays whether or not `jax_enable_x64` is set. Keep it out of casts: restore a saved
     one, and use `optax.MultiSteps`, which casts, within ``jax.enable_x64(True)``. A state restored as NumPy arrays can
     be used outside of `jit`. Its arrays have names (`jax.tree_util.tree_leaves_with_path`); none of them is a tree like
     `params`, so that `optax.tree_map_params` treats all of them as non-parameters.
+
     The defaults are for `optax.chain(scale_by_mfac(), optax.trace(0.9), optax.scale(-0.001))`: docs/optimizer.md.
+
     All parameters share a window, in the dtype to which theirs promote; `optax.multi_transform` makes one per label.
 
     References
@@ -123,7 +129,7 @@ def scale_by_mfac(
     >>> state = transform.init(params)
     >>> gradients = {"w": jax.numpy.array([3.0, 0.0]), "b": jax.numpy.array(4.0)}
     >>> updates, state = jax.jit(transform.update)(gradients, state)
-    >>> bool(jax.numpy.allclose(updates["b"], 4 / (0.5 + 25)))  # F⁻¹g = g/(λ + ‖g‖²) for the first gradient
+    >>> bool(jax.numpy.allclose(updates["b"], 4 / (0.5 + 25)))  # the first is g/(λ + ‖g‖²)
     True
     """
     if beta2 is not None:

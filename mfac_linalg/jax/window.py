@@ -16,6 +16,7 @@ from .._condition import kappa_of
 from .._errors import warn_if_unresolved
 from .._forms.state import State
 from .._inverse import Inverse
+from .._repr import with_hint
 from .._scaling.sqrt_damping import spans_widely
 from .._typing import Array
 from .._window.options import WindowOptions
@@ -74,10 +75,13 @@ class SlidingWindowState(Inverse):
     Cost: a step is one pass over the rows, O(window²), and a Cholesky factorisation of the small system, window³/3
     flops: XLA has no faster update of a factor (`cholesky_update` takes 7 times as long at 512 and 1,024 rows on
     a CPU). O(d · window) memory; under `jit` with a donated state the rows are written to in place.
+
     Accuracy: as `SlidingWindowInverse`; under `jit` a product does as many dual sweeps as it needs, under `vmap` as
     many as the worst κ needs. The small arrays are float64 whether or not `jax_enable_x64` is set: keep them out of
     casts, and restore saved ones within ``jax.enable_x64(True)``.
+
     A batch of states, as `jax.vmap` returns it, is queried under `jax.vmap`.
+
     Stored gradients and damping are constants of differentiation; results are differentiable by v. A gradient with nan
     or infinity is refused where values can be read; under `jit` results are nan until it has left the window.
 
@@ -139,7 +143,11 @@ class SlidingWindowState(Inverse):
             As in the constructor.
         window : int, optional
             Capacity; k where not given.
-        normalization, decay, precision
+        normalization : {"mean", "sum", "window"}
+            As in the constructor.
+        decay : float
+            As in the constructor.
+        precision : {"default", "high"}
             As in the constructor.
 
         Returns
@@ -246,7 +254,7 @@ class SlidingWindowState(Inverse):
 
     @property
     def window(self) -> int:
-        """Capacity."""
+        """Capacity: the largest number of gradients."""
         return self._options.window
 
     @property
@@ -267,7 +275,7 @@ class SlidingWindowState(Inverse):
     @property
     @_backend.in_plain_modes
     def count(self) -> Array:
-        """Number of stored gradients, at most `window`, a () integer array."""
+        """Number of stored gradients, at most `window`, an integer array of shape ()."""
         return jnp.minimum(self._arrays.steps, self.window)
 
     @property
@@ -417,6 +425,10 @@ class SlidingWindowState(Inverse):
             "device": f"{self.device}",
             "kappa": f"{kappa_of(norm):.3g}" if isinstance(norm, float) else "array",
         }
+
+    def _hint(self) -> dict[str, str]:
+        norm = norm_as_float(self._arrays) if isinstance(self._like, jax.Array) else None
+        return {"kappa": with_hint(kappa_of(norm), _backend.dtype_name(self.dtype))} if isinstance(norm, float) else {}
 
     def _with(self, arrays: Arrays) -> Self:
         return self.tree_unflatten(self._options, (arrays,))

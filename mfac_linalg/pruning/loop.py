@@ -12,6 +12,7 @@ import numpy as np
 from .. import _backend
 from .. import _validation as check
 from .._progress import Progress, reporter
+from .._repr import as_list, as_table
 from .._scaling.powers_of_two import exponent, ldexp
 from .._static.blocks import BlockDiagonalInverse
 from .._static.woodbury import WoodburyRankOneInverse
@@ -45,7 +46,8 @@ class Step:
     --------
     >>> import numpy as np
     >>> from mfac_linalg.pruning import prune
-    >>> pruned = prune(np.arange(1.0, 5.0), lambda weights, step: np.eye(4), 0.75, steps=2, damping=1.0)
+    >>> w = np.array([1.0, 2.0, 3.0, 4.0])
+    >>> pruned = prune(w, lambda w, step: np.eye(4), 0.75, steps=2, damping=1.0)
     >>> [step.sparsity for step in pruned.steps]
     [0.5, 0.75]
     """
@@ -54,6 +56,13 @@ class Step:
     damping: float
     length: float
     loss: float | None
+
+    def _texts(self) -> dict[str, str]:
+        figures = {"sparsity": self.sparsity, "damping": self.damping, "length": self.length, "loss": self.loss}
+        return {name: "not computed" if figure is None else f"{figure:.4g}" for name, figure in figures.items()}
+
+    def _repr_html_(self) -> str:
+        return as_table("Step", self._texts())
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,8 @@ class Pruned:
     --------
     >>> import numpy as np
     >>> from mfac_linalg.pruning import prune
-    >>> pruned = prune(np.arange(1.0, 5.0), lambda weights, step: np.eye(4), 0.5, damping=1.0)
+    >>> w = np.array([1.0, 2.0, 3.0, 4.0])
+    >>> pruned = prune(w, lambda w, step: np.eye(4), 0.5, damping=1.0)
     >>> pruned.weights, pruned.mask
     (array([0., 0., 3., 4.]), array([False, False,  True,  True]))
     """
@@ -81,6 +91,12 @@ class Pruned:
     weights: Array = field(repr=False)
     mask: Array = field(repr=False)
     steps: tuple[Step, ...]
+
+    def _repr_html_(self) -> str:
+        name = f"Pruned: {self.weights.shape[0]} weights, {len(self.steps)} steps"
+        heads = ["step", "sparsity", "damping", "length", "loss"]
+        rows = ([f"{count}", *step._texts().values()] for count, step in enumerate(self.steps, 1))
+        return as_list(name, heads, rows)
 
 
 def relative_damping(gradients: Array, ratio: float) -> float:
@@ -221,6 +237,7 @@ def prune(
     Notes
     -----
     Cost: a step O(dm²) for each damping, and a copy of its gradients.
+
     For eager use only: the number of remaining weights is read.
 
     References

@@ -52,6 +52,7 @@ def obs_scores(weights: Array, inverse: Inverse, *, slope: float = 0.0) -> Array
     Notes
     -----
     Cost: that of ``inverse.diagonal()``: O(dm) with whitened rows.
+
     Accuracy: 1e-3 relative and better, that of the diagonal.
 
     References
@@ -109,9 +110,11 @@ def group_scores(weights: Array, inverse: Inverse, groups: Any, *, slope: float 
 
     Parameters
     ----------
-    weights, inverse
+    weights : array, shape (d,)
         As in `obs_scores`.
-    groups : int or integer array, shape (k, B)
+    inverse : Inverse
+        As in `obs_scores`.
+    groups : int or array of int, shape (k, B)
         The indices of each group; an int B for runs of B neighbours. No index twice; not all have to be in a group.
     slope : float
         α ≥ 0 of `obs_scores`.
@@ -132,6 +135,7 @@ def group_scores(weights: Array, inverse: Inverse, groups: Any, *, slope: float 
     Notes
     -----
     Cost: B²/2 elements of F⁻¹ a group, O(m) each with whitened rows, and an eigendecomposition of B × B.
+
     Accuracy: float64 throughout; between ½ w_Qᵀ Λ w_Q and 2(1 + ‖S‖²_F) times that, whatever the elements lost.
 
     References
@@ -172,11 +176,13 @@ def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = 
 
     Parameters
     ----------
-    weights, inverse
+    weights : array, shape (d,)
+        As in `obs_scores`.
+    inverse : Inverse
         As in `obs_scores`.
     n, m : int
         0 < n < m ≤ 16: 2 and 4 for the pattern that hardware runs.
-    groups : integer array, shape (k, m), optional
+    groups : array of int, shape (k, m), optional
         The indices of each group; runs of m neighbours unless given. Weights in no group are kept.
     slope : float
         α ≥ 0 of `obs_scores`.
@@ -199,8 +205,9 @@ def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = 
     --------
     >>> import numpy as np, mfac_linalg as ml
     >>> from mfac_linalg.pruning import n_m_mask
-    >>> inverse = ml.WoodburyRankOneInverse(np.eye(8), damping=0.1)  # F is a multiple of I: the largest weights stay
-    >>> n_m_mask(np.array([1.0, 4.0, 2.0, 3.0, 8.0, 5.0, 7.0, 6.0]), inverse, 2, 4).astype(int)
+    >>> inverse = ml.WoodburyRankOneInverse(np.eye(8), damping=0.1)  # of a multiple of I
+    >>> weights = np.array([1.0, 4.0, 2.0, 3.0, 8.0, 5.0, 7.0, 6.0])
+    >>> n_m_mask(weights, inverse, 2, 4).astype(int)  # so the largest stay
     array([0, 1, 0, 1, 1, 0, 1, 0])
     """
     w = minimum_of_model(check_weights(weights, inverse), inverse, check_slope(slope))

@@ -22,6 +22,7 @@ from ._problems import make_problem as make_problem
 from ._problems import right_hand_sides as right_hand_sides
 from ._results import CheckError as CheckError
 from ._results import CheckResult as CheckResult
+from ._results import CheckResults as CheckResults
 
 if _TYPE_CHECKING:
     from . import strategies as strategies
@@ -36,6 +37,7 @@ __all__ = [
     "LIMIT",
     "CheckError",
     "CheckResult",
+    "CheckResults",
     "InverseTests",
     "Oracle",
     "Problem",

@@ -1,6 +1,6 @@
 """Checks of what an inverse answers. Each measures one exam; the value, its limit and what was found."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from ._explain import explain_error, explain_rounding
 from ._oracle import LIMIT
 
 SAMPLES, DEVIATIONS = 4000, 6.0
+FEW, ALIKE = 8, 1e-3  # draws that are compared, and their relative distance up to which they are the same
 
 
 class Measured(NamedTuple):
@@ -25,7 +26,7 @@ def right_formula(group: str, exam: Exam) -> Measured:
     worst, is_resolved = Measured(0.0, LIMIT), True
     for name, v in _questions(exam, group).items():
         expected = exam.problem.oracle.solve(v)
-        x = exam.answer(v)
+        x = exam.answer_to(name)
         error = exam.error(v, x, expected)
         is_resolved &= exam.resolves(v, expected)
         if error > worst.value:
@@ -40,7 +41,7 @@ def stable(group: str, exam: Exam) -> Measured:
     """R = ‖v − Fx‖/(‖F‖‖x‖ε) ≤ 30: an answer as good as LAPACK's, at any κ."""
     worst = Measured(0.0, LIMIT)
     for name, v in _questions(exam, group).items():
-        x = exam.answer(v)
+        x = exam.answer_to(name)
         ratio = float(exam.problem.oracle.backward_ratio(v, x, exam.unit))
         if ratio > worst.value:
             worst = Measured(ratio, LIMIT, f"v = {name}. {explain_rounding(exam, v, x)}")
@@ -62,7 +63,7 @@ def factor(exam: Exam) -> Measured:
     if top < 0.1 or not exam.resolves(v, exam.problem.oracle.solve(v)):
         msg = f"n can hardly be told at κ = {1 + top:.3g} in {exam.problem.dtype}"
         raise NotApplicableError(msg)
-    size = float(np.linalg.norm((exam.roots * exam.answer(v)).astype(np.float64)))
+    size = float(np.linalg.norm((exam.roots * exam.answer_to("first singular vector")).astype(np.float64)))
     if not size:
         msg = "F⁻¹v is 0"
         raise NoAnswerError(msg)
@@ -79,7 +80,8 @@ def symmetric(exam: Exam) -> Measured:
     worst = 0.0
     for one, other in (("random", "row"), ("row", "combination"), ("random", "last singular vector")):
         u, v = exam.questions[one], exam.questions[other]
-        gap = abs(u @ exam.answer(v).astype(np.longdouble) - v @ exam.answer(u).astype(np.longdouble))
+        x, y = (exam.answer_to(name).astype(np.longdouble) for name in (one, other))
+        gap = abs(u @ y - v @ x)
         worst = max(worst, float(gap) / _product_rounding(exam, u, v))
     return Measured(worst, LIMIT, "uᵀF⁻¹v and vᵀF⁻¹u differ")
 
@@ -88,7 +90,7 @@ def positive(exam: Exam) -> Measured:
     """‖v‖²/‖F‖ ≤ vᵀF⁻¹v ≤ ‖v‖²/λ, in units of κε‖v‖²/λ."""
     worst = Measured(0.0, LIMIT)
     for name, v in exam.questions.items():
-        form = float(v @ exam.answer(v).astype(np.longdouble))
+        form = float(v @ exam.answer_to(name).astype(np.longdouble))
         most = float(np.sum((v / exam.roots) ** 2))
         beyond = max(form - most, most / exam.problem.oracle.kappa - form) / _product_rounding(exam, v, v)
         if beyond > worst.value:
@@ -117,7 +119,7 @@ def diagonal(exam: Exam) -> Measured:
 
 
 def sample(exam: Exam) -> Measured:
-    """The variance of samples of N(0, F⁻¹) in four directions, in standard deviations."""
+    """The variance of samples of N(0, F⁻¹) in four directions, in standard deviations; a seed decides the draws."""
     if not hasattr(exam.inverse, "sample"):
         msg = "there is no `sample`"
         raise NotApplicableError(msg)
@@ -130,6 +132,7 @@ def sample(exam: Exam) -> Measured:
     if draws.shape != (SAMPLES, d):
         msg = f"sample({SAMPLES}) has shape {draws.shape}; ({SAMPLES}, {d}) is needed"
         raise NoAnswerError(msg)
+    _require_seeded(exam.inverse)
     worst = Measured(0.0, DEVIATIONS)
     for name in ("orthogonal to rows", "random", "row", "first singular vector"):
         v = exam.questions.get(name)
@@ -140,3 +143,15 @@ def sample(exam: Exam) -> Measured:
             if off > worst.value:
                 worst = Measured(off, DEVIATIONS, f"along {name} the variance is {ratio:.3g} of vᵀF⁻¹v")
     return worst
+
+
+def _require_seeded(inverse: Any) -> None:
+    draws, again, others = (to_numpy(inverse.sample(FEW, seed=seed)).astype(np.float64) for seed in (1, 1, 2))
+    size = float(np.max(np.abs(draws), initial=0.0))
+    is_repeated, is_alike = (np.max(np.abs(draws - x), initial=0.0) <= ALIKE * size for x in (again, others))
+    if not is_repeated:
+        msg = f"sample({FEW}, seed=1) gives other draws when it is called again: the seed does not decide them"
+        raise NoAnswerError(msg)
+    if is_alike and size:
+        msg = f"sample({FEW}, seed=1) and sample({FEW}, seed=2) give the same draws: the seed is not used"
+        raise NoAnswerError(msg)

@@ -1,5 +1,6 @@
 """Checks of how an inverse behaves: towards other problems, its arguments, and invalid ones."""
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -14,20 +15,26 @@ from ._problems import Problem
 
 
 def damping(exam: Exam) -> Measured:
-    """An inverse whose damping is changed after a product answers like one that is built with it."""
-    problem = exam.problem.with_damping(exam.problem.damping * 7)
-    changed = exam.of(problem, lambda _: _redamped(exam, problem))
-    v = exam.questions["combination"]
+    """Another damping gives the answers of an inverse that is built with it; `with_damping` changes only the new one.
+
+    The damping is changed after a product.
+    """
+    problem, v = exam.problem.with_damping(exam.problem.damping * 7), exam.questions["combination"]
+    original = exam.of(exam.problem)  # the exam's own inverse stays as it is
+    before = original.answer(v)  # what a product keeps is kept now
+    changed = exam.of(problem, lambda _: _redamped(original, problem))
     expected, x = problem.oracle.solve(v), changed.answer(v)
-    return Measured(changed.error(v, x, expected), LIMIT, f"for 7 λ. {explain_error(changed, v, x, expected)}")
+    found = Measured(changed.error(v, x, expected), LIMIT, f"for 7 λ. {explain_error(changed, v, x, expected)}")
+    if found.value > LIMIT or exam.redamp is not None or not hasattr(original.inverse, "with_damping"):
+        return found
+    after = original.answer(v)
+    return Measured(original.error(v, after, before), LIMIT, "`with_damping` changed the inverse that it was called on")
 
 
-def _redamped(exam: Exam, problem: Problem) -> Any:
-    other = exam.of(exam.problem)  # the exam's own inverse stays as it is
-    other.answer(exam.questions["row"])  # what a product keeps is kept now
-    value = problem.damping if np.ndim(problem.damping) == 0 else exam.asarray(problem.damping)
-    if exam.redamp is not None:
-        return exam.redamp(other.inverse, value)
+def _redamped(other: Exam, problem: Problem) -> Any:
+    value = problem.damping if np.ndim(problem.damping) == 0 else other.asarray(problem.damping)
+    if other.redamp is not None:
+        return other.redamp(other.inverse, value)
     if hasattr(other.inverse, "with_damping"):
         return other.inverse.with_damping(value)
     if not has_setter(other.inverse, "damping"):
@@ -57,7 +64,7 @@ def _same_answer(exam: Exam, problem: Problem, factor: float, what: str) -> Meas
     other, worst = exam.of(problem), Measured(0.0, LIMIT)
     for name in ("random", "row"):
         v = exam.questions[name]
-        gap = exam.error(v, other.answer(v) * factor, exam.answer(v).astype(np.longdouble))
+        gap = exam.error(v, other.answer(v) * factor, exam.answer_to(name).astype(np.longdouble))
         if gap > worst.value:
             worst = Measured(gap, LIMIT, f"v = {name}: another answer {what}")
     return worst
@@ -75,6 +82,48 @@ def inputs(exam: Exam) -> Measured:
     changed = [name for name, array in arrays.items() if not np.array_equal(array, before[name])]
     changed += [] if np.array_equal(to_numpy(asked), sent) else ["v"]
     return Measured(float(len(changed)), 0.0, f"changed: {', '.join(changed)}")
+
+
+def outputs(exam: Exam) -> Measured:
+    """An answer stays as it is when another one is asked for."""
+    kept = exam.ask(exam.asarray(exam.questions["row"]))
+    before = exam.checked(lambda: kept)
+    exam.answer(exam.questions["random"])
+    is_changed = not np.array_equal(to_numpy(kept), before)
+    return Measured(float(is_changed), 0.0, "an answer changed when another was asked for: they share memory")
+
+
+def layout(exam: Exam) -> Measured:
+    """A v that is a view with strides, and one that is read-only, get the same answers."""
+    worst = Measured(0.0, LIMIT)
+    for name in ("random", "row"):
+        v = exam.questions[name]
+        expected = exam.answer_to(name).astype(np.longdouble)
+        for words, make in (("a view with strides", _strided), ("read-only", _read_only)):
+            same = make(exam, v)
+            gap = 0.0 if same is None else exam.error(v, exam.checked(functools.partial(exam.ask, same)), expected)
+            if gap > worst.value:
+                worst = Measured(gap, LIMIT, f"v = {name}: another answer if v is {words}")
+    return worst
+
+
+def _strided(exam: Exam, v: np.ndarray) -> Any:
+    """The same vector as every second entry of a longer one; None where `asarray` takes no other length."""
+    wide = np.full(2 * len(v), 1 + np.max(np.abs(v)), v.dtype)
+    wide[::2] = v
+    try:
+        return exam.asarray(wide)[::2]
+    except Exception:
+        return None
+
+
+def _read_only(exam: Exam, v: np.ndarray) -> Any:
+    """The same vector, which cannot be written to; None for a library that has no such arrays."""
+    same = exam.asarray(v.copy())
+    if not isinstance(same, np.ndarray):
+        return None
+    same.flags.writeable = False
+    return same
 
 
 def dtype(exam: Exam) -> Measured:

@@ -10,7 +10,7 @@ import numpy as np
 from ._checks import CHECKS
 from ._exam import Exam, NoAnswerError, NotApplicableError
 from ._problems import Problem, make_problem
-from ._results import CheckResult, deliver, require_way_to_fail
+from ._results import CheckResult, CheckResults, deliver, require_way_to_fail
 
 
 def check_inverse(
@@ -24,7 +24,7 @@ def check_inverse(
     asarray: Callable[[np.ndarray], Any] | None = None,
     redamp: Callable[[Any, Any], Any] | None = None,
     eps: float | None = None,
-) -> list[CheckResult]:
+) -> CheckResults:
     """Check anybody's F⁻¹ against a dense inverse in extended precision.
 
     Two kinds of checks are told apart. "right formula" allows what Woodbury's formula loses to rounding if its m × m
@@ -38,10 +38,11 @@ def check_inverse(
         ``make(problem)`` returns the inverse for a `Problem`: an object with `matvec` or `@`, or a function of v. It
         is called several times, also with permuted, scaled and invalid problems.
     problem : Problem or iterable of Problem, optional
-        By default `default_problems("float32")`.
+        By default `default_problems("float32")`, which have one λ and no weights; ``default_problems(general=True)``
+        have a damping per parameter, weights and both normalizations.
     checks : sequence of str, optional
-        Names or patterns ("stable: *") of the checks to make; by default all of `CHECKS`. A check of what the inverse
-        does not offer (`diagonal`, `sample`) is skipped.
+        Names or patterns (``"stable: *"``) of the checks to make; by default all of `CHECKS`. A check of what the
+        inverse does not offer (`diagonal`, `sample`) is skipped.
     expected_failures : mapping of str to str, optional
         Names or patterns of checks that may fail, with the reason.
     on_fail : {"raise", "warn", None}
@@ -59,8 +60,8 @@ def check_inverse(
 
     Returns
     -------
-    list of CheckResult
-        One a check and problem.
+    CheckResults
+        A list of `CheckResult`, one a check and problem; in a notebook, a table.
 
     Raises
     ------
@@ -106,13 +107,17 @@ def check_inverse(
     return deliver(results, on_fail)
 
 
-def default_problems(dtype: str = "float32") -> list[Problem]:
+def default_problems(dtype: str = "float32", *, general: bool = False) -> list[Problem]:
     """Return a dozen problems that find most mistakes: one λ, no weights, F = λI + (1/m) Σ g_i g_iᵀ.
 
     Parameters
     ----------
     dtype : str
         "float32" or "float64".
+    general : bool
+        Whether to give each problem a damping per parameter and a weight per gradient, and every second one the sum in
+        place of the mean: for an inverse that takes `problem.damping` (d,), `problem.weights` and
+        `problem.normalization`.
 
     Returns
     -------
@@ -125,6 +130,8 @@ def default_problems(dtype: str = "float32") -> list[Problem]:
     >>> from mfac_linalg.testing import default_problems
     >>> len(default_problems("float64"))
     12
+    >>> default_problems(general=True)[1]  # doctest: +ELLIPSIS
+    make_problem(1, kind='gaussian', shape=(6, 40), ..., vector=True, weighted=True, normalization='sum')
     """
     large, larger = (1e4, 1e5) if dtype == "float32" else (1e8, 1e9)
     cases: list[tuple[str, tuple[int, int], float]] = [
@@ -142,7 +149,16 @@ def default_problems(dtype: str = "float32") -> list[Problem]:
         ("duplicates", (10, 50), larger),
     ]
     return [
-        make_problem(seed, kind=kind, shape=shape, kappa=kappa, dtype=dtype)
+        make_problem(
+            seed,
+            kind=kind,
+            shape=shape,
+            kappa=kappa,
+            dtype=dtype,
+            vector=general,
+            weighted=general,
+            normalization="sum" if general and seed % 2 else "mean",
+        )
         for seed, (kind, shape, kappa) in enumerate(cases)
     ]
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ._arrays import to_numpy
 from ._oracle import LIMIT
-from ._results import CheckResult, deliver, require_way_to_fail
+from ._results import CheckResult, CheckResults, deliver, require_way_to_fail
 
 
 def check_rows(
@@ -17,7 +17,7 @@ def check_rows(
     on_fail: Literal["raise", "warn"] | None = "raise",
     asarray: Callable[[np.ndarray], Any] | None = None,
     seed: int = 0,
-) -> list[CheckResult]:
+) -> CheckResults:
     """Check that an object with the methods of `mfac_linalg.GradientRows` is one matrix G.
 
     Parameters
@@ -35,8 +35,9 @@ def check_rows(
 
     Returns
     -------
-    list of CheckResult
-        One a check. Values are errors in units of the rounding of a sum over d, or m, terms of its dtype.
+    CheckResults
+        A list of `CheckResult`, one a check; in a notebook, a table. Values are errors in units of
+        the rounding of a sum over d, or m, terms of its dtype.
 
     Raises
     ------

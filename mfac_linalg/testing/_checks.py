@@ -14,6 +14,7 @@ CHECKS: dict[str, Callable[[Exam], Measured]] = {
     **{check.__name__: check for check in (_answers.factor, _answers.symmetric, _answers.positive)},
     **{check.__name__: check for check in (_answers.diagonal, _answers.sample)},
     **{check.__name__: check for check in (_behaviour.damping, _behaviour.permutation, _behaviour.scale)},
-    **{check.__name__: check for check in (_behaviour.inputs, _behaviour.dtype, _behaviour.refusal)},
+    **{check.__name__: check for check in (_behaviour.inputs, _behaviour.outputs, _behaviour.layout)},
+    **{check.__name__: check for check in (_behaviour.dtype, _behaviour.refusal)},
 }
 """The checks of `check_inverse`, in the order in which they are made."""

@@ -58,6 +58,16 @@ class Exam:
         """The inverse times v, (d,), in NumPy."""
         return self.checked(lambda: self.ask(self.asarray(v.copy())))
 
+    def answer_to(self, name: str) -> np.ndarray:
+        """The inverse times a right-hand side by name: asked once for all checks of products."""
+        if name not in self._answers:
+            self._answers[name] = self.answer(self.questions[name])
+        return self._answers[name]
+
+    @functools.cached_property
+    def _answers(self) -> dict[str, np.ndarray]:
+        return {}
+
     def checked(self, function: Callable[[], Any]) -> np.ndarray:
         """The answer of a function as a NumPy array of finite numbers, (d,)."""
         try:
@@ -95,7 +105,8 @@ class Exam:
         The second term is what the textbook formula loses where v lies in the span of the gradients.
         """
         gap = float(np.linalg.norm((self.roots * (x - expected)).astype(np.float64)))
-        return gap / float(self._loss(v, expected)) if gap else 0.0
+        loss = float(self._loss(v, expected))
+        return gap / loss if loss else (np.inf if gap else 0.0)  # v = 0 has the answer 0
 
     def _loss(self, v: np.ndarray, expected: np.ndarray) -> Any:
         kappa, size = self.problem.oracle.kappa, np.linalg.norm((self.roots * expected).astype(np.float64))

@@ -13,17 +13,15 @@ if TYPE_CHECKING:
     from ._exam import Exam
 
 ALIKE = 0.02  # relative distance of an answer from a known mistake
+NO_DIGIT = 0.3  # relative error
 
 
 def explain_error(exam: "Exam", v: np.ndarray, x: np.ndarray, expected: np.ndarray) -> str:
     """How far off x is, and which known mistake gives the same answer."""
     off = _distance(exam, x, expected)
     words = f"‖x − F⁻¹v‖/‖F⁻¹v‖ = {off:.2g}"
-    if off <= ALIKE:
-        return words
-    for mistake, answer in _mistakes(exam.problem, v):
-        if _distance(exam, x, answer) <= ALIKE:
-            return f"{words}; x is {mistake}"
+    if off > ALIKE and (mistake := _known_mistake(exam, v, x, ALIKE)):
+        return f"{words}; x is {mistake}"
     return words + "; x is nearly 0" * (_distance(exam, x + expected, expected) <= ALIKE)
 
 
@@ -32,10 +30,22 @@ def explain_rounding(exam: "Exam", v: np.ndarray, x: np.ndarray) -> str:
     expected = exam.problem.oracle.solve(v)
     if exam.error(v, x, expected) > LIMIT:
         return "The formula is wrong, or it loses more than the textbook's."
+    off = _distance(exam, x, expected)
+    if off > NO_DIGIT:  # at a κ at which "right formula" allows for that
+        mistake = _known_mistake(exam, v, x, off / 3)
+        return (
+            f"The formula is wrong: x is {mistake}." if mistake else "No digit is right, by rounding or by the formula."
+        )
     return (
         "The formula is right, but rounding is amplified: near the span of the gradients F⁻¹v is much smaller than "
         "v/λ, and a difference such as (v − Gᵀa)/λ cancels."
     )
+
+
+def _known_mistake(exam: "Exam", v: np.ndarray, x: np.ndarray, distance: float) -> str:
+    """In words, the first mistake that gives x up to a relative distance; nothing if none does."""
+    near = (words for words, answer in _mistakes(exam.problem, v) if _distance(exam, x, answer) <= distance)
+    return next(near, "")
 
 
 def _distance(exam: "Exam", x: np.ndarray, answer: np.ndarray) -> float:

@@ -1,5 +1,7 @@
 """`InverseTests`: the checks as a class of pytest tests over generated problems."""
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -44,6 +46,13 @@ class InverseTests:
     >>> class TestWoodbury(InverseTests):
     ...     def make_inverse(self, problem):
     ...         return ml.WoodburyRankOneInverse(problem.gradients, problem.damping)
+
+    The same for several options, ``@pytest.mark.parametrize("precision", ["default", "high"])`` before the class:
+
+    >>> class TestPrecisions(InverseTests):
+    ...     def make_inverse(self, problem, precision):
+    ...         gradients, damping = problem.gradients, problem.damping
+    ...         return ml.WoodburyRankOneInverse(gradients, damping, precision=precision)
     """
 
     dtype: ClassVar[str] = "float32"
@@ -55,13 +64,16 @@ class InverseTests:
     redamp: ClassVar[Any] = None
     eps: ClassVar[float | None] = None
 
-    def make_inverse(self, problem: Problem) -> Any:
+    def make_inverse(self, problem: Problem, /, *values: Any) -> Any:
         """The inverse of a problem, which a subclass defines.
 
         Parameters
         ----------
         problem : Problem
             Gradients, damping, weights and normalization.
+        *values
+            Further arguments of a subclass's method are values of pytest, by name: of a class that is parametrized, or
+            of fixtures whose scope is not the function.
 
         Returns
         -------
@@ -76,13 +88,15 @@ class InverseTests:
         msg = "`make_inverse` must be defined: return the inverse for problem.gradients and problem.damping."
         raise NotImplementedError(msg)
 
-    def asarray(self, x: np.ndarray) -> Any:
+    def asarray(self, x: np.ndarray, /, *values: Any) -> Any:
         """The array that the inverse takes for one of NumPy: override it for another library or device.
 
         Parameters
         ----------
         x : numpy.ndarray, shape (d,)
             A vector.
+        *values
+            As for `make_inverse`.
 
         Returns
         -------
@@ -100,7 +114,7 @@ class InverseTests:
         """
         return x
 
-    def check(self, data: st.DataObject, *checks: str) -> None:
+    def check(self, data: st.DataObject, *checks: str, **values: Any) -> None:
         """Draw a problem and make some of the checks, in a test of your own.
 
         Parameters
@@ -109,6 +123,8 @@ class InverseTests:
             What ``@given(st.data())`` passes.
         *checks : str
             Names or patterns.
+        **values
+            Further arguments of `make_inverse` and `asarray`, each for the methods that name it.
 
         Raises
         ------
@@ -132,11 +148,11 @@ class InverseTests:
         """
         problem = data.draw(problems(self.dtype, self.decades, self.largest, self.relations, **self.options))
         check_inverse(
-            self.make_inverse,
+            _with_values(self.make_inverse, values),
             problem,
             checks=checks,
             expected_failures=self.expected_failures,
-            asarray=self.asarray,
+            asarray=None if type(self).asarray is InverseTests.asarray else _with_values(self.asarray, values),
             redamp=self.redamp,
             eps=self.eps,
         )
@@ -146,7 +162,7 @@ class InverseTests:
         super().__init_subclass__(**options)
         for name, checks in TESTS.items():
             if not any(name in vars(base) and vars(base)[name] not in _MADE for base in cls.__mro__):
-                setattr(cls, name, _test(name, checks))
+                setattr(cls, name, _test(name, checks, _further(cls.make_inverse, cls.asarray)))
 
 
 TESTS = {
@@ -157,7 +173,8 @@ TESTS = {
     "test_samples_have_its_covariance": ("sample",),
     "test_another_damping_is_another_inverse": ("damping",),
     "test_order_and_units_do_not_matter": ("permutation", "scale"),
-    "test_arguments_and_dtypes_are_kept": ("inputs", "dtype"),
+    "test_arguments_answers_and_dtypes_are_kept": ("inputs", "outputs", "dtype"),
+    "test_any_layout_of_v_is_taken": ("layout",),
     "test_invalid_arguments_are_refused": ("refusal",),
 }
 """The tests of a subclass, and the checks of each."""
@@ -165,10 +182,30 @@ TESTS = {
 _MADE: set[Any] = set()
 
 
-def _test(name: str, checks: Sequence[str]) -> Callable[..., None]:
-    def test(self: InverseTests, data: st.DataObject) -> None:
-        self.check(data, *checks)
+def _further(*methods: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of methods of a class after self and the first, which pytest gives values."""
+    found: dict[str, inspect.Parameter] = {}
+    for method in methods:
+        _, _, *further = inspect.signature(method).parameters.values()
+        named = [x for x in further if x.kind in _BY_NAME and x.default is inspect.Parameter.empty]
+        found |= {x.name: x.replace(kind=inspect.Parameter.KEYWORD_ONLY) for x in named}
+    return found
 
+
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _with_values(method: Callable[..., Any], values: Mapping[str, Any]) -> Callable[..., Any]:
+    named = inspect.signature(method).parameters
+    return functools.partial(method, **{name: value for name, value in values.items() if name in named})
+
+
+def _test(name: str, checks: Sequence[str], further: Mapping[str, inspect.Parameter]) -> Callable[..., None]:
+    def test(self: InverseTests, data: st.DataObject, **values: Any) -> None:
+        self.check(data, *checks, **values)
+
+    self, data, _ = inspect.signature(test).parameters.values()
+    test.__signature__ = inspect.Signature([self, data, *further.values()])  # type: ignore[attr-defined]
     test.__name__, test.__qualname__ = name, f"InverseTests.{name}"
     test.__doc__ = f"Checks: {', '.join(checks)}."
     made = settings(deadline=None)(given(data=st.data())(test))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .._repr import as_table
 from ._gradients import KINDS
 from ._oracle import Oracle
 
@@ -61,7 +62,7 @@ class Problem:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(m, d)."""
+        """The shape (m, d) of the gradients."""
         m, d = self.gradients.shape
         return m, d
 
@@ -173,6 +174,13 @@ class Problem:
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """What IPython and Hypothesis print."""
         printer.text(self.name)
+
+    def _repr_html_(self) -> str:
+        (m, d), damping = self.shape, self.damping
+        facts = {"m": f"{m}", "d": f"{d}", "κ": f"{self.oracle.kappa:.3g}", "dtype": self.dtype}
+        facts["damping"] = f"{damping:.3g}" if np.ndim(damping) == 0 else "one per parameter"
+        facts["weights"] = "none" if self.weights is None else "one per gradient"
+        return as_table("Problem", {**facts, "normalization": self.normalization, "made by": self.name})
 
 
 def make_problem(

@@ -1,10 +1,13 @@
 """What a check says: one result a check and problem, and the report of the failures."""
 
+import html
 import math
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .._repr import as_list, as_table
 from ._problems import Problem
 
 
@@ -63,6 +66,63 @@ class CheckResult:
         lines += [f"    {self.message}"] if self.message else []
         return "\n".join([*lines, f"    {self.reproduce}"])
 
+    def _repr_html_(self) -> str:
+        facts = {"status": self.status, **self._figures(), "found": self.message}
+        if self.problem is not None:
+            facts["problem"] = repr(self.problem)
+        facts["to run it again"] = self.reproduce
+        return as_table(self.check, {name: text for name, text in facts.items() if text})
+
+    def _figures(self) -> dict[str, str]:
+        figures = {"value": self.value, "limit": self.limit}
+        return {name: f"{figure:.3g}" for name, figure in figures.items() if not math.isnan(figure)}
+
+
+class CheckResults(list[CheckResult]):
+    """The results of `check_inverse` or `check_rows`: a list, and in a notebook a table of the checks.
+
+    Parameters
+    ----------
+    iterable : iterable of CheckResult
+        As for a list.
+
+    Examples
+    --------
+    >>> from mfac_linalg.testing import check_inverse, make_problem
+    >>> problem, checks = make_problem(0), ["right formula: *"]
+    >>> results = check_inverse(lambda problem: problem.oracle.solve, problem, checks=checks)
+    >>> len(results), results[0].check, results[0].status
+    (4, 'right formula: in span', 'passed')
+    """
+
+    def _repr_html_(self) -> str:
+        by_check: dict[str, list[CheckResult]] = {}
+        for result in self:
+            by_check.setdefault(result.check, []).append(result)
+        rows = []
+        for check, results in by_check.items():
+            worst = max(results, key=_badness)
+            counts = Counter(result.status for result in results)
+            outcome = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+            shown = worst.status != "passed"
+            rows.append([check, outcome, *_of_two(worst._figures()), worst.message if shown else ""])
+        table = as_list(_heading(self), ["check", "problems", "worst value", "limit", "found"], rows)
+        lines = "\n".join(result.reproduce for result in worst_failures(self))
+        again = f"<p>To run the worst failure of each check again:</p><pre>{html.escape(lines)}</pre>"
+        return table + (again if lines else "")
+
+
+STATUSES = ("failed", "expected failure", "passed", "skipped")
+
+
+def _of_two(figures: dict[str, str]) -> list[str]:
+    return [figures.get("value", ""), figures.get("limit", "")]
+
+
+def _badness(result: CheckResult) -> tuple[int, float]:
+    """How a result compares with others of its check: failures first, then by value."""
+    return -STATUSES.index(result.status), excess(result)
+
 
 def require_way_to_fail(on_fail: str | None) -> None:
     """Refuse any other `on_fail` than those there are."""
@@ -76,8 +136,8 @@ class CheckError(AssertionError):
 
     Parameters
     ----------
-    results : sequence of CheckResult
-        Every result, of checks that passed too; a list as an attribute.
+    results : CheckResults
+        Every result, of checks that passed too.
 
     Examples
     --------
@@ -92,38 +152,47 @@ class CheckError(AssertionError):
     """
 
     def __init__(self, results: Sequence[CheckResult]) -> None:
-        self.results = list(results)
+        self.results = CheckResults(results)
         super().__init__(report(self.results))
 
-    def __reduce__(self) -> tuple[type, tuple[list[CheckResult]]]:
+    def __reduce__(self) -> tuple[type, tuple[CheckResults]]:
         return type(self), (self.results,)
 
 
-def deliver(results: list[CheckResult], on_fail: str | None) -> list[CheckResult]:
+def deliver(results: list[CheckResult], on_fail: str | None) -> CheckResults:
     """Return the results, after an error or a warning where some failed."""
     if any(result.status == "failed" for result in results):
         if on_fail == "raise":
             raise CheckError(results)
         if on_fail == "warn":
             warnings.warn(report(results), stacklevel=3)
-    return results
+    return CheckResults(results)
 
 
 def report(results: Sequence[CheckResult]) -> str:
     """The failures, the worst of each check, and how many passed."""
+    return "\n\n".join([f"{_heading(results)}; the worst of each:", *map(str, worst_failures(results))])
+
+
+def worst_failures(results: Sequence[CheckResult]) -> list[CheckResult]:
+    """The worst failure of each check that failed, in the order of the checks."""
     worst: dict[str, CheckResult] = {}
     for result in results:
-        if result.status == "failed" and not _excess(worst.get(result.check)) >= _excess(result):
+        if result.status == "failed" and not excess(worst.get(result.check)) >= excess(result):
             worst[result.check] = result
-    failed = sum(result.status == "failed" for result in results)
-    done = sum(result.status != "skipped" for result in results)
     order = list(dict.fromkeys(result.check for result in results))
-    listed = sorted(worst.values(), key=lambda result: order.index(result.check))
-    heading = f"{failed} of {done} checks failed, {len(worst)} of them different; the worst of each:"
-    return "\n\n".join([heading, *map(str, listed)])
+    return sorted(worst.values(), key=lambda result: order.index(result.check))
 
 
-def _excess(result: CheckResult | None) -> float:
+def _heading(results: Sequence[CheckResult]) -> str:
+    failed = [result.check for result in results if result.status == "failed"]
+    done = sum(result.status != "skipped" for result in results)
+    if not failed:
+        return f"{done} checks passed"
+    return f"{len(failed)} of {done} checks failed, {len(set(failed))} of them different"
+
+
+def excess(result: CheckResult | None) -> float:
     """How far beyond its limit a result is; a failure without a figure is infinitely far."""
     if result is None:
         return -1.0

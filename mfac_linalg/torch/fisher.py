@@ -40,7 +40,9 @@ def fisher_gradients(
     reduction : {"mean", "sum"}
         "sum" leaves out the factor 1/N: Gᵀ G = Σ_i Σ_y p_iy ∇log p_iy (∇log p_iy)ᵀ. In either case pass
         ``normalization="sum"`` to the inverse: the rows include all factors, F = Λ + Gᵀ G.
-    params, chunk_size
+    params : iterable of str or callable, optional
+        As in `per_sample_gradients`.
+    chunk_size : int, optional
         As in `per_sample_gradients`.
 
     Returns
@@ -58,6 +60,7 @@ def fisher_gradients(
     -----
     Cost: C forward and backward passes a sample, one at a time where `torch.func.vmap` cannot batch the model
     (`torch.nn.GRU`); O(N C d) memory for the rows.
+
     A sample's C rows are dependent, Σ_y √p_iy g_iy = 0, so that F − Λ has the rank N (C − 1) at most.
 
     References

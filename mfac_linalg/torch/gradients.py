@@ -72,6 +72,7 @@ def per_sample_gradients(
     -----
     Cost: one forward and one backward pass a sample, in batches by `torch.func.vmap`; O(md) memory for the rows, and
     activations and gradients of `chunk_size` samples, and a copy of the state of the model.
+
     Random layers, as dropout in train mode, draw new numbers for each sample, from PyTorch's generators, which advance.
     What a call writes is restored
 
@@ -157,8 +158,9 @@ def mean_gradients(
     --------
     >>> import torch
     >>> from mfac_linalg.torch import mean_gradients
-    >>> model, x, y = torch.nn.Linear(4, 3), torch.randn(8, 4), torch.randint(3, (8,))
-    >>> rows, unravel = mean_gradients(model, torch.nn.functional.cross_entropy, x, y, batch_size=3)
+    >>> model, loss = torch.nn.Linear(4, 3), torch.nn.functional.cross_entropy
+    >>> x, y = torch.randn(8, 4), torch.randint(3, (8,))
+    >>> rows, unravel = mean_gradients(model, loss, x, y, batch_size=3)
     >>> rows.shape  # of samples 0 to 2, 3 to 5, and 6 and 7
     torch.Size([3, 15])
     """
@@ -186,12 +188,14 @@ def iter_gradients(
 
     Parameters
     ----------
-    model, loss_fn
+    model : torch.nn.Module
+        As in `per_sample_gradients`.
+    loss_fn : callable
         As in `per_sample_gradients`; without `per_sample` the loss of a batch, as in `mean_gradients`.
     batches : iterable of (inputs, targets)
         A `torch.utils.data.DataLoader`, for example. From samples ``((a, b), y)`` it makes batches ``[[a, b], y]``,
         and the model is called with a and b.
-    params
+    params : iterable of str or callable, optional
         As in `per_sample_gradients`.
     per_sample : bool
         One gradient for each sample; False for one for each batch.
@@ -245,7 +249,7 @@ def gathered_gradients(
     model : torch.nn.Module
         After a backward pass under `backpack(BatchGrad())`, which sets `grad_batch`, or of Opacus's
         `GradSampleModule`, which sets `grad_sample`.
-    params
+    params : iterable of str or callable, optional
         As in `per_sample_gradients`.
     reduction : {"mean", "sum"}
         That of the loss. BackPACK's gradients of a mean are those of the samples divided by their number, and are
@@ -271,7 +275,7 @@ def gathered_gradients(
     >>> import torch
     >>> from mfac_linalg.torch import gathered_gradients
     >>> model, x = torch.nn.Linear(4, 1, bias=False), torch.randn(8, 4)
-    >>> model.weight.grad_sample = x[:, None, :]  # as Opacus would have, for the sum of the outputs as the loss
+    >>> model.weight.grad_sample = x[:, None, :]  # Opacus's, for the sum of the outputs
     >>> rows, unravel = gathered_gradients(model)
     >>> torch.equal(rows, x)
     True

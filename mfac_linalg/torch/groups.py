@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from .. import _validation as check
+from .._repr import as_list
 from .parameters import FLOATING
 
 Group = dict[str, Any]
@@ -19,6 +20,14 @@ FOREIGN = ("betas", "eps", "nesterov", "dampening", "amsgrad", "foreach", "fused
 """Options of PyTorch's optimizers that would have no effect; other entries of a group belong to the user."""
 OF_OPTIMIZER = ("normalization", "precision", "compression", "masks", "shared_window")  # not of a group
 PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def as_html(optimizer: torch.optim.Optimizer) -> str:
+    """The groups of an optimizer as an HTML table: the number of parameters of each, and its options."""
+    groups = optimizer.param_groups
+    counts = (sum(p.numel() for p in group["params"]) for group in groups)
+    rows = ([f"{count:,}", *(f"{group[x]}" for x in OPTIONS)] for count, group in zip(counts, groups, strict=True))
+    return as_list(type(optimizer).__name__, ["parameters", *OPTIONS], rows)
 
 
 def agreed(name: str, groups: list[Group]) -> float:

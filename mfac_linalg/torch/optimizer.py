@@ -16,6 +16,7 @@ from .descent import apply_step, scaled_gradient
 from .groups import (
     Group,
     agreed,
+    as_html,
     check_group,
     check_parameters,
     check_params,
@@ -41,7 +42,7 @@ class MFAC(Optimizer):
         Parameters, or dictionaries that describe groups of them, as for every optimizer of PyTorch. Each group
         has its own window, and so one dtype on one device. Sharded parameters (DTensor) are refused; parameters that
         replace those of a model later, as fully_shard does, are not optimised.
-    lr : float
+    lr : float or torch.Tensor, shape ()
         Learning rate ≥ 0.
     window : int
         Capacity m ≥ 1 of a window: the number of gradients in F. It stores m + 1 vectors of the parameters' size.
@@ -95,14 +96,19 @@ class MFAC(Optimizer):
     -----
     A parameter without a gradient counts as zero in g and is not changed; a group without any gradient takes no step. A
     step that raises changes no parameters, momenta or windows.
+
     Cost: two passes over the m gradients and O(m²) a step, and a few passes over the parameters; a window that is not
     full factors its m × m system from scratch in each step. (m + 1) d numbers of memory, d more for momentum; with
     `compression` as `SlidingWindowInverse`; d more with `beta2`.
+
     With `beta2`, D = √v̂ + 1e-8, the windows store D^−½g, each with the D of its step, and the step is D^−½F̂⁻¹D^−½g with
     F̂ = λI + (1/m)Σ D^−½g gᵀD^−½: that is F⁻¹g for F = λD + (1/m)Σ g gᵀ as long as D changes little within a window.
+
     Accuracy: ‖g − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ for x = F⁻¹g. Windows of 16-bit parameters store 16-bit gradients;
     F⁻¹g, momentum and √v̂ are float32.
+
     A gradient of zeros counts: it is stored in the window, and changes F by the divisor only.
+
     `state_dict` has all that the next step depends on, in tensors, numbers and strings that `torch.load` accepts with
     ``weights_only=True``; training resumed from it is the same to the bit. Windows are in the state of parameters, so
     that `torch.distributed.checkpoint` and hooks of state dictionaries include them.
@@ -180,6 +186,8 @@ class MFAC(Optimizer):
         require_groups(self.param_groups)
         return tuple(self._window(groups) for groups in self._groups_by_window())
 
+    _repr_html_ = as_html
+
     def add_param_group(self, param_group: Group) -> None:
         """Add a group with a window of its own, or to the shared window as long as that has no gradients.
 
@@ -212,8 +220,7 @@ class MFAC(Optimizer):
             msg = "`param_group` must come before the first step of a shared window; got one after it. Its "
             msg += "gradients have no entries for it. Construct a new optimizer, or leave shared_window out."
             raise ValueError(msg)
-        known = {p for group in self.param_groups for p in group["params"]}
-        super().add_param_group(check_group(param_group, known))
+        super().add_param_group(check_group(param_group, {p for group in self.param_groups for p in group["params"]}))
         try:
             normalize_options(self.param_groups[-1:])
             groups = self._groups_by_window()[-1]
@@ -300,9 +307,9 @@ class MFAC(Optimizer):
         >>> import torch
         >>> from mfac_linalg.torch import MFAC
         >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
-        >>> optimizer = MFAC([w], lr=1.0, damping=1.0, beta2=None, momentum=0.0, normalization="mean")
+        >>> optimizer = MFAC([w], lr=1.0, beta2=None, momentum=0.0, normalization="mean")
         >>> w.square().sum().div(2).backward()  # g = w
-        >>> optimizer.step()  # the first is −g/(λ + ‖g‖²)
+        >>> optimizer.step()  # the first is −g/(λ + ‖g‖²), λ = 1
         >>> w.detach() / torch.tensor([3.0, 4.0])
         tensor([0.9615, 0.9615])
         """

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _validation as check
+from .._repr import as_list
 from .model_state import forget_cached_weights
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -60,8 +61,23 @@ class Unravel:
         """Number d of entries of a vector."""
         return sum(self.sizes)
 
+    def _repr_html_(self) -> str:
+        rows = ((name, " × ".join(map(str, shape)), f"{math.prod(shape):,}") for name, shape in self.shapes.items())
+        return as_list(f"Unravel: d = {self.dim:,}", ["parameter", "shape", "entries"], rows)
+
     def __call__(self, vectors: Tensor) -> dict[str, Tensor]:
-        """Return views of vectors, shape (…, d), as one tensor (…, *shape) for each parameter."""
+        """Return views of a vector, or of rows, as one tensor for each parameter.
+
+        Parameters
+        ----------
+        vectors : torch.Tensor, shape (…, d)
+            One entry for each weight.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            Each of its parameter's shape, after the leading axes.
+        """
         _check_tensor("vectors", vectors)
         if vectors.shape[-1:] != (self.dim,):
             msg = f"`vectors` must have shape (…, {self.dim}); got {tuple(vectors.shape)}. "
@@ -77,8 +93,8 @@ class Unravel:
 
         Parameters
         ----------
-        tensors : mapping of str to torch.Tensor, shape (…, *shape)
-            All chosen parameters; other names are ignored.
+        tensors : mapping of str to torch.Tensor, of the parameters' shapes
+            All chosen parameters, with the same leading axes, if any; other names are ignored.
 
         Returns
         -------
@@ -96,7 +112,8 @@ class Unravel:
         >>> import torch
         >>> from mfac_linalg.torch import Unravel
         >>> unravel = Unravel({"weight": (2, 3), "bias": (2,)})
-        >>> unravel.ravel({"bias": torch.tensor([6.0, 7.0]), "weight": torch.arange(6.0).reshape(2, 3)})
+        >>> weight, bias = torch.arange(6.0).reshape(2, 3), torch.tensor([6.0, 7.0])
+        >>> unravel.ravel({"bias": bias, "weight": weight})
         tensor([0., 1., 2., 3., 4., 5., 6., 7.])
         """
         if not isinstance(tensors, Mapping):

@@ -58,6 +58,7 @@ def prune_model(
     steps : int
         As in `prune`.
     damping : float or sequence of float
+        As in `prune`.
     relative : bool
         As in `prune`.
     num_gradients : int, optional
@@ -78,6 +79,7 @@ def prune_model(
     slope_damping : float, optional
         As in `prune`.
     update : {"joint", "single"}
+        As in `prune`.
     lengths : sequence of float
         As in `prune`.
     validation : iterable of (inputs, targets), optional
@@ -113,9 +115,10 @@ def prune_model(
     --------
     >>> import torch
     >>> from mfac_linalg.torch import prune_model
-    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    >>> layers = torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3)
+    >>> model, loss = torch.nn.Sequential(*layers), torch.nn.functional.cross_entropy
     >>> batches = [(torch.randn(4, 8), torch.randint(3, (4,))) for _ in range(10)]
-    >>> pruned = prune_model(model, torch.nn.functional.cross_entropy, batches, 0.5, steps=2, damping=1e-3)
+    >>> pruned = prune_model(model, loss, batches, 0.5, steps=2, damping=1e-3)
     >>> pruned.mask.sum(), model[0].weight_mask.sum() + model[2].weight_mask.sum()
     (tensor(33), tensor(33.))
     """
