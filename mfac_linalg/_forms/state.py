@@ -48,13 +48,22 @@ class State(Part):
         if self.order is not None:
             place = _backend.namespace(self.order).argsort(self.order)
             c = _backend.take_rows(c, _backend.index_like(place, like=c))
-        b = _backend.to_float64(c) / self.row_scale
+        return self._solve_in_span(_backend.to_float64(c) / self.row_scale, name)
+
+    def solve_mean_gradient(self) -> Array:
+        """F⁻¹ Gᵀ c, (d, 1), for the c_i of F itself: M Sᵀ C^½ 1 in the coordinates of `solve_scaled`.
+
+        The result is added to the weights, so that it may underflow.
+        """
+        return self._solve_in_span(self.row_scale, "gradients", scale=1.0, least=math.inf)
+
+    def _solve_in_span(self, b: Array, name: str, *, scale: Any = None, least: float | None = None) -> Array:
+        """Λ^-½ M Sᵀ b √λ₀/scale for b (m, k)."""
         power = column_exponents(b, name, reach=HARMLESS_REACH)
-        if isinstance(power, int):
-            return self._from_scaled(self.form.solve_in_span(b), power, name, least=self._rounding(b))
-        b = ldexp(b, -power)
+        b = b if isinstance(power, int) else ldexp(b, -power)
         r = self.form.solve_in_span(b)
-        return self._from_scaled(r, _backend.index_like(power, like=r), name, least=self._rounding(b))
+        power = power if isinstance(power, int) else _backend.index_like(power, like=r)
+        return self._from_scaled(r, power, name, scale=scale, least=self._rounding(b) if least is None else least)
 
     def _rounding(self, b: Array | None = None) -> float:
         """The rounding of an S b or Sᵀ b that vanishes in exact arithmetic, for b of order one or in host memory."""

@@ -1,5 +1,6 @@
 """Checks of numbers, words and flags."""
 
+import math
 import numbers
 import sys
 from collections.abc import Iterable
@@ -113,6 +114,17 @@ def check_fraction(name: str, value: Any, cure: str) -> float:
         raise TypeError(msg)
     if not (0 < value <= 1 and float(value)):  # type: ignore[operator]  # of a Real; some round to zero
         msg = f"`{name}` must be in (0, 1]; got {describe(value)}. {cure}"
+        raise ValueError(msg)
+    return float(value)
+
+
+def check_nonnegative(name: str, value: Any, cure: str) -> float:
+    """Accept a finite float ≥ 0."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool | np.bool_):
+        msg = f"`{name}` must be a float ≥ 0; got {describe(value)}. {cure}"
+        raise TypeError(msg)
+    if not 0 <= float(value) < math.inf:
+        msg = f"`{name}` must be finite and ≥ 0; got {describe(value)}. {cure}"
         raise ValueError(msg)
     return float(value)
 

@@ -19,6 +19,7 @@ from .._static.woodbury import WoodburyRankOneInverse
 from .._typing import Array
 from .scores import score_roots
 from .select import Budget, count_active
+from .slope import Descent
 from .updates import joint_update, obs_update
 
 Cut = Callable[[Array, Array], Array]
@@ -167,6 +168,8 @@ def prune(
     update: str = "joint",
     layer_sizes: int | Sequence[int] | None = None,
     block_sizes: int | Sequence[int] | None = None,
+    slope: float | Callable[[int], float] = 0.0,
+    slope_damping: float | None = None,
     mask: Array | None = None,
     lengths: Sequence[float] = (1.0,),
     loss_fn: Callable[[Array], float] | None = None,
@@ -178,6 +181,7 @@ def prune(
     mask, and the ratios are equal too. A step
 
     - computes gradients at the current weights by `gradients_fn`, and sets those of removed weights to zero;
+    - with a slope, takes them to the minimum of the model, w̄ = w − α F⁻¹ḡ, with the full matrix F;
     - scores the remaining weights by `obs_scores`;
     - applies `joint_update` or `obs_update`. Removed weights stay zero.
 
@@ -203,6 +207,12 @@ def prune(
         Every layer keeps its own share; all weights compete unless given.
     block_sizes : int or sequence of int, optional
         Invert the blocks on the diagonal of F only (`BlockDiagonalInverse`).
+    slope : float or callable
+        α ≥ 0, the weight of the mean gradient ḡ in the model, as in `obs_scores`; or ``slope(step)`` → α, called after
+        the gradients of a step. The weights that stay are then also trained on the rows.
+    slope_damping : float, optional
+        λ of the F of w̄; the step's `damping` unless given. Small blocks prune best with less damping than a step of all
+        weights needs. In the units of `damping`.
     mask : array of bool, shape (d,), optional
         False where a weight is removed already.
     lengths : sequence of float
@@ -266,11 +276,13 @@ def prune(
     check.flag("progress", progress)
     bar = reporter(progress)
     dampings, lengths = _positive_floats("damping", damping), _positive_floats("lengths", lengths)
-    search = _Search(dampings, relative, update, lengths, block_sizes, loss_fn, bar)
+    descent = Descent.checked(slope, slope_damping)
+    search = _Search(dampings, relative, update, lengths, block_sizes, descent, loss_fn, bar)
     search.require_choice()
     weights, records = _zero_outside(mask, weights), []
     for step, counts in enumerate(bar(plan, "prune")):
         gradients = _check_gradients(gradients_fn(_backend.copy_of(weights), step), weights)
+        search = replace(search, descent=descent.at(step))
         weights, mask, record = search.step(weights, gradients, mask, functools.partial(budget.cut, counts=counts))
         records.append(record)
     return Pruned(weights, mask, tuple(records))
@@ -305,6 +317,7 @@ class _Search:
     update: str
     lengths: tuple[float, ...]
     block_sizes: Any
+    descent: Descent
     loss_fn: Callable[[Array], float] | None
     bar: Progress
 
@@ -340,8 +353,9 @@ class _Search:
         for damping in self.dampings:
             if damping * unit != inverse.damping:  # without another Gram matrix
                 inverse = inverse.with_damping(damping * unit)
-            sparser = _backend.with_x64(cut, mask, score_roots(weights, inverse))
-            change = UPDATES[self.update](weights, inverse, sparser)
+            least = self.descent.from_weights(weights, gradients, inverse, unit)
+            sparser = _backend.with_x64(cut, mask, score_roots(least, inverse))
+            change = (least - weights) + UPDATES[self.update](least, inverse, sparser)
             sparsity = 1 - count_active(sparser) / weights.shape[0]
             for length in self.lengths:
                 changed = _apply_change(weights, change, length, sparser)

@@ -13,14 +13,18 @@ from .._scaling.powers_of_two import ldexp, mantissa
 from .._scaling.sqrt_damping import as_result, scalar_like
 from .._typing import Array
 from .groups import check_groups, check_weights, group_systems, scale_to_order_one, scatter, solve_groups
+from .slope import check_slope, minimum_of_model
 
 LARGEST_PATTERN = 16
 
 
 @_backend.outside_graphs
 @_backend.in_plain_modes
-def obs_scores(weights: Array, inverse: Inverse) -> Array:
+def obs_scores(weights: Array, inverse: Inverse, *, slope: float = 0.0) -> Array:
     """w_i²/(2 [F⁻¹]_ii), the least that ½ δᵀFδ can be with weight i removed: optimal brain surgeon's saliency.
+
+    With a slope α the model is α ḡᵀδ + ½ δᵀFδ, ḡ = Σ c_i g_i. It is least at w̄ = w − α F⁻¹ḡ, and the score w̄_i²/(2
+    [F⁻¹]_ii) is how much more it is at least with weight i removed.
 
     Parameters
     ----------
@@ -28,6 +32,9 @@ def obs_scores(weights: Array, inverse: Inverse) -> Array:
         w, of the inverse's library and device, in its dtype.
     inverse : Inverse
         F⁻¹ of any class. Blocks on the diagonal give the scores of blocked methods.
+    slope : float
+        α ≥ 0, the weight of the mean gradient: 1/B is consistent for rows that are means of B samples
+        (docs/pruning.md, "With a slope"). The weights that stay are then also trained on the rows.
 
     Returns
     -------
@@ -62,7 +69,7 @@ def obs_scores(weights: Array, inverse: Inverse) -> Array:
     >>> scores.argmin()  # the weight that the loss depends on least
     np.int64(1)
     """
-    w = check_weights(weights, inverse)
+    w = minimum_of_model(check_weights(weights, inverse), inverse, check_slope(slope))
     return _backend.with_x64(_obs_scores, inverse._unchanged, w)
 
 
@@ -98,7 +105,7 @@ def _scaled_score_roots(state: State, weights: Array) -> tuple[Array, Any]:
 
 
 @_backend.outside_graphs
-def group_scores(weights: Array, inverse: Inverse, groups: Any) -> Array:
+def group_scores(weights: Array, inverse: Inverse, groups: Any, *, slope: float = 0.0) -> Array:
     """½ w_Qᵀ ([F⁻¹]_QQ)⁻¹ w_Q, the least that ½ δᵀFδ can be with all weights of a group Q removed.
 
     Parameters
@@ -109,6 +116,8 @@ def group_scores(weights: Array, inverse: Inverse, groups: Any) -> Array:
         As in `obs_scores`.
     groups : int or array of int, shape (k, B)
         The indices of each group; an int B for runs of B neighbours. No index twice; not all have to be in a group.
+    slope : float
+        α ≥ 0 of `obs_scores`.
 
     Returns
     -------
@@ -144,7 +153,7 @@ def group_scores(weights: Array, inverse: Inverse, groups: Any) -> Array:
     >>> scores.shape, bool(np.isclose(scores[0], w[:2] @ np.linalg.solve(block, w[:2]) / 2))
     ((3,), True)
     """
-    w = check_weights(weights, inverse)
+    w = minimum_of_model(check_weights(weights, inverse), inverse, check_slope(slope))
     groups = check_groups(groups, inverse)
     return _backend.with_x64(_group_scores, inverse._unchanged, w, groups)
 
@@ -160,7 +169,7 @@ def _group_scores(state: State, weights: Array, groups: Array) -> Array:
 
 
 @_backend.outside_graphs
-def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = None) -> Array:
+def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = None, slope: float = 0.0) -> Array:
     """Return the mask that keeps n of every m weights, such that removing the other m − n together costs least.
 
     Of each group, every subset Q of m − n weights is scored by ½ w_Qᵀ ([F⁻¹]_QQ)⁻¹ w_Q.
@@ -175,6 +184,8 @@ def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = 
         0 < n < m ≤ 16: 2 and 4 for the pattern that hardware runs.
     groups : array of int, shape (k, m), optional
         The indices of each group; runs of m neighbours unless given. Weights in no group are kept.
+    slope : float
+        α ≥ 0 of `obs_scores`.
 
     Returns
     -------
@@ -199,7 +210,7 @@ def n_m_mask(weights: Array, inverse: Inverse, n: int, m: int, *, groups: Any = 
     >>> n_m_mask(weights, inverse, 2, 4).astype(int)  # so the largest stay
     array([0, 1, 0, 1, 1, 0, 1, 0])
     """
-    w = check_weights(weights, inverse)
+    w = minimum_of_model(check_weights(weights, inverse), inverse, check_slope(slope))
     n, m = check.size("n", n), check.size("m", m)
     if not n < m <= LARGEST_PATTERN:
         msg = f"`n` must be less than `m`, and m ≤ {LARGEST_PATTERN}; got {n} of {m}. Pass 2 and 4 for 2:4."

@@ -9,11 +9,12 @@ from .._inverse import Inverse
 from .._static.restrict import restrict
 from .._typing import Array
 from .groups import check_groups, check_weights, group_solutions, scatter
+from .slope import check_slope, minimum_of_model
 
 
 @_backend.outside_graphs
 @_backend.in_plain_modes
-def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
+def obs_update(weights: Array, inverse: Inverse, mask: Array, *, slope: float = 0.0) -> Array:
     """Return the sum of the best changes for each removed weight by itself, −Σ_i w_i/[F⁻¹]_ii F⁻¹ e_i: the paper's.
 
     For several removed weights it is not the best change, because each term assumes that the other weights stay;
@@ -27,6 +28,8 @@ def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
         As in `obs_scores`.
     mask : array of bool, shape (d,)
         True where a weight stays.
+    slope : float
+        α ≥ 0 of `obs_scores`: the change of weights that stay then moves them to the minimum of the model too.
 
     Returns
     -------
@@ -55,8 +58,9 @@ def obs_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     array([-1.   ,  0.667])
     """
     w, mask = _check_weights_and_mask(weights, inverse, mask)
-    xp = _backend.namespace(w)
-    return xp.where(mask, -_backend.with_x64(_single_changes, inverse._unchanged, w, mask), -w)
+    least = minimum_of_model(w, inverse, check_slope(slope))
+    change = (least - w) - _backend.with_x64(_single_changes, inverse._unchanged, least, mask)
+    return _backend.namespace(w).where(mask, change, -w)
 
 
 def _single_changes(state: State, w: Array, mask: Array) -> Array:
@@ -67,7 +71,7 @@ def _single_changes(state: State, w: Array, mask: Array) -> Array:
 
 @_backend.outside_graphs
 @_backend.in_plain_modes
-def group_update(weights: Array, inverse: Inverse, groups: Any) -> Array:
+def group_update(weights: Array, inverse: Inverse, groups: Any, *, slope: float = 0.0) -> Array:
     """Return the sum of the best changes for each removed group by itself, −Σ_Q F⁻¹_:Q ([F⁻¹]_QQ)⁻¹ w_Q.
 
     Parameters
@@ -78,6 +82,8 @@ def group_update(weights: Array, inverse: Inverse, groups: Any) -> Array:
         As in `obs_scores`.
     groups : array of int, shape (k, B)
         The indices of each group that is removed, as for `group_scores`.
+    slope : float
+        α ≥ 0 of `obs_scores`: the change of weights that stay then moves them to the minimum of the model too.
 
     Returns
     -------
@@ -105,20 +111,22 @@ def group_update(weights: Array, inverse: Inverse, groups: Any) -> Array:
     """
     w = check_weights(weights, inverse)
     groups = check_groups(groups, inverse)
-    change, removed = _backend.with_x64(_group_changes, inverse._unchanged, w, groups)
-    return _backend.namespace(w).where(removed, -w, -change)
+    least = minimum_of_model(w, inverse, check_slope(slope))
+    change, removed = _backend.with_x64(_group_changes, inverse._unchanged, least, groups)
+    return _backend.namespace(w).where(removed, -w, (least - w) - change)
 
 
 @_backend.outside_graphs
 @_backend.in_plain_modes
-def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
+def joint_update(weights: Array, inverse: Inverse, mask: Array, *, slope: float = 0.0) -> Array:
     """Return the best change with all weights outside the mask removed: the minimum of ½ δᵀFδ under δ_S = −w_S.
 
     With R for the weights that stay and S for those removed, F_RR δ_R = F_RS w_S, so that
 
         δ_R = Λ_R⁻¹ G_Rᵀ (C⁻¹ + G_R Λ_R⁻¹ G_Rᵀ)⁻¹ G_S w_S,
 
-    for scalar damping δ_R = G_Rᵀ (G_R G_Rᵀ + mλI)⁻¹ G_S w_S (docs/pruning.md).
+    for scalar damping δ_R = G_Rᵀ (G_R G_Rᵀ + mλI)⁻¹ G_S w_S (docs/pruning.md). With a slope α the minimum is that of
+    α ḡᵀδ + ½ δᵀFδ, and G_S w_S − α 1 stands in the place of G_S w_S.
 
     Parameters
     ----------
@@ -128,6 +136,8 @@ def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
         As in `obs_scores`.
     mask : array of bool, shape (d,)
         True where a weight stays.
+    slope : float
+        α ≥ 0 of `obs_scores`: the change of weights that stay then moves them to the minimum of the model too.
 
     Returns
     -------
@@ -159,12 +169,17 @@ def joint_update(weights: Array, inverse: Inverse, mask: Array) -> Array:
     """
     w, mask = _check_weights_and_mask(weights, inverse, mask)
     removed = _backend.namespace(w).where(mask, _backend.namespace(w).zeros_like(w), w)
-    change = _backend.with_x64(_compensation, inverse._unchanged, removed, mask)
+    change = _backend.with_x64(_compensation, inverse._unchanged, removed, mask, check_slope(slope))
     return _backend.namespace(w).where(mask, change, -w)
 
 
-def _compensation(state: State, removed: Array, mask: Array) -> Array:
-    return State.solve_cross(restrict(state, mask), state, removed[:, None])[:, 0]
+def _compensation(state: State, removed: Array, mask: Array, slope: float) -> Array:
+    """F_RR⁻¹(F_RS w_S − α ḡ_R)."""
+    among_staying = restrict(state, mask)
+    change = among_staying.solve_cross(state, removed[:, None])[:, 0]
+    if slope == 0 or state.form.shape[0] == 0:
+        return change
+    return change - slope * among_staying.solve_mean_gradient()[:, 0]
 
 
 def _group_changes(state: State, w: Array, groups: Array) -> tuple[Array, Array]:

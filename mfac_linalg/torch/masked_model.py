@@ -124,6 +124,7 @@ class Source:
     def __init__(self, batches: Batches, count: int | None) -> None:
         self._batches, self._count, self._endless = batches, count, _cycle(batches)
         self.last: Samples = Samples((), (), 0)
+        self._counts: list[int] = []  # of samples, of the batches of this step
 
     @property
     def is_plain(self) -> bool:
@@ -132,10 +133,17 @@ class Source:
 
     def of_step(self) -> Iterator[Samples]:
         """The batches of a step; `last` is the last of them."""
+        self._counts = []
         batches = self._batches if self._count is None else itertools.islice(self._endless, self._count)
         for batch in each_batch(batches):
             self.last = batch
+            self._counts.append(batch.count)
             yield batch
+
+    @property
+    def mean_reciprocal_count(self) -> float:
+        """The mean of 1/B over the batches of the last step, B their numbers of samples."""
+        return float(np.mean(1 / np.array(self._counts)))
 
 
 def _is_plain(batches: Batches) -> bool:

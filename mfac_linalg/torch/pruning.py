@@ -33,6 +33,8 @@ def prune_model(
     params: Selection = None,
     by_layer: bool = False,
     block_sizes: Any = None,
+    slope: Any = 0.0,
+    slope_damping: float | None = None,
     update: str = "joint",
     lengths: Sequence[float] = (1.0,),
     validation: Batches | None = None,
@@ -71,6 +73,11 @@ def prune_model(
     block_sizes : int, sequence of int, "layers" or "filters", optional
         Blocks of F, as in `prune`; "layers" for one for each parameter, "filters" for one for each index of its first
         axis: the weights of an output channel, or of an output of a linear layer.
+    slope : float or "batch"
+        α, as in `prune`; "batch" for the mean of 1/B over the batches of a step, B their numbers of samples, which is
+        consistent for a `loss_fn` that is a mean.
+    slope_damping : float, optional
+        As in `prune`.
     update : {"joint", "single"}
         As in `prune`.
     lengths : sequence of float
@@ -120,6 +127,8 @@ def prune_model(
     if isinstance(block_sizes, str):
         check.choice("block_sizes", block_sizes, ("layers", "filters"))
         block_sizes = unravel.sizes if block_sizes == "layers" else _filter_sizes(chosen)
+    if isinstance(slope, str):
+        check.choice("slope", slope, ("batch",))
     has_validation = validation is not None
     candidates = _check_choices(sparsity, damping, lengths, by_layer=by_layer, has_validation=has_validation)
     check.flag("progress", progress)
@@ -143,6 +152,8 @@ def prune_model(
                 update=update,
                 layer_sizes=unravel.sizes if by_layer else None,
                 block_sizes=block_sizes,
+                slope=(lambda step: masked.source.mean_reciprocal_count) if slope == "batch" else slope,
+                slope_damping=slope_damping,
                 mask=mask,
                 lengths=lengths,
                 loss_fn=None if validation is None else lambda weights: masked.mean_loss(weights, validation),

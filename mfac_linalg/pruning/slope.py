@@ -1,0 +1,50 @@
+"""The model with a slope: α ḡᵀδ + ½ δᵀFδ, ḡ = Σ c_i g_i, and where it is least (docs/pruning.md, "With a slope")."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .. import _backend
+from .. import _validation as check
+from .._forms.state import State
+from .._inverse import Inverse
+from .._static.woodbury import WoodburyRankOneInverse
+from .._typing import Array
+
+
+def check_slope(slope: Any) -> float:
+    """Accept α ≥ 0, the weight of the mean gradient in the model."""
+    return check.nonnegative("slope", slope, "Pass 1/B for rows that are means of B samples.")
+
+
+def minimum_of_model(weights: Array, inverse: Inverse, slope: float) -> Array:
+    """w̄ = w − α F⁻¹ḡ, where α ḡᵀδ + ½ δᵀFδ is least; ḡ = Σ c_i g_i with the c_i of F."""
+    if slope == 0 or inverse.num_gradients == 0:
+        return weights
+    return weights - slope * _backend.with_x64(State.solve_mean_gradient, inverse._unchanged)[:, 0]
+
+
+@dataclass(frozen=True)
+class Descent:
+    """The move to the minimum of the model with a slope, by a full matrix."""
+
+    slope: Any  # α, or a function of the step
+    damping: float | None  # λ; None: that of the step
+
+    @classmethod
+    def checked(cls, slope: Any, damping: Any) -> "Descent":
+        """Accept the arguments of `prune`."""
+        damping = None if damping is None else float(check.dampings([damping], "slope_damping")[0])
+        return cls(slope if callable(slope) else check_slope(slope), damping)
+
+    def at(self, step: int) -> "Descent":
+        """The same with the α of a step."""
+        return replace(self, slope=check_slope(self.slope(step))) if callable(self.slope) else self
+
+    def from_weights(self, weights: Array, gradients: Array, inverse: Inverse, unit: float) -> Array:
+        """w̄; `inverse` is that of the step, and `unit` that of the damping."""
+        if self.slope == 0:
+            return weights
+        if self.damping is not None or not isinstance(inverse, WoodburyRankOneInverse):
+            damping = inverse.damping if self.damping is None else self.damping * unit
+            inverse = WoodburyRankOneInverse(gradients, damping, whiten=False)
+        return minimum_of_model(weights, inverse, self.slope)
