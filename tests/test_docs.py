@@ -167,14 +167,16 @@ def fisher_is_the_hessian(model, unravel, fisher, posterior, draws, x, y, **_):
     return mean and total and len(draws) == 20
 
 
-def weights_stay_in_sums(model, x, y, weight, rows, weighted, mean_gradient, **_):
-    """Rows of a weighted sum contain the weights, and add up to the gradient of the weighted mean."""
+def weights_stay_in_sums(model, x, y, weight, rows, weighted, mean_gradient, step, **_):
+    """Rows of a weighted sum contain the weights, and add up to the gradient of the weighted mean, as does the step."""
     import torch
 
     loss = torch.nn.CrossEntropyLoss(weight=weight)
     expected = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss(model(x), y), list(model.parameters()))])
     scaled = torch.allclose(weighted, rows * weight[y][:, None])
-    return scaled and torch.allclose(mean_gradient, expected, rtol=1e-4, atol=1e-6)
+    fisher = 0.1 * torch.eye(len(step)) + rows.T @ (rows * (weight[y] / weight[y].sum())[:, None])
+    stepped = torch.allclose(fisher @ step, expected, rtol=1e-4, atol=1e-6)
+    return scaled and stepped and torch.allclose(mean_gradient, expected, rtol=1e-4, atol=1e-6)
 
 
 def takes_the_steps_of_the_reference(model, optimizer, lr, momentum, weight_decay, **_):
