@@ -537,7 +537,8 @@ class Inverse(SymmetricOperator):
 
         Notes
         -----
-        Cost: O(m); a pass over the rows more where κ > 1e10 (float64) or κ > 250 (float32 windows).
+        Cost: O(m); a pass over the rows more where κ > 1e10 (float64) or κ > 250 (float32: of windows, and of static
+        inverses at the first query of entries, log det or spectrum).
 
         Accuracy: 3e-6 absolute for κ up to 4e14, and the rounding of the sum Σ log λ_i to `dtype` (docs/theory.md,
         section 8); min(m, d) κ eps of float64 under `jit`.

@@ -167,14 +167,26 @@ def fisher_is_the_hessian(model, unravel, fisher, posterior, draws, x, y, **_):
     return mean and total and len(draws) == 20
 
 
-def weights_stay_in_sums(model, x, y, weight, rows, weighted, mean_gradient, **_):
-    """Rows of a weighted sum contain the weights, and add up to the gradient of the weighted mean."""
+def weights_stay_in_sums(model, x, y, weight, rows, weighted, mean_gradient, step, **_):
+    """Rows of a weighted sum contain the weights, and add up to the gradient of the weighted mean, as does the step."""
     import torch
 
     loss = torch.nn.CrossEntropyLoss(weight=weight)
     expected = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss(model(x), y), list(model.parameters()))])
     scaled = torch.allclose(weighted, rows * weight[y][:, None])
-    return scaled and torch.allclose(mean_gradient, expected, rtol=1e-4, atol=1e-6)
+    fisher = 0.1 * torch.eye(len(step)) + rows.T @ (rows * (weight[y] / weight[y].sum())[:, None])
+    stepped = torch.allclose(fisher @ step, expected, rtol=1e-4, atol=1e-6)
+    return scaled and stepped and torch.allclose(mean_gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def rows_are_of_the_jacobian(several, jacobian, covariance, x, **_):
+    """The rows of several outputs are those of the Jacobian, sample by sample and output by output."""
+    import torch
+
+    parameters = dict(several.named_parameters())
+    parts = torch.func.jacrev(lambda each: torch.func.functional_call(several, each, (x,)))(parameters)
+    expected = torch.cat([part.flatten(2) for part in parts.values()], dim=2)
+    return torch.allclose(jacobian, expected, atol=1e-6) and bool((torch.linalg.eigvalsh(covariance) > 0).all())
 
 
 def takes_the_steps_of_the_reference(model, optimizer, lr, momentum, weight_decay, **_):
@@ -216,6 +228,7 @@ CLAIMS = {
     "docs/howto/ihvp.md-0": lambda page: page.names["inverse"].backward_error(page.names["v"], page.names["x"]) < 1e-6,
     "docs/howto/laplace.md-0": lambda page: len(page.names["draws"]) == 100,
     "docs/howto/laplace.md-1": lambda page: page.names["best"][1] not in (0.01, 10.0),
+    "docs/howto/laplace.md-2": lambda page: rows_are_of_the_jacobian(**page.names),
     "docs/howto/natural-gradient.md-0": lambda page: page.names["losses"][-1] < 0.8 * page.names["losses"][0],
     "docs/migrating.md-1": lambda page: takes_the_steps_of_the_reference(**page.names),
     "docs/influence.md-2": lambda page: tuple(page.names["scores"].shape) == (64, 5),
