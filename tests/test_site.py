@@ -14,13 +14,15 @@ import pytest
 import mfac_linalg as ml
 from docs.site_links import SHOWN_BY, for_site, relink
 from mfac_linalg._forward import Forward
+from mfac_linalg.testing import CHECKS, KINDS, LIMIT
 from tests.source import MODULES
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = {str(path.relative_to(DOCS).with_suffix("")): path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md")}
 TOCTREE = re.compile(r"^```\{toctree\}\n((?::[^\n]*\n)*)\n?(.*?)^```$", re.S | re.M)
 REFERENCE = "\n".join(text for page, text in PAGES.items() if page.startswith("api/"))
-DOCUMENTED = {name: kind for kind, name in re.findall(r"^\.\. auto(\w+):: mfac_linalg\.(\S+)$", REFERENCE, re.M)}
+ENTRY = re.compile(r"^\.\. (?:auto|py:)(\w+):: mfac_linalg\.(\S+)$", re.M)
+DOCUMENTED = {name: kind for kind, name in ENTRY.findall(REFERENCE)}
 CLASSES = {
     "api/woodbury": ml.WoodburyRankOneInverse,
     "api/window": ml.SlidingWindowInverse,
@@ -85,6 +87,16 @@ def test_every_public_name_is_in_the_reference(module):
     names = {f"{prefix}.{name}".lstrip(".") for name in public_names(module)} - {"testing.strategies"}
     assert names
     assert names <= DOCUMENTED.keys(), names - DOCUMENTED.keys()
+
+
+def test_constants_on_the_page_are_those_of_the_kit():
+    shown = {}
+    for block in re.split(r"^\.\. py:data:: mfac_linalg\.testing\.", PAGES["api/testing"], flags=re.M)[1:]:
+        name, _, text = block.partition("\n")
+        shown[name] = re.sub(r"(?m)^\S.*", "", text)  # what is indented
+    assert re.findall(r"``([^`]+)``", shown["CHECKS"]) == list(CHECKS)
+    assert re.findall(r"``([^`]+)``", shown["KINDS"]) == list(KINDS)
+    assert re.findall(r":value: (\S+)", shown["LIMIT"]) == [repr(LIMIT)]
 
 
 @pytest.mark.parametrize("page", CLASSES)

@@ -242,7 +242,8 @@ def prune(
 
     References
     ----------
-    .. [1] E. Frantar, E. Kurtic, D. Alistarh, arXiv:2107.03356, section 4 (recomputations).
+    .. [1] E. Frantar, E. Kurtic, D. Alistarh, "M-FAC: Efficient Matrix-Free Approximations of Second-Order
+       Information", NeurIPS 2021, arXiv:2107.03356, section 4 (recomputations).
 
     Examples
     --------

@@ -47,7 +47,8 @@ def obs_update(weights: Array, inverse: Inverse, mask: Array, *, slope: float = 
 
     References
     ----------
-    .. [1] E. Frantar, E. Kurtic, D. Alistarh, arXiv:2107.03356, section 2 and equation (2).
+    .. [1] E. Frantar, E. Kurtic, D. Alistarh, "M-FAC: Efficient Matrix-Free Approximations of Second-Order
+       Information", NeurIPS 2021, arXiv:2107.03356, section 2 and equation (2).
 
     Examples
     --------

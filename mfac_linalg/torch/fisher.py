@@ -33,7 +33,7 @@ def fisher_gradients(
     Parameters
     ----------
     model : torch.nn.Module
-        Its outputs are logits, or log-probabilities, shape (m, C) with C ≥ 2 classes. As in `per_sample_gradients`; in
+        Its outputs are logits, or log-probabilities, shape (N, C) with C ≥ 2 classes. As in `per_sample_gradients`; in
         eval mode where it has dropout.
     inputs : tensors, shape (N, …)
         As in `per_sample_gradients`.

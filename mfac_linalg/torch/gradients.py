@@ -111,7 +111,8 @@ def per_sample_gradients(
     >>> from mfac_linalg.torch import per_sample_gradients
     >>> model, x, y = torch.nn.Linear(4, 3), torch.randn(8, 4), torch.randint(3, (8,))
     >>> rows, unravel = per_sample_gradients(model, torch.nn.functional.cross_entropy, x, y)
-    >>> step = ml.WoodburyRankOneInverse(rows, damping=0.1) @ rows.mean(dim=0)
+    >>> inverse = ml.WoodburyRankOneInverse(rows, damping=0.1)
+    >>> step = inverse.matvec_gradients(torch.full((8,), 1 / 8))  # F⁻¹ of the mean of the rows
     >>> rows.shape, unravel(step)["weight"].shape
     (torch.Size([8, 15]), torch.Size([3, 4]))
     """
