@@ -114,7 +114,10 @@ class WoodburyRankOneInverse(Inverse, Saveable):
     >>> gradients, v = np.random.default_rng(0).standard_normal((3, 5)), np.ones(5)
     >>> inverse = ml.WoodburyRankOneInverse(gradients, damping=0.1)
     >>> dense = np.linalg.inv(0.1 * np.eye(5) + gradients.T @ gradients / 3)
-    >>> bool(np.allclose(inverse @ v, dense @ v))  # for combinations of gradients: `matvec_gradients`
+    >>> bool(np.allclose(inverse @ v, dense @ v))
+    True
+    >>> x = inverse.matvec_gradients(np.full(3, 1 / 3))  # of the mean gradient
+    >>> bool(np.allclose(x, dense @ gradients.mean(axis=0)))
     True
     """
 
