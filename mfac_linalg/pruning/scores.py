@@ -138,7 +138,8 @@ def group_scores(weights: Array, inverse: Inverse, groups: Any, *, slope: float 
     -----
     Cost: B²/2 elements of F⁻¹ a group, O(m) each with whitened rows, and an eigendecomposition of B × B.
 
-    Accuracy: float64 throughout; between ½ w_Qᵀ Λ w_Q and 2(1 + ‖S‖²_F) times that, whatever the elements lost.
+    Accuracy: float64 throughout; between ½ w_Qᵀ Λ w_Q and 2(1 + Σ_i c_i g_iᵀ Λ⁻¹ g_i) times that, whatever the elements
+    lost, for F = Λ + Σ_i c_i g_i g_iᵀ with the damping on the diagonal of Λ.
 
     References
     ----------

@@ -39,7 +39,8 @@ def fisher_gradients(
         As in `per_sample_gradients`.
     reduction : {"mean", "sum"}
         "sum" leaves out the factor 1/N: Gᵀ G = Σ_i Σ_y p_iy ∇log p_iy (∇log p_iy)ᵀ. In either case pass
-        ``normalization="sum"`` to the inverse: the rows include all factors, F = Λ + Gᵀ G.
+        ``normalization="sum"`` to the inverse: the rows include all factors, F = Λ + Gᵀ G with the
+        damping on the diagonal of Λ.
     params : iterable of str or callable, optional
         As in `per_sample_gradients`.
     chunk_size : int, optional
