@@ -105,7 +105,7 @@ def relative_damping(gradients: Array, ratio: float) -> float:
     Parameters
     ----------
     gradients : array, shape (m, d)
-        G.
+        The rows of G.
     ratio : float
         > 0; 1 damps every weight by as much as the average one curves.
 
