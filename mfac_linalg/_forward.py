@@ -18,9 +18,9 @@ SHOWN = ("m", "window", "d", "blocks", "damping", "dtype", "device")  # the fact
 class Forward(SymmetricOperator):
     """F = Λ + Σ c_i g_i g_iᵀ as an operator of shape (d, d): the `forward` property of an inverse.
 
-    It follows its inverse: that of a window slides with it. A copy or a pickle has a copy of the inverse. It is
-    symmetric and multiplies arrays from both sides by ``@``, in the library, on the device and in the dtype of the
-    inverse.
+    Λ is the diagonal matrix of the damping. F follows its inverse: that of a window slides with it. A copy or a pickle
+    has a copy of the inverse. F is symmetric and multiplies arrays from both sides by ``@``, in the library, on the
+    device and in the dtype of the inverse.
 
     Notes
     -----

@@ -65,8 +65,8 @@ class Inverse(SymmetricOperator):
     def matvec(self, v: Array) -> Array:
         """F⁻¹ v, the inverse-Hessian-vector product, by dual sweeps.
 
-        For a combination of the stored gradients, v = Gᵀ c (their mean, one of them), call `matvec_gradients`: it keeps
-        all digits where this leaves κ eps, two digits at κ = 1e5 in float32.
+        For a combination of the stored gradients, v = Gᵀ c (their mean, one of them), call `matvec_gradients`: unless
+        rows nearly depend on each other it keeps all digits, where this leaves κ eps, two digits at κ = 1e5 in float32.
 
         Parameters
         ----------
@@ -496,7 +496,9 @@ class Inverse(SymmetricOperator):
     # --- scalars ----------------------------------------------------------------------------------------------
 
     def quadratic_form(self, v: Array) -> Array:
-        """vᵀ F⁻¹ v as a sum of squares, ‖r‖²/λ + m ‖a‖²: never negative, zero for v = 0 alone.
+        """vᵀ F⁻¹ v as a sum of squares: never negative, zero for v = 0 alone.
+
+        For a scalar damping and the mean it is ‖r‖²/λ + m ‖a‖², with a the `dual_coefficients` of v and r = v − Gᵀ a.
 
         Parameters
         ----------

@@ -14,6 +14,7 @@ import pytest
 import mfac_linalg as ml
 from docs.site_links import SHOWN_BY, for_site, relink
 from mfac_linalg._forward import Forward
+from mfac_linalg.testing import CHECKS, KINDS, LIMIT
 from tests.source import MODULES
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -21,6 +22,9 @@ PAGES = {str(path.relative_to(DOCS).with_suffix("")): path.read_text(encoding="u
 TOCTREE = re.compile(r"^```\{toctree\}\n((?::[^\n]*\n)*)\n?(.*?)^```$", re.S | re.M)
 REFERENCE = "\n".join(text for page, text in PAGES.items() if page.startswith("api/"))
 DOCUMENTED = {name: kind for kind, name in re.findall(r"^\.\. auto(\w+):: mfac_linalg\.(\S+)$", REFERENCE, re.M)}
+CONSTANT = re.compile(r"^\.\. py:data:: (\w+)\n   :module: mfac_linalg\.testing\n(?s:(.*?))^(?=\S)", re.M)
+CONSTANTS = dict(CONSTANT.findall(PAGES["api/testing"]))  # name → what is indented below it
+DOCUMENTED |= {f"testing.{name}": "data" for name in CONSTANTS}
 CLASSES = {
     "api/woodbury": ml.WoodburyRankOneInverse,
     "api/window": ml.SlidingWindowInverse,
@@ -85,6 +89,12 @@ def test_every_public_name_is_in_the_reference(module):
     names = {f"{prefix}.{name}".lstrip(".") for name in public_names(module)} - {"testing.strategies"}
     assert names
     assert names <= DOCUMENTED.keys(), names - DOCUMENTED.keys()
+
+
+def test_constants_on_the_page_are_those_of_the_kit():
+    assert re.findall(r"``([^`]+)``", CONSTANTS["CHECKS"]) == list(CHECKS)
+    assert re.findall(r"``([^`]+)``", CONSTANTS["KINDS"]) == list(KINDS)
+    assert re.findall(r":value: (\S+)", CONSTANTS["LIMIT"]) == [repr(LIMIT)]
 
 
 @pytest.mark.parametrize("page", CLASSES)

@@ -24,8 +24,9 @@ from .serialize import arguments_as_arrays, arguments_of
 class BlockDiagonalInverse(Inverse, Saveable):
     """F⁻¹ for the blocks on the diagonal of Λ + Σ_i c_i g_i g_iᵀ, zero elsewhere: c_i = w_i/m, or w_i for "sum".
 
-    Choose this class where the curvature between layers, or between groups of parameters, is to be ignored. A block of
-    B ≤ m columns has a B × B factor, a wider one an m × m factor: the smaller one, which also keeps its digits.
+    Λ is the diagonal matrix of the damping. Choose this class where the curvature between layers, or between groups of
+    parameters, is to be ignored. A block of B ≤ m columns has a B × B factor, a wider one an m × m factor: the smaller
+    one, which also keeps its digits.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ from .serialize import arguments_as_arrays, arguments_of, is_whitened_from, part
 class WoodburyRankOneInverse(Inverse, Saveable):
     """F⁻¹ for F = Λ + Σ_i c_i g_i g_iᵀ with fixed gradients, never formed: c_i = w_i/m, or w_i for "sum".
 
-    Choose this class where the gradients are collected once.
+    Λ is the diagonal matrix of the damping, λI for a number. Choose this class where the gradients are collected once.
 
     Parameters
     ----------
@@ -47,9 +47,10 @@ class WoodburyRankOneInverse(Inverse, Saveable):
     normalization : {"mean", "sum"}
         Whether the sum is divided by m, the number of gradients.
     whiten : bool, optional
-        When to compute and store W = L⁻¹ S (m × d), with which an element costs O(m); without it, O(m²). True: in the
-        build, in place of the gradients. False: never. None: when a query asks for d/2 elements or more at once; never
-        for 16-bit gradients, whose W would be float32. For m ≥ d a d × d factor takes its place.
+        When to compute and store W = L⁻¹ S (m × d), with which an element costs O(m); without it, O(m²). Here
+        S = C^½ G Λ^-½ with C = diag(c_i), and L is the Cholesky factor of I + S Sᵀ. True: in the build, in place of the
+        gradients. False: never. None: when a query asks for d/2 elements or more at once; never for 16-bit gradients,
+        whose W would be float32. For m ≥ d a d × d factor takes its place.
     precision : {"default", "high"}
         "high" computes in float64 by panels whatever the dtype of the gradients.
     overwrite_gradients : bool
@@ -110,10 +111,13 @@ class WoodburyRankOneInverse(Inverse, Saveable):
     Examples
     --------
     >>> import numpy as np, mfac_linalg as ml
-    >>> gradients = np.random.default_rng(0).standard_normal((3, 5))
+    >>> gradients, v = np.random.default_rng(0).standard_normal((3, 5)), np.ones(5)
     >>> inverse = ml.WoodburyRankOneInverse(gradients, damping=0.1)
     >>> dense = np.linalg.inv(0.1 * np.eye(5) + gradients.T @ gradients / 3)
-    >>> bool(np.allclose(inverse @ gradients[0], dense @ gradients[0]))
+    >>> bool(np.allclose(inverse @ v, dense @ v))
+    True
+    >>> x = inverse.matvec_gradients(np.full(3, 1 / 3))  # of the mean gradient
+    >>> bool(np.allclose(x, dense @ gradients.mean(axis=0)))
     True
     """
 

@@ -27,8 +27,9 @@ STATE_VERSION = 1
 class SlidingWindowInverse(OwnMemory, Inverse, Saveable):
     """F⁻¹ for F = Λ + Σ_i c_i g_i g_iᵀ over the newest gradients, kept current in O(dm + m²) a step.
 
-    With m gradients stored, c_i = decay^a / n for one of age a steps; n is m for "mean", 1 for "sum", and the capacity
-    for "window". Choose this class where gradients keep coming; `WoodburyRankOneInverse` where all are there.
+    Λ is the diagonal matrix of the damping, λI for a number. With m gradients stored, c_i = decay^a / n for one of age
+    a steps; n is m for "mean", 1 for "sum", and the capacity for "window". Choose this class where gradients keep
+    coming; `WoodburyRankOneInverse` where all are there.
 
     Parameters
     ----------

@@ -37,7 +37,7 @@ def fisher_gradients(
         The samples.
     reduction : {"mean", "sum"}
         "sum" leaves out the factor 1/N. In either case pass ``normalization="sum"`` to the inverse: the rows
-        include all factors, F = Λ + Gᵀ G.
+        include all factors, F = Λ + Gᵀ G with the damping on the diagonal of Λ.
     chunk_size : int, optional
         Samples that are differentiated at a time; all at once unless given.
 

@@ -68,7 +68,8 @@ def per_sample_gradients(
     >>> def loss(params, x, y):
     ...     return -jax.nn.log_softmax(x @ params["weight"] + params["bias"])[y]
     >>> rows, unravel = per_sample_gradients(loss, params, x, y)
-    >>> step = ml.WoodburyRankOneInverse(rows, damping=0.1) @ rows.mean(axis=0)
+    >>> inverse = ml.WoodburyRankOneInverse(rows, damping=0.1)
+    >>> step = inverse.matvec_gradients(jnp.full(8, 1 / 8))  # F⁻¹ of the mean of the rows
     >>> rows.shape, unravel(step)["weight"].shape
     ((8, 15), (4, 3))
     """

@@ -60,7 +60,10 @@ def scale_by_mfac(
     normalization: str = "window",
     precision: str = "default",
 ) -> GradientTransformation:
-    """Return g → F⁻¹g with F = λI + (1/m)Σ g gᵀ over the newest gradients, g in it, for use in `optax.chain`.
+    """Return g → F⁻¹g with F = λD + (1/n)Σ g gᵀ over the newest gradients, g in it, for use in `optax.chain`.
+
+    D is diagonal: √v̂ + 1e-8 by default, the identity for ``beta2=None``. n is the capacity of the window by default;
+    see `normalization`.
 
     Parameters
     ----------

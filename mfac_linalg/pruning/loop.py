@@ -105,7 +105,7 @@ def relative_damping(gradients: Array, ratio: float) -> float:
     Parameters
     ----------
     gradients : array, shape (m, d)
-        G.
+        The rows of G.
     ratio : float
         > 0; 1 damps every weight by as much as the average one curves.
 
@@ -242,7 +242,8 @@ def prune(
 
     References
     ----------
-    .. [1] E. Frantar, E. Kurtic, D. Alistarh, arXiv:2107.03356, section 4 (recomputations).
+    .. [1] E. Frantar, E. Kurtic, D. Alistarh, "M-FAC: Efficient Matrix-Free Approximations of Second-Order
+       Information", NeurIPS 2021, arXiv:2107.03356, section 4 (recomputations).
 
     Examples
     --------

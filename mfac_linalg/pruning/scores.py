@@ -57,8 +57,10 @@ def obs_scores(weights: Array, inverse: Inverse, *, slope: float = 0.0) -> Array
 
     References
     ----------
-    .. [1] B. Hassibi, D. G. Stork, "Second order derivatives for network pruning: optimal brain surgeon", NeurIPS 1992.
-    .. [2] E. Frantar, E. Kurtic, D. Alistarh, arXiv:2107.03356, section 2 and equation (2).
+    .. [1] B. Hassibi, D. G. Stork, "Second order derivatives for network pruning: optimal brain surgeon",
+       NeurIPS 1992.
+    .. [2] E. Frantar, E. Kurtic, D. Alistarh, "M-FAC: Efficient Matrix-Free Approximations of Second-Order
+       Information", NeurIPS 2021, arXiv:2107.03356, section 2 and equation (2).
 
     Examples
     --------
@@ -136,11 +138,13 @@ def group_scores(weights: Array, inverse: Inverse, groups: Any, *, slope: float 
     -----
     Cost: B²/2 elements of F⁻¹ a group, O(m) each with whitened rows, and an eigendecomposition of B × B.
 
-    Accuracy: float64 throughout; between ½ w_Qᵀ Λ w_Q and 2(1 + ‖S‖²_F) times that, whatever the elements lost.
+    Accuracy: float64 throughout; between ½ w_Qᵀ Λ w_Q and 2(1 + Σ_i c_i g_iᵀ Λ⁻¹ g_i) times that, whatever the elements
+    lost, for F = Λ + Σ_i c_i g_i g_iᵀ with the damping on the diagonal of Λ.
 
     References
     ----------
-    .. [1] E. Kurtic et al., "The Optimal BERT Surgeon", EMNLP 2022, arXiv:2203.07259, section 3.1.
+    .. [1] E. Kurtic et al., "The Optimal BERT Surgeon: Scalable and Accurate Second-Order Pruning for Large Language
+       Models", EMNLP 2022, arXiv:2203.07259, section 3.1.
 
     Examples
     --------

@@ -47,7 +47,8 @@ def obs_update(weights: Array, inverse: Inverse, mask: Array, *, slope: float = 
 
     References
     ----------
-    .. [1] E. Frantar, E. Kurtic, D. Alistarh, arXiv:2107.03356, section 2 and equation (2).
+    .. [1] E. Frantar, E. Kurtic, D. Alistarh, "M-FAC: Efficient Matrix-Free Approximations of Second-Order
+       Information", NeurIPS 2021, arXiv:2107.03356, section 2 and equation (2).
 
     Examples
     --------
@@ -121,7 +122,8 @@ def group_update(weights: Array, inverse: Inverse, groups: Any, *, slope: float 
 def joint_update(weights: Array, inverse: Inverse, mask: Array, *, slope: float = 0.0) -> Array:
     """Return the best change with all weights outside the mask removed: the minimum of ½ δᵀFδ under δ_S = −w_S.
 
-    With R for the weights that stay and S for those removed, F_RR δ_R = F_RS w_S, so that
+    With R for the weights that stay and S for those removed, F_RR δ_R = F_RS w_S. For F = Λ + Gᵀ C G, with the damping
+    on the diagonal of Λ and the factors of the rows on that of C,
 
         δ_R = Λ_R⁻¹ G_Rᵀ (C⁻¹ + G_R Λ_R⁻¹ G_Rᵀ)⁻¹ G_S w_S,
 

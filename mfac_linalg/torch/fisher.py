@@ -33,13 +33,14 @@ def fisher_gradients(
     Parameters
     ----------
     model : torch.nn.Module
-        Its outputs are logits, or log-probabilities, shape (m, C) with C ≥ 2 classes. As in `per_sample_gradients`; in
+        Its outputs are logits, or log-probabilities, shape (N, C) with C ≥ 2 classes. As in `per_sample_gradients`; in
         eval mode where it has dropout.
     inputs : tensors, shape (N, …)
         As in `per_sample_gradients`.
     reduction : {"mean", "sum"}
         "sum" leaves out the factor 1/N: Gᵀ G = Σ_i Σ_y p_iy ∇log p_iy (∇log p_iy)ᵀ. In either case pass
-        ``normalization="sum"`` to the inverse: the rows include all factors, F = Λ + Gᵀ G.
+        ``normalization="sum"`` to the inverse: the rows include all factors, F = Λ + Gᵀ G with the
+        damping on the diagonal of Λ.
     params : iterable of str or callable, optional
         As in `per_sample_gradients`.
     chunk_size : int, optional

@@ -102,8 +102,8 @@ def per_sample_gradients(
       batch it divides by Σ T_i. With ``reduction="sum"`` g_i is the sum over the tokens of sample i, and the gradient
       of the batch's mean is Σ g_i/Σ T_i. A sample of which all targets are ignored has a loss of 0/0 as a mean.
 
-    To weight samples in F = Λ + (1/n) Σ w_i g_i g_iᵀ, which is linear in the weights where w_i g_i is squared, pass
-    unweighted rows, and ``weights=`` to the inverse.
+    To weight samples in F = Λ + (1/n) Σ w_i g_i g_iᵀ (Λ: the diagonal matrix of the damping), which is linear in the
+    weights where w_i g_i is squared, pass unweighted rows, and ``weights=`` to the inverse.
 
     Examples
     --------
@@ -111,7 +111,8 @@ def per_sample_gradients(
     >>> from mfac_linalg.torch import per_sample_gradients
     >>> model, x, y = torch.nn.Linear(4, 3), torch.randn(8, 4), torch.randint(3, (8,))
     >>> rows, unravel = per_sample_gradients(model, torch.nn.functional.cross_entropy, x, y)
-    >>> step = ml.WoodburyRankOneInverse(rows, damping=0.1) @ rows.mean(dim=0)
+    >>> inverse = ml.WoodburyRankOneInverse(rows, damping=0.1)
+    >>> step = inverse.matvec_gradients(torch.full((8,), 1 / 8))  # F⁻¹ of the mean of the rows
     >>> rows.shape, unravel(step)["weight"].shape
     (torch.Size([8, 15]), torch.Size([3, 4]))
     """

@@ -34,7 +34,10 @@ NO_STATE: dict[str, Any] = {}
 
 @_backend.methods_outside_graphs
 class MFAC(Optimizer):
-    """p ← p − lr (v + weight_decay p), v ← momentum v + F⁻¹g, F = λI + (1/m)Σ g gᵀ over the newest gradients, g in it.
+    """p ← p − lr (v + weight_decay p), v ← momentum v + F⁻¹g, F = λD + (1/n)Σ g gᵀ over the newest gradients, g in it.
+
+    D is diagonal: √v̂ + 1e-8 by default, the identity for ``beta2=None``. n is the capacity of the window by default;
+    see `normalization`.
 
     Parameters
     ----------
@@ -102,7 +105,7 @@ class MFAC(Optimizer):
     `compression` as `SlidingWindowInverse`; d more with `beta2`.
 
     With `beta2`, D = √v̂ + 1e-8, the windows store D^−½g, each with the D of its step, and the step is D^−½F̂⁻¹D^−½g with
-    F̂ = λI + (1/m)Σ D^−½g gᵀD^−½: that is F⁻¹g for F = λD + (1/m)Σ g gᵀ as long as D changes little within a window.
+    F̂ = λI + (1/n)Σ D^−½g gᵀD^−½: that is F⁻¹g for F = λD + (1/n)Σ g gᵀ as long as D changes little within a window.
 
     Accuracy: ‖g − Fx‖ ≤ 30 eps ‖F‖ ‖x‖ for x = F⁻¹g. Windows of 16-bit parameters store 16-bit gradients;
     F⁻¹g, momentum and √v̂ are float32.
@@ -117,8 +120,10 @@ class MFAC(Optimizer):
     ----------
     .. [1] E. Frantar, E. Kurtic, D. Alistarh, "M-FAC: Efficient Matrix-Free Approximations of Second-Order
        Information", NeurIPS 2021, arXiv:2107.03356, section 3.2 (the dynamic algorithm).
-    .. [2] I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101.
-    .. [3] D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv:1412.6980: v̂.
+    .. [2] I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization",
+       ICLR 2019, arXiv:1711.05101.
+    .. [3] D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization",
+       ICLR 2015, arXiv:1412.6980: v̂.
 
     Examples
     --------
@@ -132,7 +137,7 @@ class MFAC(Optimizer):
     ...     optimizer.zero_grad()
     ...     loss = torch.nn.functional.mse_loss(model(x), y)
     ...     loss.backward()
-    ...     loss = optimizer.step()
+    ...     _ = optimizer.step()
     >>> torch.round(model.weight.detach(), decimals=2)
     tensor([[1., 2., 3., 4.]])
     """
