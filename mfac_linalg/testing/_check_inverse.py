@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ._checks import CHECKS
-from ._exam import Exam, NoAnswerError, NotApplicableError
-from ._problems import Problem, make_problem
+from ._exam import Exam, NoAnswerError, NotApplicableError, NotOfferedError
+from ._problems import Problem, float_name, make_problem
 from ._results import CheckResult, CheckResults, deliver, require_way_to_fail
 
 
@@ -133,6 +133,7 @@ def default_problems(dtype: str = "float32", *, general: bool = False) -> list[P
     >>> default_problems(general=True)[1]  # doctest: +ELLIPSIS
     make_problem(1, kind='gaussian', shape=(6, 40), ..., vector=True, weighted=True, normalization='sum')
     """
+    dtype = float_name(dtype)
     large, larger = (1e4, 1e5) if dtype == "float32" else (1e8, 1e9)
     cases: list[tuple[str, tuple[int, int], float]] = [
         ("gaussian", (1, 9), 5.0),
@@ -180,7 +181,8 @@ def _run(name: str, check: Callable[[Exam], Any], exam: Exam, expected: Mapping[
     try:
         value, limit, message = check(exam)
     except NotApplicableError as skipped:
-        return CheckResult(name, "skipped", message=str(skipped), problem=exam.problem)
+        is_offered = not isinstance(skipped, NotOfferedError)
+        return CheckResult(name, "skipped", message=str(skipped), problem=exam.problem, is_offered=is_offered)
     except NoAnswerError as failed:
         value, limit, message = np.nan, np.nan, str(failed)
     except Exception as error:  # of the inverse, in a call that only this check makes

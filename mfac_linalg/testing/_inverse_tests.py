@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import unittest
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -130,6 +131,8 @@ class InverseTests:
         ------
         CheckError
             If a check failed that was not expected to.
+        unittest.SkipTest
+            If the inverse offers nothing of what the checks ask for, such as `sample`.
 
         Examples
         --------
@@ -147,7 +150,7 @@ class InverseTests:
         >>> TestWoodbury().test_rows()  # pytest does this
         """
         problem = data.draw(problems(self.dtype, self.decades, self.largest, self.relations, **self.options))
-        check_inverse(
+        results = check_inverse(
             _with_values(self.make_inverse, values),
             problem,
             checks=checks,
@@ -156,6 +159,8 @@ class InverseTests:
             redamp=self.redamp,
             eps=self.eps,
         )
+        if not any(result.is_offered for result in results):
+            raise unittest.SkipTest("; ".join(f"{result.check}: {result.message}" for result in results))
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Give each subclass test functions of its own: Hypothesis keeps what it found by function."""

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ._arrays import to_numpy
+from ._arrays import overwrite, to_numpy
 from ._behaviour import has_setter
 from ._oracle import LIMIT, Oracle
 from .strategies import seeds
@@ -181,6 +181,7 @@ class WindowMachine(RuleBasedStateMachine):
             What the window answered.
         """
         answer, oracle, eps = to_numpy(x), self.oracle, float(np.finfo(self.dtype).eps)
+        assert not np.iscomplexobj(answer), f"F⁻¹v is complex, {answer.dtype}"
         assert answer.shape == v.shape, f"F⁻¹v has shape {answer.shape} for v of shape {v.shape}"
         if not np.any(v):
             assert not np.any(answer), "F⁻¹0 is not 0"
@@ -197,7 +198,7 @@ class WindowMachine(RuleBasedStateMachine):
             assert error <= LIMIT, f"the error is {error:.3g} of what rounding may cost, κ = {oracle.kappa:.3g}"
 
     def give(self, g: np.ndarray, call: Callable[[Any], Any]) -> Any:
-        """Call the window with an array of its library, which it may not change.
+        """Call the window with an array of its library, which it may not change, and may not keep: it is overwritten.
 
         Parameters
         ----------
@@ -214,6 +215,7 @@ class WindowMachine(RuleBasedStateMachine):
         sent = self.asarray(g.copy())
         answer = call(sent)
         assert np.array_equal(to_numpy(sent), g), "the window changed the gradient that it was given"
+        overwrite(sent)
         return answer
 
     @rule(kind=st.sampled_from(KINDS))
@@ -228,9 +230,13 @@ class WindowMachine(RuleBasedStateMachine):
     def append_matvec(self, kind: str) -> None:
         """Append a gradient and ask for its product."""
         g = self.gradient(kind)
-        x = self.give(g, self.inverse.append_matvec)
-        self.rows = [*self.rows, g][-self.window :]
-        self.expect(g, x)
+
+        def call(sent: Any) -> None:
+            x = self.inverse.append_matvec(sent)
+            self.rows = [*self.rows, g][-self.window :]
+            self.expect(g, x)  # before what was sent is overwritten, of which x may be a view
+
+        self.give(g, call)
 
     @precondition(has_rows)
     @precondition(_has("replace"))
