@@ -409,3 +409,18 @@ def test_an_other_signature_of_a_sampler_is_skipped_and_its_own_type_error_is_no
         check_inverse(make, make_problem(0), checks=["sample"], on_fail=None)[0].status for make in (Draws, Key)
     ]
     assert statuses == ["failed", "skipped"]
+
+
+def test_an_asarray_that_rounds_is_named():
+    def rounds(x):
+        return x.astype("float32")
+
+    with pytest.raises(ValueError, match="`asarray` makes float32 of float64"):
+        check_inverse(woodbury, make_problem(0), asarray=rounds)
+    check_inverse(
+        lambda problem: lambda v: woodbury(problem).matvec(v.astype("float64")),
+        make_problem(0),
+        asarray=rounds,
+        eps=2e-7,
+        checks=["stable: *"],
+    )

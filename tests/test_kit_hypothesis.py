@@ -85,6 +85,52 @@ class TestParametrized(InverseTests):
     test_order_and_units_do_not_matter = test_invalid_arguments_are_refused = None
 
 
+@pytest.fixture(scope="module")
+def data():
+    return {"whiten": True}
+
+
+class TestFixtureOfAnyName(InverseTests):
+    """A fixture may have the name that Hypothesis gives its draws elsewhere."""
+
+    def make_inverse(self, problem, data):
+        return ml.WoodburyRankOneInverse(problem.gradients, problem.damping, **data)
+
+
+def one_inverse(problem):
+    return ml.WoodburyRankOneInverse(problem.gradients, problem.damping)
+
+
+class NumPyOf:
+    """A callable object whose signature is not told, as that of some builtins."""
+
+    __signature__ = "none"
+
+    def __call__(self, x):
+        return np.asarray(x)
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [
+        {"make_inverse": staticmethod(one_inverse)},
+        {"make_inverse": staticmethod(Textbook)},
+        {"make_inverse": Textbook},
+        {"make_inverse": classmethod(lambda cls, problem: one_inverse(problem))},
+        {"make_inverse": staticmethod(one_inverse), "asarray": staticmethod(np.asarray)},
+        {"make_inverse": staticmethod(one_inverse), "asarray": staticmethod(NumPyOf())},
+        {"make_inverse": staticmethod(one_inverse), "asarray": NumPyOf()},
+        {"make_inverse": lambda self, *problem: one_inverse(*problem)},
+    ],
+    ids=["function", "class", "bare class", "classmethod", "numpy", "no signature", "bare", "any number"],
+)
+def test_methods_may_be_static_or_builtin(methods):
+    made = type("Made", (InverseTests,), methods)
+    made().test_the_formula_is_right()
+    wrong = type("Wrong", (InverseTests,), methods | {"make_inverse": staticmethod(FactorOfM)})
+    assert "a factor of m" in str(falsified(wrong, "test_the_formula_is_right"))
+
+
 def falsified(cls, name):
     """The failure that a test of a class finds, after shrinking."""
     with pytest.raises(CheckError) as caught:
@@ -290,15 +336,76 @@ def test_the_machine_finds_complex_answers():
         run(Machine)
 
 
-def test_the_machine_finds_a_stale_damping():
-    class Stale(Window):
-        @property
-        def damping(self):
-            return self._damping
+class Damped(Window):
+    """A window whose damping can be set to what is positive."""
 
-        @damping.setter
-        def damping(self, value):
-            self._damping = getattr(self, "_damping", value)
+    @property
+    def damping(self):
+        return self._damping
+
+    @damping.setter
+    def damping(self, value):
+        if not value > 0:
+            raise ValueError(value)
+        self._damping = value
+        self.first = getattr(self, "first", value)
+
+    def append_matvec(self, g):
+        self.append(g)
+        return self.matvec(g)
+
+
+class WritesToV(Damped):
+    def matvec(self, v):
+        v[:] = super().matvec(v.copy())
+        return v.copy()
+
+
+class CutsGradients(Damped):
+    def append_matvec(self, g):
+        return super().append_matvec(g[: self.dim])
+
+
+class AnyDamping(Damped):
+    damping = Damped.damping.setter(lambda self, value: setattr(self, "_damping", abs(value)))
+
+
+class FirstDamping(Damped):
+    damping = property(lambda self: self.first, lambda self, value: Damped.damping.__set__(self, value))
+
+    def matvec(self, v):
+        self.rows, kept = [*self.rows], self.first
+        self.first = self._damping
+        x = super().matvec(v)
+        self.first = kept
+        return x
+
+
+@pytest.mark.parametrize(
+    ("window", "words"),
+    [
+        (WritesToV, "a product changed the v"),
+        (CutsGradients, "accepted: a gradient of length .* by `append_matvec`"),
+        (AnyDamping, "accepted: a damping of -1"),
+        (FirstDamping, "`damping` is .* was set"),
+    ],
+)
+def test_the_machine_finds_what_a_window_takes_and_tells(window, words):
+    def machine(kind):
+        return type("Machine", (WindowMachine,), {"make_window": lambda self, *sizes: kind(*sizes)})
+
+    run(machine(Damped))
+    with pytest.raises(AssertionError, match=words):
+        run(machine(window))
+
+
+def test_the_machine_finds_a_stale_damping():
+    class Stale(Damped):
+        def matvec(self, v):
+            self._damping, kept = self.first, self._damping
+            x = super().matvec(v)
+            self._damping = kept
+            return x
 
     class Machine(WindowMachine):
         dtype = "float32"

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ._arrays import to_numpy
 from ._checks import CHECKS
 from ._exam import Exam, NoAnswerError, NotApplicableError, NotOfferedError
 from ._problems import Problem, float_name, make_problem
@@ -65,6 +66,8 @@ def check_inverse(
 
     Raises
     ------
+    ValueError
+        If nothing would be checked, or `asarray` has fewer digits than the problem and `eps`.
     CheckError
         If a check failed that was not expected to; an AssertionError with the worst failure of each check, each with
         the line that makes it again.
@@ -174,7 +177,24 @@ def _exams(
     if problem is None:
         problem = default_problems()
     for each in [problem] if isinstance(problem, Problem) else problem:
-        yield Exam(make, each, asarray or (lambda x: x), redamp, each.eps if eps is None else eps)
+        exam = Exam(make, each, asarray or (lambda x: x), redamp, each.eps if eps is None else eps)
+        _require_digits(exam)
+        yield exam
+
+
+def _require_digits(exam: Exam) -> None:
+    """Refuse an `asarray` that rounds what it takes: a right formula would look wrong."""
+    try:
+        given = to_numpy(exam.asarray(np.ones(exam.problem.shape[1], exam.problem.dtype))).dtype
+        unit = float(np.finfo(given).eps)
+    except Exception:
+        return  # each check says so
+    if unit > max(exam.unit, exam.problem.eps):
+        msg = (
+            f"`asarray` makes {given} of {exam.problem.dtype}, in which answers are judged. Take problems in {given}, "
+            f'such as default_problems("{given}"), or an `asarray` that keeps the dtype: JAX does with jax_enable_x64.'
+        )
+        raise ValueError(msg)
 
 
 def _run(name: str, check: Callable[[Exam], Any], exam: Exam, expected: Mapping[str, str]) -> CheckResult:

@@ -1,5 +1,6 @@
 """`WindowMachine`: any sequence of calls of a sliding window against a list of rows and the dense oracle."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -33,6 +34,15 @@ def _has(method: str) -> Callable[["WindowMachine"], bool]:
 
 def _has_damping(machine: "WindowMachine") -> bool:
     return has_setter(machine.inverse, "damping")
+
+
+def _require_refusal(call: Callable[[], Any], words: str) -> None:
+    try:
+        call()
+    except Exception:
+        return
+    msg = f"accepted: {words}"
+    raise AssertionError(msg)
 
 
 class WindowMachine(RuleBasedStateMachine):
@@ -269,16 +279,24 @@ class WindowMachine(RuleBasedStateMachine):
         """Change λ, where `damping` is a property that can be set."""
         self.damping = float(10 ** (power / 10))
         self.inverse.damping = self.damping
+        told = to_numpy(self.inverse.damping)
+        gap = np.max(np.abs(told - self.damping))
+        assert gap <= 4 * np.finfo(self.dtype).eps * self.damping, f"`damping` is {told} after {self.damping} was set"
 
     @rule()
     def refuse_a_gradient(self) -> None:
         """A gradient of another length raises, and the window stays as it is."""
-        try:
-            self.inverse.append(self.asarray(np.ones(self.dim + 1, self.dtype)))
-        except Exception:
-            return
-        msg = f"a gradient of length {self.dim + 1} was accepted, d = {self.dim}"
-        raise AssertionError(msg)
+        for method in ("append", "append_matvec"):
+            if hasattr(self.inverse, method):
+                g = self.asarray(np.ones(self.dim + 1, self.dtype))
+                words = f"a gradient of length {self.dim + 1} by `{method}`, d = {self.dim}"
+                _require_refusal(functools.partial(getattr(self.inverse, method), g), words)
+
+    @precondition(_has_damping)
+    @rule()
+    def refuse_a_damping(self) -> None:
+        """A damping that is negative raises where it can be set, and the window stays as it is."""
+        _require_refusal(lambda: setattr(self.inverse, "damping", -1.0), "a damping of -1")
 
     @invariant()
     def solves(self) -> None:
@@ -293,3 +311,4 @@ class WindowMachine(RuleBasedStateMachine):
             asked = self.asarray(vector.copy())
             matvec = getattr(self.inverse, "matvec", None)
             self.expect(vector, self.inverse @ asked if matvec is None else matvec(asked))
+            assert np.array_equal(to_numpy(asked), vector), "a product changed the v that it was given"
