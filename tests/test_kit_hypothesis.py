@@ -506,3 +506,11 @@ def test_without_hypothesis_the_way_to_install_it_is_said(name):
     code = f"import sys; sys.modules['hypothesis'] = None; import mfac_linalg.testing as kit; kit.{name}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.rstrip().endswith('which is not installed. Run pip install "mfac_linalg[testing]".')
+
+
+def test_without_hypothesis_everything_else_can_be_imported():
+    code = """import sys; sys.modules["hypothesis"] = None
+from mfac_linalg.testing import *
+print(callable(check_inverse), "InverseTests" in globals())"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["True", "False"], done.stderr

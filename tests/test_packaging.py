@@ -81,6 +81,24 @@ def test_names_that_git_would_quote_are_carried(tmp_path, checks, monkeypatch):
     assert checks.carried() == {'κ "λ".md'}
 
 
+def test_a_copy_leaves_out_what_was_deleted_and_is_still_in_the_index(tmp_path):
+    lines = (REPOSITORY / ".ci" / "run").read_text("utf-8").splitlines()
+    start = lines.index("fresh() {")
+    fresh = "\n".join(lines[start : lines.index("}", start) + 1])
+    source, work = tmp_path / "source", tmp_path / "work"
+    source.mkdir()
+    work.mkdir()
+    for name in ("kept.txt", 'κ "λ".md', "deleted.txt"):
+        (source / name).touch()
+    for command in (["init", "-q"], ["add", "-A"]):
+        subprocess.run(["git", *command], cwd=source, check=True)
+    (source / "deleted.txt").unlink()
+    script = f"set -euo pipefail\nwork={work}\n{fresh}\nfresh copy true\n"
+    done = subprocess.run(["bash", "-c", script], cwd=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (work / "copy").iterdir()} == {"kept.txt", 'κ "λ".md'}
+
+
 if importlib.util.find_spec("jupyter_cache") and importlib.util.find_spec("myst_nb"):  # as in stage `docs`
 
     def test_a_notebook_that_fails_ends_the_run_and_is_named(tmp_path):

@@ -207,6 +207,11 @@ class Oracle:
         numpy.ndarray, shape () or (k,)
             `LIMIT` is the largest that a stable algorithm may have.
 
+        Raises
+        ------
+        TypeError
+            If x is complex.
+
         Examples
         --------
         >>> import numpy as np
@@ -238,6 +243,11 @@ class Oracle:
         -------
         numpy.ndarray, shape () or (k,)
 
+        Raises
+        ------
+        TypeError
+            If x is complex.
+
         Examples
         --------
         >>> import numpy as np
@@ -265,6 +275,11 @@ class Oracle:
         Returns
         -------
         numpy.ndarray, shape () or (k,)
+
+        Raises
+        ------
+        TypeError
+            If x is complex.
 
         Examples
         --------
