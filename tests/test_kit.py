@@ -424,3 +424,21 @@ def test_an_asarray_that_rounds_is_named():
         eps=2e-7,
         checks=["stable: *"],
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"expected_failures": ["refusal"]}, TypeError, "`expected_failures`"),
+        ({"expected_failures": {"*": None}}, TypeError, "`expected_failures`"),
+        ({"problem": "float64"}, TypeError, "`problem` must be a Problem, or several; got str"),
+        ({"problem": np.ones((2, 3))}, TypeError, "`problem` must be a Problem, or several; got ndarray"),
+        ({"eps": np.nan}, ValueError, "`eps`"),
+        ({"eps": 0.0}, ValueError, "`eps`"),
+        ({"eps": "1e-3"}, ValueError, "`eps`"),
+    ],
+    ids=str,
+)
+def test_odd_arguments_are_named(options, error, words):
+    with pytest.raises(error, match=words):
+        check_inverse(woodbury, **options)

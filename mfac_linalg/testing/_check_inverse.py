@@ -67,7 +67,9 @@ def check_inverse(
     Raises
     ------
     ValueError
-        If nothing would be checked, or `asarray` has fewer digits than the problem and `eps`.
+        If nothing would be checked, `eps` is not above 0, or `asarray` has fewer digits than the problem and `eps`.
+    TypeError
+        If `expected_failures` is no mapping to strings, or `problem` holds something else than a Problem.
     CheckError
         If a check failed that was not expected to; an AssertionError with the worst failure of each check, each with
         the line that makes it again.
@@ -91,7 +93,10 @@ def check_inverse(
     """
     require_way_to_fail(on_fail)
     names = None if checks is None else [checks] if isinstance(checks, str) else list(checks)
-    expected = dict(expected_failures or {})
+    expected = _reasons(expected_failures or {})
+    if eps is not None and not (isinstance(eps, int | float | np.floating) and 0 < eps < np.inf):
+        msg = f"`eps` must be a finite number above 0; got {eps!r}."
+        raise ValueError(msg)
     _require_known("checks", names)
     _require_known("expected_failures", expected)
     results: list[CheckResult] = []
@@ -176,7 +181,10 @@ def _exams(
 ) -> Iterator[Exam]:
     if problem is None:
         problem = default_problems()
-    for each in [problem] if isinstance(problem, Problem) else problem:
+    for each in [problem] if isinstance(problem, Problem | str) else problem:
+        if not isinstance(each, Problem):
+            msg = f"`problem` must be a Problem, or several; got {type(each).__name__}. make_problem makes one."
+            raise TypeError(msg)
         exam = Exam(make, each, asarray or (lambda x: x), redamp, each.eps if eps is None else eps)
         _require_digits(exam)
         yield exam
@@ -212,6 +220,13 @@ def _run(name: str, check: Callable[[Exam], Any], exam: Exam, expected: Mapping[
     reasons = [reason for pattern, reason in expected.items() if _matches(name, [pattern])]
     status = "expected failure" if reasons else "failed"
     return CheckResult(name, status, value, limit, "; ".join([message, *reasons]), exam.problem)
+
+
+def _reasons(expected: Any) -> dict[str, str]:
+    if not isinstance(expected, Mapping) or not all(isinstance(reason, str) for reason in expected.values()):
+        msg = f"`expected_failures` must map names of checks to reasons, both strings; got {expected!r}."
+        raise TypeError(msg)
+    return dict(expected)
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
