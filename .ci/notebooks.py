@@ -1,6 +1,6 @@
 """Execute the notebooks of docs/, two at a time, into the cache that Sphinx reads: ``python .ci/notebooks.py CACHE``.
 
-One that fails is not in the cache; Sphinx executes it again, and says where it failed.
+Ends with 1 if one failed, with its name and where.
 """
 
 import os
@@ -20,4 +20,8 @@ if __name__ == "__main__":
         if path.read_text(encoding="utf-8").startswith("---"):
             cache.add_nb_to_project(str(path), read_data=READER)
     result = load_executor("temp-parallel", cache).run_and_cache(timeout=120)
-    print(f"{len(result.succeeded)} notebooks executed, {len(result.all()) - len(result.succeeded)} not")
+    failed = [*result.excepted, *result.errored]
+    for name in failed:
+        print(f"{name} failed:\n{cache.get_project_record(name).traceback or 'it could not be executed'}")
+    print(f"{len(result.succeeded)} notebooks executed, {len(failed)} failed")
+    sys.exit(1 if failed else 0)

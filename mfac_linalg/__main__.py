@@ -62,7 +62,7 @@ def _installed() -> Iterator[tuple[str, Callable[[Any], Any]]]:
             asarray = getattr(import_module(module), function)
             asarray(default_problems()[0].gradients)
         except Exception as error:  # CuPy without a device, for one
-            print(f"{name:<22}cannot be used: {type(error).__name__}: {str(error).splitlines()[0]}")
+            print(f"{name:<22}cannot be used: {': '.join([type(error).__name__, *str(error).splitlines()[:1]])}")
             continue
         yield name, asarray
 

@@ -13,6 +13,7 @@ from benchmarks.kit.defects import DEFECTS, FactorOfM, Textbook
 from mfac_linalg.testing import (
     CHECKS,
     CheckError,
+    CheckResults,
     check_inverse,
     default_problems,
     make_problem,
@@ -367,3 +368,77 @@ def test_a_problem_with_a_damping_per_parameter_is_made_again_by_its_repr():
     again = eval(repr(problem), {"make_problem": make_problem, "np": np})
     assert np.array_equal(again.damping, problem.damping)
     assert again.damping.dtype == np.float32
+
+
+def test_a_dampings_own_dtype_is_in_the_repr():
+    problem = make_problem(0, dtype="float32").with_damping(np.full(14, 0.1))
+    again = eval(repr(problem), {"make_problem": make_problem, "np": np})
+    assert again.damping.dtype == "float64"
+    assert np.array_equal(again.damping, problem.damping)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, "f4", np.dtype("float32")], ids=repr)
+def test_a_dtype_may_be_given_in_any_way(dtype):
+    assert list(map(repr, default_problems(dtype))) == list(map(repr, default_problems("float32")))
+
+
+@pytest.mark.parametrize("dtype", ["float16", int, "flaot32"], ids=repr)
+@pytest.mark.parametrize("make", [default_problems, lambda dtype: make_problem(0, dtype=dtype)])
+def test_other_dtypes_are_refused_by_name(make, dtype):
+    with pytest.raises(ValueError, match="`dtype` must be 'float32' or 'float64'; got"):
+        make(dtype)
+
+
+def test_the_caption_counts_expected_failures_apart():
+    results = check_inverse(Textbook, expected_failures={"stable: *": "textbook", **ALLOWED})
+    passed, excused = (sum(r.status == status for r in results) for status in ("passed", "expected failure"))
+    assert f"{passed} checks passed, {excused} failed as expected" in results._repr_html_()
+    assert "no checks" in CheckResults([])._repr_html_()
+
+
+def test_an_other_signature_of_a_sampler_is_skipped_and_its_own_type_error_is_not():
+    class Draws(Textbook):
+        def sample(self, size, *, seed):
+            return len(size)
+
+    class Key(Textbook):
+        def sample(self, size, *, key):
+            raise AssertionError
+
+    statuses = [
+        check_inverse(make, make_problem(0), checks=["sample"], on_fail=None)[0].status for make in (Draws, Key)
+    ]
+    assert statuses == ["failed", "skipped"]
+
+
+def test_an_asarray_that_rounds_is_named():
+    def rounds(x):
+        return x.astype("float32")
+
+    with pytest.raises(ValueError, match="`asarray` makes float32 of float64"):
+        check_inverse(woodbury, make_problem(0), asarray=rounds)
+    check_inverse(
+        lambda problem: lambda v: woodbury(problem).matvec(v.astype("float64")),
+        make_problem(0),
+        asarray=rounds,
+        eps=2e-7,
+        checks=["stable: *"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"expected_failures": ["refusal"]}, TypeError, "`expected_failures`"),
+        ({"expected_failures": {"*": None}}, TypeError, "`expected_failures`"),
+        ({"problem": "float64"}, TypeError, "`problem` must be a Problem, or several; got str"),
+        ({"problem": np.ones((2, 3))}, TypeError, "`problem` must be a Problem, or several; got ndarray"),
+        ({"eps": np.nan}, ValueError, "`eps`"),
+        ({"eps": 0.0}, ValueError, "`eps`"),
+        ({"eps": "1e-3"}, ValueError, "`eps`"),
+    ],
+    ids=str,
+)
+def test_odd_arguments_are_named(options, error, words):
+    with pytest.raises(error, match=words):
+        check_inverse(woodbury, **options)

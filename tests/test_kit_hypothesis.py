@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import unittest
 from types import MappingProxyType
 
 import numpy as np
@@ -38,6 +39,8 @@ class TestTextbook(InverseTests):
     """Right, and not stable; it checks no arguments."""
 
     expected_failures = MappingProxyType({"stable: *": "it cancels", "refusal": "it checks nothing"})
+
+    test_its_diagonal_is_right = test_samples_have_its_covariance = test_another_damping_is_another_inverse = None
 
     def make_inverse(self, problem):
         return Textbook(problem)
@@ -82,6 +85,52 @@ class TestParametrized(InverseTests):
     test_order_and_units_do_not_matter = test_invalid_arguments_are_refused = None
 
 
+@pytest.fixture(scope="module")
+def data():
+    return {"whiten": True}
+
+
+class TestFixtureOfAnyName(InverseTests):
+    """A fixture may have the name that Hypothesis gives its draws elsewhere."""
+
+    def make_inverse(self, problem, data):
+        return ml.WoodburyRankOneInverse(problem.gradients, problem.damping, **data)
+
+
+def one_inverse(problem):
+    return ml.WoodburyRankOneInverse(problem.gradients, problem.damping)
+
+
+class NumPyOf:
+    """A callable object whose signature is not told, as that of some builtins."""
+
+    __signature__ = "none"
+
+    def __call__(self, x):
+        return np.asarray(x)
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [
+        {"make_inverse": staticmethod(one_inverse)},
+        {"make_inverse": staticmethod(Textbook)},
+        {"make_inverse": Textbook},
+        {"make_inverse": classmethod(lambda cls, problem: one_inverse(problem))},
+        {"make_inverse": staticmethod(one_inverse), "asarray": staticmethod(np.asarray)},
+        {"make_inverse": staticmethod(one_inverse), "asarray": staticmethod(NumPyOf())},
+        {"make_inverse": staticmethod(one_inverse), "asarray": NumPyOf()},
+        {"make_inverse": lambda self, *problem: one_inverse(*problem)},
+    ],
+    ids=["function", "class", "bare class", "classmethod", "numpy", "no signature", "bare", "any number"],
+)
+def test_methods_may_be_static_or_builtin(methods):
+    made = type("Made", (InverseTests,), methods)
+    made().test_the_formula_is_right()
+    wrong = type("Wrong", (InverseTests,), methods | {"make_inverse": staticmethod(FactorOfM)})
+    assert "a factor of m" in str(falsified(wrong, "test_the_formula_is_right"))
+
+
 def falsified(cls, name):
     """The failure that a test of a class finds, after shrinking."""
     with pytest.raises(CheckError) as caught:
@@ -110,6 +159,24 @@ def test_a_class_without_make_inverse_says_so():
     assert "`make_inverse` must be defined" in str(failure)
 
 
+def test_a_test_of_what_is_not_offered_is_skipped():
+    class Products(InverseTests):
+        def make_inverse(self, problem):
+            return ml.WoodburyRankOneInverse(problem.gradients, problem.damping).matvec
+
+        @FAST
+        @given(st.data())
+        def test_of_some_problems(self, data):
+            self.check(data, "right formula: orthogonal")
+
+    for name in ("test_its_diagonal_is_right", "test_samples_have_its_covariance"):
+        with pytest.raises(unittest.SkipTest, match="there is no `"):
+            getattr(Products(), name)()
+    with pytest.raises(unittest.SkipTest, match="there is no `with_damping`"):
+        Products().test_another_damping_is_another_inverse()
+    Products().test_of_some_problems()  # skipped where m ≥ d, and made elsewhere
+
+
 def test_a_test_of_a_subclass_replaces_ours():
     class Own(TestWoodbury):
         def test_its_diagonal_is_right(self):
@@ -136,7 +203,7 @@ class Window:
     def append(self, g):
         if g.shape != (self.dim,):
             raise ValueError(g.shape)
-        self.rows = [*self.rows, g][-self.limit :]
+        self.rows = [*self.rows, g.copy()][-self.limit :]
 
     def matvec(self, v):
         rows = np.reshape(self.rows, (len(self.rows), self.dim)).astype("longdouble")
@@ -174,14 +241,14 @@ class Updated:
 
     def append(self, g):
         self._change(g, 1)
-        self.rows.append(g)
+        self.rows.append(g.copy())
         if len(self.rows) > self.window:
             self._change(self.rows.pop(0), self.sign)
 
     def replace(self, age, g):
         self._change(g, 1)
         self._change(self.rows[age], self.sign)
-        self.rows[age] = g
+        self.rows[age] = g.copy()
 
     def remove(self, age):
         self._change(self.rows.pop(age), self.sign)
@@ -242,15 +309,103 @@ def test_the_machine_finds_a_window_that_writes_to_gradients():
         run(Machine)
 
 
-def test_the_machine_finds_a_stale_damping():
-    class Stale(Window):
-        @property
-        def damping(self):
-            return self._damping
+def test_the_machine_finds_a_window_that_keeps_the_array_that_it_is_given():
+    class Keeps(Window):
+        def append(self, g):
+            super().append(g)
+            self.rows[-1] = g
 
-        @damping.setter
-        def damping(self, value):
-            self._damping = getattr(self, "_damping", value)
+    class Machine(WindowMachine):
+        def make_window(self, window, dim, damping):
+            return Keeps(window, dim, damping)
+
+    with pytest.raises(AssertionError, match=r"R = |F⁻¹0 is not 0"):
+        run(Machine)
+
+
+def test_the_machine_finds_complex_answers():
+    class Imaginary(Window):
+        def matvec(self, v):
+            return super().matvec(v) * (1 + 1j)
+
+    class Machine(WindowMachine):
+        def make_window(self, window, dim, damping):
+            return Imaginary(window, dim, damping)
+
+    with pytest.raises(AssertionError, match="is complex"):
+        run(Machine)
+
+
+class Damped(Window):
+    """A window whose damping can be set to what is positive."""
+
+    @property
+    def damping(self):
+        return self._damping
+
+    @damping.setter
+    def damping(self, value):
+        if not value > 0:
+            raise ValueError(value)
+        self._damping = value
+        self.first = getattr(self, "first", value)
+
+    def append_matvec(self, g):
+        self.append(g)
+        return self.matvec(g)
+
+
+class WritesToV(Damped):
+    def matvec(self, v):
+        v[:] = super().matvec(v.copy())
+        return v.copy()
+
+
+class CutsGradients(Damped):
+    def append_matvec(self, g):
+        return super().append_matvec(g[: self.dim])
+
+
+class AnyDamping(Damped):
+    damping = Damped.damping.setter(lambda self, value: setattr(self, "_damping", abs(value)))
+
+
+class FirstDamping(Damped):
+    damping = property(lambda self: self.first, lambda self, value: Damped.damping.__set__(self, value))
+
+    def matvec(self, v):
+        self.rows, kept = [*self.rows], self.first
+        self.first = self._damping
+        x = super().matvec(v)
+        self.first = kept
+        return x
+
+
+@pytest.mark.parametrize(
+    ("window", "words"),
+    [
+        (WritesToV, "a product changed the v"),
+        (CutsGradients, "accepted: a gradient of length .* by `append_matvec`"),
+        (AnyDamping, "accepted: a damping of -1"),
+        (FirstDamping, "`damping` is .* was set"),
+    ],
+)
+def test_the_machine_finds_what_a_window_takes_and_tells(window, words):
+    def machine(kind):
+        return type("Machine", (WindowMachine,), {"make_window": lambda self, *sizes: kind(*sizes)})
+
+    run(machine(Damped))
+    with pytest.raises(AssertionError, match=words):
+        run(machine(window))
+
+
+def test_the_machine_finds_a_stale_damping():
+    class Stale(Damped):
+        def matvec(self, v):
+            self._damping, kept = self.first, self._damping
+            x = super().matvec(v)
+            self._damping = kept
+            return x
 
     class Machine(WindowMachine):
         dtype = "float32"
@@ -351,3 +506,11 @@ def test_without_hypothesis_the_way_to_install_it_is_said(name):
     code = f"import sys; sys.modules['hypothesis'] = None; import mfac_linalg.testing as kit; kit.{name}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.rstrip().endswith('which is not installed. Run pip install "mfac_linalg[testing]".')
+
+
+def test_without_hypothesis_everything_else_can_be_imported():
+    code = """import sys; sys.modules["hypothesis"] = None
+from mfac_linalg.testing import *
+print(callable(check_inverse), "InverseTests" in globals())"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["True", "False"], done.stderr

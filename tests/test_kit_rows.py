@@ -63,9 +63,21 @@ def wrong(**methods):
         ),
         (wrong(gram=lambda self: self.array @ self.array), {"gram", "dtype"}, "ValueError"),
         (wrong(gram=lambda self: np.full((4, 4), np.nan)), {"gram"}, "nan instead of"),
+        (wrong(gram=lambda self: self.array @ self.array.T * (1 + 1j)), {"gram", "dtype"}, "complex, complex128"),
         (wrong(project=lambda self, v: (self.array @ v)[:, 0]), {"project", "adjoint"}, "shape (4,)"),
     ],
-    ids=["gram", "project", "combine", "a lost column", "panels out of order", "dtype", "raises", "nan", "shape"],
+    ids=[
+        "gram",
+        "project",
+        "combine",
+        "a lost column",
+        "panels out of order",
+        "dtype",
+        "raises",
+        "nan",
+        "complex",
+        "shape",
+    ],
 )
 def test_wrong_rows_are_found(rows, found, words):
     with pytest.raises(CheckError) as caught:
@@ -100,3 +112,16 @@ def test_failures_can_be_warnings():
 def test_a_misspelt_way_to_fail_is_refused():
     with pytest.raises(ValueError, match="`on_fail`"):
         check_rows(Rows(array()), on_fail="raises")
+
+
+def test_no_checks_at_all_are_refused():
+    with pytest.raises(ValueError, match="`checks` must not be empty"):
+        check_rows(Rows(array()), checks=[])
+
+
+def test_options_are_in_the_line_of_a_failure():
+    rows = wrong(gram=lambda self: -self.array @ self.array.T)
+    (result,) = check_rows(rows, checks=(name for name in ["gram"]), asarray=np.asarray, seed=3, on_fail=None)
+    assert result.reproduce == "check_rows(rows, checks=['gram'], asarray=asarray, seed=3)"
+    with pytest.raises(CheckError):
+        eval(result.reproduce, {"check_rows": check_rows, "rows": rows, "asarray": np.asarray})

@@ -55,3 +55,13 @@ def test_a_library_that_cannot_be_used_is_passed_over(library, words, monkeypatc
     monkeypatch.setattr(command, "LIBRARIES", {library[0]: library})
     assert list(command._installed()) == []
     assert re.match(rf"{library[0]} +{words}", capsys.readouterr().out)
+
+
+def test_a_library_that_fails_without_a_word_is_named(monkeypatch, capsys):
+    def fails(x):
+        raise RuntimeError
+
+    monkeypatch.setattr(np, "fails", fails, raising=False)
+    monkeypatch.setattr(command, "LIBRARIES", {"numpy": ("numpy", "fails")})
+    assert command.main() == 0
+    assert re.search(r"^numpy +cannot be used: RuntimeError$", capsys.readouterr().out, flags=re.MULTILINE)

@@ -4,7 +4,9 @@
 ``pip install "mfac_linalg[testing]"``.
 """
 
+import sys as _sys
 from importlib import import_module as _import_module
+from importlib.util import find_spec as _find_spec
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
@@ -50,6 +52,8 @@ __all__ = [
     "strategies",
     "tolerance",
 ]
+if _sys.modules.get("hypothesis", _find_spec) is None or _find_spec("hypothesis") is None:  # for `import *`
+    __all__ = [_name for _name in __all__ if _name not in _BY_HYPOTHESIS]
 
 
 def __getattr__(name: str) -> _Any:

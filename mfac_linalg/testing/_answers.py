@@ -1,11 +1,14 @@
 """Checks of what an inverse answers. Each measures one exam; the value, its limit and what was found."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ._arrays import to_numpy
-from ._exam import Exam, NoAnswerError, NotApplicableError
+from ._exam import Exam, NoAnswerError, NotApplicableError, NotOfferedError, require_real
 from ._explain import explain_error, explain_rounding
 from ._oracle import LIMIT
 
@@ -107,8 +110,8 @@ def diagonal(exam: Exam) -> Measured:
     """Entries within κε/λ of those of F⁻¹, and between 1/‖F‖ and 1/λ."""
     if not hasattr(exam.inverse, "diagonal"):
         msg = "there is no `diagonal`"
-        raise NotApplicableError(msg)
-    entries = exam.checked(exam.inverse.diagonal) * exam.roots**2
+        raise NotOfferedError(msg)
+    entries = exam.diagonal() * exam.roots**2
     expected = np.diag(exam.problem.oracle.inverse) * exam.roots**2
     kappa = exam.problem.oracle.kappa
     unit = exam.unit * kappa
@@ -122,16 +125,15 @@ def sample(exam: Exam) -> Measured:
     """The variance of samples of N(0, F⁻¹) in four directions, in standard deviations; a seed decides the draws."""
     if not hasattr(exam.inverse, "sample"):
         msg = "there is no `sample`"
-        raise NotApplicableError(msg)
-    try:
-        draws = to_numpy(exam.inverse.sample(SAMPLES, seed=0)).astype(np.float64)
-    except TypeError as error:
-        msg = f"`sample` is not called as sample(size, seed=0): {error}"
-        raise NotApplicableError(msg) from error
+        raise NotOfferedError(msg)
+    draw = _sampler(exam.inverse.sample)
+    draws = to_numpy(draw(SAMPLES, seed=0))
     d = exam.problem.shape[1]
     if draws.shape != (SAMPLES, d):
         msg = f"sample({SAMPLES}) has shape {draws.shape}; ({SAMPLES}, {d}) is needed"
         raise NoAnswerError(msg)
+    require_real(draws, "the draws are")
+    draws = draws.astype(np.float64)
     _require_seeded(exam.inverse)
     worst = Measured(0.0, DEVIATIONS)
     for name in ("orthogonal to rows", "random", "row", "first singular vector"):
@@ -143,6 +145,29 @@ def sample(exam: Exam) -> Measured:
             if off > worst.value:
                 worst = Measured(off, DEVIATIONS, f"along {name} the variance is {ratio:.3g} of vᵀF⁻¹v")
     return worst
+
+
+def _sampler(sample: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that takes a size and `seed`; another one is not asked. A builtin says so only when it is called."""
+    try:
+        signature = inspect.signature(sample)
+    except (TypeError, ValueError):
+        return functools.partial(_call_builtin, sample)
+    try:
+        signature.bind(SAMPLES, seed=0)
+    except TypeError as error:
+        raise NotOfferedError(_OTHER_SAMPLER.format(error)) from error
+    return sample
+
+
+def _call_builtin(sample: Callable[..., Any], size: int, seed: int) -> Any:
+    try:
+        return sample(size, seed=seed)
+    except TypeError as error:
+        raise NotOfferedError(_OTHER_SAMPLER.format(error)) from error
+
+
+_OTHER_SAMPLER = "`sample` is not called as sample(size, seed=0): {}"
 
 
 def _require_seeded(inverse: Any) -> None:

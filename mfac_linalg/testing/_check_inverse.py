@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ._arrays import to_numpy
 from ._checks import CHECKS
-from ._exam import Exam, NoAnswerError, NotApplicableError
-from ._problems import Problem, make_problem
+from ._exam import Exam, NoAnswerError, NotApplicableError, NotOfferedError
+from ._problems import Problem, float_name, make_problem
 from ._results import CheckResult, CheckResults, deliver, require_way_to_fail
 
 
@@ -65,6 +66,10 @@ def check_inverse(
 
     Raises
     ------
+    ValueError
+        If nothing would be checked, `eps` is not above 0, or `asarray` has fewer digits than the problem and `eps`.
+    TypeError
+        If `expected_failures` is no mapping to strings, or `problem` holds something else than a Problem.
     CheckError
         If a check failed that was not expected to; an AssertionError with the worst failure of each check, each with
         the line that makes it again.
@@ -88,7 +93,10 @@ def check_inverse(
     """
     require_way_to_fail(on_fail)
     names = None if checks is None else [checks] if isinstance(checks, str) else list(checks)
-    expected = dict(expected_failures or {})
+    expected = _reasons(expected_failures or {})
+    if eps is not None and not (isinstance(eps, int | float | np.floating) and 0 < eps < np.inf):
+        msg = f"`eps` must be a finite number above 0; got {eps!r}."
+        raise ValueError(msg)
     _require_known("checks", names)
     _require_known("expected_failures", expected)
     results: list[CheckResult] = []
@@ -133,6 +141,7 @@ def default_problems(dtype: str = "float32", *, general: bool = False) -> list[P
     >>> default_problems(general=True)[1]  # doctest: +ELLIPSIS
     make_problem(1, kind='gaussian', shape=(6, 40), ..., vector=True, weighted=True, normalization='sum')
     """
+    dtype = float_name(dtype)
     large, larger = (1e4, 1e5) if dtype == "float32" else (1e8, 1e9)
     cases: list[tuple[str, tuple[int, int], float]] = [
         ("gaussian", (1, 9), 5.0),
@@ -172,15 +181,36 @@ def _exams(
 ) -> Iterator[Exam]:
     if problem is None:
         problem = default_problems()
-    for each in [problem] if isinstance(problem, Problem) else problem:
-        yield Exam(make, each, asarray or (lambda x: x), redamp, each.eps if eps is None else eps)
+    for each in [problem] if isinstance(problem, Problem | str) else problem:
+        if not isinstance(each, Problem):
+            msg = f"`problem` must be a Problem, or several; got {type(each).__name__}. make_problem makes one."
+            raise TypeError(msg)
+        exam = Exam(make, each, asarray or (lambda x: x), redamp, each.eps if eps is None else eps)
+        _require_digits(exam)
+        yield exam
+
+
+def _require_digits(exam: Exam) -> None:
+    """Refuse an `asarray` that rounds what it takes: a right formula would look wrong."""
+    try:
+        given = to_numpy(exam.asarray(np.ones(exam.problem.shape[1], exam.problem.dtype))).dtype
+        unit = float(np.finfo(given).eps)
+    except Exception:
+        return  # each check says so
+    if unit > max(exam.unit, exam.problem.eps):
+        msg = (
+            f"`asarray` makes {given} of {exam.problem.dtype}, in which answers are judged. Take problems in {given}, "
+            f'such as default_problems("{given}"), or an `asarray` that keeps the dtype: JAX does with jax_enable_x64.'
+        )
+        raise ValueError(msg)
 
 
 def _run(name: str, check: Callable[[Exam], Any], exam: Exam, expected: Mapping[str, str]) -> CheckResult:
     try:
         value, limit, message = check(exam)
     except NotApplicableError as skipped:
-        return CheckResult(name, "skipped", message=str(skipped), problem=exam.problem)
+        is_offered = not isinstance(skipped, NotOfferedError)
+        return CheckResult(name, "skipped", message=str(skipped), problem=exam.problem, is_offered=is_offered)
     except NoAnswerError as failed:
         value, limit, message = np.nan, np.nan, str(failed)
     except Exception as error:  # of the inverse, in a call that only this check makes
@@ -190,6 +220,13 @@ def _run(name: str, check: Callable[[Exam], Any], exam: Exam, expected: Mapping[
     reasons = [reason for pattern, reason in expected.items() if _matches(name, [pattern])]
     status = "expected failure" if reasons else "failed"
     return CheckResult(name, status, value, limit, "; ".join([message, *reasons]), exam.problem)
+
+
+def _reasons(expected: Any) -> dict[str, str]:
+    if not isinstance(expected, Mapping) or not all(isinstance(reason, str) for reason in expected.values()):
+        msg = f"`expected_failures` must map names of checks to reasons, both strings; got {expected!r}."
+        raise TypeError(msg)
+    return dict(expected)
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

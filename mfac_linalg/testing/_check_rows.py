@@ -1,6 +1,7 @@
 """`check_rows`: whether the five methods of `GradientRows` are those of one matrix."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -68,13 +69,19 @@ def check_rows(
     ['passed', 'passed', 'passed', 'passed', 'passed', 'passed', 'passed']
     """
     require_way_to_fail(on_fail)
-    checks = [checks] if isinstance(checks, str) else checks
+    checks = None if checks is None else [checks] if isinstance(checks, str) else list(checks)
     unknown = [name for name in checks or () if name not in ROW_CHECKS]
     if unknown:
         msg = f"`checks` must be names of checks; got {unknown}. There are {list(ROW_CHECKS)}."
         raise ValueError(msg)
+    if checks is not None and not checks:
+        msg = "`checks` must not be empty; nothing was checked. Leave it out to check everything."
+        raise ValueError(msg)
     exam = _RowsExam(rows, asarray or (lambda x: x), np.random.default_rng(seed))
-    results = [_run(name, check, exam) for name, check in ROW_CHECKS.items() if checks is None or name in checks]
+    options = "" if asarray is None else ", asarray=asarray"
+    options += f", seed={seed}" if seed else ""
+    chosen = {name: check for name, check in ROW_CHECKS.items() if checks is None or name in checks}
+    results = [replace(_run(name, check, exam), options=options) for name, check in chosen.items()]
     return deliver(results, on_fail)
 
 
@@ -95,6 +102,8 @@ class _RowsExam:
     def asked(self, x: Any, expected: np.ndarray, scale: np.ndarray) -> tuple[float, str]:
         """The largest error of an answer, in units of ε times `scale`, and where it is."""
         answer = to_numpy(x)
+        if np.iscomplexobj(answer):
+            return np.inf, f"complex, {answer.dtype}"
         if answer.shape != expected.shape:
             return np.inf, f"shape {answer.shape} instead of {expected.shape}"
         error = np.nan_to_num(np.abs(answer.astype(np.float64) - expected), nan=np.inf)

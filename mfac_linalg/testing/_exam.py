@@ -18,6 +18,10 @@ class NotApplicableError(Exception):
     """The check does not apply; the text says why."""
 
 
+class NotOfferedError(NotApplicableError):
+    """The inverse does not offer what the check asks for, whatever the problem."""
+
+
 class NoAnswerError(Exception):
     """The check failed without a figure; the text says how."""
 
@@ -40,10 +44,10 @@ class Exam:
         """What `make` returns."""
         try:
             return self.make(self.problem.copy())
-        except NotApplicableError:
+        except (NoAnswerError, NotApplicableError):
             raise
         except Exception as error:
-            msg = f"`make` raised {_described(error)}"
+            msg = f"`make` raised {described(error)}"
             raise NoAnswerError(msg) from error
 
     def of(self, problem: Problem, make: Callable[[Problem], Any] | None = None) -> "Exam":
@@ -68,20 +72,27 @@ class Exam:
     def _answers(self) -> dict[str, np.ndarray]:
         return {}
 
-    def checked(self, function: Callable[[], Any]) -> np.ndarray:
-        """The answer of a function as a NumPy array of finite numbers, (d,)."""
+    def diagonal(self) -> np.ndarray:
+        """What `diagonal` returns, (d,), in NumPy."""
+        return self.checked(lambda: self.inverse.diagonal(), "`diagonal`", "the answer of `diagonal`", "")
+
+    def checked(
+        self, function: Callable[[], Any], call: str = "a product", answer: str = "F⁻¹v", of: str = " for v of shape"
+    ) -> np.ndarray:
+        """The answer of a function as a NumPy array of finite real numbers, (d,); else the words that name the call."""
         try:
             x = to_numpy(function())
         except (NoAnswerError, NotApplicableError):
             raise
         except Exception as error:
-            msg = f"a product raised {_described(error)}"
+            msg = f"{call} raised {described(error)}"
             raise NoAnswerError(msg) from error
         if x.shape != (self.problem.shape[1],):
-            msg = f"F⁻¹v has shape {x.shape} for v of shape ({self.problem.shape[1]},)"
+            msg = f"{answer} has shape {x.shape}{of or ' instead of'} ({self.problem.shape[1]},)"
             raise NoAnswerError(msg)
+        require_real(x, f"{answer} is")
         if not np.isfinite(x).all():
-            msg = f"F⁻¹v has {np.sum(~np.isfinite(x))} entries that are not finite"
+            msg = f"{answer} has {np.sum(~np.isfinite(x))} entries that are not finite"
             raise NoAnswerError(msg)
         return x
 
@@ -136,5 +147,13 @@ def changed_traits(v: Any, x: Any) -> str:
     return "; ".join(f"{name} {after[name]} for {before[name]}" for name in before if before[name] != after[name])
 
 
-def _described(error: BaseException) -> str:
+def require_real(x: np.ndarray, what: str) -> None:
+    """Refuse complex numbers, of which NumPy would drop the imaginary part."""
+    if np.iscomplexobj(x):
+        msg = f"{what} complex, {x.dtype}, for a real matrix"
+        raise NoAnswerError(msg)
+
+
+def described(error: BaseException) -> str:
+    """Class and text of an exception."""
     return f"{type(error).__name__}: {error}"

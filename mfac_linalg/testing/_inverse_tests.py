@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import unittest
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -114,7 +115,7 @@ class InverseTests:
         """
         return x
 
-    def check(self, data: st.DataObject, *checks: str, **values: Any) -> None:
+    def check(self, data: st.DataObject, /, *checks: str, **values: Any) -> None:
         """Draw a problem and make some of the checks, in a test of your own.
 
         Parameters
@@ -130,6 +131,8 @@ class InverseTests:
         ------
         CheckError
             If a check failed that was not expected to.
+        unittest.SkipTest
+            If the inverse offers nothing of what the checks ask for, such as `sample`.
 
         Examples
         --------
@@ -147,7 +150,7 @@ class InverseTests:
         >>> TestWoodbury().test_rows()  # pytest does this
         """
         problem = data.draw(problems(self.dtype, self.decades, self.largest, self.relations, **self.options))
-        check_inverse(
+        results = check_inverse(
             _with_values(self.make_inverse, values),
             problem,
             checks=checks,
@@ -156,13 +159,15 @@ class InverseTests:
             redamp=self.redamp,
             eps=self.eps,
         )
+        if not any(result.is_offered for result in results):
+            raise unittest.SkipTest("; ".join(f"{result.check}: {result.message}" for result in results))
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Give each subclass test functions of its own: Hypothesis keeps what it found by function."""
         super().__init_subclass__(**options)
         for name, checks in TESTS.items():
             if not any(name in vars(base) and vars(base)[name] not in _MADE for base in cls.__mro__):
-                setattr(cls, name, _test(name, checks, _further(cls.make_inverse, cls.asarray)))
+                setattr(cls, name, _test(name, checks, _further(cls, "make_inverse", "asarray")))
 
 
 TESTS = {
@@ -182,11 +187,13 @@ TESTS = {
 _MADE: set[Any] = set()
 
 
-def _further(*methods: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def _further(cls: type, *methods: str) -> dict[str, inspect.Parameter]:
     """The parameters of methods of a class after self and the first, which pytest gives values."""
     found: dict[str, inspect.Parameter] = {}
-    for method in methods:
-        _, _, *further = inspect.signature(method).parameters.values()
+    for name in methods:
+        kept = inspect.getattr_static(cls, name)
+        is_bound = isinstance(kept, staticmethod | classmethod) or not hasattr(type(kept), "__get__")
+        further = _parameters(getattr(cls, name))[1 if is_bound else 2 :]
         named = [x for x in further if x.kind in _BY_NAME and x.default is inspect.Parameter.empty]
         found |= {x.name: x.replace(kind=inspect.Parameter.KEYWORD_ONLY) for x in named}
     return found
@@ -195,19 +202,27 @@ def _further(*methods: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
+def _parameters(method: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Those of a method; none of a builtin that does not tell."""
+    try:
+        return list(inspect.signature(method).parameters.values())
+    except (TypeError, ValueError):
+        return []
+
+
 def _with_values(method: Callable[..., Any], values: Mapping[str, Any]) -> Callable[..., Any]:
-    named = inspect.signature(method).parameters
+    named = {parameter.name for parameter in _parameters(method)}
     return functools.partial(method, **{name: value for name, value in values.items() if name in named})
 
 
 def _test(name: str, checks: Sequence[str], further: Mapping[str, inspect.Parameter]) -> Callable[..., None]:
-    def test(self: InverseTests, data: st.DataObject, **values: Any) -> None:
-        self.check(data, *checks, **values)
+    def test(self: InverseTests, drawn_by_hypothesis: st.DataObject, **values: Any) -> None:
+        self.check(drawn_by_hypothesis, *checks, **values)
 
-    self, data, _ = inspect.signature(test).parameters.values()
-    test.__signature__ = inspect.Signature([self, data, *further.values()])  # type: ignore[attr-defined]
+    self, drawn, _ = inspect.signature(test).parameters.values()
+    test.__signature__ = inspect.Signature([self, drawn, *further.values()])  # type: ignore[attr-defined]
     test.__name__, test.__qualname__ = name, f"InverseTests.{name}"
     test.__doc__ = f"Checks: {', '.join(checks)}."
-    made = settings(deadline=None)(given(data=st.data())(test))
+    made = settings(deadline=None)(given(drawn_by_hypothesis=st.data())(test))
     _MADE.add(made)
     return made

@@ -170,6 +170,13 @@ class Oracle:
     def _column(v: np.ndarray, roots: np.ndarray) -> np.ndarray:
         return roots if np.ndim(v) == 1 else roots[:, None]
 
+    def _real(self, x: Any) -> np.ndarray:
+        """An answer in the arithmetic of the oracle, which would drop an imaginary part."""
+        if np.iscomplexobj(x):
+            msg = f"`x` must be real, as F is; its dtype is {np.asarray(x).dtype}."
+            raise TypeError(msg)
+        return np.asarray(x, self.wide)
+
     @functools.cached_property
     def forward(self) -> np.ndarray:
         """F itself, shape (d, d), float64."""
@@ -200,6 +207,11 @@ class Oracle:
         numpy.ndarray, shape () or (k,)
             `LIMIT` is the largest that a stable algorithm may have.
 
+        Raises
+        ------
+        TypeError
+            If x is complex.
+
         Examples
         --------
         >>> import numpy as np
@@ -209,7 +221,7 @@ class Oracle:
         True
         """
         roots = self._column(v, self.roots)
-        scaled_x = roots * np.asarray(x, self.wide)
+        scaled_x = roots * self._real(x)
         residual = np.asarray(v, self.wide) / roots - scaled_x - self.scaled.T @ (self.scaled @ scaled_x)
         return _ratio(residual, scaled_x, self.kappa * eps, floor)
 
@@ -230,6 +242,11 @@ class Oracle:
         Returns
         -------
         numpy.ndarray, shape () or (k,)
+
+        Raises
+        ------
+        TypeError
+            If x is complex.
 
         Examples
         --------
@@ -259,6 +276,11 @@ class Oracle:
         -------
         numpy.ndarray, shape () or (k,)
 
+        Raises
+        ------
+        TypeError
+            If x is complex.
+
         Examples
         --------
         >>> import numpy as np
@@ -270,7 +292,7 @@ class Oracle:
         True
         """
         roots = self._column(x, self.roots)
-        return _ratio(roots * (np.asarray(x, self.wide) - exact), roots * exact, self.kappa * eps, floor)
+        return _ratio(roots * (self._real(x) - exact), roots * exact, self.kappa * eps, floor)
 
     def rounding_of_combinations(self, coefficients: np.ndarray, eps: float) -> Any:
         """How far rounding its terms moves a combination Gᵀ c of the rows: eps times ‖Λ^-½ abs(G)ᵀ abs(c)‖.

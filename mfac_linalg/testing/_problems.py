@@ -165,7 +165,11 @@ class Problem:
         >>> make_problem(0, kappa=10.0).with_damping(0.5)
         make_problem(0, kind='gaussian', shape=(6, 14), kappa=10.0, dtype='float64').with_damping(0.5)
         """
-        words = f"np.array({damping.tolist()}, {self.dtype!r})" if isinstance(damping, np.ndarray) else repr(damping)
+        words = (
+            f"np.array({damping.tolist()}, {damping.dtype.name!r})"
+            if isinstance(damping, np.ndarray)
+            else repr(damping)
+        )
         return replace(self, name=f"{self}.with_damping({words})", damping=damping)
 
     def __repr__(self) -> str:
@@ -225,7 +229,7 @@ def make_problem(
     Raises
     ------
     ValueError
-        Another kind, shape or normalization; a κ that is not above 1.
+        Another kind, shape, dtype or normalization; a κ that is not above 1.
 
     Examples
     --------
@@ -242,7 +246,7 @@ def make_problem(
     if normalization not in ("mean", "sum"):
         msg = f"`normalization` must be 'mean' or 'sum'; got {normalization!r}."
         raise ValueError(msg)
-    (m, d), dtype = shape, np.dtype(dtype).name
+    (m, d), dtype = shape, float_name(dtype)
     if m < 1 or d < 1:
         msg = f"`shape` must be (m, d) with m ≥ 1 and d ≥ 1; got {shape}."
         raise ValueError(msg)
@@ -258,6 +262,18 @@ def make_problem(
     options += f", wide=np.{np.dtype(wide).name}" if wide is not np.longdouble else ""
     name = f"make_problem({seed}, kind={kind!r}, shape={shape}, kappa={kappa}, dtype={dtype!r}{options})"
     return Problem(name, gradients, damping, weights, normalization, wide)
+
+
+def float_name(dtype: Any) -> str:
+    """The name of a dtype, one of the two that problems have."""
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = ""
+    if name not in ("float32", "float64"):
+        msg = f"`dtype` must be 'float32' or 'float64'; got {dtype!r}."
+        raise ValueError(msg)
+    return name
 
 
 def right_hand_sides(problem: Problem, seed: int) -> dict[str, np.ndarray]:

@@ -29,6 +29,8 @@ class CheckResult:
         The problem; None for `check_rows`.
     options : str
         The other arguments of the call, as they are written there.
+    is_offered : bool
+        False where the inverse does not have what the check asks for: `diagonal`, `sample`, another damping.
 
     Examples
     --------
@@ -48,6 +50,7 @@ class CheckResult:
     message: str = ""
     problem: Problem | None = None
     options: str = ""
+    is_offered: bool = True
 
     @property
     def reproduce(self) -> str:
@@ -186,9 +189,13 @@ def worst_failures(results: Sequence[CheckResult]) -> list[CheckResult]:
 
 def _heading(results: Sequence[CheckResult]) -> str:
     failed = [result.check for result in results if result.status == "failed"]
-    done = sum(result.status != "skipped" for result in results)
+    counts = Counter(result.status for result in results)
+    if not results:
+        return "no checks"
     if not failed:
-        return f"{done} checks passed"
+        excused = counts["expected failure"]
+        return f"{counts['passed']} checks passed" + f", {excused} failed as expected" * bool(excused)
+    done = len(results) - counts["skipped"]
     return f"{len(failed)} of {done} checks failed, {len(set(failed))} of them different"
 
 

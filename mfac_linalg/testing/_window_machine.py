@@ -1,5 +1,6 @@
 """`WindowMachine`: any sequence of calls of a sliding window against a list of rows and the dense oracle."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -7,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ._arrays import to_numpy
+from ._arrays import overwrite, to_numpy
 from ._behaviour import has_setter
 from ._oracle import LIMIT, Oracle
 from .strategies import seeds
@@ -33,6 +34,15 @@ def _has(method: str) -> Callable[["WindowMachine"], bool]:
 
 def _has_damping(machine: "WindowMachine") -> bool:
     return has_setter(machine.inverse, "damping")
+
+
+def _require_refusal(call: Callable[[], Any], words: str) -> None:
+    try:
+        call()
+    except Exception:
+        return
+    msg = f"accepted: {words}"
+    raise AssertionError(msg)
 
 
 class WindowMachine(RuleBasedStateMachine):
@@ -181,6 +191,7 @@ class WindowMachine(RuleBasedStateMachine):
             What the window answered.
         """
         answer, oracle, eps = to_numpy(x), self.oracle, float(np.finfo(self.dtype).eps)
+        assert not np.iscomplexobj(answer), f"F⁻¹v is complex, {answer.dtype}"
         assert answer.shape == v.shape, f"F⁻¹v has shape {answer.shape} for v of shape {v.shape}"
         if not np.any(v):
             assert not np.any(answer), "F⁻¹0 is not 0"
@@ -197,7 +208,7 @@ class WindowMachine(RuleBasedStateMachine):
             assert error <= LIMIT, f"the error is {error:.3g} of what rounding may cost, κ = {oracle.kappa:.3g}"
 
     def give(self, g: np.ndarray, call: Callable[[Any], Any]) -> Any:
-        """Call the window with an array of its library, which it may not change.
+        """Call the window with an array of its library, which it may not change, and may not keep: it is overwritten.
 
         Parameters
         ----------
@@ -214,6 +225,7 @@ class WindowMachine(RuleBasedStateMachine):
         sent = self.asarray(g.copy())
         answer = call(sent)
         assert np.array_equal(to_numpy(sent), g), "the window changed the gradient that it was given"
+        overwrite(sent)
         return answer
 
     @rule(kind=st.sampled_from(KINDS))
@@ -228,9 +240,13 @@ class WindowMachine(RuleBasedStateMachine):
     def append_matvec(self, kind: str) -> None:
         """Append a gradient and ask for its product."""
         g = self.gradient(kind)
-        x = self.give(g, self.inverse.append_matvec)
-        self.rows = [*self.rows, g][-self.window :]
-        self.expect(g, x)
+
+        def call(sent: Any) -> None:
+            x = self.inverse.append_matvec(sent)
+            self.rows = [*self.rows, g][-self.window :]
+            self.expect(g, x)  # before what was sent is overwritten, of which x may be a view
+
+        self.give(g, call)
 
     @precondition(has_rows)
     @precondition(_has("replace"))
@@ -263,16 +279,24 @@ class WindowMachine(RuleBasedStateMachine):
         """Change λ, where `damping` is a property that can be set."""
         self.damping = float(10 ** (power / 10))
         self.inverse.damping = self.damping
+        told = to_numpy(self.inverse.damping)
+        gap = np.max(np.abs(told - self.damping))
+        assert gap <= 4 * np.finfo(self.dtype).eps * self.damping, f"`damping` is {told} after {self.damping} was set"
 
     @rule()
     def refuse_a_gradient(self) -> None:
         """A gradient of another length raises, and the window stays as it is."""
-        try:
-            self.inverse.append(self.asarray(np.ones(self.dim + 1, self.dtype)))
-        except Exception:
-            return
-        msg = f"a gradient of length {self.dim + 1} was accepted, d = {self.dim}"
-        raise AssertionError(msg)
+        for method in ("append", "append_matvec"):
+            if hasattr(self.inverse, method):
+                g = self.asarray(np.ones(self.dim + 1, self.dtype))
+                words = f"a gradient of length {self.dim + 1} by `{method}`, d = {self.dim}"
+                _require_refusal(functools.partial(getattr(self.inverse, method), g), words)
+
+    @precondition(_has_damping)
+    @rule()
+    def refuse_a_damping(self) -> None:
+        """A damping that is negative raises where it can be set, and the window stays as it is."""
+        _require_refusal(lambda: setattr(self.inverse, "damping", -1.0), "a damping of -1")
 
     @invariant()
     def solves(self) -> None:
@@ -287,3 +311,4 @@ class WindowMachine(RuleBasedStateMachine):
             asked = self.asarray(vector.copy())
             matvec = getattr(self.inverse, "matvec", None)
             self.expect(vector, self.inverse @ asked if matvec is None else matvec(asked))
+            assert np.array_equal(to_numpy(asked), vector), "a product changed the v that it was given"
