@@ -86,13 +86,15 @@ PRUNE = {
     "update": "joint",
     "layer_sizes": None,
     "block_sizes": None,
+    "slope": 0.1,
+    "slope_damping": None,
     "mask": None,
     "lengths": (1.0,),
     "loss_fn": None,
     "progress": False,
 }
 BLOCKS = {"block_size": 64, "progress": False}
-SCORED = {"weights": V, "inverse": INVERSES["static"]()}
+SCORED = {"weights": V, "inverse": INVERSES["static"](), "slope": 0.1}
 FUNCTIONS = {
     "WoodburyRankOneInverse": (ml.WoodburyRankOneInverse, STATIC | FLAGS | STREAMED),
     "BlockDiagonalInverse": (ml.BlockDiagonalInverse, {**STATIC, "block_sizes": 3}),
@@ -133,6 +135,9 @@ LEGAL = {
     "sparsity": {"a fraction", "0"},
     "ratio": {"5", "1.5", "0-d"},
     "lengths": {"5", "1.5"},
+    "slope": {"5", "1.5", "10**30", "a fraction", "0"},
+    "prune.slope": {"5", "1.5", "10**30", "a fraction", "0", "a class", "a class of numbers"},  # functions of the step
+    "slope_damping": {"5", "1.5", "0-d", "None"},
     "gradients": {"wrong matrix"},  # is another right one
     **{key: {"no list"} for key in ("rows", "cols")},
     **{key: {"5"} for key in ("block_size", "steps", "window", "dim")},

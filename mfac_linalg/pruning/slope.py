@@ -38,7 +38,13 @@ class Descent:
 
     def at(self, step: int) -> "Descent":
         """The same with the α of a step."""
-        return replace(self, slope=check_slope(self.slope(step))) if callable(self.slope) else self
+        if not callable(self.slope):
+            return self
+        try:
+            return replace(self, slope=check_slope(self.slope(step)))
+        except TypeError as error:
+            msg = f"`slope` must be a number, or a function from the step to one; got {check.describe(self.slope)}. "
+            raise TypeError(msg + f"For step {step}: {error}") from error
 
     def from_weights(self, weights: Array, gradients: Array, inverse: Inverse, unit: float) -> Array:
         """w̄; `inverse` is that of the step, and `unit` that of the damping."""
