@@ -8,7 +8,7 @@ import pytest
 import mfac_linalg as ml
 from benchmarks.kit.defects import Textbook
 from mfac_linalg.pruning import prune
-from mfac_linalg.testing import check_inverse, make_problem
+from mfac_linalg.testing import Oracle, check_inverse, make_problem
 
 
 class Cells(HTMLParser):
@@ -127,3 +127,12 @@ def test_a_state_of_jax_has_a_table_as_a_batch_in_a_trace_and_as_a_tree():
     assert [("kappa" in page.of("th")) for page in pages] == [True, False, True]
     near = state().append(100 * jax.numpy.ones(5))
     assert "near the limit 8.4e+05 of float32" in near._repr_html_()
+
+
+def test_the_oracle_shows_its_facts_and_no_values():
+    oracle = Oracle(np.full((2, 5), 0.123), np.full(5, 0.5), normalization="sum")
+    (text,) = Cells(oracle._repr_html_()).of("code")
+    assert text == repr(oracle)
+    for fact in ("m=2", "d=5", "one per parameter", "normalization='sum'"):
+        assert fact in text
+    assert "0.123" not in text

@@ -1,6 +1,7 @@
 """The answers to compare with: dense, in extended precision, obvious and slow. Nothing here imports the library."""
 
 import functools
+import html
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,7 @@ def triangular_inverse(factor: np.ndarray) -> np.ndarray:
     return inverse
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Oracle:
     """Dense answers for F = Λ + Σ c_i g_i g_iᵀ, c_i = w_i/n, in extended precision with refined solves.
 
@@ -90,6 +91,15 @@ class Oracle:
     weights: np.ndarray | None = None
     normalization: str = "mean"
     wide: type = np.longdouble
+
+    def __repr__(self) -> str:
+        m, d = self.gradients.shape
+        damping = f"{float(self.damping):.6g}" if np.ndim(self.damping) == 0 else "one per parameter"
+        weights = "none" if self.weights is None else "one per gradient"
+        return f"Oracle({m=}, {d=}, {damping=!s}, {weights=!s}, normalization={self.normalization!r})"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{html.escape(repr(self))}</code>"
 
     @functools.cached_property
     def coefficients(self) -> np.ndarray:
