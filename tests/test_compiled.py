@@ -72,6 +72,14 @@ def test_an_answer_in_a_compiled_function_is_that_outside(case):
         assert torch.equal(x, y)
 
 
+def test_a_compiled_method_does_not_answer_for_others():
+    step = torch.compile(ml.SlidingWindowInverse(4, 24, 0.1).append_matvec, backend="eager")
+    for g in GRADIENTS:
+        step(g)
+    for case in ("static, @", "static, entries", "static, scalars", "window, changes"):
+        test_an_answer_in_a_compiled_function_is_that_outside(case)
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # PyTorch's own, of a loss between two graphs
 @pytest.mark.parametrize("options", [{}, {"beta2": None, "compression": ml.TopK(0.5)}], ids=str)
 def test_a_compiled_step_of_training_is_that_outside(options):

@@ -31,6 +31,9 @@ def outside_graphs(function: F) -> F:
             _uncompiled[function] = sys.modules["torch"].compiler.disable(function)
         return _uncompiled[function](*arguments, **options)
 
+    # PyTorch keeps what it has compiled by code object: one for all would mix up the functions once one of them, such
+    # as a bound method, is given to torch.compile itself
+    run.__code__ = run.__code__.replace(co_name=function.__qualname__)
     return run  # type: ignore[return-value]
 
 
