@@ -4,7 +4,7 @@ import functools
 import sys
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .modes import in_transforms, is_untransformed, outside_transforms
 
@@ -33,7 +33,8 @@ def outside_graphs(function: F) -> F:
 
     # PyTorch keeps what it has compiled by code object: one for all would mix up the functions once one of them, such
     # as a bound method, is given to torch.compile itself
-    run.__code__ = run.__code__.replace(co_name=function.__qualname__)
+    own = cast(FunctionType, run)
+    own.__code__ = own.__code__.replace(co_name=function.__qualname__)
     return run  # type: ignore[return-value]
 
 
