@@ -257,6 +257,7 @@ CALLS = {
         (-0.1, ValueError),
         (np.nan, ValueError),
         (np.inf, ValueError),
+        (10**400, ValueError),
         (True, TypeError),
         (None, TypeError),
         ("1", TypeError),

@@ -123,10 +123,14 @@ def check_nonnegative(name: str, value: Any, cure: str) -> float:
     if not isinstance(value, numbers.Real) or isinstance(value, bool | np.bool_):
         msg = f"`{name}` must be a float ≥ 0; got {describe(value)}. {cure}"
         raise TypeError(msg)
-    if not 0 <= float(value) < math.inf:
+    try:
+        number = float(value)
+    except OverflowError:  # of a large int
+        number = math.inf
+    if not 0 <= number < math.inf:
         msg = f"`{name}` must be finite and ≥ 0; got {describe(value)}. {cure}"
         raise ValueError(msg)
-    return float(value)
+    return number
 
 
 def check_age(age: Any, count: int) -> int:
