@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
 
 from .. import _validation as check
 from .hooks import check_not_used_stale, masked_parameters, stale_masked_weights
@@ -49,7 +50,7 @@ class ModelRows:
         paths = paths_of(model, chosen)
         known = {path for several in paths.values() for path in several}
         rest = {path: tensor for path, tensor in tensors_of(model) if path not in known}
-        others = {path: _without_graph(tensor) for path, tensor in rest.items() if isinstance(tensor, nn.Parameter)}
+        others = {path: without_graph(tensor) for path, tensor in rest.items() if isinstance(tensor, nn.Parameter)}
         buffers = {path: tensor for path, tensor in rest.items() if path not in others}
         state = ModelState.of(model, loss_fn, excluded)
         return cls(model, loss_fn, chosen, paths, others, buffers, unravel_for(chosen), state)
@@ -67,9 +68,9 @@ class ModelRows:
         for start in range(0, samples.count, size):
             part = slice(start, start + size)
             if size >= samples.count:
-                rows = self._of_chunk(samples, part)
+                rows = self.batched(self._of_sample, samples, part)
             else:
-                rows[part] = self._of_chunk(samples, part)
+                rows[part] = self.batched(self._of_sample, samples, part)
         if not rows.is_meta and not torch.any(rows):  # raises without a graph
             self.of_batch(*samples.at(slice(1)))
         return rows
@@ -84,24 +85,34 @@ class ModelRows:
     def of_batch(self, x: Any, y: Any) -> Tensor:
         """The row of a batch, (d,): faster than `torch.func.grad`, which prepares for second derivatives."""
         with self.state.restoring(), torch.enable_grad():
-            leaves = {name: _without_graph(value).requires_grad_() for name, value in self.chosen.items()}
-            stale = stale_masked_weights(self.model, leaves)
-            direct = self._direct()
-            tensors = [*leaves.values(), *stale.values(), *direct.values()]
-            gradients = iter(self._loss(leaves, x, y, lambda loss: _gradients(loss, tensors)))
+            leaves = {name: without_graph(value).requires_grad_() for name, value in self.chosen.items()}
+            gradients, _ = self.of_tensors(leaves, [], x, y)
+        return self.unravel.ravel({name: sum_of_terms(v, *gradients[name]) for name, v in self.chosen.items()}).detach()
+
+    def of_tensors(
+        self, leaves: dict[str, Tensor], others: list[Tensor], x: Any, y: Any
+    ) -> tuple[dict[str, list[Tensor | None]], list[Tensor | None]]:
+        """The gradients of a batch's loss with respect to leaves: by parameter in two terms, and of the others.
+
+        The terms of a parameter are by its modules, which use its leaf, and by what uses it without them.
+        """
+        stale = stale_masked_weights(self.model, leaves)
+        direct = self._direct()
+        tensors = [*leaves.values(), *stale.values(), *direct.values(), *others]
+        gradients = iter(self.loss(leaves, x, y, lambda loss: _gradients(loss, tensors)))
         of_leaves, of_stale, of_direct = (dict(zip(d, gradients, strict=False)) for d in (leaves, stale, direct))
         masked = masked_parameters(self.model)
         check_not_used_stale(of_stale)
         check_not_used_stale({name: g for name, g in of_direct.items() if name in masked})
-        return self.unravel.ravel({n: _sum(v, of_leaves[n], of_direct.get(n)) for n, v in self.chosen.items()}).detach()
+        return {n: [gradient, of_direct.get(n)] for n, gradient in of_leaves.items()}, list(gradients)
 
-    def _of_chunk(self, samples: Samples, part: slice) -> Tensor:
-        """The rows of samples that are differentiated at a time."""
-        of_samples = torch.func.vmap(self._of_sample, samples.axes, randomness="different")
+    def batched(self, of_sample: Callable[[Any, Any], tuple[Any, Tensor]], samples: Samples, part: slice) -> Any:
+        """What a function computes of each sample, (x, y) → (result, loss), for samples differentiated at a time."""
+        of_samples = torch.func.vmap(of_sample, samples.axes, randomness="different")
         try:
             with self.state.restoring(), torch.enable_grad():
                 unseen = [*stale_masked_weights(self.model, self.chosen).values(), *self._direct().values()]
-                rows, losses = of_samples(*samples.at(part))
+                results, losses = of_samples(*samples.at(part))
                 bypasses_modules = _depends_on(losses, unseen)
         except RuntimeError as error:
             if isinstance(error, torch.cuda.OutOfMemoryError):
@@ -112,18 +123,17 @@ class ModelRows:
             raise NotBatchedError(msg) from error
         if bypasses_modules:
             self.of_batch(*samples.at(slice(1)))  # refuses parameters with a mask
-            msg = "`model` must use its parameters by their modules; got one that a list or a function has too. "
-            raise NotBatchedError(msg + ONE_BY_ONE)
+            raise BypassedModulesError
         _check_finite(losses, part.start)
-        return rows.detach()
+        return pytree.tree_map(Tensor.detach, results)
 
     def _of_sample(self, x: Any, y: Any) -> tuple[Tensor, Tensor]:
         """The row of one sample, (d,), and its loss, under `vmap`."""
-        values = {name: _without_graph(value) for name, value in self.chosen.items()}
-        gradients, loss = torch.func.grad_and_value(self._loss)(values, batch_of_one(x), batch_of_one(y))
+        values = {name: without_graph(value) for name, value in self.chosen.items()}
+        gradients, loss = torch.func.grad_and_value(self.loss)(values, batch_of_one(x), batch_of_one(y))
         return self.unravel.ravel(gradients), loss
 
-    def _loss(self, values: dict[str, Tensor], x: Any, y: Any, then: Callable[[Tensor], Any] | None = None) -> Any:
+    def loss(self, values: dict[str, Tensor], x: Any, y: Any, then: Callable[[Tensor], Any] | None = None) -> Any:
         """The loss of a batch with other values of the parameters, and copies of the buffers.
 
         With `then` its result for the loss, while the model has these values: a backward pass may call parts of it.
@@ -142,6 +152,14 @@ class ModelRows:
         """
         watched = {n: p for n, p in self.chosen.items() if p.requires_grad or not (p.is_inference() or p.grad_fn)}
         return {name: p if p.requires_grad else p.requires_grad_() for name, p in watched.items()}
+
+
+class BypassedModulesError(NotBatchedError):
+    """A model that uses a parameter by other ways than its modules."""
+
+    def __init__(self) -> None:
+        msg = "`model` must use its parameters by their modules; got one that a list or a function has too. "
+        super().__init__(msg + ONE_BY_ONE)
 
 
 class _ModelWithLoss(nn.Module):
@@ -187,12 +205,12 @@ def _copies(buffers: dict[str, Tensor]) -> dict[str, Tensor]:
     return {path: copies[id(tensor)] for path, tensor in buffers.items()}
 
 
-def _without_graph(tensor: Tensor) -> Tensor:
+def without_graph(tensor: Tensor) -> Tensor:
     """The values of a tensor; a copy of an inference tensor, which autograd cannot save."""
     return tensor.detach().clone() if tensor.is_inference() else tensor.detach()
 
 
-def _sum(like: Tensor, *gradients: Tensor | None) -> Tensor:
+def sum_of_terms(like: Tensor, *gradients: Tensor | None) -> Tensor:
     """The sum of the gradients that are not None; zeros without any."""
     terms = [gradient.to_dense() for gradient in gradients if gradient is not None]
     return sum(terms[1:], terms[0]) if terms else torch.zeros_like(like)
