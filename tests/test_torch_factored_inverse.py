@@ -75,6 +75,22 @@ def test_influences_are_those_of_explicit_rows(case):
     torch.testing.assert_close(self_influence(by_factors), self_influence(by_rows), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("trains", [False, True], ids=["stored", "given"])
+def test_influences_take_factored_gradients(count, trains):
+    model, x, y = CASES["words"].model_in(torch.float64)
+    some = x[:count], y[:count].flip(1)
+    train, tests = (adapter.factored_gradients(model, LOSS, *data)[0] for data in ((x[1:5], y[1:5]), some))
+    explicit, expected = (adapter.per_sample_gradients(model, LOSS, *data)[0] for data in ((x[1:5], y[1:5]), some))
+    inverse = ml.WoodburyRankOneInverse(explicit[:3], 1e-3)
+    given = ((train, explicit) if trains else (None, None), (tests, expected))
+    found, right = (influence(inverse, test, train, block_size=3) for train, test in zip(*given, strict=True))
+    torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        self_influence(inverse, tests, block_size=3), self_influence(inverse, expected), rtol=1e-9, atol=1e-12
+    )
+
+
 def test_blocks_by_layers_are_inverses_of_rows_of_some_parameters():
     model, *data = CASES["mlp"].model_in(torch.float64)
     explicit, unravel = adapter.per_sample_gradients(model, LOSS, *data)
