@@ -362,9 +362,9 @@ def test_rows_of_a_users_class_are_those_of_their_array(backend):
     tests, trains, stored = (backend.asarray(x.astype(backend.dtypes[0])) for x in np.split(np.arange(90.0), 3))
     tests, trains, stored = (backend.namespace.reshape(x, (3, 10)) for x in (tests, trains, stored))
     inverse = WoodburyRankOneInverse(stored, 1.0)
-    for given in ((tests,), (tests[:1, :], trains), (tests, trains[:2, :])):
-        provided = [INPUTS["rows"](x) for x in given]
-        found, expected = (backend.to_numpy(influence(inverse, *rows, block_size=2)) for rows in (provided, given))
+    for arrays in ((tests,), (tests[:1, :], trains), (tests, trains[:2, :])):
+        provided = [INPUTS["rows"](x) for x in arrays]
+        found, expected = (backend.to_numpy(influence(inverse, *rows, block_size=2)) for rows in (provided, arrays))
         assert np.allclose(found, expected, rtol=1e-5)
     found = self_influence(inverse, INPUTS["rows"](tests), block_size=2)
     assert np.allclose(backend.to_numpy(found), backend.to_numpy(self_influence(inverse, tests)), rtol=1e-5)

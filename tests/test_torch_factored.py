@@ -353,6 +353,12 @@ def test_what_explicit_rows_refuse_is_refused_in_the_same_words(model, loss, kin
     assert words[0] == words[1]
 
 
+def test_a_device_without_float64_is_refused(monkeypatch):
+    monkeypatch.setattr("mfac_linalg._backend.supports_float64", lambda _: False)
+    with pytest.raises(TypeError, match=r"`model` must be on a device with float64; got cpu\. Move it"):
+        adapter.factored_gradients(nn.Linear(16, 5), LOSS, torch.randn(6, 16), torch.arange(6) % 5)
+
+
 def test_a_parameter_that_a_list_has_is_refused_in_the_same_words():
     model = hidden(lambda m, x: m.last(torch.tanh(m.first(x) + x @ m.list[0])))
     model.list = [model.first.weight]

@@ -150,6 +150,24 @@ def test_products_in_the_span_of_a_models_rows_keep_the_contract_in_float32(case
         assert float(residual.norm() / (norm * x.norm())) <= LIMIT * torch.finfo(torch.float32).eps
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_rows_whose_outer_products_cancel_keep_the_contract(dtype):
+    """Each position is followed by one that takes nearly all of it away: ‖Σ b aᵀ‖ is a thousandth of their norms."""
+    generator, m, n, eps = torch.Generator().manual_seed(0), 8, 32, torch.finfo(dtype).eps
+    a, b, c = (torch.randn(1, m, 2, n, dtype=dtype, generator=generator) for _ in range(3))
+    inputs, gradients = torch.cat([a, a + 1e-3 * c], dim=2), torch.cat([b, -b], dim=2)
+    rows = factored_rows.FactoredRows([outer_products.OuterProducts(inputs, gradients, dtype)])
+    exact = columns_of(rows).double()
+    norm = float(torch.linalg.matrix_norm(exact, 2) ** 2) / m
+    inverse = ml.WoodburyRankOneInverse(rows, norm / 1e5)
+    for v in (exact[0], exact[0] - exact[1], exact.sum(dim=0)):
+        x = inverse @ v.to(dtype)
+        assert inverse.backward_error(v.to(dtype), x) <= LIMIT * eps
+        residual = v.to(dtype).double() - norm / 1e5 * x.double() - exact.T @ (exact @ x.double()) / m
+        assert float(residual.norm() / (norm * x.double().norm())) <= LIMIT * eps
+    torch.testing.assert_close(rows.gram(), exact @ exact.T, rtol=30 * eps, atol=30 * eps * norm)
+
+
 # --- products of factors ----------------------------------------------------------------------------------------------
 
 

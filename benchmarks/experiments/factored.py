@@ -4,7 +4,7 @@ A layer of n inputs and n outputs, without a bias, and m = 256 samples: G has m 
 process of its own each kind of rows makes an inverse in float32 with κ = 10⁴, and answers: the product with a
 difference of rows, the push-through of their mean, and the influence of all samples on 8 test samples, in blocks of 4.
 Times are seconds of the processor in one thread; the peak is what resident memory rises by after a warm-up. Where
-explicit rows fit, both kinds answer the same questions, and the largest relative difference of their answers is kept.
+explicit rows fit, both kinds answer the same questions, and the relative differences of their answers are kept.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def measure(kind: str, size: int) -> dict[str, Any]:
     }
     if kind == "explicit":
         others = answers("factored", layer, damping, v)[0]
-        figures["difference"] = max(float(torch.dist(others[name], x) / torch.norm(x)) for name, x in found.items())
+        figures["differences"] = {name: float(torch.dist(others[name], x) / torch.norm(x)) for name, x in found.items()}
     return figures
 
 

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from .. import _backend
 from .. import _validation as check
 from .factored_rows import FactoredRows
 from .factors import FactoredModel
@@ -55,7 +56,7 @@ def factored_gradients(
         As `per_sample_gradients`; a model that does not repeat the calls of its layers, as with layers that are left
         out at random.
     TypeError, RuntimeError
-        As `per_sample_gradients`.
+        As `per_sample_gradients`; a model on a device without float64.
 
     Notes
     -----
@@ -103,4 +104,12 @@ def factored_gradients(
     samples = Samples.of(inputs, targets)
     size = None if chunk_size is None else check.size("chunk_size", chunk_size)
     rows = ModelRows.of_selection(model, loss_fn, params)
+    _check_float64(next(iter(rows.chosen.values())))
     return FactoredModel.of(rows, samples).of_samples(samples, size), rows.unravel
+
+
+def _check_float64(parameter: Tensor) -> None:
+    """Refuse a device on which the small sums cannot be in float64."""
+    if not _backend.supports_float64(parameter):
+        msg = f"`model` must be on a device with float64; got {parameter.device}. Move it to the CPU, or use "
+        raise TypeError(msg + "per_sample_gradients.")

@@ -1,7 +1,8 @@
 """Gradients of one weight as sums of outer products that are never formed for all samples and entries at once."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ RUN = 1024  # positions whose inner products with as many others are in memory
 TERMS = 2048  # of inner products, converted to float64 at a time
 TILE = 2**18  # numbers of a float64 intermediate result
 WEIGHTED = 2**21  # numbers of the inputs times coefficients
+CANCELLATION = 8.0  # of the outer products of a row: the norm of their norms over that of their sum
 
 
 class Tile(NamedTuple):
@@ -62,17 +64,31 @@ class OuterProducts:
         """Numbers p of outputs and q of inputs."""
         return self.output_gradients.shape[3], self.inputs.shape[3]
 
+    @cached_property
+    def _cancels(self) -> bool:
+        """Whether the outer products of a row cancel in their sum, which then loses digits in any product with it.
+
+        The rounding of formed columns is the same for all products: it makes them those of a slightly different G.
+        """
+        if self._positions == 1:
+            return False
+        a, b = (torch.linalg.vector_norm(x, dim=3, dtype=torch.float64) for x in (self.inputs, self.output_gradients))
+        terms = (a * b).square().sum(dim=(0, 2))
+        sums = self._sum_over_blocks(lambda _, block: block.double().square().sum(dim=1))
+        return bool(terms.max() > CANCELLATION**2 * sums.max())
+
+    def _forms_columns(self, k: int) -> bool:
+        """Whether products with k vectors are computed by panels of columns."""
+        return self._positions > 1 and (k > 1 or self._cancels)
+
     # --- Gram matrix ----------------------------------------------------------------------------------------------
 
     def gram(self) -> Tensor:
         """The Gram matrix (m, m), float64: by inner products of the factors, or by panels where these cost less."""
         (m, t), (p, q) = self.inputs.shape[1:3], self._sizes
-        if t <= RUN and m * t * t * (p + q) <= p * q * (t + m):
+        if t <= RUN and m * t * t * (p + q) <= p * q * (t + m) and not self._cancels:
             return self._gram_of_factors()
-        total = torch.zeros((m, m), dtype=torch.float64, device=self.inputs.device)
-        for _, block in replace(self, dtype=torch.float64).blocks():
-            total = total + gram(block)
-        return total
+        return self._sum_over_blocks(lambda _, block: gram(block.double()))
 
     def _gram_of_factors(self) -> Tensor:
         """K_ij = Σ_{t,s} ⟨a_it, a_js⟩⟨b_it, b_js⟩, summed over groups: the blocks on and below the diagonal."""
@@ -91,7 +107,7 @@ class OuterProducts:
     def project(self, v: Tensor) -> Tensor:
         """G v, (m, k) float64, for v (d, k): Σ_t b_itᵀ V a_it, or by panels where these cost less."""
         k = v.shape[1]
-        if k > 1 and self._positions > 1:
+        if self._forms_columns(k):
             return self._sum_over_blocks(lambda columns, block: long_product(block, v[columns, :]))
         (groups, m, t), (p, q) = self.inputs.shape[:3], self._sizes
         weights = v.reshape(groups, p, q * k)
@@ -115,8 +131,7 @@ class OuterProducts:
 
     def combine(self, coefficients: Tensor) -> Tensor:
         """Gᵀ c, (d, k), for c (m, k): Σ_i c_i Σ_t b_it a_itᵀ, or by panels where these cost less."""
-        k = coefficients.shape[1]
-        if k > 1 and self._positions > 1:
+        if self._forms_columns(coefficients.shape[1]):
             return torch.cat([combination(block, coefficients) for _, block in self.blocks()])
         weights = coefficients.repeat_interleave(self._positions, dim=0)
         return torch.cat([self._combine_group(group, weights) for group in range(len(self.inputs))])
