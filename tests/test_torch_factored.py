@@ -15,6 +15,7 @@ adapter = pytest.importorskip("mfac_linalg.torch")
 pytestmark = [
     pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),  # vmap of attention
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning"),
     pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning"),
     pytest.mark.filterwarnings("ignore:Using a non-full backward hook:FutureWarning"),
 ]
@@ -217,6 +218,7 @@ ODD = {
     ),
     "unused": (lambda: hidden(lambda m, x: m.last(x)), BOTH[1:]),
     "no layer": (lambda: nn.LayerNorm(16), ()),
+    "no outputs": (lambda: hidden(lambda m, x: m.last(m.first(x)), empty=nn.Linear(16, 0)), BOTH),
     "dropout": (lambda: hidden(lambda m, x: m.last(nn.functional.dropout(m.first(x)))), BOTH),
 }
 

@@ -20,6 +20,7 @@ class FactoredRows(GradientRows):
     """`GradientRows` of parts with consecutive columns, each by outer products or explicit."""
 
     def __init__(self, parts: list[Part]) -> None:
+        parts = [part for part in parts if part.shape[1]] or parts
         ends = np.cumsum([part.shape[1] for part in parts])
         self._parts = [(slice(int(end) - part.shape[1], int(end)), part) for end, part in zip(ends, parts, strict=True)]
         self.dtype: torch.dtype = parts[0].dtype
