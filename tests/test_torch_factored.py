@@ -325,6 +325,21 @@ def test_a_model_that_calls_a_layer_at_random_is_refused_by_name(counts, given):
     assert not any("forward" in vars(module) for module in model.modules())
 
 
+def test_layers_that_share_a_weight_in_another_order_are_refused():
+    calls = iter([(0, 1), (1, 0)])
+
+    def in_turns(model, x):
+        for index in next(calls):
+            x = torch.tanh((model.near, model.far)[index](x))
+        return x.flatten(1)
+
+    options = {"near": nn.Conv1d(64, 64, 3, padding=1), "far": nn.Conv1d(64, 64, 3, padding=2, dilation=2)}
+    model = Model(in_turns, **options)
+    model.far.weight = model.near.weight
+    with pytest.raises(ValueError, match=r"got another call of the layer of 'near\.weight'"):
+        adapter.factored_gradients(model, LOSS, torch.randn(6, 64, 5), torch.arange(6) % 5)
+
+
 def test_a_call_that_fails_leaves_no_trace():
     model = hidden(lambda m, x: m.last(m.first(x)) if random.random() < 0 else 1 / 0)
     with pytest.raises(ZeroDivisionError):
