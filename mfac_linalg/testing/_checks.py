@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 
-from . import _answers, _behaviour
+from . import _answers, _behaviour, _redamping
 from ._answers import Measured
 from ._exam import Exam
 from ._problems import GROUPS
@@ -13,7 +13,7 @@ CHECKS: dict[str, Callable[[Exam], Measured]] = {
     **{f"stable: {group}": functools.partial(_answers.stable, group) for group in GROUPS},
     **{check.__name__: check for check in (_answers.factor, _answers.symmetric, _answers.positive)},
     **{check.__name__: check for check in (_answers.diagonal, _answers.sample)},
-    **{check.__name__: check for check in (_behaviour.damping, _behaviour.permutation, _behaviour.scale)},
+    **{check.__name__: check for check in (_redamping.damping, _behaviour.permutation, _behaviour.scale)},
     **{check.__name__: check for check in (_behaviour.inputs, _behaviour.outputs, _behaviour.layout)},
     **{check.__name__: check for check in (_behaviour.dtype, _behaviour.refusal)},
 }

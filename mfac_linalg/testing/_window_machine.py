@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ._arrays import overwrite, to_numpy
-from ._behaviour import has_setter
 from ._oracle import LIMIT, Oracle
+from ._redamping import has_setter
 from .strategies import seeds
 
 KINDS = ("normal", "large", "small", "repeated", "zero", "close")
