@@ -13,6 +13,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruning, in steps": pruning.in_steps,
     "pruning, by damping": pruning.by_damping,
     "pruning, trained afterwards": pruning.tuned,
+    "pruning, compensation in one shot": partial(pruning.compensated, "one-shot", (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
+    "pruning, compensation in steps": partial(pruning.compensated, "steps-4", (0.8, 0.9, 0.95)),
     "optimizer": partial(training.training, training.TRAINED, "", timed=True),
     "optimizer, default weights": partial(training.training, training.BY_DEFAULT, "default-"),
     "optimizer, first steps": training.first_steps,

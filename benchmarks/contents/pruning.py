@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -127,3 +128,32 @@ def searched() -> tuple[str, ...]:
 def by_the_call() -> tuple[str, ...]:
     choices = ("as in the tables", "those of two or more axes")
     return tuple(rounded(pruned("model", params=params), 2) for params in choices)
+
+
+COMPENSATED = {"ResNet-20": "ResNet-20", "MLP": "MLP", "CNN": "CNN"}
+BY_BLOCKS = {"full": "full matrix", "filters": "filters"}
+CHANGES = {"none": "none", "single": "single", "minimum": "joint, θ = 0", "auto": "**joint, θ by the rows**"}
+
+
+def compensated(part: str, sparsities: tuple[float, ...]) -> str:
+    """Accuracy by network, blocks and change, the mean of the seeds."""
+    figures, rows = held("compensation")[part]["figures"], []
+    for (network, label), blocks in itertools.product(COMPENSATED.items(), BY_BLOCKS):
+        found = [_mean_of_seeds(figures, network=network, blocks=blocks, sparsity=s) for s in sparsities]
+        if all(found):
+            lines = [(text, [x[name] for x in found]) for name, text in CHANGES.items() if name in found[0]]
+            rows += [[f"{label}, {BY_BLOCKS[blocks]}", *line] for line in with_best(lines)]
+    return table(["", "change", *per_cent(sparsities)], rows)
+
+
+def _mean_of_seeds(figures: list[dict[str, Any]], **key: Any) -> dict[str, float]:
+    found = [figure for figure in figures if key.items() <= figure.items()]
+    names = [name for name in CHANGES if found and name in found[0]]
+    return {name: sum(figure[name] for figure in found) / len(found) for name in names}
+
+
+def least_leads() -> tuple[str, ...]:
+    """The least of (by the rows − single) and of (θ = 0 − single) over all figures, in one shot and in steps."""
+    parts = [held("compensation")[part]["figures"] for part in ("one-shot", "steps-4")]
+    leads = [min(x[name] - x["single"] for x in part) for name in ("auto", "minimum") for part in parts]
+    return tuple(rounded(x, 1).replace("-", "−") for x in leads)

@@ -17,6 +17,7 @@ from .._scaling.powers_of_two import exponent, ldexp
 from .._static.blocks import BlockDiagonalInverse
 from .._static.woodbury import WoodburyRankOneInverse
 from .._typing import Array
+from .compensation import check_compensation_damping
 from .scores import score_roots
 from .select import Budget, count_active
 from .slope import Descent
@@ -24,7 +25,9 @@ from .updates import joint_update, obs_update
 
 Cut = Callable[[Array, Array], Array]
 """A mask and scores to a sparser mask."""
-UPDATES: dict[str, Callable[..., Array]] = {"joint": joint_update, "single": obs_update}
+Change = Callable[[Array, Any, Array], Array]
+"""Weights, F⁻¹ and a mask to the change of the weights."""
+UPDATES = ("joint", "single")
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,7 @@ def prune(
     damping: float | Sequence[float],
     relative: bool = False,
     update: str = "joint",
+    compensation_damping: float | str = "auto",
     layer_sizes: int | Sequence[int] | None = None,
     block_sizes: int | Sequence[int] | None = None,
     slope: float | Callable[[int], float] = 0.0,
@@ -203,6 +207,8 @@ def prune(
         `damping` is in units of mean ‖g‖²/d over the remaining weights, as in `relative_damping`.
     update : {"joint", "single"}
         The best change for all removed weights at once, or, as in the paper, the sum of those for each by itself.
+    compensation_damping : float or "auto"
+        θ of `joint_update`, for "joint": 0 is the minimum of the model, and the rows choose "auto".
     layer_sizes : int or sequence of int, optional
         Every layer keeps its own share; all weights compete unless given.
     block_sizes : int or sequence of int, optional
@@ -263,7 +269,8 @@ def prune(
     check.function("loss_fn", loss_fn, "Pass weights → the loss on other data.", optional=True)
     steps = check.size("steps", steps)
     check.flag("relative", relative)
-    check.choice("update", update, tuple(UPDATES))
+    check.choice("update", update, UPDATES)
+    compensation_damping = check_compensation_damping(compensation_damping)
     weights = _backend.stop_gradient(check.computing("weights", weights))
     check.values("weights", weights)
     check.shape("weights", weights, ("d",), "Flatten them; `layer_sizes` tells the layers.")
@@ -278,7 +285,8 @@ def prune(
     bar = reporter(progress)
     dampings, lengths = _positive_floats("damping", damping), _positive_floats("lengths", lengths)
     descent = Descent.checked(slope, slope_damping)
-    search = _Search(dampings, relative, update, lengths, block_sizes, descent, loss_fn, bar)
+    change = _change(update, compensation_damping)
+    search = _Search(dampings, relative, change, lengths, block_sizes, descent, loss_fn, bar)
     search.require_choice()
     weights, records = _zero_outside(mask, weights), []
     for step, counts in enumerate(bar(plan, "prune")):
@@ -287,6 +295,13 @@ def prune(
         weights, mask, record = search.step(weights, gradients, mask, functools.partial(budget.cut, counts=counts))
         records.append(record)
     return Pruned(weights, mask, tuple(records))
+
+
+def _change(update: str, compensation_damping: float | str) -> Change:
+    """`joint_update` with this damping, or `obs_update`."""
+    if update == "single":
+        return obs_update
+    return functools.partial(joint_update, compensation_damping=compensation_damping)
 
 
 def _check_gradients(gradients: Array, weights: Array) -> Array:
@@ -315,7 +330,7 @@ class _Search:
 
     dampings: tuple[float, ...]
     relative: bool
-    update: str
+    change: Change
     lengths: tuple[float, ...]
     block_sizes: Any
     descent: Descent
@@ -356,7 +371,7 @@ class _Search:
                 inverse = inverse.with_damping(damping * unit)
             least = self.descent.from_weights(weights, gradients, inverse, unit)
             sparser = _backend.with_x64(cut, mask, score_roots(least, inverse))
-            change = (least - weights) + UPDATES[self.update](least, inverse, sparser)
+            change = (least - weights) + self.change(least, inverse, sparser)
             sparsity = 1 - count_active(sparser) / weights.shape[0]
             for length in self.lengths:
                 changed = _apply_change(weights, change, length, sparser)

@@ -36,6 +36,7 @@ def prune_model(
     slope: Any = 0.0,
     slope_damping: float | None = None,
     update: str = "joint",
+    compensation_damping: float | str = "auto",
     lengths: Sequence[float] = (1.0,),
     validation: Batches | None = None,
     progress: bool = False,
@@ -79,6 +80,8 @@ def prune_model(
     slope_damping : float, optional
         As in `prune`.
     update : {"joint", "single"}
+        As in `prune`.
+    compensation_damping : float or "auto"
         As in `prune`.
     lengths : sequence of float
         As in `prune`.
@@ -150,6 +153,7 @@ def prune_model(
                 damping=damping,
                 relative=relative,
                 update=update,
+                compensation_damping=compensation_damping,
                 layer_sizes=unravel.sizes if by_layer else None,
                 block_sizes=block_sizes,
                 slope=(lambda step: masked.source.mean_reciprocal_count) if slope == "batch" else slope,
