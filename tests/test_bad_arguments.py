@@ -83,6 +83,7 @@ PRUNE = {
     "steps": 1,
     "damping": 0.1,
     "relative": False,
+    "selection": "scores",
     "update": "joint",
     "compensation_damping": "auto",
     "layer_sizes": None,
@@ -109,6 +110,8 @@ FUNCTIONS = {
     "obs_update": (pruning.obs_update, {**SCORED, "mask": MASK}),
     "group_update": (pruning.group_update, {**SCORED, "groups": [[0, 1]]}),
     "joint_update": (pruning.joint_update, {**SCORED, "mask": MASK, "compensation_damping": 0.1}),
+    "joint_objective": (pruning.joint_objective, {**SCORED, "mask": MASK}),
+    "exchange": (pruning.exchange, {**SCORED, "mask": MASK, "groups": None, "steps": 2}),
     "relative_damping": (pruning.relative_damping, {"gradients": G, "ratio": 0.1}),
     "prune": (pruning.prune, PRUNE),
     "influence": (

@@ -31,7 +31,7 @@ def restrict(state: State, active: Array, rest: float = 0.0) -> State:
         sizes = [run.size for run in state.form.runs for _ in range(run.count)]
         blocks, kappa = assemble_blocks(rows, read_norms(block_systems(rows, sizes)), options)
         return replace(state, form=blocks, kappa=kappa)
-    (system,) = read_norms([System.of(_weigh_columns(_scaled_rows_of(state), active, rest))])
+    (system,) = read_norms([System.of(_weigh_columns(scaled_rows_of(state), active, rest))])
     return replace(state, form=assemble(system, options), kappa=kappa_of(system.norm))
 
 
@@ -42,7 +42,7 @@ def _weigh_columns(rows: ScaledRows, active: Array, rest: float) -> ScaledRows:
     return replace(rows, column_scale=weight if rows.column_scale is None else rows.column_scale * weight)
 
 
-def _scaled_rows_of(state: State) -> ScaledRows:
+def scaled_rows_of(state: State) -> ScaledRows:
     """S, recomputed where only W is stored."""
     rows = state.form.rows
     if isinstance(rows, ScaledRows):

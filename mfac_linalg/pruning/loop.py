@@ -18,6 +18,7 @@ from .._static.blocks import BlockDiagonalInverse
 from .._static.woodbury import WoodburyRankOneInverse
 from .._typing import Array
 from .compensation import check_compensation_damping
+from .exchange import exchanged
 from .scores import score_roots
 from .select import Budget, count_active
 from .slope import Descent
@@ -27,7 +28,8 @@ Cut = Callable[[Array, Array], Array]
 """A mask and scores to a sparser mask."""
 Change = Callable[[Array, Any, Array], Array]
 """Weights, F⁻¹ and a mask to the change of the weights."""
-UPDATES = ("joint", "single")
+UPDATES, SELECTIONS = ("joint", "single"), ("scores", "exchanges")
+EXCHANGES = 20  # steps of `exchange`
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ def prune(
     steps: int = 1,
     damping: float | Sequence[float],
     relative: bool = False,
+    selection: str = "scores",
     update: str = "joint",
     compensation_damping: float | str = "auto",
     layer_sizes: int | Sequence[int] | None = None,
@@ -186,7 +189,7 @@ def prune(
 
     - computes gradients at the current weights by `gradients_fn`, and sets those of removed weights to zero;
     - with a slope, takes them to the minimum of the model, w̄ = w − α F⁻¹ḡ, with the full matrix F;
-    - scores the remaining weights by `obs_scores`;
+    - scores the remaining weights by `obs_scores`, and exchanges some if asked to;
     - applies `joint_update` or `obs_update`. Removed weights stay zero.
 
     Parameters
@@ -205,6 +208,8 @@ def prune(
         `loss_fn`; nan and infinity are never chosen.
     relative : bool
         `damping` is in units of mean ‖g‖²/d over the remaining weights, as in `relative_damping`.
+    selection : {"scores", "exchanges"}
+        The weights of the largest scores stay, or those that `exchange` finds from there, within the layers.
     update : {"joint", "single"}
         The best change for all removed weights at once, or, as in the paper, the sum of those for each by itself.
     compensation_damping : float or "auto"
@@ -242,7 +247,7 @@ def prune(
 
     Notes
     -----
-    Cost: a step O(dm²) for each damping, and a copy of its gradients.
+    Cost: a step O(dm²) for each damping, and a copy of its gradients; up to twenty times that with exchanges.
 
     For eager use only: the number of remaining weights is read.
 
@@ -269,6 +274,7 @@ def prune(
     check.function("loss_fn", loss_fn, "Pass weights → the loss on other data.", optional=True)
     steps = check.size("steps", steps)
     check.flag("relative", relative)
+    check.choice("selection", selection, SELECTIONS)
     check.choice("update", update, UPDATES)
     compensation_damping = check_compensation_damping(compensation_damping)
     weights = _backend.stop_gradient(check.computing("weights", weights))
@@ -286,7 +292,8 @@ def prune(
     dampings, lengths = _positive_floats("damping", damping), _positive_floats("lengths", lengths)
     descent = Descent.checked(slope, slope_damping)
     change = _change(update, compensation_damping)
-    search = _Search(dampings, relative, change, lengths, block_sizes, descent, loss_fn, bar)
+    parts = budget.part_of_each() if selection == "exchanges" else None
+    search = _Search(dampings, relative, parts, change, lengths, block_sizes, descent, loss_fn, bar)
     search.require_choice()
     weights, records = _zero_outside(mask, weights), []
     for step, counts in enumerate(bar(plan, "prune")):
@@ -330,6 +337,7 @@ class _Search:
 
     dampings: tuple[float, ...]
     relative: bool
+    parts: np.ndarray | None  # the layer of each weight, where weights are exchanged within it
     change: Change
     lengths: tuple[float, ...]
     block_sizes: Any
@@ -371,6 +379,9 @@ class _Search:
                 inverse = inverse.with_damping(damping * unit)
             least = self.descent.from_weights(weights, gradients, inverse, unit)
             sparser = _backend.with_x64(cut, mask, score_roots(least, inverse))
+            if self.parts is not None:
+                labels = np.where(_backend.read(mask), self.parts, -1)
+                sparser = exchanged(least, inverse, sparser, labels, slope=0.0, steps=EXCHANGES)
             change = (least - weights) + self.change(least, inverse, sparser)
             sparsity = 1 - count_active(sparser) / weights.shape[0]
             for length in self.lengths:

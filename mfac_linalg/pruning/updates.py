@@ -58,7 +58,7 @@ def obs_update(weights: Array, inverse: Inverse, mask: Array, *, slope: float = 
     >>> obs_update(np.ones(2), inverse, np.array([False, True])).round(3)
     array([-1.   ,  0.667])
     """
-    w, mask = _check_weights_and_mask(weights, inverse, mask)
+    w, mask = check_weights_and_mask(weights, inverse, mask)
     least = minimum_of_model(w, inverse, check_slope(slope))
     change = (least - w) - _backend.with_x64(_single_changes, inverse._unchanged, least, mask)
     return _backend.namespace(w).where(mask, change, -w)
@@ -185,7 +185,7 @@ def joint_update(
     >>> bool(np.allclose(gradients @ delta, 0, atol=1e-4))  # the gradients see no change
     True
     """
-    w, mask = _check_weights_and_mask(weights, inverse, mask)
+    w, mask = check_weights_and_mask(weights, inverse, mask)
     alpha, theta = check_slope(slope), check_compensation_damping(compensation_damping)
     removed = _backend.namespace(w).where(mask, _backend.namespace(w).zeros_like(w), w)
     change = _backend.with_x64(compensate, inverse._unchanged, removed, mask, alpha, theta)
@@ -200,6 +200,7 @@ def _group_changes(state: State, w: Array, groups: Array) -> tuple[Array, Array]
     return state.solve_scaled(*group_solutions(state, w, groups)), removed
 
 
-def _check_weights_and_mask(weights: Any, inverse: Inverse, mask: Any) -> tuple[Array, Array]:
+def check_weights_and_mask(weights: Any, inverse: Inverse, mask: Any) -> tuple[Array, Array]:
+    """Accept the weights and a mask of them."""
     w = check_weights(weights, inverse)
     return w, check.mask("mask", mask, inverse._like, inverse.dim)

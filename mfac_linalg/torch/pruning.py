@@ -35,6 +35,7 @@ def prune_model(
     block_sizes: Any = None,
     slope: Any = 0.0,
     slope_damping: float | None = None,
+    selection: str = "scores",
     update: str = "joint",
     compensation_damping: float | str = "auto",
     lengths: Sequence[float] = (1.0,),
@@ -78,6 +79,8 @@ def prune_model(
         α, as in `prune`; "batch" for the mean of 1/B over the batches of a step, B their numbers of samples, which is
         consistent for a `loss_fn` that is a mean.
     slope_damping : float, optional
+        As in `prune`.
+    selection : {"scores", "exchanges"}
         As in `prune`.
     update : {"joint", "single"}
         As in `prune`.
@@ -152,6 +155,7 @@ def prune_model(
                 steps=steps,
                 damping=damping,
                 relative=relative,
+                selection=selection,
                 update=update,
                 compensation_damping=compensation_damping,
                 layer_sizes=unravel.sizes if by_layer else None,
