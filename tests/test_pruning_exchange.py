@@ -132,6 +132,15 @@ def test_exchanges_find_the_best_of_all_masks(kind, slope):
     assert sum(found) >= 10
 
 
+def test_every_library_has_exchanges(built):
+    w, mask = built.vectors(built.inverse.dim), random_mask(built.inverse.dim)
+    found = built.fetch(exchange(built.send(w), built.inverse, built.send(mask), steps=3))
+    assert found.dtype == bool
+    assert found.sum() == mask.sum()
+    values = [least(built.oracle.forward, w.astype(np.float64), x, 0.0 * w) for x in (mask, found)]
+    assert values[1] <= values[0] * (1 + tolerance(eps(built.dtype), built.oracle.kappa))
+
+
 @given(problems(), seeds(), st.floats(0, 4), st.integers(1, 3))
 def test_exchanges_never_raise_the_objective(problem, seed, slope, steps):
     inverse = inverse_of(problem)

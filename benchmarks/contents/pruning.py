@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .markdown import held, one, rounded, table, with_best
@@ -130,30 +129,59 @@ def by_the_call() -> tuple[str, ...]:
     return tuple(rounded(pruned("model", params=params), 2) for params in choices)
 
 
-COMPENSATED = {"ResNet-20": "ResNet-20", "MLP": "MLP", "CNN": "CNN"}
 BY_BLOCKS = {"full": "full matrix", "filters": "filters"}
-CHANGES = {"none": "none", "single": "single", "minimum": "joint, θ = 0", "auto": "**joint, θ by the rows**"}
+CHANGES = {"none": "none", "single": "single", "minimum": "joint, θ = 0", "auto": "joint, θ by the rows"}
+LARGE = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+Found = dict[str, list[float]]
 
 
 def compensated(part: str, sparsities: tuple[float, ...]) -> str:
-    """Accuracy by network, blocks and change, the mean of the seeds."""
-    figures, rows = held("compensation")[part]["figures"], []
-    for (network, label), blocks in itertools.product(COMPENSATED.items(), BY_BLOCKS):
-        found = [_mean_of_seeds(figures, network=network, blocks=blocks, sparsity=s) for s in sparsities]
-        if all(found):
-            lines = [(text, [x[name] for x in found]) for name, text in CHANGES.items() if name in found[0]]
-            rows += [[f"{label}, {BY_BLOCKS[blocks]}", *line] for line in with_best(lines)]
+    """Accuracy by network, blocks and change, the mean of the seeds that have been measured."""
+    rows = []
+    for label, found in _by_network(part, sparsities):
+        lines = [(text, found[name]) for name, text in CHANGES.items() if len(found.get(name, ())) == len(sparsities)]
+        rows += [[label, *line] for line in with_best(lines)]
     return table(["", "change", *per_cent(sparsities)], rows)
 
 
-def _mean_of_seeds(figures: list[dict[str, Any]], **key: Any) -> dict[str, float]:
-    found = [figure for figure in figures if key.items() <= figure.items()]
-    names = [name for name in CHANGES if found and name in found[0]]
-    return {name: sum(figure[name] for figure in found) / len(found) for name in names}
+def exchanged() -> str:
+    """Accuracy and objective with the mask of the scores and after exchanges."""
+    rows = []
+    for label, found in _by_network("exchanges", LARGE[-3:]):
+        accuracies = [f"{rounded(a)} → {rounded(b)}" for a, b in zip(found["scores"], found["exchanges"], strict=True)]
+        pairs = zip(found["objective by scores"], found["objective by exchanges"], strict=True)
+        rows.append([label, *accuracies, *(rounded(after / before) for before, after in pairs)])
+    shares = per_cent(LARGE[-3:])
+    head = [f"accuracy, {shares[0]}", *shares[1:], f"objective, {shares[0]}", *shares[1:]]
+    return table(["", *head], rows)
+
+
+def _by_network(part: str, sparsities: Iterable[float]) -> Iterator[tuple[str, Found]]:
+    """The means over the seeds, a list over the sparsities for each measured name."""
+    figures = compensations(part)
+    for network, blocks in dict.fromkeys((figure["network"], figure["blocks"]) for figure in figures):
+        found: Found = {}
+        for sparsity in sparsities:
+            key = {"network": network, "blocks": blocks, "sparsity": sparsity}
+            same = [figure for figure in figures if key.items() <= figure.items()]
+            for name in {name for figure in same for name in figure} - {*key, "seed"}:
+                values = [figure[name] for figure in same if name in figure]
+                found.setdefault(name, []).append(sum(values) / len(values))
+        yield f"{network}, {BY_BLOCKS[blocks]}", found
+
+
+def compensations(part: str) -> list[dict[str, Any]]:
+    """The figures of a part, those of several changes of one step sizes together."""
+    merged: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for figure in held("compensation")[part]["figures"]:
+        key = {name: figure[name] for name in ("network", "blocks", "seed", "sparsity")}
+        values = {figure["change"]: figure["accuracy"]} if "change" in figure else figure
+        merged.setdefault(tuple(key.values()), key).update(values)
+    return list(merged.values())
 
 
 def least_leads() -> tuple[str, ...]:
-    """The least of (by the rows − single) and of (θ = 0 − single) over all figures, in one shot and in steps."""
-    parts = [held("compensation")[part]["figures"] for part in ("one-shot", "steps-4")]
-    leads = [min(x[name] - x["single"] for x in part) for name in ("auto", "minimum") for part in parts]
+    """The least of the accuracies by the rows, and of those at θ = 0, minus single ones: in one shot and in steps."""
+    parts = [compensations(part) for part in ("one-shot", "steps-4")]
+    leads = [min(x[name] - x["single"] for x in part if name in x) for name in ("auto", "minimum") for part in parts]
     return tuple(rounded(x, 1).replace("-", "−") for x in leads)

@@ -5,6 +5,7 @@ minimum of the model, and the change with the damping that the rows choose, all 
 
 - one-shot: sparsities from 50 to 95 %.
 - steps-4: the same in four steps with gradients of their own.
+- exchanges: one shot, with the mask that exchanges reach from that of the scores in 20 steps; the MLP and the CNN.
 
 The ResNet-20 and its rows are those of the experiment on pruning, 256 means of 32 images (128 a step). The MLP has 200
 means of 5 digits. The CNN, two convolutions and two linear layers, is trained on Fashion-MNIST for two epochs when it
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from torch.nn import functional
 
 from benchmarks.experiments import cifar, record
 from mfac_linalg import BlockDiagonalInverse, WoodburyRankOneInverse
-from mfac_linalg.pruning import joint_update, obs_scores, obs_update, prune
+from mfac_linalg.pruning import exchange, joint_objective, joint_update, obs_scores, obs_update, prune
 from mfac_linalg.torch import Unravel, mean_gradients
 
 WHERE = (
@@ -43,6 +45,7 @@ fashion_mnist_train_a.npz, fashion_mnist_test.npz
 DAMPING, TEST_IMAGES, EPOCHS, CNN_SEED = 1e-5, 2000, 2, 0
 SPARSITIES, SEEDS, BLOCKS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95), (0, 1), ("full", "filters")
 ROWS = {"MLP": (200, 5), "CNN": (256, 32), "ResNet-20": (256, 32)}  # and the samples of each
+EXCHANGED, EXCHANGES = ("MLP", "CNN"), 20
 STEP_ROWS, STEPS, STEP_SPARSITIES = 128, 4, (0.8, 0.9, 0.95)
 CHANGES: dict[str, dict[str, Any]] = {
     "single": {"update": "single"},
@@ -152,11 +155,16 @@ class Pruned:
             inverse = BlockDiagonalInverse(rows, DAMPING, block_sizes=sizes)
         return inverse, torch.argsort(obs_scores(self.weights, inverse))
 
+    def cut(self, blocks: str, seed: int, sparsity: float) -> tuple[Any, Tensor]:
+        """F⁻¹ at the trained weights, and the mask of the largest scores."""
+        inverse, order = self.scored(blocks, seed)
+        stays = torch.ones(len(order), dtype=torch.bool)
+        stays[order[: round(sparsity * len(order))]] = False
+        return inverse, stays
+
     def one_shot(self, blocks: str, seed: int, sparsity: float) -> dict[str, float]:
         """Accuracy after each change."""
-        inverse, order = self.scored(blocks, seed)
-        w, stays = self.weights, torch.ones(len(self.weights), dtype=torch.bool)
-        stays[order[: round(sparsity * len(w))]] = False
+        w, (inverse, stays) = self.weights, self.cut(blocks, seed, sparsity)
         changes = {
             "none": torch.where(stays, 0.0, -w),
             "single": obs_update(w, inverse, stays),
@@ -164,6 +172,17 @@ class Pruned:
             "auto": joint_update(w, inverse, stays, compensation_damping="auto"),
         }
         return {name: self.accuracy(w + change) for name, change in changes.items()}
+
+    def exchanges(self, blocks: str, seed: int, sparsity: float) -> dict[str, float]:
+        """Accuracy and joint objective with the mask of the scores, and after exchanges."""
+        w, (inverse, stays) = self.weights, self.cut(blocks, seed, sparsity)
+        start = time.perf_counter()
+        masks = {"scores": stays, "exchanges": exchange(w, inverse, stays, steps=EXCHANGES)}
+        found: dict[str, float] = {"seconds": time.perf_counter() - start}
+        for name, mask in masks.items():
+            change = joint_update(w, inverse, mask, compensation_damping="auto")
+            found |= {name: self.accuracy(w + change), f"objective by {name}": joint_objective(w, inverse, mask)}
+        return found
 
     def in_steps(self, blocks: str, seed: int, sparsity: float, change: str) -> dict[str, float]:
         """Accuracy after four steps with one of the changes."""
@@ -205,9 +224,16 @@ def in_steps(study: Study) -> Iterator[record.Task]:
         yield key, functools.partial(study.measure, "in_steps", **key)
 
 
+def exchanges(study: Study) -> Iterator[record.Task]:
+    for seed, network, blocks, sparsity in itertools.product(SEEDS, EXCHANGED, BLOCKS, STEP_SPARSITIES):
+        key = {"network": network, "blocks": blocks, "seed": seed, "sparsity": sparsity}
+        yield key, functools.partial(study.measure, "exchanges", **key)
+
+
 PARTS: dict[str, record.Part] = {
     "one-shot": lambda study, held: one_shot(study),
     "steps-4": lambda study, held: in_steps(study),
+    "exchanges": lambda study, held: exchanges(study),
 }
 
 

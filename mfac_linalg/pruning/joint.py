@@ -18,7 +18,6 @@ from .._forms.blocks import BlockForm
 from .._forms.state import State
 from .._rows.panels import slices
 from .._rows.scaled import ScaledRows
-from .._rows.whitener import Whitener
 from .._scaling.powers_of_two import ldexp
 from .._static.restrict import scaled_rows_of
 from .._typing import Array
@@ -84,8 +83,11 @@ class Solved:
     @cached_property
     def curvature(self) -> np.ndarray:
         """1 + q_j of a removed weight, the Schur complement of F_jj, and 1 − q_i = [F_RR⁻¹]_ii of one that stays."""
-        rows = self.system.rows
-        q = _backend.read(Whitener.of(rows, self.capacitance, rows.dtype).column_squares())
+        parts, every = [], np.arange(len(self.mask))
+        for part in slices(len(every), COLUMNS_AT_A_TIME):
+            half = self.capacitance.half_solve(self.system.columns_at(every[part]))
+            parts.append(_backend.read(_backend.column_squares(half)))
+        q = np.concatenate(parts)
         return np.where(self.mask, np.maximum(1 - q, SMALLEST), 1 + q)
 
     @cached_property
