@@ -110,15 +110,6 @@ class State(Part):
         z, power = self.scaling.solution_to_scaled(x, self.form.dtype, "weights")
         return self._from_scaled(self.form.solve_cross(other.form, z), power, "weights", scale=1.0, least=math.inf)
 
-    def cross_validate(self, other: "State", x: Array, slope: float) -> tuple[Array, Array]:
-        """‖e‖² − ‖a‖² and ‖b‖² of each block, (blocks,), up to a factor, for b = C^½(Ĝ x − slope · 1), x (d, 1).
-
-        Ĝ are the rows of another state, a_i = b_i − √c_i g_iᵀF⁻¹GᵀC^½b, and e_i the same by the F without row i.
-        """
-        z, power = self.scaling.solution_to_scaled(x, self.form.dtype, "weights")
-        shift = ldexp(slope * self.row_scale, -_backend.like_small_system(power))
-        return self.form.cross_validate(other.form, z, shift)
-
     def to_scaled(self, x: Array) -> tuple[Array, Any]:
         """Λ^½ x/√λ₀ · 2^−power for x (d,), float64, of order one; and power."""
         wide = _backend.namespace(x).float64 if _backend.supports_float64(x) else self.form.dtype

@@ -5,6 +5,7 @@ from typing import Any
 from .. import _backend
 from .. import _validation as check
 from .._forms.state import State
+from .._scaling.powers_of_two import ldexp
 from .._static.restrict import restrict
 from .._typing import Array
 
@@ -35,6 +36,8 @@ def compensate(state: State, removed: Array, mask: Array, slope: float, damping:
 
 def optimism(among_staying: State, state: State, removed: Array, slope: float) -> float:
     """θ of "auto": by how much the compensation leaves more in rows that it has not seen, as a share of the damage."""
-    excess, squares = among_staying.cross_validate(state, removed[:, None], slope)
-    excess, squares = (float(_backend.read(x).sum()) for x in (excess, squares))
+    z, power = state.scaling.solution_to_scaled(removed[:, None], state.form.dtype, "weights")
+    shift = ldexp(slope * state.row_scale, -_backend.like_small_system(power))
+    sums = among_staying.form.cross_validate(state.form, z, shift)
+    excess, squares = (float(_backend.read(x).sum()) for x in sums)
     return min(1.0, excess / squares) if squares > 0 else 0.0

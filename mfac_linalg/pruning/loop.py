@@ -19,6 +19,7 @@ from .._static.woodbury import WoodburyRankOneInverse
 from .._typing import Array
 from .compensation import check_compensation_damping
 from .exchange import exchanged
+from .losses import NoFiniteLossError, as_float, sort_key
 from .scores import score_roots
 from .select import Budget, count_active
 from .slope import Descent
@@ -358,8 +359,8 @@ class _Search:
         number = len(self.dampings) * len(self.lengths)
         candidates: Iterable[Any] = self._candidates(weights, _zero_outside(mask, gradients), mask, cut)
         candidates = candidates if number == 1 else self.bar(candidates, "candidates", number)
-        best = min(map(self._with_loss, candidates), key=lambda candidate: _sort_key(candidate[2].loss))
-        if _sort_key(best[2].loss) == math.inf:
+        best = min(map(self._with_loss, candidates), key=lambda candidate: sort_key(candidate[2].loss))
+        if sort_key(best[2].loss) == math.inf:
             raise NoFiniteLossError(best[2].loss, best[0])
         return best
 
@@ -367,7 +368,7 @@ class _Search:
         weights, mask, step = candidate
         if self.loss_fn is None:
             return weights, mask, step
-        return weights, mask, replace(step, loss=_as_float(self.loss_fn(_backend.copy_of(weights))))
+        return weights, mask, replace(step, loss=as_float(self.loss_fn(_backend.copy_of(weights))))
 
     def _candidates(
         self, weights: Array, gradients: Array, mask: Array, cut: Cut
@@ -399,31 +400,6 @@ class _Search:
 def _zero_outside(mask: Array, x: Array) -> Array:
     """A copy of x, shape (…, d), with zeros where the mask is False."""
     return _backend.namespace(x).where(mask, x, _backend.namespace(x).zeros_like(x))
-
-
-class NoFiniteLossError(ValueError):
-    """No candidate of a step has a finite loss."""
-
-    def __init__(self, loss: float, weights: Array) -> None:
-        wanted = "`loss_fn(weights)` must be finite for one candidate of each step at least"
-        super().__init__(f"{wanted}; got {loss}. Look for nan and inf in its data, or pass smaller `lengths`.")
-        self.loss, self.weights = loss, weights
-
-
-def _sort_key(loss: float | None) -> float:
-    """A loss for comparison: nan and infinity, of either sign, come last."""
-    if loss is None:  # of the only candidate
-        return 0.0
-    return loss if math.isfinite(loss) else math.inf
-
-
-def _as_float(loss: Any) -> float:
-    """The result of `loss_fn`, as a float."""
-    try:
-        return float(loss)
-    except (TypeError, ValueError, RuntimeError) as refused:  # of None, text, arrays with axes
-        msg = f"`loss_fn(weights)` must be a number; got {check.describe(loss)}. Return one float."
-        raise TypeError(msg) from refused
 
 
 @_backend.in_plain_modes

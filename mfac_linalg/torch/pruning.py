@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import _validation as check
 from ..pruning import Pruned, prune
-from ..pruning.loop import NoFiniteLossError
+from ..pruning.losses import NoFiniteLossError
 from .hooks import has_mask, locate, put_mask, refresh, refuse_own_names, restoring_masks
 from .masked_model import MaskedModel, Source
 from .model_state import reachable_objects
@@ -130,9 +130,7 @@ def prune_model(
     """
     chosen = _prunable(model, loss_fn, params)
     unravel = unravel_for(chosen)
-    if isinstance(block_sizes, str):
-        check.choice("block_sizes", block_sizes, ("layers", "filters"))
-        block_sizes = unravel.sizes if block_sizes == "layers" else _filter_sizes(chosen)
+    block_sizes = _named_sizes(block_sizes, chosen) if isinstance(block_sizes, str) else block_sizes
     if isinstance(slope, str):
         check.choice("slope", slope, ("batch",))
     has_validation = validation is not None
@@ -246,7 +244,8 @@ def _mask(model: nn.Module, name: str) -> Tensor:
     return torch.ones_like(model.get_parameter(name), dtype=torch.bool)
 
 
-def _filter_sizes(chosen: dict[str, nn.Parameter]) -> tuple[int, ...]:
-    """The number of weights of each index of the first axis, parameter after parameter."""
-    lengths = [(p.shape[0] if p.ndim else 1, p.numel()) for p in chosen.values()]
+def _named_sizes(blocks: str, chosen: dict[str, nn.Parameter]) -> tuple[int, ...]:
+    """The number of weights of each parameter, or of each index of its first axis, parameter after parameter."""
+    check.choice("block_sizes", blocks, ("layers", "filters"))
+    lengths = [(p.shape[0] if p.ndim and blocks == "filters" else 1, p.numel()) for p in chosen.values()]
     return tuple(size // count for count, size in lengths for _ in range(count))
