@@ -89,11 +89,11 @@ def test_the_rows_choose_what_is_left_more_in_a_row_that_was_left_out(kind, slop
     for seed in range(4):
         inverse, w, mask, c, damping = drawn(kind, seed)
         share = excess_share(blocks_of(kind), inverse.gradients, w, mask, c, damping, slope)
-        expected = joint_update(w, inverse, mask, slope=slope, compensation_damping=min(1.0, share))
+        expected = joint_update(w, inverse, mask, slope=slope, compensation_damping=min(1.0, share) ** 2)
         found = joint_update(w, inverse, mask, slope=slope, compensation_damping="auto")
         assert np.allclose(found, expected, rtol=1e-8, atol=1e-10)
         if share < 0.9:
-            other = joint_update(w, inverse, mask, slope=slope, compensation_damping=share + 0.01)
+            other = joint_update(w, inverse, mask, slope=slope, compensation_damping=share**2 + 0.01)
             assert not np.allclose(found, other, rtol=1e-5)
 
 
@@ -107,7 +107,7 @@ def test_every_library_has_the_damping(built, damping):
     c = np.ones(len(gradients)) if problem.weights is None else problem.weights
     c = c / (len(gradients) if problem.normalization == "mean" else 1)
     if damping == "auto":
-        damping = min(1.0, excess_share([slice(None)], gradients, w, mask, c, lambdas, 0.0))
+        damping = min(1.0, excess_share([slice(None)], gradients, w, mask, c, lambdas, 0.0)) ** 2
     expected = -w.astype(np.float64)
     expected[mask] = softened(gradients, w, mask, c, lambdas, damping)
     built.assert_close(delta, expected)

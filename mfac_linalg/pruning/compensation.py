@@ -28,14 +28,17 @@ def compensate(state: State, removed: Array, mask: Array, slope: float, damping:
     """The change of the weights that stay, (d,), for `removed` (d,), the weights where the mask is False."""
     if state.form.shape[0] == 0:
         return _backend.namespace(removed).zeros_like(removed)
-    theta = optimism(restrict(state, mask), state, removed, slope) if isinstance(damping, str) else damping
+    theta = optimism(restrict(state, mask), state, removed, slope) ** 2 if isinstance(damping, str) else damping
     among_staying = restrict(state, mask, theta)
     change = among_staying.solve_cross(state, removed[:, None])[:, 0]
     return change if slope == 0 else change - slope * among_staying.solve_mean_gradient()[:, 0]
 
 
 def optimism(among_staying: State, state: State, removed: Array, slope: float) -> float:
-    """θ of "auto": by how much the compensation leaves more in rows that it has not seen, as a share of the damage."""
+    """By how much the compensation leaves more in rows that it has not seen than in its own, as a share of the damage.
+
+    Squared, it is the θ of "auto".
+    """
     z, power = state.scaling.solution_to_scaled(removed[:, None], state.form.dtype, "weights")
     shift = ldexp(slope * state.row_scale, -_backend.like_small_system(power))
     sums = among_staying.form.cross_validate(state.form, z, shift)

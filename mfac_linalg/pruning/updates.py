@@ -152,9 +152,9 @@ def joint_update(
     slope : float
         α ≥ 0 of `obs_scores`: the change of weights that stay then moves them to the minimum of the model too.
     compensation_damping : float or "auto"
-        θ in [0, 1]; 0 is the minimum. "auto" takes the amount by which the compensation leaves more of the
-        damage in rows that it has not seen than in its own, by leave-one-out in closed form, as a share of all damage,
-        at most 1. One θ for all blocks.
+        θ in [0, 1]; 0 is the minimum. "auto" takes the square of the optimism: of the amount by which the
+        compensation leaves more of the damage in rows that it has not seen than in its own, by leave-one-out in closed
+        form, as a share of all damage, at most 1. One θ for all blocks.
 
     Returns
     -------
