@@ -124,7 +124,7 @@ def test_every_layer_keeps_its_own_share(sparsity):
 def test_blocks_are_those_of_the_block_diagonal_inverse():
     found = prune(W, gradients_of, 0.4, damping=0.1, block_sizes=5)
     inverse = ml.BlockDiagonalInverse(gradients_of(W), 0.1, block_sizes=5)
-    assert np.allclose(found.weights, W + joint_update(W, inverse, found.mask))
+    assert np.allclose(found.weights, W + joint_update(W, inverse, found.mask, compensation_damping="auto"))
 
 
 def test_relative_damping_is_in_units_of_the_mean_squared_gradient():
