@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from . import influence, pruning, theory, training
+from . import factored, influence, pruning, theory, training
 
 TABLES: dict[str, Callable[[], str]] = {
     "pruning, one shot": pruning.one_shot,
@@ -22,6 +22,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "optimizer, small batches": partial(training.training, training.SMALL, "small-"),
     "influence, last layer": partial(influence.predicted, "last layer"),
     "influence, network": partial(influence.predicted, "network"),
+    "factored rows": factored.sizes,
     "cost model": theory.cost_model,
     "forward error": theory.forward_error,
 }
@@ -39,6 +40,11 @@ SENTENCES: dict[str, dict[str, Numbers]] = {
         "{} to {} % at 70 %, {} to {} % at 80 %, {} to {} % at 90 %.": pruning.by_steps,
         "in 16 steps it is at {} % with the `params` of the tables, and at {} % with": pruning.by_the_call,
         "filters {}, {} and {} % at 70, 80 and 90 %, the full matrix, joint, {}, {} and {} %.": pruning.searched,
+    },
+    "docs/howto/factored-rows.md": {
+        "differ by {} of their norm for the product, by {} for the push-through and by {} for the influences. The "
+        "product is the one that answers to κ eps = {}, as any product with F⁻¹ does in float32; its backward error R "
+        "is {} eps at most.": factored.agreement,
     },
     "docs/optimizer.md": {"the gradient alone takes {} ms": lambda: (training.milliseconds("gradient"),)},
     "docs/theory.md": {
