@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from .markdown import held, one, rounded, table, with_best
@@ -132,56 +132,26 @@ def by_the_call() -> tuple[str, ...]:
 BY_BLOCKS = {"full": "full matrix", "filters": "filters"}
 CHANGES = {"none": "none", "single": "single", "minimum": "joint, θ = 0", "auto": "joint, θ by the rows"}
 LARGE = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-Found = dict[str, list[float]]
 
 
-def compensated(part: str, sparsities: tuple[float, ...]) -> str:
-    """Accuracy by network, blocks and change, the mean of the seeds that have been measured."""
-    rows = []
-    for label, found in _by_network(part, sparsities):
-        lines = [(text, found[name]) for name, text in CHANGES.items() if len(found.get(name, ())) == len(sparsities)]
-        rows += [[label, *line] for line in with_best(lines)]
-    return table(["", "change", *per_cent(sparsities)], rows)
-
-
-def exchanged() -> str:
-    """Accuracy and objective with the mask of the scores and after exchanges."""
-    rows = []
-    for label, found in _by_network("exchanges", LARGE[-3:]):
-        accuracies = [f"{rounded(a)} → {rounded(b)}" for a, b in zip(found["scores"], found["exchanges"], strict=True)]
-        pairs = zip(found["objective by scores"], found["objective by exchanges"], strict=True)
-        rows.append([label, *accuracies, *(rounded(after / before) for before, after in pairs)])
-    shares = per_cent(LARGE[-3:])
-    head = [f"accuracy, {shares[0]}", *shares[1:], f"objective, {shares[0]}", *shares[1:]]
-    return table(["", *head], rows)
-
-
-def _by_network(part: str, sparsities: Iterable[float]) -> Iterator[tuple[str, Found]]:
-    """The means over the seeds, a list over the sparsities for each measured name."""
-    figures = compensations(part)
+def compensated() -> str:
+    """Accuracy in one shot by network, blocks and change, the mean of the seeds that have been measured."""
+    figures, rows = held("compensation")["one-shot"]["figures"], []
     for network, blocks in dict.fromkeys((figure["network"], figure["blocks"]) for figure in figures):
-        found: Found = {}
-        for sparsity in sparsities:
-            key = {"network": network, "blocks": blocks, "sparsity": sparsity}
-            same = [figure for figure in figures if key.items() <= figure.items()]
-            for name in {name for figure in same for name in figure} - {*key, "seed"}:
-                values = [figure[name] for figure in same if name in figure]
-                found.setdefault(name, []).append(sum(values) / len(values))
-        yield f"{network}, {BY_BLOCKS[blocks]}", found
+        lines = [
+            (text, [_mean(figures, name, network=network, blocks=blocks, sparsity=s) for s in LARGE])
+            for name, text in CHANGES.items()
+        ]
+        rows += [[f"{network}, {BY_BLOCKS[blocks]}", *line] for line in with_best(lines)]
+    return table(["", "change", *per_cent(LARGE)], rows)
 
 
-def compensations(part: str) -> list[dict[str, Any]]:
-    """The figures of a part, those of several changes of one step sizes together."""
-    merged: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for figure in held("compensation")[part]["figures"]:
-        key = {name: figure[name] for name in ("network", "blocks", "seed", "sparsity")}
-        values = {figure["change"]: figure["accuracy"]} if "change" in figure else figure
-        merged.setdefault(tuple(key.values()), key).update(values)
-    return list(merged.values())
+def _mean(figures: list[dict[str, Any]], name: str, **key: Any) -> float:
+    values = [figure[name] for figure in figures if key.items() <= figure.items()]
+    return sum(values) / len(values)
 
 
-def least_leads() -> tuple[str, ...]:
-    """The least of the accuracies by the rows, and of those at θ = 0, minus single ones: in one shot and in steps."""
-    parts = [compensations(part) for part in ("one-shot", "steps-4")]
-    leads = [min(x[name] - x["single"] for x in part if name in x) for name in ("auto", "minimum") for part in parts]
-    return tuple(rounded(x, 1).replace("-", "−") for x in leads)
+def losses_to_single() -> tuple[str, ...]:
+    """By how many points the change by the rows, and that at θ = 0, are below single changes at most."""
+    figures = held("compensation")["one-shot"]["figures"]
+    return tuple(rounded(max(x["single"] - x[name] for x in figures), 1) for name in ("auto", "minimum"))
