@@ -83,7 +83,9 @@ PRUNE = {
     "steps": 1,
     "damping": 0.1,
     "relative": False,
+    "selection": "scores",
     "update": "joint",
+    "compensation_damping": "auto",
     "layer_sizes": None,
     "block_sizes": None,
     "slope": 0.1,
@@ -107,7 +109,9 @@ FUNCTIONS = {
     "n_m_mask": (pruning.n_m_mask, {**SCORED, "n": 1, "m": 2, "groups": None}),
     "obs_update": (pruning.obs_update, {**SCORED, "mask": MASK}),
     "group_update": (pruning.group_update, {**SCORED, "groups": [[0, 1]]}),
-    "joint_update": (pruning.joint_update, {**SCORED, "mask": MASK}),
+    "joint_update": (pruning.joint_update, {**SCORED, "mask": MASK, "compensation_damping": 0.1}),
+    "joint_objective": (pruning.joint_objective, {**SCORED, "mask": MASK}),
+    "exchange": (pruning.exchange, {**SCORED, "mask": MASK, "groups": None, "steps": 2}),
     "relative_damping": (pruning.relative_damping, {"gradients": G, "ratio": 0.1}),
     "prune": (pruning.prune, PRUNE),
     "influence": (
@@ -135,6 +139,7 @@ LEGAL = {
     "sparsity": {"a fraction", "0"},
     "ratio": {"5", "1.5", "0-d"},
     "lengths": {"5", "1.5"},
+    "compensation_damping": {"a fraction", "0"},
     "slope": {"5", "1.5", "10**30", "a fraction", "0"},
     "prune.slope": {"5", "1.5", "10**30", "a fraction", "0", "a class", "a class of numbers"},  # functions of the step
     "slope_damping": {"5", "1.5", "0-d", "None"},

@@ -1,5 +1,6 @@
 """Pruning in steps: the requested sparsity, the removed weights, the remaining ones."""
 
+import functools
 import itertools
 import math
 
@@ -27,7 +28,10 @@ def loss(w):
     return float(np.sum((X @ w - Y) ** 2))
 
 
-@pytest.mark.parametrize(("update", "formula"), [("joint", joint_update), ("single", obs_update)])
+@pytest.mark.parametrize(
+    ("update", "formula"),
+    [("joint", functools.partial(joint_update, compensation_damping="auto")), ("single", obs_update)],
+)
 def test_a_step_removes_what_scores_least_and_moves_the_rest(update, formula):
     found = prune(W, gradients_of, 0.4, damping=0.1, update=update)
     inverse = ml.WoodburyRankOneInverse(gradients_of(W), 0.1)
@@ -120,7 +124,7 @@ def test_every_layer_keeps_its_own_share(sparsity):
 def test_blocks_are_those_of_the_block_diagonal_inverse():
     found = prune(W, gradients_of, 0.4, damping=0.1, block_sizes=5)
     inverse = ml.BlockDiagonalInverse(gradients_of(W), 0.1, block_sizes=5)
-    assert np.allclose(found.weights, W + joint_update(W, inverse, found.mask))
+    assert np.allclose(found.weights, W + joint_update(W, inverse, found.mask, compensation_damping="auto"))
 
 
 def test_relative_damping_is_in_units_of_the_mean_squared_gradient():

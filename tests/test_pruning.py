@@ -172,6 +172,7 @@ IN_CHUNKS = {
     "obs_scores": lambda w, inverse: obs_scores(w, inverse),
     "obs_update": lambda w, inverse: obs_update(w, inverse, w > -0.5),
     "joint_update": lambda w, inverse: joint_update(w, inverse, w > -0.5),
+    "its damping by the rows": lambda w, inverse: joint_update(w, inverse, w > -0.5, compensation_damping="auto"),
     "group_scores": lambda w, inverse: group_scores(w, inverse, np.arange(20).reshape(5, 4)),
     "group_update": lambda w, inverse: group_update(w, inverse, np.array([[0, 7], [2, 13]])),
     "n_m_mask": lambda w, inverse: n_m_mask(w, inverse, 2, 4),

@@ -127,3 +127,31 @@ def searched() -> tuple[str, ...]:
 def by_the_call() -> tuple[str, ...]:
     choices = ("as in the tables", "those of two or more axes")
     return tuple(rounded(pruned("model", params=params), 2) for params in choices)
+
+
+BY_BLOCKS = {"full": "full matrix", "filters": "filters"}
+CHANGES = {"none": "none", "single": "single", "minimum": "joint, θ = 0", "auto": "joint, θ by the rows"}
+LARGE = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+
+def compensated() -> str:
+    """Accuracy in one shot by network, blocks and change, the mean of the seeds that have been measured."""
+    figures, rows = held("compensation")["one-shot"]["figures"], []
+    for network, blocks in dict.fromkeys((figure["network"], figure["blocks"]) for figure in figures):
+        lines = [
+            (text, [_mean(figures, name, network=network, blocks=blocks, sparsity=s) for s in LARGE])
+            for name, text in CHANGES.items()
+        ]
+        rows += [[f"{network}, {BY_BLOCKS[blocks]}", *line] for line in with_best(lines)]
+    return table(["", "change", *per_cent(LARGE)], rows)
+
+
+def _mean(figures: list[dict[str, Any]], name: str, **key: Any) -> float:
+    values = [figure[name] for figure in figures if key.items() <= figure.items()]
+    return sum(values) / len(values)
+
+
+def losses_to_single() -> tuple[str, ...]:
+    """By how many points the change by the rows, and that at θ = 0, are below single changes at most."""
+    figures = held("compensation")["one-shot"]["figures"]
+    return tuple(rounded(max(x["single"] - x[name] for x in figures), 1) for name in ("auto", "minimum"))

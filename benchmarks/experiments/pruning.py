@@ -138,6 +138,7 @@ class Pruning:
             steps=steps,
             update=chosen.update,
             block_sizes=self.sizes.get(chosen.blocks),
+            compensation_damping=0.0,
             **options,
         )
         return found.weights, {
@@ -256,6 +257,7 @@ def _called(study: Pruning, params: str) -> dict[str, Any]:
     network = copy.deepcopy(study.network)
     images, classes = (x[: 2 * STEP_GRADIENTS * BATCH].split(BATCH) for x in study.train)
     options = {"damping": DAMPING, "num_gradients": STEP_GRADIENTS, "block_sizes": "filters", "params": CHOICES[params]}
+    options["compensation_damping"] = 0.0
     batches = list(zip(images, classes, strict=True))
     start = time.perf_counter()
     found = prune_model(network, functional.cross_entropy, batches, sparsity=0.8, steps=16, **options)

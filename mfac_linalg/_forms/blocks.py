@@ -130,6 +130,13 @@ class BlockForm(Part):
         parts = [run.flatten(run.form.solve_cross(run_of_other.form, run.slice_rows(z))) for run, run_of_other in pairs]
         return _backend.namespace(z).concat(parts)
 
+    def cross_validate(self, other: "BlockForm", z: Array, shift: Array) -> tuple[Array, Array]:
+        """‖e‖² − ‖a‖² and ‖b‖², (blocks,), of the residuals of each block's b = T z − shift."""
+        pairs = zip(self.runs, other.runs, strict=True)
+        found = [run.form.cross_validate(one.form, run.slice_rows(z), run.broadcast(shift)) for run, one in pairs]
+        first, second = (_backend.namespace(shift).concat(list(parts)) for parts in zip(*found, strict=True))
+        return first, second
+
     def apply_square_root(self, u: Array) -> Array:
         """M^½ u."""
         return self._concatenate_runs(lambda run: run.flatten(run.form.apply_square_root(run.slice_rows(u))))

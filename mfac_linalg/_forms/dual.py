@@ -74,6 +74,11 @@ class DualForm(OneSystem, Part):
         """M Sᵀ b by push-through, Sᵀ A⁻¹ b, with further sweeps if the sum Sᵀ a cancels."""
         return self._dual_sweeps.from_dual(self.capacitance.solve(b), b)[0]
 
+    def residuals(self, b: Array) -> tuple[Array, Array]:
+        """The a = b − S x with x = M Sᵀb, and e_i = b_i − s_iᵀx_i with x_i without row i; float64, for b (m, k)."""
+        a, xp = self.capacitance.solve(b), _backend.namespace(b)
+        return a, a / xp.linalg.diagonal(self.capacitance.inverse())[..., None]
+
     def apply_square_root(self, u: Array) -> Array:
         """M^½ u = u − Sᵀ Q diag(1/(√(1+s)(1+√(1+s)))) Qᵀ S u."""
         xp = _backend.namespace(self.capacitance.scaled_gram)

@@ -3,6 +3,7 @@
 import abc
 from typing import Any
 
+from .. import _backend
 from .._capacitance.system import Capacitance
 from .._rows.protocol import RowMatrix
 from .._scaling.powers_of_two import ldexp
@@ -32,6 +33,21 @@ class OneSystem(abc.ABC):
     def solve_cross(self, other: "OneSystem", z: Array) -> Array:
         """M Sᵀ T z, where T are the rows of another form of the same gradients."""
         return self.solve_in_span(other.rows.project(z))
+
+    @abc.abstractmethod
+    def residuals(self, b: Array) -> tuple[Array, Array]:
+        """The a = b − S x with x = M Sᵀb, and e_i = b_i − s_iᵀx_i with x_i without row i; float64, for b (m, k).
+
+        They are A⁻¹b and [A⁻¹b]_i/[A⁻¹]_ii for A = I + S Sᵀ (docs/pruning.md, "A damping of the compensation").
+        """
+
+    def cross_validate(self, other: "OneSystem", z: Array, shift: Array) -> tuple[Array, Array]:
+        """‖e‖² − ‖a‖² and ‖b‖², (blocks,), of the `residuals` of b = T z − shift, T the rows of another form."""
+        b = other.rows.project(z) - shift
+        xp = _backend.namespace(b)
+        a, e = self.residuals(b)
+        optimism, squares = (xp.sum(x, axis=(-2, -1)) for x in (e * e - a * a, b * b))
+        return xp.reshape(optimism, (-1,)), xp.reshape(squares, (-1,))
 
     def gram_matvec(self, z: Array, power: int = 0) -> Array:
         """SᵀS z · 2^−power."""

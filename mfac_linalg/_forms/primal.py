@@ -56,6 +56,11 @@ class PrimalForm(OneSystem, Part):
         total = (rows.astype_float64() if wide else rows).combine(b)
         return self._to_rows_dtype(self.capacitance.solve(_backend.to_float64(total)))
 
+    def residuals(self, b: Array) -> tuple[Array, Array]:
+        """The a = b − S x with x = M Sᵀb, and e_i = b_i − s_iᵀx_i with x_i without row i; float64, for b (m, k)."""
+        a = b - self.rows.project(self.solve_in_span(b))
+        return a, a / (1 - self.leverages())[..., None]
+
     def apply_square_root(self, u: Array) -> Array:
         """M^½ u = Q (I + s)^-½ Qᵀ u."""
         s, q = self.capacitance.spectrum()

@@ -59,6 +59,13 @@ class Form(Protocol):
         """M Sᵀ T z, (d, k), where T are the rows of another form of the same class and gradients."""
         ...
 
+    def cross_validate(self, other: Any, z: Array, shift: Array) -> tuple[Array, Array]:
+        """‖e‖² − ‖a‖² and ‖b‖² of each block, (blocks,), for b = T z − shift and x = M Sᵀb: a = b − S x.
+
+        e_i = b_i − s_iᵀx_i with x_i without row i. T are the rows of another form of the same class and gradients.
+        """
+        ...
+
     def gram_matvec(self, z: Array, power: int = 0) -> Array:
         """SᵀS z · 2^−power, (d, k)."""
         ...

@@ -17,30 +17,32 @@ from .measure import System, read_norms
 from .options import Options
 
 
-def restrict(state: State, active: Array) -> State:
+def restrict(state: State, active: Array, rest: float = 0.0) -> State:
     """The State of F among the parameters where `active` (d,) is True: elsewhere the columns of S count as zero.
 
-    For products alone: elements would ask for a Gram matrix in float64 where κ is large.
+    With `rest` in [0, 1], they count √rest times. For products alone: elements would ask for a Gram matrix in float64
+    where κ is large.
     """
     if state.form.shape[0] == 0:  # an empty window: F = Λ
         return state
     options = Options(state.dtype, "default", whiten=False, overwrite=False)
     if isinstance(state.form, BlockForm):
-        rows = _mask_columns(state.form.rows, active)
+        rows = _weigh_columns(state.form.rows, active, rest)
         sizes = [run.size for run in state.form.runs for _ in range(run.count)]
         blocks, kappa = assemble_blocks(rows, read_norms(block_systems(rows, sizes)), options)
         return replace(state, form=blocks, kappa=kappa)
-    (system,) = read_norms([System.of(_mask_columns(_scaled_rows_of(state), active))])
+    (system,) = read_norms([System.of(_weigh_columns(scaled_rows_of(state), active, rest))])
     return replace(state, form=assemble(system, options), kappa=kappa_of(system.norm))
 
 
-def _mask_columns(rows: ScaledRows, active: Array) -> ScaledRows:
-    """S with its columns zero where `active` (d,) is False."""
-    mask = _backend.cast(active, rows.dtype)[:, None]
-    return replace(rows, column_scale=mask if rows.column_scale is None else rows.column_scale * mask)
+def _weigh_columns(rows: ScaledRows, active: Array, rest: float) -> ScaledRows:
+    """S with its columns times √rest where `active` (d,) is False."""
+    weight = _backend.cast(active, rows.dtype)
+    weight = (weight + (1 - weight) * rest**0.5)[:, None]
+    return replace(rows, column_scale=weight if rows.column_scale is None else rows.column_scale * weight)
 
 
-def _scaled_rows_of(state: State) -> ScaledRows:
+def scaled_rows_of(state: State) -> ScaledRows:
     """S, recomputed where only W is stored."""
     rows = state.form.rows
     if isinstance(rows, ScaledRows):

@@ -17,6 +17,9 @@ from .._scaling.powers_of_two import exponent, ldexp
 from .._static.blocks import BlockDiagonalInverse
 from .._static.woodbury import WoodburyRankOneInverse
 from .._typing import Array
+from .compensation import check_compensation_damping
+from .exchange import exchanged
+from .losses import NoFiniteLossError, as_float, sort_key
 from .scores import score_roots
 from .select import Budget, count_active
 from .slope import Descent
@@ -24,7 +27,10 @@ from .updates import joint_update, obs_update
 
 Cut = Callable[[Array, Array], Array]
 """A mask and scores to a sparser mask."""
-UPDATES: dict[str, Callable[..., Array]] = {"joint": joint_update, "single": obs_update}
+Change = Callable[[Array, Any, Array], Array]
+"""Weights, F⁻¹ and a mask to the change of the weights."""
+UPDATES, SELECTIONS = ("joint", "single"), ("scores", "exchanges")
+EXCHANGES = 20  # steps of `exchange`
 
 
 @dataclass(frozen=True)
@@ -165,7 +171,9 @@ def prune(
     steps: int = 1,
     damping: float | Sequence[float],
     relative: bool = False,
+    selection: str = "scores",
     update: str = "joint",
+    compensation_damping: float | str = "auto",
     layer_sizes: int | Sequence[int] | None = None,
     block_sizes: int | Sequence[int] | None = None,
     slope: float | Callable[[int], float] = 0.0,
@@ -182,7 +190,7 @@ def prune(
 
     - computes gradients at the current weights by `gradients_fn`, and sets those of removed weights to zero;
     - with a slope, takes them to the minimum of the model, w̄ = w − α F⁻¹ḡ, with the full matrix F;
-    - scores the remaining weights by `obs_scores`;
+    - scores the remaining weights by `obs_scores`, and exchanges some if asked to;
     - applies `joint_update` or `obs_update`. Removed weights stay zero.
 
     Parameters
@@ -201,8 +209,12 @@ def prune(
         `loss_fn`; nan and infinity are never chosen.
     relative : bool
         `damping` is in units of mean ‖g‖²/d over the remaining weights, as in `relative_damping`.
+    selection : {"scores", "exchanges"}
+        The weights of the largest scores stay, or those that `exchange` finds from there, within the layers.
     update : {"joint", "single"}
         The best change for all removed weights at once, or, as in the paper, the sum of those for each by itself.
+    compensation_damping : float or "auto"
+        θ of `joint_update`, for "joint": 0 is the minimum of the model, and the rows choose "auto".
     layer_sizes : int or sequence of int, optional
         Every layer keeps its own share; all weights compete unless given.
     block_sizes : int or sequence of int, optional
@@ -236,7 +248,7 @@ def prune(
 
     Notes
     -----
-    Cost: a step O(dm²) for each damping, and a copy of its gradients.
+    Cost: a step O(dm²) for each damping, and a copy of its gradients; up to twenty times that with exchanges.
 
     For eager use only: the number of remaining weights is read.
 
@@ -263,7 +275,9 @@ def prune(
     check.function("loss_fn", loss_fn, "Pass weights → the loss on other data.", optional=True)
     steps = check.size("steps", steps)
     check.flag("relative", relative)
-    check.choice("update", update, tuple(UPDATES))
+    check.choice("selection", selection, SELECTIONS)
+    check.choice("update", update, UPDATES)
+    compensation_damping = check_compensation_damping(compensation_damping)
     weights = _backend.stop_gradient(check.computing("weights", weights))
     check.values("weights", weights)
     check.shape("weights", weights, ("d",), "Flatten them; `layer_sizes` tells the layers.")
@@ -278,7 +292,9 @@ def prune(
     bar = reporter(progress)
     dampings, lengths = _positive_floats("damping", damping), _positive_floats("lengths", lengths)
     descent = Descent.checked(slope, slope_damping)
-    search = _Search(dampings, relative, update, lengths, block_sizes, descent, loss_fn, bar)
+    change = _change(update, compensation_damping)
+    parts = budget.part_of_each() if selection == "exchanges" else None
+    search = _Search(dampings, relative, parts, change, lengths, block_sizes, descent, loss_fn, bar)
     search.require_choice()
     weights, records = _zero_outside(mask, weights), []
     for step, counts in enumerate(bar(plan, "prune")):
@@ -287,6 +303,13 @@ def prune(
         weights, mask, record = search.step(weights, gradients, mask, functools.partial(budget.cut, counts=counts))
         records.append(record)
     return Pruned(weights, mask, tuple(records))
+
+
+def _change(update: str, compensation_damping: float | str) -> Change:
+    """`joint_update` with this damping, or `obs_update`."""
+    if update == "single":
+        return obs_update
+    return functools.partial(joint_update, compensation_damping=compensation_damping)
 
 
 def _check_gradients(gradients: Array, weights: Array) -> Array:
@@ -315,7 +338,8 @@ class _Search:
 
     dampings: tuple[float, ...]
     relative: bool
-    update: str
+    parts: np.ndarray | None  # the layer of each weight, where weights are exchanged within it
+    change: Change
     lengths: tuple[float, ...]
     block_sizes: Any
     descent: Descent
@@ -335,8 +359,8 @@ class _Search:
         number = len(self.dampings) * len(self.lengths)
         candidates: Iterable[Any] = self._candidates(weights, _zero_outside(mask, gradients), mask, cut)
         candidates = candidates if number == 1 else self.bar(candidates, "candidates", number)
-        best = min(map(self._with_loss, candidates), key=lambda candidate: _sort_key(candidate[2].loss))
-        if _sort_key(best[2].loss) == math.inf:
+        best = min(map(self._with_loss, candidates), key=lambda candidate: sort_key(candidate[2].loss))
+        if sort_key(best[2].loss) == math.inf:
             raise NoFiniteLossError(best[2].loss, best[0])
         return best
 
@@ -344,7 +368,7 @@ class _Search:
         weights, mask, step = candidate
         if self.loss_fn is None:
             return weights, mask, step
-        return weights, mask, replace(step, loss=_as_float(self.loss_fn(_backend.copy_of(weights))))
+        return weights, mask, replace(step, loss=as_float(self.loss_fn(_backend.copy_of(weights))))
 
     def _candidates(
         self, weights: Array, gradients: Array, mask: Array, cut: Cut
@@ -356,7 +380,10 @@ class _Search:
                 inverse = inverse.with_damping(damping * unit)
             least = self.descent.from_weights(weights, gradients, inverse, unit)
             sparser = _backend.with_x64(cut, mask, score_roots(least, inverse))
-            change = (least - weights) + UPDATES[self.update](least, inverse, sparser)
+            if self.parts is not None:
+                labels = np.where(_backend.read(mask), self.parts, -1)
+                sparser = exchanged(least, inverse, sparser, labels, slope=0.0, steps=EXCHANGES)
+            change = (least - weights) + self.change(least, inverse, sparser)
             sparsity = 1 - count_active(sparser) / weights.shape[0]
             for length in self.lengths:
                 changed = _apply_change(weights, change, length, sparser)
@@ -373,31 +400,6 @@ class _Search:
 def _zero_outside(mask: Array, x: Array) -> Array:
     """A copy of x, shape (…, d), with zeros where the mask is False."""
     return _backend.namespace(x).where(mask, x, _backend.namespace(x).zeros_like(x))
-
-
-class NoFiniteLossError(ValueError):
-    """No candidate of a step has a finite loss."""
-
-    def __init__(self, loss: float, weights: Array) -> None:
-        wanted = "`loss_fn(weights)` must be finite for one candidate of each step at least"
-        super().__init__(f"{wanted}; got {loss}. Look for nan and inf in its data, or pass smaller `lengths`.")
-        self.loss, self.weights = loss, weights
-
-
-def _sort_key(loss: float | None) -> float:
-    """A loss for comparison: nan and infinity, of either sign, come last."""
-    if loss is None:  # of the only candidate
-        return 0.0
-    return loss if math.isfinite(loss) else math.inf
-
-
-def _as_float(loss: Any) -> float:
-    """The result of `loss_fn`, as a float."""
-    try:
-        return float(loss)
-    except (TypeError, ValueError, RuntimeError) as refused:  # of None, text, arrays with axes
-        msg = f"`loss_fn(weights)` must be a number; got {check.describe(loss)}. Return one float."
-        raise TypeError(msg) from refused
 
 
 @_backend.in_plain_modes

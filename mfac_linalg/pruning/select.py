@@ -40,6 +40,10 @@ class Budget:
             yield slice(start, start + size), sparsity
             start += size
 
+    def part_of_each(self) -> np.ndarray:
+        """The index of the part of each weight, (d,)."""
+        return np.repeat(np.arange(len(self.sizes)), self.sizes)
+
     def plan(self, mask: Array, steps: int) -> list[tuple[int, ...]]:
         """How many weights remain in each part after each step, evenly spaced on a logarithmic scale.
 

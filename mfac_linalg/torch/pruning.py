@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import _validation as check
 from ..pruning import Pruned, prune
-from ..pruning.loop import NoFiniteLossError
+from ..pruning.losses import NoFiniteLossError
 from .hooks import has_mask, locate, put_mask, refresh, refuse_own_names, restoring_masks
 from .masked_model import MaskedModel, Source
 from .model_checks import check_differentiable
@@ -36,7 +36,9 @@ def prune_model(
     block_sizes: Any = None,
     slope: Any = 0.0,
     slope_damping: float | None = None,
+    selection: str = "scores",
     update: str = "joint",
+    compensation_damping: float | str = "auto",
     lengths: Sequence[float] = (1.0,),
     validation: Batches | None = None,
     progress: bool = False,
@@ -79,7 +81,11 @@ def prune_model(
         consistent for a `loss_fn` that is a mean.
     slope_damping : float, optional
         As in `prune`.
+    selection : {"scores", "exchanges"}
+        As in `prune`.
     update : {"joint", "single"}
+        As in `prune`.
+    compensation_damping : float or "auto"
         As in `prune`.
     lengths : sequence of float
         As in `prune`.
@@ -125,9 +131,7 @@ def prune_model(
     """
     chosen = _prunable(model, loss_fn, params)
     unravel = unravel_for(chosen)
-    if isinstance(block_sizes, str):
-        check.choice("block_sizes", block_sizes, ("layers", "filters"))
-        block_sizes = unravel.sizes if block_sizes == "layers" else _filter_sizes(chosen)
+    block_sizes = _named_sizes(block_sizes, chosen) if isinstance(block_sizes, str) else block_sizes
     if isinstance(slope, str):
         check.choice("slope", slope, ("batch",))
     has_validation = validation is not None
@@ -150,7 +154,9 @@ def prune_model(
                 steps=steps,
                 damping=damping,
                 relative=relative,
+                selection=selection,
                 update=update,
+                compensation_damping=compensation_damping,
                 layer_sizes=unravel.sizes if by_layer else None,
                 block_sizes=block_sizes,
                 slope=(lambda step: masked.source.mean_reciprocal_count) if slope == "batch" else slope,
@@ -239,7 +245,8 @@ def _mask(model: nn.Module, name: str) -> Tensor:
     return torch.ones_like(model.get_parameter(name), dtype=torch.bool)
 
 
-def _filter_sizes(chosen: dict[str, nn.Parameter]) -> tuple[int, ...]:
-    """The number of weights of each index of the first axis, parameter after parameter."""
-    lengths = [(p.shape[0] if p.ndim else 1, p.numel()) for p in chosen.values()]
+def _named_sizes(blocks: str, chosen: dict[str, nn.Parameter]) -> tuple[int, ...]:
+    """The number of weights of each parameter, or of each index of its first axis, parameter after parameter."""
+    check.choice("block_sizes", blocks, ("layers", "filters"))
+    lengths = [(p.shape[0] if p.ndim and blocks == "filters" else 1, p.numel()) for p in chosen.values()]
     return tuple(size // count for count, size in lengths for _ in range(count))
