@@ -17,6 +17,7 @@ from .._scaling.powers_of_two import exponent, ldexp
 from .._static.blocks import BlockDiagonalInverse
 from .._static.woodbury import WoodburyRankOneInverse
 from .._typing import Array
+from .schedule import Schedule
 from .scores import score_roots
 from .select import Budget, count_active
 from .slope import Descent
@@ -163,6 +164,8 @@ def prune(
     sparsity: float | Sequence[float],
     *,
     steps: int = 1,
+    schedule: str | Sequence[float] = "geometric",
+    moves: int = 0,
     damping: float | Sequence[float],
     relative: bool = False,
     update: str = "joint",
@@ -177,8 +180,7 @@ def prune(
 ) -> Pruned:
     """Remove the weights that F⁻¹ says cost least, and move the others, in steps with gradients of their own.
 
-    Step j of k leaves a fraction (1 − sparsity)^(j/k) of the weights; with a `mask` the first fraction is that of the
-    mask, and the ratios are equal too. A step
+    Step j of k leaves a fraction (1 − sparsity)^(j/k) of the weights, or what `schedule` says. A step
 
     - computes gradients at the current weights by `gradients_fn`, and sets those of removed weights to zero;
     - with a slope, takes them to the minimum of the model, w̄ = w − α F⁻¹ḡ, with the full matrix F;
@@ -196,6 +198,16 @@ def prune(
         Of all weights (or of each layer) at the end: 0.8 removes 80 %. At least one stays.
     steps : int
         k ≥ 1; more steps follow the loss more closely.
+    schedule : {"geometric", "cubic", "linear"} or sequence of float
+        The sparsity s after step j of k, with t = j/k, from s₀ (that of the mask, or 0) to s₁ (`sparsity`):
+
+        - "geometric": 1 − s = (1 − s₀)^(1 − t) (1 − s₁)^t, the same share of the remaining weights each step;
+        - "cubic": s = s₁ − (s₁ − s₀)(1 − t)³, which slows down towards the end;
+        - "linear": s = s₀ + (s₁ − s₀) t;
+        - a sequence: s itself after each step, rising to s₁. `steps` is its length.
+    moves : int
+        Further steps at the end, which remove nothing: each has gradients of its own, and goes to w̄. Needs a slope. A
+        sparsity that is repeated in a `schedule` makes such a step too.
     damping : float or sequence of float
         λ > 0, in units of squared gradients. Of several, each step takes the one whose result has the smallest
         `loss_fn`; nan and infinity are never chosen.
@@ -261,7 +273,7 @@ def prune(
     """
     check.function("gradients_fn", gradients_fn, "Pass (weights, step) → gradients.")
     check.function("loss_fn", loss_fn, "Pass weights → the loss on other data.", optional=True)
-    steps = check.size("steps", steps)
+    path = Schedule.checked(schedule, steps, moves)
     check.flag("relative", relative)
     check.choice("update", update, tuple(UPDATES))
     weights = _backend.stop_gradient(check.computing("weights", weights))
@@ -273,18 +285,21 @@ def prune(
         mask = _full_mask(weights)
     mask = check.mask("mask", mask, weights[None, :], weights.shape[0])
     budget = Budget.checked(sparsity, layer_sizes, weights.shape[0])
-    plan = budget.plan(mask, steps)
+    path.require_end(sparsity)
+    plan = path.plan(budget, mask)
     check.flag("progress", progress)
     bar = reporter(progress)
     dampings, lengths = _positive_floats("damping", damping), _positive_floats("lengths", lengths)
     descent = Descent.checked(slope, slope_damping)
+    descent.require_slope(path.moves)
     search = _Search(dampings, relative, update, lengths, block_sizes, descent, loss_fn, bar)
     search.require_choice()
     weights, records = _zero_outside(mask, weights), []
     for step, counts in enumerate(bar(plan, "prune")):
         gradients = _check_gradients(gradients_fn(_backend.copy_of(weights), step), weights)
-        search = replace(search, descent=descent.at(step))
-        weights, mask, record = search.step(weights, gradients, mask, functools.partial(budget.cut, counts=counts))
+        only_moves = sum(counts) == count_active(mask)  # by the full matrix, whatever the blocks
+        now = replace(search, descent=descent.at(step), block_sizes=None if only_moves else block_sizes)
+        weights, mask, record = now.step(weights, gradients, mask, functools.partial(budget.cut, counts=counts))
         records.append(record)
     return Pruned(weights, mask, tuple(records))
 
