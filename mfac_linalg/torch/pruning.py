@@ -131,9 +131,7 @@ def prune_model(
     """
     chosen = _prunable(model, loss_fn, params)
     unravel = unravel_for(chosen)
-    if isinstance(block_sizes, str):
-        check.choice("block_sizes", block_sizes, ("layers", "filters"))
-        block_sizes = unravel.sizes if block_sizes == "layers" else _filter_sizes(chosen)
+    blocks = _named_blocks(block_sizes, chosen) if isinstance(block_sizes, str) else block_sizes
     if isinstance(slope, str):
         check.choice("slope", slope, ("batch",))
     has_validation = validation is not None
@@ -160,7 +158,7 @@ def prune_model(
                 relative=relative,
                 update=update,
                 layer_sizes=unravel.sizes if by_layer else None,
-                block_sizes=block_sizes,
+                block_sizes=blocks,
                 slope=(lambda step: masked.source.mean_reciprocal_count) if slope == "batch" else slope,
                 slope_damping=slope_damping,
                 mask=mask,
@@ -247,7 +245,10 @@ def _mask(model: nn.Module, name: str) -> Tensor:
     return torch.ones_like(model.get_parameter(name), dtype=torch.bool)
 
 
-def _filter_sizes(chosen: dict[str, nn.Parameter]) -> tuple[int, ...]:
-    """The number of weights of each index of the first axis, parameter after parameter."""
+def _named_blocks(name: str, chosen: dict[str, nn.Parameter]) -> tuple[int, ...]:
+    """The number of weights of each parameter, or of each index of its first axis."""
+    check.choice("block_sizes", name, ("layers", "filters"))
+    if name == "layers":
+        return tuple(p.numel() for p in chosen.values())
     lengths = [(p.shape[0] if p.ndim else 1, p.numel()) for p in chosen.values()]
     return tuple(size // count for count, size in lengths for _ in range(count))
