@@ -125,13 +125,17 @@ TRIED_MLP = {
 }
 REPORTED_MLP = {
     "slope": replace(SLOPE_MLP, path=MOVES_MLP, only_moves=True),
+    "slope in all steps": SLOPE_MLP,
     "no slope": PLAIN_MLP,
 }
 FIFTHS = [Fold(start, start + 200) for start in (0, 200, 400)]
 
+PLAIN_RESNET = Recipe(through((6, 0.7, 0), (2, 0.8, 0), (3, 0.9, 0), schedule="geometric"), num_gradients=128)
+MOVES_RESNET = through((6, 0.7, 1), (2, 0.8, 1), (3, 0.9, 1), schedule="geometric")
 REPORTED_RESNET = {
-    "slope": Recipe(through((6, 0.7, 3), (2, 0.8, 3), (3, 0.9, 3), schedule="geometric"), slope=1 / 16),
-    "no slope": Recipe(through((6, 0.7, 0), (2, 0.8, 0), (3, 0.9, 0), schedule="geometric")),
+    "slope": replace(PLAIN_RESNET, path=MOVES_RESNET, slope=1 / 16),
+    "slope, 64 rows": Recipe(through((6, 0.7, 3), (2, 0.8, 3), (3, 0.9, 3), schedule="geometric"), slope=1 / 16),
+    "no slope": PLAIN_RESNET,
 }
 
 STEPS = [("geometric", 1), ("geometric", 4), ("geometric", 16), ("geometric", 64), ("cubic", 16), ("linear", 16)]
@@ -150,10 +154,14 @@ def by_steps(study: Study) -> Iterator[record.Task]:
 
 
 PARTS: dict[str, record.Part] = {
-    "ResNet-20, slope": lambda study, held: study.reported(resnet(study.folder), REPORTED_RESNET["slope"]),
-    "ResNet-20, no slope": lambda study, held: study.reported(resnet(study.folder), REPORTED_RESNET["no slope"]),
-    "MLP, slope": lambda study, held: study.reported(mlp(study.folder), REPORTED_MLP["slope"]),
-    "MLP, no slope": lambda study, held: study.reported(mlp(study.folder), REPORTED_MLP["no slope"]),
+    **{
+        f"ResNet-20, {method}": lambda study, held, recipe=recipe: study.reported(resnet(study.folder), recipe)
+        for method, recipe in REPORTED_RESNET.items()
+    },
+    **{
+        f"MLP, {method}": lambda study, held, recipe=recipe: study.reported(mlp(study.folder), recipe)
+        for method, recipe in REPORTED_MLP.items()
+    },
     "steps": lambda study, held: by_steps(study),
     "choice ResNet-20": lambda study, held: study.choice(resnet(study.folder), TRIED_RESNET, HELD_OUT_IMAGES),
     "choice MLP": lambda study, held: study.choice(mlp(study.folder), TRIED_MLP, FIFTHS),
