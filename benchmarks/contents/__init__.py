@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from . import influence, pruning, pruning_slope, theory, training
+from . import factored, influence, pruning, pruning_slope, theory, training
 
 TABLES: dict[str, Callable[[], str]] = {
     "pruning, one shot": pruning.one_shot,
@@ -24,6 +24,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "optimizer, small batches": partial(training.training, training.SMALL, "small-"),
     "influence, last layer": partial(influence.predicted, "last layer"),
     "influence, network": partial(influence.predicted, "network"),
+    "factored rows": factored.sizes,
     "cost model": theory.cost_model,
     "forward error": theory.forward_error,
 }
@@ -42,6 +43,11 @@ SENTENCES: dict[str, dict[str, Numbers]] = {
         "accuracy on 1,000 test digits, {} % before.": pruning_slope.dense,
         "in 16 steps it is at {} % with the `params` of the tables, and at {} % with": pruning.by_the_call,
         "filters {}, {} and {} % at 70, 80 and 90 %, the full matrix, joint, {}, {} and {} %.": pruning.searched,
+    },
+    "docs/howto/factored-rows.md": {
+        "differ by {} of their norm for the product, by {} for the push-through and by {} for the influences. The "
+        "product is the one that answers to κ eps = {}, as any product with F⁻¹ does in float32; its backward error R "
+        "is {} eps at most.": factored.agreement,
     },
     "docs/optimizer.md": {"the gradient alone takes {} ms": lambda: (training.milliseconds("gradient"),)},
     "docs/theory.md": {

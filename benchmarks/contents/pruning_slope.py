@@ -9,7 +9,6 @@ from typing import Any
 from .markdown import held, one, rounded, table
 from .pruning import per_cent
 
-STEPS = (*(("geometric", steps) for steps in (1, 4, 16, 64)), ("cubic", 16), ("linear", 16))
 SPARSITIES = {"ResNet-20": (0.7, 0.8, 0.9), "MLP": (0.9, 0.95, 0.98)}
 
 
@@ -77,15 +76,6 @@ def variants_of_mlp() -> str:
         loss = statistics.fmean(judged(run, last)["loss"] for run in runs)
         rows.append([method, *reached, rounded(loss, 3)])
     return table(["", *per_cent(SPARSITIES["MLP"]), "loss"], rows)
-
-
-def by_steps() -> str:
-    """The MLP at 98 %, by steps and schedule."""
-    rows = []
-    for method, label in {"no slope": "without a slope", "slope": "with a slope"}.items():
-        runs = [figures("steps", method=method, schedule=schedule, steps=steps) for schedule, steps in STEPS]
-        rows.append([label, *(with_spread(judged(run, 0.98)["accuracy"] for run in each) for each in runs)])
-    return table(["", *(f"{schedule}, {steps}" for schedule, steps in STEPS)], rows)
 
 
 def dense() -> tuple[str, ...]:
