@@ -223,6 +223,7 @@ CLAIMS = {
     "docs/optimizer.md-1": lambda page: float(page.names["params"]["w"].max()) < 1,
     "docs/pruning.md-0": lambda page: page.names["pruned"].steps[-1].sparsity == 0.5,
     "docs/pruning.md-1": lambda page: page.names["two_of_four"].sum() == (page.names["pruned"] == 0).sum() == 500,
+    "docs/pruning.md-2": lambda page: [round(step.sparsity, 2) for step in page.names["pruned"].steps][3:] == [0.8] * 5,
     "docs/howto/fisher.md-0": lambda page: fisher_is_the_hessian(**page.names),
     "docs/howto/fisher.md-1": lambda page: weights_stay_in_sums(**page.names),
     "docs/howto/ihvp.md-0": lambda page: page.names["inverse"].backward_error(page.names["v"], page.names["x"]) < 1e-6,

@@ -191,6 +191,18 @@ def test_the_slope_may_depend_on_the_step_and_is_asked_for_after_its_gradients()
     assert np.allclose(found.weights, second.weights)
 
 
+@pytest.mark.parametrize("damping", [1e-9, 0.3])
+def test_a_move_lowers_each_loss_by_the_slope_or_less(damping):
+    rng = np.random.default_rng(0)
+    gradients, w = rng.standard_normal((5, 20)), rng.standard_normal(20)
+    change = gradients @ (prune(w, lambda w, step: gradients, 0.0, damping=damping, slope=SLOPE).weights - w)
+    gram = gradients @ gradients.T
+    damped = gram @ np.linalg.solve(gram + 5 * damping * np.eye(5), np.ones(5))
+    assert np.allclose(change, -SLOPE * damped, rtol=1e-7)
+    assert np.allclose(change, -SLOPE) == (damping < 1e-3)
+    assert -np.mean(change) <= SLOPE * (1 + 1e-9)
+
+
 def test_one_over_the_batch_is_the_consistent_slope():
     """Logistic regression near its optimum, with labels drawn from the model: E[g gᵀ] = H/B for means of B samples."""
     rng = np.random.default_rng(0)

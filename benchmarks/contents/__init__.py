@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from . import factored, influence, pruning, theory, training
+from . import factored, influence, pruning, pruning_slope, theory, training
 
 TABLES: dict[str, Callable[[], str]] = {
     "pruning, one shot": pruning.one_shot,
@@ -14,6 +14,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruning, by damping": pruning.by_damping,
     "pruning, trained afterwards": pruning.tuned,
     "pruning, compensation": pruning.compensated,
+    "pruning with a slope, ResNet-20": partial(pruning_slope.over_seeds, "ResNet-20", pruning_slope.RESNET),
+    "pruning without a slope, digits": partial(pruning_slope.over_seeds, "MLP", {"no slope": "filters, joint"}),
+    "pruning with a slope, digits": partial(pruning_slope.over_seeds, "MLP", pruning_slope.DIGITS),
+    "pruning with a slope, variants": pruning_slope.variants_of_resnet,
+    "pruning with a slope, variants on digits": pruning_slope.variants_of_mlp,
     "optimizer": partial(training.training, training.TRAINED, "", timed=True),
     "optimizer, default weights": partial(training.training, training.BY_DEFAULT, "default-"),
     "optimizer, first steps": training.first_steps,
@@ -39,6 +44,7 @@ SENTENCES: dict[str, dict[str, Numbers]] = {
         "With filters that is {} and {} points more than the authors' figures at 80 and 90 % in 4 steps, {} and {} in "
         "16.": pruning.leads,
         "{} to {} % at 70 %, {} to {} % at 80 %, {} to {} % at 90 %.": pruning.by_steps,
+        "accuracy on 1,000 test digits, {} % before.": pruning_slope.dense,
         "in 16 steps it is at {} % with the `params` of the tables, and at {} % with": pruning.by_the_call,
         "filters {}, {} and {} % at 70, 80 and 90 %, the full matrix, joint, {}, {} and {} %.": pruning.searched,
     },

@@ -13,13 +13,14 @@ from .. import _backend
 from .. import _validation as check
 from .._progress import Progress, reporter
 from .._repr import as_list, as_table
-from .._scaling.powers_of_two import exponent, ldexp
 from .._static.blocks import BlockDiagonalInverse
 from .._static.woodbury import WoodburyRankOneInverse
 from .._typing import Array
 from .compensation import check_compensation_damping
 from .exchange import exchanged
 from .losses import NoFiniteLossError, as_float, sort_key
+from .relative import relative_damping
+from .schedule import Schedule
 from .scores import score_roots
 from .select import Budget, count_active
 from .slope import Descent
@@ -105,63 +106,6 @@ class Pruned:
         return as_list(name, heads, rows)
 
 
-def relative_damping(gradients: Array, ratio: float) -> float:
-    """Return ratio · mean ‖g_i‖²/d: a damping in units of the mean diagonal entry of Gᵀ G/m.
-
-    Parameters
-    ----------
-    gradients : array, shape (m, d)
-        The rows of G.
-    ratio : float
-        > 0; 1 damps every weight by as much as the average one curves.
-
-    Returns
-    -------
-    float
-        λ, in units of squared gradients.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Gradients that are not a real floating array (m, d) with finite values, or are all zero; a ratio out of range.
-    OverflowError
-        A damping that float64 cannot represent.
-
-    Notes
-    -----
-    Cost: one pass over the gradients.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mfac_linalg.pruning import relative_damping
-    >>> relative_damping(np.array([[3.0, 4.0], [0.0, 5.0]]), 0.1)
-    1.25
-    """
-    check.gradients(gradients)
-    check.values("gradients", gradients)
-    ratio = float(check.dampings([ratio], "ratio")[0])
-    check.finite("gradients", gradients)
-    power, squares = (_backend.read(x) for x in _backend.with_x64(_scaled_squares, gradients))
-    mean = float(np.mean(squares)) / gradients.shape[1]
-    if not mean > 0:
-        msg = "`gradients` must not all be zero, nor be empty; a damping in their units would be. Pass an absolute one."
-        raise ValueError(msg)
-    with np.errstate(over="ignore", under="ignore"):
-        damping = float(np.ldexp(ratio, int(power)) * np.ldexp(mean, int(power)))
-    if not 0 < damping < math.inf:
-        msg = f"`gradients` must be such that `ratio` times their mean square is a number; got {damping}. Scale them."
-        raise OverflowError(msg)
-    return damping
-
-
-def _scaled_squares(gradients: Array) -> tuple[Array, Array]:
-    """The e of the largest entry, and ‖g_i‖² · 4^−e, float64."""
-    wide = _backend.to_float64(gradients)
-    power = exponent(wide)
-    return power, _backend.column_squares(ldexp(wide, -power).T)
-
-
 @_backend.outside_graphs
 def prune(
     weights: Array,
@@ -169,6 +113,8 @@ def prune(
     sparsity: float | Sequence[float],
     *,
     steps: int = 1,
+    schedule: str | Sequence[float] = "geometric",
+    moves: int = 0,
     damping: float | Sequence[float],
     relative: bool = False,
     selection: str = "scores",
@@ -185,8 +131,7 @@ def prune(
 ) -> Pruned:
     """Remove the weights that F⁻¹ says cost least, and move the others, in steps with gradients of their own.
 
-    Step j of k leaves a fraction (1 − sparsity)^(j/k) of the weights; with a `mask` the first fraction is that of the
-    mask, and the ratios are equal too. A step
+    Step j of k leaves a fraction (1 − sparsity)^(j/k) of the weights, or what `schedule` says. A step
 
     - computes gradients at the current weights by `gradients_fn`, and sets those of removed weights to zero;
     - with a slope, takes them to the minimum of the model, w̄ = w − α F⁻¹ḡ, with the full matrix F;
@@ -204,6 +149,16 @@ def prune(
         Of all weights (or of each layer) at the end: 0.8 removes 80 %. At least one stays.
     steps : int
         k ≥ 1; more steps follow the loss more closely.
+    schedule : {"geometric", "cubic", "linear"} or sequence of float
+        The sparsity s after step j of k, with t = j/k, from s₀ (that of the mask, or 0) to s₁ (`sparsity`):
+
+        - "geometric": 1 − s = (1 − s₀)^(1 − t) (1 − s₁)^t, the same share of the remaining weights each step;
+        - "cubic": s = s₁ − (s₁ − s₀)(1 − t)³, which slows down towards the end;
+        - "linear": s = s₀ + (s₁ − s₀) t;
+        - a sequence: s itself after each step, rising to s₁. `steps` is its length.
+    moves : int
+        Further steps at the end, which remove nothing: each has gradients of its own, and goes to w̄. Needs a slope. A
+        sparsity that is repeated in a `schedule` makes such a step too.
     damping : float or sequence of float
         λ > 0, in units of squared gradients. Of several, each step takes the one whose result has the smallest
         `loss_fn`; nan and infinity are never chosen.
@@ -273,7 +228,7 @@ def prune(
     """
     check.function("gradients_fn", gradients_fn, "Pass (weights, step) → gradients.")
     check.function("loss_fn", loss_fn, "Pass weights → the loss on other data.", optional=True)
-    steps = check.size("steps", steps)
+    path = Schedule.checked(schedule, steps, moves)
     check.flag("relative", relative)
     check.choice("selection", selection, SELECTIONS)
     check.choice("update", update, UPDATES)
@@ -287,11 +242,13 @@ def prune(
         mask = _full_mask(weights)
     mask = check.mask("mask", mask, weights[None, :], weights.shape[0])
     budget = Budget.checked(sparsity, layer_sizes, weights.shape[0])
-    plan = budget.plan(mask, steps)
+    path.require_end(sparsity)
+    plan = path.plan(budget, mask)
     check.flag("progress", progress)
     bar = reporter(progress)
     dampings, lengths = _positive_floats("damping", damping), _positive_floats("lengths", lengths)
     descent = Descent.checked(slope, slope_damping)
+    descent.require_slope(path.moves)
     change = _change(update, compensation_damping)
     parts = budget.part_of_each() if selection == "exchanges" else None
     search = _Search(dampings, relative, parts, change, lengths, block_sizes, descent, loss_fn, bar)
@@ -299,8 +256,9 @@ def prune(
     weights, records = _zero_outside(mask, weights), []
     for step, counts in enumerate(bar(plan, "prune")):
         gradients = _check_gradients(gradients_fn(_backend.copy_of(weights), step), weights)
-        search = replace(search, descent=descent.at(step))
-        weights, mask, record = search.step(weights, gradients, mask, functools.partial(budget.cut, counts=counts))
+        only_moves = sum(counts) == count_active(mask)  # by the full matrix, whatever the blocks
+        now = replace(search, descent=descent.at(step), block_sizes=None if only_moves else block_sizes)
+        weights, mask, record = now.step(weights, gradients, mask, functools.partial(budget.cut, counts=counts))
         records.append(record)
     return Pruned(weights, mask, tuple(records))
 

@@ -44,27 +44,22 @@ class Budget:
         """The index of the part of each weight, (d,)."""
         return np.repeat(np.arange(len(self.sizes)), self.sizes)
 
-    def plan(self, mask: Array, steps: int) -> list[tuple[int, ...]]:
-        """How many weights remain in each part after each step, evenly spaced on a logarithmic scale.
+    def ends(self, mask: Array) -> Iterator[tuple[int, float, int, int]]:
+        """Of each part: the weights that are left, those that remain at the end, exactly and rounded, and its size.
 
         Raises
         ------
         ValueError
             A mask that is sparser than the budget already.
         """
-        parts = []
         for part, sparsity in self._parts():
             present, last = count_active(mask[part]), _count_at(sparsity, part)
-            exact = (1 - sparsity) * (part.stop - part.start)
             if present < last:
                 msg = f"`sparsity` must be at least that of `mask`; got {sparsity:g} of weights "
                 msg += f"{part.start}:{part.stop}, of which {present} are left. Raise it."
                 raise ValueError(msg)
-            between = [
-                round(present * (exact / present) ** (step / steps)) if present else 0 for step in range(1, steps)
-            ]
-            parts.append([*(min(present, max(last, number)) for number in between), last])
-        return list(zip(*parts, strict=True))
+            size = part.stop - part.start
+            yield present, (1 - sparsity) * size, last, size
 
     def cut(self, mask: Array, scores: Array, counts: tuple[int, ...]) -> Array:
         """The mask that keeps the largest scores of each part, in these numbers."""
@@ -73,13 +68,13 @@ class Budget:
         return masks[0] if len(masks) == 1 else _backend.namespace(mask).concat(masks)
 
 
-def check_sparsity(value: Any) -> float:
+def check_sparsity(value: Any, name: str = "sparsity") -> float:
     """Accept a float in [0, 1)."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        msg = f"`sparsity` must be a float in [0, 1); got {check.describe(value)}. Pass 0.8 to remove 80 %."
+        msg = f"`{name}` must be a float in [0, 1); got {check.describe(value)}. Pass 0.8 to remove 80 %."
         raise TypeError(msg)
     if not 0 <= float(value) < 1:
-        msg = f"`sparsity` must be in [0, 1); got {value!r}. Pass 0.8 to remove 80 %."
+        msg = f"`{name}` must be in [0, 1); got {value!r}. Pass 0.8 to remove 80 %."
         raise ValueError(msg)
     return float(value)
 

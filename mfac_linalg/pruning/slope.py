@@ -36,6 +36,12 @@ class Descent:
         damping = None if damping is None else float(check.dampings([damping], "slope_damping")[0])
         return cls(slope if callable(slope) else check_slope(slope), damping)
 
+    def require_slope(self, moves: int) -> None:
+        """Refuse steps that would do nothing."""
+        if moves and not callable(self.slope) and self.slope == 0:
+            msg = f"`moves` must be 0 without a slope; got {moves}. Pass `slope`: 1/B for means of B samples."
+            raise ValueError(msg)
+
     def at(self, step: int) -> "Descent":
         """The same with the α of a step."""
         if not callable(self.slope):

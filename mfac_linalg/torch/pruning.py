@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import _validation as check
 from ..pruning import Pruned, prune
 from ..pruning.losses import NoFiniteLossError
+from ..pruning.schedule import Schedule
 from .hooks import has_mask, locate, put_mask, refresh, refuse_own_names, restoring_masks
 from .masked_model import MaskedModel, Source
 from .model_checks import check_differentiable
@@ -28,6 +29,8 @@ def prune_model(
     sparsity: float | Sequence[float],
     *,
     steps: int = 1,
+    schedule: str | Sequence[float] = "geometric",
+    moves: int = 0,
     damping: float | Sequence[float],
     relative: bool = False,
     num_gradients: int | None = None,
@@ -59,6 +62,10 @@ def prune_model(
     sparsity : float or sequence of float
         As in `mfac_linalg.pruning.prune`; one for each parameter with `by_layer`.
     steps : int
+        As in `prune`.
+    schedule : {"geometric", "cubic", "linear"} or sequence of float
+        As in `prune`.
+    moves : int
         As in `prune`.
     damping : float or sequence of float
         As in `prune`.
@@ -131,16 +138,16 @@ def prune_model(
     """
     chosen = _prunable(model, loss_fn, params)
     unravel = unravel_for(chosen)
-    block_sizes = _named_sizes(block_sizes, chosen) if isinstance(block_sizes, str) else block_sizes
+    blocks = _named_sizes(block_sizes, chosen) if isinstance(block_sizes, str) else block_sizes
     if isinstance(slope, str):
         check.choice("slope", slope, ("batch",))
     has_validation = validation is not None
     candidates = _check_choices(sparsity, damping, lengths, by_layer=by_layer, has_validation=has_validation)
     check.flag("progress", progress)
-    steps = check.size("steps", steps)
-    check_batches("batches", batches, steps if num_gradients is None else 1)
+    all_steps = Schedule.checked(schedule, steps, moves).steps
+    check_batches("batches", batches, all_steps if num_gradients is None else 1)
     if validation is not None:
-        check_batches("validation", validation, steps * candidates)
+        check_batches("validation", validation, all_steps * candidates)
     count = None if num_gradients is None else check.size("num_gradients", num_gradients)
     before = unravel.ravel({name: parameter.detach() for name, parameter in chosen.items()})
     mask = unravel.ravel({name: _mask(model, name) for name in chosen})
@@ -152,13 +159,15 @@ def prune_model(
                 masked.gradients,
                 sparsity,
                 steps=steps,
+                schedule=schedule,
+                moves=moves,
                 damping=damping,
                 relative=relative,
                 selection=selection,
                 update=update,
                 compensation_damping=compensation_damping,
                 layer_sizes=unravel.sizes if by_layer else None,
-                block_sizes=block_sizes,
+                block_sizes=blocks,
                 slope=(lambda step: masked.source.mean_reciprocal_count) if slope == "batch" else slope,
                 slope_damping=slope_damping,
                 mask=mask,

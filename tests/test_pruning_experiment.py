@@ -1,0 +1,94 @@
+"""The experiment with a slope: a path step by step is that of `prune`, and an interrupted run goes on."""
+
+import pytest
+
+from mfac_linalg.pruning import prune
+
+torch = pytest.importorskip("torch")
+experiment = pytest.importorskip("benchmarks.experiments.pruning_paths")
+
+PATH = (0.3, 0.5, 0.5, 0.7, 0.7)
+RECIPE = experiment.Recipe(PATH, slope=1 / 32, slope_damping=0.1, damping=1e-2, num_gradients=4)
+
+
+@pytest.fixture
+def trained():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(6, 8, bias=False), torch.nn.ReLU(), torch.nn.Linear(8, 3, bias=False))
+    images = [(torch.randn(count, 6), torch.randint(3, (count,))) for count in (100, 50)]
+    return experiment.Trained("small", network, lambda name, parameter: True, *images, (0.5, 0.7))
+
+
+def run(trained, path, recipe=RECIPE):
+    pool = torch.arange(100)
+    return experiment.Run(trained, recipe, 0, pool, trained.test, before_moves=True, state=path / "state.pt")
+
+
+def without_seconds(found):
+    return [{name: value for name, value in facts.items() if name != "seconds"} for facts in found["judged"]]
+
+
+def test_a_path_step_by_step_is_that_of_prune(trained, tmp_path):
+    found = run(trained, tmp_path).finish()
+    last = torch.load(tmp_path / "state.pt")
+    generator = torch.Generator().manual_seed(0)
+    whole = prune(
+        trained.weights,
+        lambda w, step: trained.rows(w, 4, torch.arange(100), generator, mirrored=False),
+        0.7,
+        schedule=PATH,
+        damping=1e-2,
+        slope=1 / 32,
+        slope_damping=0.1,
+        block_sizes=trained.filters,
+        compensation_damping=0.0,
+    )
+    assert torch.equal(last["weights"], whole.weights)
+    assert torch.equal(last["mask"], whole.mask)
+    expected = [(0.5, 2, False), (0.5, 3, True), (0.7, 4, False), (0.7, 5, True)]
+    assert [(facts["sparsity"], facts["steps"], facts["moved"]) for facts in found["judged"]] == expected
+
+
+def test_an_interrupted_run_goes_on(trained, tmp_path, monkeypatch):
+    whole = run(trained, tmp_path).finish()
+    (tmp_path / "state.pt").unlink()
+    judge, calls = experiment.Run._judge, []
+
+    def interrupted(self, at, step):
+        calls.append(step)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return judge(self, at, step)
+
+    monkeypatch.setattr(experiment.Run, "_judge", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(trained, tmp_path).finish()
+    assert without_seconds(run(trained, tmp_path).finish()) == without_seconds(whole)
+    assert calls == [0, 1, 2, 2, 3, 4]
+
+
+def test_rows_are_means_of_batches_without_repetition_while_the_pool_lasts(trained):
+    pool = torch.arange(40, 100)
+    rows = trained.rows(trained.weights, 3, pool, torch.Generator().manual_seed(3), mirrored=False)
+    generator = torch.Generator().manual_seed(3)
+    indices = torch.cat([pool[torch.randperm(60, generator=generator)][:32] for _ in range(3)])
+    loss = torch.nn.functional.cross_entropy
+    for row, chosen in zip(rows, indices.split(32), strict=True):
+        grads = torch.autograd.grad(
+            loss(trained.network(trained.train[0][chosen]), trained.train[1][chosen]),
+            list(trained.network.parameters()),
+        )
+        assert torch.allclose(row, torch.cat([g.reshape(-1) for g in grads]), atol=1e-6)
+
+
+def test_legs_end_at_their_sparsities_and_moves_repeat_them():
+    assert experiment.through((2, 0.5, 1), (1, 0.75, 2), schedule="linear") == (0.25, 0.5, 0.5, 0.75, 0.75, 0.75)
+    assert experiment.through((2, 0.75, 0), schedule="geometric") == pytest.approx((0.5, 0.75))
+    assert experiment.through((2, 0.8, 0)) == pytest.approx((0.7, 0.8))
+
+
+def test_only_moves_may_have_the_slope_and_they_may_have_rows_of_their_own():
+    recipe = experiment.Recipe(PATH, slope=0.5, num_gradients=4, only_moves=True, rows_of_moves=2)
+    assert [recipe.slope_of(step) for step in range(5)] == [0, 0, 0.5, 0, 0.5]
+    assert [recipe.rows_of(step) for step in range(5)] == [4, 4, 2, 4, 2]
+    assert (RECIPE.slope_of(0), RECIPE.rows_of(2)) == (1 / 32, 4)
