@@ -1,13 +1,18 @@
 """The linear datamodelling score and its attributions against dense ones; the experiment runs on tiny data."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from benchmarks.experiments import attribution, factored, lds, record, retraining  # noqa: E402
+from benchmarks.experiments import attribution, datamodeling, lds, record, retraining  # noqa: E402
+from benchmarks.experiments import perceptron as layers  # noqa: E402
 from benchmarks.experiments.datamodeling import lds as score  # noqa: E402
 from benchmarks.experiments.datamodeling import over_images, predictions, quantiles, resampled  # noqa: E402
+from mfac_linalg import WoodburyRankOneInverse  # noqa: E402
+from mfac_linalg.influence import influence  # noqa: E402
 from mfac_linalg.torch import fisher_gradients, per_sample_gradients  # noqa: E402
 
 DAMPING = 0.03
@@ -37,7 +42,7 @@ def rows(model, samples):
 
 @pytest.fixture(scope="module")
 def perceptron(model):
-    return factored.Perceptron.of(model)
+    return layers.Perceptron.of(model)
 
 
 def wrong_of(model, samples):
@@ -45,14 +50,15 @@ def wrong_of(model, samples):
     return 1 - p[np.arange(len(p)), samples.labels.numpy()]
 
 
-def close(found, right, tolerance=2e-5):
+def close(found, right, tolerance=1e-9):
     assert np.abs(found - right).max() <= tolerance * np.abs(right).max()
 
 
 # --- the score -----------------------------------------------------------------------------------------------------
 
 
-def test_a_perfect_attribution_scores_one_and_its_negative_minus_one():
+def test_a_perfect_attribution_scores_one_and_its_negative_minus_one(monkeypatch):
+    monkeypatch.setattr(datamodeling, "RESAMPLES", 20)
     rng = np.random.default_rng(0)
     scores, subsets = rng.standard_normal((5, 40)), retraining.halves("reported", 12, 40)
     predicted = predictions(scores, subsets)
@@ -105,27 +111,22 @@ def test_factors_make_the_gradients_of_pytorch(perceptron, samples, rows):
 def test_the_rows_of_the_true_fisher_make_it(perceptron, model, samples):
     inputs = samples.inputs.double()
     right = fisher_gradients(model, inputs)[0].numpy()
-    found, share = factored.fisher_rows(perceptron, inputs.numpy(), 220)
+    found, share = layers.fisher_rows(perceptron, inputs.numpy(), 220)
     assert share == pytest.approx(1)
     spectra = [np.linalg.eigvalsh(part.T @ part) for part in (found.dense(), right)]
     assert np.allclose(*spectra, atol=1e-13)
-    fewer, share = factored.fisher_rows(perceptron, inputs.numpy(), 40)
+    fewer, share = layers.fisher_rows(perceptron, inputs.numpy(), 40)
     assert share == pytest.approx(fewer.squares().sum() / found.squares().sum())
     assert 40 / 198 < share < 1
 
 
 @pytest.mark.parametrize("block", [5, 1000])
-def test_coordinates_keep_inner_products(perceptron, samples, monkeypatch, block):
-    monkeypatch.setattr(factored, "BLOCK", block)
+def test_products_of_factors_are_those_of_rows(perceptron, samples, rows, monkeypatch, block):
+    monkeypatch.setattr(layers, "BLOCK", block)
     found, _ = attribution.perceptron_rows(perceptron, samples)
-    tiny = factored.FactoredRows(found.inputs, [1e-9 * b for b in found.outputs])  # dependent, of another scale
-    dense = np.concatenate([found.dense(), tiny.dense()])
-    parts = list(factored.coordinates(found, tiny, dtype=np.float64))
-    assert [len(part) for part in parts] == [22, 22]
-    assert parts[0].shape[1] <= 24
-    norms = np.linalg.norm(dense, axis=1)
-    short = np.concatenate(parts) / norms[:, None]
-    assert np.allclose(short @ short.T, dense @ dense.T / np.outer(norms, norms), atol=1e-12)
+    assert np.allclose(found.times(found.dense().T), rows @ rows.T, atol=1e-12)
+    weights = np.arange(22.0)
+    assert np.allclose(found.scaled(weights).dense(), weights[:, None] * found.dense())
 
 
 # --- the attributions ----------------------------------------------------------------------------------------------
@@ -146,39 +147,53 @@ def dense(model, samples, rows):
     return exact | {"dot": tests @ trains.T}
 
 
+@pytest.fixture(scope="module")
+def gradients(perceptron, samples):
+    train, others = samples.at(slice(14)), samples.at(slice(14, None))
+    kinds = ("true", "empirical", "margins")
+    return {kind: attribution.gradients_of(perceptron, train, others, kind, 0, 140) for kind in kinds}
+
+
 @pytest.mark.parametrize(
     ("name", "key"),
     [
         ("true Fisher, exact", "true"),
         ("empirical Fisher, exact", "empirical"),
         ("gradient dot product", "dot"),
-        ("the same without projection", "margins"),
+        ("gradients of margins, exact", "margins"),
     ],
 )
-def test_attributions_are_those_of_dense_matrices(perceptron, samples, dense, name, key):
+def test_attributions_are_those_of_dense_matrices(gradients, dense, name, key):
     method = attribution.BY_NAME[name]
-    train, others = samples.at(slice(14)), samples.at(slice(14, None))
-    gradients = attribution.gradients_of(perceptron, train, others, method.fisher, 0, 140)
-    close(method.scores(gradients, DAMPING if method.is_damped else None, gradients.wrong), dense[key])
+    rows = gradients[method.fisher]
+    close(method.scores(rows, DAMPING if method.is_damped else None, rows.wrong), dense[key])
 
 
-def test_many_steps_of_cg_reach_the_exact_influence_and_few_do_not(perceptron, samples, dense, monkeypatch):
-    train, others = samples.at(slice(14)), samples.at(slice(14, None))
-    for fisher in ("true", "empirical"):
-        gradients = attribution.gradients_of(perceptron, train, others, fisher, 0, 140)
-        monkeypatch.setattr(attribution, "CG_STEPS", 60)
-        close(gradients.by_cg(DAMPING, gradients.wrong), dense[fisher], 1e-4)
-        monkeypatch.setattr(attribution, "CG_STEPS", 1)
-        assert np.abs(gradients.by_cg(DAMPING, gradients.wrong) - dense[fisher]).max() > 0.1 * dense[fisher].max()
+def test_exact_attributions_are_those_of_the_library(gradients, rows):
+    inverse = WoodburyRankOneInverse(rows[:14], DAMPING)
+    close(gradients["empirical"].exact(DAMPING, None), influence(inverse, rows[14:]))
 
 
-def test_a_wide_projection_changes_little(perceptron, samples, dense, monkeypatch):
-    monkeypatch.setattr(attribution, "PROJECTED", 40_000)
-    train, others = samples.at(slice(14)), samples.at(slice(14, None))
-    gradients = attribution.gradients_of(perceptron, train, others, "empirical", 0, 140)
-    close(gradients.by_projection(DAMPING, gradients.wrong), dense["margins"], 0.1)
-    doubled = gradients.by_projection(DAMPING, 2 * gradients.wrong)
-    close(doubled, 2 * gradients.by_projection(DAMPING, gradients.wrong))
+@pytest.mark.parametrize("fisher", ["true", "empirical"])
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_steps_of_cg_are_those_in_all_dimensions(gradients, fisher, steps, monkeypatch):
+    from scipy.sparse.linalg import cg
+
+    monkeypatch.setattr(attribution, "CG_STEPS", steps)
+    found = replace(gradients[fisher])
+    matrix = found.fisher.dense().T @ found.fisher.dense() + DAMPING * np.eye(found.fisher.dense().shape[1])
+    solutions = [cg(matrix, t, rtol=0, maxiter=steps)[0] for t in found.tests.dense()]
+    close(found.by_cg(DAMPING, None), np.stack(solutions) @ found.trains.dense().T, 1e-9)
+
+
+def test_a_wide_projection_changes_little_and_weights_multiply(gradients, dense, monkeypatch):
+    monkeypatch.setattr(attribution, "PROJECTED", 8_000)
+    found = replace(gradients["empirical"])
+    scores = found.by_projection(DAMPING, found.wrong)
+    close(scores, dense["margins"], 0.2)
+    close(found.by_projection(DAMPING, 2 * found.wrong), 2 * scores)
+    margins = gradients["margins"]
+    close(margins.by_margins(DAMPING, 2 * margins.wrong), 2 * dense["margins"])
 
 
 # --- the experiment ------------------------------------------------------------------------------------------------
@@ -196,7 +211,7 @@ def tiny_data():
 def test_the_experiment_runs_on_other_data_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(retraining, "EPOCHS", 4)
     monkeypatch.setattr(lds, "NETWORKS", 2)
-    monkeypatch.setattr("benchmarks.experiments.datamodeling.RESAMPLES", 10)
+    monkeypatch.setattr(datamodeling, "RESAMPLES", 10)
     output, scratch = tmp_path / "lds.json", retraining.Scratch(tmp_path / "scratch")
     study = lds.Study([tiny_data()], scratch, dampings=(0.1, 1.0), halves=6)
     for name, part in lds.PARTS.items():

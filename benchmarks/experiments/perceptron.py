@@ -1,15 +1,13 @@
-"""Gradients of a perceptron as factors of its layers, and as coordinates in which they keep their inner products."""
+"""Gradients of a perceptron as factors of its layers: their inner products do not need the rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg.lapack import dpstrf
 from torch import nn
 
-BLOCK = 1000  # rows of a Gram matrix at a time
+BLOCK = 500  # rows in memory at a time
 
 
 @dataclass(frozen=True)
@@ -24,6 +22,10 @@ class FactoredRows:
 
     def at(self, index: np.ndarray | slice) -> FactoredRows:
         return FactoredRows([a[index] for a in self.inputs], [b[index] for b in self.outputs])
+
+    def scaled(self, weights: np.ndarray) -> FactoredRows:
+        """The rows w_i g_i."""
+        return FactoredRows(self.inputs, [b * weights[:, None] for b in self.outputs])
 
     def gram(self, other: FactoredRows) -> np.ndarray:
         """All inner products, Σ over the layers of (A Cᵀ) ∘ (B Dᵀ), in (p + q) instead of p q multiplications each."""
@@ -43,6 +45,11 @@ class FactoredRows:
         """The rows themselves, (n, d)."""
         pairs = zip(self.inputs, self.outputs, strict=True)
         return np.concatenate([(b[:, :, None] * a[:, None, :]).reshape(len(self), -1) for a, b in pairs], axis=1)
+
+    def times(self, matrix: np.ndarray) -> np.ndarray:
+        """G X for X (d, k), some rows at a time, in the dtype of X."""
+        blocks = [self.at(slice(start, start + BLOCK)) for start in range(0, len(self), BLOCK)]
+        return np.concatenate([block.dense().astype(matrix.dtype) @ matrix for block in blocks])
 
 
 @dataclass(frozen=True)
@@ -94,31 +101,3 @@ def fisher_rows(model: Perceptron, inputs: np.ndarray, count: int) -> tuple[Fact
 def softmax(logits: np.ndarray) -> np.ndarray:
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
-
-
-def coordinates(*groups: FactoredRows, dtype: type = np.float32) -> Iterator[np.ndarray]:
-    """The rows of each group in one orthonormal basis of the span of all, (n, r) with r at most their number.
-
-    K = P L Lᵀ Pᵀ for the Gram matrix of all rows, divided by their norms; the rows of P L, times the norms, have the
-    inner products of the rows. Products with F⁻¹ and influences depend on nothing else.
-    """
-    rows = FactoredRows(*([np.concatenate(p) for p in zip(*parts, strict=True)] for parts in _parts(groups)))
-    norms = np.sqrt(rows.squares())
-    scale = 1 / np.where(norms > 0, norms, 1)
-    gram = np.empty((len(rows), len(rows)))
-    for start in range(0, len(rows), BLOCK):
-        block, rest = slice(start, start + BLOCK), slice(start, None)
-        gram[block, rest] = rows.at(block).gram(rows.at(rest)) * scale[block, None] * scale[rest]
-    factor, order, rank, info = dpstrf(gram.T, lower=1, tol=-1, overwrite_a=1)  # reads the lower triangle of gram.T
-    if info < 0:
-        msg = f"LAPACK's pstrf returned {info}."
-        raise ArithmeticError(msg)
-    found = np.empty((len(rows), rank), dtype=dtype)
-    found[order - 1] = np.tril(factor)[:, :rank]
-    found *= norms[:, None].astype(dtype)
-    yield from np.split(found, np.cumsum([len(group) for group in groups])[:-1])
-
-
-def _parts(groups: tuple[FactoredRows, ...]) -> Iterator[list[list[np.ndarray]]]:
-    yield [group.inputs for group in groups]
-    yield [group.outputs for group in groups]
