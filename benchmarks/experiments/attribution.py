@@ -19,6 +19,8 @@ from mfac_linalg import WoodburyRankOneInverse
 from mfac_linalg.influence import influence
 
 CG_STEPS, PROJECTED = 10, 512  # as published
+DAMPINGS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+MARGIN_DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)  # for gradients of margins, which are longer
 
 
 def perceptron_rows(model: Perceptron, samples: Samples) -> tuple[FactoredRows, np.ndarray]:
@@ -52,20 +54,25 @@ class Gradients:
         """G Tᵀ (f, t) and G Rᵀ (f, n)."""
         return self.fisher.gram(self.tests), self.fisher.gram(self.trains)
 
+    @functools.cached_property
+    def products(self) -> np.ndarray:
+        """T Rᵀ, (t, n)."""
+        return self.tests.gram(self.trains)
+
     def dot(self, damping: None, weights: np.ndarray) -> np.ndarray:
         """T Rᵀ."""
-        return self.tests.gram(self.trains)
+        return self.products
 
     def exact(self, damping: float, weights: np.ndarray) -> np.ndarray:
         """T F⁻¹ Rᵀ = (T Rᵀ − T Gᵀ (λI + GGᵀ)⁻¹ G Rᵀ)/λ."""
         tests, trains = self.by_fisher
         factor = cho_factor(self.gram + damping * np.eye(len(self.gram)), overwrite_a=True, check_finite=False)
-        return (self.dot(None, weights) - cho_solve(factor, tests, check_finite=False).T @ trains) / damping
+        return (self.products - cho_solve(factor, tests, check_finite=False).T @ trains) / damping
 
     def by_cg(self, damping: float, weights: np.ndarray) -> np.ndarray:
         """X Rᵀ with some steps of conjugate gradients in place of X = T F⁻¹."""
         of_tests, of_fisher = self.krylov.solutions(damping)
-        return of_tests[:, None] * self.dot(None, weights) + of_fisher.T @ self.by_fisher[1]
+        return of_tests[:, None] * self.products + of_fisher.T @ self.by_fisher[1]
 
     @functools.cached_property
     def krylov(self) -> Krylov:
@@ -149,7 +156,7 @@ class Method:
     name: str
     scores: Callable[[Gradients, float, np.ndarray], np.ndarray]
     fisher: str = "empirical"
-    is_damped: bool = True
+    dampings: tuple[float | None, ...] = DAMPINGS
     shares_weights: bool = False
 
 
@@ -158,9 +165,20 @@ METHODS = (
     Method("empirical Fisher, exact", Gradients.exact),
     Method(f"true Fisher, {CG_STEPS} steps of CG", Gradients.by_cg, "true"),
     Method(f"empirical Fisher, {CG_STEPS} steps of CG", Gradients.by_cg),
-    Method("gradient dot product", Gradients.dot, is_damped=False),
-    Method(f"gradients of margins, projected to {PROJECTED}", Gradients.by_projection, shares_weights=True),
-    Method("gradients of margins, exact", Gradients.by_margins, "margins", shares_weights=True),
+    Method("gradient dot product", Gradients.dot, dampings=(None,)),
+    Method(
+        f"gradients of margins, projected to {PROJECTED}",
+        Gradients.by_projection,
+        dampings=MARGIN_DAMPINGS,
+        shares_weights=True,
+    ),
+    Method(
+        "gradients of margins, exact",
+        Gradients.by_margins,
+        "margins",
+        dampings=MARGIN_DAMPINGS,
+        shares_weights=True,
+    ),
 )
 BY_NAME = {method.name: method for method in METHODS}
 

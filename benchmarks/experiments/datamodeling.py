@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.experiments.influence import ranks, spearman
 
-RESAMPLES = 500
+RESAMPLES = 200
 
 
 def predictions(scores: np.ndarray, subsets: np.ndarray) -> np.ndarray:

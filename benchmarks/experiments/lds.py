@@ -8,7 +8,7 @@ Every method's damping is the best one for 500 other images and 50 other halves.
 
 - networks: accuracy, and how far two networks trained on the same half agree.
 - one: every method at every damping, by the gradients of one network.
-- chosen: at the chosen damping, by those of one network and of ten.
+- chosen: at the chosen damping, by those of one network and of several.
 - comparisons: differences of scores between methods.
 - explicit: the same influences by the library, with 5,000 gradients of all parameters as rows in memory.
 """
@@ -45,15 +45,14 @@ The folder holds fashion_mnist_train_a.npz and fashion_mnist_test.npz: x, (n, 28
 training images (or more) and of the test images; and mnist_mini.npz: x, y, x_test, y_test, 1,000 and 1,000 digits.
 torchvision.datasets.FashionMNIST and MNIST have them (.data and .targets).
 """
-DAMPINGS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-NETWORKS, GROUPS, FISHER_ROWS, EXPLICIT_TESTS = 10, ("reported", "tuning"), 5000, 100
+GROUPS, FISHER_ROWS, EXPLICIT_TESTS = ("reported", "tuning"), 5000, 100
 
 
 class Study:
     """Predictions and outputs of both data sets."""
 
-    def __init__(self, data: list[Data], scratch: Scratch, *, dampings: tuple[float, ...] = DAMPINGS, halves: int = 50):
-        self.scratch, self.dampings = scratch, dampings
+    def __init__(self, data: list[Data], scratch: Scratch, *, halves: int = 50) -> None:
+        self.scratch = scratch
         self.sets = {each.name: Retraining(each, scratch, halves) for each in data}
         self.network = functools.lru_cache(maxsize=4)(self.network)
         self.gradients = functools.lru_cache(maxsize=1)(self.gradients)
@@ -204,7 +203,7 @@ def networks(study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
 def one(study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
     for data in study.sets:
         for method in sorted(METHODS, key=lambda m: m.fisher):
-            for damping in study.dampings if method.is_damped else (None,):
+            for damping in method.dampings:
                 key = {"data": data, "method": method.name, "damping": damping}
                 yield key, functools.partial(study.of_one, **key)
 
@@ -212,7 +211,8 @@ def one(study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
 def chosen(study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
     for data in study.sets:
         dampings = {method.name: chosen_damping(held, data, method) for method in METHODS}
-        for count, measure in ((1, "loss"), (NETWORKS, "loss"), (NETWORKS, "margin")):  # of one network both rank alike
+        several = study.sets[data].data.networks
+        for count, measure in dict.fromkeys(((1, "loss"), (several, "loss"), (several, "margin"))):
             for method in METHODS:
                 key = {"data": data, "method": method.name, "networks": count, "measure": measure}
                 yield key, functools.partial(study.of_chosen, **key, dampings=dampings)
@@ -221,7 +221,7 @@ def chosen(study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
 def comparisons(study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
     for data in study.sets:
         dampings = {method.name: chosen_damping(held, data, method) for method in METHODS}
-        for count in (1, NETWORKS):
+        for count in (1, study.sets[data].data.networks):
             for method in (method.name for method in METHODS[:2]):
                 for baseline in (name for name in dampings if name != method):
                     key = {"data": data, "networks": count, "method": method, "baseline": baseline}

@@ -46,6 +46,7 @@ class Data:
     train: Samples
     others: Samples
     reported: int
+    networks: int  # trained on all training images
 
 
 def fashion(folder: Path, *, train: int = 5000, reported: int = 500, tuning: int = 500) -> Data:
@@ -53,7 +54,7 @@ def fashion(folder: Path, *, train: int = 5000, reported: int = 500, tuning: int
     parts = (np.load(folder / f"fashion_mnist_{part}.npz") for part in ("train_a", "test"))
     counts = train, reported + tuning
     images = [Samples.of_pixels(f["x"][:n], f["y"][:n], 0.286, 0.353) for f, n in zip(parts, counts, strict=True)]
-    return Data("Fashion-MNIST", *images, reported)
+    return Data("Fashion-MNIST", *images, reported, 5)
 
 
 def digits(folder: Path, *, train: int = 1000, reported: int = 500, tuning: int = 500) -> Data:
@@ -61,7 +62,7 @@ def digits(folder: Path, *, train: int = 1000, reported: int = 500, tuning: int 
     stored = np.load(folder / "mnist_mini.npz")
     parts = (("x", "y", train), ("x_test", "y_test", reported + tuning))
     images = [Samples.of_pixels(stored[x][:n], stored[y][:n], 0.1307, 0.3081) for x, y, n in parts]
-    return Data("MNIST", *images, reported)
+    return Data("MNIST", *images, reported, 10)
 
 
 @dataclass(frozen=True)
