@@ -341,7 +341,7 @@ class Inverse(SymmetricOperator):
         Notes
         -----
         Cost: one pass over whitened rows, O(dm); O(dm²) where rows are not whitened. It is kept, in d numbers of
-        float64, so that the next call costs O(d).
+        float64, so that the next call costs O(d); that of rows that are read from elsewhere is not.
 
         Accuracy: that of `element` absolute, and 1e-3 relative: entries that cancel are redone as sums of squares. In
         float64 1e-5 relative up to κ = 4e14.

@@ -76,7 +76,7 @@ class NoStrides(Right):
     """The memory of v is read as if v had no strides."""
 
     def matvec(self, v):
-        dense = np.lib.stride_tricks.as_strided(v, v.shape, (v.itemsize,))
+        dense = np.lib.stride_tricks.as_strided(v, v.shape, (v.itemsize,)) if v.strides[0] > 0 else v
         return super().matvec(dense.copy())
 
 
@@ -224,7 +224,47 @@ class ImaginaryDraws(Right):
         return super().sample(size, seed=seed) * (1 + 1j)
 
 
+class StaleDraws(Right):
+    """An inverse of another damping draws as before."""
+
+    def sample(self, size, *, seed):
+        self.first = getattr(self, "first", self.inverse)
+        return self.first.sample(size, seed=seed)
+
+    def with_damping(self, damping):
+        other = super().with_damping(damping)
+        if hasattr(self, "first"):
+            other.first = self.first
+        return other
+
+
+class SignedDraws(Right):
+    """The draws are made from signs, of the right variance."""
+
+    def sample(self, size, *, seed):
+        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (size, self.inverse.dim))
+        return np.stack([self.inverse.sqrt_matvec(z.astype(self.inverse.dtype)) for z in signs])
+
+
+class HalfOfTheDraws(Right):
+    """Every draw is returned twice."""
+
+    def sample(self, size, *, seed):
+        return np.repeat(super().sample(-(-size // 2), seed=seed), 2, axis=0)[:size]
+
+
+class NoWayBack(Right):
+    """A stride is read without its sign."""
+
+    def matvec(self, v):
+        return super().matvec(v[::-1].copy() if v.strides[0] < 0 else v)
+
+
 PLANTED = [
+    (StaleDraws, "damping", "`sample`: along"),
+    (SignedDraws, "sample", "is not normal"),
+    (HalfOfTheDraws, "sample", "are copies of others"),
+    (NoWayBack, "layout", "if v is a view backwards"),
     (TwoBuffers, "outputs", "changed when others were asked for"),
     (Memory, "outputs", "was written to"),
     (OneDiagonal, "outputs", "the answer of `diagonal` was written to"),

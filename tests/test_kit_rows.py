@@ -125,3 +125,12 @@ def test_options_are_in_the_line_of_a_failure():
     assert result.reproduce == "check_rows(rows, checks=['gram'], asarray=asarray, seed=3)"
     with pytest.raises(CheckError):
         eval(result.reproduce, {"check_rows": check_rows, "rows": rows, "asarray": np.asarray})
+
+
+def test_rows_whose_columns_raise_fail_every_check_with_the_reason():
+    rows = wrong(columns=lambda self, j: self.array[:, j.item()])
+    results = check_rows(rows, on_fail=None)
+    assert [result.check for result in results] == list(NAMES)
+    assert all(
+        result.status == "failed" and "`columns` of all of `shape` raised" in result.message for result in results
+    )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from mfac_linalg.testing import Oracle, make_problem, right_hand_sides
+from mfac_linalg.testing import Oracle, Problem, make_problem, right_hand_sides
 from mfac_linalg.testing.strategies import problems
 from tests.oracle import RankOneRecursion, backward_ratio, dense_inverse
 
@@ -89,3 +89,21 @@ def test_a_zero_right_hand_side_has_ratio_zero():
     problem = make_problem(0)
     zero = np.zeros(14)
     assert Oracle(problem.gradients, 1.0).backward_ratio(zero, zero, EPS) == 0
+
+
+@pytest.mark.parametrize("word", ["Mean", "window", None])
+def test_another_normalization_is_refused_by_each_that_takes_it(word):
+    problem = make_problem(0)
+    for make in (
+        lambda: Oracle(problem.gradients, 1.0, normalization=word),
+        lambda: Problem("own", problem.gradients, 1.0, normalization=word),
+        lambda: make_problem(0, normalization=word),
+    ):
+        with pytest.raises(ValueError, match=r"`normalization` must be 'mean' or 'sum'; got"):
+            make()
+
+
+@pytest.mark.parametrize("gradients", [np.eye(3, dtype=int), np.ones(3), [[1.0, 2.0]], np.eye(2) * 1j])
+def test_gradients_of_a_problem_that_are_no_real_matrix_are_refused(gradients):
+    with pytest.raises(TypeError, match=r"`gradients` must be a NumPy matrix \(m, d\) of floating numbers; got"):
+        Problem("own", gradients, 1.0)

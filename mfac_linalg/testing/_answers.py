@@ -13,6 +13,7 @@ from ._explain import explain_error, explain_rounding
 from ._oracle import LIMIT
 
 SAMPLES, DEVIATIONS = 4000, 6.0
+MOST_REPEATED = 0.1  # of the draws, which agree by chance where d is 1
 FEW, ALIKE = 8, 1e-3  # draws that are compared, and their relative distance up to which they are the same
 
 
@@ -122,19 +123,37 @@ def diagonal(exam: Exam) -> Measured:
 
 
 def sample(exam: Exam) -> Measured:
-    """The variance of samples of N(0, F⁻¹) in four directions, in standard deviations; a seed decides the draws."""
+    """Samples of N(0, F⁻¹): variances in four directions and a fourth moment, in standard deviations; and the seed."""
+    draws = _drawn(exam)
+    _require_seeded(exam.inverse)
+    found = max(_variance(exam, draws), _fourth_moment(exam, draws))
+    repeated = SAMPLES - len(np.unique(draws, axis=0))
+    if found.value <= found.limit and repeated > MOST_REPEATED * SAMPLES:
+        msg = f"{repeated} of sample({SAMPLES}) are copies of others"
+        raise NoAnswerError(msg)
+    return found
+
+
+def sampled_variance(exam: Exam) -> Measured:
+    """The variances alone."""
+    return _variance(exam, _drawn(exam))
+
+
+def _drawn(exam: Exam) -> np.ndarray:
+    """As many draws as are judged, (SAMPLES, d), float64."""
     if not hasattr(exam.inverse, "sample"):
         msg = "there is no `sample`"
         raise NotOfferedError(msg)
-    draw = _sampler(exam.inverse.sample)
-    draws = to_numpy(draw(SAMPLES, seed=0))
+    draws = to_numpy(_sampler(exam.inverse.sample)(SAMPLES, seed=0))
     d = exam.problem.shape[1]
     if draws.shape != (SAMPLES, d):
         msg = f"sample({SAMPLES}) has shape {draws.shape}; ({SAMPLES}, {d}) is needed"
         raise NoAnswerError(msg)
     require_real(draws, "the draws are")
-    draws = draws.astype(np.float64)
-    _require_seeded(exam.inverse)
+    return draws.astype(np.float64)
+
+
+def _variance(exam: Exam, draws: np.ndarray) -> Measured:
     worst = Measured(0.0, DEVIATIONS)
     for name in ("orthogonal to rows", "random", "row", "first singular vector"):
         v = exam.questions.get(name)
@@ -145,6 +164,14 @@ def sample(exam: Exam) -> Measured:
             if off > worst.value:
                 worst = Measured(off, DEVIATIONS, f"along {name} the variance is {ratio:.3g} of vᵀF⁻¹v")
     return worst
+
+
+def _fourth_moment(exam: Exam, draws: np.ndarray) -> Measured:
+    """How far the entry of the largest variance is from normal: its fourth moment, 3 in units of its variance²."""
+    j = int(np.argmax(np.diag(exam.problem.oracle.inverse)))
+    moment = float(np.mean(draws[:, j] ** 4) / max(np.mean(draws[:, j] ** 2) ** 2, np.finfo(np.float64).tiny))
+    found = f"entry {j} is not normal: its fourth moment is {moment:.3g} variance², that of a normal one 3"
+    return Measured(abs(moment - 3) / np.sqrt(24 / SAMPLES), DEVIATIONS, found)
 
 
 def _sampler(sample: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,16 +19,19 @@ from ._problems import Problem
 def damping(exam: Exam) -> Measured:
     """Another damping gives the answers of an inverse that is built with it; `with_damping` changes only the new one.
 
-    The damping is changed after a product and `diagonal`.
+    The damping is changed after a product, `diagonal` and `sample`, and each is asked again.
     """
     v, (problem, words) = exam.questions["combination"], _another_damping(exam.problem)
     original = exam.of(exam.problem)  # the exam's own inverse stays as it is
     before, entries = original.answer(v), _right_diagonal(original)  # what they keep is kept now
+    can_draw = _wrong_draws(original) is None
     changed = exam.of(problem, lambda _: _redamped(original, problem))
     found = _solves(changed, v, words)
     if found.value <= LIMIT and entries is not None and hasattr(changed.inverse, "diagonal"):
         value, _, message = _answers.diagonal(changed)
         found = max(found, Measured(value, LIMIT, f"for {words}. `diagonal`: {message}"))
+    if found.value <= LIMIT and can_draw and (wrong := _wrong_draws(changed)):
+        return wrong._replace(message=f"for {words}. `sample`: {wrong.message}")
     if found.value > LIMIT or exam.redamp is not None or not hasattr(original.inverse, "with_damping"):
         return found
     after = original.error(v, original.answer(v), before)
@@ -58,6 +61,19 @@ def _right_diagonal(exam: Exam) -> np.ndarray | None:
         return exam.diagonal() if value <= limit else None
     except (NoAnswerError, NotApplicableError):
         return None
+
+
+def _wrong_draws(exam: Exam) -> Measured | None:
+    """What the variances of draws fail by; None where they pass, or there is no `sample`."""
+    try:
+        found = _answers.sampled_variance(exam)
+    except NotApplicableError:
+        return None
+    except NoAnswerError as error:
+        return Measured(np.inf, 0.0, str(error))
+    except Exception as error:
+        return Measured(np.inf, 0.0, f"raised {described(error)}")
+    return found if found.value > found.limit else None
 
 
 def _redamped(other: Exam, problem: Problem) -> Any:
@@ -172,12 +188,12 @@ def _differ(x: Any, before: np.ndarray) -> bool:
 
 
 def layout(exam: Exam) -> Measured:
-    """A v that is a view with strides, and one that is read-only, get the same answers."""
+    """A v that is a view with strides, one that is a view backwards, and a read-only one get the same answers."""
     worst = Measured(0.0, LIMIT)
     for name in ("random", "row"):
         v = exam.questions[name]
         expected = exam.answer_to(name).astype(np.longdouble)
-        for words, make in (("a view with strides", _strided), ("read-only", _read_only)):
+        for words, make in LAYOUTS.items():
             same = make(exam, v)
             gap = 0.0 if same is None else exam.error(v, exam.checked(functools.partial(exam.ask, same)), expected)
             if gap > worst.value:
@@ -202,6 +218,21 @@ def _read_only(exam: Exam, v: np.ndarray) -> Any:
         return None
     same.flags.writeable = False
     return same
+
+
+def _backwards(exam: Exam, v: np.ndarray) -> Any:
+    """The same vector as a reversed view of its entries in reverse; None for a library that has no such views."""
+    try:
+        return exam.asarray(v[::-1].copy())[::-1]
+    except Exception:
+        return None
+
+
+LAYOUTS: dict[str, Callable[[Exam, np.ndarray], Any]] = {
+    "a view with strides": _strided,
+    "a view backwards": _backwards,
+    "read-only": _read_only,
+}
 
 
 def dtype(exam: Exam) -> Measured:

@@ -77,12 +77,17 @@ def check_rows(
     if checks is not None and not checks:
         msg = "`checks` must not be empty; nothing was checked. Leave it out to check everything."
         raise ValueError(msg)
-    exam = _RowsExam(rows, asarray or (lambda x: x), np.random.default_rng(seed))
     options = "" if asarray is None else ", asarray=asarray"
     options += f", seed={seed}" if seed else ""
     chosen = {name: check for name, check in ROW_CHECKS.items() if checks is None or name in checks}
-    results = [replace(_run(name, check, exam), options=options) for name, check in chosen.items()]
-    return deliver(results, on_fail)
+    try:
+        exam = _RowsExam(rows, asarray or (lambda x: x), np.random.default_rng(seed))
+    except Exception as error:
+        msg = f"nothing can be compared: `columns` of all of `shape` raised {type(error).__name__}: {error}"
+        results = [CheckResult(name, "failed", message=msg) for name in chosen]
+    else:
+        results = [_run(name, check, exam) for name, check in chosen.items()]
+    return deliver([replace(result, options=options) for result in results], on_fail)
 
 
 class _RowsExam:

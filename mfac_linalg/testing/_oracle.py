@@ -35,6 +35,13 @@ def tolerance(eps: float, kappa: float = 1.0) -> float:
     return LIMIT * eps * kappa
 
 
+def require_normalization(normalization: Any) -> None:
+    """Refuse another word than the two."""
+    if not isinstance(normalization, str) or normalization not in ("mean", "sum"):
+        msg = f"`normalization` must be 'mean' or 'sum'; got {normalization!r}."
+        raise ValueError(msg)
+
+
 def cholesky(matrix: np.ndarray) -> np.ndarray:
     """Lower Cholesky factor in the matrix's own precision, which LAPACK has not for longdouble."""
     factor = np.tril(matrix)
@@ -70,6 +77,11 @@ class Oracle:
     wide : type
         The dtype of the arithmetic: numpy.longdouble, or numpy.float64 where that takes too long: no BLAS knows it.
 
+    Raises
+    ------
+    ValueError
+        Another normalization.
+
     Notes
     -----
     Cost: O(min(m, d)³) to set up, O(d²) for a solve of d columns. Accuracy: to the last digits of float64 up to
@@ -91,6 +103,9 @@ class Oracle:
     weights: np.ndarray | None = None
     normalization: str = "mean"
     wide: type = np.longdouble
+
+    def __post_init__(self) -> None:
+        require_normalization(self.normalization)
 
     def __repr__(self) -> str:
         m, d = self.gradients.shape

@@ -11,7 +11,7 @@ import numpy as np
 
 from .._repr import as_table
 from ._gradients import KINDS
-from ._oracle import Oracle
+from ._oracle import Oracle, require_normalization
 
 GROUPS = {
     "in span": ("row", "largest row", "combination", "first singular vector"),
@@ -43,6 +43,13 @@ class Problem:
     wide : type
         The dtype of the oracle's arithmetic.
 
+    Raises
+    ------
+    TypeError
+        Gradients that are no matrix of real floating numbers.
+    ValueError
+        Another normalization.
+
     Examples
     --------
     >>> from mfac_linalg.testing import make_problem
@@ -59,6 +66,15 @@ class Problem:
     weights: np.ndarray | None = None
     normalization: str = "mean"
     wide: type = np.longdouble
+
+    def __post_init__(self) -> None:
+        require_normalization(self.normalization)
+        gradients = self.gradients
+        if not isinstance(gradients, np.ndarray) or gradients.ndim != 2 or gradients.dtype.kind != "f":
+            shape = getattr(gradients, "shape", type(gradients).__name__)
+            msg = f"`gradients` must be a NumPy matrix (m, d) of floating numbers; got {shape} of "
+            msg += f"{getattr(gradients, 'dtype', 'no dtype')}. Cast it to float64."
+            raise TypeError(msg)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -243,9 +259,7 @@ def make_problem(
     if not 1 < kappa < np.inf:
         msg = f"`kappa` must be finite and above 1, the value without gradients; got {kappa}."
         raise ValueError(msg)
-    if normalization not in ("mean", "sum"):
-        msg = f"`normalization` must be 'mean' or 'sum'; got {normalization!r}."
-        raise ValueError(msg)
+    require_normalization(normalization)
     (m, d), dtype = shape, float_name(dtype)
     if m < 1 or d < 1:
         msg = f"`shape` must be (m, d) with m ≥ 1 and d ≥ 1; got {shape}."
