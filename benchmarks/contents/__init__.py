@@ -19,6 +19,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "optimizer, small batches": partial(training.training, training.SMALL, "small-"),
     "influence, last layer": partial(influence.predicted, "last layer"),
     "influence, network": partial(influence.predicted, "network"),
+    "influence, datamodelling": influence.scores,
+    "influence, datamodelling differences": influence.differences,
+    "influence, datamodelling by damping, Fashion-MNIST": partial(influence.by_damping, "Fashion-MNIST"),
+    "influence, datamodelling by damping, MNIST": partial(influence.by_damping, "MNIST"),
     "cost model": theory.cost_model,
     "forward error": theory.forward_error,
 }
@@ -36,6 +40,12 @@ SENTENCES: dict[str, dict[str, Numbers]] = {
         "{} to {} % at 70 %, {} to {} % at 80 %, {} to {} % at 90 %.": pruning.by_steps,
         "in 16 steps it is at {} % with the `params` of the tables, and at {} % with": pruning.by_the_call,
         "filters {}, {} and {} % at 70, 80 and 90 %, the full matrix, joint, {}, {} and {} %.": pruning.searched,
+    },
+    "docs/influence.md": {
+        "The longest 5,000 rows of Fashion-MNIST hold {} % of the trace, and the longest 3,000 of MNIST {} %": (
+            influence.shares_of_trace
+        ),
+        "correlate by {} (Fashion-MNIST) and {} (MNIST) over the halves": influence.agreement,
     },
     "docs/optimizer.md": {"the gradient alone takes {} ms": lambda: (training.milliseconds("gradient"),)},
     "docs/theory.md": {

@@ -212,7 +212,8 @@ def chosen(study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
     for data in study.sets:
         dampings = {method.name: chosen_damping(held, data, method) for method in METHODS}
         several = study.sets[data].data.networks
-        for count, measure in dict.fromkeys(((1, "loss"), (several, "loss"), (several, "margin"))):
+        averages = [(several, measure) for measure in ("loss", "margin") if several > 1]
+        for count, measure in [(1, "loss"), *averages]:  # of one network both rank alike
             for method in METHODS:
                 key = {"data": data, "method": method.name, "networks": count, "measure": measure}
                 yield key, functools.partial(study.of_chosen, **key, dampings=dampings)
@@ -221,7 +222,7 @@ def chosen(study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
 def comparisons(study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
     for data in study.sets:
         dampings = {method.name: chosen_damping(held, data, method) for method in METHODS}
-        for count in (1, study.sets[data].data.networks):
+        for count in sorted({1, study.sets[data].data.networks}):
             for method in (method.name for method in METHODS[:2]):
                 for baseline in (name for name in dampings if name != method):
                     key = {"data": data, "networks": count, "method": method, "baseline": baseline}
