@@ -15,7 +15,15 @@ from pathlib import Path
 from benchmarks.contents import SENTENCES, TABLES
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/influence.md", "docs/optimizer.md", "docs/pruning.md", "docs/scaling.md", "docs/theory.md")
+PAGES = (
+    "README.md",
+    "docs/howto/factored-rows.md",
+    "docs/influence.md",
+    "docs/optimizer.md",
+    "docs/pruning.md",
+    "docs/scaling.md",
+    "docs/theory.md",
+)
 NUMBER = r"(−?[\d.]*\d(?:e-?\d+)?)"
 REGION = re.compile(r"(<!-- figures: (.*?) -->\n\n)(.*?)(\n<!-- end of figures -->)", re.S)
 

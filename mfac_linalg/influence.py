@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from ._inverse import Inverse, check_inverse
 from ._progress import Progress, reporter
 from ._rows.kinds import rows_of
 from ._rows.panels import slices
+from ._rows.protocol import GradientRows
+from ._rows.provided import ProvidedRows
 from ._scaling.sqrt_damping import as_result
 from ._typing import Array
 
@@ -22,8 +24,8 @@ BLOCK_SIZE = 64
 @_backend.outside_graphs
 def influence(
     inverse: Inverse,
-    test_gradients: Array,
-    train_gradients: Array | None = None,
+    test_gradients: Array | GradientRows,
+    train_gradients: Array | GradientRows | None = None,
     *,
     block_size: int = BLOCK_SIZE,
     progress: bool = False,
@@ -43,9 +45,9 @@ def influence(
     ----------
     inverse : Inverse
         `WoodburyRankOneInverse`, `SlidingWindowInverse` or `BlockDiagonalInverse`.
-    test_gradients : array, shape (t, d)
+    test_gradients : array or GradientRows, shape (t, d)
         T, one gradient of a test loss per row, of the library, device and dtype of the inverse.
-    train_gradients : array, shape (n, d), optional
+    train_gradients : array or GradientRows, shape (n, d), optional
         R, likewise. Unless given it is the G of the inverse, in its order (of a window: oldest first).
     block_size : int
         Gradients multiplied by F⁻¹ at a time: it bounds memory, and changes results by rounding only.
@@ -108,7 +110,11 @@ def influence(
 
 @_backend.outside_graphs
 def self_influence(
-    inverse: Inverse, gradients: Array | None = None, *, block_size: int = BLOCK_SIZE, progress: bool = False
+    inverse: Inverse,
+    gradients: Array | GradientRows | None = None,
+    *,
+    block_size: int = BLOCK_SIZE,
+    progress: bool = False,
 ) -> Array:
     """g_iᵀ F⁻¹ g_i, the influence of each sample on its own loss, as sums of squares: never negative.
 
@@ -119,7 +125,7 @@ def self_influence(
     ----------
     inverse : Inverse
         As in `influence`.
-    gradients : array, shape (n, d), optional
+    gradients : array or GradientRows, shape (n, d), optional
         One gradient per row. Unless given they are the stored rows, which needs no pass over them.
     block_size : int
         As in `influence`.
@@ -165,7 +171,7 @@ def self_influence(
     return _backend.namespace(parts[0]).concat(parts)
 
 
-def _influence_of_stored_rows(state: State, tests: Array, size: int, bar: Progress) -> Array:
+def _influence_of_stored_rows(state: State, tests: Array | GradientRows, size: int, bar: Progress) -> Array:
     """T F⁻¹ Gᵀ: F⁻¹ times the rows of T, or T times F⁻¹ Gᵀ where m is smaller."""
     if tests.shape[0] > state.form.shape[0]:
         blocks = bar(slices(state.form.shape[0], size), "influence")
@@ -174,7 +180,7 @@ def _influence_of_stored_rows(state: State, tests: Array, size: int, bar: Progre
     return _concatenate_columns([_backend.with_x64(project, state, v) for v in _columns(tests, size, bar)]).T
 
 
-def _multiply_blocks(product: Callable[..., Array], state: State, many: Array, blocks: Iterable[Any]) -> Array:
+def _multiply_blocks(product: Callable[..., Array], state: State, many: Any, blocks: Iterable[Any]) -> Array:
     """H F⁻¹ V for the rows H of `many` and the columns V of all blocks, (rows, columns)."""
     rows = rows_of(many, streams=False)
     return _concatenate_columns([_backend.with_x64(product, state, rows, block) for block in blocks])
@@ -206,14 +212,33 @@ def _progress_bar(progress: Any) -> Progress:
     return reporter(progress)
 
 
-def _columns(rows: Array, size: int, bar: Progress) -> Iterator[Array]:
+def _columns(rows: Array | GradientRows, size: int, bar: Progress) -> Iterator[Array]:
     """Blocks of rows as columns, (d, k)."""
     for block in bar(slices(rows.shape[0], size), "influence"):
-        yield rows[block, :].T
+        yield _row_block(rows, block).T
 
 
-def _check_rows(name: str, gradients: Any, inverse: Inverse) -> Array:
+def _row_block(rows: Any, block: slice) -> Array:
+    """Some of the rows, as an array."""
+    if _is_provided(rows):
+        return _backend.with_x64(ProvidedRows.row_block, ProvidedRows.of(rows), block)
+    return rows[block, :]
+
+
+def _is_provided(rows: Any) -> TypeGuard[GradientRows]:
+    """Whether rows are those of a `GradientRows` object."""
+    return not _backend.is_array(rows) and isinstance(rows, GradientRows)
+
+
+def _check_rows(name: str, gradients: Any, inverse: Inverse) -> Array | GradientRows:
     """Accept rows (k, d) of the inverse's library, device and dtype."""
+    if _is_provided(gradients):
+        rows = ProvidedRows.of(gradients)
+        check.compatible(name, rows.like, inverse._like, inverse.dtype)
+        if rows.shape[1] != inverse.dim:
+            msg = f"`{name}` must have shape (k, {inverse.dim}) with k ≥ 1; got {rows.shape}. "
+            raise ValueError(msg + "Pass gradients of the same parameters.")
+        return gradients
     gradients = check.compatible(name, gradients, inverse._like, inverse.dtype)
     if gradients.ndim != 2 or gradients.shape[0] == 0 or gradients.shape[1] != inverse.dim:
         msg = f"`{name}` must have shape (k, {inverse.dim}) with k ≥ 1; got {check.describe(gradients)}. "

@@ -17,6 +17,7 @@ from mfac_linalg.testing import KINDS, LIMIT, Oracle, make_problem, tolerance
 from mfac_linalg.testing.strategies import problems, seeds
 from tests.backends import AVAILABLE, BACKENDS, FLOATS, NUMPY, eps
 from tests.cases import BUILT, CASES, build, built_name, construct
+from tests.inputs import INPUTS
 
 STRICT, ELSEWHERE = (next(b for b in BACKENDS if b.name == name) for name in ("strict:CPU_DEVICE", "strict:device1"))
 WHOLE = build(NUMPY, "float64", CASES[0])  # rows, dampings and answers of NumPy in float64
@@ -352,6 +353,29 @@ def test_bad_rows_are_refused_by_name(what):
             influence(WHOLE.inverse, T, rows)
         with pytest.raises(error, match="`gradients` must"):
             self_influence(WHOLE.inverse, rows)
+
+
+@pytest.mark.parametrize("backend", AVAILABLE, ids=repr)
+def test_rows_of_a_users_class_are_those_of_their_array(backend):
+    if "dask" in backend.library:
+        pytest.skip("GradientRows are not of Dask")
+    tests, trains, stored = (backend.asarray(x.astype(backend.dtypes[0])) for x in np.split(np.arange(90.0), 3))
+    tests, trains, stored = (backend.namespace.reshape(x, (3, 10)) for x in (tests, trains, stored))
+    inverse = WoodburyRankOneInverse(stored, 1.0)
+    for arrays in ((tests,), (tests[:1, :], trains), (tests, trains[:2, :])):
+        provided = [INPUTS["rows"](x) for x in arrays]
+        found, expected = (backend.to_numpy(influence(inverse, *rows, block_size=2)) for rows in (provided, arrays))
+        assert np.allclose(found, expected, rtol=1e-5)
+    found = self_influence(inverse, INPUTS["rows"](tests), block_size=2)
+    assert np.allclose(backend.to_numpy(found), backend.to_numpy(self_influence(inverse, tests)), rtol=1e-5)
+
+
+def test_rows_of_a_users_class_with_other_columns_or_another_dtype_are_refused():
+    for array, error in ((T[:, :5], ValueError), (T.astype("float32"), TypeError)):
+        with pytest.raises(error, match="`test_gradients` must"):
+            influence(WHOLE.inverse, INPUTS["rows"](array))
+        with pytest.raises(error, match="`gradients` must"):
+            self_influence(WHOLE.inverse, INPUTS["rows"](array))
 
 
 def test_rows_on_another_device_are_refused():

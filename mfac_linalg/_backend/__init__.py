@@ -85,6 +85,7 @@ from .memory import own_copy as own_copy
 from .memory import resolved as resolved
 from .modes import in_another_thread as in_another_thread
 from .modes import in_plain_modes as in_plain_modes
+from .modes import in_transforms as in_transforms
 from .modes import plain_modes as plain_modes
 from .operators import as_parts as as_parts
 from .operators import from_parts as from_parts

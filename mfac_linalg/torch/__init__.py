@@ -3,6 +3,7 @@
 from .._errors import not_installed
 
 try:
+    from .factored import factored_gradients
     from .fisher import fisher_gradients
     from .gradients import gathered_gradients, iter_gradients, mean_gradients, per_sample_gradients
     from .optimizer import MFAC
@@ -16,6 +17,7 @@ except ModuleNotFoundError as missing:
 __all__ = [
     "MFAC",
     "Unravel",
+    "factored_gradients",
     "fisher_gradients",
     "gathered_gradients",
     "iter_gradients",

@@ -71,7 +71,8 @@ def per_sample_gradients(
     Notes
     -----
     Cost: one forward and one backward pass a sample, in batches by `torch.func.vmap`; O(md) memory for the rows, and
-    activations and gradients of `chunk_size` samples, and a copy of the state of the model.
+    activations and gradients of `chunk_size` samples, and a copy of the state of the model. `factored_gradients` does
+    not form the rows of linear and convolutional layers.
 
     Random layers, as dropout in train mode, draw new numbers for each sample, from PyTorch's generators, which advance.
     What a call writes is restored

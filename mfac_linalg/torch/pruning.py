@@ -14,9 +14,10 @@ from ..pruning import Pruned, prune
 from ..pruning.loop import NoFiniteLossError
 from .hooks import has_mask, locate, put_mask, refresh, refuse_own_names, restoring_masks
 from .masked_model import MaskedModel, Source
+from .model_checks import check_differentiable
 from .model_state import reachable_objects
 from .parameters import Selection, Unravel, chosen_parameters, paths_of, unravel_for
-from .rows import Loss, check_differentiable
+from .rows import Loss
 from .samples import Batches, check_batches
 
 

@@ -6,11 +6,11 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
 
 from .. import _validation as check
 from .hooks import check_not_used_stale, masked_parameters, stale_masked_weights
+from .model_checks import check_differentiable, refuse_batch_statistics
 from .model_state import Excluded, ModelState
 from .parameters import Selection, Unravel, chosen_parameters, paths_of, tensors_of, unravel_for
 from .samples import ONE_BY_ONE, NotBatchedError, Samples, arguments_of, batch_of_one
@@ -44,12 +44,12 @@ class ModelRows:
     ) -> Self:
         """Of these parameters, in their order."""
         check_differentiable(model, loss_fn)
-        _refuse_batch_statistics(model)
+        refuse_batch_statistics(model)
         refuse_gradient_hooks(chosen)
         paths = paths_of(model, chosen)
         known = {path for several in paths.values() for path in several}
         rest = {path: tensor for path, tensor in tensors_of(model) if path not in known}
-        others = {path: _without_graph(tensor) for path, tensor in rest.items() if isinstance(tensor, nn.Parameter)}
+        others = {path: without_graph(tensor) for path, tensor in rest.items() if isinstance(tensor, nn.Parameter)}
         buffers = {path: tensor for path, tensor in rest.items() if path not in others}
         state = ModelState.of(model, loss_fn, excluded)
         return cls(model, loss_fn, chosen, paths, others, buffers, unravel_for(chosen), state)
@@ -67,9 +67,9 @@ class ModelRows:
         for start in range(0, samples.count, size):
             part = slice(start, start + size)
             if size >= samples.count:
-                rows = self._of_chunk(samples, part)
+                rows = self.batched(self._of_sample, samples, part)
             else:
-                rows[part] = self._of_chunk(samples, part)
+                rows[part] = self.batched(self._of_sample, samples, part)
         if not rows.is_meta and not torch.any(rows):  # raises without a graph
             self.of_batch(*samples.at(slice(1)))
         return rows
@@ -84,24 +84,34 @@ class ModelRows:
     def of_batch(self, x: Any, y: Any) -> Tensor:
         """The row of a batch, (d,): faster than `torch.func.grad`, which prepares for second derivatives."""
         with self.state.restoring(), torch.enable_grad():
-            leaves = {name: _without_graph(value).requires_grad_() for name, value in self.chosen.items()}
-            stale = stale_masked_weights(self.model, leaves)
-            direct = self._direct()
-            tensors = [*leaves.values(), *stale.values(), *direct.values()]
-            gradients = iter(self._loss(leaves, x, y, lambda loss: _gradients(loss, tensors)))
+            leaves = {name: without_graph(value).requires_grad_() for name, value in self.chosen.items()}
+            gradients, _ = self.of_tensors(leaves, [], x, y)
+        return self.unravel.ravel({name: sum_of_terms(v, *gradients[name]) for name, v in self.chosen.items()}).detach()
+
+    def of_tensors(
+        self, leaves: dict[str, Tensor], others: list[Tensor], x: Any, y: Any
+    ) -> tuple[dict[str, list[Tensor | None]], list[Tensor | None]]:
+        """The gradients of a batch's loss with respect to leaves: by parameter in two terms, and of the others.
+
+        The terms of a parameter are by its modules, which use its leaf, and by what uses it without them.
+        """
+        stale = stale_masked_weights(self.model, leaves)
+        direct = self._direct()
+        tensors = [*leaves.values(), *stale.values(), *direct.values(), *others]
+        gradients = iter(self.loss(leaves, x, y, lambda loss: _gradients(loss, tensors)))
         of_leaves, of_stale, of_direct = (dict(zip(d, gradients, strict=False)) for d in (leaves, stale, direct))
         masked = masked_parameters(self.model)
         check_not_used_stale(of_stale)
         check_not_used_stale({name: g for name, g in of_direct.items() if name in masked})
-        return self.unravel.ravel({n: _sum(v, of_leaves[n], of_direct.get(n)) for n, v in self.chosen.items()}).detach()
+        return {n: [gradient, of_direct.get(n)] for n, gradient in of_leaves.items()}, list(gradients)
 
-    def _of_chunk(self, samples: Samples, part: slice) -> Tensor:
-        """The rows of samples that are differentiated at a time."""
-        of_samples = torch.func.vmap(self._of_sample, samples.axes, randomness="different")
+    def batched(self, of_sample: Callable[[Any, Any], tuple[Any, Tensor]], samples: Samples, part: slice) -> Any:
+        """What a function computes of each sample, (x, y) → (result, loss), for samples differentiated at a time."""
+        of_samples = torch.func.vmap(of_sample, samples.axes, randomness="different")
         try:
             with self.state.restoring(), torch.enable_grad():
                 unseen = [*stale_masked_weights(self.model, self.chosen).values(), *self._direct().values()]
-                rows, losses = of_samples(*samples.at(part))
+                results, losses = of_samples(*samples.at(part))
                 bypasses_modules = _depends_on(losses, unseen)
         except RuntimeError as error:
             if isinstance(error, torch.cuda.OutOfMemoryError):
@@ -112,18 +122,17 @@ class ModelRows:
             raise NotBatchedError(msg) from error
         if bypasses_modules:
             self.of_batch(*samples.at(slice(1)))  # refuses parameters with a mask
-            msg = "`model` must use its parameters by their modules; got one that a list or a function has too. "
-            raise NotBatchedError(msg + ONE_BY_ONE)
+            raise BypassedModulesError
         _check_finite(losses, part.start)
-        return rows.detach()
+        return pytree.tree_map(Tensor.detach, results)
 
     def _of_sample(self, x: Any, y: Any) -> tuple[Tensor, Tensor]:
         """The row of one sample, (d,), and its loss, under `vmap`."""
-        values = {name: _without_graph(value) for name, value in self.chosen.items()}
-        gradients, loss = torch.func.grad_and_value(self._loss)(values, batch_of_one(x), batch_of_one(y))
+        values = {name: without_graph(value) for name, value in self.chosen.items()}
+        gradients, loss = torch.func.grad_and_value(self.loss)(values, batch_of_one(x), batch_of_one(y))
         return self.unravel.ravel(gradients), loss
 
-    def _loss(self, values: dict[str, Tensor], x: Any, y: Any, then: Callable[[Tensor], Any] | None = None) -> Any:
+    def loss(self, values: dict[str, Tensor], x: Any, y: Any, then: Callable[[Tensor], Any] | None = None) -> Any:
         """The loss of a batch with other values of the parameters, and copies of the buffers.
 
         With `then` its result for the loss, while the model has these values: a backward pass may call parts of it.
@@ -142,6 +151,14 @@ class ModelRows:
         """
         watched = {n: p for n, p in self.chosen.items() if p.requires_grad or not (p.is_inference() or p.grad_fn)}
         return {name: p if p.requires_grad else p.requires_grad_() for name, p in watched.items()}
+
+
+class BypassedModulesError(NotBatchedError):
+    """A model that uses a parameter by other ways than its modules."""
+
+    def __init__(self) -> None:
+        msg = "`model` must use its parameters by their modules; got one that a list or a function has too. "
+        super().__init__(msg + ONE_BY_ONE)
 
 
 class _ModelWithLoss(nn.Module):
@@ -187,12 +204,12 @@ def _copies(buffers: dict[str, Tensor]) -> dict[str, Tensor]:
     return {path: copies[id(tensor)] for path, tensor in buffers.items()}
 
 
-def _without_graph(tensor: Tensor) -> Tensor:
+def without_graph(tensor: Tensor) -> Tensor:
     """The values of a tensor; a copy of an inference tensor, which autograd cannot save."""
     return tensor.detach().clone() if tensor.is_inference() else tensor.detach()
 
 
-def _sum(like: Tensor, *gradients: Tensor | None) -> Tensor:
+def sum_of_terms(like: Tensor, *gradients: Tensor | None) -> Tensor:
     """The sum of the gradients that are not None; zeros without any."""
     terms = [gradient.to_dense() for gradient in gradients if gradient is not None]
     return sum(terms[1:], terms[0]) if terms else torch.zeros_like(like)
@@ -231,53 +248,3 @@ def _check_finite(losses: Tensor, start: int | None = None) -> None:
         where = "" if start is None else f" of sample {start + index}"
         msg = f"`loss_fn` must return finite losses; got {float(losses[index].detach())}{where}. Look for nan and inf "
         raise ValueError(msg + "in the inputs, and for targets that all are ignored.")
-
-
-def check_differentiable(model: Any, loss_fn: Any) -> None:
-    """Accept a module that can be called with other parameters, and a function."""
-    refuse_inference_mode()
-    if not isinstance(model, nn.Module):
-        msg = f"`model` must be a torch.nn.Module; got {type(model).__name__}. Wrap the function in one."
-        raise TypeError(msg)
-    check.function("loss_fn", loss_fn, "Pass (outputs, targets) → loss: torch.nn.functional.cross_entropy, say.")
-    _refuse_wrappers(model)
-    lazy = next((name for name, tensor in tensors_of(model) if is_lazy(tensor)), None)
-    if lazy is not None:
-        msg = f"`model` must have all its parameters; got {lazy!r}, of a lazy module that has not seen an input. "
-        raise ValueError(msg + "Call the model once.")
-
-
-def refuse_inference_mode() -> None:
-    """Refuse calls in inference mode, in which PyTorch records no graph."""
-    if torch.is_inference_mode_enabled():
-        msg = (
-            "`model` must be differentiated outside of torch.inference_mode(); got a call within it. Leave it for this "
-        )
-        raise RuntimeError(msg + "call, or use torch.no_grad() in its place.")
-
-
-def _refuse_wrappers(model: nn.Module) -> None:
-    """Refuse modules that PyTorch cannot call with other parameters than their own."""
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        msg = f"`model` must not be wrapped for several devices; got {type(model).__name__}. Pass model.module."
-        raise TypeError(msg)
-    if getattr(model, "hooks_enabled", False) is True:  # Opacus's GradSampleModule
-        msg = f"`model` must not compute per-sample gradients by its own hooks; got {type(model).__name__}. Call "
-        raise TypeError(msg + "model.disable_hooks() for this call, or collect them by gathered_gradients.")
-    if isinstance(model, torch.jit.ScriptModule):
-        msg = f"`model` must be a module of Python; got {type(model).__name__}. Pass the original."
-        raise TypeError(msg)
-
-
-def _refuse_batch_statistics(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if not isinstance(module, _NormBase):
-            continue
-        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
-            mode = "in train mode" if module.training else "without running statistics"
-            msg = f"`model` must have its batch normalisation in eval mode; got {name or 'the model'!r} {mode}. "
-            msg += "There a sample's gradient depends on the others of its batch. "
-            raise ValueError(msg + ("Call model.eval()." if module.training else "Track running statistics."))
-        if module.training and module.track_running_stats and module.running_mean is not None:
-            msg = f"`model` must have layers of running statistics in eval mode; got {name or 'the model'!r} in train "
-            raise ValueError(msg + "mode. There every forward pass changes them, and so the model. Call model.eval().")
