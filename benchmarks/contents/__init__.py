@@ -25,6 +25,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "optimizer, small batches": partial(training.training, training.SMALL, "small-"),
     "influence, last layer": partial(influence.predicted, "last layer"),
     "influence, network": partial(influence.predicted, "network"),
+    "influence, datamodelling": influence.scores,
+    "influence, datamodelling differences": influence.differences,
+    "influence, datamodelling by damping, Fashion-MNIST": partial(influence.by_damping, "Fashion-MNIST"),
+    "influence, datamodelling by damping, MNIST": partial(influence.by_damping, "MNIST"),
     "factored rows": factored.sizes,
     "cost model": theory.cost_model,
     "forward error": theory.forward_error,
@@ -47,6 +51,12 @@ SENTENCES: dict[str, dict[str, Numbers]] = {
         "accuracy on 1,000 test digits, {} % before.": pruning_slope.dense,
         "in 16 steps it is at {} % with the `params` of the tables, and at {} % with": pruning.by_the_call,
         "filters {}, {} and {} % at 70, 80 and 90 %, the full matrix, joint, {}, {} and {} %.": pruning.searched,
+    },
+    "docs/influence.md": {
+        "The longest 5,000 rows of Fashion-MNIST hold {} % of the trace, and the longest 3,000 of MNIST {} %": (
+            influence.shares_of_trace
+        ),
+        "correlate by {} (Fashion-MNIST) and {} (MNIST) over the halves": influence.agreement,
     },
     "docs/howto/factored-rows.md": {
         "differ by {} of their norm for the product, by {} for the push-through and by {} for the influences. The "

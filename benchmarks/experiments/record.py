@@ -16,8 +16,10 @@ Part = Callable[[Any, dict[str, Any]], Iterator[Task]]
 """The tasks of a part, from the study and the contents of the file at that time."""
 
 
-def arguments(name: str, doc: str, where: str, parts: Mapping[str, Part]) -> argparse.Namespace:
-    """Read the command line of an experiment."""
+def arguments(
+    name: str, doc: str, where: str, parts: Mapping[str, Part], *, keeps_arrays: bool = False
+) -> argparse.Namespace:
+    """Read the command line of an experiment; one that `keeps_arrays` has a folder for what is not in its output."""
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.experiments.{name}",
         description=doc,
@@ -27,6 +29,9 @@ def arguments(name: str, doc: str, where: str, parts: Mapping[str, Part]) -> arg
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(parts)}; all unless named")
     parser.add_argument("--data", type=Path, required=True, help="the folder of the data")
     parser.add_argument("--output", type=Path, default=Path(f"{name}.json"), help="added to (default: %(default)s)")
+    if keeps_arrays:
+        scratch = Path(f"{name}-scratch")
+        parser.add_argument("--scratch", type=Path, default=scratch, help="a folder to go on from (%(default)s)")
     parser.add_argument("--picture", type=Path, help="where to draw what the output then holds")
     options = parser.parse_args()
     for part in options.parts:
