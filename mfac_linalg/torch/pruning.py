@@ -145,9 +145,7 @@ def prune_model(
     candidates = _check_choices(sparsity, damping, lengths, by_layer=by_layer, has_validation=has_validation)
     check.flag("progress", progress)
     all_steps = Schedule.checked(schedule, steps, moves).steps
-    check_batches("batches", batches, all_steps if num_gradients is None else 1)
-    if validation is not None:
-        check_batches("validation", validation, all_steps * candidates)
+    _check_data(batches, all_steps if num_gradients is None else 1, validation, all_steps * candidates)
     count = None if num_gradients is None else check.size("num_gradients", num_gradients)
     before = unravel.ravel({name: parameter.detach() for name, parameter in chosen.items()})
     mask = unravel.ravel({name: _mask(model, name) for name in chosen})
@@ -178,6 +176,13 @@ def prune_model(
         masked.refuse_undefined(pruned.weights)
     _write_pruned(model, unravel, pruned)
     return pruned
+
+
+def _check_data(batches: Batches, reads: int, validation: Batches | None, judgements: int) -> None:
+    """Accept batches that can be read as often as they will be."""
+    check_batches("batches", batches, reads)
+    if validation is not None:
+        check_batches("validation", validation, judgements)
 
 
 def _write_pruned(model: nn.Module, unravel: Unravel, pruned: Pruned) -> None:
