@@ -341,3 +341,14 @@ def test_traced_indices_are_refused_by_name():
     inverse = BlockDiagonalInverse(jax.numpy.asarray(G, dtype="float32"), 1.0, block_sizes=2)
     with pytest.raises(TypeError, match="traced"):
         jax.jit(lambda i: inverse.element(i, i))(jax.numpy.asarray([0, 3]))
+
+
+def test_a_block_without_gradients_divides_nothing_by_zero():
+    gradients = np.random.default_rng(0).standard_normal((20, 64 * 6)).astype(np.float32)
+    gradients[:, 64:128] = 0
+    inverse = BlockDiagonalInverse(gradients, 1e-2, block_sizes=64)
+    (run,) = inverse._state.form.runs
+    u = gradients[:1].reshape(6, 64, 1)
+    with np.errstate(all="raise"):
+        r, _ = run.form._dual_sweeps.from_zero(u)
+    assert np.array_equal(r[1], u[1])
