@@ -242,8 +242,8 @@ class SignedDraws(Right):
     """The draws are made from signs, of the right variance."""
 
     def sample(self, size, *, seed):
-        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (size, self.inverse.dim))
-        return np.stack([self.inverse.sqrt_matvec(z.astype(self.inverse.dtype)) for z in signs])
+        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (size, self.inverse.dim)).astype(self.inverse.dtype)
+        return signs @ np.stack([self.inverse.sqrt_matvec(e) for e in np.eye(len(signs[0]), dtype=signs.dtype)])
 
 
 class HalfOfTheDraws(Right):
