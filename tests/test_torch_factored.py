@@ -56,7 +56,9 @@ def test_factors_take_the_memory_of_inputs_and_output_gradients():
     assert "shape=(8, 120000)" in repr(rows)
 
 
-@pytest.mark.parametrize("params", [["first.bias"], ["last"], lambda name, _: "weight" in name], ids=str)
+@pytest.mark.parametrize(
+    "params", [["first.bias"], ["last"], lambda name, _: "weight" in name], ids=["a bias", "a layer", "a function"]
+)
 def test_rows_are_of_the_chosen_parameters(params):
     model, *data = CASES["used three times"].model_in(torch.float64)
     expected, names = adapter.per_sample_gradients(model, LOSS, *data, params=params)

@@ -51,7 +51,7 @@ class Method:
 
     name: str
     blocks: str | None = None  # "full" or one of the sizes below; None without curvature
-    update: str = "single"  # or "joint"
+    update: str = "single"  # "joint", with θ = 0, or "auto", with the θ that the rows choose
 
 
 METHODS = (
@@ -65,7 +65,8 @@ METHODS = (
     Method("full", "full"),
     Method("full, joint", "full", "joint"),
 )
-BY_NAME = {method.name: method for method in METHODS}
+BY_DEFAULT = Method("filters, by default", "filters", "auto")
+BY_NAME = {method.name: method for method in (*METHODS, BY_DEFAULT)}
 IN_STEPS = tuple(METHODS[i] for i in (6, 7, 8, 5, 3, 4, 2, 1))
 SEARCHED = tuple(METHODS[i] for i in (6, 8))
 TUNED = tuple(METHODS[i] for i in (0, 7, 6))
@@ -136,9 +137,9 @@ class Pruning:
             lambda w, step: self.gradients(w, self._first(step), STEP_GRADIENTS),
             sparsity,
             steps=steps,
-            update=chosen.update,
+            update="single" if chosen.update == "single" else "joint",
             block_sizes=self.sizes.get(chosen.blocks),
-            compensation_damping=0.0,
+            compensation_damping="auto" if chosen.update == "auto" else 0.0,
             **options,
         )
         return found.weights, {
@@ -238,8 +239,8 @@ def _tuned(study: Pruning, **options: Any) -> dict[str, Any]:
 PARTS: dict[str, record.Part] = {
     "one-shot": lambda study, held: one_shot(study),
     "damping": lambda study, held: one_shot(study, (256,), DAMPINGS),
-    "steps-4": lambda study, held: in_steps(study, 4, IN_STEPS),
-    "steps-16": lambda study, held: in_steps(study, 16, IN_STEPS),
+    "steps-4": lambda study, held: in_steps(study, 4, (*IN_STEPS, BY_DEFAULT)),
+    "steps-16": lambda study, held: in_steps(study, 16, (*IN_STEPS, BY_DEFAULT)),
     "damping-4": lambda study, held: in_steps(study, 4, IN_STEPS, DAMPINGS, (0.8,)),
     "search": lambda study, held: searched(study),
     "tuning": lambda study, held: tuned(study),
