@@ -143,8 +143,8 @@ class DualSweeps:
         norm = self.norm if isinstance(self.norm, float) else _read(self.norm)
         step = norm * _norms(now.step)
         if self.row_norms is not None and (now.before + step > HARMLESS * now.size).any():
-            by_rows = _by_rows(_read(self.row_norms()), now.step)
-            step = np.minimum(step, np.divide(by_rows, norm, out=step.copy(), where=np.greater(norm, 0)))
+            divisor = norm if isinstance(norm, float) else np.where(norm > 0, norm, 1.0)  # of a block without gradients
+            step = np.minimum(step, _by_rows(_read(self.row_norms()), now.step) / divisor)
         amplified = now.before + step
         if (amplified <= min(HARMLESS, self.cancellation) * now.size).all():
             return True
