@@ -36,3 +36,11 @@ def flavour(request: pytest.FixtureRequest) -> tuple[Backend, str]:
 def built(request: pytest.FixtureRequest) -> Built:
     """Each case on each backend in each dtype, with its oracle."""
     return build(*request.param)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse names of tests that differ from process to process: those that run in parallel would not agree."""
+    unstable = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if unstable:
+        msg = f"a name of a test must not contain an address; got {unstable[0]}. Pass `ids`."
+        raise pytest.UsageError(msg)

@@ -28,16 +28,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.experiments import cifar, record
+from benchmarks.experiments import cifar, mnist, record
+from benchmarks.experiments.mnist import Images
 from mfac_linalg import BlockDiagonalInverse, WoodburyRankOneInverse
 from mfac_linalg.pruning import exchange, joint_objective, joint_update, obs_scores, obs_update, prune
 from mfac_linalg.torch import Unravel, mean_gradients
 
 WHERE = (
     cifar.WHERE
+    + mnist.WHERE
     + """\
-mlp_mnist_9397.npz, mnist_mini.npz
-                      a trained MLP and 2,000 digits, as for the experiment on influence
 fashion_mnist_train_a.npz, fashion_mnist_test.npz
                       x, (n, 28, 28) uint8, and y: the first 40,000 training images of Fashion-MNIST, and its test set
 """
@@ -52,22 +52,12 @@ CHANGES: dict[str, dict[str, Any]] = {
     "minimum": {"update": "joint", "compensation_damping": 0.0},
     "auto": {"update": "joint"},
 }
-Images = tuple[Tensor, Tensor]
-
-
-def load_mlp(folder: Path) -> tuple[nn.Module, Images, Images]:
-    """The trained MLP, and the digits for training and for tests."""
-    stored, digits = np.load(folder / "mlp_mnist_9397.npz"), np.load(folder / "mnist_mini.npz")
-    layers = [nn.Linear(*stored[name].shape[::-1], bias=False) for name in stored.files]
-    for layer, name in zip(layers, stored.files, strict=True):
-        layer.weight.data = torch.from_numpy(stored[name]).float()
-    network = nn.Sequential(nn.Flatten(), layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
-    return network, *(_images(digits, end, 0.1307, 0.3081) for end in ("", "_test"))
 
 
 def load_cnn(folder: Path, cache: Path) -> tuple[nn.Module, Images, Images]:
     """A CNN trained on Fashion-MNIST, from the cache or now, and the images."""
-    train, test = (_images(np.load(folder / f"fashion_mnist_{x}.npz"), "", 0.286, 0.353) for x in ("train_a", "test"))
+    stored = (np.load(folder / f"fashion_mnist_{part}.npz") for part in ("train_a", "test"))
+    train, test = (mnist.scaled(part["x"][:, None], part["y"], 0.286, 0.353) for part in stored)
     torch.manual_seed(CNN_SEED)
     network = nn.Sequential(
         *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
@@ -79,11 +69,6 @@ def load_cnn(folder: Path, cache: Path) -> tuple[nn.Module, Images, Images]:
         torch.save(network.state_dict(), cache)
     network.load_state_dict(torch.load(cache))
     return network, train, test
-
-
-def _images(stored: Any, end: str, mean: float, deviation: float) -> Images:
-    pixels = (stored[f"x{end}"].astype(np.float32) / 255 - mean) / deviation
-    return torch.from_numpy(pixels[:, None]), torch.from_numpy(stored[f"y{end}"].astype(np.int64))
 
 
 def _train(network: nn.Module, train: Images) -> None:
@@ -112,7 +97,7 @@ class Pruned:
             self.train, self.test = (cifar.load_images(folder, part, 10_000) for part in ("train", "test"))
             self.params = cifar.prunable
         else:
-            self.network, self.train, self.test = load_mlp(folder) if name == "MLP" else load_cnn(folder, cache)
+            self.network, self.train, self.test = mnist.load(folder) if name == "MLP" else load_cnn(folder, cache)
             self.network.eval()
         self.test = self.test[0][:TEST_IMAGES], self.test[1][:TEST_IMAGES]
         named = {n: p.detach().clone() for n, p in self.network.named_parameters() if self.params(n, p)}

@@ -2,7 +2,8 @@
 
 - one-shot: nine methods at sparsities from 30 to 95 %, with 64 to 512 gradients.
 - damping: the same with 256 gradients, at dampings over four decades.
-- steps-4, steps-16: 128 gradients at the weights that are left, 4 and 16 times.
+- steps-4, steps-16: 128 gradients at the weights that are left, 4 and 16 times; joint changes with θ = 0, and by
+  filters also with the default θ.
 - damping-4: 4 steps to 80 % at dampings over four decades.
 - search: 4 steps with the damping and the length of the update chosen on training images.
 - tuning: a few epochs of training after the pruning to 80 and 90 %.
