@@ -38,7 +38,7 @@ def obs_update(weights: Array, inverse: Inverse, mask: Array, *, slope: float = 
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError, ValueError, OverflowError
         As `obs_scores`; a mask that is not a boolean array (d,) of the inverse's library.
 
     Notes
@@ -163,7 +163,7 @@ def joint_update(
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError, ValueError, OverflowError
         As `obs_update`; ValueError also for an inverse that has whitened rows in a file and nothing else.
 
     Notes
