@@ -8,6 +8,7 @@ from .. import _backend
 from .. import _validation as check
 from .._forms.state import State
 from .._inverse import Inverse
+from .._scaling.sqrt_damping import check_range
 from .._typing import Array
 from .groups import check_groups
 from .joint import Masked, systems_of
@@ -46,6 +47,8 @@ def joint_objective(weights: Array, inverse: Inverse, mask: Array, *, slope: flo
     ------
     TypeError, ValueError
         As `joint_update`.
+    OverflowError
+        The result does not fit into float64, or is too small for it.
 
     Notes
     -----
@@ -74,7 +77,8 @@ def _objective(state: State, w: Array, mask: np.ndarray, slope: float) -> float:
     objective = Masked.of(systems, mask).objective - shifts / 2
     scale = state.scaling.scale
     with np.errstate(over="ignore", under="ignore"):
-        return float(np.ldexp(objective * (scale if isinstance(scale, float) else _backend.read(scale)), 2 * power))
+        value = np.ldexp(objective * (scale if isinstance(scale, float) else _backend.read(scale)), 2 * power)
+    return float(check_range(value, np.asarray(objective), "weights"))
 
 
 @_backend.outside_graphs
