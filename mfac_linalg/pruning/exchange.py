@@ -67,7 +67,7 @@ def joint_objective(weights: Array, inverse: Inverse, mask: Array, *, slope: flo
     >>> bool(np.isclose(value, delta @ (inverse.forward @ delta) / 2))
     True
     """
-    w, mask = check_weights_and_mask(weights, inverse, mask)
+    w, mask = check_weights_and_mask(weights, inverse, mask, are_read=True)
     return _backend.with_x64(_objective, inverse._unchanged, w, _backend.read(mask), check_slope(slope))
 
 
@@ -138,7 +138,7 @@ def exchange(
     >>> start.astype(int), found.astype(int)
     (array([1, 1, 0, 0, 0, 0, 1, 1]), array([1, 0, 0, 0, 1, 0, 1, 1]))
     """
-    w, mask = check_weights_and_mask(weights, inverse, mask)
+    w, mask = check_weights_and_mask(weights, inverse, mask, are_read=True)
     alpha, steps = check_slope(slope), check.size("steps", steps)
     labels = np.zeros(inverse.dim, np.int64)
     if groups is not None:
