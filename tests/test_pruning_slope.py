@@ -306,8 +306,10 @@ def test_a_slope_whose_step_does_not_fit_is_refused_by_its_name(call, block_size
 
 
 def test_what_is_no_damping_of_the_slope_is_refused():
-    with pytest.raises(ValueError, match="`slope_damping` must be"):
-        prune(W, lambda w, step: np.eye(8), 0.5, damping=0.1, slope=0.1, slope_damping=0.0)
+    refused = {ValueError: (0.0, -1, np.inf, np.nan, 10**400), TypeError: ([0.1], "x", True, np.full(8, 0.1))}
+    for error, value in ((error, value) for error, values in refused.items() for value in values):
+        with pytest.raises(error, match=r"`slope_damping` must be .*got .*Pass one λ for all steps"):
+            prune(W, lambda w, step: np.eye(8), 0.5, damping=0.1, slope=0.1, slope_damping=value)
 
 
 def test_a_slope_of_zero_changes_nothing():

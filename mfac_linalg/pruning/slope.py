@@ -33,7 +33,7 @@ class Descent:
     @classmethod
     def checked(cls, slope: Any, damping: Any) -> "Descent":
         """Accept the arguments of `prune`."""
-        damping = None if damping is None else float(check.dampings([damping], "slope_damping")[0])
+        damping = None if damping is None else check.positive("slope_damping", damping, "Pass one λ for all steps.")
         return cls(slope if callable(slope) else check_slope(slope), damping)
 
     def require_slope(self, moves: int) -> None:
