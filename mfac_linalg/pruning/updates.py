@@ -200,9 +200,7 @@ def _group_changes(state: State, w: Array, groups: Array) -> tuple[Array, Array]
     return state.solve_scaled(*group_solutions(state, w, groups)), removed
 
 
-def check_weights_and_mask(
-    weights: Any, inverse: Inverse, mask: Any, *, are_read: bool = False
-) -> tuple[Array, Array]:
+def check_weights_and_mask(weights: Any, inverse: Inverse, mask: Any, *, are_read: bool = False) -> tuple[Array, Array]:
     """Accept the weights and a mask of them; what is read must have values, perhaps while it is differentiated."""
     w = check_weights(weights, inverse)
     mask = check.mask("mask", mask, inverse._like, inverse.dim)
