@@ -22,7 +22,7 @@ VARIANTS = ("a window for each parameter", "momentum before F⁻¹", "covariance
 
 def digits(x: float) -> str:
     """Three digits, without an exponent where it is short."""
-    return f"{x:.3g}" if 1e-3 <= x < 1e3 else f"{x:.1e}".replace("e-0", "e-")
+    return f"{x:#.3g}" if 1e-2 <= x < 1e3 else f"{x:.1e}".replace("e-0", "e-")
 
 
 def chosen(method: str, run: dict[str, Any]) -> list[str]:
