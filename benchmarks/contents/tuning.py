@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from benchmarks.experiments.runs import best_trial, trials_of
+from benchmarks.experiments.runs import trials_of
 
 from .markdown import held, one, table
 
@@ -17,7 +17,7 @@ LABELS = {
     "Gauss–Newton": "Gauss–Newton",
 }
 OPTIONS = {"SGD": "momentum", "Adam": "β₂"}
-VARIANTS = ("a window for each parameter", "momentum before F⁻¹", "covariance")
+VARIANTS, TASKS = ("momentum before F⁻¹", "covariance"), ("text", "table", "equation")
 
 
 def digits(x: float) -> str:
@@ -50,12 +50,10 @@ def by_method(task: str) -> str:
 
 
 def variants() -> str:
-    """Other steps by a window on the text: the best trial of each, seed 0."""
-    figures, rows = held("tuning")["text-variants"]["figures"], []
-    base = held("tuning")["text-trials"]["figures"]
-    for method, found in (("Adam", base), ("M-FAC, λ√v", base), *((name, figures) for name in VARIANTS)):
-        best = best_trial(found, method)
-        rows.append(
-            [LABELS.get(method, method), *chosen(method, best), digits(best["validation"]), digits(best["test"])]
-        )
-    return table(["", "rate", "option", "validation", "test"], rows)
+    """Test errors of other steps by a window, the best trial of each and its other seeds, beside Adam and M-FAC."""
+    file, rows = held("tuning"), []
+    for method in ("Adam", "M-FAC, λ√v", *VARIANTS):
+        kind = "variants" if method in VARIANTS else "trials"
+        runs = {task: trials_of(file, task, method, kind) for task in TASKS}
+        rows.append([LABELS.get(method, method), *(spread([run["test"] for run in runs[task]]) for task in TASKS)])
+    return table(["", *TASKS], rows)

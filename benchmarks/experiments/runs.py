@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 Runs = list[dict[str, Any]]
+SEEDS_OF = {"trials": "seeds", "variants": "variant-seeds"}
+"""The part of the experiment `tuning` that repeats the best of another."""
 
 
 def best_run(rates: Runs, method: str) -> dict[str, Any]:
@@ -24,8 +26,8 @@ def best_trial(trials: Runs, method: str) -> dict[str, Any]:
     return min(ended, key=lambda trial: trial["validation"])
 
 
-def trials_of(held: dict[str, Any], task: str, method: str) -> Runs:
-    """The best trial of a method on a task, and its repetitions with other seeds."""
-    seeds = held.get(f"{task}-seeds", {"figures": []})["figures"]
-    best = best_trial(held[f"{task}-trials"]["figures"], method)
-    return [best, *(run for run in seeds if run["method"] == method)]
+def trials_of(held: dict[str, Any], task: str, method: str, kind: str = "trials") -> Runs:
+    """The best trial of a method on a task, and its repetitions with other seeds; kind is "trials" or "variants"."""
+    seeds = held.get(f"{task}-{SEEDS_OF[kind]}", {"figures": []})
+    best = best_trial(held[f"{task}-{kind}"]["figures"], method)
+    return [best, *(run for run in seeds["figures"] if run["method"] == method)]

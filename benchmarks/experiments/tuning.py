@@ -7,7 +7,7 @@ lr/λ, that of directions without gradients; a momentum of 0.9 makes a step ten 
 
 - text-trials, table-trials, equation-trials: the eighteen trials of every method.
 - text-seeds, table-seeds, equation-seeds: the best of them with the other seeds.
-- text-variants: other steps by a window, the same trials, on the text.
+- text-variants, text-variant-seeds and so on: the same for other steps by a window.
 - steps: the time of a step by each method.
 """
 
@@ -18,7 +18,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from benchmarks.experiments import record
 from benchmarks.experiments.gauss_newton import GaussNewton
-from benchmarks.experiments.runs import best_trial, trials_of
+from benchmarks.experiments.runs import Runs, best_trial, trials_of
 from benchmarks.experiments.training_tasks import TASKS, WHERE, Batch, LeastSquares, Task
 from benchmarks.experiments.window_variants import WindowDescent
 from mfac_linalg.torch import MFAC
@@ -189,8 +189,16 @@ def _trials(name: str, study: Study, method: Method) -> Iterator[record.Task]:
 
 
 def seeds(name: str, study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
-    for seed, method in itertools.product(SEEDS[1:], methods_for(study.tasks[name])):
-        best = best_trial(held[f"{name}-trials"]["figures"], method.name)
+    yield from _seeds(name, study, held[f"{name}-trials"]["figures"], methods_for(study.tasks[name]))
+
+
+def variant_seeds(name: str, study: Study, held: dict[str, Any]) -> Iterator[record.Task]:
+    yield from _seeds(name, study, held[f"{name}-variants"]["figures"], VARIANTS.values())
+
+
+def _seeds(name: str, study: Study, figures: Runs, methods: Iterable[Method]) -> Iterator[record.Task]:
+    for seed, method in itertools.product(SEEDS[1:], methods):
+        best = best_trial(figures, method.name)
         yield _run(study, name, method.name, best["rate"], best["value"], seed)
 
 
@@ -205,8 +213,10 @@ def _run(study: Study, task: str, method: str, rate: float, value: float, seed: 
 
 
 PARTS: dict[str, record.Part] = {
-    f"{task}-{part.__name__}": functools.partial(part, task) for task in TASKS for part in (trials, seeds)
-} | {"text-variants": functools.partial(variants, "text"), "steps": steps}
+    f"{task}-{name}": functools.partial(part, task)
+    for task in TASKS
+    for name, part in {"trials": trials, "seeds": seeds, "variants": variants, "variant-seeds": variant_seeds}.items()
+} | {"steps": steps}
 
 
 def summary(held: dict[str, Any]) -> str:
