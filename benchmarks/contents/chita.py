@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from .markdown import held, rounded, table
+from .markdown import held, rounded, scientific, table
 from .pruning import per_cent
 
 NETWORKS, SLOPES, SPARSITIES = ("ResNet-20", "MLP"), (0.0, 1 / 32), (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -23,7 +23,6 @@ METHODS = {
     OURS: "**magnitude, exchanges, joint**",
 }
 Runs = list[dict[str, dict[str, Any]]]
-Cell = Callable[[Runs, str], str]
 
 
 def runs_of(network: str, **key: Any) -> Runs:
@@ -32,42 +31,39 @@ def runs_of(network: str, **key: Any) -> Runs:
     return [figure["methods"] for figure in found if key.items() <= figure.items()]
 
 
-def mean(runs: Runs, method: str, name: str) -> float:
-    return statistics.fmean(run[method][name] for run in runs)
-
-
-def rows_of(cell: Cell, label: str, runs: list[Runs], names: dict[str, str]) -> list[list[str]]:
-    return [[label, names[method], *(cell(each, method) for each in runs)] for method in names]
-
-
-def by_method(cell: Cell, names: dict[str, str], slopes: tuple[float, ...] = SLOPES) -> str:
-    """A table of the methods for each network and slope, by sparsity."""
+def by_method(name: str, cell: Callable[[Runs, str], str], methods: dict[str, str]) -> str:
+    """A table of those methods that have a figure, for each network and slope, by sparsity."""
     rows = []
     for network in NETWORKS:
-        for slope in slopes:
+        for slope in SLOPES:
             runs = [runs_of(network, slope=slope, sparsity=sparsity) for sparsity in SPARSITIES]
-            if all(runs):
-                rows += rows_of(cell, f"{network}, α = {'1/32' if slope else '0'}", runs, names)
+            for method, label in methods.items():
+                has = [bool(each) and name in each[0][method] for each in runs]
+                cells = (cell(each, method) if is_there else "–" for each, is_there in zip(runs, has, strict=True))
+                rows += [[f"{network}, α = {'1/32' if slope else '0'}", label, *cells]] if any(has) else []
     return table(["", "", *per_cent(SPARSITIES)], rows)
+
+
+def mean(name: str, places: int) -> Callable[[Runs, str], str]:
+    return lambda runs, method: rounded(statistics.fmean(run[method][name] for run in runs), places)
 
 
 def ratio(runs: Runs, method: str) -> str:
     """The objective over that of exchanges from magnitude."""
     value = statistics.fmean(run[method]["value"] / run[OURS]["value"] for run in runs)
-    return rounded(value, 4) if value < 10 else f"{value:.2g}" if value < 1e3 else f"{value:.0e}".replace("e+0", "e")
+    return rounded(value, 4) if value < 10 else f"{value:.0f}" if value < 1e4 else scientific(value)
 
 
 def objectives() -> str:
     """Objectives over ours."""
-    return by_method(ratio, {method: label for method, label in METHODS.items() if method != OURS})
+    return by_method("value", ratio, {method: label for method, label in METHODS.items() if method != OURS})
 
 
 def seconds() -> str:
-    """Seconds of one thread."""
-    names = {method: label for method, label in METHODS.items() if method != "its active set, joint"}
-    return by_method(lambda runs, method: rounded(mean(runs, method, "seconds")), names)
+    """Processor seconds of one thread."""
+    return by_method("cpu", mean("cpu", 2), METHODS)
 
 
 def accuracies() -> str:
     """Per cent of the test images."""
-    return by_method(lambda runs, method: rounded(mean(runs, method, "accuracy")), METHODS)
+    return by_method("accuracy", mean("accuracy", 1), METHODS)
