@@ -41,7 +41,7 @@ def by_method(name: str, cell: Callable[[Runs, str], str], methods: dict[str, st
                 has = [bool(each) and name in each[0][method] for each in runs]
                 cells = (cell(each, method) if is_there else "–" for each, is_there in zip(runs, has, strict=True))
                 rows += [[f"{network}, α = {'1/32' if slope else '0'}", label, *cells]] if any(has) else []
-    return table(["", "", *per_cent(SPARSITIES)], rows)
+    return table(["", "method", *per_cent(SPARSITIES)], rows)
 
 
 def mean(name: str, places: int) -> Callable[[Runs, str], str]:
