@@ -8,6 +8,9 @@ from typing import Any
 NEEDS = {"torch/*": "torch", "jax/*": "jax", "plot.py": "matplotlib"}
 collect_ignore_glob = [f"mfac_linalg/{files}" for files, library in NEEDS.items() if find_spec(library) is None]
 os.environ.setdefault("MPLBACKEND", "Agg")  # pictures without a window
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests run in as many processes as there are cores: one thread in each
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
 
 
 def wanting(reason: str) -> set[str]:

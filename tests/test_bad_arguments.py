@@ -139,12 +139,12 @@ LEGAL = {
     "decay": {"a fraction"},
     "density": {"a fraction"},
     "sparsity": {"a fraction", "0"},
-    "ratio": {"5", "1.5", "0-d"},
+    "ratio": {"5", "1.5", "10**30", "a fraction", "0-d"},
     "lengths": {"5", "1.5"},
     "compensation_damping": {"a fraction", "0"},
     "slope": {"5", "1.5", "10**30", "a fraction", "0"},
     "prune.slope": {"5", "1.5", "10**30", "a fraction", "0", "a class", "a class of numbers"},  # functions of the step
-    "slope_damping": {"5", "1.5", "0-d", "None"},
+    "slope_damping": {"5", "1.5", "10**30", "a fraction", "0-d", "None"},
     "gradients": {"wrong matrix"},  # is another right one
     **{key: {"no list"} for key in ("rows", "cols")},
     **{key: {"5"} for key in ("block_size", "steps", "window", "dim")},

@@ -26,6 +26,7 @@ IMPORTED_AS = {
     "cupy-cuda12x": "cupy",
     "cupy-cuda13x": "cupy",
     "pytest-benchmark": "pytest_benchmark",
+    "pytest-xdist": "xdist",
 }
 
 
@@ -98,7 +99,7 @@ def find_names():
 
 
 def test_every_extra_brings_what_some_code_imports():
-    used = set(find_names()) | {"pytest_benchmark"}  # by its fixture
+    used = set(find_names()) | {"pytest_benchmark", "xdist"}  # by a fixture, by an option
     unused = {extra: r for extra, wanted in EXTRAS.items() for r in wanted if library(r) not in used}
     assert not unused
 

@@ -65,6 +65,15 @@ def wrong(**methods):
         (wrong(gram=lambda self: np.full((4, 4), np.nan)), {"gram"}, "nan instead of"),
         (wrong(gram=lambda self: self.array @ self.array.T * (1 + 1j)), {"gram", "dtype"}, "complex, complex128"),
         (wrong(project=lambda self, v: (self.array @ v)[:, 0]), {"project", "adjoint"}, "shape (4,)"),
+        (wrong(project=lambda self, v: (self.array @ v).squeeze()), {"project"}, "shape (4,)"),
+        (wrong(combine=lambda self, c: (self.array.T @ c).squeeze()), {"combine"}, "shape (11,)"),
+        (wrong(project=lambda self, v: [self.array @ v, v.fill(0)][0]), {"project"}, "writes to its argument"),
+        (wrong(combine=lambda self, c: [self.array.T @ c, c.fill(0)][0]), {"combine"}, "writes to its argument"),
+        (
+            wrong(columns=lambda self, j: self.array[:, np.unique(j)[np.argsort(np.argsort(j))]]),
+            {"columns"},
+            "IndexError",
+        ),
     ],
     ids=[
         "gram",
@@ -77,6 +86,11 @@ def wrong(**methods):
         "nan",
         "complex",
         "shape",
+        "one column",
+        "one combination",
+        "writes to v",
+        "writes to c",
+        "a column twice",
     ],
 )
 def test_wrong_rows_are_found(rows, found, words):
@@ -85,6 +99,11 @@ def test_wrong_rows_are_found(rows, found, words):
     failed = [result for result in caught.value.results if result.status == "failed"]
     assert {result.check for result in failed} == found
     assert words in str(caught.value)
+
+
+def test_rows_of_another_dtype_than_the_two_are_found():
+    with pytest.raises(CheckError, match="rows of float16, neither float32 nor float64"):
+        check_rows(Rows(array("float16")), checks=["dtype"])
 
 
 def test_columns_are_compared_with_themselves_in_another_order():

@@ -251,6 +251,12 @@ def prune_example(**options):
         ({"sparsity": [0.5, True]}, ValueError, "one for each of 1 layers; got 2"),
         ({"sparsity": [0.5, "x"], "layer_sizes": 10}, TypeError, "`sparsity`"),
         ({"sparsity": 0.1, "mask": np.arange(D) < 10}, ValueError, "at least that of `mask`.*10 are left"),
+        ({"mask": np.zeros(D, bool)}, ValueError, f"`mask` must leave a weight.*got none of 0:{D}. Leave"),
+        (
+            {"mask": np.arange(D) < 10, "layer_sizes": (10, D - 10)},
+            ValueError,
+            f"`mask` must leave a weight of each layer at least; got none of 10:{D}",
+        ),
         ({"steps": 0}, ValueError, "`steps` must be at least 1"),
         ({"damping": 0.0}, ValueError, "`damping` must be finite and > 0"),
         (
@@ -290,3 +296,23 @@ def test_what_is_wrong_is_refused_by_name(options, error, words):
 def test_gradients_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="must be finite"):
         prune_example(gradients_fn=lambda w, step: np.full((2, D), math.nan))
+
+
+@pytest.mark.parametrize("block_sizes", [0, 2.5, (D - 1,), "filters"], ids=str)
+def test_blocks_are_checked_before_any_gradients_are_asked_for(block_sizes):
+    asked = []
+    with pytest.raises((TypeError, ValueError), match="`block_sizes` must"):
+        prune(W, lambda w, step: asked.append(step) or gradients_of(w), 0.5, damping=0.1, block_sizes=block_sizes)
+    assert asked == []
+
+
+def test_gradients_with_a_graph_leave_weights_without_one():
+    torch = pytest.importorskip("torch")
+    seen = []
+
+    def gradients(w, step):
+        seen.append(w)
+        return torch.from_numpy(gradients_of(w.numpy())).requires_grad_()
+
+    pruned = prune(torch.from_numpy(W), gradients, 0.5, steps=2, damping=0.1)
+    assert not any(w.requires_grad for w in (*seen, pruned.weights))

@@ -1,6 +1,7 @@
 """The damping of the compensation: a dense minimum, and leave-one-out against fits without each row."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -142,6 +143,22 @@ def test_float32_chooses_as_float64_does():
         answers.append(joint_update(w.astype(dtype), inverse, mask, compensation_damping="auto"))
     limit = tolerance(eps("float32"), problem.oracle.kappa) * np.linalg.norm(answers[1])
     assert np.linalg.norm(answers[0] - answers[1]) <= limit
+
+
+@pytest.mark.parametrize("blocks", [None, 6])
+@pytest.mark.parametrize("shape", [(12, 12), (30, 12)])
+def test_a_row_that_outweighs_all_others_is_left_out_to_all_digits_in_float32(shape, blocks):
+    """For m ≥ d: nearly all of that row is fitted, so that what is left of it cancels."""
+    for seed in range(6):
+        rng, answers = np.random.default_rng(seed), []
+        gradients, w, mask = rng.standard_normal(shape), rng.standard_normal(12), rng.permutation(12) < 8
+        gradients[0] *= 3e3
+        for dtype in ("float32", "float64"):
+            rows = gradients.astype("float32").astype(dtype)
+            make = ml.WoodburyRankOneInverse if blocks is None else partial(ml.BlockDiagonalInverse, block_sizes=blocks)
+            weights = w.astype("float32").astype(dtype)
+            answers.append(joint_update(weights, make(rows, 1.0), mask, slope=0.3, compensation_damping="auto"))
+        assert np.linalg.norm(answers[0] - answers[1]) <= 1e-5 * np.linalg.norm(answers[1])
 
 
 def test_nothing_removed_is_nothing_to_choose():

@@ -106,6 +106,27 @@ def test_no_square_leaves_its_range():
         assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_an_objective_that_does_not_fit_is_refused():
+    inverse, _, w, _ = drawn("random", 0)
+    mask = random_mask(len(w))
+    for scale, slope, words in ((1e200, 0.0, "does not fit"), (1e-200, 0.0, "too small"), (1.0, 1e300, "does not fit")):
+        with pytest.raises(OverflowError, match=f"The result .*{words}.*Scale `weights`"):
+            joint_objective(scale * w, inverse, mask, slope=slope)
+    assert joint_objective(0 * w, inverse, mask) == 0.0
+
+
+@pytest.mark.parametrize("kind", ["random", "blocks"])
+def test_a_slope_may_be_of_any_size_beside_the_weights(kind):
+    inverse, forward, w, gradient = drawn(kind, 0)
+    mask, nothing = random_mask(len(w)), 0 * w
+    expected = least(forward, nothing, mask, gradient)
+    assert expected < 0
+    for scale in (0.0, 1e-300, 1e-160, 1e-40):
+        assert joint_objective(scale * w, inverse, mask, slope=1.0) == pytest.approx(expected, rel=1e-12)
+        found, of_nothing = (exchange(x, inverse, mask, slope=1.0) for x in (scale * w, nothing))
+        assert np.array_equal(found, of_nothing)
+
+
 # --- exchanges ------------------------------------------------------------------------------------------------------
 
 

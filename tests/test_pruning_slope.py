@@ -282,9 +282,34 @@ def test_what_is_no_slope_is_refused(call, slope, error):
         call(slope)
 
 
+WITH_A_SLOPE = {
+    "obs_scores": lambda w, inverse, **o: obs_scores(w, inverse, **o),
+    "group_scores": lambda w, inverse, **o: group_scores(w, inverse, 2, **o),
+    "n_m_mask": lambda w, inverse, **o: n_m_mask(w, inverse, 2, 4, **o),
+    "obs_update": lambda w, inverse, **o: obs_update(w, inverse, MASK, **o),
+    "group_update": lambda w, inverse, **o: group_update(w, inverse, [[0, 1]], **o),
+    "joint_update": lambda w, inverse, **o: joint_update(w, inverse, MASK, **o),
+    "joint_update, 0.5": lambda w, inverse, **o: joint_update(w, inverse, MASK, compensation_damping=0.5, **o),
+    "joint_update, auto": lambda w, inverse, **o: joint_update(w, inverse, MASK, compensation_damping="auto", **o),
+}
+
+
+@pytest.mark.parametrize("block_sizes", [None, 3])
+@pytest.mark.parametrize("call", WITH_A_SLOPE.values(), ids=WITH_A_SLOPE)
+def test_a_slope_whose_step_does_not_fit_is_refused_by_its_name(call, block_sizes):
+    gradients = np.float32(INVERSE.gradients)
+    inverse = ml.WoodburyRankOneInverse(gradients, 0.1)
+    if block_sizes:
+        inverse = ml.BlockDiagonalInverse(gradients, 0.1, block_sizes=block_sizes)
+    with pytest.raises(OverflowError, match=r"does not fit into float32\. Scale `slope`"):
+        call(np.float32(W), inverse, slope=1e39)
+
+
 def test_what_is_no_damping_of_the_slope_is_refused():
-    with pytest.raises(ValueError, match="`slope_damping` must be"):
-        prune(W, lambda w, step: np.eye(8), 0.5, damping=0.1, slope=0.1, slope_damping=0.0)
+    refused = {ValueError: (0.0, -1, np.inf, np.nan, 10**400), TypeError: ([0.1], "x", True, np.full(8, 0.1))}
+    for error, value in ((error, value) for error, values in refused.items() for value in values):
+        with pytest.raises(error, match=r"`slope_damping` must be .*got .*Pass one λ for all steps"):
+            prune(W, lambda w, step: np.eye(8), 0.5, damping=0.1, slope=0.1, slope_damping=value)
 
 
 def test_a_slope_of_zero_changes_nothing():

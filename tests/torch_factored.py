@@ -148,6 +148,12 @@ CASES = {
     "called past its hooks": Case(
         lambda: hidden(lambda m, x: m.last(m.first.forward(torch.tanh(m.first(input=x))))), (16,), BOTH
     ),
+    "no positions": Case(
+        lambda: hidden(lambda m, x: m.last(torch.tanh(m.first(x)) + m.second(x[:, None][:, :0]).sum(1)),
+                       second=nn.Linear(16, 16)),
+        (16,),
+        (*BOTH, "second.weight"),
+    ),
     "attention": Case(
         lambda: Model(
             lambda m, x: m.last(m.layer(x).mean(1)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from . import chita, factored, influence, pruning, pruning_slope, theory, training
+from . import chita, factored, influence, pruning, pruning_slope, theory, training, tuning
 
 TABLES: dict[str, Callable[[], str]] = {
     "pruning, one shot": pruning.one_shot,
@@ -26,6 +26,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "optimizer, default weights": partial(training.training, training.BY_DEFAULT, "default-"),
     "optimizer, first steps": training.first_steps,
     "optimizer, small batches": partial(training.training, training.SMALL, "small-"),
+    "optimizer, text": partial(tuning.by_method, "text"),
+    "optimizer, table": partial(tuning.by_method, "table"),
+    "optimizer, equation": partial(tuning.by_method, "equation"),
+    "optimizer, variants": tuning.variants,
     "influence, last layer": partial(influence.predicted, "last layer"),
     "influence, network": partial(influence.predicted, "network"),
     "influence, datamodelling": influence.scores,
@@ -39,6 +43,9 @@ TABLES: dict[str, Callable[[], str]] = {
 Numbers = Callable[[], tuple[str, ...]]
 SENTENCES: dict[str, dict[str, Numbers]] = {
     "README.md": {
+        "With `--seed` 0, 1 and 2 the training loss of the window is at most {} of that of the others. Its test "
+        "accuracy differs from that of SGD by {} to {} points, and from that of Adam by {} to {}. A step takes {} to "
+        "{} times as long as one of SGD": training.window_demo,
         "forward error of {} by `inverse @ v` and of {} by `matvec_gradients`.": theory.in_the_span,
         "its test accuracy is between {} points below and {} points above that of Adam, depending on the window, the "
         "damping and the batches, and above that of SGD. In batches of 512 a step takes {} to {} times as long as one "

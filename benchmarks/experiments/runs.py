@@ -16,3 +16,16 @@ def best_run(rates: Runs, method: str) -> dict[str, Any]:
 def runs_of(rates: Runs, seeds: Runs, method: str) -> Runs:
     """The runs of all seeds at the best rate."""
     return [best_run(rates, method), *(run for run in seeds if run["method"] == method)]
+
+
+def best_trial(trials: Runs, method: str) -> dict[str, Any]:
+    """The trial with the least validation error."""
+    ended = [trial for trial in trials if trial["method"] == method and trial["validation"] is not None]
+    return min(ended, key=lambda trial: trial["validation"])
+
+
+def trials_of(held: dict[str, Any], task: str, method: str) -> Runs:
+    """The best trial of a method on a task, and its repetitions with other seeds."""
+    seeds = held.get(f"{task}-seeds", {"figures": []})["figures"]
+    best = best_trial(held[f"{task}-trials"]["figures"], method)
+    return [best, *(run for run in seeds if run["method"] == method)]

@@ -123,6 +123,10 @@ class Results:
         """The cases with these facts that have a figure of the library."""
         return [case for case in self.cases if case.ours and key.items() <= case.entry.items()]
 
+    def cost_of_call(self, case: Case) -> float:
+        """The library's seconds for the same question and κ at the smallest size, where G takes next to none."""
+        return min(self.of(kappa=case.kappa, query=case.query), key=lambda each: each.size).ours.seconds
+
     def kappas(self) -> list[float]:
         """Every κ."""
         return sorted({case.kappa for case in self.cases})

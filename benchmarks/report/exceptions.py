@@ -16,7 +16,13 @@ def lines(results: Results) -> Iterator[str]:
     yield f"With an answer as good (R ≤ {PROMISED}), case by case: {len(good)} of {len(every)}."
     if good:
         head = ["question", "(m, d)", "κ", "mfac_linalg", "the peer", "its time", "its R", "times faster", "reason"]
-        yield table(head, [_row(case, peer) for case, peer in sorted(good, key=lambda pair: _order(pair[0]))])
+        yield table(
+            head,
+            [
+                _row(case, peer, results.cost_of_call(case))
+                for case, peer in sorted(good, key=lambda pair: _order(pair[0]))
+            ],
+        )
     worse = [(case, peer) for case in every for peer in case.peers if _is_faster_and_wrong(case, peer)]
     yield f"With R over {PROMISED}, peer by peer: what a faster answer costs in digits."
     if worse:
@@ -33,23 +39,23 @@ def _is_faster_and_wrong(case: Case, peer: Figure) -> bool:
     return peer.seconds < case.ours.seconds and not peer.is_good
 
 
-def _row(case: Case, peer: Figure) -> list[str]:
+def _row(case: Case, peer: Figure, cost_of_call: float) -> list[str]:
     return [
         *(words.TITLES[case.query], words.size(*case.size), words.power(case.kappa)),
         *(words.seconds(case.ours.seconds), peer.name, words.seconds(peer.seconds), words.error(peer.error)),
-        *(words.ratio(case.ours.seconds / peer.seconds), reason(case, peer)),
+        *(words.ratio(case.ours.seconds / peer.seconds), reason(case, peer, cost_of_call)),
     ]
 
 
-def reason(case: Case, peer: Figure) -> str:
-    """Why the peer is faster, as far as the figures say it."""
+def reason(case: Case, peer: Figure, cost_of_call: float) -> str:
+    """Why the peer is faster, as far as the figures say it; a call costs so many seconds however small G is."""
     known = words.REASONS.get((peer.name, case.query))
     if known:
         return known
     beyond = case.ours.seconds - peer.seconds
-    if case.limit <= beyond / 4 and beyond <= words.FIXED_COST:
+    if case.limit <= beyond / 4 and beyond <= words.CALLS * cost_of_call:
         return f"the cost of a call: {words.seconds(beyond)} more, where the limit is {words.seconds(case.limit)}"
-    if case.query == "random" and case.size[0] < words.SERIAL_ROWS:
+    if case.query in words.SERIAL and case.size[0] < words.SERIAL_ROWS:
         return words.SERIAL_REASON
     return words.GENERAL_REASONS.get(case.query, "–")
 

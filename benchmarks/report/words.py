@@ -44,19 +44,24 @@ REASONS = {
     ("dense Cholesky", "elements"): "it holds F⁻¹, and reads one number for a pair",
 }
 GENERAL_REASONS = {
+    "build": "panels are looked at for overflow, and the sum over them is float64",
     "whitened build": "W answers to κ eps: a float64 Gram matrix, another pass",
     "random": "sums of 912 numbers are float32, float64 adds these up; where rounding may show, a residual in rows",
     "row": "a second sweep: two passes more, for a small R whatever κ and v",
     "block": "sums of 128 numbers are float32, float64 adds these up; where rounding may show, a residual in some rows "
     "and of one column",
+    "combination": "sums of 912 numbers are float32, float64 adds these up",
     "elements": "indices are checked, and answers clipped to their bounds",
+    "step": "two passes more, where the sum of the rows cancels",
 }
 """Of a question, whoever the peer is."""
 SERIAL_ROWS = 506
 SERIAL_REASON = "sums of 912 numbers are float32: OpenBLAS takes them in one thread below 506 rows"
 """Of a product with a vector by more than one thread."""
-FIXED_COST = 5e-4
-"""Seconds that a call of the library may take beyond a peer's and still be explained by what every call costs."""
+SERIAL = ("random", "combination", "step")
+"""The questions whose answer is such products."""
+CALLS = 2.0
+"""The costs of a call by which the library may be slower than a peer and be so for that reason."""
 
 
 def seconds(x: float) -> str:
@@ -97,7 +102,7 @@ def size(m: int, d: int) -> str:
 
 def short(count: int) -> str:
     """A count as an axis has it: 512, 100k, 1M."""
-    unit, factor = next(((u, f) for u, f in (("M", 10**6), ("k", 10**3)) if count >= f), ("", 1))
+    unit, factor = next(((u, f) for u, f in (("M", 10**6), ("k", 10**3)) if count % f == 0), ("", 1))
     return f"{count / factor:g}{unit}"
 
 

@@ -1,7 +1,7 @@
 """The primal form, for m ≥ d: every query uses the Cholesky factor of the d × d matrix I + SᵀS."""
 
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from .. import _backend
 from .._backend.pytree import ESTIMATE, Part
@@ -49,16 +49,28 @@ class PrimalForm(OneSystem, Part):
         """The ‖U u‖² = uᵀM u of each column u, float64."""
         return _backend.column_squares(self.capacitance.half_solve(_backend.to_float64(u)))
 
-    def solve_in_span(self, b: Array) -> Array:
-        """M Sᵀ b. Sᵀb is summed in float64, unless rows are streamed: more rows than columns may nearly cancel."""
-        rows, like = cast(ScaledRows, self.rows), self.rows.like
+    @property
+    def _wide_rows(self) -> ScaledRows | BatchedRows:
+        """S in float64, unless rows are streamed: sums over more rows than columns may nearly cancel."""
+        rows, like = self.rows, self.rows.like
         wide = rows.can_change_dtype and not rows.is_streamed and _backend.supports_float64(like)
-        total = (rows.astype_float64() if wide else rows).combine(b)
-        return self._to_rows_dtype(self.capacitance.solve(_backend.to_float64(total)))
+        return rows.astype_float64() if wide else rows
+
+    def _solve_in_span(self, b: Array) -> Array:
+        """M Sᵀ b, float64."""
+        return self.capacitance.solve(_backend.to_float64(self._wide_rows.combine(b)))
+
+    def solve_in_span(self, b: Array) -> Array:
+        """M Sᵀ b."""
+        return self._to_rows_dtype(self._solve_in_span(b))
 
     def residuals(self, b: Array) -> tuple[Array, Array]:
-        """The a = b − S x with x = M Sᵀb, and e_i = b_i − s_iᵀx_i with x_i without row i; float64, for b (m, k)."""
-        a = b - self.rows.project(self.solve_in_span(b))
+        """The a = b − S x with x = M Sᵀb, and e_i = b_i − s_iᵀx_i with x_i without row i; float64, for b (m, k).
+
+        For a row with a leverage near one a_i is small, and both it and 1 − h_i cancel.
+        """
+        rows = self._wide_rows
+        a = b - rows.project(_backend.from_float64(self._solve_in_span(b), like=rows.like, dtype=rows.dtype))
         return a, a / (1 - self.leverages())[..., None]
 
     def apply_square_root(self, u: Array) -> Array:

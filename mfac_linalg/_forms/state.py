@@ -50,12 +50,12 @@ class State(Part):
             c = _backend.take_rows(c, _backend.index_like(place, like=c))
         return self._solve_in_span(_backend.to_float64(c) / self.row_scale, name)
 
-    def solve_mean_gradient(self) -> Array:
-        """F⁻¹ Gᵀ c, (d, 1), for the c_i of F itself: M Sᵀ C^½ 1 in the coordinates of `solve_scaled`.
+    def solve_slope(self, slope: float) -> Array:
+        """α F⁻¹ Gᵀ c, (d, 1), for the c_i of F itself: α M Sᵀ C^½ 1 in the coordinates of `solve_scaled`.
 
         The result is added to the weights, so that it may underflow.
         """
-        return self._solve_in_span(self.row_scale, "gradients", scale=1.0, least=math.inf)
+        return self._solve_in_span(slope * self.row_scale, "slope", scale=1.0, least=math.inf)
 
     def _solve_in_span(self, b: Array, name: str, *, scale: Any = None, least: float | None = None) -> Array:
         """Λ^-½ M Sᵀ b √λ₀/scale for b (m, k)."""

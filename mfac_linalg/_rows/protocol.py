@@ -101,7 +101,7 @@ class GradientRows(Protocol):
         Parameters
         ----------
         j : numpy.ndarray of int, shape (n,)
-            Indices ≥ 0, for any library.
+            Indices ≥ 0, for any library: in any order, and one may be there twice.
 
         Returns
         -------

@@ -42,6 +42,7 @@ from .numbers import check_function as function
 from .numbers import check_memory_limit as memory_limit
 from .numbers import check_nonnegative as nonnegative
 from .numbers import check_pair as pair
+from .numbers import check_positive as positive
 from .numbers import check_size as size
 from .out_of_core import check_can_be_cut as can_be_cut
 from .out_of_core import check_chunked as chunked

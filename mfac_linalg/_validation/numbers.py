@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _backend
 from .arrays import check_values
 from .words import describe
 
@@ -120,17 +121,34 @@ def check_fraction(name: str, value: Any, cure: str) -> float:
 
 def check_nonnegative(name: str, value: Any, cure: str) -> float:
     """Accept a finite float ≥ 0."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool | np.bool_):
-        msg = f"`{name}` must be a float ≥ 0; got {describe(value)}. {cure}"
-        raise TypeError(msg)
-    try:
-        number = float(value)
-    except OverflowError:  # of a large int
-        number = math.inf
+    number = _as_float(name, value, "≥ 0", cure)
     if not 0 <= number < math.inf:
         msg = f"`{name}` must be finite and ≥ 0; got {describe(value)}. {cure}"
         raise ValueError(msg)
     return number
+
+
+def check_positive(name: str, value: Any, cure: str) -> float:
+    """Accept a finite float > 0, also as an array without axes."""
+    check_values(name, value)
+    if _backend.is_array(value) and value.ndim == 0:
+        value = _backend.read(value).item()
+    number = _as_float(name, value, "> 0", cure)
+    if not 0 < number < math.inf:
+        msg = f"`{name}` must be finite and > 0; got {describe(value)}. {cure}"
+        raise ValueError(msg)
+    return number
+
+
+def _as_float(name: str, value: Any, wanted: str, cure: str) -> float:
+    """A real number as a float, infinite for a large int."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool | np.bool_):
+        msg = f"`{name}` must be a float {wanted}; got {describe(value)}. {cure}"
+        raise TypeError(msg)
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def check_age(age: Any, count: int) -> int:

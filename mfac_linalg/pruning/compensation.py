@@ -31,7 +31,7 @@ def compensate(state: State, removed: Array, mask: Array, slope: float, damping:
     theta = optimism(restrict(state, mask), state, removed, slope) ** 2 if isinstance(damping, str) else damping
     among_staying = restrict(state, mask, theta)
     change = among_staying.solve_cross(state, removed[:, None])[:, 0]
-    return change if slope == 0 else change - slope * among_staying.solve_mean_gradient()[:, 0]
+    return change if slope == 0 else change - among_staying.solve_slope(slope)[:, 0]
 
 
 def optimism(among_staying: State, state: State, removed: Array, slope: float) -> float:

@@ -9,6 +9,7 @@ from .. import _backend
 from .. import _validation as check
 from .._forms.state import State
 from .._inverse import Inverse
+from .._scaling.sqrt_damping import check_range
 from .._typing import Array
 from .dual import CLOSE, NOTICEABLE, by_dual
 from .groups import check_groups
@@ -49,6 +50,8 @@ def joint_objective(weights: Array, inverse: Inverse, mask: Array, *, slope: flo
     ------
     TypeError, ValueError
         As `joint_update`.
+    OverflowError
+        The result does not fit into float64, or is too small for it.
 
     Notes
     -----
@@ -67,7 +70,7 @@ def joint_objective(weights: Array, inverse: Inverse, mask: Array, *, slope: flo
     >>> bool(np.isclose(value, delta @ (inverse.forward @ delta) / 2))
     True
     """
-    w, mask = check_weights_and_mask(weights, inverse, mask)
+    w, mask = check_weights_and_mask(weights, inverse, mask, are_read=True)
     return _backend.with_x64(_objective, inverse._unchanged, w, _backend.read(mask), check_slope(slope))
 
 
@@ -77,7 +80,8 @@ def _objective(state: State, w: Array, mask: np.ndarray, slope: float) -> float:
     objective = Masked.of(systems, mask).objective - shifts / 2
     scale = state.scaling.scale
     with np.errstate(over="ignore", under="ignore"):
-        return float(np.ldexp(objective * (scale if isinstance(scale, float) else _backend.read(scale)), 2 * power))
+        value = np.ldexp(objective * (scale if isinstance(scale, float) else _backend.read(scale)), 2 * power)
+    return float(check_range(value, np.asarray(objective), "weights"))
 
 
 @_backend.outside_graphs
@@ -141,7 +145,7 @@ def exchange(
     >>> start.astype(int), found.astype(int)
     (array([1, 1, 0, 0, 0, 0, 1, 1]), array([1, 0, 0, 0, 1, 0, 1, 1]))
     """
-    w, mask = check_weights_and_mask(weights, inverse, mask)
+    w, mask = check_weights_and_mask(weights, inverse, mask, are_read=True)
     alpha, steps = check_slope(slope), check.size("steps", steps)
     labels = np.zeros(inverse.dim, np.int64)
     if groups is not None:

@@ -5,6 +5,7 @@ minimum is ½ ‖z_S‖² + ½ bᵀa − ½ α² Σ c_i, and q_j = s_jᵀA⁻¹s
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -170,13 +171,16 @@ class Masked:
 
 
 def systems_of(state: State, w: Array, slope: float) -> tuple[list[System], int]:
-    """The blocks, in units in which w is of order one, and the power of two of that unit."""
+    """The blocks, in units in which no square of w or of the slope overflows, and the power of two of that unit."""
     z, power = state.to_scaled(w)
     z, power = _backend.read(z), power if isinstance(power, int) else int(_backend.read(power)[0])
+    shift = slope * state.row_scale
+    largest = float(np.max(_backend.read(shift), initial=0.0))
+    more = max(0, math.frexp(largest)[1] - power) if largest > 0 else 0
+    z, shift, power = np.ldexp(z, -more), ldexp(shift, -power - more), power + more
     rows = scaled_rows_of(state)
     if rows.can_change_dtype and _backend.supports_float64(rows.like):
         rows = rows.astype_float64()
-    shift = ldexp(slope * state.row_scale, -power)
     if not isinstance(state.form, BlockForm):
         return [System(slice(0, len(z)), rows, z, shift)], power
     starts = np.cumsum([0, *(run.size for run in state.form.runs for _ in range(run.count))])

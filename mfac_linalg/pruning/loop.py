@@ -242,6 +242,7 @@ def prune(
         mask = _full_mask(weights)
     mask = check.mask("mask", mask, weights[None, :], weights.shape[0])
     budget = Budget.checked(sparsity, layer_sizes, weights.shape[0])
+    block_sizes = None if block_sizes is None else check.block_sizes(block_sizes, weights.shape[0])
     path.require_end(sparsity)
     plan = path.plan(budget, mask)
     check.flag("progress", progress)
@@ -280,7 +281,7 @@ def _check_gradients(gradients: Array, weights: Array) -> Array:
     check.shape(name, gradients, ("m", weights.shape[0]), "Give one row a gradient.")
     check.not_empty(name, gradients)
     check.finite(name, gradients)
-    return gradients
+    return _backend.stop_gradient(gradients)
 
 
 def _refuse_overflow(weights: Array) -> None:

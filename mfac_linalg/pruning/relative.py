@@ -45,7 +45,7 @@ def relative_damping(gradients: Array, ratio: float) -> float:
     """
     check.gradients(gradients)
     check.values("gradients", gradients)
-    ratio = float(check.dampings([ratio], "ratio")[0])
+    ratio = check.positive("ratio", ratio, "Pass 1 to damp as much as the average weight curves.")
     check.finite("gradients", gradients)
     power, squares = (_backend.read(x) for x in _backend.with_x64(_scaled_squares, gradients))
     mean = float(np.mean(squares)) / gradients.shape[1]

@@ -15,7 +15,7 @@ from .select import Budget, check_sparsity
 Path = Callable[[int, float, float], float]
 """How many weights remain at a time t in [0, 1]: from the number at t = 0, and that at t = 1, not rounded."""
 PATHS: dict[str, Path] = {
-    "geometric": lambda present, exact, t: present * (exact / present) ** t if present else 0,
+    "geometric": lambda present, exact, t: present * (exact / present) ** t,
     "cubic": lambda present, exact, t: exact + (present - exact) * (1 - t) ** 3,
     "linear": lambda present, exact, t: present + (exact - present) * t,
 }

@@ -47,7 +47,8 @@ def obs_scores(weights: Array, inverse: Inverse, *, slope: float = 0.0) -> Array
     TypeError, ValueError
         Weights of another library, device, dtype or shape; nan or infinity among them (host arrays).
     OverflowError
-        The scores do not fit into their dtype, or all are too small for it (host arrays).
+        The scores, or the step of a slope, do not fit into their dtype, or all scores are too small for it (host
+        arrays).
 
     Notes
     -----

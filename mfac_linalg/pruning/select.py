@@ -50,10 +50,13 @@ class Budget:
         Raises
         ------
         ValueError
-            A mask that is sparser than the budget already.
+            A mask that is sparser than the budget already, or leaves nothing.
         """
         for part, sparsity in self._parts():
             present, last = count_active(mask[part]), _count_at(sparsity, part)
+            if present == 0:
+                msg = f"`mask` must leave a weight of each layer at least; got none of {part.start}:{part.stop}. "
+                raise ValueError(msg + "Leave these weights out.")
             if present < last:
                 msg = f"`sparsity` must be at least that of `mask`; got {sparsity:g} of weights "
                 msg += f"{part.start}:{part.stop}, of which {present} are left. Raise it."

@@ -20,7 +20,7 @@ def minimum_of_model(weights: Array, inverse: Inverse, slope: float) -> Array:
     """w̄ = w − α F⁻¹ḡ, where α ḡᵀδ + ½ δᵀFδ is least; ḡ = Σ c_i g_i with the c_i of F."""
     if slope == 0 or inverse.num_gradients == 0:
         return weights
-    return weights - slope * _backend.with_x64(State.solve_mean_gradient, inverse._unchanged)[:, 0]
+    return weights - _backend.with_x64(State.solve_slope, inverse._unchanged, slope)[:, 0]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Descent:
     @classmethod
     def checked(cls, slope: Any, damping: Any) -> "Descent":
         """Accept the arguments of `prune`."""
-        damping = None if damping is None else float(check.dampings([damping], "slope_damping")[0])
+        damping = None if damping is None else check.positive("slope_damping", damping, "Pass one λ for all steps.")
         return cls(slope if callable(slope) else check_slope(slope), damping)
 
     def require_slope(self, moves: int) -> None:

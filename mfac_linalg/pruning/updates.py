@@ -38,7 +38,7 @@ def obs_update(weights: Array, inverse: Inverse, mask: Array, *, slope: float = 
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError, ValueError, OverflowError
         As `obs_scores`; a mask that is not a boolean array (d,) of the inverse's library.
 
     Notes
@@ -163,7 +163,7 @@ def joint_update(
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError, ValueError, OverflowError
         As `obs_update`; ValueError also for an inverse that has whitened rows in a file and nothing else.
 
     Notes
@@ -185,8 +185,8 @@ def joint_update(
     >>> bool(np.allclose(gradients @ delta, 0, atol=1e-4))  # the gradients see no change
     True
     """
-    w, mask = check_weights_and_mask(weights, inverse, mask)
     alpha, theta = check_slope(slope), check_compensation_damping(compensation_damping)
+    w, mask = check_weights_and_mask(weights, inverse, mask, are_read=isinstance(theta, str))
     removed = _backend.namespace(w).where(mask, _backend.namespace(w).zeros_like(w), w)
     change = _backend.with_x64(compensate, inverse._unchanged, removed, mask, alpha, theta)
     return _backend.namespace(w).where(mask, change, -w)
@@ -200,7 +200,10 @@ def _group_changes(state: State, w: Array, groups: Array) -> tuple[Array, Array]
     return state.solve_scaled(*group_solutions(state, w, groups)), removed
 
 
-def check_weights_and_mask(weights: Any, inverse: Inverse, mask: Any) -> tuple[Array, Array]:
-    """Accept the weights and a mask of them."""
+def check_weights_and_mask(weights: Any, inverse: Inverse, mask: Any, *, are_read: bool = False) -> tuple[Array, Array]:
+    """Accept the weights and a mask of them; what is read must have values, perhaps while it is differentiated."""
     w = check_weights(weights, inverse)
-    return w, check.mask("mask", mask, inverse._like, inverse.dim)
+    mask = check.mask("mask", mask, inverse._like, inverse.dim)
+    for name, x in (("weights", w), ("mask", mask), ("inverse", inverse._unchanged.row_scale)) if are_read else ():
+        check.values(name, _backend.unwrapped(x))
+    return w, mask

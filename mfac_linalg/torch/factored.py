@@ -70,8 +70,9 @@ def factored_gradients(
     - weights with a mask, a parametrisation or a forward of the user's own;
     - layers that are differentiated within the model, or called within a transform of `torch.func`.
 
-    The first sample is passed through the model once more, to find the layers that it calls. No random numbers are
-    drawn for that, and with the same seed the rows are those of `per_sample_gradients`.
+    The first sample is passed through the model once more, to find the layers that it calls. PyTorch's default
+    generators are then as before, so that with the same seed the rows are those of `per_sample_gradients`. The model's
+    own generators, and those of NumPy and Python, advance.
 
     Cost: one forward and one backward pass a sample, in which gradients of factored weights are not formed. For each of
     them the Gram matrix takes m² T² (p + q) multiplications in float64, or m p q (m + T) by panels if that is less, and

@@ -136,6 +136,8 @@ class _Store:
             a, b = self._factors[name]
             start = 0
             for call, x, of_output in zip(calls, inputs[name], of_outputs[name], strict=True):
+                if call.positions == 0:
+                    continue
                 positions = slice(start, start + call.positions)
                 a[:, part, positions] = call.as_factor(x)
                 b[:, part, positions] = call.as_output_factor(of_output)
@@ -160,13 +162,20 @@ class _Store:
 
 
 def _empty_factors(model: FactoredModel, name: str, count: int) -> tuple[Tensor, Tensor]:
+    """Memory for the factors of a weight; zeros, at one position, where no call has a position."""
     calls = model.calls[name]
     like, (p, q) = model.rows.chosen[name].detach(), calls[0].sizes
-    leading = calls[0].groups, count, sum(call.positions for call in calls)
-    return like.new_empty((*leading, q)), like.new_empty((*leading, p))
+    make = like.new_empty if any(call.positions for call in calls) else like.new_zeros
+    leading = calls[0].groups, count, _positions(calls)
+    return make((*leading, q)), make((*leading, p))
+
+
+def _positions(calls: list[Call]) -> int:
+    """How often a weight is used for a sample; 1 also for calls with an empty sequence only."""
+    return max(1, sum(call.positions for call in calls))
 
 
 def _are_fewer(calls: list[Call]) -> bool:
     """Whether the factors of a weight are fewer numbers than its gradient."""
     p, q = calls[0].sizes
-    return len({call.groups for call in calls}) == 1 and sum(call.positions for call in calls) * (p + q) < p * q
+    return len({call.groups for call in calls}) == 1 and _positions(calls) * (p + q) < p * q

@@ -262,5 +262,6 @@ def _mask(model: nn.Module, name: str) -> Tensor:
 def _named_sizes(blocks: str, chosen: dict[str, nn.Parameter]) -> tuple[int, ...]:
     """The number of weights of each parameter, or of each index of its first axis, parameter after parameter."""
     check.choice("block_sizes", blocks, ("layers", "filters"))
-    lengths = [(p.shape[0] if p.ndim and blocks == "filters" else 1, p.numel()) for p in chosen.values()]
+    parameters = [p for p in chosen.values() if p.numel()]
+    lengths = [(p.shape[0] if p.ndim and blocks == "filters" else 1, p.numel()) for p in parameters]
     return tuple(size // count for count, size in lengths for _ in range(count))

@@ -1,0 +1,61 @@
+"""The figures of three tasks with equal tuning, of docs/optimizer.md."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from benchmarks.experiments.runs import best_trial, trials_of
+
+from .markdown import held, one, table
+
+LABELS = {
+    "SGD": "SGD",
+    "Adam": "Adam",
+    "M-FAC, λ√v": "M-FAC, λ√v̂",
+    "M-FAC, λI": "M-FAC, λI",
+    "Gauss–Newton": "Gauss–Newton",
+}
+OPTIONS = {"SGD": "momentum", "Adam": "β₂"}
+VARIANTS = ("a window for each parameter", "momentum before F⁻¹", "covariance")
+
+
+def digits(x: float) -> str:
+    """Three digits, without an exponent where it is short."""
+    return f"{x:#.3g}" if 1e-2 <= x < 1e3 else f"{x:.1e}".replace("e-0", "e-")
+
+
+def chosen(method: str, run: dict[str, Any]) -> list[str]:
+    """The rate and the other option."""
+    return [f"{run['rate']:g}", f"{OPTIONS.get(method, 'λ')} = {run['value']:g}"]
+
+
+def spread(values: list[float]) -> str:
+    return f"{digits(statistics.fmean(values))} ({digits(min(values))} to {digits(max(values))})"
+
+
+def by_method(task: str) -> str:
+    """What was chosen for each method, and what it reached."""
+    file, rows = held("tuning"), []
+    steps = one(file["steps"]["figures"], task=task)["seconds"]
+    for method in (m for m in LABELS if m in steps):
+        runs = trials_of(file, task, method)
+        errors, losses = [run["test"] for run in runs], [run["losses"][-1] for run in runs]
+        row = [LABELS[method], *chosen(method, runs[0]), spread(errors), digits(statistics.fmean(losses))]
+        rows.append([*row, str(runs[0]["steps"]), f"{1e3 * steps[method]:.1f}"])
+    best = min(rows, key=lambda row: float(row[3].split()[0]))
+    best[3] = "**{}** {}".format(*best[3].split(" ", 1))
+    head = ["", "rate", "option", "test error (least to most of 3 seeds)", "training loss", "steps", "ms a step"]
+    return table(head, rows)
+
+
+def variants() -> str:
+    """Other steps by a window on the text: the best trial of each, seed 0."""
+    figures, rows = held("tuning")["text-variants"]["figures"], []
+    base = held("tuning")["text-trials"]["figures"]
+    for method, found in (("Adam", base), ("M-FAC, λ√v", base), *((name, figures) for name in VARIANTS)):
+        best = best_trial(found, method)
+        rows.append(
+            [LABELS.get(method, method), *chosen(method, best), digits(best["validation"]), digits(best["test"])]
+        )
+    return table(["", "rate", "option", "validation", "test"], rows)
