@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from . import factored, influence, pruning, pruning_slope, theory, training, tuning
+from . import chita, factored, influence, pruning, pruning_slope, theory, training, tuning
 
 TABLES: dict[str, Callable[[], str]] = {
     "pruning, one shot": pruning.one_shot,
@@ -19,6 +19,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruning with a slope, digits": partial(pruning_slope.over_seeds, "MLP", pruning_slope.DIGITS),
     "pruning with a slope, variants": pruning_slope.variants_of_resnet,
     "pruning with a slope, variants on digits": pruning_slope.variants_of_mlp,
+    "pruning beside CHITA, objective": chita.objectives,
+    "pruning beside CHITA, seconds": chita.seconds,
+    "pruning beside CHITA, accuracy": chita.accuracies,
     "optimizer": partial(training.training, training.TRAINED, "", timed=True),
     "optimizer, default weights": partial(training.training, training.BY_DEFAULT, "default-"),
     "optimizer, first steps": training.first_steps,

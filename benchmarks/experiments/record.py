@@ -17,9 +17,18 @@ Part = Callable[[Any, dict[str, Any]], Iterator[Task]]
 
 
 def arguments(
-    name: str, doc: str, where: str, parts: Mapping[str, Part], *, keeps_arrays: bool = False
+    name: str,
+    doc: str,
+    where: str,
+    parts: Mapping[str, Part],
+    *,
+    keeps_arrays: bool = False,
+    more: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> argparse.Namespace:
-    """Read the command line of an experiment; one that `keeps_arrays` has a folder for what is not in its output."""
+    """Read the command line of an experiment; one that `keeps_arrays` has a folder for what is not in its output.
+
+    `more` adds arguments of its own.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.experiments.{name}",
         description=doc,
@@ -33,6 +42,8 @@ def arguments(
         scratch = Path(f"{name}-scratch")
         parser.add_argument("--scratch", type=Path, default=scratch, help="a folder to go on from (%(default)s)")
     parser.add_argument("--picture", type=Path, help="where to draw what the output then holds")
+    if more is not None:
+        more(parser)
     options = parser.parse_args()
     for part in options.parts:
         if part not in parts:

@@ -57,6 +57,15 @@ class System:
             total = total + block @ block.T
         return total
 
+    def spread(self, j: np.ndarray, signs: np.ndarray) -> Array:
+        """Σ_j (σ_j s_j − their mean)(…)ᵀ of some columns with signs σ, (m, m) float64."""
+        gram, total = 0.0 * (self.shift @ self.shift.T), 0.0 * self.shift
+        for part in slices(len(j), COLUMNS_AT_A_TIME):
+            block = self.columns_at(j[part])
+            gram = gram + block @ block.T
+            total = total + block @ _backend.asarray(signs[part][:, None], like=block, dtype=block.dtype)
+        return gram - total @ total.T / len(j)
+
     def columns_at(self, j: np.ndarray) -> Array:
         """S_j, float64."""
         return self.rows.columns(_backend.index_like(j, like=self.rows.like))
@@ -73,10 +82,11 @@ class Solved:
     a: Array
     objective: float  # without − ½ α² Σ c_i
 
-    def exchanged(self, back: np.ndarray, away: np.ndarray) -> "Solved":
-        """The same after weights return and others are removed."""
-        mask = self.mask.copy()
-        mask[back], mask[away] = True, False
+    def with_mask(self, mask: np.ndarray) -> "Solved":
+        """The same for another mask."""
+        back, away = np.flatnonzero(mask & ~self.mask), np.flatnonzero(~mask & self.mask)
+        if len(back) + len(away) == 0:
+            return self
         few = len(back) + len(away) < np.count_nonzero(mask)
         gram = self.gram + self.system.gram(back) - self.system.gram(away) if few else None
         return self.system.solve(mask, gram)
@@ -128,17 +138,22 @@ class Masked:
         """A property of all blocks, (d,)."""
         return np.concatenate([getattr(block, name) for block in self.blocks])
 
+    def with_mask(self, mask: np.ndarray) -> "Masked":
+        """The same for another mask."""
+        return Masked(tuple(block.with_mask(mask[block.system.columns]) for block in self.blocks))
+
+    def is_below(self, other: "Masked") -> bool:
+        """Whether the objective is lower than another's, not by rounding alone."""
+        return self.objective < (1 - ROUNDING) * other.objective
+
     def lower(self, pairs: np.ndarray) -> "Masked | None":
         """After the exchanges (k, 2) of a removed weight for another, if the objective is then lower."""
         if len(pairs) == 0:
             return None
-        blocks = []
-        for block in self.blocks:
-            columns = block.system.columns
-            back, away = (x[(x >= columns.start) & (x < columns.stop)] - columns.start for x in pairs.T)
-            blocks.append(block.exchanged(back, away) if len(back) or len(away) else block)
-        after = Masked(tuple(blocks))
-        return after if after.objective < (1 - ROUNDING) * self.objective else None
+        mask = self.mask
+        mask[pairs[:, 0]], mask[pairs[:, 1]] = True, False
+        after = self.with_mask(mask)
+        return after if after.is_below(self) else None
 
     def changes(self, pairs: np.ndarray, moment: np.ndarray, curvature: np.ndarray) -> np.ndarray:
         """The change of the objective by each exchange alone."""
