@@ -73,7 +73,10 @@ SENTENCES: dict[str, dict[str, Numbers]] = {
         "product is the one that answers to κ eps = {}, as any product with F⁻¹ does in float32; its backward error R "
         "is {} eps at most.": factored.agreement,
     },
-    "docs/optimizer.md": {"the gradient alone takes {} ms": lambda: (training.milliseconds("gradient"),)},
+    "docs/optimizer.md": {
+        "the gradient alone takes {} ms": lambda: (training.milliseconds("gradient"),),
+        "The best lr/λ lies between {} and {} with λ√v̂ and between {} and {} with λI.": tuning.best_rates,
+    },
     "docs/theory.md": {
         "- Worst R: {} in float32 and {} in float64. - Worst ratio to the R of a fresh inverse of the same rows: {} "
         "(an R below one counts as one). - Worst R of a fresh inverse: {} in both.": theory.drift,

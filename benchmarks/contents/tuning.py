@@ -18,6 +18,7 @@ LABELS = {
 }
 OPTIONS = {"SGD": "momentum", "Adam": "β₂"}
 VARIANTS, TASKS = ("momentum before F⁻¹", "covariance"), ("text", "table", "equation")
+WINDOWS = ("M-FAC, λ√v", "M-FAC, λI")
 
 
 def digits(x: float) -> str:
@@ -57,3 +58,9 @@ def variants() -> str:
         runs = {task: trials_of(file, task, method, kind) for task in TASKS}
         rows.append([LABELS.get(method, method), *(spread([run["test"] for run in runs[task]]) for task in TASKS)])
     return table(["", *TASKS], rows)
+
+
+def best_rates() -> tuple[str, ...]:
+    """The least and the largest of the best lr/λ over the tasks, with λ√v̂ and with λI."""
+    rates = [[trials_of(held("tuning"), task, method)[0]["rate"] for task in TASKS] for method in WINDOWS]
+    return tuple(f"{bound:g}" for each in rates for bound in (min(each), max(each)))

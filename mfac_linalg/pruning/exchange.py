@@ -130,8 +130,8 @@ def exchange(
     triangular solve with all columns, dm² flops, and a factorisation for each trial. S is read in float64.
 
     Accuracy: either the objective is within 1e-3 of itself of the bound, and so of the best of all masks, as usual
-    where d is much larger than m; or no exchange of one of the 64 best of each kind for another lowers it, or the last
-    step lowered it by less than 1e-4 of itself.
+    where d is much larger than m; or no exchange of one of the 64 best of each kind, of the 4 best in each of several
+    groups, for another lowers it; or the last step lowered it by less than 1e-4 of itself.
 
     Examples
     --------
