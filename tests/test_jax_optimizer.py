@@ -80,8 +80,9 @@ def test_normalization_and_precision_are_those_of_the_window():
     assert np.linalg.norm(flat(x) - exact) < 1e-6 * np.linalg.norm(exact)  # float32 alone misses by 1e-2
 
 
+@pytest.mark.parametrize("momentum_of", ["steps", "gradients"])
 @pytest.mark.parametrize("beta2", [None, 0.9])
-def test_a_compiled_scan_of_a_chain_follows_the_optimizer_of_pytorch(beta2):
+def test_a_compiled_scan_of_a_chain_follows_the_optimizer_of_pytorch(beta2, momentum_of):
     torch = pytest.importorskip("torch")
     from mfac_linalg.torch import MFAC
 
@@ -89,16 +90,18 @@ def test_a_compiled_scan_of_a_chain_follows_the_optimizer_of_pytorch(beta2):
         return (library.tanh(p["a"]).sum(0) * p["b"] - 1).sum() ** 2 + (p["c"] * p["b"]).sum() ** 2
 
     theirs = {name: torch.nn.Parameter(torch.tensor(np.asarray(x))) for name, x in tree(0).items()}
-    optimizer = MFAC(
-        theirs.values(), 0.2, window=3, damping=1.0, beta2=beta2, momentum=0.6, weight_decay=0.1, normalization="mean"
-    )
+    options = {"momentum": 0.6, "momentum_of": momentum_of, "weight_decay": 0.1, "normalization": "mean"}
+    optimizer = MFAC(theirs.values(), 0.2, window=3, damping=1.0, beta2=beta2, **options)
     for _ in range(8):
         optimizer.zero_grad()
         loss(torch, theirs).backward()
         optimizer.step()
 
-    scaled = scale_by_mfac(3, 1.0, beta2=beta2)
-    chain = optax.chain(scaled, optax.trace(0.6), optax.add_decayed_weights(0.1), optax.scale(-0.2))
+    if momentum_of == "steps":
+        scaled = optax.chain(scale_by_mfac(3, 1.0, beta2=beta2), optax.trace(0.6))
+    else:
+        scaled = scale_by_mfac(3, 1.0, beta2=beta2, momentum=0.6)
+    chain = optax.chain(scaled, optax.add_decayed_weights(0.1), optax.scale(-0.2))
 
     def step(carry, _):
         params, state = carry
@@ -178,9 +181,10 @@ def test_a_step_that_is_not_finite_can_be_skipped():
     np.testing.assert_allclose(found[-1], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_beta2_can_be_a_hyperparameter_that_is_traced():
-    transform = optax.inject_hyperparams(scale_by_mfac, static_args="window")(window=3, damping=0.5, beta2=0.9)
-    (found, _), (expected, _) = (run_steps(2, transform=t) for t in (transform, scale_by_mfac(3, 0.5, beta2=0.9)))
+@pytest.mark.parametrize("name", ["beta2", "momentum"])
+def test_a_decay_can_be_a_hyperparameter_that_is_traced(name):
+    transform = optax.inject_hyperparams(scale_by_mfac, static_args="window")(window=3, damping=0.5, **{name: 0.9})
+    (found, _), (expected, _) = (run_steps(2, transform=t) for t in (transform, scale_by_mfac(3, 0.5, **{name: 0.9})))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -328,6 +332,8 @@ REFUSALS = {
     ),
     "damping vector": (TypeError, "`damping` must be a number; got an array", lambda: scale_by_mfac(3, jnp.ones(4))),
     "beta2": (ValueError, "`beta2` must be in [0, 1); got 1.5", lambda: scale_by_mfac(3, 0.5, beta2=1.5)),
+    "momentum": (ValueError, "`momentum` must be in [0, 1); got 1.0", lambda: scale_by_mfac(3, 0.5, momentum=1.0)),
+    "momentum word": (TypeError, "`momentum` must be a number; got None", lambda: scale_by_mfac(3, 0.5, momentum=None)),
     "beta2 word": (TypeError, "`beta2` must be a number; got 'x'", lambda: scale_by_mfac(3, 0.5, beta2="x")),
     "normalization": (ValueError, "`normalization`", lambda: scale_by_mfac(3, 0.5, normalization="max")),
     "precision": (ValueError, "`precision`", lambda: scale_by_mfac(3, 0.5, precision="low")),

@@ -74,11 +74,12 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("fail", FAILURES, ids=lambda fail: fail.__name__)
+@pytest.mark.parametrize("momentum_of", ["steps", "gradients"])
 @pytest.mark.parametrize(("steps", "beta2"), [(0, None), (1, 0.9), (2, None), (4, None), (5, 0.9)])
-def test_a_step_that_fails_in_the_last_group_changes_nothing_in_any(fail, steps, beta2):
+def test_a_step_that_fails_in_the_last_group_changes_nothing_in_any(fail, steps, beta2, momentum_of):
     error, words = FAILURES[fail]
-    kept = parameters(), parameters()
-    optimizers = [MFAC([{"params": p[:2]}, {"params": p[2:]}], momentum=0.5, beta2=beta2, **OPTIONS) for p in kept]
+    kept, options = (parameters(), parameters()), {"momentum": 0.5, "momentum_of": momentum_of, "beta2": beta2}
+    optimizers = [MFAC([{"params": p[:2]}, {"params": p[2:]}], **options, **OPTIONS) for p in kept]
     for optimizer, params in zip(optimizers, kept, strict=True):
         run_steps(optimizer, params, steps)
     options = [dict(group) for group in optimizers[0].param_groups]

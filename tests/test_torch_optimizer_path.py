@@ -17,6 +17,7 @@ nn = torch.nn
     window=st.integers(1, 17),
     steps=st.integers(1, 8),
     momentum=st.sampled_from([0.0, 0.6]),
+    momentum_of=st.sampled_from(["steps", "gradients"]),
     weight_decay=st.sampled_from([0.0, 0.4]),
     decoupled=st.booleans(),
     maximize=st.booleans(),
@@ -24,10 +25,10 @@ nn = torch.nn
     beta2=st.sampled_from([None, 0.0, 0.9, 0.999]),
 )
 def test_its_path_is_that_of_a_dense_inverse(
-    window, steps, momentum, weight_decay, decoupled, maximize, damping, beta2
+    window, steps, momentum, momentum_of, weight_decay, decoupled, maximize, damping, beta2
 ):
     shared = {"lr": 0.1, "window": window, "momentum": momentum, "weight_decay": weight_decay}
-    shared |= {"damping": damping, "beta2": beta2}
+    shared |= {"momentum_of": momentum_of, "damping": damping, "beta2": beta2}
     params = parameters()
     dense = Dense(values(params), decoupled=decoupled, sign=-1.0 if maximize else 1.0, **shared)
     optimizer = MFAC(params, decoupled_weight_decay=decoupled, maximize=maximize, **shared)
@@ -77,6 +78,26 @@ def test_a_shared_window_takes_the_gradients_of_all_groups_as_one(cut, window, s
         expected = before - lr * (before - dense.p + decay * before)
         np.testing.assert_allclose(values(params), expected, rtol=1e-9, atol=1e-10)
     assert len(optimizer.windows) == 1
+
+
+@pytest.mark.parametrize("name", ["momentum", "momentum_of"])
+def test_groups_with_a_shared_window_have_one_momentum_of_gradients(name):
+    params = parameters()
+    other = {"momentum": 0.25, "momentum_of": "steps"}[name]
+    groups = [{"params": params[:2]}, {"params": params[2:], name: other}]
+    optimizer = MFAC(groups, shared_window=True, momentum=0.5, momentum_of="gradients", **OPTIONS)
+    set_gradients(params, 0)
+    before = values(params)
+    with pytest.raises(ValueError, match=f"`{name}` must be one for all groups of a shared window; got .*{other}"):
+        optimizer.step()
+    np.testing.assert_array_equal(values(params), before)
+    optimizer.param_groups[1][name] = optimizer.param_groups[0][name]
+    dense = Dense(before, momentum=0.5, momentum_of="gradients", **OPTIONS)
+    for step in range(4):
+        set_gradients(params, step)
+        dense.step(values([p.grad for p in params]))
+        optimizer.step()
+    np.testing.assert_allclose(values(params), dense.p, rtol=1e-9, atol=1e-10)
 
 
 def test_groups_of_a_shared_window_may_differ_in_beta2():
@@ -166,18 +187,48 @@ def test_high_precision_is_that_of_the_window():
     assert high < default / 2
 
 
+@pytest.mark.parametrize("momentum_of", ["steps", "gradients"])
 @pytest.mark.parametrize(("dtype", "digits"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
-def test_short_parameters_follow_the_dense_path_to_their_precision(dtype, digits):
+def test_short_parameters_follow_the_dense_path_to_their_precision(dtype, digits, momentum_of):
     params = parameters(dtype=dtype)
-    dense = Dense(values(params), momentum=0.5, weight_decay=0.2, **OPTIONS)
-    optimizer = MFAC(params, momentum=0.5, weight_decay=0.2, **OPTIONS)
+    dense = Dense(values(params), momentum=0.5, momentum_of=momentum_of, weight_decay=0.2, **OPTIONS)
+    optimizer = MFAC(params, momentum=0.5, momentum_of=momentum_of, weight_decay=0.2, **OPTIONS)
     for step in range(5):
         set_gradients(params, step)
         dense.step(values([p.grad for p in params]))
         optimizer.step()
     assert {p.dtype for p in params} == {dtype}
-    assert optimizer.state[params[0]]["momentum_buffer"].dtype == torch.float32
+    if momentum_of == "steps":
+        assert optimizer.state[params[0]]["momentum_buffer"].dtype == torch.float32
     np.testing.assert_allclose(values(params), dense.p, rtol=digits, atol=digits)
+
+
+def test_momentum_of_gradients_is_that_of_the_compressed_ones_in_the_window():
+    params, lr, damping, momentum = parameters(), 0.1, 0.3, 0.5
+    optimizer = MFAC(
+        params, lr, window=3, damping=damping, momentum=momentum, momentum_of="gradients", compression=ml.TopK(0.3)
+    )
+    run_steps(optimizer, params, 4)
+    before = values(params)
+    run_steps(optimizer, params, 1, start=4)
+    rows = optimizer.windows[0].gradients.numpy()
+    fisher = damping * np.eye(DIM) + rows.T @ rows / 3
+    step = np.linalg.solve(fisher, rows.T @ [momentum**2, momentum, 1.0])
+    assert np.count_nonzero(rows) < rows.size / 2
+    np.testing.assert_allclose(values(params), before - lr * step, rtol=1e-9, atol=1e-10)
+
+
+def test_momentum_of_gradients_has_no_buffers_and_leaves_those_of_steps_behind():
+    params = parameters()
+    optimizer = MFAC(params, momentum=0.5, momentum_of="gradients", **OPTIONS)
+    run_steps(optimizer, params, 2)
+    assert all(optimizer.state[p]["momentum_buffer"] is None for p in params)
+    assert not any("momentum_buffer" in entry for entry in optimizer.state_dict()["state"].values())
+    optimizer.param_groups[0]["momentum_of"] = "steps"  # from now on, with a sum that starts at zero
+    before = values(params)
+    run_steps(optimizer, params, 1, start=2)
+    buffers = values([optimizer.state[p]["momentum_buffer"] for p in params])
+    np.testing.assert_allclose(values(params), before - 0.1 * buffers, rtol=1e-12)
 
 
 def test_a_window_can_be_asked():

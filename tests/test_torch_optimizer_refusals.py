@@ -33,6 +33,12 @@ REFUSALS = {
         lambda: make_optimizer(lr=torch.ones(2)),
     ),
     "momentum": (ValueError, "`momentum` must be in [0, 1); got 1", lambda: make_optimizer(momentum=1.0)),
+    "momentum_of": (
+        ValueError,
+        "`momentum_of` must be one of 'steps', 'gradients'; got 'weights'",
+        lambda: make_optimizer(momentum_of="weights"),
+    ),
+    "momentum_of flag": (TypeError, "`momentum_of` must be one of", lambda: make_optimizer(momentum_of=True)),
     "weight_decay": (
         ValueError,
         "`weight_decay` must be in [0, inf); got -0.1",
@@ -217,7 +223,8 @@ def test_sharded_parameters_and_gradients_are_refused(mesh):
     assert len(optimizer.windows[0]) == 1
 
 
-GROUP = ("params", "lr", "window", "damping", "beta2", "momentum", "weight_decay", "decoupled_weight_decay", "maximize")
+GROUP = ("params", "lr", "window", "damping", "beta2", "momentum", "momentum_of", "weight_decay")
+GROUP += ("decoupled_weight_decay", "maximize")
 BROKEN_GROUPS = {
     "no dictionary": (TypeError, "`param_groups` must hold dictionaries", lambda groups: groups.__setitem__(0, None)),
     "params that are none": (TypeError, "got params=None (NoneType)", lambda groups: groups[0].update(params=None)),

@@ -56,6 +56,7 @@ CONFIGURATIONS = {
     ),
     "compressed": lambda p: MFAC(p, compression=ml.TopK(0.3), **OPTIONS),
     "masked": lambda p: MFAC(p, momentum=0.5, masks={p[0]: torch.eye(2, 3)}, **OPTIONS),
+    "momentum of gradients": lambda p: MFAC(p, momentum=0.5, momentum_of="gradients", weight_decay=0.1, **OPTIONS),
     "beta2": lambda p: MFAC(p, momentum=0.5, beta2=0.9, masks={p[0]: torch.eye(2, 3)}, **OPTIONS),
 }
 
@@ -64,8 +65,20 @@ class Dense:
     """The optimizer of one group with F⁻¹ by np.linalg.inv, in float64."""
 
     def __init__(
-        self, start, *, lr, window, damping, beta2=None, momentum=0.0, weight_decay=0.0, decoupled=True, sign=1.0
+        self,
+        start,
+        *,
+        lr,
+        window,
+        damping,
+        beta2=None,
+        momentum=0.0,
+        momentum_of="steps",
+        weight_decay=0.0,
+        decoupled=True,
+        sign=1.0,
     ):
+        self.momentum_of = momentum_of
         self.p, self.rows, self.v = start.copy(), [], np.zeros_like(start)
         self.squares, self.beta2 = [], beta2
         self.options = lr, window, damping, momentum, weight_decay, decoupled, sign
@@ -77,7 +90,10 @@ class Dense:
         self.rows = [*self.rows, g / root][-window:]
         rows = root * np.array(self.rows)
         fisher = damping * np.diag(root**2) + rows.T @ rows / len(rows)
-        self.v = momentum * self.v + np.linalg.inv(fisher) @ g
+        if self.momentum_of == "steps":
+            self.v = momentum * self.v + np.linalg.inv(fisher) @ g
+        else:
+            self.v = np.linalg.inv(fisher) @ (momentum ** np.arange(len(rows))[::-1] @ rows)
         self.p = self.p - lr * (self.v + (weight_decay if decoupled else 0) * self.p)
 
     def deviation(self, g):

@@ -31,7 +31,7 @@ from benchmarks.experiments import record
 from benchmarks.experiments.gauss_newton import GaussNewton
 from benchmarks.experiments.runs import Runs, best_trial, trials_of
 from benchmarks.experiments.training_tasks import TASKS, WHERE, Batch, LeastSquares, Task
-from benchmarks.experiments.window_variants import WindowDescent
+from benchmarks.experiments.window_variants import CovarianceDescent
 from mfac_linalg.torch import MFAC
 
 SEEDS, WINDOW, MOMENTUM, TIMED = (0, 1, 2), 128, 0.9, 40
@@ -86,15 +86,15 @@ VARIANTS = {
     for method in (
         Method("a window for each parameter", by_windows, WINDOW_RATES, "λ", RELATIVE_DAMPINGS),
         Method(
-            "momentum before F⁻¹",
-            functools.partial(WindowDescent, window=WINDOW),
-            tuple(10 * rate for rate in WINDOW_RATES),
+            "momentum of gradients",
+            functools.partial(by_window, beta2=0.999, momentum_of="gradients"),
+            WINDOW_RATES,
             "λ",
             RELATIVE_DAMPINGS,
         ),
         Method(
             "covariance",
-            functools.partial(WindowDescent, window=WINDOW, centred=True),
+            functools.partial(CovarianceDescent, window=WINDOW),
             tuple(10 * rate for rate in WINDOW_RATES),
             "λ",
             RELATIVE_DAMPINGS,

@@ -57,6 +57,7 @@ def scale_by_mfac(
     damping: Any = 1.0,
     *,
     beta2: float | None = 0.999,
+    momentum: float = 0.0,
     normalization: str = "window",
     precision: str = "default",
 ) -> GradientTransformation:
@@ -76,6 +77,10 @@ def scale_by_mfac(
     beta2 : float, optional
         In [0, 1): F has λ(√v̂ + 1e-8) on its diagonal, v̂ being Adam's running mean of squared gradients; None for λ
         itself. Details are in `mfac_linalg.torch.MFAC`.
+    momentum : float
+        In [0, 1): above 0 updates are F⁻¹Σ_a momentumᵃ g_a with g_a of age a in the window: momentum of gradients,
+        where `optax.trace`, after this transformation, is that of steps, each with the F of its time. It may be
+        traced.
     normalization : {"mean", "sum", "window"}
         Divisor of the sum in F: the number of stored gradients, 1, or the capacity.
     precision : {"default", "high"}
@@ -135,8 +140,8 @@ def scale_by_mfac(
     >>> bool(jax.numpy.allclose(updates["b"], 4 / (0.5 + 25)))  # the first is g/(λ + ‖g‖²)
     True
     """
-    if beta2 is not None:
-        beta2 = _check_beta2(beta2)
+    beta2 = None if beta2 is None else _check_decay("beta2", beta2, "0.999")
+    momentum = _check_decay("momentum", momentum, "0.9")
     WindowOptions.checked(window, 1, normalization, 1.0, precision)
     is_number = isinstance(damping, numbers.Real | jax.Array | np.ndarray) and not isinstance(damping, bool)
     if not is_number or jnp.ndim(damping) != 0:
@@ -165,15 +170,24 @@ def scale_by_mfac(
         if isinstance(damping, jax.Array):
             inverse = inverse.with_damping(damping)
         if state.moment is None:
-            inverse, x = inverse.append_matvec(g)
+            inverse, x = _append_and_solve(inverse, g, momentum)
             return unravel(x.astype(g.dtype)), ScaleByMFACState(inverse)
         g = lax.stop_gradient(g)
         moment = state.moment.update_rms(g, beta2)
         scale = _second_moment.inverse_sqrt_damping(*moment)
-        inverse, x = inverse.append_matvec((scale * g).astype(g.dtype))
+        inverse, x = _append_and_solve(inverse, (scale * g).astype(g.dtype), momentum)
         return unravel((scale * x).astype(g.dtype)), ScaleByMFACState(inverse, moment)
 
     return GradientTransformation(init, update)
+
+
+def _append_and_solve(inverse: SlidingWindowState, g: jax.Array, momentum: Any) -> tuple[SlidingWindowState, jax.Array]:
+    """Append g, then F⁻¹ of the sum of stored gradients times the powers of momentum by age."""
+    if not _backend.is_traced(momentum) and momentum == 0:
+        return inverse.append_matvec(g)
+    inverse = inverse.append(g)
+    ages = jnp.arange(inverse.window - 1, -1, -1, dtype=inverse.dtype)
+    return inverse, inverse.matvec_gradients(lax.stop_gradient(momentum) ** ages)
 
 
 def _window_of(state: Any) -> SlidingWindowState:
@@ -207,16 +221,16 @@ def _ravel(name: str, tree: Tree) -> tuple[jax.Array, Callable[[jax.Array], Tree
     return ravel_pytree(tree)
 
 
-def _check_beta2(beta2: Any) -> Any:
+def _check_decay(name: str, decay: Any, usual: str) -> Any:
     """Accept a number in [0, 1), as a float, or a traced one."""
-    is_number = isinstance(beta2, numbers.Real | np.ndarray | jax.Array) and not isinstance(beta2, bool)
-    if not is_number or jnp.ndim(beta2) != 0 or not _is_real(beta2):
-        msg = f"`beta2` must be a number; got {check.describe(beta2)}. Pass a float."
+    is_number = isinstance(decay, numbers.Real | np.ndarray | jax.Array) and not isinstance(decay, bool)
+    if not is_number or jnp.ndim(decay) != 0 or not _is_real(decay):
+        msg = f"`{name}` must be a number; got {check.describe(decay)}. Pass a float."
         raise TypeError(msg)
-    if not _backend.is_traced(beta2) and not 0 <= beta2 < 1:
-        msg = f"`beta2` must be in [0, 1); got {check.describe(beta2)}. 0.999 is usual."
+    if not _backend.is_traced(decay) and not 0 <= decay < 1:
+        msg = f"`{name}` must be in [0, 1); got {check.describe(decay)}. {usual} is usual."
         raise ValueError(msg)
-    return beta2 if isinstance(beta2, jax.Array) else float(beta2)
+    return decay if isinstance(decay, jax.Array) else float(decay)
 
 
 def _is_real(x: Any) -> bool:

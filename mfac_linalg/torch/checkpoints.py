@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import SlidingWindowInverse
 from .. import _validation as check
-from .groups import OPTIONS, Group, check_options
+from .groups import OPTIONS, Group, check_options, has_momentum_of_steps
 from .layout import SHARED, WindowLayout, check_description, check_masks, check_version, fingerprint
 from .window_state import (
     Options,
@@ -70,7 +70,7 @@ def _entry(state: Mapping[str, Any], group: Group, p: Tensor, shape: torch.Size)
     """A copy of the state of a parameter, with zeros for the buffers of its options before the first step."""
     entry = {name: _copy(x) for name, x in state.items() if x is not None}
     entry.pop("window", None)
-    required = [(group["momentum"], "momentum_buffer"), (group["beta2"] is not None, "root_mean_square")]
+    required = [(has_momentum_of_steps(group), "momentum_buffer"), (group["beta2"] is not None, "root_mean_square")]
     for name in (name for is_used, name in required if is_used and name not in entry):
         entry[name] = torch.zeros(shape, dtype=_step_dtype(p), device=p.device)
     if group["beta2"] is not None:
@@ -107,6 +107,7 @@ def read_state(state_dict: Any, groups: list[Group], layouts: list[WindowLayout]
         It does not fit them, or is not such a dictionary.
     """
     require_entries(("state", "param_groups"), state_dict)
+    state_dict = {**state_dict, "param_groups": _with_later_options(state_dict["param_groups"])}
     _check_groups(state_dict["param_groups"], groups)
     state = state_dict["state"]
     if not (isinstance(state, Mapping) and all(isinstance(entry, Mapping | None) for entry in state.values())):
@@ -125,6 +126,13 @@ def read_state(state_dict: Any, groups: list[Group], layouts: list[WindowLayout]
     }
     others = {name: value for name, value in state_dict.items() if name != "windows"}
     return Loaded(windows, buffers, {**others, "state": rest})
+
+
+def _with_later_options(groups: Any) -> Any:
+    """Groups of a dictionary, with the values of the options that groups did not have when it was written."""
+    if not isinstance(groups, list | tuple):
+        return groups
+    return [{"momentum_of": "steps", **group} if isinstance(group, Mapping) else group for group in groups]
 
 
 def _check_groups(loaded: Any, groups: list[Group]) -> None:
@@ -160,7 +168,7 @@ def _check_entries(loaded: list[Group], groups: list[Group], entries: dict[Tenso
     if not any("offset" in entry for entry in entries.values()):
         return
     for loaded_group, group in zip(loaded, groups, strict=True):
-        required = ["offset", *(["momentum_buffer"] if loaded_group["momentum"] else [])]
+        required = ["offset", *(["momentum_buffer"] if has_momentum_of_steps(loaded_group) else [])]
         required += [] if loaded_group["beta2"] is None else ["root_mean_square", "share"]
         for p in (p for p in group["params"] if p.requires_grad):
             if missing := [name for name in required if isinstance(entries[p].get(name, {}), Mapping | None)]:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import _second_moment
-from .groups import PLAIN, Group, check_one_kind, check_plain, check_writable
+from .. import SlidingWindowInverse, _second_moment
+from .groups import PLAIN, Group, agreed, check_one_kind, check_plain, check_writable, has_momentum_of_steps
 from .masks import ActiveWeights
 
 OptimizerState = Mapping[Tensor, dict[str, Any]]
@@ -82,6 +82,36 @@ def _concatenate(parts: Iterable[Tensor]) -> Tensor:
     return torch.cat([part.reshape(-1) for part in parts])
 
 
+def append_and_solve(window: SlidingWindowInverse, groups: list[Group], g: Tensor) -> Tensor:
+    """Append g, then F⁻¹g, or F⁻¹ of the momentum of gradients, with the current damping of the groups."""
+    if agreed("window", groups) != window.window:
+        msg = f"`window` must stay {window.window}; got {groups[0]['window']}. Construct a new optimizer."
+        raise ValueError(msg)
+    if g.shape[0] != window.dim or (window.dtype is not None and g.dtype != window._like.dtype):
+        msg = f"`params` must stay as they were at construction; got {g.shape[0]} weights in {g.dtype} for a window of "
+        raise ValueError(msg + f"{window.dim}. Construct a new optimizer.")
+    damping = agreed("damping", groups)
+    if damping != window.damping:
+        window.damping = damping
+    of_gradients = agreed("momentum_of", groups) == "gradients" and (momentum := agreed("momentum", groups))
+    try:
+        if not of_gradients:
+            return window.append_matvec(g)
+        window.append(g)
+        return window.matvec_gradients(_powers_by_age(momentum, len(window), like=window._like))
+    except ValueError as refused:
+        if torch.all(torch.isfinite(g)):
+            raise
+        msg = "`params` must have finite gradients; got nan or infinity. Skip the step whose loss overflowed."
+        raise ValueError(msg) from refused
+
+
+def _powers_by_age(momentum: float, count: int, *, like: Tensor) -> Tensor:
+    """The powers momentumᵃ for the ages a of stored gradients, the oldest first, in the dtype of products."""
+    ages = torch.arange(count - 1, -1, -1, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+    return momentum**ages
+
+
 def apply_step(
     groups: list[Group], active: ActiveWeights, state: OptimizerState, gradient: ScaledGradient, x: Tensor
 ) -> dict[Tensor, dict[str, Any]]:
@@ -99,7 +129,7 @@ def apply_step(
             continue
         weights = [active.of(p, p) for p in moving]
         steps = [parts[p].reshape(w.shape) for p, w in zip(moving, weights, strict=True)]
-        if group["momentum"]:
+        if has_momentum_of_steps(group):
             steps = _update_momentum(moving, steps, float(group["momentum"]), state)
             for p, buffer in zip(moving, steps, strict=True):
                 after.setdefault(p, {})["momentum_buffer"] = buffer

@@ -15,7 +15,8 @@ from .parameters import FLOATING
 
 Group = dict[str, Any]
 NUMBERS = {"lr": math.inf, "momentum": 1.0, "weight_decay": math.inf, "damping": math.inf, "beta2": 1.0}  # in [0, end)
-OPTIONS = (*NUMBERS, "window", "decoupled_weight_decay", "maximize")
+MOMENTUM_OF = ("steps", "gradients")
+OPTIONS = (*NUMBERS, "window", "momentum_of", "decoupled_weight_decay", "maximize")
 FOREIGN = ("betas", "eps", "nesterov", "dampening", "amsgrad", "foreach", "fused", "capturable", "differentiable")
 """Options of PyTorch's optimizers that would have no effect; other entries of a group belong to the user."""
 OF_OPTIMIZER = ("normalization", "precision", "compression", "masks", "shared_window")  # not of a group
@@ -30,13 +31,18 @@ def as_html(optimizer: torch.optim.Optimizer) -> str:
     return as_list(type(optimizer).__name__, ["parameters", *OPTIONS], rows)
 
 
-def agreed(name: str, groups: list[Group]) -> float:
+def agreed(name: str, groups: list[Group]) -> Any:
     """The value of an option that all groups of a window have."""
-    values = {float(group[name]) for group in groups}
+    values = {group[name] if isinstance(group[name], str) else float(group[name]) for group in groups}
     if len(values) > 1:
         msg = f"`{name}` must be one for all groups of a shared window; got {sorted(values)}. Set it in all of them."
         raise ValueError(msg)
     return values.pop()
+
+
+def has_momentum_of_steps(group: Group) -> bool:
+    """Whether the parameters of a group have a running sum of steps F⁻¹g."""
+    return bool(group["momentum"]) and group["momentum_of"] == "steps"
 
 
 def has_moments(groups: list[Group]) -> list[bool]:
@@ -103,6 +109,7 @@ def check_options(group: Group) -> None:
             interval = f"{'(' if positive else '['}0, {end:g})"
             msg = f"`{name}` must be in {interval}; got {value:g}. Choose one that is, or check what sets it."
             raise ValueError(msg)
+    check.choice("momentum_of", group["momentum_of"], MOMENTUM_OF)
     for name in ("decoupled_weight_decay", "maximize"):
         check.flag(name, group[name])
     check.size("window", group["window"])

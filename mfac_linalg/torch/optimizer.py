@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from .. import SlidingWindowInverse, TopK, _backend
 from .. import _validation as check
 from .checkpoints import Loaded, complete_state, read_state
-from .descent import apply_step, scaled_gradient
+from .descent import append_and_solve, apply_step, scaled_gradient
 from .groups import (
     Group,
     agreed,
@@ -60,6 +60,10 @@ class MFAC(Optimizer):
     momentum : float
         In [0, 1), as in `torch.optim.SGD`. For v ← momentum v + (1 − momentum) F⁻¹g, as in the first version by M-FAC's
         authors, pass their lr times 1 − momentum for the same path.
+    momentum_of : {"steps", "gradients"}
+        What momentum adds up: steps, as above, each with the F of its time, or gradients, v = F⁻¹Σ_a momentumᵃ g_a with
+        g_a of age a in the window, and the newest F. For an F that does not change both are the same up to the
+        gradients that have left the window.
     weight_decay : float
         ≥ 0, times the weights: an addition to the step.
     decoupled_weight_decay : bool
@@ -101,8 +105,8 @@ class MFAC(Optimizer):
     step that raises changes no parameters, momenta or windows.
 
     Cost: two passes over the m gradients and O(m²) a step, and a few passes over the parameters; a window that is not
-    full factors its m × m system from scratch in each step. (m + 1) d numbers of memory, d more for momentum; with
-    `compression` as `SlidingWindowInverse`; d more with `beta2`.
+    full factors its m × m system from scratch in each step. (m + 1) d numbers of memory, d more for the momentum of
+    steps; with `compression` as `SlidingWindowInverse`; d more with `beta2`.
 
     With `beta2`, D = √v̂ + 1e-8, the windows store D^−½g, each with the D of its step, and the step is D^−½F̂⁻¹D^−½g with
     F̂ = λI + (1/n)Σ D^−½g gᵀD^−½: that is F⁻¹g for F = λD + (1/n)Σ g gᵀ as long as D changes little within a window.
@@ -115,6 +119,9 @@ class MFAC(Optimizer):
     `state_dict` has all that the next step depends on, in tensors, numbers and strings that `torch.load` accepts with
     ``weights_only=True``; training resumed from it is the same to the bit. Windows are in the state of parameters, so
     that `torch.distributed.checkpoint` and hooks of state dictionaries include them.
+
+    Momentum of gradients is a combination of stored gradients, F⁻¹Gᵀc: no pass more, and no state of its own. With
+    `compression` it is that of the compressed gradients; of groups with a shared window it has to be the same.
 
     References
     ----------
@@ -151,6 +158,7 @@ class MFAC(Optimizer):
         damping: float = 1.0,
         beta2: float | None = 0.999,
         momentum: float = 0.9,
+        momentum_of: str = "steps",
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool = True,
         maximize: bool = False,
@@ -175,6 +183,7 @@ class MFAC(Optimizer):
             "damping": damping,
             "beta2": beta2,
             "momentum": momentum,
+            "momentum_of": momentum_of,
             "weight_decay": weight_decay,
             "decoupled_weight_decay": decoupled_weight_decay,
             "maximize": maximize,
@@ -335,7 +344,7 @@ class MFAC(Optimizer):
         pairs = [(groups, scaled_gradient(groups, self._active, self.state)) for groups in self._groups_by_window()]
         moving = [(self._window(groups), groups, gradient) for groups, gradient in pairs if gradient]
         with _all_or_none([window for window, _, _ in moving]):
-            solutions = [_append_and_solve(window, groups, gradient.g) for window, groups, gradient in moving]
+            solutions = [append_and_solve(window, groups, gradient.g) for window, groups, gradient in moving]
             updates = [
                 apply_step(groups, self._active, self.state, gradient, x)
                 for (_, groups, gradient), x in zip(moving, solutions, strict=True)
@@ -453,26 +462,6 @@ class MFAC(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         own = {name: vars(self)[name] for name in ("_shared_window", "_window_options", "_active", "_has_moments")}
         return {**super().__getstate__(), **own}
-
-
-def _append_and_solve(window: SlidingWindowInverse, groups: list[Group], g: Tensor) -> Tensor:
-    """Append g, then F⁻¹g, with the current damping of the groups."""
-    if agreed("window", groups) != window.window:
-        msg = f"`window` must stay {window.window}; got {groups[0]['window']}. Construct a new optimizer."
-        raise ValueError(msg)
-    if g.shape[0] != window.dim or (window.dtype is not None and g.dtype != window._like.dtype):
-        msg = f"`params` must stay as they were at construction; got {g.shape[0]} weights in {g.dtype} for a window of "
-        raise ValueError(msg + f"{window.dim}. Construct a new optimizer.")
-    damping = agreed("damping", groups)
-    if damping != window.damping:
-        window.damping = damping
-    try:
-        return window.append_matvec(g)
-    except ValueError as refused:
-        if torch.all(torch.isfinite(g)):
-            raise
-        msg = "`params` must have finite gradients; got nan or infinity. Skip the step whose loss overflowed."
-        raise ValueError(msg) from refused
 
 
 @contextmanager
