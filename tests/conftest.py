@@ -1,12 +1,14 @@
-"""Fixtures over the one list of backends, and the Hypothesis profiles."""
+"""Fixtures over the one list of backends, the Hypothesis profiles, and the option that leaves libraries out."""
 
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.backends import AVAILABLE, FLAVOURS, Backend, flavour_name
+from tests.backends import AVAILABLE, BACKENDS, FLAVOURS, Backend, flavour_name
 from tests.cases import BUILT, Built, build, built_name
 
 collect_ignore = [path.name for path in Path(__file__).parent.glob("*.py") if not path.name.startswith("test_")]
@@ -38,9 +40,37 @@ def built(request: pytest.FixtureRequest) -> Built:
     return build(*request.param)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``pytest --leave-out numpy --leave-out array_api_strict``: the tests on other backends, and those on none."""
+    parser.addoption(
+        "--leave-out",
+        action="append",
+        default=[],
+        choices=sorted({backend.library.partition(".")[0] for backend in BACKENDS}),
+        help="no tests on arrays of this library; may be repeated",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Refuse names of tests that differ from process to process: those that run in parallel would not agree."""
     unstable = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if unstable:
         msg = f"a name of a test must not contain an address; got {unstable[0]}. Pass `ids`."
         raise pytest.UsageError(msg)
+    left_out = set(config.getoption("--leave-out"))
+    kept, deselected = [], []
+    for item in items:
+        libraries = set(_libraries_of(item))
+        (deselected if libraries and libraries <= left_out else kept).append(item)
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = kept
+
+
+def _libraries_of(item: pytest.Item) -> Iterator[str]:
+    """The libraries of the backends among the parameters of a test."""
+    parameters: Iterable[Any] = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    for parameter in parameters:
+        for part in parameter if isinstance(parameter, tuple) else (parameter,):
+            if isinstance(part, Backend):
+                yield part.library.partition(".")[0]

@@ -1,15 +1,33 @@
 """The list of backends itself: what is missing skips here, once, by name."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from tests.backends import BACKENDS, Backend
+from tests.backends import BACKENDS, NUMPY, Backend
+from tests.conftest import pytest_collection_modifyitems
 
 
 @pytest.mark.parametrize("candidate", BACKENDS, ids=repr)
 def test_a_backend_that_is_listed_is_present(candidate):
     if candidate.missing:
         pytest.skip(candidate.missing)
+
+
+def test_tests_on_arrays_of_a_library_can_be_left_out():
+    def item(name, *parameters):
+        return SimpleNamespace(nodeid=name, callspec=SimpleNamespace(params=dict(enumerate(parameters))))
+
+    strict = next(backend for backend in BACKENDS if backend.library == "array_api_strict")
+    plain = SimpleNamespace(nodeid="of no backend")
+    items = [item("a backend", NUMPY), item("a flavour", (NUMPY, "float32"), 3), item("both", NUMPY, strict), plain]
+    told = []
+    hook = SimpleNamespace(pytest_deselected=lambda items: told.extend(items))
+    config = SimpleNamespace(getoption=lambda name: {"--leave-out": ["numpy"]}[name], hook=hook)
+    pytest_collection_modifyitems(config, items)
+    assert [item.nodeid for item in items] == ["both", "of no backend"]
+    assert [item.nodeid for item in told] == ["a backend", "a flavour"]
 
 
 def test_data_survive_the_way_to_a_backend_and_back(flavour):
