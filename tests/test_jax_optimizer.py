@@ -181,6 +181,22 @@ def test_a_step_that_is_not_finite_can_be_skipped():
     np.testing.assert_allclose(found[-1], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("kind", [float, np.float64, np.array, jnp.asarray, "schedule"])
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_momentum_of_any_kind_is_the_same(momentum, kind, x64):
+    expected = run_steps(3, transform=scale_by_mfac(3, 0.5, momentum=momentum))[0]
+    with jax.enable_x64(x64):
+        if kind == "schedule":
+            make = optax.inject_hyperparams(scale_by_mfac, static_args="window")
+            transform = make(window=3, damping=0.5, momentum=lambda step: jnp.asarray(momentum, float))
+        else:
+            transform = scale_by_mfac(3, 0.5, momentum=kind(momentum))
+        for step in (None, transform.update):  # compiled, and not
+            found = run_steps(3, transform=transform, step=step)[0]
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("name", ["beta2", "momentum"])
 def test_a_decay_can_be_a_hyperparameter_that_is_traced(name):
     transform = optax.inject_hyperparams(scale_by_mfac, static_args="window")(window=3, damping=0.5, **{name: 0.9})

@@ -84,14 +84,18 @@ def test_a_shared_window_takes_the_gradients_of_all_groups_as_one(cut, window, s
 def test_groups_with_a_shared_window_have_one_momentum_of_gradients(name):
     params = parameters()
     other = {"momentum": 0.25, "momentum_of": "steps"}[name]
-    groups = [{"params": params[:2]}, {"params": params[2:], name: other}]
-    optimizer = MFAC(groups, shared_window=True, momentum=0.5, momentum_of="gradients", **OPTIONS)
+    groups, before = [{"params": params[:2]}, {"params": params[2:]}], values(params)
+    shared = {"shared_window": True, "momentum": 0.5, "momentum_of": "gradients", **OPTIONS}
+    words = f"`{name}` must be one for all groups of a shared window; got .*{other}"
+    with pytest.raises(ValueError, match=words):
+        MFAC([groups[0], {**groups[1], name: other}], **shared)
+    optimizer = MFAC(groups, **shared)
+    agreed, optimizer.param_groups[1][name] = optimizer.param_groups[1][name], other
     set_gradients(params, 0)
-    before = values(params)
-    with pytest.raises(ValueError, match=f"`{name}` must be one for all groups of a shared window; got .*{other}"):
+    with pytest.raises(ValueError, match=words):
         optimizer.step()
     np.testing.assert_array_equal(values(params), before)
-    optimizer.param_groups[1][name] = optimizer.param_groups[0][name]
+    optimizer.param_groups[1][name] = agreed
     dense = Dense(before, momentum=0.5, momentum_of="gradients", **OPTIONS)
     for step in range(4):
         set_gradients(params, step)
@@ -203,8 +207,9 @@ def test_short_parameters_follow_the_dense_path_to_their_precision(dtype, digits
     np.testing.assert_allclose(values(params), dense.p, rtol=digits, atol=digits)
 
 
-def test_momentum_of_gradients_is_that_of_the_compressed_ones_in_the_window():
-    params, lr, damping, momentum = parameters(), 0.1, 0.3, 0.5
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_momentum_of_gradients_is_that_of_the_compressed_ones_in_the_window(momentum):
+    params, lr, damping = parameters(), 0.1, 0.3
     optimizer = MFAC(
         params, lr, window=3, damping=damping, momentum=momentum, momentum_of="gradients", compression=ml.TopK(0.3)
     )

@@ -139,6 +139,16 @@ def test_a_copy_takes_the_same_steps_and_none_of_the_others(make, copied, steps)
     assert same(params, others)
 
 
+def test_words_of_other_kinds_are_stored_as_plain_ones(tmp_path):
+    params = parameters()
+    words = {"normalization": np.str_("mean"), "precision": np.str_("high"), "momentum_of": np.str_("gradients")}
+    optimizer = MFAC(params, momentum=0.5, **words, **OPTIONS)
+    run_steps(optimizer, params, 2)
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    optimizer.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert type(optimizer.param_groups[0]["momentum_of"]) is str
+
+
 def unfitting():
     """States that do not fit an optimizer of two groups that has taken steps, with the words of the refusal."""
 

@@ -14,9 +14,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruning, by damping": pruning.by_damping,
     "pruning, trained afterwards": pruning.tuned,
     "pruning, compensation": pruning.compensated,
+    "pruning, compensation in steps": pruning.compensated_in_steps,
+    "pruning without a slope, ResNet-20": partial(pruning_slope.over_seeds, "ResNet-20", pruning_slope.WITHOUT),
     "pruning with a slope, ResNet-20": partial(pruning_slope.over_seeds, "ResNet-20", pruning_slope.RESNET),
     "pruning without a slope, digits": partial(pruning_slope.over_seeds, "MLP", {"no slope": "filters, joint"}),
     "pruning with a slope, digits": partial(pruning_slope.over_seeds, "MLP", pruning_slope.DIGITS),
+    "pruning by steps, digits": pruning_slope.by_steps,
     "pruning with a slope, variants": pruning_slope.variants_of_resnet,
     "pruning with a slope, variants on digits": pruning_slope.variants_of_mlp,
     "pruning beside CHITA, objective": chita.objectives,
@@ -55,6 +58,7 @@ SENTENCES: dict[str, dict[str, Numbers]] = {
         "With θ by the rows no run is more than {} points below single changes; with θ = 0 the worst is {} below.": (
             pruning.losses_to_single
         ),
+        "In four steps these are {} and {}.": pruning.losses_to_single_in_steps,
         "With filters that is {} and {} points more than the authors' figures at 80 and 90 % in 4 steps, {} and {} in "
         "16.": pruning.leads,
         "{} to {} % at 70 %, {} to {} % at 80 %, {} to {} % at 90 %.": pruning.by_steps,
@@ -76,6 +80,7 @@ SENTENCES: dict[str, dict[str, Numbers]] = {
     "docs/optimizer.md": {
         "the gradient alone takes {} ms": lambda: (training.milliseconds("gradient"),),
         "The best lr/λ lies between {} and {} with λ√v̂ and between {} and {} with λI.": tuning.best_rates,
+        "With lr = {}, the best of the text, lr² gᵀF⁻¹g < {}; K-FAC's": tuning.bound_of_steps,
     },
     "docs/theory.md": {
         "- Worst R: {} in float32 and {} in float64. - Worst ratio to the R of a fresh inverse of the same rows: {} "

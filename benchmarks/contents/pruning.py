@@ -146,6 +146,21 @@ def compensated() -> str:
     return table(["", "change", *per_cent(LARGE)], rows)
 
 
+def compensated_in_steps() -> str:
+    """Accuracies of three changes in four steps, by network and blocks."""
+    figures, rows = held("compensation")["steps-4"]["figures"], []
+    sparsities = sorted({figure["sparsity"] for figure in figures})
+    for network, blocks in dict.fromkeys((figure["network"], figure["blocks"]) for figure in figures):
+        key = {"network": network, "blocks": blocks}
+        lines = [
+            (text, [_mean(figures, "accuracy", change=name, sparsity=s, **key) for s in sparsities])
+            for name, text in CHANGES.items()
+            if name != "none"
+        ]
+        rows += [[f"{network}, {BY_BLOCKS[blocks]}", *line] for line in with_best(lines)]
+    return table(["", "change", *per_cent(sparsities)], rows)
+
+
 def _mean(figures: list[dict[str, Any]], name: str, **key: Any) -> float:
     values = [figure[name] for figure in figures if key.items() <= figure.items()]
     return sum(values) / len(values)
@@ -155,3 +170,13 @@ def losses_to_single() -> tuple[str, ...]:
     """By how many points the change by the rows, and that at θ = 0, are below single changes at most."""
     figures = held("compensation")["one-shot"]["figures"]
     return tuple(rounded(max(x["single"] - x[name] for x in figures), 1) for name in ("auto", "minimum"))
+
+
+def losses_to_single_in_steps() -> tuple[str, ...]:
+    """The same in four steps."""
+    figures = held("compensation")["steps-4"]["figures"]
+    runs: dict[tuple[Any, ...], dict[str, float]] = {}
+    for figure in figures:
+        key = tuple(figure[name] for name in ("network", "blocks", "seed", "sparsity"))
+        runs.setdefault(key, {})[figure["change"]] = figure["accuracy"]
+    return tuple(rounded(max(run["single"] - run[name] for run in runs.values()), 1) for name in ("auto", "minimum"))

@@ -55,6 +55,7 @@ RESNET = {
     "slope": "128 rows a step, a move at each sparsity",
     "slope, 64 rows": "64 rows a step, three moves at each sparsity",
 }
+WITHOUT = {"no slope": "filters, joint, 128 rows a step"}
 DIGITS = {"slope": "α = 1/32 in moves only", "slope in all steps": "α = 1/32 in all steps"}
 
 
@@ -76,6 +77,16 @@ def variants_of_mlp() -> str:
         loss = statistics.fmean(judged(run, last)["loss"] for run in runs)
         rows.append([method, *reached, rounded(loss, 3)])
     return table(["", *per_cent(SPARSITIES["MLP"]), "loss"], rows)
+
+
+def by_steps() -> str:
+    """Accuracies of the MLP at its last sparsity by the number of steps and the path, without and with a slope."""
+    rows, last = [], SPARSITIES["MLP"][-1]
+    for schedule, steps in dict.fromkeys((figure["schedule"], figure["steps"]) for figure in figures("steps")):
+        runs = (figures("steps", schedule=schedule, steps=steps, method=method) for method in ("no slope", "slope"))
+        reached = (with_spread(judged(run, last)["accuracy"] for run in each) for each in runs)
+        rows.append([schedule, str(steps), *reached])
+    return table(["path", "steps", "without a slope", "with a slope"], rows)
 
 
 def dense() -> tuple[str, ...]:

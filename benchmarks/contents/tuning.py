@@ -17,8 +17,8 @@ LABELS = {
     "Gauss–Newton": "Gauss–Newton",
 }
 OPTIONS = {"SGD": "momentum", "Adam": "β₂"}
-VARIANTS, TASKS = ("momentum before F⁻¹", "covariance"), ("text", "table", "equation")
-WINDOWS = ("M-FAC, λ√v", "M-FAC, λI")
+VARIANTS, TASKS = ("momentum of gradients", "covariance", "a window for each parameter"), ("text", "table", "equation")
+WINDOWS, WINDOW = ("M-FAC, λ√v", "M-FAC, λI"), 128
 
 
 def digits(x: float) -> str:
@@ -64,3 +64,10 @@ def best_rates() -> tuple[str, ...]:
     """The least and the largest of the best lr/λ over the tasks, with λ√v̂ and with λI."""
     rates = [[trials_of(held("tuning"), task, method)[0]["rate"] for task in TASKS] for method in WINDOWS]
     return tuple(f"{bound:g}" for each in rates for bound in (min(each), max(each)))
+
+
+def bound_of_steps() -> tuple[str, ...]:
+    """The best lr on the text with λ√v̂, and lr² m, which lr² gᵀF⁻¹g is below."""
+    best = trials_of(held("tuning"), "text", WINDOWS[0])[0]
+    lr = best["rate"] * best["value"]
+    return f"{lr:g}", digits(lr**2 * WINDOW)

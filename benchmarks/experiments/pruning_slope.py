@@ -4,7 +4,8 @@
   sparsities. Accuracy is that on all 10,000 test images of CIFAR-10, and on the 1,000 test digits of the file.
 - choice ResNet-20, choice MLP: the variants of the path with a slope from which that was chosen, by images that were in
   no row and are no test images: the last 2,000 of the 10,000 training images, and three fifths of the 1,000 digits, in
-  turn. That a step has 128 rows, not 64, was decided in view of the test accuracy of a path with 64.
+  turn. "choice ResNet-20, moves" are paths with more moves, judged in the same way. That a step has 128 rows, not 64,
+  was decided in view of the test accuracy of a path with 64.
 - steps: the MLP by the number of steps and by their schedule, without and with a slope, on the test digits.
 
 A row of G is the gradient of the mean cross-entropy over 32 training images, in eval mode. They are shuffled anew in
@@ -123,6 +124,21 @@ REPORTED_RESNET = {
     "no slope": PLAIN_RESNET,
 }
 
+ONE_MOVE = Recipe(through((6, 0.7, 1), (2, 0.8, 1), schedule="geometric"), slope=1 / 16, num_gradients=128)
+THREE_MOVES = replace(
+    ONE_MOVE, path=through((6, 0.7, 3), (2, 0.8, 3), schedule="geometric"), mirrored=True, rows_of_moves=256
+)
+TRIED_MOVES = {
+    "three moves of 256 rows, mirrored": THREE_MOVES,
+    "six moves of 256 rows, mirrored": replace(
+        THREE_MOVES, path=through((6, 0.7, 6), (2, 0.8, 6), schedule="geometric")
+    ),
+    "one move": ONE_MOVE,
+    "three moves of 256 rows": replace(THREE_MOVES, mirrored=False),
+    "three moves, 256 rows in all steps, mirrored": replace(THREE_MOVES, num_gradients=256),
+    "three moves of 128 rows, mirrored": replace(THREE_MOVES, rows_of_moves=None),
+}
+
 STEPS = [("geometric", 1), ("geometric", 4), ("geometric", 16), ("geometric", 64), ("cubic", 16), ("linear", 16)]
 STEPS_SEEDS = range(3)
 
@@ -149,6 +165,7 @@ PARTS: dict[str, record.Part] = {
     },
     "steps": lambda study, held: by_steps(study),
     "choice ResNet-20": lambda study, held: study.choice(resnet(study.folder), TRIED_RESNET, HELD_OUT_IMAGES),
+    "choice ResNet-20, moves": lambda study, held: study.choice(resnet(study.folder), TRIED_MOVES, HELD_OUT_IMAGES),
     "choice MLP": lambda study, held: study.choice(mlp(study.folder), TRIED_MLP, FIFTHS),
 }
 

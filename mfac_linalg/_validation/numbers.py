@@ -30,7 +30,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     if value not in choices:
         msg = f"`{name}` must be one of {', '.join(map(repr, choices))}; got {value!r}. Check the spelling."
         raise ValueError(msg)
-    return value
+    return choices[choices.index(value)]  # a plain string, also of NumPy's or an enumeration's
 
 
 def check_flag(name: str, value: Any, *, optional: bool = False) -> None:

@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 from .. import SlidingWindowInverse, _second_moment
-from .groups import PLAIN, Group, agreed, check_one_kind, check_plain, check_writable, has_momentum_of_steps
+from .groups import (
+    PLAIN,
+    Group,
+    agreed,
+    check_one_kind,
+    check_plain,
+    check_writable,
+    has_momentum_of_steps,
+    momentum_of_gradients,
+)
 from .masks import ActiveWeights
 
 OptimizerState = Mapping[Tensor, dict[str, Any]]
@@ -93,9 +102,9 @@ def append_and_solve(window: SlidingWindowInverse, groups: list[Group], g: Tenso
     damping = agreed("damping", groups)
     if damping != window.damping:
         window.damping = damping
-    of_gradients = agreed("momentum_of", groups) == "gradients" and (momentum := agreed("momentum", groups))
+    momentum = momentum_of_gradients(groups)
     try:
-        if not of_gradients:
+        if momentum is None:
             return window.append_matvec(g)
         window.append(g)
         return window.matvec_gradients(_powers_by_age(momentum, len(window), like=window._like))
@@ -108,8 +117,8 @@ def append_and_solve(window: SlidingWindowInverse, groups: list[Group], g: Tenso
 
 def _powers_by_age(momentum: float, count: int, *, like: Tensor) -> Tensor:
     """The powers momentumᵃ for the ages a of stored gradients, the oldest first, in the dtype of products."""
-    ages = torch.arange(count - 1, -1, -1, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
-    return momentum**ages
+    powers = momentum ** torch.arange(count - 1, -1, -1, dtype=torch.float64)
+    return powers.to(like.device, torch.promote_types(like.dtype, torch.float32))
 
 
 def apply_step(

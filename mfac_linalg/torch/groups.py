@@ -40,6 +40,11 @@ def agreed(name: str, groups: list[Group]) -> Any:
     return values.pop()
 
 
+def momentum_of_gradients(groups: list[Group]) -> float | None:
+    """The momentum in the coefficients of stored gradients, one for all groups of a window; None for that of steps."""
+    return agreed("momentum", groups) if agreed("momentum_of", groups) == "gradients" else None
+
+
 def has_momentum_of_steps(group: Group) -> bool:
     """Whether the parameters of a group have a running sum of steps F⁻¹g."""
     return bool(group["momentum"]) and group["momentum_of"] == "steps"
@@ -98,6 +103,7 @@ def normalize_options(groups: list[Group]) -> None:
         for name, _ in _numbers(group):
             group[name] = group[name] if isinstance(group[name], Tensor) else float(group[name])
         group["window"] = check.size("window", group["window"])
+        group["momentum_of"] = check.choice("momentum_of", group["momentum_of"], MOMENTUM_OF)
 
 
 def check_options(group: Group) -> None:

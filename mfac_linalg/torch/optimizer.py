@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from .. import SlidingWindowInverse, TopK, _backend
 from .. import _validation as check
+from .._window.options import WindowOptions
 from .checkpoints import Loaded, complete_state, read_state
 from .descent import append_and_solve, apply_step, scaled_gradient
 from .groups import (
@@ -21,6 +22,7 @@ from .groups import (
     check_parameters,
     check_params,
     has_moments,
+    momentum_of_gradients,
     normalize_options,
     require_groups,
 )
@@ -77,7 +79,8 @@ class MFAC(Optimizer):
         nor momentum have memory for them. A module that `torch.nn.utils.prune` has pruned may be passed for its
         masks. They are read once: construct a new optimizer after the next pruning.
     shared_window : bool
-        One window over all groups, whose `window` and `damping` then have to agree; the other options may differ.
+        One window over all groups, whose `window` and `damping` then have to agree, and with momentum of gradients
+        their `momentum` too; the other options may differ.
     normalization : {"mean", "sum", "window"}
         Divisor of the sum in F: the number of stored gradients, 1, or the capacity, as M-FAC's authors do. With
         "window" the first steps are as long as later ones, with "mean" they are shorter.
@@ -120,8 +123,9 @@ class MFAC(Optimizer):
     ``weights_only=True``; training resumed from it is the same to the bit. Windows are in the state of parameters, so
     that `torch.distributed.checkpoint` and hooks of state dictionaries include them.
 
-    Momentum of gradients is a combination of stored gradients, F⁻¹Gᵀc: no pass more, and no state of its own. With
-    `compression` it is that of the compressed gradients; of groups with a shared window it has to be the same.
+    Momentum of gradients is a combination of stored gradients, F⁻¹Gᵀc, without state of its own and in the passes of a
+    step, but for two more where Gᵀc needs a sweep that g does not. Gradients that were appended to `windows` are in it,
+    and with `compression` it is that of the compressed ones.
 
     References
     ----------
@@ -170,11 +174,8 @@ class MFAC(Optimizer):
     ) -> None:
         check.flag("shared_window", shared_window)
         self._shared_window = shared_window
-        self._window_options: dict[str, Any] = {
-            "normalization": normalization,
-            "precision": precision,
-            "compression": compression,
-        }
+        checked = WindowOptions.checked(1, 1, normalization, 1.0, precision, compression)
+        self._window_options = {name: getattr(checked, name) for name in ("normalization", "precision", "compression")}
         self._active = ActiveWeights(masks)
         self._has_moments: list[bool] = []  # of each group: moments scale the gradients in its window
         defaults = {
@@ -268,6 +269,7 @@ class MFAC(Optimizer):
         """A new window for groups with the same `window` and `damping`."""
         for name in ("window", "damping"):
             agreed(name, groups)
+        momentum_of_gradients(groups)
         layout = self._layout(groups)
         check_parameters(layout.parameters)
         capacity, damping = groups[0]["window"], float(groups[0]["damping"])
