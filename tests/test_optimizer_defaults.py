@@ -21,7 +21,7 @@ def test_the_defaults_of_the_optimizer_are_what_its_page_recommends():
     mfac = pytest.importorskip("mfac_linalg.torch").MFAC
     usual = {name: parameter.default for name, parameter in inspect.signature(mfac).parameters.items()}
     found = read_options()
-    assert found.keys() == {"lr", "window", "damping", "beta2", "momentum", "normalization"}
+    assert found.keys() == {"lr", "window", "damping", "beta2", "momentum", "momentum_of", "normalization"}
     assert found == {name: usual[name] for name in found}
 
 
