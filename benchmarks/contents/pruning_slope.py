@@ -52,6 +52,7 @@ def over_seeds(network: str, methods: dict[str, str]) -> str:
 
 
 RESNET = {
+    "slope, three moves": "128 rows a step, three moves of 256 mirrored rows at each sparsity",
     "slope": "128 rows a step, a move at each sparsity",
     "slope, 64 rows": "64 rows a step, three moves at each sparsity",
 }
@@ -66,6 +67,15 @@ def variants_of_resnet() -> str:
         before, after = (judged(figure, 0.8, moved=moved) for moved in (False, True))
         rows.append([figure["method"], *(rounded(x["accuracy"]) for x in (before, after)), rounded(after["loss"], 3)])
     return table(["", "after the removals", "at the end", "loss at the end"], rows)
+
+
+def variants_of_moves() -> str:
+    """On held-out training images, at 70 and 80 %."""
+    rows = []
+    for figure in figures("choice ResNet-20, moves"):
+        reached = [judged(figure, sparsity, moved=moved) for sparsity in (0.7, 0.8) for moved in (False, True)]
+        rows.append([figure["method"], *(rounded(x["accuracy"]) for x in reached), rounded(reached[-1]["loss"], 3)])
+    return table(["", "70 %: after the removals", "at the end", "80 %: after the removals", "at the end", "loss"], rows)
 
 
 def variants_of_mlp() -> str:

@@ -116,27 +116,30 @@ REPORTED_MLP = {
 }
 FIFTHS = [Fold(start, start + 200) for start in (0, 200, 400)]
 
-PLAIN_RESNET = Recipe(through((6, 0.7, 0), (2, 0.8, 0), (3, 0.9, 0), schedule="geometric"), num_gradients=128)
-MOVES_RESNET = through((6, 0.7, 1), (2, 0.8, 1), (3, 0.9, 1), schedule="geometric")
-REPORTED_RESNET = {
-    "slope": replace(PLAIN_RESNET, path=MOVES_RESNET, slope=1 / 16),
-    "slope, 64 rows": Recipe(through((6, 0.7, 3), (2, 0.8, 3), (3, 0.9, 3), schedule="geometric"), slope=1 / 16),
-    "no slope": PLAIN_RESNET,
-}
-
 ONE_MOVE = Recipe(through((6, 0.7, 1), (2, 0.8, 1), schedule="geometric"), slope=1 / 16, num_gradients=128)
 THREE_MOVES = replace(
     ONE_MOVE, path=through((6, 0.7, 3), (2, 0.8, 3), schedule="geometric"), mirrored=True, rows_of_moves=256
 )
 TRIED_MOVES = {
+    "one move": ONE_MOVE,
     "three moves of 256 rows, mirrored": THREE_MOVES,
     "six moves of 256 rows, mirrored": replace(
         THREE_MOVES, path=through((6, 0.7, 6), (2, 0.8, 6), schedule="geometric")
     ),
-    "one move": ONE_MOVE,
     "three moves of 256 rows": replace(THREE_MOVES, mirrored=False),
     "three moves, 256 rows in all steps, mirrored": replace(THREE_MOVES, num_gradients=256),
     "three moves of 128 rows, mirrored": replace(THREE_MOVES, rows_of_moves=None),
+}
+
+PLAIN_RESNET = Recipe(through((6, 0.7, 0), (2, 0.8, 0), (3, 0.9, 0), schedule="geometric"), num_gradients=128)
+MOVES_RESNET = through((6, 0.7, 1), (2, 0.8, 1), (3, 0.9, 1), schedule="geometric")
+REPORTED_RESNET = {
+    "slope, three moves": replace(
+        THREE_MOVES, path=through((6, 0.7, 3), (2, 0.8, 3), (3, 0.9, 3), schedule="geometric")
+    ),
+    "slope": replace(PLAIN_RESNET, path=MOVES_RESNET, slope=1 / 16),
+    "slope, 64 rows": Recipe(through((6, 0.7, 3), (2, 0.8, 3), (3, 0.9, 3), schedule="geometric"), slope=1 / 16),
+    "no slope": PLAIN_RESNET,
 }
 
 STEPS = [("geometric", 1), ("geometric", 4), ("geometric", 16), ("geometric", 64), ("cubic", 16), ("linear", 16)]
