@@ -223,6 +223,14 @@ def test_momentum_of_gradients_is_that_of_the_compressed_ones_in_the_window(mome
     np.testing.assert_allclose(values(params), before - lr * step, rtol=1e-9, atol=1e-10)
 
 
+def test_powers_of_a_momentum_near_one_lose_no_digits():
+    from mfac_linalg.torch.descent import _powers_by_age
+
+    powers = _powers_by_age(0.999, 256, like=torch.zeros(0, dtype=torch.bfloat16))
+    assert powers.dtype == torch.float32
+    np.testing.assert_allclose(powers.numpy(), 0.999 ** np.arange(255, -1, -1), rtol=1e-7)
+
+
 def test_momentum_of_gradients_has_no_buffers_and_leaves_those_of_steps_behind():
     params = parameters()
     optimizer = MFAC(params, momentum=0.5, momentum_of="gradients", **OPTIONS)
