@@ -1,4 +1,4 @@
-"""Fixtures over the one list of backends, the Hypothesis profiles, and the option that leaves libraries out."""
+"""Fixtures over the one list of backends, the Hypothesis profiles, and the options that leave tests out."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -49,6 +49,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=sorted({backend.library.partition(".")[0] for backend in BACKENDS}),
         help="no tests on arrays of this library; may be repeated",
     )
+    parser.addoption(
+        "--passed",
+        type=Path,
+        help="what `pytest -rp` printed elsewhere: no tests that passed there, but those marked `surroundings`",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The mark of tests that `--passed` does not leave out."""
+    config.addinivalue_line("markers", "surroundings: what it tests depends on which libraries are installed")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -57,14 +67,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if unstable:
         msg = f"a name of a test must not contain an address; got {unstable[0]}. Pass `ids`."
         raise pytest.UsageError(msg)
-    left_out = set(config.getoption("--leave-out"))
+    left_out, passed = set(config.getoption("--leave-out")), _passed(config.getoption("--passed"))
     kept, deselected = [], []
     for item in items:
         libraries = set(_libraries_of(item))
-        (deselected if libraries and libraries <= left_out else kept).append(item)
+        is_elsewhere = libraries and libraries <= left_out
+        is_repeated = item.nodeid in passed and item.get_closest_marker("surroundings") is None
+        (deselected if is_elsewhere or is_repeated else kept).append(item)
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         items[:] = kept
+
+
+def _passed(output: Path | None) -> set[str]:
+    """The names of the tests that a run of ``pytest -rp`` says have passed."""
+    lines = output.read_text(encoding="utf-8").splitlines() if output is not None else []
+    return {line.removeprefix("PASSED ") for line in lines if line.startswith("PASSED ")}
 
 
 def _libraries_of(item: pytest.Item) -> Iterator[str]:

@@ -22,6 +22,8 @@ from tests.backends import PRESENT
 from tests.modes import setting
 from tests.source import REPOSITORY
 
+pytestmark = pytest.mark.surroundings
+
 SOME = ("static", "static, vector damping", "tall", "window", "compressed window", "blocks", "streamed", "sparse")
 UNASKED = ("repr", "gradients")  # a repr names nothing else, and gradients are those of the other process
 

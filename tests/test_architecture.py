@@ -11,6 +11,8 @@ import pytest
 import mfac_linalg
 from tests.source import MODULES, REPOSITORY, ROOT, TEXTS, body_lines, chain, docstring, functions, imports
 
+pytestmark = pytest.mark.surroundings
+
 LAYERS = (
     ("demo", "__main__"),
     ("testing", "plot"),

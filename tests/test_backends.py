@@ -15,6 +15,15 @@ def test_a_backend_that_is_listed_is_present(candidate):
         pytest.skip(candidate.missing)
 
 
+def left_out(items, *, leave_out=(), passed=None):
+    """The names of what is left out, and of what is left."""
+    told = []
+    hook = SimpleNamespace(pytest_deselected=lambda items: told.extend(items))
+    config = SimpleNamespace(getoption={"--leave-out": leave_out, "--passed": passed}.get, hook=hook)
+    pytest_collection_modifyitems(config, items)
+    return [item.nodeid for item in told], [item.nodeid for item in items]
+
+
 def test_tests_on_arrays_of_a_library_can_be_left_out():
     def item(name, *parameters):
         return SimpleNamespace(nodeid=name, callspec=SimpleNamespace(params=dict(enumerate(parameters))))
@@ -22,12 +31,18 @@ def test_tests_on_arrays_of_a_library_can_be_left_out():
     strict = next(backend for backend in BACKENDS if backend.library == "array_api_strict")
     plain = SimpleNamespace(nodeid="of no backend")
     items = [item("a backend", NUMPY), item("a flavour", (NUMPY, "float32"), 3), item("both", NUMPY, strict), plain]
-    told = []
-    hook = SimpleNamespace(pytest_deselected=lambda items: told.extend(items))
-    config = SimpleNamespace(getoption=lambda name: {"--leave-out": ["numpy"]}[name], hook=hook)
-    pytest_collection_modifyitems(config, items)
-    assert [item.nodeid for item in items] == ["both", "of no backend"]
-    assert [item.nodeid for item in told] == ["a backend", "a flavour"]
+    assert left_out(items, leave_out=["numpy"]) == (["a backend", "a flavour"], ["both", "of no backend"])
+
+
+def test_tests_that_passed_elsewhere_can_be_left_out_but_not_those_of_their_surroundings(tmp_path):
+    def item(name, mark=None):
+        return SimpleNamespace(nodeid=name, get_closest_marker={mark: mark}.get)
+
+    output = tmp_path / "output"
+    lines = ["..s. [100%]", "PASSED test_a[λ 1]", "SKIPPED [1] test_b: needs jax", "PASSED test_c"]
+    output.write_text("\n".join(lines), encoding="utf-8")
+    items = [item("test_a[λ 1]"), item("test_b"), item("test_c", "surroundings"), item("test_d")]
+    assert left_out(items, passed=output) == (["test_a[λ 1]"], ["test_b", "test_c", "test_d"])
 
 
 def test_data_survive_the_way_to_a_backend_and_back(flavour):

@@ -17,6 +17,8 @@ from tests.source import REPOSITORY as ROOT
 from tests.source import ROOT as PACKAGE
 from tests.source import TEXTS
 
+pytestmark = pytest.mark.surroundings
+
 DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = DECLARED["project"]
 EXTRAS = PROJECT["optional-dependencies"]

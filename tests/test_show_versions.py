@@ -12,6 +12,8 @@ import scipy
 import mfac_linalg as ml
 from mfac_linalg import __main__ as command
 
+pytestmark = pytest.mark.surroundings
+
 
 def test_versions_are_those_of_what_is_imported():
     text = io.StringIO()
