@@ -92,3 +92,8 @@ def test_only_moves_may_have_the_slope_and_they_may_have_rows_of_their_own():
     assert [recipe.slope_of(step) for step in range(5)] == [0, 0, 0.5, 0, 0.5]
     assert [recipe.rows_of(step) for step in range(5)] == [4, 4, 2, 4, 2]
     assert (RECIPE.slope_of(0), RECIPE.rows_of(2)) == (1 / 32, 4)
+
+
+def test_the_slope_may_fall_from_move_to_move_at_a_sparsity():
+    recipe = experiment.Recipe((0.3, 0.5, 0.5, 0.5, 0.7, 0.7), slope=0.5, decay=0.5)
+    assert [recipe.slope_of(step) for step in range(6)] == [0.5, 0.5, 0.5, 0.25, 0.5, 0.5]

@@ -30,13 +30,17 @@ class Recipe:
     mirrored: bool = False  # each image with probability one half
     only_moves: bool = False  # have the slope
     rows_of_moves: int | None = None  # instead of `num_gradients`
+    decay: float = 1.0  # of the slope, from each move to the next at its sparsity
 
     def is_move(self, step: int) -> bool:
         return self.path[step] in self.path[:step]
 
     def slope_of(self, step: int) -> float:
         """The weight of the mean gradient in a step."""
-        return self.slope if self.is_move(step) or not self.only_moves else 0.0
+        if not self.is_move(step):
+            return 0.0 if self.only_moves else self.slope
+        moves_before = self.path[:step].count(self.path[step]) - 1
+        return self.slope * self.decay**moves_before
 
     def rows_of(self, step: int) -> int:
         return self.rows_of_moves or self.num_gradients if self.is_move(step) else self.num_gradients

@@ -129,6 +129,7 @@ TRIED_MOVES = {
     "three moves of 256 rows": replace(THREE_MOVES, mirrored=False),
     "three moves, 256 rows in all steps, mirrored": replace(THREE_MOVES, num_gradients=256),
     "three moves of 128 rows, mirrored": replace(THREE_MOVES, rows_of_moves=None),
+    "three moves of 256 rows, mirrored, α halved from move to move": replace(THREE_MOVES, decay=0.5),
 }
 
 PLAIN_RESNET = Recipe(through((6, 0.7, 0), (2, 0.8, 0), (3, 0.9, 0), schedule="geometric"), num_gradients=128)

@@ -83,9 +83,9 @@ def prune_model(
     block_sizes : int, sequence of int, "layers" or "filters", optional
         Blocks of F, as in `prune`; "layers" for one for each parameter, "filters" for one for each index of its first
         axis: the weights of an output channel, or of an output of a linear layer.
-    slope : float or "batch"
-        α, as in `prune`; "batch" for the mean of 1/B over the batches of a step, B their numbers of samples, which is
-        consistent for a `loss_fn` that is a mean.
+    slope : float, callable or "batch"
+        α, or a function from the step to it, as in `prune`; "batch" for the mean of 1/B over the batches of a step, B
+        their numbers of samples, which is consistent for a `loss_fn` that is a mean.
     slope_damping : float, optional
         As in `prune`.
     selection : {"scores", "exchanges"}
