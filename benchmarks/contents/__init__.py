@@ -21,6 +21,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruning with a slope, digits": partial(pruning_slope.over_seeds, "MLP", pruning_slope.DIGITS),
     "pruning by steps, digits": pruning_slope.by_steps,
     "pruning with a slope, variants": pruning_slope.variants_of_resnet,
+    "pruning with a slope, removals": pruning_slope.variants_of_removals,
     "pruning with a slope, moves": pruning_slope.variants_of_moves,
     "pruning with a slope, variants on digits": pruning_slope.variants_of_mlp,
     "pruning beside CHITA, objective": chita.objectives,
