@@ -41,7 +41,7 @@ def built(request: pytest.FixtureRequest) -> Built:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``pytest --leave-out numpy --leave-out array_api_strict``: the tests on other backends, and those on none."""
+    """``pytest --leave-out=numpy --leave-out=array_api_strict``: the tests on other backends, and those on none."""
     parser.addoption(
         "--leave-out",
         action="append",
