@@ -125,6 +125,7 @@ TRIED_REMOVALS = {
     "256 rows, α = 1/16, λ = 3e-3": replace(REMOVALS, num_gradients=256, slope_damping=3e-3),
     "256 rows, α = 1/32, λ = 3e-3": replace(REMOVALS, num_gradients=256, slope=1 / 32, slope_damping=3e-3),
 }
+
 ONE_MOVE = Recipe(through((6, 0.7, 1), (2, 0.8, 1), schedule="geometric"), slope=1 / 16, num_gradients=128)
 THREE_MOVES = replace(
     ONE_MOVE, path=through((6, 0.7, 3), (2, 0.8, 3), schedule="geometric"), mirrored=True, rows_of_moves=256
