@@ -1,5 +1,7 @@
 """The experiment with a slope: a path step by step is that of `prune`, and an interrupted run goes on."""
 
+from dataclasses import replace
+
 import pytest
 
 from mfac_linalg.pruning import prune
@@ -34,7 +36,7 @@ def test_a_path_step_by_step_is_that_of_prune(trained, tmp_path):
     generator = torch.Generator().manual_seed(0)
     whole = prune(
         trained.weights,
-        lambda w, step: trained.rows(w, 4, torch.arange(100), generator, mirrored=False),
+        lambda w, step: trained.rows(w, 4, torch.arange(100), generator),
         0.7,
         schedule=PATH,
         damping=1e-2,
@@ -69,7 +71,7 @@ def test_an_interrupted_run_goes_on(trained, tmp_path, monkeypatch):
 
 def test_rows_are_means_of_batches_without_repetition_while_the_pool_lasts(trained):
     pool = torch.arange(40, 100)
-    rows = trained.rows(trained.weights, 3, pool, torch.Generator().manual_seed(3), mirrored=False)
+    rows = trained.rows(trained.weights, 3, pool, torch.Generator().manual_seed(3))
     generator = torch.Generator().manual_seed(3)
     indices = torch.cat([pool[torch.randperm(60, generator=generator)][:32] for _ in range(3)])
     loss = torch.nn.functional.cross_entropy
@@ -97,3 +99,35 @@ def test_only_moves_may_have_the_slope_and_they_may_have_rows_of_their_own():
 def test_the_slope_may_fall_from_move_to_move_at_a_sparsity():
     recipe = experiment.Recipe((0.3, 0.5, 0.5, 0.5, 0.7, 0.7), slope=0.5, decay=0.5)
     assert [recipe.slope_of(step) for step in range(6)] == [0.5, 0.5, 0.5, 0.25, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("shape", [(400, 3, 6, 6), (400, 36)])
+def test_images_are_shifted_each_by_itself_and_what_comes_in_is_black(shape):
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    shifted = experiment.shift_at_random(images, 2, torch.Generator().manual_seed(1))
+    assert shifted.shape == shape
+    seen = set()
+    for before, after in zip(images.reshape(400, -1, 6, 6), shifted.reshape(400, -1, 6, 6), strict=True):
+        expected = {}
+        for down in range(-2, 3):
+            for across in range(-2, 3):
+                moved = torch.full_like(before, images.min())
+                moved[:, max(down, 0) : 6 + down, max(across, 0) : 6 + across] = before[
+                    :, max(-down, 0) : 6 - down, max(-across, 0) : 6 - across
+                ]
+                expected[down, across] = moved
+        seen |= {shift for shift, moved in expected.items() if torch.equal(moved, after)}
+        assert any(torch.equal(moved, after) for moved in expected.values())
+    assert len(seen) == 25
+
+
+def test_a_recipe_says_how_images_are_varied(trained, tmp_path, monkeypatch):
+    varied, rows = [], experiment.Trained.rows
+
+    def noted(self, *arguments, mirrored, shifted):
+        varied.append((mirrored, shifted))
+        return rows(self, *arguments)
+
+    monkeypatch.setattr(experiment.Trained, "rows", noted)
+    run(trained, tmp_path, replace(RECIPE, mirrored=True, shifted=3)).finish()
+    assert varied == [(True, 3)] * 5

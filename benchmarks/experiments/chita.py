@@ -65,7 +65,7 @@ class Problem:
         self.trained = trained
         if not cache.exists():
             pool, generator = torch.arange(len(trained.train[0])), torch.Generator().manual_seed(seed)
-            torch.save(trained.rows(trained.weights, ROWS, pool, generator, mirrored=False), cache)
+            torch.save(trained.rows(trained.weights, ROWS, pool, generator), cache)
         self.rows = torch.load(cache)
         self.test = trained.test[0][:TEST_IMAGES], trained.test[1][:TEST_IMAGES]
         self.wide = functools.cache(lambda: self.rows.numpy().astype(np.float64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ class Recipe:
     damping: float = 1e-5
     num_gradients: int = 64
     mirrored: bool = False  # each image with probability one half
+    shifted: int = 0  # each image by up to so many pixels up or down, and left or right
     only_moves: bool = False  # have the slope
     rows_of_moves: int | None = None  # instead of `num_gradients`
     decay: float = 1.0  # of the slope, from each move to the next at its sparsity
@@ -67,7 +69,16 @@ class Trained:
         object.__setattr__(self, "weights", unravel.ravel(named))
         object.__setattr__(self, "filters", [p[0].numel() for p in named.values() for _ in range(p.shape[0])])
 
-    def rows(self, weights: Tensor, number: int, pool: Tensor, generator: torch.Generator, *, mirrored: bool) -> Tensor:
+    def rows(
+        self,
+        weights: Tensor,
+        number: int,
+        pool: Tensor,
+        generator: torch.Generator,
+        *,
+        mirrored: bool = False,
+        shifted: int = 0,
+    ) -> Tensor:
         """Rows of means of images that are drawn from a pool without repetition, as long as it lasts."""
         self.unravel.write(self.network, weights)
         count, drawn = number * BATCH, []
@@ -78,6 +89,8 @@ class Trained:
         if mirrored:
             turned = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
             images = torch.where(turned, images.flip(3), images).contiguous(memory_format=torch.channels_last)
+        if shifted:
+            images = shift_at_random(images, shifted, generator)
         loss = functional.cross_entropy
         return mean_gradients(self.network, loss, images, classes, batch_size=BATCH, params=self.chosen)[0]
 
@@ -145,9 +158,10 @@ class Run:
     def _step(self, weights: Tensor, mask: Tensor, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """One step of `prune` along the path: from its masks it goes on as it would by itself."""
         recipe = self.recipe
+        variation = {"mirrored": recipe.mirrored, "shifted": recipe.shifted}
         pruned = prune(
             weights,
-            lambda w, _: self.trained.rows(w, recipe.rows_of(step), self.pool, generator, mirrored=recipe.mirrored),
+            lambda w, _: self.trained.rows(w, recipe.rows_of(step), self.pool, generator, **variation),
             recipe.path[step],
             damping=recipe.damping,
             block_sizes=self.trained.filters,
@@ -165,6 +179,19 @@ class Run:
         if path[step] in self.trained.sparsities and (is_last or (is_first and self.before_moves)):
             facts = {"sparsity": path[step], "steps": step + 1, "seconds": at["seconds"], "moved": is_last}
             at["judged"].append(facts | self.trained.judged(at["weights"], self.judges))
+
+
+def shift_at_random(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Images that are each moved at random by up to so many pixels along both axes; what comes in is black.
+
+    They are square: (n, channels, side, side), or (n, side²).
+    """
+    count, side = len(images), images.shape[-1] if images.ndim == 4 else math.isqrt(images.shape[1])
+    padded = functional.pad(images.reshape(count, -1, side, side), (most,) * 4, value=float(images.min()))
+    starts = torch.randint(2 * most + 1, (2, count, 1), generator=generator)
+    down, across = starts + torch.arange(side)
+    moved = padded[torch.arange(count)[:, None, None], :, down[:, :, None], across[:, None, :]]
+    return moved.permute(0, 3, 1, 2).reshape_as(images)
 
 
 def by_magnitude(trained: Trained) -> dict[str, Any]:

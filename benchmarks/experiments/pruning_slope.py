@@ -110,7 +110,16 @@ TRIED_MLP = {
     "λ = 1e-3, 128 rows": replace(SLOPE_MLP, slope_damping=1e-3, num_gradients=128),
     "λ = 0.1, 128 rows, a slope in moves only": replace(SLOPE_MLP, path=MOVES_MLP, num_gradients=128, only_moves=True),
 }
+SHIFTED_MLP = replace(SLOPE_MLP, path=MOVES_MLP, only_moves=True, shifted=1)
+TRIED_MLP |= {
+    "the same, digits shifted by up to 1": replace(SHIFTED_MLP, num_gradients=128),
+    "the same, 256 rows": SHIFTED_MLP,
+    "shifted by up to 2, 256 rows": replace(SHIFTED_MLP, shifted=2),
+    "shifted by up to 1, 512 rows": replace(SHIFTED_MLP, num_gradients=512),
+    "shifted by up to 1, 256 rows, a slope in all steps": replace(SHIFTED_MLP, only_moves=False),
+}
 REPORTED_MLP = {
+    "slope, shifted": replace(SHIFTED_MLP, num_gradients=512),
     "slope": replace(SLOPE_MLP, path=MOVES_MLP, only_moves=True),
     "slope in all steps": SLOPE_MLP,
     "no slope": PLAIN_MLP,
@@ -135,6 +144,7 @@ TRIED_MOVES = {
     "one move": ONE_MOVE,
     "three moves of 256 rows, mirrored": THREE_MOVES,
     "256 rows in all steps, mirrored, α = 1/32, falling, λ = 3e-3": FALLING,
+    "the same, shifted by up to 1": replace(FALLING, shifted=1),
     "the same with six moves": replace(FALLING, path=through((6, 0.7, 6), (2, 0.8, 6), schedule="geometric")),
 }
 
