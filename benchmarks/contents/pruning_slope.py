@@ -60,7 +60,11 @@ WITHOUT = {
     "no slope": "filters, joint, 128 rows a step",
     "no slope, 256 rows": "filters, joint, 256 rows a step, mirrored",
 }
-DIGITS = {"slope": "α = 1/32 in moves only", "slope in all steps": "α = 1/32 in all steps"}
+DIGITS = {
+    "slope, shifted": "α = 1/32 in moves only, 512 rows of digits shifted by up to 1",
+    "slope": "α = 1/32 in moves only",
+    "slope in all steps": "α = 1/32 in all steps",
+}
 
 
 def variants_of_resnet() -> str:
