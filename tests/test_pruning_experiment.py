@@ -1,10 +1,12 @@
 """The experiment with a slope: a path step by step is that of `prune`, and an interrupted run goes on."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 
 from mfac_linalg.pruning import prune
+from tests.source import REPOSITORY
 
 torch = pytest.importorskip("torch")
 experiment = pytest.importorskip("benchmarks.experiments.pruning_paths")
@@ -30,8 +32,10 @@ def without_seconds(found):
     return [{name: value for name, value in facts.items() if name != "seconds"} for facts in found["judged"]]
 
 
-def test_a_path_step_by_step_is_that_of_prune(trained, tmp_path):
-    found = run(trained, tmp_path).finish()
+@pytest.mark.parametrize(("selection", "compensation_damping"), [("scores", 0.0), ("exchanges", "auto")])
+def test_a_path_step_by_step_is_that_of_prune(trained, tmp_path, selection, compensation_damping):
+    recipe = replace(RECIPE, selection=selection, compensation_damping=compensation_damping)
+    found = run(trained, tmp_path, recipe).finish()
     last = torch.load(tmp_path / "state.pt")
     generator = torch.Generator().manual_seed(0)
     whole = prune(
@@ -43,7 +47,8 @@ def test_a_path_step_by_step_is_that_of_prune(trained, tmp_path):
         slope=1 / 32,
         slope_damping=0.1,
         block_sizes=trained.filters,
-        compensation_damping=0.0,
+        selection=selection,
+        compensation_damping=compensation_damping,
     )
     assert torch.equal(last["weights"], whole.weights)
     assert torch.equal(last["mask"], whole.mask)
@@ -131,3 +136,29 @@ def test_a_recipe_says_how_images_are_varied(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(experiment.Trained, "rows", noted)
     run(trained, tmp_path, replace(RECIPE, mirrored=True, shifted=3)).finish()
     assert varied == [(True, 3)] * 5
+
+
+def recorded_recipes():
+    """Every recipe in the results, and the one that the code has under the same name."""
+    slope = pytest.importorskip("benchmarks.experiments.pruning_slope")
+    tried = {
+        "choice ResNet-20": slope.TRIED_RESNET,
+        "choice ResNet-20, removals": slope.TRIED_REMOVALS,
+        "choice ResNet-20, moves": slope.TRIED_MOVES,
+        "choice MLP": slope.TRIED_MLP,
+    }
+    networks = {"ResNet-20": slope.REPORTED_RESNET, "MLP": slope.REPORTED_MLP}
+    reported = {f"{name}, {method}": recipe for name, each in networks.items() for method, recipe in each.items()}
+    results = json.loads((REPOSITORY / "benchmarks" / "results" / "pruning-slope.json").read_text(encoding="utf-8"))
+    for part, run in results.items():
+        for figure in run["figures"]:
+            if "recipe" in figure and part != "steps":
+                recipe = tried[part][figure["method"]] if part in tried else reported[part]
+                yield f"{part}: {figure.get('method')}", figure["recipe"], json.loads(json.dumps(asdict(recipe)))
+
+
+def test_what_was_run_is_what_the_code_has_under_that_name():
+    """A field that came later has its default in the recipes of before."""
+    defaults = asdict(experiment.Recipe())
+    for name, recorded, recipe in recorded_recipes():
+        assert defaults | recorded == recipe, name

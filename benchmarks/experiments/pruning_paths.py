@@ -33,6 +33,8 @@ class Recipe:
     only_moves: bool = False  # have the slope
     rows_of_moves: int | None = None  # instead of `num_gradients`
     decay: float = 1.0  # of the slope, from each move to the next at its sparsity
+    selection: str = "scores"
+    compensation_damping: float | str = 0.0
 
     def is_move(self, step: int) -> bool:
         return self.path[step] in self.path[:step]
@@ -165,7 +167,8 @@ class Run:
             recipe.path[step],
             damping=recipe.damping,
             block_sizes=self.trained.filters,
-            compensation_damping=0.0,
+            selection=recipe.selection,
+            compensation_damping=recipe.compensation_damping,
             slope=recipe.slope_of(step),
             slope_damping=recipe.slope_damping,
             mask=mask,

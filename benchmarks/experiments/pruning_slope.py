@@ -101,6 +101,9 @@ HELD_OUT_IMAGES = [Fold(8000, 10_000)]
 PLAIN_MLP = Recipe(through((8, 0.9, 0), (3, 0.95, 0), (4, 0.98, 0), schedule="geometric"), num_gradients=256)
 MOVES_MLP = through((8, 0.9, 4), (3, 0.95, 4), (4, 0.98, 4), schedule="geometric")
 SLOPE_MLP = replace(PLAIN_MLP, slope=1 / 32, slope_damping=0.1)
+ONLY_MOVES_MLP = replace(SLOPE_MLP, path=MOVES_MLP, only_moves=True)
+FEWER_ROWS_MLP = replace(ONLY_MOVES_MLP, num_gradients=128)
+SHIFTED_MLP = replace(ONLY_MOVES_MLP, num_gradients=512, shifted=1)
 TRIED_MLP = {
     "no slope, 256 rows": PLAIN_MLP,
     "no slope, 128 rows": replace(PLAIN_MLP, num_gradients=128),
@@ -108,21 +111,22 @@ TRIED_MLP = {
     "λ = 1": replace(SLOPE_MLP, slope_damping=1.0),
     "λ = 0.1, 128 rows": replace(SLOPE_MLP, num_gradients=128),
     "λ = 1e-3, 128 rows": replace(SLOPE_MLP, slope_damping=1e-3, num_gradients=128),
-    "λ = 0.1, 128 rows, a slope in moves only": replace(SLOPE_MLP, path=MOVES_MLP, num_gradients=128, only_moves=True),
-}
-SHIFTED_MLP = replace(SLOPE_MLP, path=MOVES_MLP, only_moves=True, shifted=1)
-TRIED_MLP |= {
-    "the same, digits shifted by up to 1": replace(SHIFTED_MLP, num_gradients=128),
-    "the same, 256 rows": SHIFTED_MLP,
-    "shifted by up to 2, 256 rows": replace(SHIFTED_MLP, shifted=2),
-    "shifted by up to 1, 512 rows": replace(SHIFTED_MLP, num_gradients=512),
-    "shifted by up to 1, 256 rows, a slope in all steps": replace(SHIFTED_MLP, only_moves=False),
+    "λ = 0.1, 128 rows, a slope in moves only": FEWER_ROWS_MLP,
+    "the same with exchanges": replace(FEWER_ROWS_MLP, selection="exchanges"),
+    "the same, θ by the rows": replace(FEWER_ROWS_MLP, compensation_damping="auto"),
+    "the same, digits shifted by up to 1": replace(FEWER_ROWS_MLP, shifted=1),
+    "the same, 512 rows of digits shifted by up to 1": SHIFTED_MLP,
+    "the same, 256 rows of digits shifted by up to 2": replace(SHIFTED_MLP, num_gradients=256, shifted=2),
+    "the same, 256 rows of digits shifted by up to 1": replace(SHIFTED_MLP, num_gradients=256),
+    "that with a slope in all steps": replace(SHIFTED_MLP, num_gradients=256, only_moves=False),
 }
 REPORTED_MLP = {
-    "slope, shifted": replace(SHIFTED_MLP, num_gradients=512),
-    "slope": replace(SLOPE_MLP, path=MOVES_MLP, only_moves=True),
+    "slope, shifted": SHIFTED_MLP,
+    "slope": ONLY_MOVES_MLP,
+    "slope, exchanges": replace(ONLY_MOVES_MLP, selection="exchanges"),
     "slope in all steps": SLOPE_MLP,
     "no slope": PLAIN_MLP,
+    "no slope, exchanges": replace(PLAIN_MLP, selection="exchanges"),
 }
 FIFTHS = [Fold(start, start + 200) for start in (0, 200, 400)]
 
@@ -145,6 +149,8 @@ TRIED_MOVES = {
     "three moves of 256 rows, mirrored": THREE_MOVES,
     "256 rows in all steps, mirrored, α = 1/32, falling, λ = 3e-3": FALLING,
     "the same, shifted by up to 1": replace(FALLING, shifted=1),
+    "the same, θ by the rows": replace(FALLING, compensation_damping="auto"),
+    "the same with exchanges": replace(FALLING, selection="exchanges"),
     "the same with six moves": replace(FALLING, path=through((6, 0.7, 6), (2, 0.8, 6), schedule="geometric")),
 }
 
