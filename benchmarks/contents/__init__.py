@@ -17,7 +17,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruning, compensation in steps": pruning.compensated_in_steps,
     "pruning without a slope, ResNet-20": partial(pruning_slope.over_seeds, "ResNet-20", pruning_slope.WITHOUT),
     "pruning with a slope, ResNet-20": partial(pruning_slope.over_seeds, "ResNet-20", pruning_slope.RESNET),
-    "pruning without a slope, digits": partial(pruning_slope.over_seeds, "MLP", {"no slope": "filters, joint"}),
+    "pruning without a slope, digits": partial(pruning_slope.over_seeds, "MLP", pruning_slope.WITHOUT_DIGITS),
     "pruning with a slope, digits": partial(pruning_slope.over_seeds, "MLP", pruning_slope.DIGITS),
     "pruning by steps, digits": pruning_slope.by_steps,
     "pruning with a slope, variants": pruning_slope.variants_of_resnet,
