@@ -60,7 +60,10 @@ SENTENCES: dict[str, dict[str, Numbers]] = {
         "With θ by the rows no run is more than {} points below single changes; with θ = 0 the worst is {} below.": (
             pruning.losses_to_single
         ),
-        "In four steps these are {} and {}.": pruning.losses_to_single_in_steps,
+        "In four steps θ by the rows is at most {} points below single changes, and θ = 0 at most {}.": (
+            pruning.losses_to_single_in_steps
+        ),
+        "Beside θ = 0 it is from {} points behind to {} ahead, in single runs.": pruning.beside_the_minimum_in_steps,
         "With filters that is {} and {} points more than the authors' figures at 80 and 90 % in 4 steps, {} and {} in "
         "16.": pruning.leads,
         "{} to {} % at 70 %, {} to {} % at 80 %, {} to {} % at 90 %.": pruning.by_steps,

@@ -60,11 +60,11 @@ WITHOUT = {
     "no slope": "filters, joint, 128 rows a step",
     "no slope, 256 rows": "filters, joint, 256 rows a step, mirrored",
 }
-WITHOUT_DIGITS = {"no slope": "filters, joint", "no slope, exchanges": "the same with exchanges"}
+WITHOUT_DIGITS = {"no slope": "filters, joint", "no slope, exchanges": "filters, joint, exchanges"}
 DIGITS = {
     "slope, shifted": "α = 1/32 in moves only, 512 rows of digits shifted by up to 1",
     "slope": "α = 1/32 in moves only",
-    "slope, exchanges": "the same with exchanges",
+    "slope, exchanges": "α = 1/32 in moves only, exchanges",
     "slope in all steps": "α = 1/32 in all steps",
 }
 

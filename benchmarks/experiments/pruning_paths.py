@@ -21,7 +21,7 @@ Images = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A path of sparsities, one a step: those that are repeated only move. Without a path: by magnitude, at once."""
+    """A path of sparsities, one a step, and how each is made: a step whose sparsity is repeated only moves."""
 
     path: tuple[float, ...] = ()
     slope: float = 0.0
@@ -30,7 +30,7 @@ class Recipe:
     num_gradients: int = 64
     mirrored: bool = False  # each image with probability one half
     shifted: int = 0  # each image by up to so many pixels up or down, and left or right
-    only_moves: bool = False  # have the slope
+    only_moves: bool = False  # whether only moves have the slope
     rows_of_moves: int | None = None  # instead of `num_gradients`
     decay: float = 1.0  # of the slope, from each move to the next at its sparsity
     selection: str = "scores"
