@@ -88,6 +88,22 @@ def test_rows_are_means_of_batches_without_repetition_while_the_pool_lasts(train
         assert torch.allclose(row, torch.cat([g.reshape(-1) for g in grads]), atol=1e-6)
 
 
+def test_rows_are_of_images_that_are_mirrored_first_and_then_shifted():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(9, 3, bias=False))
+    images, classes = torch.randn(32, 1, 3, 3), torch.randint(3, (32,))
+    trained = experiment.Trained("square", network, lambda name, parameter: True, *[(images, classes)] * 2, (0.5,))
+    pool, generator = torch.arange(32), torch.Generator().manual_seed(3)
+    row = trained.rows(trained.weights, 1, pool, torch.Generator().manual_seed(3), mirrored=True, shifted=1)
+    order = torch.randperm(32, generator=generator)
+    turned = torch.rand(32, 1, 1, 1, generator=generator) < 0.5
+    varied = torch.where(turned, images[order].flip(3), images[order])
+    varied = experiment.shift_at_random(varied, 1, generator)
+    loss = torch.nn.functional.cross_entropy(network(varied), classes[order])
+    expected = torch.autograd.grad(loss, network[1].weight)[0]
+    assert torch.allclose(row[0], expected.reshape(-1), atol=1e-6)
+
+
 def test_legs_end_at_their_sparsities_and_moves_repeat_them():
     assert experiment.through((2, 0.5, 1), (1, 0.75, 2), schedule="linear") == (0.25, 0.5, 0.5, 0.75, 0.75, 0.75)
     assert experiment.through((2, 0.75, 0), schedule="geometric") == pytest.approx((0.5, 0.75))
@@ -159,6 +175,7 @@ def recorded_recipes():
 
 def test_what_was_run_is_what_the_code_has_under_that_name():
     """A field that came later has its default in the recipes of before."""
-    defaults = asdict(experiment.Recipe())
-    for name, recorded, recipe in recorded_recipes():
+    defaults, recipes = asdict(experiment.Recipe()), list(recorded_recipes())
+    assert recipes
+    for name, recorded, recipe in recipes:
         assert defaults | recorded == recipe, name
